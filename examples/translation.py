@@ -1,0 +1,75 @@
+"""Export an encoder-decoder model, translate with it, and look into both branches of its merged decoder.
+
+Optimum writes an encoder and one decoder whose `If` node holds two graphs: one for the first token, one that uses the
+cache. The nodes in both branches know their modules like any others.
+
+The model is a tiny T5 with random weights, so it translates nothing right, and nothing is downloaded.
+
+    python examples/translation.py [DIRECTORY]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+import torch
+from optimum.onnxruntime import ORTModelForSeq2SeqLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline
+
+from optimum_htp import main_export
+
+
+WORDS = ["translate", "English", "to", "German", ":", "the", "house", "is", "small", "das", "Haus", "ist", "klein"]
+
+
+def save_model(directory: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(directory)
+    config = T5Config(
+        vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(directory)
+
+
+def main(directory: Path) -> None:
+    source, package = directory / "model", directory / "onnx"
+    save_model(source)
+    main_export(str(source), package)
+    print("wrote", ", ".join(sorted(path.name for path in package.glob("*.onnx"))))
+
+    translator = pipeline(
+        "translation_en_to_de",
+        model=ORTModelForSeq2SeqLM.from_pretrained(package),
+        tokenizer=AutoTokenizer.from_pretrained(package),
+    )
+    print("translation:", translator("the house is small", max_new_tokens=8)[0]["translation_text"])
+
+    graph = onnx.load(package / "decoder_model_merged.onnx", load_external_data=False).graph
+    branches = {branch.name: branch.g for node in graph.node if node.op_type == "If" for branch in node.attribute}
+    for name, branch in branches.items():
+        print(f"\n{name}: {len(branch.node)} nodes; its cross-attention's matrix products come from")
+        for node in branch.node:
+            tag = next(entry.value for entry in node.metadata_props if entry.key == "pkg.optimum_htp.tag")
+            if node.op_type == "MatMul" and "EncDecAttention" in tag:
+                print(" ", tag)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            main(Path(scratch))

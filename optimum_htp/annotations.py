@@ -1,0 +1,170 @@
+"""What is written on the nodes and on the model of an ONNX file, and which of it is ours to remove again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, escape_name
+from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata
+
+
+PREFIX = "pkg.optimum_htp."
+TAG = PREFIX + "tag"
+CALL = PREFIX + "call"
+SOURCE = PREFIX + "source"
+ORIGINS = PREFIX + "origins"
+KEYS = PREFIX + "keys"
+"""On the model: the JSON list of the keys without our prefix that we wrote on nodes."""
+
+NAMESPACE = "namespace"
+NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
+
+
+@dataclass(frozen=True, slots=True)
+class HtpOptions:
+    """What the HTP pass writes beside the tags.
+
+    Attributes:
+        namespace: Write `namespace`, torch's format, which Model Explorer groups nodes by.
+        torch_metadata: Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy`, torch's own formats.
+    """
+
+    namespace: bool = True
+    torch_metadata: bool = False
+
+
+def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
+    """A test for the metadata keys of a file that we wrote: those with our prefix, and those that the model lists.
+
+    What a file says of itself is not believed: only keys that we ever write can be ours.
+    """
+    try:
+        listed = json.loads(model.metadata.get(KEYS, "[]"))
+    except (ValueError, RecursionError):
+        listed = []
+    borrowed = {key for key in (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY) if isinstance(listed, list) and key in listed}
+    return lambda key: key.startswith(PREFIX) or key in borrowed
+
+
+def write_tags(
+    model: OnnxModel,
+    tags: Mapping[NodeKey, NodeTag],
+    *,
+    trees: Iterable[ModuleTree],
+    options: HtpOptions,
+    model_metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes tags into the file that a graph was read from, in place and atomically, replacing what we wrote before.
+
+    Keys that were on any node before us are left alone everywhere in the file.
+
+    Raises:
+        ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
+        HtpError: The file could not be written; it stays as it is.
+    """
+    owned = owned_keys(model)
+    wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
+    foreign = {
+        key
+        for _, graph in model.graphs()
+        for node in graph.nodes
+        for key in node.metadata
+        if key in wanted and not owned(key)
+    }
+    borrowed = [key for key in wanted if key not in foreign]
+    chains = _Chains(trees)
+    nodes = {}
+    for path, graph in model.graphs():
+        for position, node in enumerate(graph.nodes):
+            tag = tags.get((path, position))
+            if tag is None:
+                continue
+            entries = _tag_entries(tag)
+            for key in borrowed:
+                entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
+            nodes[path, position] = entries
+    extra = {KEYS: json.dumps(borrowed), **(model_metadata or {})}
+    rewrite_metadata(model.path, nodes=nodes, owned=lambda key: owned(key), model=extra)
+
+
+def strip_tags(path: Path) -> bool:
+    """Removes all that we wrote into a file, in place and atomically; says whether there was anything.
+
+    Raises:
+        OnnxFileError: The file is no ONNX model.
+        HtpError: The file could not be written; it stays as it is.
+    """
+    model = read_model(path)
+    owned = owned_keys(model)
+    if not any(map(owned, model.metadata)) and not any(
+        owned(key) for _, graph in model.graphs() for node in graph.nodes for key in node.metadata
+    ):
+        return False
+    rewrite_metadata(path, nodes={}, owned=owned, model={})
+    return True
+
+
+def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
+    """The tags that stand on the nodes of a graph; nodes without a well-formed one are left out."""
+    tags = {}
+    for path, graph in model.graphs():
+        for position, node in enumerate(graph.nodes):
+            metadata = node.metadata
+            tag, source = metadata.get(TAG), metadata.get(SOURCE)
+            if tag is None or not tag.startswith("/") or source not in SOURCES:
+                continue
+            call = metadata.get(CALL, "")
+            tags[path, position] = NodeTag(
+                tag, source, int(call) if call.isascii() and call.isdigit() and len(call) < 10 else None,
+                _origins(metadata.get(ORIGINS)),
+            )  # fmt: skip
+    return tags
+
+
+def _origins(text: str | None) -> tuple[str, ...]:
+    if not text:
+        return ()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _tag_entries(tag: NodeTag) -> dict[str, str]:
+    entries = {TAG: tag.tag}
+    if tag.call is not None:
+        entries[CALL] = str(tag.call)
+    entries[SOURCE] = tag.source
+    if tag.origins:
+        entries[ORIGINS] = json.dumps(list(tag.origins))
+    return entries
+
+
+class _Chains:
+    """The values in torch's formats for each tag, made once per module."""
+
+    def __init__(self, trees: Iterable[ModuleTree]) -> None:
+        self._trees = tuple(trees)
+        self._made: dict[str, tuple[str, list[str], list[str]]] = {}
+
+    def value(self, key: str, tag: str, node_name: str, operator: str) -> str:
+        namespace, scopes, classes = self._made.get(tag) or self._make(tag)
+        if key == NAMESPACE:
+            return namespace
+        return repr([*scopes, node_name]) if key == NAME_SCOPES else repr([*classes, operator])
+
+    def _make(self, tag: str) -> tuple[str, list[str], list[str]]:
+        for tree in self._trees:
+            path = tree.path_of_tag(tag)
+            if path is not None:
+                chain = tree.chain(path)
+                scopes = [".".join(map(escape_name, part)) for part, _ in chain]
+                made = tree.namespace(path), scopes, [module.qualified_class for _, module in chain]
+                self._made[tag] = made
+                return made
+        raise KeyError(tag)

@@ -1,0 +1,322 @@
+"""The export: Optimum's `main_export`, watched, and the HTP pass over the package that it wrote."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
+
+from optimum_htp.annotations import HtpOptions, strip_tags, write_tags
+from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
+from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
+from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
+from optimum_htp.package import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
+from optimum_htp.projection import TaggedModel, project
+from optimum_htp.sources import local_task_inference
+from optimum_htp.staging import StagedDirectory
+from optimum_htp.tagging import tag_model
+from optimum_htp.tracing import ExportTrace, ModuleTap
+
+
+if TYPE_CHECKING:
+    from optimum.exporters.onnx.base import OnnxConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export did.
+
+    Attributes:
+        output: The package's directory.
+        files: For each ONNX file, by its path in the package, how its nodes were tagged.
+        optimum_seconds: Wall-clock seconds spent in Optimum.
+        htp_seconds: Wall-clock seconds spent in the HTP pass.
+    """
+
+    output: Path
+    files: dict[str, TagCounts]
+    optimum_seconds: float
+    htp_seconds: float
+
+
+class HTPExporter:
+    """Exports models with Optimum and tags every node with its module: the class face of `main_export`.
+
+    Subclasses may override `tag_file` (how one file of the package is tagged) and `record` (what becomes the sidecar).
+
+    Args:
+        options: What to write beside the tags; None means the defaults.
+
+    Example:
+        >>> HTPExporter(HtpOptions(namespace=False)).export("gpt2", "gpt2_onnx")    # doctest: +SKIP
+    """
+
+    def __init__(self, options: HtpOptions | None = None) -> None:
+        self.options = options or HtpOptions()
+
+    def export(self, *args: Any, **kwargs: Any) -> ExportResult:
+        """Exports with the arguments of Optimum's `main_export`.
+
+        Raises:
+            HtpError: The output can't be written, or the HTP pass failed for a file; then the package that Optimum
+                wrote stands, untouched.
+            Exception: Whatever Optimum raises. Then nothing that this run wrote is left.
+        """
+        from optimum.exporters.onnx import __main__ as optimum_main
+
+        bound = inspect.signature(optimum_main.main_export).bind(*args, **kwargs)
+        output = Path(bound.arguments["output"])
+        with StagedDirectory(output) as staging:
+            bound.arguments["output"] = type(bound.arguments["output"])(staging.path)
+            if isinstance(bound.arguments["model_name_or_path"], Path):
+                bound.arguments["model_name_or_path"] = str(bound.arguments["model_name_or_path"])
+            started = time.perf_counter()
+            with _watched(staging) as watch:
+                optimum_main.main_export(*bound.args, **bound.kwargs)
+            optimum_seconds = time.perf_counter() - started - watch.tap.seconds
+            started = time.perf_counter()
+            try:
+                records = self._tag_package(staging.path, watch.tap.exports)
+            except HtpError:
+                staging.commit(remove=(SIDECAR,))
+                raise
+            staging.commit(remove=(SIDECAR,))
+            htp_seconds = time.perf_counter() - started + watch.tap.seconds
+        source = {**_described(bound.arguments), **watch.facts}
+        timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
+        self.record(records, source=source, timings=timings).write(output)
+        counts = {name: record.counts for name, record in records.items()}
+        return ExportResult(output, counts, optimum_seconds, htp_seconds)
+
+    def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[dict[NodeKey, NodeTag], _Roots]:
+        """Tags one ONNX file of the package.
+
+        Args:
+            model: The file as Optimum left it.
+            exports: The exports that it may descend from: its own, where it was not made from several.
+
+        Returns:
+            A tag for each node, and by the tag of each root module that occurs its tree and its place in the model.
+        """
+        sources = [TaggedModel(export.model, tag_model(export.model, export.trace)) for export in exports]
+        if len(sources) == 1 and graph_digest(sources[0].model) == graph_digest(model):
+            tags = sources[0].tags
+        else:
+            tags = project(sources, model)
+        used = {next(tag_ancestors(name)) for tag in tags.values() for name in (tag.tag, *tag.origins)}
+        roots: _Roots = {}
+        for export in exports:
+            tree = export.trace.tree
+            if tree.tag(()) in used:
+                roots.setdefault(tree.tag(()), (tree, export.root_in_model))
+        return tags, roots
+
+    def record(
+        self, records: dict[str, FileRecord], *, source: dict[str, Any], timings: dict[str, float]
+    ) -> Sidecar:
+        """What is written to `export_metadata.json`."""
+        return Sidecar(files=records, source=source, timings=timings, versions=library_versions())
+
+    def _tag_package(self, directory: Path, exports: list[ExportTrace]) -> dict[str, FileRecord]:
+        """Tags every ONNX file of a package, or none: what was written is taken back if a later file fails."""
+        plans: dict[Path, tuple[OnnxModel, dict[NodeKey, NodeTag], _Roots]] = {}
+        written: list[Path] = []
+        file = directory
+        try:
+            for file in sorted(directory.rglob("*.onnx")):
+                model = read_model(file)
+                own = [export for export in exports if export.file == file]
+                plans[file] = (model, *self.tag_file(model, own or exports))
+            for file, (model, tags, roots) in plans.items():
+                trees = [tree for tree, _ in roots.values()]
+                try:
+                    write_tags(model, tags, trees=trees, options=self.options)
+                    written.append(file)
+                except ModelTooLargeError as error:
+                    logger.warning("%s The tags are in %s only.", error, SIDECAR)
+        except Exception as error:
+            for path in written:
+                strip_tags(path)
+            name = file.relative_to(directory).as_posix()
+            reason = " ".join(str(error).replace(f"{directory}/", "").split())
+            message = f"{name} could not be tagged: {reason}; the package that Optimum wrote stands without tags"
+            raise TaggingError(message) from error
+        return {
+            file.relative_to(directory).as_posix(): FileRecord.of(model, tags, trees=roots)
+            for file, (model, tags, roots) in plans.items()
+        }
+
+
+_Roots = dict[str, tuple[ModuleTree, "str | None"]]
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is seen of an export while Optimum runs it."""
+
+    tap: ModuleTap
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def _watched(staging: StagedDirectory) -> Iterator[_Watch]:
+    """Optimum's export with our eyes on it: module traces, the resolved task, and log lines with the real output."""
+    from optimum.exporters.onnx import __main__ as optimum_main
+
+    with ExitStack() as stack:
+        stack.enter_context(local_task_inference())
+        watch = _Watch(stack.enter_context(ModuleTap()))
+        original = getattr(optimum_main, "onnx_export_from_model", None)
+        if original is not None:
+
+            @functools.wraps(original)
+            def observed(*args: Any, **kwargs: Any) -> Any:
+                bound = inspect.signature(original).bind(*args, **kwargs).arguments
+                watch.facts.update(_known({"task": bound.get("task"), "opset": bound.get("opset")}))
+                result = original(*args, **kwargs)
+                watch.tap.locate_roots(bound.get("model"))
+                return result
+
+            optimum_main.onnx_export_from_model = observed
+            stack.callback(setattr, optimum_main, "onnx_export_from_model", original)
+        stack.enter_context(_paths_in_logs(str(staging.path), str(staging.output)))
+        yield watch
+        opsets = {export.model.opset_imports.get("", 0) for export in watch.tap.exports}
+        if len(opsets) == 1:
+            watch.facts["opset"] = opsets.pop()
+
+
+@contextmanager
+def _paths_in_logs(staged: str, output: str) -> Iterator[None]:
+    """Optimum's log lines name the directory that the user gave, not the one that is staged."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("optimum.exporters")]
+    loggers = [logging.getLogger(name) for name in ("optimum", *names)]
+
+    def rename(record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str) and staged in record.msg:
+            record.msg = record.msg.replace(staged, output)
+        return True
+
+    for each in loggers:
+        each.addFilter(rename)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(rename)
+
+
+def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arguments of `main_export` say of the export, for the sidecar."""
+    names = {"model": "model_name_or_path", "library": "library_name"}
+    named = {key: arguments.get(names.get(key, key)) for key in ("model", "revision", "task", "library", "opset")}
+    flags = {key: arguments.get(key) for key in ("dtype", "optimize", "slim")}
+    return _known({**named, **flags})
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if isinstance(value, (str, int, bool)) and value != ""}
+
+
+def main_export(
+    model_name_or_path: str,
+    output: str | Path,
+    task: str = "auto",
+    opset: int | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    optimize: str | None = None,
+    monolith: bool = False,
+    no_post_process: bool = False,
+    framework: str | None = "pt",
+    atol: float | None = None,
+    pad_token_id: int | None = None,
+    subfolder: str = "",
+    revision: str = "main",
+    force_download: bool = False,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+    cache_dir: str = HUGGINGFACE_HUB_CACHE,
+    token: bool | str | None = None,
+    do_validation: bool = True,
+    model_kwargs: dict[str, Any] | None = None,
+    custom_onnx_configs: dict[str, OnnxConfig] | None = None,
+    fn_get_submodels: Callable[..., Any] | None = None,
+    use_subprocess: bool = False,
+    _variant: str = "default",
+    library_name: str | None = None,
+    no_dynamic_axes: bool = False,
+    do_constant_folding: bool = True,
+    slim: bool = False,
+    *,
+    htp_options: HtpOptions | None = None,
+    **kwargs_shapes: Any,
+) -> ExportResult:
+    """Exports a model to ONNX as `optimum.exporters.onnx.main_export` does, and tags every node with its module.
+
+    The arguments are those of Optimum's `main_export`, where they are documented; arguments that only a newer Optimum
+    knows are handed on. `task="auto"` works for local directories too.
+
+    Args:
+        model_name_or_path: A model's id on the Hub, or the path of a local model directory.
+        output: The directory to write the package into.
+        task: The task to export for; `"auto"` infers it, and exports generating models with past key values.
+        opset: The ONNX opset; None means the default of the architecture.
+        device: Where to export, `"cpu"` or `"cuda"`.
+        dtype: `"fp32"`, `"fp16"` or `"bf16"`.
+        optimize: ONNX Runtime optimizations to run, `"O1"` to `"O4"`.
+        monolith: Export into a single ONNX file.
+        no_post_process: Leave out Optimum's post-processing, such as merging decoders.
+        framework: `"pt"`.
+        atol: The absolute tolerance of Optimum's validation.
+        pad_token_id: Needed by some models for some tasks.
+        subfolder: Where in the repository the model is.
+        revision: The revision of the repository.
+        force_download: Download again what is cached.
+        local_files_only: Do not download.
+        trust_remote_code: Run code that comes with the model.
+        cache_dir: Where downloads are cached.
+        token: The token for the Hub.
+        do_validation: Let Optimum validate what it exported.
+        model_kwargs: Keyword arguments for the model during the export.
+        custom_onnx_configs: ONNX configs instead of the default ones, by submodel.
+        fn_get_submodels: What gives the submodels to export.
+        use_subprocess: Let Optimum validate in a subprocess.
+        _variant: The variant of the export.
+        library_name: `"transformers"`, `"diffusers"`, `"timm"` or `"sentence_transformers"`.
+        no_dynamic_axes: Export with static shapes.
+        do_constant_folding: Let the exporter fold constants.
+        slim: Run onnxslim.
+        htp_options: What to write beside the tags; None means the defaults.
+        **kwargs_shapes: Shapes of the dummy inputs, by name, and whatever else the installed Optimum takes.
+
+    Returns:
+        Where the package is, how its nodes were tagged, and the seconds spent.
+
+    Raises:
+        HtpError: The output can't be written, or the HTP pass failed for a file (the message says which and why); in
+            that case the package that Optimum wrote stands, untouched.
+        Exception: Whatever Optimum raises. Then nothing that this run wrote is left.
+
+    Example:
+        >>> from optimum_htp import main_export
+        >>> main_export("gpt2", output="gpt2_onnx")    # doctest: +SKIP
+    """
+    given = {**locals()}
+    shapes = given.pop("kwargs_shapes")
+    del given["htp_options"]
+    # What was left at its default is not handed on: a newer Optimum's own default holds then.
+    defaults = {name: parameter.default for name, parameter in inspect.signature(main_export).parameters.items()}
+    chosen = {name: value for name, value in given.items() if value is not defaults[name]}
+    return HTPExporter(htp_options).export(**chosen, **shapes)

@@ -1,0 +1,118 @@
+"""The PyTorch side of a package: what a local model directory says of itself, and loading its source model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+# A config of a few megabytes is already unheard of; a larger file is not read.
+_MAX_CONFIG_BYTES = 50_000_000
+
+
+@contextmanager
+def local_task_inference() -> Iterator[None]:
+    """Lets Optimum's own task inference answer for a local directory, as it does for a repository on the Hub.
+
+    Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556); `task="auto"` then means
+    just what it means for a Hub id, the with-past default included. Where the directory does not say what it holds,
+    Optimum's own error stands. Can go when Optimum infers the task of local directories itself.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    name = "_infer_task_from_model_name_or_path"
+    descriptor = TasksManager.__dict__.get(name)
+    if descriptor is None:
+        yield
+        return
+    original = getattr(TasksManager, name)
+
+    def infer(cls: Any, model_name_or_path: str, subfolder: str = "", *args: Any, **kwargs: Any) -> str:
+        directory = Path(model_name_or_path, subfolder or "")
+        library = kwargs.get("library_name") or _inferred_library(model_name_or_path, subfolder)
+        task = infer_local_task(directory, library) if directory.is_dir() else None
+        return task or original(model_name_or_path, subfolder, *args, **kwargs)
+
+    setattr(TasksManager, name, classmethod(infer))
+    try:
+        yield
+    finally:
+        setattr(TasksManager, name, descriptor)
+
+
+def infer_local_task(directory: Path, library: str | None) -> str | None:
+    """The task of a local model directory, or None where nothing in it says so.
+
+    transformers: from `architectures` in config.json (of several tasks of a class, the first that Optimum exports for
+    the model type), else from the auto class that remote code registers in `auto_map`. diffusers: from the pipeline's
+    class in model_index.json.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    if library == "timm":
+        return "image-classification"
+    if library == "sentence_transformers":
+        return "feature-extraction"
+    if library == "diffusers":
+        pipeline = _read_json(directory / "model_index.json").get("_class_name")
+        return next(iter(_tasks_of_class(TasksManager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS, pipeline)), None)
+    config = _read_json(directory / "config.json")
+    return _transformers_task(config)
+
+
+def _transformers_task(config: dict[str, Any]) -> str | None:
+    from optimum.exporters.tasks import TasksManager
+
+    architectures = config.get("architectures") or []
+    candidates = [
+        task
+        for name in (architectures if isinstance(architectures, list) else [])
+        for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
+    ]
+    candidates += [
+        task
+        for (_, model_type, task), (_, name) in TasksManager._CUSTOM_CLASSES.items()
+        if name in architectures and model_type == config.get("model_type")
+    ]
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict) and not candidates:
+        loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
+        for task, names in loaders.items():
+            if any(name in auto_map for name in ((names,) if isinstance(names, str) else names)):
+                candidates.append(task)
+    exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
+    exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
+    supported = exportable.get("onnx", {})
+    return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
+
+
+def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
+    found = []
+    for task, classes in mappings.items():
+        for names in classes.values():
+            if class_name in (names if isinstance(names, (tuple, list)) else (names,)):
+                found.append(task)
+                break
+    return found
+
+
+def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        return str(TasksManager.infer_library_from_model(model_name_or_path, subfolder=subfolder))
+    except (ValueError, OSError):
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            return {}
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

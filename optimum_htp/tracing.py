@@ -1,0 +1,337 @@
+"""The trace: which module call made which value of the graph, recorded while the exporter itself runs the model.
+
+`ModuleTap` wraps `torch.onnx.export` for as long as it is open. Each export that runs inside leaves an `ExportTrace`:
+the static module tree, the tree of module calls, and for every value of the exported graph the call that made it.
+
+How a value's call is known. The TorchScript exporter pushes a scope `class::name` for every module call and later
+names the nodes by the `name` parts alone. The `class` part is free, so a forward pre-hook, which runs just before the
+push, writes the number of the call there. When the exporter assigns the names (`_jit_pass_onnx_assign_scoped_names_…`)
+the scope of every node is still on it: its number is read off, exactly, with nothing to parse and no extra forward
+pass. The file that comes out is byte for byte the one that comes out without us.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree
+from optimum_htp.onnxfile import OnnxModel, read_model
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+logger = logging.getLogger(__name__)
+
+# The mark that carries a call's number in the class part of a scope.
+_CALL_MARK = "optimum_htp.call."
+_NAMING_PASS = "_jit_pass_onnx_assign_scoped_names_for_node_and_value"
+_MAX_ALIASES = 100_000
+_tap_lock = threading.RLock()
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module during the trace.
+
+    Attributes:
+        path: Where the module is registered; of several names the one below its caller, else the first.
+        index: 0-based, counted per module object over the whole trace, all aliases together.
+        parent: The number of the call that it was made from, None for the root's.
+    """
+
+    path: ModulePath
+    index: int
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTrace:
+    """What one export showed of the model.
+
+    Attributes:
+        tree: The static module tree below the exported root.
+        calls: Every call, in the order in which they began; a call's number is its position here.
+        scopes: The number of the call that made a value, by the value's name in the exported graph.
+        tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
+    """
+
+    tree: ModuleTree
+    calls: tuple[ModuleCall, ...] = ()
+    scopes: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, ModulePath] = field(default_factory=dict)
+
+    def ancestors(self, call: int) -> Iterator[int]:
+        """The call itself and those that it was made from, innermost first."""
+        number: int | None = call
+        while number is not None:
+            yield number
+            number = self.calls[number].parent
+
+
+@dataclass(slots=True)
+class ExportTrace:
+    """One `torch.onnx.export` call: what it wrote where, and what was seen meanwhile.
+
+    Attributes:
+        file: The ONNX file that the exporter wrote.
+        model: Its graph as it was just after the export, before anything else touched it.
+        trace: The module trace.
+        root: The exported module, for as long as the tap is open; then None.
+        root_in_model: The dotted path of the root in the whole model, `""` for the model itself, None where it is no
+            submodule of it or there is no telling.
+    """
+
+    file: Path
+    model: OnnxModel
+    trace: ModuleTrace
+    root: torch.nn.Module | None = None
+    root_in_model: str | None = None
+
+
+class ModuleTap:
+    """Records every `torch.onnx.export` call of this thread while it is open.
+
+    A context manager. It holds a lock, so that exports of several threads take turns; calls of other threads pass
+    through unrecorded. What it replaces is put back when it closes, whatever was raised.
+
+    Attributes:
+        exports: What was recorded, in the order of the calls.
+        seconds: Wall-clock seconds spent on reading what was exported.
+
+    Example:
+        >>> with ModuleTap() as tap:                          # doctest: +SKIP
+        ...     torch.onnx.export(model, args, "model.onnx", dynamo=False)
+        >>> tap.exports[0].trace.tree.root.class_name         # doctest: +SKIP
+        'Net'
+    """
+
+    def __init__(self) -> None:
+        self.exports: list[ExportTrace] = []
+        self.seconds: float = 0.0
+        self._original: Callable[..., Any] | None = None
+        self._thread = 0
+
+    def __enter__(self) -> ModuleTap:
+        import torch.onnx
+
+        _tap_lock.acquire()
+        self._thread = threading.get_ident()
+        self._original = torch.onnx.export
+        torch.onnx.export = self._export  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch.onnx
+
+        try:
+            torch.onnx.export = self._original  # type: ignore[assignment]
+            for export in self.exports:
+                export.root = None
+        finally:
+            _tap_lock.release()
+
+    def locate_roots(self, model: object) -> None:
+        """Fills in `root_in_model` of each export, for a whole model (a module, or a diffusers pipeline)."""
+        paths: dict[int, str] = {}
+        components = getattr(model, "components", None)
+        parts = components if isinstance(components, dict) else {"": model}
+        for name, part in parts.items():
+            if hasattr(part, "named_modules"):
+                for path, module in part.named_modules():
+                    paths.setdefault(id(module), ".".join(filter(None, (name, path))))
+        for export in self.exports:
+            export.root_in_model = paths.get(id(export.root))
+
+    def _export(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        original = self._original
+        assert original is not None  # set for as long as this method stands in for torch.onnx.export
+        model = args[0] if args else kwargs.get("model")
+        target = args[2] if len(args) > 2 else kwargs.get("f")
+        traceable = isinstance(model, torch.nn.Module) and not isinstance(model, torch.jit.ScriptModule)
+        if threading.get_ident() != self._thread or not traceable or not isinstance(target, (str, os.PathLike)):
+            return original(*args, **kwargs)
+        recorder = _CallRecorder(model)
+        with recorder:
+            result = original(*args, **kwargs)
+        file = Path(target)
+        started = time.perf_counter()
+        if file.is_file():
+            self.exports.append(ExportTrace(file=file, model=read_model(file), trace=recorder.trace(), root=model))
+        self.seconds += time.perf_counter() - started
+        return result
+
+
+class _CallRecorder:
+    """Hooks on every module of a model, and on the exporter's naming pass, for one export."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._modules = _registered_paths(model)
+        self._model = model
+        self._calls: list[ModuleCall] = []
+        self._counts: dict[int, int] = {}
+        self._stack: list[int] = []
+        self._scopes: dict[str, int] = {}
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> _CallRecorder:
+        try:
+            for module, _ in self._modules.values():
+                self._hook(module)
+            self._hooks.enter_context(_naming_pass_observed(self._read_scopes))
+        except BaseException:
+            self._hooks.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    def trace(self) -> ModuleTrace:
+        """What was recorded, as data that holds on to no module."""
+        tree = ModuleTree(
+            _module_info(module, paths, self._counts.get(id(module), 0)) for module, paths in self._modules.values()
+        )
+        return ModuleTrace(tree, tuple(self._calls), self._scopes, _tensor_owners(self._modules.values()))
+
+    def _hook(self, module: torch.nn.Module) -> None:
+        import torch
+
+        if isinstance(module, torch.jit.ScriptModule):  # runs as TorchScript: takes no hooks and pushes no scope
+            return
+        self._hooks.callback(module.register_forward_pre_hook(self._enter_call).remove)
+        self._hooks.callback(module.register_forward_hook(self._leave_call, prepend=True, always_call=True).remove)
+
+    def _enter_call(self, module: torch.nn.Module, _: object) -> None:
+        import torch
+
+        if not self._stack and module is self._model:  # an exporter that runs the model again starts anew
+            self._calls.clear()
+            self._counts.clear()
+        number = len(self._calls)
+        index = self._counts.get(id(module), 0)
+        parent = self._stack[-1] if self._stack else None
+        self._calls.append(ModuleCall(self._called_as(module, parent), index, parent))
+        self._counts[id(module)] = index + 1
+        self._stack.append(number)
+        scopes = torch.jit._trace._trace_module_map
+        scope = scopes.get(module) if scopes is not None else None
+        if isinstance(scope, str) and "::" in scope:
+            name = scope.split("::", 1)[1]
+            scopes[module] = torch._C._jit_onnx_create_full_scope_name(f"{_CALL_MARK}{number}", name)
+
+    def _leave_call(self, *_: object) -> None:
+        if self._stack:
+            self._stack.pop()
+
+    def _called_as(self, module: torch.nn.Module, parent: int | None) -> ModulePath:
+        paths = self._modules[id(module)][1]
+        if parent is None or len(paths) == 1:
+            return paths[0]
+        caller = self._calls[parent].path
+        below = [path for path in paths if path[: len(caller)] == caller]
+        children = (path for path in below if len(path) == len(caller) + 1)
+        return next(children, below[0] if below else paths[0])
+
+    def _read_scopes(self, graph: Any) -> None:
+        self._scopes.clear()
+        for node in _graph_nodes(graph):
+            _, mark, rest = node.scopeName().rpartition(_CALL_MARK)
+            if mark:
+                number = int(rest.split("::", 1)[0])
+                for value in node.outputs():
+                    self._scopes[value.debugName()] = number
+
+
+def _graph_nodes(block: Any) -> Iterator[Any]:
+    """The nodes of a TorchScript graph and of every block inside it."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _graph_nodes(inner)
+
+
+@contextmanager
+def _naming_pass_observed(observe: Callable[[Any], None]) -> Iterator[None]:
+    """Calls `observe(graph)` right after the exporter has named the nodes and values of its graph.
+
+    The pass is private to torch. Where it is gone, nothing is observed, and tagging falls back on the names.
+    """
+    import torch
+
+    original = getattr(torch._C, _NAMING_PASS, None)
+    if original is None:
+        logger.warning("This torch has no %s: tags are decided from node names alone.", _NAMING_PASS)
+        yield
+        return
+
+    def observed(graph: Any) -> Any:
+        result = original(graph)
+        observe(graph)
+        return result
+
+    setattr(torch._C, _NAMING_PASS, observed)
+    try:
+        yield
+    finally:
+        setattr(torch._C, _NAMING_PASS, original)
+
+
+_Registered = dict[int, tuple["torch.nn.Module", list[ModulePath]]]
+
+
+def _registered_paths(model: torch.nn.Module) -> _Registered:
+    """Every module below a model with all the paths that it is registered under, in the order of `named_modules`.
+
+    A module that contains itself is not followed into itself.
+    """
+    found: _Registered = {}
+    count = 0
+
+    def visit(module: torch.nn.Module, path: ModulePath, above: frozenset[int]) -> None:
+        nonlocal count
+        count += 1
+        found.setdefault(id(module), (module, []))[1].append(path)
+        inside = above | {id(module)}
+        for name, child in module._modules.items():
+            # Shared subtrees in shared subtrees multiply: past the limit only modules not seen before are followed.
+            if child is not None and id(child) not in inside and (count < _MAX_ALIASES or id(child) not in found):
+                visit(child, (*path, name), inside)
+
+    visit(model, (), frozenset())
+    return found
+
+
+def _module_info(module: torch.nn.Module, paths: list[ModulePath], calls: int) -> ModuleInfo:
+    import torch
+
+    cls = type(module)
+    return ModuleInfo(
+        path=paths[0],
+        class_name=cls.__name__,
+        qualified_class=f"{cls.__module__}.{cls.__qualname__}",
+        container=cls.forward is torch.nn.Module.forward,
+        calls=calls,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        aliases=tuple(paths[1:]),
+    )
+
+
+def _tensor_owners(modules: Any) -> dict[str, ModulePath]:
+    owners: dict[str, ModulePath] = {}
+    for module, paths in modules:
+        for path in paths:
+            for name in (*module._parameters, *module._buffers):
+                owners.setdefault(".".join((*path, name)), path)
+    return owners
