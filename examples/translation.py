@@ -1,7 +1,8 @@
 """Export an encoder-decoder model, translate with it, and look into both branches of its merged decoder.
 
 Optimum writes an encoder and one decoder whose `If` node holds two graphs: one for the first token, one that uses the
-cache. The nodes in both branches know their modules like any others.
+cache. The nodes in both branches know their modules like any others. Only the first branch computes the keys and values
+of the cross-attention (`Linear.k`, `Linear.v`); the other finds them in the cache.
 
 The model is a tiny T5 with random weights, so it translates nothing right, and nothing is downloaded.
 

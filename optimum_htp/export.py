@@ -122,9 +122,7 @@ class HTPExporter:
                 roots.setdefault(tree.tag(()), (tree, export.root_in_model))
         return tags, roots
 
-    def record(
-        self, records: dict[str, FileRecord], *, source: dict[str, Any], timings: dict[str, float]
-    ) -> Sidecar:
+    def record(self, records: dict[str, FileRecord], *, source: dict[str, Any], timings: dict[str, float]) -> Sidecar:
         """What is written to `export_metadata.json`."""
         return Sidecar(files=records, source=source, timings=timings, versions=library_versions())
 
@@ -200,21 +198,20 @@ def _watched(staging: StagedDirectory) -> Iterator[_Watch]:
 @contextmanager
 def _paths_in_logs(staged: str, output: str) -> Iterator[None]:
     """Optimum's log lines name the directory that the user gave, not the one that is staged."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("optimum.exporters")]
-    loggers = [logging.getLogger(name) for name in ("optimum", *names)]
+    handlers = [handler for name in (None, "optimum", "transformers") for handler in logging.getLogger(name).handlers]
 
     def rename(record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str) and staged in record.msg:
             record.msg = record.msg.replace(staged, output)
         return True
 
-    for each in loggers:
-        each.addFilter(rename)
+    for handler in handlers:
+        handler.addFilter(rename)
     try:
         yield
     finally:
-        for each in loggers:
-            each.removeFilter(rename)
+        for handler in handlers:
+            handler.removeFilter(rename)
 
 
 def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -248,6 +248,124 @@ NodeKey = tuple[str, int]
 NodeTags = Mapping[NodeKey, NodeTag]
 
 
-def glob_pattern(pattern: str) -> re.Pattern[str]:
-    """A compiled glob over dotted module paths, where `*` matches within one path as in `fnmatch`."""
-    return re.compile(translate(pattern))
+class Hierarchy:
+    """The modules of one ONNX file and the nodes that each of them owns.
+
+    Modules are named by their dotted path (`"encoder.layer.0"`, `""` is the root) or by their tag; only the tag tells
+    the roots of a file apart that was merged from exports of different modules.
+
+    Args:
+        trees: The module tree of each root.
+        tags: A tag for each node.
+
+    Example:
+        >>> tree = ModuleTree([ModuleInfo((), "Net", "pkg.Net"), ModuleInfo(("fc",), "Linear", "torch.Linear")])
+        >>> hierarchy = Hierarchy([tree], {("", 0): NodeTag("/Net/Linear.fc", "scope")})
+        >>> hierarchy.nodes("fc"), [module.class_name for module in hierarchy.select("Linear")]
+        ([('', 0)], ['Linear'])
+    """
+
+    def __init__(self, trees: Iterable[ModuleTree], tags: NodeTags) -> None:
+        self.trees: tuple[ModuleTree, ...] = tuple(trees)
+        self.tags = tags
+        self._own: dict[str, list[NodeKey]] = {}
+        for key, tag in tags.items():
+            self._own.setdefault(tag.tag, []).append(key)
+
+    @property
+    def roots(self) -> list[str]:
+        """The tags of the root modules."""
+        return [tree.tag(()) for tree in self.trees]
+
+    def tag(self, module: str) -> str:
+        """The tag of a module that is named by its dotted path or its tag.
+
+        Raises:
+            KeyError: There is no such module.
+        """
+        for tree in self.trees:
+            path = tree.path_of_tag(module) if module.startswith("/") else tree.find(module)
+            if path is not None:
+                return tree.tag(path)
+        raise KeyError(module)
+
+    def module(self, module: str) -> ModuleInfo:
+        """What is known of a module.
+
+        Raises:
+            KeyError: There is no such module.
+        """
+        tag = self.tag(module)
+        return next(tree.module(path) for tree in self.trees if (path := tree.path_of_tag(tag)) is not None)
+
+    def children(self, module: str = "") -> list[ModuleInfo]:
+        """The modules right below one, containers left out in favour of what they contain.
+
+        Raises:
+            KeyError: There is no such module.
+        """
+        above = self.tag(module)
+        return [
+            info
+            for tree in self.trees
+            for info in tree
+            if info.path and not info.container and tree.tag(info.path).rpartition("/")[0] == above
+        ]
+
+    def nodes(self, module: str = "", *, below: bool = True) -> list[NodeKey]:
+        """The nodes that a module owns, in the graph's order, with those of the modules below it unless told not to.
+
+        A module that goes by several tags, being called under several names, owns the nodes of each.
+
+        Raises:
+            KeyError: There is no such module.
+        """
+        owners = set(self._tags_of(module))
+        if below:
+            inside = tuple(tag + "/" for tag in owners)
+            owners |= {tag for tag in self._own if tag.startswith(inside)}
+        found = (key for owner in owners for key in self._own.get(owner, ()))
+        order = {key: position for position, key in enumerate(self.tags)}
+        return sorted(found, key=order.__getitem__)
+
+    def select(self, pattern: str) -> list[ModuleInfo]:
+        """The modules whose class is named `pattern`, or one of whose dotted paths matches it as a glob.
+
+        In a glob, `*` stands for any characters, dots included, as in `fnmatch`.
+        """
+        matches = re.compile(translate(pattern)).match
+        return [
+            info
+            for tree in self.trees
+            for info in tree
+            if pattern in (info.class_name, info.qualified_class)
+            or any(matches(".".join(path)) for path in (info.path, *info.aliases))
+        ]
+
+    def _tags_of(self, module: str) -> list[str]:
+        tag = self.tag(module)
+        for tree in self.trees:
+            path = tree.path_of_tag(tag)
+            if path is not None:
+                info = tree.module(path)
+                return [tree.tag(each) for each in (info.path, *info.aliases)]
+        return [tag]
+
+
+def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
+    """Module trees as far as tags alone tell: the modules on the way to a tagged node, and their classes.
+
+    Calls and parameters are not known then, and stand as 0; containers have no class.
+    """
+    roots: dict[str, dict[ModulePath, ModuleInfo]] = {}
+    for tag in dict.fromkeys(name for each in tags.values() for name in (each.tag, *each.origins)):
+        root, *segments = split_tag(tag)
+        known = roots.setdefault(root, {(): ModuleInfo((), unquote(root), unquote(root))})
+        path: ModulePath = ()
+        for segment in segments:
+            class_name, _, attributes = segment.partition(".")
+            for name in attributes.split("."):
+                path = (*path, unquote(name))
+                known.setdefault(path, ModuleInfo(path, "", "", container=True))
+            known[path] = ModuleInfo(path, unquote(class_name), unquote(class_name))
+    return [ModuleTree(known.values()) for known in roots.values()]

@@ -25,6 +25,7 @@ from optimum_htp.wire import (
     fields,
     last_fields,
     read_varint,
+    release_pages,
     replacing,
     signed,
     write_pieces,
@@ -66,6 +67,7 @@ MAX_ITEMS = 4_000_000
 few enough that no file of a few bytes per item fills the memory."""
 
 _SHORT_ATTRIBUTE_BYTES = 128
+_TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
 MAX_ATTRIBUTE_NAME_BYTES = 256
 """How long the name of an attribute that holds a graph may be: it becomes a part of each inner path."""
@@ -345,7 +347,7 @@ def _explained(target: Path, length_bytes: int) -> Iterator[None]:
             advice = f"get write permission for the directory {target.parent}, or write elsewhere"
         else:
             advice = "nothing was changed"
-        raise HtpError(f"cannot write {target}: {error.strerror}: {advice}") from error
+        raise HtpError(f"cannot write {target}: {error.strerror or error}: {advice}") from error
 
 
 @contextlib.contextmanager
@@ -376,7 +378,6 @@ def _other_format(head: bytes) -> str | None:
     """Returns what a file that is no ONNX model is, as far as its first bytes say."""
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the model itself: run `git lfs pull`"
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for prefix, kind in (
         (b"PK\x03\x04", "a ZIP archive (perhaps a PyTorch checkpoint)"),
         (b"\x1f\x8b", "a gzip file: unpack it first"),
@@ -389,10 +390,9 @@ def _other_format(head: bytes) -> str | None:
         return "not an ONNX model but ONNX Runtime's own format (.ort)"
     if head[8:9] == b"{":
         return "not an ONNX model but a safetensors file"
-    if text[:1] in (b"<", b"{", b"["):
-        return f"not an ONNX model but {'HTML or XML' if text[:1] == b'<' else 'JSON'}"
-    if text.isascii() and text.decode().isprintable():
-        return "not an ONNX model but text"
+    if len(head) >= 8 and all(byte in _TEXT_BYTES for byte in head):
+        kind = {b"<": "HTML or XML", b"{": "JSON", b"[": "JSON"}.get(head.strip()[:1], "text")
+        return f"not an ONNX model but {kind}"
     return None
 
 
@@ -506,6 +506,7 @@ class _Reader:
         self.texts = _Texts()
         self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and
         self.plain: set[bytes] = set()  # attributes repeat from node to node: each is read once
+        self.released = 0
         self.items_left = min(MAX_ITEMS, 1000 + len(data) // 8)
 
     def spend(self, at: int) -> None:
@@ -571,6 +572,7 @@ class _Reader:
             if tag not in _GRAPH_TAGS:
                 continue
             self.spend(at)
+            self.released = release_pages(self.data, stop, self.released)
             if tag == _GRAPH_NODE:
                 nodes.append(self.node(first, stop, external, depth))
             elif tag == _GRAPH_INITIALIZER:
@@ -758,6 +760,7 @@ class _Rewriter:
         self.data = data
         self.remaining = dict(nodes)
         self.owned = owned
+        self.released = 0
         self.is_owned: dict[bytes, bool] = {}
         self.plain: set[bytes] = set()
         self.encoded: dict[tuple[int, str, str], bytes] = {}
@@ -802,6 +805,7 @@ class _Rewriter:
         splice = Splice(start)
         position = 0
         for tag, at, first, stop in fields(self.data, start, end, {node_tag >> 3: node_tag & 7}):
+            self.released = release_pages(self.data, stop, self.released)
             if tag == node_tag:
                 splice.replace(tag, (at, first, stop), self.node(first, stop, path, position, depth))
                 position += 1

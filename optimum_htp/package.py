@@ -12,19 +12,32 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.annotations import read_tags, strip_tags
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, split_tag
-from optimum_htp.onnxfile import OnnxModel, graph_digest, node_id
+from optimum_htp.hierarchy import (
+    Hierarchy,
+    ModuleInfo,
+    ModulePath,
+    ModuleTree,
+    NodeKey,
+    NodeTag,
+    split_tag,
+    tree_of_tags,
+)
+from optimum_htp.onnxfile import OnnxModel, graph_digest, node_id, read_model
 
 
 SIDECAR = "export_metadata.json"
 SCHEMA_VERSION = 1
 _LIBRARIES = ("optimum_htp", "optimum", "optimum-onnx", "transformers", "torch", "onnx", "onnxruntime")
 _MAX_SIDECAR_BYTES = 1_000_000_000
+MAX_CONFIG_BYTES = 50_000_000
+"""A config of a few megabytes is already unheard of; a larger file is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,195 @@ class Sidecar:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             message = f"{path}: not written by optimum_htp ({type(error).__name__}: {error}); delete it, export again"
             raise PackageError(" ".join(message.split())) from error
+
+
+class HtpFile:
+    """One ONNX file of a package; its graph is read when first asked for, its weights never.
+
+    Attributes:
+        name: Its path in the package.
+        path: Where it is.
+    """
+
+    def __init__(self, name: str, path: Path, record: FileRecord | None) -> None:
+        self.name = name
+        self.path = path
+        self.record = record
+
+    @cached_property
+    def model(self) -> OnnxModel:
+        """The graph.
+
+        Raises:
+            OnnxFileError: The file is no ONNX model.
+        """
+        return read_model(self.path)
+
+    @cached_property
+    def evidence(self) -> str:
+        """Where the tags are from.
+
+        `"sidecar"`: it describes just this graph. `"metadata"`: that of the nodes; the graph was changed since, or has
+        no sidecar. `"none"`: the graph is not tagged.
+        """
+        if self.record is not None and self.record.digest == graph_digest(self.model):
+            return "sidecar"
+        return "metadata" if read_tags(self.model) else "none"
+
+    @cached_property
+    def tags(self) -> Mapping[NodeKey, NodeTag]:
+        """The tags of the nodes, those that are unresolved included; nodes without any are left out."""
+        if self.evidence == "sidecar" and self.record is not None:
+            return self.record.tags
+        return read_tags(self.model)
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The modules, and the nodes of each."""
+        if self.record is not None and self.evidence != "none":
+            trees = self.record.trees
+            known = {tree.tag(path) for tree in trees for info in tree for path in (info.path, *info.aliases)}
+            if all(tag.tag in known for tag in self.tags.values()):
+                return Hierarchy(trees, self.tags)
+        return Hierarchy(tree_of_tags(self.tags), self.tags)
+
+    @property
+    def counts(self) -> TagCounts:
+        """How the nodes were tagged; nodes without a tag count as unresolved."""
+        tags = list(self.tags.values())
+        missing = sum(len(graph.nodes) for _, graph in self.model.graphs()) - len(tags)
+        return TagCounts.of([*tags, *(NodeTag("/", "unresolved") for _ in range(missing))])
+
+
+class HtpPackage:
+    """An exported package: a directory as Optimum writes it, or a single ONNX file.
+
+    Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read.
+
+    Attributes:
+        path: The directory or the file.
+        directory: The directory that file names are relative to.
+        sidecar: The content of `export_metadata.json`, None where there is none.
+        files: The ONNX files by their path in the package.
+
+    Raises:
+        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.directory = self.path if self.path.is_dir() else self.path.parent
+        found = onnx_files(self.path)
+        self.sidecar = Sidecar.read(self.directory)
+        records = self.sidecar.files if self.sidecar is not None else {}
+        self.files = {name: HtpFile(name, file, records.get(name)) for name, file in found.items()}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The content of config.json (for a diffusers pipeline, model_index.json); None where there is none.
+
+        Raises:
+            PackageError: It is no JSON object.
+        """
+        for name in ("config.json", "model_index.json"):
+            config = read_json_object(self.directory / name)
+            if config is not None:
+                return config
+        return None
+
+    @property
+    def task(self) -> str | None:
+        """The task that it was exported for, as the sidecar says; None where that is not known."""
+        task = self.sidecar.source.get("task") if self.sidecar is not None else None
+        return task if isinstance(task, str) else None
+
+
+def load_package(path: str | Path) -> HtpPackage:
+    """Opens an exported package: a directory, or a single ONNX file.
+
+    Raises:
+        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
+
+    Example:
+        >>> package = load_package("bert_onnx")                                   # doctest: +SKIP
+        >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
+    """
+    return HtpPackage(path)
+
+
+def strip(path: str | Path) -> list[str]:
+    """Removes all that we wrote from a package, or from one ONNX file: Optimum's own bytes are left.
+
+    Args:
+        path: The package's directory, or an ONNX file; the sidecar is only deleted with the whole directory.
+
+    Returns:
+        The files that were changed or deleted, by their path in the package.
+
+    Raises:
+        PackageError: There is no such package.
+        HtpError: A file is no ONNX model, or could not be written; it stays as it is.
+    """
+    path = Path(path)
+    files = onnx_files(path)
+    for file in files.values():
+        read_model(file)  # one that is broken is told of before anything is changed
+    changed = []
+    sidecar = path / SIDECAR
+    if sidecar.is_file():
+        # First, for as long as it is there it says that the package is complete.
+        try:
+            sidecar.unlink()
+        except OSError as error:
+            raise PackageError(f"{sidecar}: cannot be removed: {error.strerror}") from error
+        changed.append(SIDECAR)
+    return changed + [name for name, file in files.items() if strip_tags(file)]
+
+
+def onnx_files(path: Path) -> dict[str, Path]:
+    """The ONNX files of a package by their path in it; of a path to a file, that one. Hidden directories don't count.
+
+    Raises:
+        PackageError: There is no such path, or no ONNX file in it.
+    """
+    if path.is_file():
+        return {path.name: path}
+    if not path.is_dir():
+        raise PackageError(f"{path}: no such package; give a directory with ONNX files, or an ONNX file")
+    found = {file.relative_to(path): file for file in sorted(path.rglob("*.onnx"))}
+    files = {
+        relative.as_posix(): file
+        for relative, file in found.items()
+        if not any(part.startswith(".") for part in relative.parts)
+    }
+    if not files:
+        advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
+        raise PackageError(f"{path}: no ONNX file in it; {advice}")
+    return files
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Reads a JSON file that should hold an object; None where there is no such file.
+
+    Raises:
+        PackageError: It can't be read, is too large, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise PackageError(f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes, which no config is")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PackageError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise PackageError(f"{path}: holds no JSON object")
+    return value
 
 
 def library_versions() -> dict[str, str]:

@@ -51,6 +51,7 @@ def project(sources: Sequence[TaggedModel], target: OnnxModel) -> dict[NodeKey, 
         if best is None or found == len(best):
             lossless.add(path)
     _tag_inserted(target, tags, lossless)
+    _tag_stand_ins(target, tags, sources)
     for path, graph in target.graphs():
         for position in range(len(graph.nodes)):
             tags.setdefault((path, position), NodeTag(root, "unresolved"))
@@ -116,6 +117,24 @@ def _tag_inserted(target: OnnxModel, tags: dict[NodeKey, NodeTag], lossless: set
             around = around or _held(node, path, position, tags)
             if around:
                 tags[path, position] = NodeTag(common_ancestor(around), "inserted")
+
+
+def _tag_stand_ins(target: OnnxModel, tags: dict[NodeKey, NodeTag], sources: Sequence[TaggedModel]) -> None:
+    """Tags the constants that stand in for the outputs that one branch of a merged decoder doesn't compute.
+
+    The output's name says which module computes it in the other branch.
+    """
+    made: dict[str, NodeTag] = {}
+    for source in sources:
+        for position, node in enumerate(source.model.graph.nodes):
+            for name in node.outputs:
+                made.setdefault(name, source.tags["", position])
+    for path, graph in target.graphs():
+        for position, node in enumerate(graph.nodes):
+            if (path, position) not in tags and not node.inputs and not node.bodies:
+                stood_for = [made[name] for name in node.outputs if name in made]
+                if stood_for:
+                    tags[path, position] = NodeTag(stood_for[0].tag, "inserted", stood_for[0].call)
 
 
 def _held(node: Node, path: str, position: int, tags: dict[NodeKey, NodeTag]) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-# A config of a few megabytes is already unheard of; a larger file is not read.
-_MAX_CONFIG_BYTES = 50_000_000
+from optimum_htp.errors import PackageError
+from optimum_htp.package import read_json_object
 
 
 @contextmanager
@@ -110,9 +108,6 @@ def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            return {}
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(path) or {}
+    except PackageError:  # Optimum's own reading of the file says what is wrong with it
         return {}
-    return value if isinstance(value, dict) else {}

@@ -127,7 +127,7 @@ class ModuleTap:
         _tap_lock.acquire()
         self._thread = threading.get_ident()
         self._original = torch.onnx.export
-        torch.onnx.export = self._export  # type: ignore[assignment]
+        torch.onnx.export = self._export
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,7 +157,7 @@ class ModuleTap:
 
         original = self._original
         assert original is not None  # set for as long as this method stands in for torch.onnx.export
-        model = args[0] if args else kwargs.get("model")
+        model: Any = args[0] if args else kwargs.get("model")
         target = args[2] if len(args) > 2 else kwargs.get("f")
         traceable = isinstance(model, torch.nn.Module) and not isinstance(model, torch.jit.ScriptModule)
         if threading.get_ident() != self._thread or not traceable or not isinstance(target, (str, os.PathLike)):
@@ -225,8 +225,8 @@ class _CallRecorder:
         self._calls.append(ModuleCall(self._called_as(module, parent), index, parent))
         self._counts[id(module)] = index + 1
         self._stack.append(number)
-        scopes = torch.jit._trace._trace_module_map
-        scope = scopes.get(module) if scopes is not None else None
+        scopes = torch.jit._trace._trace_module_map or {}
+        scope = scopes.get(module)
         if isinstance(scope, str) and "::" in scope:
             name = scope.split("::", 1)[1]
             scopes[module] = torch._C._jit_onnx_create_full_scope_name(f"{_CALL_MARK}{number}", name)

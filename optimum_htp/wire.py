@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import secrets
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import TypeAlias
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _COPY_CHUNK_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 20
+_RELEASE_BYTES = 1 << 24
 # A kernel copy costs a system call; below this, copying through memory is faster.
 _SMALL_RANGE_BYTES = 1 << 16
 # What the kernel says when it can't copy between these two files, as opposed to when the copy itself fails.
@@ -126,6 +127,27 @@ def last_fields(data: Data, start: int, end: int, schema: Mapping[int, int]) -> 
         WireError: As `fields` does.
     """
     return {tag >> 3: (first, stop) for tag, _, first, stop in fields(data, start, end, schema) if tag >> 3 in schema}
+
+
+def release_pages(data: mmap.mmap, position: int, released: int) -> int:
+    """Takes what a walk has looked at so far out of this process's memory, now and then.
+
+    Looking at one byte of a file can map 2 MiB of it (where the page cache holds large folios), so a walk that only
+    skips the weights would seem to hold them all. The pages come back when they are needed.
+
+    Args:
+        data: The file that is walked.
+        position: Where the walk is.
+        released: What the last call returned, at first 0.
+
+    Returns:
+        Up to where it was released.
+    """
+    if position - released < _RELEASE_BYTES:
+        return released
+    if hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
+    return position
 
 
 def signed(value: int) -> int:

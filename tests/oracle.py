@@ -32,6 +32,7 @@ from typing import Any
 import onnx
 import torch
 
+
 _UNIQUE = re.compile(r"^htporacle(\d+)x(?:_\d+)?$")
 
 

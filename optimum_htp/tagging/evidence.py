@@ -58,10 +58,8 @@ class Evidence:
     def producer_owners(self, key: NodeKey) -> list[Owner]:
         """The owners of the nodes, parameters and buffers that a node reads."""
         owners = [self.owners[producer] for producer in self._producers.get(key, ()) if producer in self.owners]
-        for name in self.nodes[key].inputs:
-            if name in self.trace.tensors:
-                owners.append(Owner(self.trace.tensors[name]))
-        return owners
+        tensors = self.trace.tensors
+        return owners + [Owner(tensors[name]) for name in self.nodes[key].inputs if name in tensors]
 
     def enclosing(self, key: NodeKey) -> NodeKey | None:
         """The node whose body holds a node, None in the main graph and at the top of a function."""
@@ -128,5 +126,3 @@ class Evidence:
 def call_owner(trace: ModuleTrace, call: int) -> Owner:
     """The owner that a call is."""
     return Owner(trace.calls[call].path, call)
-
-

@@ -1,0 +1,69 @@
+"""Optimum's ONNX export, with every node knowing the PyTorch module that it comes from.
+
+The public names are loaded when they are first used: importing this package imports no other library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from optimum_htp.annotations import HtpOptions
+    from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
+    from optimum_htp.export import ExportResult, HTPExporter, main_export
+    from optimum_htp.package import HtpPackage, load_package, strip
+
+
+__version__ = "0.1.0"
+
+# Where each public name lives, grouped as in `__all__`.
+_HOMES = {
+    "ExportResult": "export",
+    "HTPExporter": "export",
+    "HtpOptions": "annotations",
+    "main_export": "export",
+    "HtpPackage": "package",
+    "load_package": "package",
+    "strip": "package",
+    "HtpError": "errors",
+    "ModelTooLargeError": "errors",
+    "OnnxFileError": "errors",
+    "PackageError": "errors",
+    "TaggingError": "errors",
+}
+
+__all__ = [  # noqa: RUF022 (grouped by what they are for)
+    # Export.
+    "ExportResult",
+    "HTPExporter",
+    "HtpOptions",
+    "main_export",
+    # Packages.
+    "HtpPackage",
+    "load_package",
+    "strip",
+    # Errors.
+    "HtpError",
+    "ModelTooLargeError",
+    "OnnxFileError",
+    "PackageError",
+    "TaggingError",
+    # The package itself.
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name when it is first used (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

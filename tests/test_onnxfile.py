@@ -1,0 +1,696 @@
+"""Reading and rewriting ONNX files, against the `onnx` package's own answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from optimum_htp import onnxfile, wire
+from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
+from optimum_htp.onnxfile import external_data_files, graph_digest, node_id, read_model, rewrite_metadata
+
+
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def ours(key: str) -> bool:
+    return key.startswith("pkg.optimum_htp.")
+
+
+def graph_of(name, nodes, inputs=(), outputs=(), initializers=()):
+    """A graph whose values are float vectors of size 2."""
+    return helper.make_graph(
+        list(nodes),
+        name,
+        [helper.make_tensor_value_info(x, FLOAT, [2]) for x in inputs],
+        [helper.make_tensor_value_info(x, FLOAT, [2]) for x in outputs],
+        list(initializers),
+    )
+
+
+def loop_body():
+    """A Loop body that adds `x` of the outer graph to what it carries."""
+    carried = [helper.make_tensor_value_info(n, FLOAT, [2]) for n in ("v_in", "v_out")]
+    conditions = [helper.make_tensor_value_info(n, BOOL, []) for n in ("c_in", "c_out")]
+    step = helper.make_tensor_value_info("i", INT64, [])
+    nodes = [helper.make_node("Identity", ["c_in"], ["c_out"]), helper.make_node("Add", ["v_in", "x"], ["v_out"])]
+    return helper.make_graph(nodes, "loop", [step, conditions[0], carried[0]], [conditions[1], carried[1]])
+
+
+def make_model() -> onnx.ModelProto:
+    """A model that runs: an If with a Loop inside, a function, inline weights, metadata that is not ours."""
+    limit = helper.make_tensor("limit", INT64, [], [3])
+    true = helper.make_tensor("true", BOOL, [], [True])
+    then = graph_of(
+        "then",
+        [
+            helper.make_node("Constant", [], ["limit"], value=limit),
+            helper.make_node("Constant", [], ["true"], value=true),
+            helper.make_node("Loop", ["limit", "true", "w"], ["then_out"], "looping", body=loop_body()),
+        ],
+        outputs=["then_out"],
+    )
+    other = graph_of("else", [helper.make_node("Relu", ["x"], ["else_out"])], outputs=["else_out"])
+    nodes = [
+        helper.make_node("Cast", ["flag"], ["cond"], "/cast", to=BOOL),
+        helper.make_node("If", ["cond"], ["chosen"], "/if", then_branch=then, else_branch=other),
+        helper.make_node("Twice", ["chosen"], ["doubled"], "/twice", domain="local"),
+        helper.make_node("Clip", ["doubled", "", "high"], ["y"]),
+    ]
+    nodes[0].metadata_props.add(key="namespace", value=": not ours")
+    nodes[0].doc_string = "dokumentace: česky"
+    graph = graph_of(
+        "main",
+        nodes,
+        inputs=["x"],
+        outputs=["y"],
+        initializers=[
+            helper.make_tensor("w", FLOAT, [2], [1.0, 2.0]),
+            helper.make_tensor("high", FLOAT, [], [9.0]),
+        ],
+    )
+    graph.input.append(helper.make_tensor_value_info("flag", INT64, []))
+    twice = helper.make_function(
+        "local", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("local", 1)],
+        functions=[twice],
+        ir_version=10,
+        producer_name="maker",
+        producer_version="1.2",
+    )
+    helper.set_model_props(model, {"author": "somebody"})
+    return model
+
+
+def make_odd_model() -> onnx.ModelProto:
+    """A model with what is rare: lists of graphs, unknown fields, sparse and external tensors, an overload."""
+    model = make_model()
+    graph = model.graph
+    many = helper.make_node("Switch", ["x"], ["switched"], domain="local")
+    many.attribute.append(
+        helper.make_attribute(
+            "cases",
+            [graph_of(f"case{i}", [helper.make_node("Relu", ["x"], [f"c{i}"])], outputs=[f"c{i}"]) for i in range(2)],
+        )
+    )
+    graph.node.append(many)
+    external = helper.make_tensor("outside", FLOAT, [2, 3], bytes(24), raw=True)
+    onnx.external_data_helper.set_external_data(external, "weights.bin", 64, 24)
+    external.ClearField("raw_data")
+    graph.initializer.append(external)
+    constant = onnx.TensorProto.FromString(external.SerializeToString())
+    constant.external_data[0].value = "constants.bin"
+    graph.node.append(helper.make_node("Constant", [], ["k"], value=constant))
+    indices = onnx.TensorProto.FromString(external.SerializeToString())
+    indices.external_data[0].value = "indices.bin"
+    values = helper.make_tensor("sparse_w", FLOAT, [1], [5.0])
+    graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [10, 20]))
+    symbolic = helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT16, ["batch", None, 7])
+    sequence = helper.make_tensor_sequence_value_info("q", FLOAT, None)
+    graph.input.extend([symbolic, sequence, onnx.ValueInfoProto(name="bare")])
+    model.functions[0].overload = "v2"
+    model.functions[0].node.append(helper.make_node("If", ["c"], ["z"], then_branch=loop_body()))
+    return model
+
+
+def save(model: onnx.ModelProto, directory: Path, unknown: bytes = b"") -> Path:
+    path = directory / "model.onnx"
+    path.write_bytes(model.SerializeToString() + unknown)
+    return path
+
+
+@pytest.fixture
+def model_path(tmp_path):
+    return save(make_model(), tmp_path)
+
+
+@pytest.fixture
+def odd_path(tmp_path):
+    # Field 900 with three bytes, and field 901 with eight: no protobuf schema of ONNX has them.
+    return save(make_odd_model(), tmp_path, b"\xa2\x38\x03abc" + b"\xa9\x38" + bytes(8))
+
+
+def entries_for(model: onnxfile.OnnxModel) -> dict[tuple[str, int], dict[str, str]]:
+    """An entry of ours for every node of every graph, that says which node it is."""
+    return {
+        (path, position): {"pkg.optimum_htp.tag": f"{path}|{position}|ž", "pkg.optimum_htp.call": "0"}
+        for path, graph in model.graphs()
+        for position, _ in enumerate(graph.nodes)
+    }
+
+
+def assert_same_nodes(graph: onnxfile.Graph, expected) -> None:
+    """The nodes equal those that onnx reads, bodies included."""
+    assert len(graph.nodes) == len(expected)
+    for node, proto in zip(graph.nodes, expected, strict=True):
+        assert (node.name, node.op_type, node.domain) == (proto.name, proto.op_type, proto.domain)
+        assert (node.inputs, node.outputs) == (tuple(proto.input), tuple(proto.output))
+        assert node.metadata == {p.key: p.value for p in proto.metadata_props}
+        bodies = []
+        for attribute in proto.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                bodies.append((attribute.name, attribute.g))
+            bodies.extend((f"{attribute.name}[{i}]", g) for i, g in enumerate(attribute.graphs))
+        assert [name for name, _ in node.bodies] == [name for name, _ in bodies]
+        for (_, body), (_, proto_body) in zip(node.bodies, bodies, strict=True):
+            assert body.name == proto_body.name
+            assert_same_nodes(body, proto_body.node)
+            assert [v.name for v in body.inputs] == [v.name for v in proto_body.input]
+
+
+class TestRead:
+    def test_nodes_equal_those_that_onnx_reads(self, odd_path):
+        """Names, operators, metadata and bodies of every node, functions too."""
+        model, proto = read_model(odd_path), onnx.load(odd_path, load_external_data=False)
+        assert_same_nodes(model.graph, proto.graph.node)
+        assert_same_nodes(model.functions[0].graph, proto.functions[0].node)
+
+    def test_model_fields(self, model_path):
+        """What stands beside the graph."""
+        model = read_model(model_path)
+        assert (model.path, model.ir_version) == (model_path, 10)
+        assert model.opset_imports == {"": 17, "local": 1}
+        assert (model.producer_name, model.producer_version) == ("maker", "1.2")
+        assert model.metadata == {"author": "somebody"}
+        assert model.graph.name == "main"
+
+    def test_values(self, odd_path):
+        """Sizes, symbols and unknown dimensions; what is no tensor has no shape; a scalar has an empty one."""
+        values = {v.name: (v.elem_type, v.shape) for v in read_model(odd_path).graph.inputs}
+        assert values == {
+            "x": (FLOAT, (2,)),
+            "flag": (INT64, ()),
+            "s": (TensorProto.FLOAT16, ("batch", None, 7)),
+            "q": (0, None),
+            "bare": (0, None),
+        }
+
+    def test_initializers(self, odd_path):
+        """Inline, external and sparse ones, without their contents."""
+        initializers = read_model(odd_path).graph.initializers
+        assert initializers == (
+            onnxfile.Initializer("w", FLOAT, (2,), None, 0, None),
+            onnxfile.Initializer("high", FLOAT, (), None, 0, None),
+            onnxfile.Initializer("outside", FLOAT, (2, 3), "weights.bin", 64, 24),
+            onnxfile.Initializer("sparse_w", FLOAT, (10, 20), None, 0, None),
+        )
+
+    def test_function(self, odd_path):
+        """A function's identity, and its inputs and outputs by name."""
+        (function,) = read_model(odd_path).functions
+        assert (function.domain, function.name, function.overload) == ("local", "Twice", "v2")
+        assert function.graph.inputs == (onnxfile.Value("a", 0, None),)
+        assert function.graph.outputs == (onnxfile.Value("b", 0, None),)
+
+    def test_graph_paths(self, odd_path):
+        """Depth first, a parent before its bodies, functions last."""
+        assert [path for path, _ in read_model(odd_path).graphs()] == [
+            "",
+            "1.else_branch",
+            "1.then_branch",
+            "1.then_branch/2.body",
+            "4.cases[0]",
+            "4.cases[1]",
+            "local::Twice:v2",
+            "local::Twice:v2/1.then_branch",
+        ]
+
+    def test_external_data_files(self, odd_path):
+        """Initializers, constants and sparse indices, without opening any of the files."""
+        assert external_data_files(read_model(odd_path)) == {"weights.bin", "constants.bin", "indices.bin"}
+
+    def test_external_data_as_optimum_saves_it(self, tmp_path):
+        """With `convert_attribute=True`, attributes of bodies and functions are external too."""
+        path = tmp_path / "model.onnx"
+        model = make_model()
+        model.functions[0].node.append(
+            helper.make_node("Constant", [], ["k"], value=helper.make_tensor("k", FLOAT, [2], bytes(8), raw=True))
+        )
+        body = model.graph.node[1].attribute[0].g
+        assert body.name in ("then", "else")
+        body.initializer.append(helper.make_tensor("wide", FLOAT, [2], bytes(8), raw=True))
+        onnx.save(
+            model, path, save_as_external_data=True, location="all.data", size_threshold=0, convert_attribute=True
+        )
+        expected = {
+            entry.value
+            for graph in (onnx.load(path, load_external_data=False).graph,)
+            for tensor in onnx.external_data_helper._get_all_tensors(onnx.load(path, load_external_data=False))
+            for entry in tensor.external_data
+            if entry.key == "location" and graph is not None
+        }
+        assert external_data_files(read_model(path)) == expected == {"all.data"}
+
+    def test_dims_packed_and_not(self, tmp_path):
+        """Both spellings of a repeated number, negative and large ones too."""
+        packed = wire.encode_message(10, b"\x03\x80\x01" + b"\xff" * 9 + b"\x01")
+        loose = b"\x08\x05"
+        graph = wire.encode_message(42, packed + loose + b"\x42\x01w")
+        path = tmp_path / "model.onnx"
+        path.write_bytes(wire.encode_message(58, graph))
+        assert read_model(path).graph.initializers[0].dims == (3, 128, -1, 5)
+
+    def test_repeated_metadata_key(self, tmp_path):
+        """The last value of a key counts; a rewrite removes all."""
+        model = make_model()
+        for value in ("old", "new"):
+            model.graph.node[0].metadata_props.add(key="pkg.optimum_htp.tag", value=value)
+        path = save(model, tmp_path)
+        assert read_model(path).graph.nodes[0].metadata["pkg.optimum_htp.tag"] == "new"
+        rewrite_metadata(path, nodes={}, owned=ours, model={})
+        assert path.read_bytes() == make_model().SerializeToString()
+
+    def test_node_id(self, model_path):
+        """The first output with a name, else the position."""
+        nodes = read_model(model_path).graph.nodes
+        assert node_id(nodes[1], 1) == "chosen"
+        nodes[1].outputs = ("", "second")
+        assert node_id(nodes[1], 1) == "second"
+        nodes[1].outputs = ("",)
+        assert node_id(nodes[1], 1) == "#1"
+
+    def test_imports_nothing_heavy(self):
+        """Reading needs neither onnx nor torch nor numpy."""
+        code = "import sys, optimum_htp.onnxfile; print(sorted({'onnx', 'torch', 'numpy'} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+class TestDigest:
+    def test_metadata_and_names_do_not_count(self, odd_path):
+        """Tags and node names leave the digest as it is."""
+        before = read_model(odd_path)
+        rewrite_metadata(odd_path, nodes=entries_for(before), owned=ours, model={"pkg.optimum_htp.a": "b"})
+        after = read_model(odd_path)
+        after.graph.nodes[0].name = "other"
+        assert graph_digest(after) == graph_digest(before)
+
+    @pytest.mark.parametrize("place", ["main", "body", "function"])
+    def test_structure_counts(self, odd_path, place):
+        """One other input anywhere gives another digest."""
+        model = read_model(odd_path)
+        before = graph_digest(model)
+        node = {
+            "main": model.graph.nodes[0],
+            "body": dict(model.graphs())["1.then_branch/2.body"].nodes[0],
+            "function": model.functions[0].graph.nodes[0],
+        }[place]
+        node.inputs = (*node.inputs, "more")
+        assert graph_digest(model) != before
+
+    def test_borders_between_strings_count(self, model_path):
+        """Moving a character, or an input to the outputs, gives another digest."""
+        digests = set()
+        for inputs, outputs in ((("ab", "c"), ("d",)), (("a", "bc"), ("d",)), (("ab",), ("c", "d"))):
+            model = read_model(model_path)
+            model.graph.nodes[0].inputs, model.graph.nodes[0].outputs = inputs, outputs
+            digests.add(graph_digest(model))
+        assert len(digests) == 3
+
+
+class TestRewrite:
+    def test_every_node_gets_its_entry(self, odd_path):
+        """Nodes of bodies and functions too; what was there before stays first."""
+        entries = entries_for(read_model(odd_path))
+        rewrite_metadata(odd_path, nodes=entries, owned=ours, model={"pkg.optimum_htp.skeleton": "s" * 300})
+        model = read_model(odd_path)
+        assert_same_nodes(model.graph, onnx.load(odd_path, load_external_data=False).graph.node)
+        for path, graph in model.graphs():
+            for position, node in enumerate(graph.nodes):
+                assert {k: v for k, v in node.metadata.items() if ours(k)} == entries[path, position]
+        assert model.graph.nodes[0].metadata["namespace"] == ": not ours"
+        assert model.metadata == {"author": "somebody", "pkg.optimum_htp.skeleton": "s" * 300}
+
+    def test_only_metadata_differs(self, odd_path):
+        """Without our entries, onnx reads the same model, byte for byte."""
+        before = onnx.load(odd_path, load_external_data=False)
+        rewrite_metadata(
+            odd_path, nodes=entries_for(read_model(odd_path)), owned=ours, model={"pkg.optimum_htp.a": ""}
+        )
+        after = onnx.load(odd_path, load_external_data=False)
+
+        def clean(nodes):
+            for node in nodes:
+                for entry in [p for p in node.metadata_props if ours(p.key)]:
+                    node.metadata_props.remove(entry)
+                for attribute in node.attribute:
+                    clean(attribute.g.node)
+                    for graph in attribute.graphs:
+                        clean(graph.node)
+                    if attribute.type != onnx.AttributeProto.GRAPH:
+                        attribute.ClearField("g")
+
+        for nodes in (after.graph.node, after.functions[0].node):
+            clean(nodes)
+        del after.metadata_props[-1]
+        assert after.SerializeToString(deterministic=True) == before.SerializeToString(deterministic=True)
+
+    def test_strip_gives_back_the_bytes(self, odd_path):
+        """Unknown fields and foreign metadata included."""
+        before = odd_path.read_bytes()
+        rewrite_metadata(
+            odd_path, nodes=entries_for(read_model(odd_path)), owned=ours, model={"pkg.optimum_htp.a": "b"}
+        )
+        assert odd_path.read_bytes() != before
+        rewrite_metadata(odd_path, nodes={}, owned=ours, model={})
+        assert odd_path.read_bytes() == before
+
+    def test_twice_is_once(self, odd_path):
+        """Writing the same entries again changes nothing."""
+        entries = entries_for(read_model(odd_path))
+        rewrite_metadata(odd_path, nodes=entries, owned=ours, model={"pkg.optimum_htp.a": "b"})
+        once = odd_path.read_bytes()
+        rewrite_metadata(odd_path, nodes=entries, owned=ours, model={"pkg.optimum_htp.a": "b"})
+        assert odd_path.read_bytes() == once
+
+    def test_nothing_to_do_leaves_the_file_alone(self, model_path):
+        """The file is not even written again."""
+        before = model_path.stat()
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={})
+        assert model_path.stat() == before
+
+    def test_long_lengths_stay(self, tmp_path):
+        """A length that is not the shortest varint stays as it is where the content does."""
+        node = b"\x22\x03Abs"
+        graph = b"\x0a\x85\x80\x00" + node + b"\x0a\x05" + node
+        path = tmp_path / "model.onnx"
+        path.write_bytes(b"\x3a\x90\x00" + graph)
+        rewrite_metadata(path, nodes={("", 1): {"a": "b"}}, owned=ours, model={})
+        assert b"\x0a\x85\x80\x00" + node in path.read_bytes()
+        assert read_model(path).graph.nodes[1].metadata == {"a": "b"}
+
+    def test_onnx_and_runtime_accept_the_result(self, model_path):
+        """The checker passes, and ONNX Runtime computes what it did."""
+        onnxruntime = pytest.importorskip("onnxruntime")
+        numpy = pytest.importorskip("numpy")
+
+        def run():
+            session = onnxruntime.InferenceSession(model_path.read_bytes(), providers=["CPUExecutionProvider"])
+            feeds = {"x": numpy.array([1, -1], numpy.float32), "flag": numpy.array(1)}
+            return session.run(None, feeds)[0].tolist()
+
+        before = run()
+        rewrite_metadata(
+            model_path, nodes=entries_for(read_model(model_path)), owned=ours, model={"pkg.optimum_htp.a": ""}
+        )
+        onnx.checker.check_model(model_path, full_check=True)
+        assert run() == before == [8.0, -2.0]
+
+    def test_destination(self, model_path, tmp_path):
+        """The source stays; without changes the destination is a copy."""
+        before = model_path.read_bytes()
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"}, destination=tmp_path / "new.onnx")
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={}, destination=tmp_path / "copy.onnx")
+        assert model_path.read_bytes() == (tmp_path / "copy.onnx").read_bytes() == before
+        assert read_model(tmp_path / "new.onnx").metadata == {"author": "somebody", "a": "b"}
+
+    @pytest.mark.parametrize("key", [("", 99), ("1.other", 0), ("local::Once", 0)])
+    def test_unknown_node(self, model_path, key):
+        """An entry for a node that is not there is an error, not lost."""
+        before = model_path.read_bytes()
+        with pytest.raises(OnnxFileError, match=f"no node {key[1]}"):
+            rewrite_metadata(model_path, nodes={key: {"a": "b"}}, owned=ours, model={})
+        assert model_path.read_bytes() == before
+
+    def test_too_large(self, model_path, monkeypatch):
+        """A result over protobuf's limit is refused before anything is written."""
+        before = model_path.read_bytes()
+        monkeypatch.setattr(onnxfile, "MAX_MODEL_BYTES", len(before) + 10)
+        monkeypatch.setattr(onnxfile, "replacing", None)
+        with pytest.raises(ModelTooLargeError, match="external data"):
+            rewrite_metadata(model_path, nodes={}, owned=ours, model={"key": "a longer value"})
+        assert model_path.read_bytes() == before
+
+
+def add_weights(path: Path, size_bytes: int) -> None:
+    """Makes a model longer than what is copied through memory."""
+    model = onnx.load(path)
+    content = random.Random(0).randbytes(size_bytes)
+    model.graph.initializer.append(helper.make_tensor("big", TensorProto.UINT8, [size_bytes], content, raw=True))
+    path.write_bytes(model.SerializeToString())
+
+
+def fail(error: BaseException):
+    def failing(*_args, **_kwargs):
+        raise error
+
+    return failing
+
+
+class TestWriting:
+    @pytest.mark.parametrize("function", ["fsync", "replace", "fchmod", "write", "copy_file_range"])
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), RuntimeError("x")])
+    @pytest.mark.parametrize("unnamed", [True, False])
+    def test_failure_leaves_the_old_file(self, model_path, monkeypatch, function, error, unnamed):
+        """Whatever fails, the file stands and no other is left; a full disk is said in one line."""
+        if not hasattr(os, function):
+            pytest.skip(f"no os.{function} here")
+        if not unnamed:
+            monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+        add_weights(model_path, 1 << 18)
+        before = model_path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, fail(error))
+            with pytest.raises(HtpError if isinstance(error, OSError) else type(error)) as raised:
+                rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
+        assert model_path.read_bytes() == before
+        assert [p.name for p in model_path.parent.iterdir()] == [model_path.name]
+        if isinstance(error, OSError):
+            assert str(model_path) in str(raised.value)
+            assert "make" in str(raised.value) and "\n" not in str(raised.value)
+
+    def test_no_permission(self, model_path, monkeypatch):
+        """The error names the directory to get permission for."""
+        monkeypatch.setattr(os, "replace", fail(PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(HtpError, match="write permission for the directory"):
+            rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
+
+    @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+    def test_kill_leaves_nothing(self, model_path):
+        """Even SIGKILL in the middle of the copy leaves the old file alone, without a temporary one."""
+        add_weights(model_path, 1 << 18)
+        before = model_path.read_bytes()
+        code = (
+            "import os, signal, sys\n"
+            "from optimum_htp import onnxfile, wire\n"
+            "wire._kernel_copy = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "onnxfile.rewrite_metadata(sys.argv[1], nodes={}, owned=lambda key: False, model={'a': 'b'})\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(model_path)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert model_path.read_bytes() == before
+        assert [p.name for p in model_path.parent.iterdir()] == [model_path.name]
+
+    @pytest.mark.parametrize(
+        "missing", [(), ("copy_file_range",), ("copy_file_range", "sendfile"), ("O_TMPFILE",), ("link",)]
+    )
+    def test_each_way_of_copying(self, model_path, monkeypatch, missing):
+        """The bytes are the same whichever system call does the copying."""
+        add_weights(model_path, 3 << 20)
+        before = model_path.read_bytes()
+        for name in missing:
+            if name == "link":
+                monkeypatch.setattr(os, name, fail(OSError(errno.ENOENT, "no /proc")))
+            else:
+                monkeypatch.delattr(os, name, raising=False)
+        rewrite_metadata(model_path, nodes={("", 0): {"pkg.optimum_htp.tag": "t"}}, owned=ours, model={})
+        assert read_model(model_path).graph.nodes[0].metadata["pkg.optimum_htp.tag"] == "t"
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={})
+        assert model_path.read_bytes() == before
+
+    @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EXDEV, errno.EINVAL])
+    def test_unsupported_system_call(self, model_path, monkeypatch, code):
+        """A kernel that refuses to copy is no failure, also when it stops half way."""
+        add_weights(model_path, 3 << 20)
+        before = model_path.read_bytes()
+        real = os.sendfile
+        calls = []
+
+        def half(target, source, offset, count):
+            calls.append(offset)
+            if len(calls) > 2:
+                raise OSError(code, "refused")
+            return real(target, source, offset, min(count, 100_000))
+
+        monkeypatch.setattr(os, "copy_file_range", fail(OSError(code, "refused")))
+        monkeypatch.setattr(os, "sendfile", half)
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={"pkg.optimum_htp.a": "b"})
+        assert len(calls) == 3
+        assert model_path.read_bytes()[: len(before)] == before
+
+    @pytest.mark.parametrize("mode", [0o640, 0o444])
+    def test_permission_bits_stay(self, model_path, mode):
+        """A file that only its owner's group may read stays so."""
+        model_path.chmod(mode)
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
+        assert stat.S_IMODE(model_path.stat().st_mode) == mode
+
+    def test_symbolic_link_stays(self, model_path, tmp_path):
+        """The file that a link points to is replaced, not the link."""
+        link = tmp_path / "elsewhere" / "link.onnx"
+        link.parent.mkdir()
+        link.symlink_to(Path("..") / model_path.name)
+        rewrite_metadata(link, nodes={}, owned=ours, model={"a": "b"})
+        assert link.is_symlink()
+        assert read_model(model_path).metadata["a"] == "b"
+        assert [p.name for p in link.parent.iterdir()] == ["link.onnx"]
+
+    def test_bad_destination(self, model_path, tmp_path):
+        """A directory, or a file in a directory that is not there."""
+        for destination in (tmp_path, tmp_path / "none" / "model.onnx"):
+            with pytest.raises(HtpError, match="cannot write"):
+                rewrite_metadata(model_path, nodes={}, owned=ours, model={}, destination=destination)
+
+
+def main_graph(content: bytes) -> bytes:
+    return wire.encode_message(58, content)
+
+
+def nested(depth: int, graph: bytes = b"") -> bytes:
+    """A model with graphs in graphs."""
+    for _ in range(depth):
+        attribute = b"\x0a\x01b" + wire.encode_message(50, graph)
+        graph = wire.encode_message(10, wire.encode_message(42, attribute))
+    return main_graph(graph)
+
+
+HOSTILE = {
+    "truncated length": (b"\x3a", "ends in the middle"),
+    "past the end": (b"\x3a\x7fabc", "124 bytes past the end"),
+    "past the end of the message that it is in": (main_graph(b"\x0a\x05") + bytes(20), "past the end of the message"),
+    "huge length": (b"\x3a" + b"\xff" * 9 + b"\x01", "past the end"),
+    "wrong wire type": (b"\x38\x01", "wire type 0"),
+    "long varint": (b"\x08" + b"\xff" * 11 + b"\x01", "longer than ten bytes"),
+    "group": (main_graph(b"\x0b\x0c"), "wire type 3"),
+    "reserved wire type": (main_graph(b"\x0e"), "wire type 6"),
+    "field 0": (main_graph(b"\x02\x00"), "field number 0"),
+    "no UTF-8": (main_graph(b"\x0a\x04\x0a\x02\xff\xfe"), "UTF-8"),
+    "no graph": (b"\x08\x0a", "no graph"),
+    "two graphs": (main_graph(b"") * 2, "second main graph"),
+    "nesting bomb": (nested(onnxfile.MAX_BODY_DEPTH + 1), "nested deeper than 100"),
+    "deep nesting bomb": (nested(3000), "nested deeper than 100"),
+    "two bodies of one name": (
+        main_graph(wire.encode_message(10, wire.encode_message(42, b"\x0a\x01b\x32\x00") * 2)),
+        "two attributes of the same name",
+    ),
+    "graph set twice": (
+        main_graph(wire.encode_message(10, wire.encode_message(42, b"\x0a\x01b\x32\x00\x32\x00"))),
+        "graph twice",
+    ),
+    "body without a name": (
+        main_graph(wire.encode_message(10, wire.encode_message(42, b"\x32\x00"))),
+        "no name for an attribute",
+    ),
+    "two functions of one name": (main_graph(b"") + b"\xca\x01\x03\x0a\x01f" * 2, "second function ::f"),
+    "dims past their end": (main_graph(b"\x2a\x04\x0a\x01\x80\x01"), "past the end of the list"),
+    "many empty nodes": (main_graph(b"\x0a\x00" * 5000), "more nodes"),
+    "external tensor without location": (main_graph(b"\x2a\x02\x70\x01"), "no valid location"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+    "JSON": (b'{"model": 1}', "JSON"),
+    "HTML": (b"<!DOCTYPE html><html>", "HTML"),
+    "ZIP": (b"PK\x03\x04" + bytes(60), "ZIP archive"),
+    "text": (b"not a model at all", "but text"),
+    "empty": (b"", "empty"),
+}
+
+
+class TestHostile:
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_bad_bytes(self, tmp_path, kind):
+        """Each is an error that names the file, what is wrong and where."""
+        content, message = HOSTILE[kind]
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(content)
+        with pytest.raises(OnnxFileError, match=message) as raised:
+            read_model(path)
+        assert str(raised.value).startswith(f"{path}, byte {raised.value.offset}: ")
+        assert 0 <= raised.value.offset <= len(content)
+
+    def test_bad_offset_is_exact(self, tmp_path):
+        """The offset is that of the field."""
+        path = tmp_path / "bad.onnx"
+        path.write_bytes(b"\x08\x0a" + main_graph(b"\x12\x01g" + b"\x0f"))
+        with pytest.raises(OnnxFileError) as raised:
+            read_model(path)
+        assert raised.value.offset == 7
+
+    def test_deepest_bodies(self, tmp_path):
+        """As deep as allowed works, for reading, rewriting and hashing."""
+        path = tmp_path / "deep.onnx"
+        path.write_bytes(nested(onnxfile.MAX_BODY_DEPTH, b"\x0a\x05\x22\x03Abs"))
+        model = read_model(path)
+        graph_digest(model)
+        rewrite_metadata(path, nodes=entries_for(model), owned=ours, model={})
+        *_, (deepest, graph) = read_model(path).graphs()
+        assert deepest == "/".join(["0.b"] * onnxfile.MAX_BODY_DEPTH)
+        assert graph.nodes[0].metadata["pkg.optimum_htp.tag"] == f"{deepest}|0|ž"
+
+    def test_missing(self, tmp_path):
+        """A file that is not there."""
+        with pytest.raises(OnnxFileError, match="no such file"):
+            read_model(tmp_path / "none.onnx")
+
+    def test_directory(self, tmp_path):
+        """A directory, with what to do."""
+        with pytest.raises(OnnxFileError, match=r"directory: name the \.onnx file"):
+            read_model(tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_pipe(self, tmp_path):
+        """A pipe is refused instead of waited for."""
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OnnxFileError, match="not a regular file"):
+            read_model(tmp_path / "pipe")
+
+    def attempt(self, path: Path, content: bytes) -> bool:
+        """Whether reading succeeds; rewriting may succeed where reading does not, but fails in the same way only."""
+        path.write_bytes(content)
+        with_model = None
+        try:
+            with_model = read_model(path)
+            graph_digest(with_model)
+            external_data_files(with_model)
+        except OnnxFileError:
+            pass
+        nodes = {} if with_model is None else entries_for(with_model)
+        try:
+            rewrite_metadata(path, nodes=nodes, owned=ours, model={"pkg.optimum_htp.a": "b"})
+        except OnnxFileError:
+            assert with_model is None
+            return False
+        if with_model is not None:
+            assert graph_digest(read_model(path)) == graph_digest(with_model)
+        return with_model is not None
+
+    def test_every_truncation(self, odd_path, monkeypatch):
+        """A file that ends too early is read or refused, and never anything else."""
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        content = odd_path.read_bytes()
+        read = [self.attempt(odd_path, content[:length]) for length in range(len(content))]
+        assert 0 < sum(read) < len(read) // 2
+
+    def test_random_bytes(self, odd_path, monkeypatch):
+        """Thousands of damaged files are read or refused, and never anything else."""
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        content = odd_path.read_bytes()
+        rng = random.Random(20)
+        read = 0
+        for _ in range(3000):
+            damaged = bytearray(content)
+            for _ in range(rng.choice((1, 1, 1, 2, 8))):
+                damaged[rng.randrange(len(damaged))] = rng.choice((rng.randrange(256), 0x7F, 0x80, 0xFF, 0))
+            read += self.attempt(odd_path, bytes(damaged))
+        assert 300 < read < 2900
