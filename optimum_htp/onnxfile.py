@@ -69,8 +69,14 @@ few enough that no file of a few bytes per item fills the memory."""
 _SHORT_ATTRIBUTE_BYTES = 128
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
-MAX_ATTRIBUTE_NAME_BYTES = 256
-"""How long the name of an attribute that holds a graph may be: it becomes a part of each inner path."""
+MAX_BODY_NAME_BYTES, MAX_FUNCTION_NAME_BYTES = 128, 1024
+"""How long the name of an attribute with a graph, and of a function, may be: each path inside repeats it."""
+
+_SHORT_ATTRIBUTE_BYTES = 128
+_TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
+
+MAX_PATH_NAME_BYTES = 1024
+"""How long a name may be that becomes a part of every path inside: a function's, or that of an attribute with a graph."""
 
 
 @dataclass(slots=True)
@@ -279,6 +285,8 @@ def _count(number: int) -> bytes:
 def read_model(path: str | Path) -> OnnxModel:
     """Reads what an ONNX file says, without its weights.
 
+    Training graphs and the default values of functions' attributes are left out, as they are from every rewrite.
+
     Args:
         path: The file.
 
@@ -330,9 +338,13 @@ def rewrite_metadata(
         with _explained(target, length):
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            mode = stat.S_IMODE((target if target.exists() else path).stat().st_mode)
-            with replacing(target, mode=mode) as descriptor:
+            before = os.fstat(source)
+            mode = target.stat().st_mode if target.exists() else before.st_mode
+            with replacing(target, mode=stat.S_IMODE(mode)) as descriptor:
                 write_pieces(pieces, source=source, data=data, target=descriptor)
+                after = os.fstat(source)
+                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                    raise OnnxFileError("it was changed while it was read: run it again", path=path)
 
 
 @contextlib.contextmanager
@@ -476,6 +488,8 @@ def _scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tupl
             _, _, name_first, name_stop = field
         elif tag in _ATTRIBUTE_GRAPH_TAGS:
             graphs.append(field)
+            if len(graphs) > 1000 + (end - start) // 8:
+                raise WireError("more graphs than an attribute of this size can have", field[1])
         elif tag in _ATTRIBUTE_TENSOR_TAGS:
             tensors.append(field)
     if not graphs and not tensors:
@@ -484,9 +498,7 @@ def _scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tupl
         return None
     if not graphs:
         return [], tensors
-    if name_stop - name_first > MAX_ATTRIBUTE_NAME_BYTES:
-        raise WireError(f"the name of an attribute with a graph has {name_stop - name_first} bytes", name_first)
-    name = data[name_first:name_stop].decode(errors="replace")
+    name = _path_name(data, name_first, name_stop, MAX_BODY_NAME_BYTES)
     if not name or not name.isprintable() or "/" in name:
         raise WireError(f"{name!r} is no name for an attribute with a graph", name_first)
     lists = [field for field in graphs if field[0] == _ATTRIBUTE_GRAPHS]
@@ -496,6 +508,15 @@ def _scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tupl
     bodies = [(name, field) for field in single]
     bodies.extend((f"{name}[{index}]", field) for index, field in enumerate(lists))
     return sorted(bodies, key=lambda body: body[1][1]), tensors
+
+
+def _path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:
+    if stop - first > longest_bytes:
+        raise WireError(f"a function or attribute has a name of {stop - first} bytes", first)
+    try:
+        return data[first:stop].decode()
+    except UnicodeDecodeError:
+        raise WireError("a string is not valid UTF-8", first) from None
 
 
 class _Reader:
@@ -600,7 +621,7 @@ class _Reader:
                 self.spend(at)
                 values[tag].append(Value(self.text(first, stop), 0, None))
             elif tag in identity:
-                identity[tag] = self.text(first, stop)
+                identity[tag] = _path_name(self.data, first, stop, MAX_FUNCTION_NAME_BYTES)
         name, domain, overload = identity.values()
         inputs, outputs = values.values()
         return Function(domain, name, overload, Graph(name, nodes, tuple(inputs), tuple(outputs), (), tuple(external)))
@@ -793,7 +814,7 @@ class _Rewriter:
     def function_path(self, start: int, end: int) -> str:
         found = last_fields(self.data, start, end, _FUNCTION_IDENTITY)
         domain, name, overload = (
-            self.data[slice(*found.get(tag >> 3, (0, 0)))].decode(errors="replace")
+            _path_name(self.data, *found.get(tag >> 3, (start, start)), MAX_FUNCTION_NAME_BYTES)
             for tag in (_FUNCTION_DOMAIN, _FUNCTION_NAME, _FUNCTION_OVERLOAD)
         )
         return _function_path(domain, name, overload)

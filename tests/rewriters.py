@@ -1,0 +1,261 @@
+"""What other people's tools do to an ONNX file: each rewriter reads one file and writes another.
+
+`REWRITERS` holds them by name; those in `LOSSLESS` keep every value that they keep the name of, within rounding.
+`optimum-O1` to `optimum-O3` want the package directory around the file, for its config.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+Rewriter = Callable[[Path, Path], None]
+REWRITERS: dict[str, Rewriter] = {}
+LOSSLESS = {
+    "ort-basic", "ort-extended", "ort-all", "optimum-O1", "optimum-O2", "onnxslim", "version-converter",
+    "shape-inference", "onnxscript", "inliner",
+}  # fmt: skip
+
+CHAINS: dict[str, tuple[str, ...]] = {
+    "slim+O2+dynamic+all": ("onnxslim", "optimum-O2", "dynamic", "ort-all"),
+    "O1+fp16+slim": ("optimum-O1", "fp16", "onnxslim"),
+    "basic+dynamic+extended": ("ort-basic", "dynamic", "ort-extended"),
+}
+
+
+def _rewriter(name: str) -> Callable[[Rewriter], Rewriter]:
+    def add(function: Rewriter) -> Rewriter:
+        REWRITERS[name] = function
+        return function
+
+    return add
+
+
+def rewrite(name: str, source: Path, target: Path) -> Path:
+    """Runs one rewriter, or a chain of them, and returns the file it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    steps = CHAINS.get(name, (name,))
+    for number, step in enumerate(steps):
+        directory = target.parent / f".{target.stem}-{number}"
+        directory.mkdir(exist_ok=True)
+        for config in source.parent.glob("*.json"):
+            shutil.copy(config, directory)
+        REWRITERS[step](source, directory / target.name)
+        source = directory / target.name
+    shutil.copy(source, target)
+    return target
+
+
+def session_options(**settings: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    for key, value in settings.items():
+        setattr(options, key, value)
+    return options
+
+
+def _ort(level: str) -> Rewriter:
+    def run(source: Path, target: Path) -> None:
+        import onnxruntime
+
+        options = session_options(
+            graph_optimization_level=getattr(onnxruntime.GraphOptimizationLevel, level),
+            optimized_model_filepath=str(target),
+        )
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+    return run
+
+
+for _name, _level in (("basic", "BASIC"), ("extended", "EXTENDED"), ("all", "ALL")):
+    REWRITERS[f"ort-{_name}"] = _ort(f"ORT_ENABLE_{_level}")
+
+
+def _optimum(level: str) -> Rewriter:
+    def run(source: Path, target: Path) -> None:
+        from optimum.onnxruntime import ORTOptimizer
+        from optimum.onnxruntime.configuration import AutoOptimizationConfig
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(source.parent)
+        optimizer = ORTOptimizer([source], config=config)
+        optimizer.optimize(
+            getattr(AutoOptimizationConfig, level)(),
+            save_dir=target.parent,
+            file_suffix="",
+        )
+        made = target.parent / source.name
+        if made != target:
+            made.replace(target)
+
+    return run
+
+
+for _level in ("O1", "O2", "O3"):
+    REWRITERS[f"optimum-{_level}"] = _optimum(_level)
+
+
+@_rewriter("dynamic")
+def _dynamic(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
+
+
+class Calibration:
+    """Two random batches."""
+
+    def __init__(self, source: Path) -> None:
+        self.left = [sample_inputs(source, seed=seed) for seed in (0, 1)]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self.left.pop() if self.left else None
+
+    def __iter__(self) -> Calibration:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        feed = self.get_next()
+        if feed is None:
+            raise StopIteration
+        return feed
+
+
+def _static(format_name: str) -> Rewriter:
+    def run(source: Path, target: Path) -> None:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+        CalibrationDataReader.register(Calibration)
+        quantize_static(source, target, Calibration(source), quant_format=getattr(QuantFormat, format_name))
+
+    return run
+
+
+REWRITERS["static-qdq"] = _static("QDQ")
+REWRITERS["static-qoperator"] = _static("QOperator")
+
+
+@_rewriter("onnxslim")
+def _slim(source: Path, target: Path) -> None:
+    import onnxslim
+
+    onnxslim.slim(str(source), str(target))
+
+
+@_rewriter("fp16")
+def _fp16(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True, disable_shape_infer=True), target)
+
+
+@_rewriter("version-converter")
+def _version(source: Path, target: Path) -> None:
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(source)
+    now = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    onnx.save(version_converter.convert_version(model, max(now + 1, 18)), target)
+
+
+@_rewriter("shape-inference")
+def _shapes(source: Path, target: Path) -> None:
+    import onnx
+
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.load(source), data_prop=True), target)
+
+
+@_rewriter("onnxscript")
+def _onnxscript(source: Path, target: Path) -> None:
+    import onnx
+    import onnxscript.optimizer
+
+    onnx.save(onnxscript.optimizer.optimize(onnx.load(source)), target)
+
+
+@_rewriter("inliner")
+def _inliner(source: Path, target: Path) -> None:
+    import onnx
+    import onnx.inliner
+
+    onnx.save(onnx.inliner.inline_local_functions(onnx.load(source)), target)
+
+
+@_rewriter("extract")
+def _extract(source: Path, target: Path) -> None:
+    """The middle third of the main graph."""
+    import onnx
+    from onnx.utils import Extractor
+
+    model = onnx.load(source)
+    nodes = model.graph.node
+    middle = nodes[2 * len(nodes) // 3]
+    cut = nodes[len(nodes) // 3]
+    inputs = [value.name for value in model.graph.input] + [cut.output[0]]
+    model = onnx.shape_inference.infer_shapes(model)
+    known = {value.name for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    wanted = [name for name in inputs if name in known]
+    outputs = [next(name for name in reversed([n.output[0] for n in nodes]) if name in known)]
+    if middle.output[0] in known:
+        outputs = [middle.output[0]]
+    onnx.save(Extractor(model).extract_model(wanted, outputs), target)
+
+
+# --- Inputs -------------------------------------------------------------------------------------------------------
+
+_SIZES = {"batch_size": 2, "sequence_length": 6, "past_sequence_length": 4, "decoder_sequence_length": 3,
+          "past_decoder_sequence_length": 4, "encoder_sequence_length": 6, "encoder_sequence_length_out": 6}  # fmt: skip
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
+
+
+def _dimension(text: str) -> int:
+    """The size of a dimension such as `past_sequence_length + 1`; symbols that are not known are 2."""
+
+    def value(node: Any) -> int:
+        if isinstance(node, ast.BinOp):
+            return int(_OPERATORS[type(node.op)](value(node.left), value(node.right)))
+        return int(node.value) if isinstance(node, ast.Constant) else _SIZES.get(node.id, 2)
+
+    return value(ast.parse(re.sub(r"[^\w+*/ -]", "_", text), mode="eval").body)
+
+
+_IMAGE = {"num_channels": 3, "height": 32, "width": 32}
+
+
+def sample_inputs(file: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Random inputs that fit the file: ids below 30, masks of ones, normal floats."""
+    from optimum_htp.onnxfile import read_model
+
+    random = np.random.default_rng(seed)
+    graph = read_model(file).graph
+    stored = {tensor.name for tensor in graph.initializers}
+    feed: dict[str, Any] = {}
+    for value in graph.inputs:
+        if value.name in stored:
+            continue
+        shape = [
+            size if isinstance(size, int) else _IMAGE.get(size) or _dimension(size) if size else 2
+            for size in value.shape or ()
+        ]
+        if value.elem_type in (6, 7):
+            kind = np.int32 if value.elem_type == 6 else np.int64
+            ones = "mask" in value.name
+            feed[value.name] = np.ones(shape, kind) if ones else random.integers(1, 2 if "type" in value.name else 30, shape).astype(kind)
+        elif value.elem_type == 9:
+            feed[value.name] = np.ones(shape, bool)
+        else:
+            feed[value.name] = random.standard_normal(shape).astype(np.float16 if value.elem_type == 10 else np.float32)
+    return feed

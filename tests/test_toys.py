@@ -1,0 +1,74 @@
+"""Toy nets that carry their truth, each nasty in one way: every node of the operators they name has its owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from toynets import TOYS, Owner, ToyNet
+
+from optimum_htp.hierarchy import tag_module_path
+from optimum_htp.onnxfile import Graph
+from optimum_htp.tagging import tag_model
+from optimum_htp.tracing import ModuleTap
+
+
+def _depth_first(path: str, graph: Graph):
+    for position, node in enumerate(graph.nodes):
+        yield (path, position), node
+        for attribute, body in node.bodies:
+            yield from _depth_first(f"{path}/{position}.{attribute}" if path else f"{position}.{attribute}", body)
+
+
+def _tagged(toy: ToyNet, tmp_path: Path):
+    with ModuleTap() as tap:
+        net = toy.export(tmp_path / "net.onnx")
+    export = tap.exports[0]
+    return net, export, tag_model(export.model, export.trace)
+
+
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_every_node_has_its_owner(toy: ToyNet, tmp_path: Path) -> None:
+    """The module and the call of each node of the toy's operators, in the file's order."""
+    _, export, tags = _tagged(toy, tmp_path)
+    found: dict[str, list[Owner]] = {}
+    sources: dict[str, set[str]] = {}
+    for key, node in _depth_first("", export.model.graph):
+        tag = tags[key]
+        found.setdefault(node.op_type, []).append(Owner(tag_module_path(tag.tag), tag.call or 0))
+        sources.setdefault(node.op_type, set()).add(tag.source)
+    assert {op: tuple(found.get(op, ())) for op in toy.expected} == dict(toy.expected)
+    assert all(sources[op] == {"scope"} for op in toy.expected if op in sources and op not in toy.unscoped)
+    assert all("unresolved" not in kinds for kinds in sources.values())
+
+
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_paths_lead_to_the_modules(toy: ToyNet, tmp_path: Path) -> None:
+    """Every tag is taken by `get_submodule` where names are such as it takes, and leads to a module of its class."""
+    net, _, tags = _tagged(toy, tmp_path)
+    for tag in tags.values():
+        path = tag_module_path(tag.tag)
+        if "%2E" not in tag.tag:
+            assert type(net.get_submodule(path)).__name__ == tag.tag.rpartition("/")[2].split(".")[0]
+
+
+@pytest.mark.parametrize("toy", [toy for toy in TOYS.values() if toy.parameters], ids=lambda toy: toy.name)
+def test_parameters_have_their_holders(toy: ToyNet, tmp_path: Path) -> None:
+    """The trace knows which module holds each parameter."""
+    _, export, _ = _tagged(toy, tmp_path)
+    assert {name: ".".join(export.trace.tensors[name]) for name in toy.parameters} == dict(toy.parameters)
+
+
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_watching_changes_nothing(toy: ToyNet, tmp_path: Path) -> None:
+    """The exported bytes are those of an unwatched export, and the model has no hook left."""
+    toy.export(tmp_path / "plain.onnx")
+    net = toy.build()
+    with ModuleTap():
+        toy.export(tmp_path / "watched.onnx", net)
+    assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "watched.onnx").read_bytes()
+    before = toy.build()
+    for name, module in net.named_modules():
+        fresh = before.get_submodule(name) if name else before
+        assert len(module._forward_pre_hooks) == len(fresh._forward_pre_hooks)
+        assert len(module._forward_hooks) == len(fresh._forward_hooks)
