@@ -7,7 +7,13 @@ How a value's call is known. The TorchScript exporter pushes a scope `class::nam
 names the nodes by the `name` parts alone. The `class` part is free, so a forward pre-hook, which runs just before the
 push, writes the number of the call there. When the exporter assigns the names (`_jit_pass_onnx_assign_scoped_names_…`)
 the scope of every node is still on it: its number is read off, exactly, with nothing to parse and no extra forward
-pass. The file that comes out is byte for byte the one that comes out without us.
+pass.
+
+A scripted function (`torch.jit.script`) is traced as one call, which does have a scope, and inlined later, when what is
+inlined has none. Its call is put between two marks, and what stands between them after the inlining gets the marks'
+scope: one whose name has no `::`, which the exporter passes over when it names the nodes.
+
+The file that comes out is byte for byte the one that comes out without us.
 """
 
 from __future__ import annotations
@@ -35,6 +41,10 @@ logger = logging.getLogger(__name__)
 # The mark that carries a call's number in the class part of a scope.
 _CALL_MARK = "optimum_htp.call."
 _NAMING_PASS = "_jit_pass_onnx_assign_scoped_names_for_node_and_value"
+_INLINING_PASS = "_jit_pass_inline"
+# A mark is a node without inputs and outputs, of a kind that no pass takes for dead code.
+_MARK_KIND = "prim::Print"
+_MARK_ATTRIBUTE = "optimum_htp_mark"
 _MAX_ALIASES = 100_000
 _tap_lock = threading.RLock()
 
@@ -189,7 +199,8 @@ class _CallRecorder:
         try:
             for module, _ in self._modules.values():
                 self._hook(module)
-            self._hooks.enter_context(_naming_pass_observed(self._read_scopes))
+            self._hooks.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
+            self._hooks.enter_context(_pass_extended(_NAMING_PASS, after=self._read_scopes))
         except BaseException:
             self._hooks.close()
             raise
@@ -216,6 +227,7 @@ class _CallRecorder:
     def _enter_call(self, module: torch.nn.Module, _: object) -> None:
         import torch
 
+        self._mark_scripted_calls()
         if not self._stack and module is self._model:  # an exporter that runs the model again starts anew
             self._calls.clear()
             self._counts.clear()
@@ -232,6 +244,7 @@ class _CallRecorder:
             scopes[module] = torch._C._jit_onnx_create_full_scope_name(f"{_CALL_MARK}{number}", name)
 
     def _leave_call(self, *_: object) -> None:
+        self._mark_scripted_calls()
         if self._stack:
             self._stack.pop()
 
@@ -243,6 +256,25 @@ class _CallRecorder:
         below = [path for path in paths if path[: len(caller)] == caller]
         children = (path for path in below if len(path) == len(caller) + 1)
         return next(children, below[0] if below else paths[0])
+
+    def _mark_scripted_calls(self) -> None:
+        """Puts each scripted function that was called since the last module call began or ended between two marks."""
+        import torch
+
+        state = torch._C._get_tracing_state()
+        if state is None or not self._stack:
+            return
+        node = state.graph().insertPoint().prev()
+        while node.kind() not in ("prim::Return", "prim::Param", "prim::TracedModuleForward", _MARK_KIND):
+            before = node.prev()
+            if node.kind() == "prim::CallFunction":
+                state.push_scope(f"{_CALL_MARK}{self._stack[-1]}")
+                for insert in ("insertBefore", "insertAfter"):
+                    mark = state.graph().create(_MARK_KIND, 0)
+                    mark.i_(_MARK_ATTRIBUTE, 1)
+                    getattr(mark, insert)(node)
+                state.pop_scope()
+            node = before
 
     def _read_scopes(self, graph: Any) -> None:
         self._scopes.clear()
@@ -262,30 +294,50 @@ def _graph_nodes(block: Any) -> Iterator[Any]:
             yield from _graph_nodes(inner)
 
 
-@contextmanager
-def _naming_pass_observed(observe: Callable[[Any], None]) -> Iterator[None]:
-    """Calls `observe(graph)` right after the exporter has named the nodes and values of its graph.
+def _scope_what_was_inlined(graph: Any) -> None:
+    """Gives what stands between two marks, and has no scope of its own, the marks' scope; removes the marks."""
+    mark = None
+    for node in list(graph.nodes()):
+        if node.kind() == _MARK_KIND and node.hasAttribute(_MARK_ATTRIBUTE):
+            if mark is not None:
+                mark.destroy()
+                node.destroy()
+            mark = node if mark is None else None
+        elif mark is not None:
+            for inlined in (node, *(inner for block in node.blocks() for inner in _graph_nodes(block))):
+                if not inlined.scopeName():
+                    inlined.copyMetadata(mark)
 
-    The pass is private to torch. Where it is gone, nothing is observed, and tagging falls back on the names.
+
+@contextmanager
+def _pass_extended(
+    name: str, *, before: Callable[[Any], None] | None = None, after: Callable[[Any], None] | None = None
+) -> Iterator[None]:
+    """Calls functions with the graph right before and after one of the exporter's passes runs.
+
+    The passes are private to torch. Where one is gone, nothing is called: then tags are decided by weaker evidence.
     """
     import torch
 
-    original = getattr(torch._C, _NAMING_PASS, None)
+    original = getattr(torch._C, name, None)
     if original is None:
-        logger.warning("This torch has no %s: tags are decided from node names alone.", _NAMING_PASS)
+        logger.warning("This torch has no %s: tags are decided by weaker evidence.", name)
         yield
         return
 
-    def observed(graph: Any) -> Any:
-        result = original(graph)
-        observe(graph)
+    def extended(graph: Any, *args: Any) -> Any:
+        if before is not None:
+            before(graph)
+        result = original(graph, *args)
+        if after is not None:
+            after(graph)
         return result
 
-    setattr(torch._C, _NAMING_PASS, observed)
+    setattr(torch._C, name, extended)
     try:
         yield
     finally:
-        setattr(torch._C, _NAMING_PASS, original)
+        setattr(torch._C, name, original)
 
 
 _Registered = dict[int, tuple["torch.nn.Module", list[ModulePath]]]

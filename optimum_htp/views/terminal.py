@@ -1,13 +1,8 @@
-"""Where views print: a terminal, a pipe or a file, and text from files made harmless for it."""
+"""Text for people: whether a terminal is there to show it, and names from files made harmless for it."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, TextIO
-
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import TextIO
 
 
 def printable(text: str) -> str:
@@ -31,15 +26,17 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """A rich console that prints what it is given: no markup, no emoji codes, no highlighting.
+def short_count(number: int) -> str:
+    """A count in at most six characters, in thousands (K), millions (M), billions (B) or trillions (T).
 
-    A reader that goes away is an ordinary `BrokenPipeError`, where rich would end the process.
+    >>> short_count(9_999), short_count(12_345), short_count(109_482_240)
+    ('9,999', '12.3K', '109M')
     """
-    from rich.console import Console
-
-    class PlainConsole(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # noqa: PLE0704 (rich calls this from its `except BrokenPipeError`)
-
-    return PlainConsole(file=stream or sys.stdout, markup=False, emoji=False, highlight=False)
+    if number < 10_000:
+        return f"{number:,}"
+    value, unit = float(number), ""
+    for unit in "KMBT":
+        value /= 1000
+        if value < 999.5:
+            break
+    return f"{value:.{0 if value >= 99.95 else 1}f}{unit}"
