@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from optimum_htp.annotations import HtpOptions
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
+    from optimum_htp.modeling import AutoModelForONNX
     from optimum_htp.package import HtpPackage, load_package, strip
+    from optimum_htp.packing import pack, unpack
 
 
 __version__ = "0.1.0"
@@ -27,6 +29,9 @@ _HOMES = {
     "HtpPackage": "package",
     "load_package": "package",
     "strip": "package",
+    "pack": "packing",
+    "unpack": "packing",
+    "AutoModelForONNX": "modeling",
     "HtpError": "errors",
     "ModelTooLargeError": "errors",
     "OnnxFileError": "errors",
@@ -44,6 +49,10 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "HtpPackage",
     "load_package",
     "strip",
+    "pack",
+    "unpack",
+    # Running them.
+    "AutoModelForONNX",
     # Errors.
     "HtpError",
     "ModelTooLargeError",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, escape_name
 from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata
+from optimum_htp.packed import is_pack_key
 
 
 PREFIX = "pkg.optimum_htp."
@@ -40,14 +41,15 @@ class HtpOptions:
 def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
     """A test for the metadata keys of a file that we wrote: those with our prefix, and those that the model lists.
 
-    What a file says of itself is not believed: only keys that we ever write can be ours.
+    What a file says of itself is not believed: only keys that we ever write can be ours. The files in a packed file
+    are not metadata of its nodes: whoever writes tags leaves them where they are.
     """
     try:
         listed = json.loads(model.metadata.get(KEYS, "[]"))
     except (ValueError, RecursionError):
         listed = []
     borrowed = {key for key in (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY) if isinstance(listed, list) and key in listed}
-    return lambda key: key.startswith(PREFIX) or key in borrowed
+    return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
 
 
 def write_tags(

@@ -30,6 +30,7 @@ from optimum_htp.hierarchy import (
     tree_of_tags,
 )
 from optimum_htp.onnxfile import OnnxModel, graph_digest, node_id, read_model
+from optimum_htp.packed import read_packed
 
 
 SIDECAR = "export_metadata.json"
@@ -146,17 +147,28 @@ class Sidecar:
         try:
             if path.stat().st_size > _MAX_SIDECAR_BYTES:
                 raise PackageError(f"{path}: too large to be an export's metadata; delete it and export again")
-            document = json.loads(path.read_bytes())
+            content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
+        return cls.parse(content, where=str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, *, where: str) -> Sidecar:
+        """Reads what `export_metadata.json` holds; `where` names it in errors.
+
+        Raises:
+            PackageError: It is not what an export writes.
+        """
+        try:
+            document = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise PackageError(f"{path}: not JSON ({error}); delete it and export again") from error
+            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
         try:
             return _parse(document)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            message = f"{path}: not written by optimum_htp ({type(error).__name__}: {error}); delete it, export again"
+            message = f"{where}: not written by optimum_htp ({type(error).__name__}: {error}); delete it, export again"
             raise PackageError(" ".join(message.split())) from error
 
 
@@ -219,27 +231,42 @@ class HtpFile:
 
 
 class HtpPackage:
-    """An exported package: a directory as Optimum writes it, or a single ONNX file.
+    """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`packing`) or not.
 
     Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read.
 
     Attributes:
         path: The directory or the file.
         directory: The directory that file names are relative to.
+        packed: What a packed file carries; None for a directory, and for a file that is not packed.
         sidecar: The content of `export_metadata.json`, None where there is none.
         files: The ONNX files by their path in the package.
 
     Raises:
         PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
+        OnnxFileError: The path is that of a file, and it is no ONNX model.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.directory = self.path if self.path.is_dir() else self.path.parent
         found = onnx_files(self.path)
-        self.sidecar = Sidecar.read(self.directory)
+        model = read_model(self.path) if self.path.is_file() else None
+        self.packed = read_packed(model) if model is not None else None
+        if self.packed is None:
+            self.sidecar = Sidecar.read(self.directory)
+        else:
+            # What lies beside a packed file has nothing to do with it.
+            content = self.packed.read(SIDECAR)
+            where = f"{self.path}: {SIDECAR}"
+            self.sidecar = Sidecar.parse(content, where=where) if content is not None else None
         records = self.sidecar.files if self.sidecar is not None else {}
-        self.files = {name: HtpFile(name, file, records.get(name)) for name, file in found.items()}
+        self.files = {}
+        for name, path_of_file in found.items():
+            recorded = records.get(name if self.packed is None else self.packed.onnx_name)
+            self.files[name] = HtpFile(name, path_of_file, recorded)
+            if model is not None:
+                self.files[name].model = model
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -252,7 +279,11 @@ class HtpPackage:
             PackageError: It is no JSON object.
         """
         for name in ("config.json", "model_index.json"):
-            config = read_json_object(self.directory / name)
+            if self.packed is None:
+                config = read_json_object(self.directory / name)
+            else:
+                content = self.packed.read(name)
+                config = None if content is None else _json_object(content, f"{self.path}: {name}")
             if config is not None:
                 return config
         return None
@@ -293,7 +324,9 @@ def strip(path: str | Path) -> list[str]:
     path = Path(path)
     files = onnx_files(path)
     for file in files.values():
-        read_model(file)  # one that is broken is told of before anything is changed
+        # One that is broken, or holds more than tags, is told of before anything is changed.
+        if read_packed(read_model(file)) is not None:
+            raise PackageError(f"{file}: a packed file; unpack it first: optimum-cli htp unpack {file} DIR")
     changed = []
     sidecar = path / SIDECAR
     if sidecar.is_file():
@@ -337,15 +370,21 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise PackageError(f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes, which no config is")
-        value = json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
+    return _json_object(content, str(path))
+
+
+def _json_object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise PackageError(f"{path}: not JSON: {error}") from error
+        raise PackageError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise PackageError(f"{path}: holds no JSON object")
+        raise PackageError(f"{where}: holds no JSON object")
     return value
 
 

@@ -117,5 +117,5 @@ def _unusable(output: Path, error: OSError) -> str:
         errno.EROFS: "the file system is read-only: give another path",
         errno.ENOSPC: "no space is left: free some or give a path on another disk",
     }
-    reason = advice.get(error.errno or 0, error.strerror or str(error))
+    reason = advice.get(error.errno or 0) or f"{error.strerror or error}: give another path"
     return f"cannot write the package to {output}: {reason}"

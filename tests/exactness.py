@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+
 from optimum_htp.export import main_export
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.package import HtpPackage
@@ -48,10 +49,8 @@ def check_export(
     export_plain: Callable[[Path], Any], model: Path, output: Path, **kwargs: Any
 ) -> tuple[Verdict, HtpPackage]:
     """Exports with `optimum_htp.main_export` and compares with the oracle's reading of Optimum's own export."""
-    import torch
-
     truth = oracle.collect_oracle(export_plain)
-    torch.manual_seed(0)
+    oracle.seed_everything()
     main_export(str(model), output, do_validation=False, **kwargs)
     package = HtpPackage(output)
     return check_package(package, truth), package

@@ -20,6 +20,7 @@ copied to it).
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
@@ -119,7 +121,7 @@ def collect_oracle(export: Callable[[Path], Any], *, seed: int = 0) -> dict[str,
     Args:
         export: writes one or several ONNX files below the directory it is given, by way of ``torch.onnx.export``.
             It is called twice, with an empty directory each time, and must do the same both times.
-        seed: what torch is seeded with before each run.
+        seed: what is seeded before each run.
 
     Returns:
         For each ``torch.onnx.export`` call, by the file's path below the directory (``#2`` and so on is appended
@@ -134,18 +136,21 @@ def collect_oracle(export: Callable[[Path], Any], *, seed: int = 0) -> dict[str,
             directory, raw = Path(scratch, name), Path(scratch, f"{name}-raw")
             directory.mkdir()
             raw.mkdir()
-            state = torch.get_rng_state()
-            torch.manual_seed(seed)
-            try:
-                with oracle_scopes(directory, raw, spell_calls=name == "oracle") as exports:
-                    export(directory)
-            finally:
-                torch.set_rng_state(state)
+            seed_everything(seed)
+            with oracle_scopes(directory, raw, spell_calls=name == "oracle") as exports:
+                export(directory)
             runs.append(exports)
         plain, spelled = runs
         if [export.label for export in plain] != [export.label for export in spelled]:
             raise OracleMismatchError(f"different files: {[e.label for e in plain]} and {[e.label for e in spelled]}")
         return {one.label: _align(one, other) for one, other in zip(plain, spelled, strict=True)}
+
+
+def seed_everything(seed: int = 0) -> None:
+    """Seed all that dummy inputs are drawn from; what a mixture of experts exports depends on them."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 @contextlib.contextmanager

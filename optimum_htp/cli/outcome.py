@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable
 
 from optimum_htp.errors import HtpError
+from optimum_htp.views.terminal import printable
 
 
 FAULT = 2

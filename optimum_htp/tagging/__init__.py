@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from optimum_htp.hierarchy import NodeKey, NodeTag
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.tagging import dataflow, metadata, parameter, scope
+from optimum_htp.tagging import dataflow, metadata, names, parameter, scope
 from optimum_htp.tagging.evidence import Evidence, Owner
 from optimum_htp.tracing import ModuleTrace
 
@@ -20,6 +20,7 @@ Rule = Callable[[NodeKey, Evidence], "Owner | None"]
 RULES: tuple[tuple[str, Rule], ...] = (
     ("metadata", metadata.decide),
     ("scope", scope.decide),
+    ("scope", names.decide),
     ("parameter", parameter.decide),
     ("dataflow", dataflow.decide_by_consumers),
 )
@@ -40,6 +41,12 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
         A tag for each node; unresolved nodes carry the root's.
     """
     evidence = Evidence(model, trace)
+    tree = trace.tree
+    evidence.doubtful.update(key for key, node in evidence.nodes.items() if metadata.in_doubt(node, tree))
+    if not trace.scopes:
+        read = names.read_names(model, trace)
+        evidence.named.update(read.owners)
+        evidence.doubtful.update(read.doubtful)
     for key in reversed(evidence.order):
         _try(RULES, key, evidence)
     for key in evidence.order:

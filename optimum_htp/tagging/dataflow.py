@@ -8,11 +8,17 @@ from optimum_htp.tagging.evidence import Evidence, Owner
 
 def decide_by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The lowest module that contains all the nodes that read the node's outputs."""
+    if key in evidence.doubtful or evidence.readers_in_doubt(key):
+        evidence.doubtful.add(key)
+        return None
     return evidence.common(evidence.consumer_owners(key))
 
 
 def decide_by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
     """For a node that nothing reads, the lowest module that contains what it reads, else its holder's owner."""
+    if key in evidence.doubtful or evidence.writers_in_doubt(key):
+        evidence.doubtful.add(key)
+        return None
     owner = evidence.common(evidence.producer_owners(key))
     holder = evidence.enclosing(key)
     if owner is None and holder is not None:

@@ -27,6 +27,9 @@ class Evidence:
         nodes: The nodes by key.
         owners: What has been decided.
         sources: The kind of evidence that decided it.
+        named: The owners that the names of nodes spell; empty where the trace recorded the scopes themselves.
+        doubtful: Nodes that no data flow may decide: what they say of their module can't be read, or, where nothing
+            else decides, a node around them is one.
     """
 
     def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:
@@ -35,6 +38,8 @@ class Evidence:
         self.nodes: dict[NodeKey, Node] = {}
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
+        self.named: dict[NodeKey, Owner] = {}
+        self.doubtful: set[NodeKey] = set()
         self._consumers: dict[NodeKey, list[NodeKey]] = {}
         self._producers: dict[NodeKey, list[NodeKey]] = {}
         self._enclosing: dict[str, NodeKey] = {}
@@ -45,6 +50,14 @@ class Evidence:
             self._functions[path] = (function.domain, function.name)
             self._index(path, function.graph, ())
         self._index("", model.graph, ())
+
+    def readers_in_doubt(self, key: NodeKey) -> bool:
+        """Whether a node that reads what a node writes is undecided and will stay so."""
+        return any(each in self.doubtful and each not in self.owners for each in self._consumers.get(key, ()))
+
+    def writers_in_doubt(self, key: NodeKey) -> bool:
+        """Whether a node that writes what a node reads is undecided and will stay so."""
+        return any(each in self.doubtful and each not in self.owners for each in self._producers.get(key, ()))
 
     def consumer_owners(self, key: NodeKey) -> list[Owner]:
         """The owners of the nodes that read what a node writes; in a function without any, those of its callers."""

@@ -1,8 +1,55 @@
-"""Text for people: whether a terminal is there to show it, and names from files made harmless for it."""
+"""Text for people: tables on a terminal or in a pipe, and names from files made harmless."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TextIO
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its title, and whether it holds numbers, which stand on the right."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a table; a faint one matters less."""
+
+    cells: tuple[str, ...]
+    faint: bool = False
+
+
+def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
+    """Prints a table: coloured and cut to the width of a terminal, else plain and as wide as it takes.
+
+    Args:
+        columns: Its columns.
+        lines: Its lines, with a cell for each column, made `printable`.
+        stream: Where to print.
+    """
+    if is_terminal(stream):
+        _print_coloured(columns, lines, stream)
+    else:
+        listed = [Line(tuple(column.title for column in columns)), *lines]
+        stream.writelines(f"{line}\n" for line in _aligned(columns, listed))
+
+
+def print_heading(title: str, details: Iterable[str], stream: TextIO) -> None:
+    """Prints what stands above a table, made `printable`: on a terminal the title bold and the details faint."""
+    if not is_terminal(stream):
+        stream.writelines(f"{line}\n" for line in (title, *details))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=stream)
+    console.print(Text(title, style="bold"))
+    for line in details:
+        console.print(Text(line, style="dim"))
 
 
 def printable(text: str) -> str:
@@ -35,8 +82,31 @@ def short_count(number: int) -> str:
     if number < 10_000:
         return f"{number:,}"
     value, unit = float(number), ""
-    for unit in "KMBT":
+    for unit in "KMBT":  # noqa: B007 (the unit that is left is the one to use)
         value /= 1000
         if value < 999.5:
             break
     return f"{value:.{0 if value >= 99.95 else 1}f}{unit}"
+
+
+def _aligned(columns: Sequence[Column], lines: Sequence[Line]) -> Iterable[str]:
+    widths = [max(len(line.cells[position]) for line in lines) for position in range(len(columns))]
+    for line in lines:
+        padded = [
+            cell.rjust(width) if column.number else cell.ljust(width)
+            for cell, width, column in zip(line.cells, widths, columns, strict=True)
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(Text, line.cells), style="dim" if line.faint else "")
+    Console(file=stream).print(table)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from optimum_htp.hierarchy import SOURCES
 from optimum_htp.package import SIDECAR
-from optimum_htp.views.terminal import is_terminal, printable, short_count
+from optimum_htp.views.terminal import Column, Line, print_heading, print_table, printable, short_count
 from optimum_htp.views.tree import FileTree, ModuleRow, NodeRow, TreeReport
 
 
-_COLUMNS = ("module", "class", "calls", "nodes", "own", "parameters")
-_NUMBERS = slice(2, 6)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line of the table; `faint` for modules that own no nodes, also below, and for nodes."""
-
-    cells: tuple[str, ...]
-    faint: bool
+_COLUMNS = (
+    Column("module"),
+    Column("class"),
+    Column("calls", True),
+    Column("nodes", True),
+    Column("own", True),
+    Column("parameters", True),
+)
+_EVIDENCE = Column("evidence")
 
 
 def print_trees(report: TreeReport, *, nodes: bool = False, stream: TextIO | None = None) -> None:
@@ -38,10 +37,11 @@ def print_trees(report: TreeReport, *, nodes: bool = False, stream: TextIO | Non
     for position, tree in enumerate(report.files):
         if position:
             print(file=stream)
-        if is_terminal(stream):
-            _print_table(tree, stream, nodes=nodes)
-        else:
-            stream.write("\n".join((*_heading(tree), "", *_plain(tree, nodes=nodes, unicode=_unicode(stream)))) + "\n")
+        title, *details = _heading(tree)
+        print_heading(title, details, stream)
+        print(file=stream)
+        columns = (*_COLUMNS, _EVIDENCE) if nodes else _COLUMNS
+        print_table(columns, _lines(tree, nodes=nodes, unicode=_unicode(stream)), stream)
 
 
 def trees_document(report: TreeReport, *, nodes: bool = False) -> dict[str, Any]:
@@ -89,51 +89,100 @@ def _heading(tree: FileTree) -> Iterator[str]:
         yield f"read from the nodes, without {SIDECAR}: calls and parameters may not be known"
 
 
-def _plain(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[str]:
-    lines = [_Line(_columns(nodes), False), *_lines(tree, nodes=nodes, unicode=unicode)]
-    widths = [max(len(line.cells[column]) for line in lines) for column in range(len(lines[0].cells))]
-    for line in lines:
-        padded = [
-            cell.rjust(width) if _NUMBERS.start <= column < _NUMBERS.stop else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line.cells, widths, strict=True))
-        ]
-        yield "  ".join(padded).rstrip()
-
-
-def _print_table(tree: FileTree, stream: TextIO, *, nodes: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(file=stream, highlight=False)
-    name, *rest = _heading(tree)
-    console.print(Text(name, style="bold"))
-    for line in rest:
-        console.print(Text(line, style="dim"))
-    console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column, title in enumerate(_columns(nodes)):
-        number = _NUMBERS.start <= column < _NUMBERS.stop
-        table.add_column(title, justify="right" if number else "left", no_wrap=True, style="cyan" if column == 1 else "")
-    for row in _lines(tree, nodes=nodes, unicode=_unicode(stream)):
-        table.add_row(*map(Text, row.cells), style="dim" if row.faint else "")
-    console.print(table)
-
-
-def _columns(nodes: bool) -> tuple[str, ...]:
-    return (*_COLUMNS, "evidence") if nodes else _COLUMNS
-
-
-def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[_Line]:
+def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[Line]:
     extra = ("",) if nodes else ()
     guides = _guides(tree.rows, unicode=unicode)
-    for row, (guide, inner) in zip(tree.rows, guides, strict=True):
-        hidden = row.modules_below and row is _last_of(tree.rows, row)
-        yield _Line((guide + _label(row), _class(row, hidden=bool(hidden)), *_figures(row), *extra), not row.all_nodes)
+    for position, (row, (guide, inner)) in enumerate(zip(tree.rows, guides, strict=True)):
+        following = tree.rows[position + 1 : position + 2]
+        cut = row.modules_below if not following or following[0].depth <= row.depth else 0
+        yield Line((guide + _label(row), _class(row, cut=cut), *_figures(row), *extra), not row.all_nodes)
         if nodes:
             yield from (_node_line(node, inner) for node in row.nodes)
     if tree.unresolved:
-        figures = ("", f"{len(tree.unresolved):,}", "", "")
-        yield _Line(("(unresolved)", "", *figures, *extra), False)
+        count = f"{len(tree.unresolved):,}"
+        yield Line(("(unresolved)", "", "", count, count, "", *extra))
         if nodes:
-            yield from (_node_line(node, "") for node in tree.unresolved)
+            yield from (_node_line(node, "   ") for node in tree.unresolved)
+
+
+def _label(row: ModuleRow) -> str:
+    if row.path:
+        return printable(row.attribute)
+    return f"(root: {printable(row.in_model)})" if row.in_model else "(root)"
+
+
+def _class(row: ModuleRow, *, cut: int) -> str:
+    text = printable(row.class_name)
+    if row.alias_of is not None:
+        text += f" (= {printable(row.alias_of) or 'root'})"
+    elif row.aliases:
+        more = f" and {len(row.aliases) - 2} more" if len(row.aliases) > 2 else ""
+        text += f" (also {printable(', '.join(row.aliases[:2]))}{more})"
+    return text + (f" [+{cut:,} below]" if cut else "")
+
+
+def _figures(row: ModuleRow) -> tuple[str, str, str, str]:
+    """Calls, nodes, own nodes and parameters; what belongs to the module stands in the row of its first name only."""
+    calls = parameters = ""
+    if row.alias_of is None:
+        calls = "?" if row.calls is None else f"{row.calls:,}"
+        parameters = "?" if row.parameters is None else short_count(row.parameters)
+    return calls, f"{row.all_nodes:,}", f"{row.own_nodes:,}", parameters
+
+
+def _node_line(node: NodeRow, guide: str) -> Line:
+    where = f"{node.graph}: " if node.graph else ""
+    call = "" if node.call is None else f", call {node.call}"
+    evidence = printable(node.source) + call
+    return Line((f"{guide}- {printable(where + node.id)}", printable(node.operator), "", "", "", "", evidence), True)
+
+
+def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]]:
+    """For each row what stands in front of it, and in front of its nodes."""
+    bar, tee, corner = ("│  ", "├─ ", "└─ ") if unicode else ("|  ", "|- ", "`- ")
+    guides: list[tuple[str, str]] = []
+    # For each depth, from the bottom up: whether another row follows below the same parent.
+    follows: list[bool] = []
+    for row in reversed(rows):
+        follows += [False] * (row.depth + 2 - len(follows))
+        above = "".join(bar if each else "   " for each in follows[1 : row.depth])
+        own = (tee if follows[row.depth] else corner) if row.depth else ""
+        inner = (bar if follows[row.depth] else "   ") if row.depth else ""
+        guides.append((above + own, above + inner + (bar if follows[row.depth + 1] else "   ")))
+        follows[row.depth :] = [True]
+    return guides[::-1]
+
+
+def _unicode(stream: TextIO) -> bool:
+    return (stream.encoding or "utf-8").lower().startswith("utf")
+
+
+def _file_document(tree: FileTree, *, nodes: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "evidence_from": tree.evidence,
+        "counts": asdict(tree.counts),
+        "modules": [_row_document(row, nodes=nodes) for row in tree.rows],
+    }
+    if nodes:
+        document["unresolved"] = [asdict(node) for node in tree.unresolved]
+    return document
+
+
+def _row_document(row: ModuleRow, *, nodes: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "path": row.path,
+        "class": row.class_name,
+        "tag": row.tag,
+        "depth": row.depth,
+        "calls": row.calls,
+        "parameters": row.parameters,
+        "own_nodes": row.own_nodes,
+        "all_nodes": row.all_nodes,
+        "aliases": list(row.aliases),
+        "alias_of": row.alias_of,
+    }
+    if row.in_model is not None:
+        document["in_model"] = row.in_model
+    if nodes:
+        document["nodes"] = [asdict(node) for node in row.nodes]
+    return document

@@ -1,0 +1,36 @@
+"""The verb `pack`: a package as one ONNX file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Pack a package into its one ONNX file: config, tokenizer and all, so that one file is a whole model."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `pack`."""
+    parser.add_argument("package", metavar="PKG", help="The package's directory; it is only read.")
+    parser.add_argument("file", metavar="FILE.onnx", help="The ONNX file to write, outside the package.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file if it is there.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Packs a package and says what was written."""
+    import json
+
+    from optimum_htp.packing import pack
+    from optimum_htp.views.terminal import printable
+
+    written = pack(args.package, args.file, overwrite=args.overwrite)
+    size = written.stat().st_size
+    if args.json:
+        print(json.dumps({"file": str(written), "bytes": size}, indent=2))
+    else:
+        print(f"{printable(str(written))}: {size:,} bytes")
+    return 0

@@ -1,0 +1,73 @@
+"""The commands that `optimum-cli` gets from us: `export htp`, and `htp` with its verbs.
+
+`optimum-cli` loads this at each start, so nothing heavy is imported here: of Optimum, only its own commands. It takes
+no notice of what a command returns and catches nothing, so that each of ours ends the process itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+from optimum.commands.export.onnx import ONNXExportCommand
+
+from optimum_htp.cli.export import add_htp_arguments, export
+from optimum_htp.cli.main import add_verb
+from optimum_htp.cli.outcome import outcome
+from optimum_htp.cli.verbs import VERBS, load_verb
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has no types
+    """`optimum-cli export htp`: Optimum's own ONNX export command with our `main_export`, and our options."""
+
+    COMMAND = CommandInfo(name="htp", help="Export PyTorch to ONNX, with every node tagged with its module")
+
+    @classmethod
+    def of(cls, args: Namespace, parser: ArgumentParser) -> HtpExportCommand:
+        """The command for arguments that were parsed elsewhere."""
+        return cls(None, args, from_defaults_factory=True, parser=parser)
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Adds Optimum's options, and ours."""
+        ONNXExportCommand.parse_args(parser)
+        add_htp_arguments(parser)
+
+    def execute(self) -> int:
+        """Exports and returns the exit code.
+
+        Raises:
+            HtpError: The export failed through the user's or the model's fault.
+            KeyboardInterrupt: It was interrupted.
+        """
+        return export(self.args, super().run)
+
+    def run(self) -> None:
+        """Exports and ends the process."""
+        sys.exit(outcome(self.execute))
+
+
+class _VerbCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no types
+    """A verb as a command of Optimum; which one, its `CommandInfo` says."""
+
+    def parse_args(self, parser: ArgumentParser) -> None:
+        """Adds the verb's arguments."""
+        verb = load_verb(self.COMMAND.name)
+        parser.description = verb.HELP
+        add_verb(parser, verb)
+
+    def run(self) -> None:
+        """Runs the verb and ends the process."""
+        sys.exit(outcome(lambda: self.args.run(self.args)))
+
+
+class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no types
+    """`optimum-cli htp`, whose subcommands are the verbs."""
+
+    COMMAND = CommandInfo(name="htp", help="Look into ONNX packages whose nodes are tagged with their modules")
+    SUBCOMMANDS = tuple(CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS)

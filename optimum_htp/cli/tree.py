@@ -1,0 +1,56 @@
+"""The verb `tree`: the modules of a package, and how many nodes each owns."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Show the modules of a package and the nodes that each of them owns."
+
+_COLUMNS = """\
+columns:
+  module      the module, below its parent; containers stand in front of their child's name (layer.0)
+  class       its class, and the other names that it goes by
+  calls       how often it ran in the trace
+  nodes       nodes that belong to it or to a module below it
+  own         nodes that belong to it
+  parameters  elements of the parameters at and below it (K thousands, M millions, B billions)
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `tree`."""
+    parser.epilog = _COLUMNS
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
+    parser.add_argument("--depth", type=_depth, metavar="N", help="Show N levels of modules below the first.")
+    parser.add_argument(
+        "--module",
+        metavar="GLOB",
+        help="Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer).",
+    )
+    parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; a glob will do.")
+    parser.add_argument("--nodes", action="store_true", help="List the nodes under each module.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Prints the module trees of a package."""
+    from optimum_htp.package import load_package
+    from optimum_htp.views.tree import module_trees
+    from optimum_htp.views.tree_text import print_trees, print_trees_json
+
+    report = module_trees(load_package(args.package), file=args.file, module=args.module, depth=args.depth)
+    show = print_trees_json if args.json else print_trees
+    show(report, nodes=args.nodes)
+    return 0
+
+
+def _depth(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

@@ -1,0 +1,268 @@
+"""Packed files: a whole package in the metadata of its one ONNX file. The format, and reading it.
+
+| key of the model's `metadata_props` | value |
+|---|---|
+| `pkg.optimum_htp.file.<path>` | a file of the package, base64; its path with forward slashes |
+| `pkg.optimum_htp.packed` | JSON: the ONNX file's own path in the package, and where external weights lay |
+
+Weights that were external stand in the ONNX file itself. What a file says is not believed: every name and every size
+is checked before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from optimum_htp.errors import PackageError
+from optimum_htp.onnxfile import OnnxModel
+
+
+FILE_PREFIX = "pkg.optimum_htp.file."
+MANIFEST = "pkg.optimum_htp.packed"
+MANIFEST_VERSION = 1
+
+MAX_FILES = 10_000
+MAX_FILE_BYTES = 200_000_000
+"""How long one packed file may be: the largest tokenizers have some 30 MB."""
+MAX_TOTAL_BYTES = 500_000_000
+MAX_EXTERNAL_BYTES = 1 << 32
+"""How long a file of external weights may be: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
+
+_DEFAULT_NAME = "model.onnx"
+_MAX_MANIFEST_CHARACTERS = 100_000_000
+_MAX_NAME_BYTES, _MAX_PART_BYTES, _MAX_DEPTH = 1024, 255, 32
+_WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
+    f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789"
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTensor:
+    """Where the content of a tensor lay before it was packed.
+
+    Attributes:
+        position: The tensor's number among all that the ONNX file has, in the order of the file.
+        name: Its name.
+        entries: Its `external_data` as written: `location`, `offset`, `length` and whatever else.
+        location: The file, relative to the ONNX file's directory.
+        offset: Bytes from the start of that file.
+        length: Bytes of content.
+    """
+
+    position: int
+    name: str
+    entries: tuple[tuple[str, str], ...]
+    location: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFiles:
+    """What a packed ONNX file carries.
+
+    Attributes:
+        source: The packed file, for messages.
+        onnx_name: The path that the ONNX file itself had in the package.
+        encoded: The other files, base64, by their path in the package.
+        tensors: The tensors whose content was outside the ONNX file.
+        external_sizes: Bytes of each file of external weights, by its path in the package.
+    """
+
+    source: str
+    onnx_name: str
+    encoded: Mapping[str, str]
+    tensors: tuple[ExternalTensor, ...] = ()
+    external_sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None where the package has none of that name.
+
+        Raises:
+            PackageError: It is not base64.
+        """
+        encoded = self.encoded.get(name)
+        if encoded is None:
+            return None
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _damaged(self.source, f"the packed file {name!r} is not base64 ({error})") from error
+
+
+def is_pack_key(key: str) -> bool:
+    """Whether a key of a model's metadata is one that packing writes."""
+    return key == MANIFEST or key.startswith(FILE_PREFIX)
+
+
+def read_packed(model: OnnxModel) -> PackedFiles | None:
+    """What a packed ONNX file carries; None for one that is not packed.
+
+    Raises:
+        PackageError: A name or a size in it is none that packing writes.
+    """
+    source = str(model.path)
+    encoded = {key[len(FILE_PREFIX) :]: value for key, value in model.metadata.items() if key.startswith(FILE_PREFIX)}
+    if not encoded and MANIFEST not in model.metadata:
+        return None
+    manifest = _manifest(source, model.metadata.get(MANIFEST))
+    try:
+        onnx_name, tensors, sizes = _parse_manifest(manifest)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        message = f"{MANIFEST} is not what packing writes ({type(error).__name__}: {error})"
+        raise _damaged(source, message) from error
+    check_sizes({name: len(value) // 4 * 3 for name, value in encoded.items()}, source=source)
+    problem = names_problem([onnx_name, *sizes, *encoded])
+    if problem is not None:
+        raise PackageError(f"{source}: {problem}; nothing was written. Get the file from a source that you trust")
+    return PackedFiles(source, onnx_name, encoded, tensors, sizes)
+
+
+def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
+    """Checks how many files there are, and how long they are.
+
+    Args:
+        sizes: Bytes of each file, by name.
+        source: What holds them, for the message.
+
+    Raises:
+        PackageError: They are too many, or too long.
+    """
+    if len(sizes) > MAX_FILES:
+        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_FILES:,}")
+    for name, size in sizes.items():
+        if size > MAX_FILE_BYTES:
+            message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_FILE_BYTES:,}"
+            raise PackageError(f"{source}: {message}; leave it out of the package if ONNX Runtime does not need it")
+    total = sum(sizes.values())
+    if total > MAX_TOTAL_BYTES:
+        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_TOTAL_BYTES:,} can be packed")
+
+
+def names_problem(names: Iterable[str]) -> str | None:
+    """What is wrong with the names of a package's files, or None: each by itself, and any two of them together.
+
+    >>> names_problem(["model.onnx", "config.json"])
+    >>> names_problem(["model.onnx", "../config.json"])
+    "the name '../config.json' leads out of the package"
+    >>> names_problem(["model.onnx", "MODEL.onnx"])
+    "the names 'model.onnx' and 'MODEL.onnx' differ in nothing that every file system tells apart"
+    """
+    seen: dict[str, str] = {}
+    directories: dict[str, str] = {}
+    for name in names:
+        problem = _name_problem(name)
+        if problem is not None:
+            return f"the name {name!r} {problem}"
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            return f"the names {seen[folded]!r} and {name!r} differ in nothing that every file system tells apart"
+        seen[folded] = name
+        directories.update({str(parent): name for parent in PurePosixPath(folded).parents})
+    for folded, name in seen.items():
+        if folded in directories:
+            return f"the name {name!r} is that of a file and, for {directories[folded]!r}, that of a directory"
+    return None
+
+
+def _name_problem(name: str) -> str | None:
+    if not name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+        return "is empty or endless"
+    if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in name):
+        return "has control characters"
+    if any(0xD800 <= ord(character) < 0xE000 for character in name):
+        return "is not valid Unicode"
+    windows = PureWindowsPath(name)
+    if name.startswith("/") or windows.drive or windows.root or ":" in name:
+        return "is an absolute path or has a drive"
+    if "\\" in name:
+        return "has a backslash"
+    parts = name.split("/")
+    if ".." in parts:
+        return "leads out of the package"
+    if "" in parts or "." in parts or len(parts) > _MAX_DEPTH:
+        return "is no plain relative path"
+    if any(part.startswith(".") for part in parts[:-1]):
+        return "lies in a hidden directory"
+    for part in parts:
+        if len(part.encode()) > _MAX_PART_BYTES or part[-1] in " .":
+            return "is none that every file system has"
+        if part.split(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
+            return "is that of a device on Windows"
+    return None
+
+
+def manifest_text(onnx_name: str, tensors: Iterable[ExternalTensor], sizes: Mapping[str, int]) -> str:
+    """The value of `pkg.optimum_htp.packed`.
+
+    >>> manifest_text("model.onnx", [], {})
+    '{"version":1,"onnx":"model.onnx"}'
+    """
+    document: dict[str, Any] = {"version": MANIFEST_VERSION, "onnx": onnx_name}
+    if sizes:
+        document["external_files"] = dict(sizes)
+        document["external_tensors"] = [
+            {"position": tensor.position, "name": tensor.name, "bytes": tensor.length, "data": dict(tensor.entries)}
+            for tensor in tensors
+        ]
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def _manifest(source: str, text: str | None) -> Any:
+    if text is None:
+        return {"version": MANIFEST_VERSION, "onnx": _DEFAULT_NAME}
+    if len(text) > _MAX_MANIFEST_CHARACTERS:
+        raise _damaged(source, f"{MANIFEST} has {len(text):,} characters")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(source, f"{MANIFEST} is not JSON ({error})") from error
+
+
+def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dict[str, int]]:
+    if document["version"] != MANIFEST_VERSION:
+        raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
+    onnx_name = _text(document["onnx"])
+    if not onnx_name.endswith(".onnx"):
+        raise ValueError(f"{onnx_name!r} is no name of an ONNX file")
+    sizes = {_text(name): _size(size) for name, size in document.get("external_files", {}).items()}
+    if len(sizes) > MAX_FILES:
+        raise ValueError(f"{len(sizes)} files of external weights")
+    tensors = tuple(_parse_tensor(item) for item in document.get("external_tensors", ()))
+    parent = PurePosixPath(onnx_name).parent
+    for tensor in tensors:
+        if tensor.offset + tensor.length > sizes[(parent / tensor.location).as_posix()]:
+            raise ValueError(f"the tensor {tensor.name!r} ends after its file {tensor.location!r}")
+    return onnx_name, tensors, sizes
+
+
+def _parse_tensor(item: Any) -> ExternalTensor:
+    entries = tuple((_text(key), _text(value)) for key, value in item["data"].items())
+    data = dict(entries)
+    offset = int(data.get("offset", "0"))
+    return ExternalTensor(
+        _size(item["position"]), _text(item["name"]), entries, data["location"], _size(offset), _size(item["bytes"])
+    )
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_EXTERNAL_BYTES:
+        raise ValueError(f"{value!r} is no size of a file")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _damaged(source: str, reason: str) -> PackageError:
+    return PackageError(f"{source}: {reason}; the file was damaged or not packed by optimum_htp: pack it again")

@@ -1,0 +1,281 @@
+"""Evidence in the names of nodes alone, for graphs whose scopes nobody read while they were exported.
+
+The TorchScript exporter names a node `<scope>/<operator>[_<n>]`, and its scope after the module calls that it ran in:
+one part for each call below the root, the last attribute that the module is registered by, with the numbers after it
+(`layer.0`). The second scope that spells the same gets `_1` at its end, the third `_2`, in the order in which nodes are
+named; scopes without nodes use up no number. A part says neither who called nor which of several names was used, and
+two different calls may spell the same, so a scope is read in every way that the tree of modules allows. Where the ways
+lead to different modules, weights that only this scope reads decide, or that the other ways leave out a module which
+is called in this very graph; else nothing is decided, because a wrong tag is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey
+from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.tagging.evidence import Evidence, Owner, call_owner
+from optimum_htp.tracing import ModuleTrace
+
+
+# Optimum's own name for the node that holds the two branches of a merged decoder.
+_MERGING_NODE = "optimum::if"
+_REPEATED = re.compile(r"(?P<scope>.+)_(?P<number>[1-9]\d{0,8})", re.DOTALL)
+# More ways to read one scope than this are no evidence.
+_MAX_READINGS = 64
+
+
+def decide(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The module, and where the names prove it the call, that the scope in the node's name spells."""
+    return evidence.named.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class NameEvidence:
+    """What the names in a graph say.
+
+    Attributes:
+        owners: The owner of each node whose scope can be read in just one way.
+        doubtful: Nodes of which nothing can be said, not even by the data flow: their scope is ambiguous or unknown,
+            or the graph has nodes that the exporter did not name, so that an edge may skip what was optimized away.
+    """
+
+    owners: dict[NodeKey, Owner]
+    doubtful: frozenset[NodeKey]
+
+
+def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
+    """Reads the scopes in the names of a graph's nodes.
+
+    Args:
+        model: The graph.
+        trace: The tree of modules; with the calls, where they are known, for the index of each call.
+    """
+    scopes: dict[NodeKey, str] = {}
+    foreign: set[NodeKey] = set()
+    for path, graph in model.graphs():
+        made_here = {value.name for value in graph.outputs}
+        for position, node in enumerate(graph.nodes):
+            scope = _scope(node, made_here)
+            if scope is None:
+                foreign.add((path, position))
+            elif scope.startswith("/"):
+                scopes[path, position] = scope[1:]
+    spelled = list(dict.fromkeys(scopes[key] for key in _naming_order("", model.graph) if key in scopes))
+    reader = _TracedScopes(trace, spelled) if trace.calls else _StaticScopes(trace, spelled, _weights(model, scopes))
+    read = {scope: reader.owner(scope) for scope in spelled}
+    owners = {key: owner for key, scope in scopes.items() if (owner := read.get(scope)) is not None}
+    keys = {(path, position) for path, graph in model.graphs() for position in range(len(graph.nodes))}
+    return NameEvidence(owners, frozenset((keys if foreign else scopes.keys()) - owners.keys()))
+
+
+def _scope(node: Node, graph_outputs: set[str]) -> str | None:
+    """`/` and the scope in a node's name; `""` where the exporter gave it none; None where the name is not its own.
+
+    The name that a tool left on another operator, or on one that now writes another tensor, says nothing.
+    """
+    if node.name == _MERGING_NODE:
+        return ""
+    scope, slash, last = node.name.rpartition("/")
+    operator, _, number = last.rpartition("_")
+    if last != node.op_type and not (operator == node.op_type and number.isdecimal()):
+        return None
+    if not slash:
+        return ""
+    if not any(name in graph_outputs or name.startswith(f"{node.name}_output_") for name in node.outputs):
+        return None
+    # The root's own name is empty: its scope is "", and the first part of any other comes after a slash.
+    return None if scope and not scope.startswith("/") else f"/{scope}"
+
+
+def _naming_order(path: str, graph: Graph) -> Iterator[NodeKey]:
+    """The nodes in the order in which the exporter names them: those of a body before the one that holds it."""
+    for position, node in enumerate(graph.nodes):
+        for attribute, body in node.bodies:
+            yield from _naming_order(f"{path}/{position}.{attribute}" if path else f"{position}.{attribute}", body)
+        yield path, position
+
+
+def _weights(model: OnnxModel, scopes: Mapping[NodeKey, str]) -> dict[str, set[str]]:
+    """The scopes whose nodes read a tensor, by the tensor's name."""
+    readers: dict[str, set[str]] = {}
+    for path, graph in model.graphs():
+        for position, node in enumerate(graph.nodes):
+            for name in node.inputs:
+                readers.setdefault(name, set()).add(scopes.get((path, position), ""))
+    return readers
+
+
+def _shown(path: ModulePath) -> str:
+    """What the exporter shows of the name that a module is registered by: its last attribute and numbers after it."""
+    start = len(path) - 1
+    while start > 0 and path[start].isnumeric():
+        start -= 1
+    return ".".join(path if start < 0 or path[start].isnumeric() else path[start:])
+
+
+class _TracedScopes:
+    """Scopes read against the calls that were recorded."""
+
+    def __init__(self, trace: ModuleTrace, spelled: Iterable[str]) -> None:
+        self._trace = trace
+        self._calls: dict[str, list[int]] = {}
+        names: list[str] = []
+        for number, call in enumerate(trace.calls):
+            own = _shown(trace.tree.module(call.path).path)
+            names.append(own if call.parent is None else f"{names[call.parent]}/{own}")
+            self._calls.setdefault(names[-1], []).append(number)
+        present = set(spelled)
+        self._readings = {scope: list(self._read(scope, present)) for scope in present}
+        self._seen: dict[str, set[int]] = {}
+        self._ambiguous: set[str] = set()
+        for readings in self._readings.values():
+            for scope, number in readings:
+                self._seen.setdefault(scope, set()).add(number)
+                if len(readings) > 1:
+                    self._ambiguous.add(scope)
+
+    def owner(self, spelled: str) -> Owner | None:
+        """The call that a scope spells; its module alone where some of the calls that spell it left no node."""
+        readings = self._readings[spelled]
+        calls = [number for scope, _ in readings for number in self._calls[scope]]
+        if len(readings) == 1:
+            scope, number = readings[0]
+            if scope not in self._ambiguous and len(self._seen[scope]) == len(calls):
+                return call_owner(self._trace, calls[number])
+        paths = {self._trace.calls[call].path for call in calls}
+        return Owner(paths.pop()) if len(paths) == 1 else None
+
+    def _read(self, spelled: str, present: set[str]) -> Iterator[tuple[str, int]]:
+        if spelled in self._calls:
+            yield spelled, 0
+        for scope, number in _repetitions(spelled, present):
+            if number < len(self._calls.get(scope, ())):
+                yield scope, number
+
+
+def _repetitions(spelled: str, present: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """The scope that a spelling may repeat, and which of those that spell the same it then is."""
+    match = _REPEATED.fullmatch(spelled)
+    if match is not None and match["scope"] in present:
+        yield match["scope"], int(match["number"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One way to read a scope.
+
+    Attributes:
+        path: The module, by the name below its caller.
+        passed_over: The modules between a caller and what it called that were not called on the way.
+        borrowed: Whether a module called one that it does not contain.
+    """
+
+    path: ModulePath
+    passed_over: tuple[ModulePath, ...] = ()
+    borrowed: bool = False
+
+
+class _StaticScopes:
+    """Scopes read against the tree of modules alone."""
+
+    def __init__(self, trace: ModuleTrace, spelled: Iterable[str], weights: Mapping[str, set[str]]) -> None:
+        self._tree = trace.tree
+        self._by_name: dict[str, list[ModuleInfo]] = {}
+        for module in trace.tree:
+            self._by_name.setdefault(_shown(module.path), []).append(module)
+        self._slashes = max(name.count("/") for name in self._by_name)
+        self._known: dict[str, list[_Reading]] = {"": [_Reading(())]}
+        self._present = set(spelled)
+        self._holders = self._weight_holders(trace, weights)
+        readings = [self._best(self._literal(scope)) for scope in self._present]
+        self._called = {
+            id(self._tree.module(reading.path[:length]))
+            for reading in readings if reading is not None and not reading.borrowed and not reading.passed_over
+            for length in range(len(reading.path) + 1)
+        }  # fmt: skip
+
+    def owner(self, spelled: str) -> Owner | None:
+        """The module that a scope spells, None where it may be one or another."""
+        readings = [*self._literal(spelled)]
+        repeated = [scope for scope, _ in _repetitions(spelled, self._present)]
+        again = [reading for scope in repeated for reading in self._literal(scope)]
+        if again and all(reading.borrowed for reading in readings):
+            readings = []
+        readings += again
+        modules = {id(self._tree.module(reading.path)) for reading in readings}
+        best = self._best(readings)
+        if len(modules) == 1:
+            return Owner((best or readings[0]).path)
+        proven = [reading for reading in readings if reading.path in self._holders.get(spelled, ())]
+        if len(proven) == 1:
+            return Owner(proven[0].path)
+        if best is None or proven or repeated or f"{spelled}_1" in self._present:
+            return None
+        others = [each for each in readings if each is not best]
+        certain = all(any(id(self._tree.module(path)) in self._called for path in each.passed_over) for each in others)
+        return Owner(best.path) if certain else None
+
+    @property
+    def unread(self) -> int:
+        """How many scopes can't be read in any way, or only by a module calling one that it does not contain."""
+        return sum(all(reading.borrowed for reading in self._literal(scope)) for scope in self._present)
+
+    def _weight_holders(self, trace: ModuleTrace, weights: Mapping[str, set[str]]) -> dict[str, set[ModulePath]]:
+        """The modules whose named weights only this scope, or a repetition of it, reads."""
+        holders: dict[str, set[ModulePath]] = {}
+        for name, readers in weights.items():
+            if name in trace.tensors and len({_unrepeated(scope) for scope in readers}) == 1:
+                for scope in readers:
+                    module = self._tree.module(trace.tensors[name])
+                    holders.setdefault(scope, set()).update((module.path, *module.aliases))
+        return holders
+
+    @staticmethod
+    def _best(readings: list[_Reading]) -> _Reading | None:
+        """The reading that passes over fewer modules than any other."""
+        ranked = sorted(readings, key=lambda reading: (reading.borrowed, len(reading.passed_over)))
+        if len(ranked) > 1 and len(ranked[0].passed_over) == len(ranked[1].passed_over):
+            return None
+        return ranked[0] if ranked else None
+
+    def _literal(self, scope: str) -> list[_Reading]:
+        """Every reading of a scope whose end is no number of a repetition."""
+        known = self._known.get(scope)
+        if known is None:
+            known = []
+            head, tail = scope, ""
+            for _ in range(self._slashes + 1):
+                head, slash, part = head.rpartition("/")
+                if not slash:
+                    break
+                tail = f"{part}/{tail}" if tail else part
+                if tail in self._by_name:
+                    known += [step for reading in self._literal(head) for step in self._called_from(reading, tail)]
+            known = known if len(known) <= _MAX_READINGS else []
+            self._known[scope] = known
+        return known
+
+    def _called_from(self, caller: _Reading, name: str) -> Iterator[_Reading]:
+        """The modules of a name that a module may have called: those that it contains, else any."""
+        above = len(caller.path)
+        found = False
+        for module in self._by_name[name]:
+            below = [path for path in (module.path, *module.aliases) if path[:above] == caller.path != path]
+            if below:
+                found = True
+                path = next((path for path in below if len(path) == above + 1), below[0])
+                between = [path[:length] for length in range(above + 1, len(path))]
+                passed = tuple(step for step in between if not self._tree.module(step).container)
+                yield _Reading(path, caller.passed_over + passed, caller.borrowed)
+        if not found:
+            for module in self._by_name[name]:
+                yield _Reading(module.path, caller.passed_over, True)
+
+
+def _unrepeated(scope: str) -> str:
+    match = _REPEATED.fullmatch(scope)
+    return match["scope"] if match is not None else scope
