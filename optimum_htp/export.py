@@ -173,8 +173,8 @@ def _watched(staging: StagedDirectory) -> Iterator[_Watch]:
     from optimum.exporters.onnx import __main__ as optimum_main
 
     with ExitStack() as stack:
+        watch = _Watch(stack.enter_context(ModuleTap()))  # first: its lock is what makes exports take turns
         stack.enter_context(local_task_inference())
-        watch = _Watch(stack.enter_context(ModuleTap()))
         original = getattr(optimum_main, "onnx_export_from_model", None)
         if original is not None:
 

@@ -75,26 +75,40 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
         for (_, model_type, task), (_, name) in TasksManager._CUSTOM_CLASSES.items()
         if name in architectures and model_type == config.get("model_type")
     ]
-    auto_map = config.get("auto_map")
-    if isinstance(auto_map, dict) and not candidates:
-        loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
-        for task, names in loaders.items():
-            if any(name in auto_map for name in ((names,) if isinstance(names, str) else names)):
-                candidates.append(task)
+    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
+    if "feature-extraction" in candidates:
+        # Every base model can be loaded for the tasks of AutoModel; one that has a task of its own is meant for that.
+        candidates.sort(key=lambda task: "AutoModel" in _names(loaders[task]))
+    candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), architectures)
     exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
     exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
     supported = exportable.get("onnx", {})
     return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
 
 
+def _tasks_of_remote_code(auto_map: Any, architectures: Any) -> list[str]:
+    """The tasks of the auto classes that remote code registers, those first that load the checkpoint's own class."""
+    from optimum.exporters.tasks import TasksManager
+
+    if not isinstance(auto_map, dict):
+        return []
+    own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in architectures}
+    tasks = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items()
+    return [task for registered in (own, auto_map) for task, names in tasks if any(name in registered for name in _names(names))]
+
+
 def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
     found = []
     for task, classes in mappings.items():
         for names in classes.values():
-            if class_name in (names if isinstance(names, (tuple, list)) else (names,)):
+            if class_name in _names(names):
                 found.append(task)
                 break
     return found
+
+
+def _names(names: Any) -> tuple[Any, ...]:
+    return tuple(names) if isinstance(names, (tuple, list)) else (names,)
 
 
 def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:

@@ -108,6 +108,13 @@ class ExportTrace:
     root_in_model: str | None = None
 
 
+def static_trace(model: torch.nn.Module) -> ModuleTrace:
+    """What a model shows of itself without running: its tree of modules, and who holds which tensor."""
+    modules = _registered_paths(model)
+    tree = ModuleTree(_module_info(module, paths, 0) for module, paths in modules.values())
+    return ModuleTrace(tree, tensors=_tensor_owners(modules.values()))
+
+
 class ModuleTap:
     """Records every `torch.onnx.export` call of this thread while it is open.
 

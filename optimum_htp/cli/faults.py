@@ -127,7 +127,9 @@ def _text(chain: list[BaseException]) -> str:
     if not text or not isinstance(first, _FAULTS):
         text = f"{type(first).__name__}: {text}".rstrip(": ")
     # Optimum: "An error occurred during validation, but the model was saved nonetheless at ...", which here it is not.
-    wrapped = re.match(r"An error occurred during ([\w-]+)", text) or re.match(r"The ([\w-]+) of the ONNX export failed", text)
+    wrapped = re.match(r"An error occurred during ([\w-]+)", text) or re.match(
+        r"The ([\w-]+) of the ONNX export failed", text
+    )
     if wrapped is not None and len(chain) > 1:
         return f"its {wrapped[1]} failed: {_text(chain[1:])}"
     return text

@@ -46,8 +46,8 @@ def outcome(run: Callable[[], int]) -> int:
         return READER_GONE
     except OSError as error:
         _discard_output()
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}; free space or mend permissions")
+        where = error.filename or "standard output"
+        return _complain(f"{where}: {error.strerror or error}; free space or mend permissions")
     except MemoryError:
         return _complain("not enough memory; use a machine with more, or a smaller model")
     return code

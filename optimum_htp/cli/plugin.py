@@ -70,4 +70,6 @@ class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no 
     """`optimum-cli htp`, whose subcommands are the verbs."""
 
     COMMAND = CommandInfo(name="htp", help="Look into ONNX packages whose nodes are tagged with their modules")
-    SUBCOMMANDS = tuple(CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS)
+    SUBCOMMANDS = tuple(
+        CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS
+    )

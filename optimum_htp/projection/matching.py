@@ -70,6 +70,7 @@ class Matcher:
         self._follow_renamed()
         self._assign_vanished()
         self._split_regions()
+        self._hand_to_readers_of_inputs()
         self._hand_to_makers()
         for number, owner in enumerate(self.owner):
             if owner is not None and owner >= 0:
@@ -292,17 +293,21 @@ class Matcher:
     def _split_regions(self) -> None:
         """Gives a node that nothing is known of the vanished work that starts from what it reads.
 
-        What it does so visibly is not the work of the nodes downstream that it was given to at first.
+        What it does so visibly is not the work of the nodes downstream that it was given to at first. A fused node
+        of which one result is known gets the work that leads from there to its others.
         """
         ends = self._single_ends()
         for number in self.new.order:
             match = self.matches[number]
             operation = self.new.operations[number]
-            if match.anchors or match.kin is not None or operation.node.op_type in GLUE:
+            if operation.node.op_type in GLUE or (match.anchors and self._is_itself(number)):
                 continue
-            known = [self.same[value] for value in operation.inputs if value in self.same]
+            fresh = [value for value in operation.outputs if value not in self.same and self._readers(value)]
+            if match.kin is not None or not fresh:
+                continue
+            known = [self.same[value] for value in (*operation.inputs, *operation.outputs) if value in self.same]
             flowing = [value for value in known if not self.old.values[value].stored]
-            claims = {SHARED, ends.get(number, SHARED), *self._next_workers(number)}
+            claims = {SHARED, ends.get(number, SHARED), *(self._next_worker(value) for value in fresh)}
             work = self._region(flowing, claims)
             exact = [each for each in work if self._op(each) == operation.node.op_type]
             for each in exact or work:
@@ -310,6 +315,9 @@ class Matcher:
             end = ends.get(number)
             if not work and end is not None and self.matches[end].anchors:
                 match.kin = self.matches[end].anchors[-1]
+
+    def _readers(self, value: int) -> list[int]:
+        return self.new.values[value].readers if value >= 0 else []
 
     def _region(self, values: list[int], claims: set[int]) -> list[int]:
         """The vanished nodes downstream of some values, as far as they are nobody's but those named."""
@@ -321,20 +329,23 @@ class Matcher:
                 for reader in self.old.values[value].readers:
                     if reader in found or self.owner[reader] not in claims or self._is_anchor(reader):
                         continue
+                    if self.constant[reader]:  # shapes lead around the work that they are the shapes of
+                        continue
                     found[reader] = None
                     ahead += [each for each in self.old.operations[reader].outputs if each >= 0]
             front = ahead
         return list(found)
 
-    def _next_workers(self, number: int) -> set[int]:
-        """The nodes of the target that read what one makes, adapters and movements looked through."""
-        found: set[int] = set()
-        front = [number]
+    def _next_worker(self, value: int) -> int:
+        """The only node of the target that a value goes to, adapters and movements looked through, else `SHARED`."""
+        front = self._readers(value)
         for _ in range(_REACH):
-            readers = [reader for each in front for reader in self.new.readers(each)]
-            found.update(readers)
-            front = [each for each in readers if self.new.operations[each].node.op_type in GLUE][:_BREADTH]
-        return found
+            if len(front) != 1:
+                return SHARED
+            if self.new.operations[front[0]].node.op_type not in GLUE:
+                return front[0]
+            front = list(dict.fromkeys(self.new.readers(front[0])))
+        return SHARED
 
     def _hand_to_makers(self) -> None:
         """Work in front of a node that is what it was is the work of the node before, if that has a new name.
@@ -351,6 +362,48 @@ class Matcher:
             renamed = [each for each in makers if each is not None and each != owner and each in self._renamed]
             if renamed:
                 self.owner[found] = renamed[0]
+
+    def _hand_to_readers_of_inputs(self) -> None:
+        """Work on a value that its owner doesn't read, but a node in front of the owner does, is that node's work.
+
+        Attention that also returns its keys and values has nodes behind it that only pick them out.
+        """
+        moved: set[int] = set()
+        for found in self.old.order:
+            owner = self.owner[found]
+            if owner is None or owner < 0 or self._is_anchor(found) or self.constant[found]:
+                continue
+            flowing = [value for value in self.old.operations[found].inputs if value >= 0 and self._flows(value)]
+            read = {value for value in flowing if value in self.alive}
+            if read and not read & self._reads(owner):
+                for maker in self._unnamed_makers(owner):
+                    if read <= self._reads(maker):
+                        self.owner[found] = maker
+                        moved.add(found)
+                        break
+            elif flowing and not read:
+                makers = {self.old.values[value].maker for value in flowing}
+                if makers <= moved:
+                    self.owner[found] = self.owner[next(iter(makers)) or 0]
+                    moved.add(found)
+
+    def _flows(self, value: int) -> bool:
+        maker = self.old.values[value].maker
+        return not self.old.values[value].stored and (maker is None or not self.constant[maker])
+
+    def _reads(self, number: int) -> set[int]:
+        return {self.same[value] for value in self.new.operations[number].inputs if value in self.same}
+
+    def _unnamed_makers(self, number: int) -> list[int]:
+        """The nodes in front of one whose results have no known name, nearest first."""
+        found: dict[int, None] = {}
+        front = [number]
+        for _ in range(_REACH):
+            values = [value for each in front for value in self.new.operations[each].inputs if value >= 0]
+            makers = [self.new.values[value].maker for value in values if value not in self.same]
+            front = [maker for maker in makers if maker is not None and maker not in found][:_BREADTH]
+            found.update(dict.fromkeys(front))
+        return list(found)
 
     def _is_itself(self, number: int) -> bool:
         op_type = self.new.operations[number].node.op_type

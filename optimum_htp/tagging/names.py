@@ -12,7 +12,7 @@ is called in this very graph; else nothing is decided, because a wrong tag is wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey
@@ -24,6 +24,8 @@ from optimum_htp.tracing import ModuleTrace
 # Optimum's own name for the node that holds the two branches of a merged decoder.
 _MERGING_NODE = "optimum::if"
 _REPEATED = re.compile(r"(?P<scope>.+)_(?P<number>[1-9]\d{0,8})", re.DOTALL)
+# What graph passes, and Optimum, add without a scope. Others without one were inlined from a scripted function.
+_ADDED_BY_PASSES = frozenset(("Cast", "Constant", "Gather", "Identity", "Range", "Reshape", "Shape", "Transpose"))
 # More ways to read one scope than this are no evidence.
 _MAX_READINGS = 64
 
@@ -39,8 +41,9 @@ class NameEvidence:
 
     Attributes:
         owners: The owner of each node whose scope can be read in just one way.
-        doubtful: Nodes of which nothing can be said, not even by the data flow: their scope is ambiguous or unknown,
-            or the graph has nodes that the exporter did not name, so that an edge may skip what was optimized away.
+        doubtful: Nodes of which nothing can be said, not even by the data flow: their scope is ambiguous or unknown;
+            they may be a scripted function's, whose nodes have no scope though they are the caller's; or the graph
+            has nodes that the exporter did not name, so that an edge may skip what was optimized away.
     """
 
     owners: dict[NodeKey, Owner]
@@ -55,21 +58,31 @@ def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
         trace: The tree of modules; with the calls, where they are known, for the index of each call.
     """
     scopes: dict[NodeKey, str] = {}
-    foreign: set[NodeKey] = set()
+    unscoped: dict[NodeKey, Node] = {}
+    foreign = False
     for path, graph in model.graphs():
         made_here = {value.name for value in graph.outputs}
         for position, node in enumerate(graph.nodes):
             scope = _scope(node, made_here)
-            if scope is None:
-                foreign.add((path, position))
-            elif scope.startswith("/"):
+            if scope:
                 scopes[path, position] = scope[1:]
+            else:
+                unscoped[path, position] = node
+                foreign = foreign or scope is None
     spelled = list(dict.fromkeys(scopes[key] for key in _naming_order("", model.graph) if key in scopes))
     reader = _TracedScopes(trace, spelled) if trace.calls else _StaticScopes(trace, spelled, _weights(model, scopes))
     read = {scope: reader.owner(scope) for scope in spelled}
     owners = {key: owner for key, scope in scopes.items() if (owner := read.get(scope)) is not None}
-    keys = {(path, position) for path, graph in model.graphs() for position in range(len(graph.nodes))}
-    return NameEvidence(owners, frozenset((keys if foreign else scopes.keys()) - owners.keys()))
+    doubtful = unscoped.keys() if foreign else _scripted(unscoped)
+    return NameEvidence(owners, frozenset((scopes.keys() - owners.keys()) | doubtful))
+
+
+def _scripted(unscoped: Mapping[NodeKey, Node]) -> Set[NodeKey]:
+    """The nodes without a scope that may come from a scripted function, if any does."""
+    others = {key: node for key, node in unscoped.items() if node.name != _MERGING_NODE}
+    if all(node.op_type in _ADDED_BY_PASSES for node in others.values()):
+        return frozenset()
+    return {key for key, node in others.items() if node.op_type != "Constant"}
 
 
 def _scope(node: Node, graph_outputs: set[str]) -> str | None:
@@ -189,40 +202,77 @@ class _StaticScopes:
             self._by_name.setdefault(_shown(module.path), []).append(module)
         self._slashes = max(name.count("/") for name in self._by_name)
         self._known: dict[str, list[_Reading]] = {"": [_Reading(())]}
+        self._decided: dict[str, Owner | None] = {}
         self._present = set(spelled)
         self._holders = self._weight_holders(trace, weights)
+        self._inside = self._holders_inside()
         readings = [self._best(self._literal(scope)) for scope in self._present]
         self._called = {
-            id(self._tree.module(reading.path[:length]))
-            for reading in readings if reading is not None and not reading.borrowed and not reading.passed_over
-            for length in range(len(reading.path) + 1)
+            id(self._tree.module(path))
+            for reading in readings if reading is not None and not reading.borrowed
+            for path in (reading.path[:length] for length in range(len(reading.path) + 1))
+            if path not in reading.passed_over
         }  # fmt: skip
 
     def owner(self, spelled: str) -> Owner | None:
         """The module that a scope spells, None where it may be one or another."""
-        readings = [*self._literal(spelled)]
-        repeated = [scope for scope, _ in _repetitions(spelled, self._present)]
-        again = [reading for scope in repeated for reading in self._literal(scope)]
-        if again and all(reading.borrowed for reading in readings):
-            readings = []
-        readings += again
-        modules = {id(self._tree.module(reading.path)) for reading in readings}
+        if spelled not in self._decided:
+            self._decided[spelled] = self._decide(spelled)
+        return self._decided[spelled]
+
+    def _decide(self, spelled: str) -> Owner | None:
+        readings = self._all_readings(spelled)
         best = self._best(readings)
-        if len(modules) == 1:
+        if len({id(self._tree.module(reading.path)) for reading in readings}) == 1:
             return Owner((best or readings[0]).path)
-        proven = [reading for reading in readings if reading.path in self._holders.get(spelled, ())]
-        if len(proven) == 1:
-            return Owner(proven[0].path)
-        if best is None or proven or repeated or f"{spelled}_1" in self._present:
+        holders = self._holders.get(spelled, ())
+        proven = [reading for reading in readings if reading.path in holders]
+        if proven:
+            return Owner(proven[0].path) if len(proven) == 1 else None
+        if self._is_repeated(spelled):
+            return None
+        inside = self._inside.get(spelled, ())
+        around = [reading for reading in readings if all(_contains(reading.path, holder) for holder in inside)]
+        if inside and len(around) == 1:
+            return Owner(around[0].path)
+        if best is None or best not in around:
             return None
         others = [each for each in readings if each is not best]
         certain = all(any(id(self._tree.module(path)) in self._called for path in each.passed_over) for each in others)
         return Owner(best.path) if certain else None
 
+    def _all_readings(self, spelled: str) -> list[_Reading]:
+        """The readings of a scope as it stands, and as a repetition; within the caller, where that is decided."""
+        readings = self._literal(spelled)
+        again = [each for scope, _ in _repetitions(spelled, self._present) for each in self._literal(scope)]
+        if again and all(reading.borrowed for reading in readings):
+            readings = []
+        readings = readings + again
+        caller = spelled.rpartition("/")[0]
+        if len(readings) > 1 and caller and not self._is_repeated(spelled):
+            owner = self.owner(caller)
+            within = [each for each in readings if owner is not None and _contains(owner.path, each.path)]
+            readings = within or readings
+        return readings
+
     @property
     def unread(self) -> int:
         """How many scopes can't be read in any way, or only by a module calling one that it does not contain."""
         return sum(all(reading.borrowed for reading in self._literal(scope)) for scope in self._present)
+
+    def _is_repeated(self, spelled: str) -> bool:
+        return f"{spelled}_1" in self._present or any(_repetitions(spelled, self._present))
+
+    def _holders_inside(self) -> dict[str, set[ModulePath]]:
+        """For each scope, the modules that scopes inside it are proven to be."""
+        inside: dict[str, set[ModulePath]] = {}
+        for scope, holders in self._holders.items():
+            proven = {reading.path for reading in self._literal(scope)} & holders
+            above = scope.rpartition("/")[0]
+            while above and proven:
+                inside.setdefault(above, set()).update(proven)
+                above = above.rpartition("/")[0]
+        return inside
 
     def _weight_holders(self, trace: ModuleTrace, weights: Mapping[str, set[str]]) -> dict[str, set[ModulePath]]:
         """The modules whose named weights only this scope, or a repetition of it, reads."""
@@ -255,6 +305,7 @@ class _StaticScopes:
                 tail = f"{part}/{tail}" if tail else part
                 if tail in self._by_name:
                     known += [step for reading in self._literal(head) for step in self._called_from(reading, tail)]
+            known = [reading for reading in known if not reading.borrowed] or known
             known = known if len(known) <= _MAX_READINGS else []
             self._known[scope] = known
         return known
@@ -274,6 +325,10 @@ class _StaticScopes:
         if not found:
             for module in self._by_name[name]:
                 yield _Reading(module.path, caller.passed_over, True)
+
+
+def _contains(path: ModulePath, other: ModulePath) -> bool:
+    return other[: len(path)] == path
 
 
 def _unrepeated(scope: str) -> str:

@@ -104,9 +104,12 @@ def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: Te
     from rich.table import Table
     from rich.text import Text
 
+    listed = list(lines)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True)
-    for line in lines:
+    for position, column in enumerate(columns):
+        # On a narrow terminal names are cut, numbers never.
+        width = max(len(column.title), *(len(line.cells[position]) for line in listed)) if column.number else None
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True, min_width=width)
+    for line in listed:
         table.add_row(*map(Text, line.cells), style="dim" if line.faint else "")
     Console(file=stream).print(table)

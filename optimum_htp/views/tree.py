@@ -131,7 +131,9 @@ def module_trees(
 
 def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     chosen = [
-        file for name, file in package.files.items() if pattern is None or name == pattern or fnmatchcase(name, pattern)
+        file
+        for name, file in package.files.items()
+        if pattern is None or name == pattern or fnmatchcase(name, pattern)
     ]
     if not chosen:
         raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(package.files)}")
@@ -276,5 +278,7 @@ def _selects(selected: set[ModuleInfo], row: ModuleRow, trees: Collection[Module
         path = tree.path_of_tag(row.tag)
         if path is not None:
             above = len(tree.chain(path)[-2][0]) if path else 0
-            return any(tree.module(path[:length]) in selected for length in range(min(above + 1, len(path)), len(path) + 1))
+            return any(
+                tree.module(path[:length]) in selected for length in range(min(above + 1, len(path)), len(path) + 1)
+            )
     return False

@@ -1,0 +1,83 @@
+"""A model class for what Optimum has none for: any single ONNX file, with outputs by name.
+
+Where Optimum has a class, that one is used (`modeling`). This one is for the other tasks (object detection, depth
+estimation, text to audio and so on), for graphs whose inputs or outputs no class of Optimum has, and for custom models.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.errors import PackageError
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@functools.cache
+def session_model_class(auto_class: str) -> Any:
+    """The class for models of a kind.
+
+    It is one of Optimum's `ORTModel`s: with `config`, `device`, `to`, `save_pretrained`, I/O binding and so on.
+
+    Args:
+        auto_class: The transformers class that loads such models, by which a `pipeline` knows what it is given:
+            `"AutoModelForObjectDetection"`.
+    """
+    import transformers
+    from optimum.onnxruntime import ORTModelForCustomTasks
+
+    # Made here, because the base class can't be imported before the first model is loaded; mypy knows nothing of it.
+    class ORTSessionModel(ORTModelForCustomTasks):  # type: ignore[misc]
+        """An ONNX file as a model: takes its inputs by name (or in the graph's order), gives its outputs by name."""
+
+        auto_model_class = getattr(transformers, auto_class)
+
+        def forward(self, *args: Any, return_dict: bool = True, **inputs: Any) -> Any:
+            """Runs the model.
+
+            Args:
+                *args: Inputs in the order of the graph.
+                return_dict: Give the outputs by name; else as a tuple.
+                **inputs: Inputs by name, torch tensors or numpy arrays. `token_type_ids` that are not given are 0.
+
+            Raises:
+                ValueError: An input that the graph needs is not given.
+            """
+            named = {**dict(zip(self.input_names, args, strict=False)), **inputs}
+            given = {name: value for name, value in named.items() if value is not None}
+            known = {name: value for name, value in given.items() if name in self.input_names}
+            self._warn_on_unhandled_inputs({name: value for name, value in given.items() if name not in known})
+            if "token_type_ids" in self.input_names and "token_type_ids" not in known and "input_ids" in known:
+                known["token_type_ids"] = known["input_ids"] * 0
+            missing = [name for name in self.input_names if name not in known]
+            if missing:
+                raise ValueError(f"the model needs the inputs {list(self.input_names)}; not given: {missing}")
+            outputs = super().forward(**known)
+            return outputs if return_dict else tuple(outputs.values())
+
+    ORTSessionModel.__qualname__ = ORTSessionModel.__name__
+    return ORTSessionModel
+
+
+def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
+    """A transformers config of a type that transformers does not know, without running anybody's code.
+
+    Args:
+        config: The content of config.json.
+        where: The package, for errors.
+
+    Raises:
+        PackageError: The content is none that transformers takes.
+    """
+    from transformers import PretrainedConfig
+
+    model_type = config.get("model_type")
+    # `to_dict` takes the type from the class; with a class of its own, a saved model keeps it.
+    attributes = {"model_type": model_type if isinstance(model_type, str) else ""}
+    try:
+        return type("CustomConfig", (PretrainedConfig,), attributes).from_dict(dict(config))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PackageError(f"{where}: transformers refuses its config.json ({error}); mend it") from error

@@ -1,0 +1,468 @@
+"""`main_export`: Optimum's arguments, Optimum's package, Optimum's bytes, and a tag on every node."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import zoo
+from oracle import seed_everything
+
+import optimum_htp
+from optimum_htp import export as export_module
+from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, HtpOptions
+from optimum_htp.errors import PackageError, TaggingError
+from optimum_htp.export import HTPExporter, main_export
+from optimum_htp.package import SIDECAR, HtpPackage, Sidecar, strip
+from optimum_htp.tracing import ModuleTap
+
+
+ZooModel = Callable[[str], Path]
+SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a directory."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def export(model: Path, output: Path, **kwargs: Any) -> export_module.ExportResult:
+    """A seeded export without Optimum's validation."""
+    seed_everything()
+    return main_export(str(model), output, do_validation=False, **kwargs)
+
+
+def plain_export(model: Path, output: Path, **kwargs: Any) -> None:
+    """The same by Optimum."""
+    from optimum.exporters.onnx import main_export as optimum_export
+
+    seed_everything()
+    optimum_export(str(model), output, do_validation=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def bert(zoo_model: ZooModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tagged package of a tiny BERT; read-only."""
+    output = tmp_path_factory.mktemp("bert") / "package"
+    export(zoo_model("bert"), output)
+    return output
+
+
+# --- The signature ------------------------------------------------------------------------------------------------
+
+
+def test_signature_is_optimums() -> None:
+    """The same parameters in the same order with the same defaults, and one of ours, by keyword only."""
+    from optimum.exporters.onnx import main_export as optimum_export
+
+    ours = dict(inspect.signature(main_export).parameters)
+    extra = ours.pop("htp_options")
+    assert extra.kind is inspect.Parameter.KEYWORD_ONLY
+    theirs = inspect.signature(optimum_export).parameters
+    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
+    ]
+
+
+def test_arguments_reach_optimum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every parameter by position, and unknown keyword arguments, arrive as Optimum's own would get them."""
+    from optimum.exporters.onnx import __main__ as optimum_main
+
+    original, seen = optimum_main.main_export, {}
+
+    def stub(*args: Any, **kwargs: Any) -> None:
+        seen.update(inspect.signature(original).bind(*args, **kwargs).arguments)
+
+    stub.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    monkeypatch.setattr(optimum_main, "main_export", stub)
+    names = [
+        p.name for p in inspect.signature(original).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]  # fmt: skip
+    values = {name: object() for name in names} | {"model_name_or_path": "model", "output": tmp_path / "out"}
+    main_export(*values.values(), dynamo=True, batch_size=3)
+    assert Path(seen.pop("output")).parent == tmp_path / "out"
+    assert seen.pop("kwargs_shapes") == {"dynamo": True, "batch_size": 3}
+    assert seen == {name: value for name, value in values.items() if name != "output"}
+
+
+# --- The package --------------------------------------------------------------------------------------------------
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "static": ("bert", {"task": "text-classification", "no_dynamic_axes": True}),
+    "fp16": ("bert", {"task": "text-classification", "dtype": "fp16"}),
+    "opset": ("vit", {"task": "image-classification", "opset": 14}),
+    "unfolded": ("resnet", {"task": "image-classification", "do_constant_folding": False}),
+    "monolith": ("t5", {"task": "text2text-generation", "monolith": True}),
+    "no post-processing": ("t5", {"task": "text2text-generation-with-past", "no_post_process": True}),
+    "merged": ("t5", {}),
+    "with past": ("gpt2", {}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_strip_gives_back_optimums_bytes(shape: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+    """Stripped, a package is what a plain export in the same process writes, byte for byte; every node was tagged."""
+    name, kwargs = SHAPES[shape]
+    plain_export(zoo_model(name), tmp_path / "plain", **({"task": zoo.ZOO[name].task} | kwargs))
+    result = export(zoo_model(name), tmp_path / "tagged", **kwargs)
+    assert all(counts.nodes == counts.tagged > 0 and counts.unresolved == 0 for counts in result.files.values())
+    assert set(digests(tmp_path / "tagged")) == set(digests(tmp_path / "plain")) | {SIDECAR}
+    strip(tmp_path / "tagged")
+    assert digests(tmp_path / "tagged") == digests(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_external_data(name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its weights in external files, a package is tagged, loads, and strips to Optimum's bytes."""
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
+    task = zoo.ZOO[name].task
+    plain_export(zoo_model(name), tmp_path / "plain", task=task)
+    result = export(zoo_model(name), tmp_path / "tagged", task=task)
+    assert any(path.name.endswith(".onnx_data") for path in (tmp_path / "tagged").iterdir())
+    assert sum(counts.unresolved for counts in result.files.values()) == 0
+    for file in (tmp_path / "tagged").glob("*.onnx"):
+        onnx.checker.check_model(str(file))
+        onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    strip(tmp_path / "tagged")
+    assert digests(tmp_path / "tagged") == digests(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"optimize": "O1"}, {"optimize": "O2"}, {"optimize": "O3"}, {"slim": True}],
+    ids=lambda kwargs: "-".join(map(str, kwargs.items())),
+)
+def test_optimized_in_the_export(kwargs: dict[str, Any], zoo_model: ZooModel, tmp_path: Path) -> None:
+    """A package that Optimum optimizes is loadable, and each node has a tag or is counted as unresolved."""
+    result = export(zoo_model("bert"), tmp_path / "out", task="text-classification", **kwargs)
+    (file,) = HtpPackage(tmp_path / "out").files.values()
+    assert len(file.tags) == len(file.model.graph.nodes) == result.files["model.onnx"].nodes
+    assert result.files["model.onnx"].tagged > len(file.tags) / 2
+    assert file.evidence == "sidecar"
+    onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.sweep
+def test_external_data_beyond_two_gigabytes(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """A model past protobuf's limit is exported with external data, and tagged."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=1_100_000, hidden_size=512, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(tmp_path / "model")
+    result = main_export(str(tmp_path / "model"), tmp_path / "out", task="feature-extraction", do_validation=False)
+    assert result.files["model.onnx"].unresolved == 0
+    assert (tmp_path / "out" / "model.onnx_data").stat().st_size > 2**31
+    onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+def test_package_is_optimums(zoo_model: ZooModel, bert: Path, tmp_path: Path) -> None:
+    """Without stripping: the checker passes, weights and interface are the same, and ORT gives the same outputs."""
+    plain_export(zoo_model("bert"), tmp_path / "plain", task="text-classification")
+    onnx.checker.check_model(str(bert / "model.onnx"))
+    ours, theirs = onnx.load(bert / "model.onnx").graph, onnx.load(tmp_path / "plain" / "model.onnx").graph
+    assert list(ours.initializer) == list(theirs.initializer)
+    assert (list(ours.input), list(ours.output)) == (list(theirs.input), list(theirs.output))
+    assert [node.name for node in ours.node] == [node.name for node in theirs.node]
+    outputs = []
+    for directory in (bert, tmp_path / "plain"):
+        session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+        ids = np.arange(8, dtype=np.int64).reshape(2, 4)
+        feeds = {value.name: ids if value.name == "input_ids" else np.ones_like(ids) for value in session.get_inputs()}
+        outputs.append(session.run(None, {**feeds, "token_type_ids": np.zeros_like(ids)}))
+    assert all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
+
+
+def test_package_loads_in_a_pipeline(bert: Path) -> None:
+    """`ORTModelForX.from_pretrained` and `pipeline` load the directory as it is."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
+    model = ORTModelForSequenceClassification.from_pretrained(bert)
+    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(bert))
+    assert classify("hello")[0]["score"] > 0
+
+
+def test_keys_on_the_nodes(bert: Path, zoo_model: ZooModel, tmp_path: Path) -> None:
+    """Tag, source and namespace by default; torch's own formats on request, each the length of the other."""
+    for node in onnx.load(bert / "model.onnx").graph.node:
+        keys = [prop.key for prop in node.metadata_props]
+        assert len(keys) == len(set(keys))
+        assert {TAG, SOURCE, NAMESPACE} <= set(keys)
+        assert NAME_SCOPES not in keys
+    export(zoo_model("bert"), tmp_path / "out", htp_options=HtpOptions(namespace=False, torch_metadata=True))
+    for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node:
+        props = {prop.key: prop.value for prop in node.metadata_props}
+        scopes, classes = (eval(props[f"pkg.torch.onnx.{key}"]) for key in ("name_scopes", "class_hierarchy"))
+        assert NAMESPACE not in props
+        assert (scopes[0], scopes[-1], classes[-1]) == ("", node.name, f"{node.domain}::{node.op_type}")
+        assert len(scopes) == len(classes)
+        assert classes[0].endswith("BertForSequenceClassification")
+
+
+def test_namespace_of_a_node(bert: Path) -> None:
+    """The namespace is torch's: cumulative paths and qualified classes, the root's path empty."""
+    graph = onnx.load(bert / "model.onnx").graph
+    node = next(node for node in graph.node if node.name.endswith("layer.1/attention/self/query/MatMul"))
+    props = {prop.key: prop.value for prop in node.metadata_props}
+    package = "transformers.models.bert.modeling_bert"
+    assert props[NAMESPACE] == "/".join(
+        [
+            f": {package}.BertForSequenceClassification",
+            f"bert: {package}.BertModel",
+            f"bert.encoder: {package}.BertEncoder",
+            f"bert.encoder.layer.1: {package}.BertLayer",
+            f"bert.encoder.layer.1.attention: {package}.BertAttention",
+            f"bert.encoder.layer.1.attention.self: {package}.BertSdpaSelfAttention",
+            "bert.encoder.layer.1.attention.self.query: torch.nn.modules.linear.Linear",
+        ]
+    )
+    assert props[TAG] == (
+        "/BertForSequenceClassification/BertModel.bert/BertEncoder.encoder/BertLayer.layer.1/BertAttention.attention"
+        "/BertSdpaSelfAttention.self/Linear.query"
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "albert", "deberta-v2", "clip"])
+def test_sidecar(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+    """The sidecar is valid against its schema, agrees with the nodes, and comes back as it was written."""
+    result = export(zoo_model(name), tmp_path / "out")
+    document = json.loads((tmp_path / "out" / SIDECAR).read_text())
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document)
+    sidecar = Sidecar.read(tmp_path / "out")
+    assert sidecar is not None
+    assert sidecar.versions["torch"] == torch.__version__
+    assert sidecar.source["model"] == str(zoo_model(name))
+    for file_name, file in HtpPackage(tmp_path / "out").files.items():
+        assert file.evidence == "sidecar"
+        assert file.tags == export_module_tags(file.path)
+        assert file.counts == result.files[file_name] == sidecar.files[file_name].counts
+        assert document["files"][file_name]["root_in_model"] in ("", "encoder")
+
+
+def export_module_tags(path: Path) -> dict[tuple[str, int], Any]:
+    """The tags on the nodes of a file."""
+    from optimum_htp.annotations import read_tags
+    from optimum_htp.onnxfile import read_model
+
+    return read_tags(read_model(path))
+
+
+def test_roots_of_submodels(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """The sidecar says where an exported encoder sits in the model; a decoder is exported as the whole model."""
+    export(zoo_model("t5"), tmp_path / "out")
+    files = HtpPackage(tmp_path / "out").files
+    roots = {name: file.record.roots_in_model for name, file in files.items() if file.record is not None}
+    assert roots["encoder_model.onnx"] == ("encoder",)
+    assert roots["decoder_model_merged.onnx"] == ("",)
+    embedding = next(tag for tag in files["decoder_model.onnx"].tags.values() if "Embedding" in tag.tag)
+    assert embedding.tag == "/T5ForConditionalGeneration/T5Stack.decoder/Embedding.embed_tokens"
+
+
+# --- The task -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("bert", "text-classification"),
+        ("distilbert", "question-answering"),
+        ("roberta", "fill-mask"),
+        ("gpt2", "text-generation-with-past"),
+        ("t5", "text2text-generation-with-past"),
+        ("vit", "image-classification"),
+        ("wav2vec2", "automatic-speech-recognition"),
+        ("whisper", "automatic-speech-recognition-with-past"),
+        ("clip", "zero-shot-image-classification"),
+        ("sentence-transformers", "feature-extraction"),
+        ("stable-diffusion", "text-to-image"),
+    ],
+)
+def test_auto_task_of_a_local_directory(
+    name: str, task: str, zoo_model: ZooModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`task="auto"` on a directory is what it is for a Hub id, the with-past default included."""
+    from optimum.exporters.onnx import __main__ as optimum_main
+
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(optimum_main, "onnx_export_from_model", lambda model, **kwargs: seen.update(kwargs))
+    main_export(str(zoo_model(name)), tmp_path / "out", **zoo.ZOO[name].shapes)
+    assert seen["task"] == task
+
+
+def test_auto_task_that_cannot_be_known(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """Where the directory does not say its task, Optimum's own error stands."""
+    shutil.copytree(zoo_model("bert"), tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RuntimeError, match="Cannot infer the task"):
+        main_export(str(tmp_path / "model"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- What goes wrong ----------------------------------------------------------------------------------------------
+
+
+class FailingExporter(HTPExporter):
+    """Fails on the last file of a package."""
+
+    def tag_file(self, model: Any, exports: Any) -> Any:
+        """Fails on the encoder, which comes after the decoders."""
+        if model.path.name == "encoder_model.onnx":
+            raise ValueError("planted")
+        return super().tag_file(model, exports)
+
+
+def test_failed_pass_leaves_optimums_package(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """If the HTP pass fails for a file, the package stands untouched, without sidecar, and the error names the file."""
+    plain_export(zoo_model("t5"), tmp_path / "plain", task=zoo.ZOO["t5"].task)
+    seed_everything()
+    with pytest.raises(TaggingError, match=r"encoder_model.onnx could not be tagged: planted"):
+        FailingExporter().export(str(zoo_model("t5")), tmp_path / "out", do_validation=False)
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain")
+
+
+def test_failed_writing_takes_back_what_was_written(
+    zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that can't be written leaves none of the package's files tagged."""
+    plain_export(zoo_model("t5"), tmp_path / "plain", task=zoo.ZOO["t5"].task)
+    write_tags = export_module.write_tags
+
+    def failing(model: Any, *args: Any, **kwargs: Any) -> None:
+        if model.path.name == "encoder_model.onnx":
+            raise OSError(28, "No space left on device")
+        write_tags(model, *args, **kwargs)
+
+    monkeypatch.setattr(export_module, "write_tags", failing)
+    with pytest.raises(TaggingError, match="No space left"):
+        export(zoo_model("t5"), tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt()])
+def test_failed_export_leaves_nothing_of_ours(
+    error: BaseException, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception or an interrupt removes what this run wrote and leaves the user's own files as they were."""
+    from optimum.exporters.onnx import convert
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(convert, "validate_models_outputs", failing)
+    for output in (tmp_path / "new" / "deep", tmp_path / "old"):
+        if output.name == "old":
+            output.mkdir()
+            (output / "config.json").write_text("mine")
+            (output / SIDECAR).write_text("mine too")
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            main_export(str(zoo_model("bert")), output)
+    assert not (tmp_path / "new").exists()
+    assert {path.name: path.read_text() for path in (tmp_path / "old").iterdir()} == {
+        "config.json": "mine", SIDECAR: "mine too",
+    }  # fmt: skip
+
+
+def test_failed_move_puts_back_what_was_there(
+    zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the finished package can't be moved into place, the output is as it was before."""
+    output = tmp_path / "out"
+    (output / "model.onnx").mkdir(parents=True)
+    (output / "config.json").write_text("mine")
+    with pytest.raises(PackageError, match="is a directory there"):
+        export(zoo_model("bert"), output)
+    assert (output / "config.json").read_text() == "mine"
+    assert sorted(path.name for path in output.iterdir()) == ["config.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_output_that_is_a_file(output: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+    """A file where the output, or a directory above it, should be is told of in one line, before anything runs."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PackageError, match="is a file: give another path"):
+        main_export(str(zoo_model("bert")), tmp_path / output)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_exporting_again_replaces_the_package(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """A second export into the same directory gives what the first gave, and keeps the user's own files."""
+    export(zoo_model("bert"), tmp_path / "out")
+    first = digests(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    export(zoo_model("bert"), tmp_path / "out")
+    second = digests(tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert {k: v for k, v in second.items() if k not in (SIDECAR, "notes.txt")} == {
+        k: v for k, v in first.items() if k != SIDECAR
+    }  # fmt: skip
+
+
+# --- The tap ------------------------------------------------------------------------------------------------------
+
+
+def test_tap_restores_what_it_found() -> None:
+    """torch's functions are put back when an export raises."""
+    export_function, naming = torch.onnx.export, torch._C._jit_pass_onnx_assign_scoped_names_for_node_and_value
+
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("planted")
+
+    net = Broken()
+    with pytest.raises(ValueError, match="planted"), ModuleTap():
+        torch.onnx.export(net, (torch.ones(1),), "unused.onnx", dynamo=False)
+    assert torch.onnx.export is export_function
+    assert torch._C._jit_pass_onnx_assign_scoped_names_for_node_and_value is naming
+    assert not net._forward_hooks
+    assert not net._forward_pre_hooks
+
+
+def test_exports_of_several_threads_take_turns(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """Two exports at once give each its own, whole package."""
+    models = {name: zoo_model(name) for name in ("bert", "vit")}
+    errors: list[BaseException] = []
+
+    def run(name: str) -> None:
+        try:
+            main_export(str(models[name]), tmp_path / name, do_validation=False)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    roots = {name: HtpPackage(tmp_path / name).files["model.onnx"].hierarchy.roots for name in models}
+    assert roots == {"bert": ["/BertForSequenceClassification"], "vit": ["/ViTForImageClassification"]}
+
+
+def test_exports_of_other_threads_pass_through(tmp_path: Path) -> None:
+    """A tap records the exports of its own thread only."""
+    net = torch.nn.Linear(2, 2)
+    with ModuleTap() as tap:
+        thread = threading.Thread(
+            target=lambda: torch.onnx.export(net, (torch.ones(1, 2),), str(tmp_path / "n.onnx"), dynamo=False)
+        )
+        thread.start()
+        thread.join()
+    assert (tmp_path / "n.onnx").is_file()
+    assert tap.exports == []
