@@ -16,7 +16,7 @@ from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
 from optimum_htp.annotations import HtpOptions, strip_tags, write_tags
 from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
-from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
+from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
 from optimum_htp.projection import TaggedModel, project
@@ -87,7 +87,7 @@ class HTPExporter:
             optimum_seconds = time.perf_counter() - started - watch.tap.seconds
             started = time.perf_counter()
             try:
-                records = self._tag_package(staging.path, watch.tap.exports)
+                records = self._tag_package(staging.path, watch.tap)
             except HtpError:
                 staging.commit(remove=(SIDECAR,))
                 raise
@@ -99,7 +99,7 @@ class HTPExporter:
         counts = {name: record.counts for name, record in records.items()}
         return ExportResult(output, counts, optimum_seconds, htp_seconds)
 
-    def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[dict[NodeKey, NodeTag], _Roots]:
+    def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[NodeTags, _Roots]:
         """Tags one ONNX file of the package.
 
         Args:
@@ -126,16 +126,15 @@ class HTPExporter:
         """What is written to `export_metadata.json`."""
         return Sidecar(files=records, source=source, timings=timings, versions=library_versions())
 
-    def _tag_package(self, directory: Path, exports: list[ExportTrace]) -> dict[str, FileRecord]:
+    def _tag_package(self, directory: Path, tap: ModuleTap) -> dict[str, FileRecord]:
         """Tags every ONNX file of a package, or none: what was written is taken back if a later file fails."""
-        plans: dict[Path, tuple[OnnxModel, dict[NodeKey, NodeTag], _Roots]] = {}
+        plans: dict[Path, tuple[OnnxModel, NodeTags, _Roots]] = {}
         written: list[Path] = []
         file = directory
         try:
             for file in sorted(directory.rglob("*.onnx")):
                 model = read_model(file)
-                own = [export for export in exports if export.file == file]
-                plans[file] = (model, *self.tag_file(model, own or exports))
+                plans[file] = (model, *self.tag_file(model, _sources_of(file, tap)))
             for file, (model, tags, roots) in plans.items():
                 trees = [tree for tree, _ in roots.values()]
                 try:
@@ -154,6 +153,16 @@ class HTPExporter:
             file.relative_to(directory).as_posix(): FileRecord.of(model, tags, trees=roots)
             for file, (model, tags, roots) in plans.items()
         }
+
+
+def _sources_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
+    """The exports that a file of the package may descend from: its own; all, where it was made from several."""
+    if file in tap.failures:
+        raise tap.failures[file]
+    own = [export for export in tap.exports if export.file == file]
+    if not tap.exports:
+        raise TaggingError("no export of a torch.nn.Module was seen that it could have come from")
+    return own[-1:] or tap.exports
 
 
 _Roots = dict[str, tuple[ModuleTree, "str | None"]]

@@ -501,10 +501,15 @@ def _parse_file(entry: Any) -> FileRecord:
             tags[graph, position] = NodeTag(names[row[1]], str(row[3]), call, origins)
             ids[graph, position] = str(row[0])
     roots = entry["roots"]
+    trees = tuple(ModuleTree(map(_parse_module, root["modules"])) for root in roots)
+    for tree in trees:
+        for module in tree:
+            for path in (module.path, *module.aliases):
+                tree.tag(path)  # a KeyError where a module above is missing
     return FileRecord(
         digest=str(entry["digest"]),
-        roots_in_model=tuple(root["in_model"] for root in roots),
-        trees=tuple(ModuleTree(map(_parse_module, root["modules"])) for root in roots),
+        roots_in_model=tuple(None if root["in_model"] is None else str(root["in_model"]) for root in roots),
+        trees=trees,
         tags=tags,
         node_ids=ids,
     )

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError
 from optimum_htp.onnxfile import MAX_MODEL_BYTES, external_data_files, read_model
+from optimum_htp.onnxfile.wire import Splice, WireError, replacing
 from optimum_htp.package import onnx_files
 from optimum_htp.packed import (
     FILE_PREFIX,
@@ -33,7 +34,6 @@ from optimum_htp.packed import (
 )
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tensors import SourceFiles, TensorField, rewrite_tensors
-from optimum_htp.wire import Splice, WireError, replacing
 
 
 logger = logging.getLogger(__name__)

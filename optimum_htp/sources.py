@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package import read_json_object
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
 
 
 @contextmanager
@@ -64,10 +71,11 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
 def _transformers_task(config: dict[str, Any]) -> str | None:
     from optimum.exporters.tasks import TasksManager
 
-    architectures = config.get("architectures") or []
+    listed = config.get("architectures")
+    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     candidates = [
         task
-        for name in (architectures if isinstance(architectures, list) else [])
+        for name in architectures
         for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
     ]
     candidates += [
@@ -78,7 +86,7 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
     loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
     if "feature-extraction" in candidates:
         # Every base model can be loaded for the tasks of AutoModel; one that has a task of its own is meant for that.
-        candidates.sort(key=lambda task: "AutoModel" in _names(loaders[task]))
+        candidates.sort(key=lambda task: "AutoModel" in _names(loaders.get(task)))
     candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), architectures)
     exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
     exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
@@ -86,15 +94,19 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
     return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
 
 
-def _tasks_of_remote_code(auto_map: Any, architectures: Any) -> list[str]:
+def _tasks_of_remote_code(auto_map: Any, architectures: list[str]) -> list[str]:
     """The tasks of the auto classes that remote code registers, those first that load the checkpoint's own class."""
     from optimum.exporters.tasks import TasksManager
 
     if not isinstance(auto_map, dict):
         return []
     own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in architectures}
-    tasks = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items()
-    return [task for registered in (own, auto_map) for task, names in tasks if any(name in registered for name in _names(names))]
+    return [
+        task
+        for registered in (own, set(auto_map))
+        for task, names in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items()
+        if registered.intersection(_names(names))
+    ]
 
 
 def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
@@ -125,3 +137,185 @@ def _read_json(path: Path) -> dict[str, Any]:
         return read_json_object(path) or {}
     except PackageError:  # Optimum's own reading of the file says what is wrong with it
         return {}
+
+
+def instantiate_on_meta(
+    directory: str | Path, *, trust_remote_code: bool = False, tasks: bool = False
+) -> Iterator[torch.nn.Module]:
+    """Instantiates what a config describes on torch's `meta` device: every module, no weight.
+
+    Args:
+        directory: A directory with config.json; for a sentence-transformers model, with modules.json too.
+        trust_remote_code: Run code that comes with the model.
+        tasks: Go on, after the classes that `architectures` names, with those that Optimum would load for each task.
+
+    Yields:
+        The models, each made when it is asked for; those that cannot be made are left out.
+
+    Raises:
+        PackageError: The config can't be read or names no class that is installed.
+    """
+    directory = Path(directory)
+    config = read_json_object(directory / "config.json") or {}
+    failures: list[str] = []
+    made = 0
+    for maker in _makers(directory, config, trust_remote_code=trust_remote_code, tasks=tasks):
+        try:
+            model = maker()
+        except Exception as error:  # whatever the model's own constructor raises
+            failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
+            continue
+        made += 1
+        yield model.eval()
+    if not made:
+        reason = failures[0] if failures else "it names no class in architectures or _class_name that is installed"
+        raise PackageError(f"{directory / 'config.json'}: the model can't be made of it: {reason}; give --model MODEL")
+
+
+def _makers(
+    directory: Path, config: dict[str, Any], *, trust_remote_code: bool, tasks: bool
+) -> Iterator[Callable[[], torch.nn.Module]]:
+    """What makes each model that a config may mean, the likeliest first."""
+    if (directory / "modules.json").is_file():
+        yield lambda: _sentence_transformer(directory, whole=True, trust_remote_code=trust_remote_code)
+    class_name = config.get("_class_name")
+    if isinstance(class_name, str):
+        yield lambda: _diffusers_component(class_name, config)
+        return
+    if "model_type" not in config and "architectures" not in config:
+        return
+    loaded = _load_config(directory, trust_remote_code=trust_remote_code)
+    for cls in _transformers_classes(directory, loaded, trust_remote_code=trust_remote_code, tasks=tasks):
+        yield partial(_on_meta, cls, loaded)
+    if tasks:
+        yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
+
+
+def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            str(directory), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
+        raise PackageError(f"{directory / 'config.json'}: transformers can't load it: {reason}{advice}") from error
+    return config
+
+
+def _transformers_classes(
+    directory: Path, config: PretrainedConfig, *, trust_remote_code: bool, tasks: bool
+) -> Iterator[Any]:
+    """The classes that a config names, then those of the tasks of its model type; each once."""
+    import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    seen: set[Any] = set()
+    names = config.architectures or []
+    auto_map = getattr(config, "auto_map", None) or {}
+    for name in names:
+        reference = next((each for each in auto_map.values() if str(each).rpartition(".")[2] == name), None)
+        cls = getattr(transformers, name, None)
+        if trust_remote_code and isinstance(reference, str):
+            cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
+        if cls is not None and cls not in seen:
+            seen.add(cls)
+            yield cls
+    for cls in _task_classes(config) if tasks else ():
+        if cls not in seen:
+            seen.add(cls)
+            yield cls
+
+
+def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
+    """The class that Optimum loads for each task that it exports a model type for."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        supported = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx")
+    except KeyError:
+        return
+    for task in supported:
+        try:
+            auto = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
+        except (KeyError, ValueError):
+            continue
+        mapping = getattr(auto, "_model_mapping", None)
+        if mapping is None:
+            yield auto
+        elif type(config) in mapping:
+            cls = mapping[type(config)]
+            yield from cls if isinstance(cls, tuple) else (cls,)
+
+
+def _on_meta(cls: Any, config: Any) -> torch.nn.Module:
+    import torch
+    from transformers.modeling_utils import no_init_weights
+
+    def make() -> Any:
+        with no_init_weights():
+            return cls._from_config(copy.deepcopy(config))
+
+    try:
+        with torch.device("meta"):
+            model = make()
+    except (NotImplementedError, RuntimeError):  # a constructor that looks at values, which meta tensors don't have
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            model = make()
+    model.tie_weights()
+    return cast("torch.nn.Module", model)
+
+
+def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Module:
+    import diffusers
+    import torch
+
+    cls = getattr(diffusers, class_name)
+    with torch.device("meta"):
+        return cast("torch.nn.Module", cls.from_config(config))
+
+
+def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bool) -> torch.nn.Module:
+    """A sentence-transformers model; of one whose modules.json is gone, as from an export, the first module only."""
+    from sentence_transformers import SentenceTransformer, models
+
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    with _weights_left_out():
+        if whole:
+            model = SentenceTransformer(str(directory), device="meta", **options)
+        else:
+            transformer = models.Transformer(str(directory), model_args=options, config_args=options)
+            model = SentenceTransformer(modules=[transformer], device="meta")
+    return cast("torch.nn.Module", model)
+
+
+@contextmanager
+def _weights_left_out() -> Iterator[None]:
+    """While it is open, transformers' `from_pretrained` for models makes them on the `meta` device."""
+    from transformers import AutoConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    def of_auto(cls: Any, name: str, *_: Any, config: Any = None, **options: Any) -> Any:
+        trust = bool(options.get("trust_remote_code"))
+        loaded = AutoConfig.from_pretrained(name, trust_remote_code=trust) if config is None else config
+        mapping = cls._model_mapping
+        found = mapping[type(loaded)] if type(loaded) in mapping else None
+        if found is None:
+            raise PackageError(f"{name}: {cls.__name__} knows no class for {type(loaded).__name__}")
+        return _on_meta(found[0] if isinstance(found, tuple) else found, loaded)
+
+    def of_class(cls: Any, name: str, *_: Any, config: Any = None, **__: Any) -> Any:
+        return _on_meta(cls, cls.config_class.from_pretrained(name) if config is None else config)
+
+    originals = [(owner, owner.__dict__["from_pretrained"]) for owner in (_BaseAutoModelClass, PreTrainedModel)]
+    try:
+        for (owner, _), replacement in zip(originals, (of_auto, of_class), strict=True):
+            owner.from_pretrained = classmethod(replacement)
+        yield
+    finally:
+        for owner, original in originals:
+            owner.from_pretrained = original

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
-from optimum_htp.wire import (
+from optimum_htp.onnxfile.wire import (
     Splice,
     WireError,
     encode_message,
@@ -28,7 +28,7 @@ from optimum_htp.wire import (
 
 
 if TYPE_CHECKING:
-    from optimum_htp.wire import Data, Piece
+    from optimum_htp.onnxfile.wire import Data, Piece
 
 
 # Field number << 3 | wire type.

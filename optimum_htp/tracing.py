@@ -123,6 +123,7 @@ class ModuleTap:
 
     Attributes:
         exports: What was recorded, in the order of the calls.
+        failures: For each file whose export could not be recorded, why.
         seconds: Wall-clock seconds spent on reading what was exported.
 
     Example:
@@ -134,6 +135,7 @@ class ModuleTap:
 
     def __init__(self) -> None:
         self.exports: list[ExportTrace] = []
+        self.failures: dict[Path, Exception] = {}
         self.seconds: float = 0.0
         self._original: Callable[..., Any] | None = None
         self._thread = 0
@@ -184,8 +186,11 @@ class ModuleTap:
             result = original(*args, **kwargs)
         file = Path(target)
         started = time.perf_counter()
-        if file.is_file():
-            self.exports.append(ExportTrace(file=file, model=read_model(file), trace=recorder.trace(), root=model))
+        try:
+            if file.is_file():
+                self.exports.append(ExportTrace(file=file, model=read_model(file), trace=recorder.trace(), root=model))
+        except Exception as error:  # Optimum's export goes on; whoever tags the file tells
+            self.failures[file] = error
         self.seconds += time.perf_counter() - started
         return result
 
@@ -277,7 +282,7 @@ class _CallRecorder:
             if node.kind() == "prim::CallFunction":
                 state.push_scope(f"{_CALL_MARK}{self._stack[-1]}")
                 for insert in ("insertBefore", "insertAfter"):
-                    mark = state.graph().create(_MARK_KIND, 0)
+                    mark = state.graph().create(_MARK_KIND, [], 0)
                     mark.i_(_MARK_ATTRIBUTE, 1)
                     getattr(mark, insert)(node)
                 state.pop_scope()
@@ -332,7 +337,11 @@ def _pass_extended(
         yield
         return
 
+    thread = threading.get_ident()
+
     def extended(graph: Any, *args: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(graph, *args)
         if before is not None:
             before(graph)
         result = original(graph, *args)

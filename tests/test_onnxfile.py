@@ -16,9 +16,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from optimum_htp import onnxfile, wire
+from optimum_htp import onnxfile
 from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
-from optimum_htp.onnxfile import external_data_files, graph_digest, node_id, read_model, rewrite_metadata
+from optimum_htp.onnxfile import (
+    external_data_files,
+    graph_digest,
+    node_id,
+    read_model,
+    rewrite_metadata,
+    rewriting,
+    wire,
+)
 
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -446,8 +454,8 @@ class TestRewrite:
     def test_too_large(self, model_path, monkeypatch):
         """A result over protobuf's limit is refused before anything is written."""
         before = model_path.read_bytes()
-        monkeypatch.setattr(onnxfile, "MAX_MODEL_BYTES", len(before) + 10)
-        monkeypatch.setattr(onnxfile, "replacing", None)
+        monkeypatch.setattr(rewriting, "MAX_MODEL_BYTES", len(before) + 10)
+        monkeypatch.setattr(rewriting, "replacing", None)
         with pytest.raises(ModelTooLargeError, match="external data"):
             rewrite_metadata(model_path, nodes={}, owned=ours, model={"key": "a longer value"})
         assert model_path.read_bytes() == before
@@ -503,7 +511,8 @@ class TestWriting:
         before = model_path.read_bytes()
         code = (
             "import os, signal, sys\n"
-            "from optimum_htp import onnxfile, wire\n"
+            "from optimum_htp import onnxfile\n"
+            "from optimum_htp.onnxfile import wire\n"
             "wire._copy_range = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "onnxfile.rewrite_metadata(sys.argv[1], nodes={}, owned=lambda key: False, model={'a': 'b'})\n"
         )
@@ -539,13 +548,13 @@ class TestWriting:
     def test_source_changes_meanwhile(self, model_path, monkeypatch):
         """A file that someone else writes to while it is copied is not replaced by a mixture."""
         before = model_path.read_bytes()
-        real = onnxfile.write_pieces
+        real = rewriting.write_pieces
 
         def write_pieces(*args, **kwargs):
             real(*args, **kwargs)
             os.utime(model_path, ns=(0, 0))
 
-        monkeypatch.setattr(onnxfile, "write_pieces", write_pieces)
+        monkeypatch.setattr(rewriting, "write_pieces", write_pieces)
         with pytest.raises(OnnxFileError, match="changed while"):
             rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
         assert model_path.read_bytes() == before

@@ -166,7 +166,7 @@ def _orderly_interrupts() -> Iterator[None]:
         asked.append(number)
         raise KeyboardInterrupt
 
-    replaced = {}
+    replaced: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) is usual:  # not where the caller ignores it, as nohup does
@@ -178,8 +178,8 @@ def _orderly_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        for number, usual in replaced.items():
-            signal.signal(number, usual)
+        for changed, before in replaced.items():
+            signal.signal(changed, before)
 
 
 @contextmanager

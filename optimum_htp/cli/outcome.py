@@ -54,10 +54,10 @@ def outcome(run: Callable[[], int]) -> int:
 
 
 def one_line(text: str) -> str:
-    """A message as one line that is safe to print: white space collapsed, control characters escaped, not endless.
+    r"""A message as one line that is safe to print: white space collapsed, control characters escaped, not endless.
 
-    >>> one_line("no such\\n  file: \\x1b[31m")
-    'no such file: \\\\x1b[31m'
+    >>> one_line("no such\n  file: \x1b[31m")
+    'no such file: \\x1b[31m'
     """
     line = printable(" ".join(text.split()))
     if len(line) <= _MAX_LINE_CHARACTERS:

@@ -6,7 +6,9 @@ any more, is the work of the node that makes the next value downstream which bot
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from optimum_htp.onnxfile import Node
 from optimum_htp.projection.flow import GLUE, MOVEMENT, PLAIN, QUANTIZING, Flow
@@ -20,7 +22,9 @@ NOBODY = -2
 """Work that nothing in the target depends on, or whose result the target stores."""
 
 _REACH = 8  # how many vanished nodes in a row a renamed one may have absorbed
-_BREADTH = 64  # how many nodes are looked at on the way
+_BREADTH = 64  # how many of them there may be on the way
+_STEPS = 2_000  # how many nodes are looked at for one question, so that no graph takes longer than its size
+_LONGEST_NAME = 2_000
 _BOUNDARIES = frozenset("_:/.-")
 
 
@@ -59,6 +63,8 @@ class Matcher:
         self.owner: list[int | None] = [None] * len(self.old.operations)
         self.constant = self.old.constants()
         self._by_name = self._index_names()
+        self.orphans: set[int] = set()
+        self._read_by: dict[int, set[int]] = {}  # filled when all names are known
         self._renamed: set[int] = set()  # nodes of the target whose results we had to give a name
 
     def run(self) -> None:
@@ -75,8 +81,8 @@ class Matcher:
         for number, owner in enumerate(self.owner):
             if owner is not None and owner >= 0:
                 self.matches[owner].work.append(number)
-        for match in self.matches:
-            match.work = list(dict.fromkeys((*match.work, *match.anchors)))
+        for number, match in enumerate(self.matches):
+            match.work = list(dict.fromkeys((*match.work, *match.anchors, *self._halves(number))))
 
     # --- Anchors ---
 
@@ -182,7 +188,9 @@ class Matcher:
         if scope is None:
             return None
         best, found = 0, None
-        for text in (*filter(None, operation.node.outputs[:1]), operation.node.name):
+        for text in (*operation.node.outputs[:1], operation.node.name):
+            if len(text) > _LONGEST_NAME:
+                continue
             for stop in range(len(text) - 1, best, -1):
                 if text[stop] not in _BOUNDARIES:
                     continue
@@ -261,18 +269,19 @@ class Matcher:
     def _vanished_from(self, values: list[int], reach: int) -> list[int]:
         """The tagged nodes downstream of some values that the target doesn't show, nearest first."""
         found: dict[int, None] = {}
-        front = values
         for _ in range(reach):
             ahead: list[int] = []
-            for value in front:
-                for reader in self.old.values[value].readers:
-                    if reader in found or self._survives(reader) or len(found) >= _BREADTH:
-                        continue
-                    found[reader] = None
-                    if self.owner[reader] is None:
-                        ahead += [each for each in self.old.operations[reader].outputs if each >= 0]
-            front = ahead
+            for reader in self._some_readers(values):
+                if reader in found or self._survives(reader) or len(found) >= _BREADTH:
+                    continue
+                found[reader] = None
+                if self.owner[reader] is None:
+                    ahead += [each for each in self.old.operations[reader].outputs if each >= 0]
+            values = ahead
         return list(found)
+
+    def _some_readers(self, values: Iterable[int]) -> Iterator[int]:
+        return islice((reader for value in values for reader in self.old.values[value].readers), _STEPS)
 
     # --- Nodes that are gone ---
 
@@ -312,6 +321,8 @@ class Matcher:
             exact = [each for each in work if self._op(each) == operation.node.op_type]
             for each in exact or work:
                 self.owner[each] = number
+            if not work:
+                self.orphans.add(number)
             end = ends.get(number)
             if not work and end is not None and self.matches[end].anchors:
                 match.kin = self.matches[end].anchors[-1]
@@ -322,18 +333,16 @@ class Matcher:
     def _region(self, values: list[int], claims: set[int]) -> list[int]:
         """The vanished nodes downstream of some values, as far as they are nobody's but those named."""
         found: dict[int, None] = {}
-        front = values
-        while front and len(found) < _BREADTH:
+        while values and len(found) < _BREADTH:
             ahead: list[int] = []
-            for value in front:
-                for reader in self.old.values[value].readers:
-                    if reader in found or self.owner[reader] not in claims or self._is_anchor(reader):
-                        continue
-                    if self.constant[reader]:  # shapes lead around the work that they are the shapes of
-                        continue
-                    found[reader] = None
-                    ahead += [each for each in self.old.operations[reader].outputs if each >= 0]
-            front = ahead
+            for reader in self._some_readers(values):
+                if reader in found or self.owner[reader] not in claims or self._is_anchor(reader):
+                    continue
+                if self.constant[reader]:  # shapes lead around the work that they are the shapes of
+                    continue
+                found[reader] = None
+                ahead += [each for each in self.old.operations[reader].outputs if each >= 0]
+            values = ahead
         return list(found)
 
     def _next_worker(self, value: int) -> int:
@@ -392,7 +401,11 @@ class Matcher:
         return not self.old.values[value].stored and (maker is None or not self.constant[maker])
 
     def _reads(self, number: int) -> set[int]:
-        return {self.same[value] for value in self.new.operations[number].inputs if value in self.same}
+        found = self._read_by.get(number)
+        if found is None:
+            inputs = self.new.operations[number].inputs
+            found = self._read_by[number] = {self.same[value] for value in inputs if value in self.same}
+        return found
 
     def _unnamed_makers(self, number: int) -> list[int]:
         """The nodes in front of one whose results have no known name, nearest first."""
@@ -401,9 +414,25 @@ class Matcher:
         for _ in range(_REACH):
             values = [value for each in front for value in self.new.operations[each].inputs if value >= 0]
             makers = [self.new.values[value].maker for value in values if value not in self.same]
-            front = [maker for maker in makers if maker is not None and maker not in found][:_BREADTH]
+            front = [maker for maker in dict.fromkeys(makers) if maker is not None and maker not in found][:_BREADTH]
             found.update(dict.fromkeys(front))
         return list(found)
+
+    def _halves(self, number: int) -> list[int]:
+        """Tagged nodes that the node in front does, except for what is done here with one of their weights.
+
+        A matrix product that gave its bias to the activation behind it.
+        """
+        if self._is_itself(number) or self.new.operations[number].node.op_type in GLUE:
+            return []
+        makers = set(self.new.makers(number))
+        return [
+            reader
+            for value in self._reads(number)
+            if self.old.values[value].stored and len(self.old.values[value].readers) <= _REACH
+            for reader in self.old.values[value].readers
+            if self.owner[reader] in makers and self._op(reader) not in GLUE
+        ]
 
     def _is_itself(self, number: int) -> bool:
         op_type = self.new.operations[number].node.op_type
@@ -454,8 +483,7 @@ class Matcher:
         outputs = [value for value in self.old.operations[start].outputs if value >= 0]
         found: dict[int, None] = {}
         for _ in range(_REACH):
-            readers = [reader for value in outputs for reader in self.old.values[value].readers]
-            fresh = [reader for reader in dict.fromkeys(readers) if reader not in found]
+            fresh = [reader for reader in dict.fromkeys(self._some_readers(outputs)) if reader not in found]
             found.update(dict.fromkeys(fresh[:_BREADTH]))
             gone = [reader for reader in fresh[:_BREADTH] if not self._survives(reader)]
             outputs = [value for reader in gone for value in self.old.operations[reader].outputs if value >= 0]

@@ -49,7 +49,9 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
     scopes: list[int | None] = [None] * len(new.scopes)
     for number, scope in enumerate(new.scopes):
         around = scopes[scope.parent] if scope.parent is not None else None
-        bodies = [votes[child] for child in children.get(number, ())]
+        bodies: Counter[_Place] = Counter()
+        for child in children.get(number, ()):
+            bodies |= votes[child]  # the larger of both counts
         place = _best(votes[number], scope.path, bodies, _inside(old, origin, around))
         if place is None:
             continue
@@ -92,7 +94,7 @@ def _names(nodes: Iterable[tuple[str, tuple[str, ...]]]) -> Iterable[str]:
         yield from filter(None, outputs)
 
 
-def _best(votes: Counter[_Place], path: str, bodies: list[Counter[_Place]], around: _Place | None) -> _Place | None:
+def _best(votes: Counter[_Place], path: str, bodies: Counter[_Place], around: _Place | None) -> _Place | None:
     """The likeliest tagged graph for a scope; of equals one that lies in the counterpart of what is around it.
 
     A graph that shares more with one of the scope's bodies is not the scope's own: merging wraps graphs.
@@ -100,7 +102,7 @@ def _best(votes: Counter[_Place], path: str, bodies: list[Counter[_Place]], arou
     found: _Place | None = None
     best = (0, False, False)
     for place, count in votes.items():
-        if any(body[place] > count for body in bodies):
+        if bodies[place] > count:
             continue
         inside = around is not None and place[0] == around[0] and _is_inside(place[1], around[1])
         score = (count, inside, place[1] == path)

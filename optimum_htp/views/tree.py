@@ -159,7 +159,7 @@ def _file_tree(file: HtpFile) -> FileTree:
             if tag.source == "unresolved":
                 unresolved.append(row)
             else:
-                owned.setdefault(owners[tag.tag], []).append(row)
+                owned.setdefault(owners.find(tag.tag, file), []).append(row)
     record = file.record
     # Trees that are made from tags alone know of no calls and no parameters.
     known = record is not None and file.hierarchy.trees == record.trees
@@ -171,20 +171,23 @@ def _file_tree(file: HtpFile) -> FileTree:
     return FileTree(file.name, TagCounts.of(tags), file.evidence, tuple(rows), tuple(unresolved))
 
 
-class _Owners(dict[str, tuple[int, ModulePath]]):
-    """The tree, by its position, and the path in it that each tag spells; looked up once."""
+class _Owners:
+    """Which module a tag names: the position of its tree, and the path in it."""
 
     def __init__(self, trees: Collection[ModuleTree]) -> None:
-        super().__init__()
         self._trees = trees
+        self._found: dict[str, tuple[int, ModulePath]] = {}
 
-    def __missing__(self, tag: str) -> tuple[int, ModulePath]:
+    def find(self, tag: str, file: HtpFile) -> tuple[int, ModulePath]:
+        owner = self._found.get(tag)
+        if owner is not None:
+            return owner
         for index, tree in enumerate(self._trees):
             path = tree.path_of_tag(tag)
             if path is not None:
-                self[tag] = index, path
-                return self[tag]
-        raise KeyError(tag)
+                self._found[tag] = index, path
+                return index, path
+        raise PackageError(f"{file.path}: {tag!r}, the tag of a node, names no module; export the model again")
 
 
 class _TreeRows:

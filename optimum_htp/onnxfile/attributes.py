@@ -1,0 +1,82 @@
+"""Find the graphs and the tensors in a node's attributes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optimum_htp.onnxfile.model import MAX_BODY_NAME_BYTES
+from optimum_htp.onnxfile.schema import (
+    ATTRIBUTE_FIELDS,
+    ATTRIBUTE_G,
+    ATTRIBUTE_GRAPH_TAGS,
+    ATTRIBUTE_GRAPHS,
+    ATTRIBUTE_NAME,
+    ATTRIBUTE_TENSOR_TAGS,
+)
+from optimum_htp.onnxfile.wire import WireError, fields
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from optimum_htp.onnxfile.wire import Data
+
+    Field: TypeAlias = tuple[int, int, int, int]
+    Body: TypeAlias = tuple[str, Field]
+
+
+_SHORT_ATTRIBUTE_BYTES = 128
+
+
+def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple[list[Body], list[Field]] | None:
+    """Returns the bodies and the tensors in an attribute; None where it has neither, as most, which `plain` collects.
+
+    Raises:
+        WireError: If it has a graph but no name that can stand in a path, or is no valid message.
+    """
+    short = data[start:end] if end - start <= _SHORT_ATTRIBUTE_BYTES else b""
+    if short in plain:
+        return None
+    name_first = name_stop = start
+    graphs: list[Field] = []
+    tensors: list[Field] = []
+    for field in fields(data, start, end, ATTRIBUTE_FIELDS):
+        tag = field[0]
+        if tag == ATTRIBUTE_NAME:
+            _, _, name_first, name_stop = field
+        elif tag in ATTRIBUTE_GRAPH_TAGS:
+            graphs.append(field)
+            if len(graphs) > 1000 + (end - start) // 8:
+                raise WireError("more graphs than an attribute of this size can have", field[1])
+        elif tag in ATTRIBUTE_TENSOR_TAGS:
+            tensors.append(field)
+    if not graphs and not tensors:
+        if short:
+            plain.add(short)
+        return None
+    if not graphs:
+        return [], tensors
+    name = path_name(data, name_first, name_stop, MAX_BODY_NAME_BYTES)
+    if not name or not name.isprintable() or "/" in name:
+        raise WireError(f"{name!r} is no name for an attribute with a graph", name_first)
+    lists = [field for field in graphs if field[0] == ATTRIBUTE_GRAPHS]
+    single = [field for field in graphs if field[0] == ATTRIBUTE_G]
+    if len(single) > 1:
+        raise WireError(f"the attribute {name!r} has its graph twice", single[1][1])
+    bodies = [(name, field) for field in single]
+    bodies.extend((f"{name}[{index}]", field) for index, field in enumerate(lists))
+    return sorted(bodies, key=lambda body: body[1][1]), tensors
+
+
+def path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:
+    """Returns a name that becomes a part of graph paths.
+
+    Raises:
+        WireError: If it is longer than `longest_bytes` or no UTF-8.
+    """
+    if stop - first > longest_bytes:
+        raise WireError(f"a function or attribute has a name of {stop - first} bytes", first)
+    try:
+        return data[first:stop].decode()
+    except UnicodeDecodeError:
+        raise WireError("a string is not valid UTF-8", first) from None

@@ -1,0 +1,196 @@
+"""What an ONNX file says, and how much of it we accept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+MAX_MODEL_BYTES = 2_147_483_647
+"""The longest message that protobuf reads or writes."""
+
+MAX_BODY_DEPTH = 100
+"""How deep bodies may be nested; protobuf itself stops at 33."""
+
+MAX_ITEMS = 4_000_000
+"""How many nodes, tensors and values, and how many different strings, one file may have: far more than any model,
+few enough that no file of a few bytes per item fills the memory."""
+
+MAX_BODY_NAME_BYTES, MAX_FUNCTION_NAME_BYTES = 128, 1024
+"""How long the name of an attribute with a graph, and of a function, may be: each path inside repeats it."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One operation.
+
+    Attributes:
+        name: Its name, often empty and never reliably unique.
+        op_type: The operator.
+        domain: The operator's domain as written, empty for ONNX's own.
+        inputs: Names of the tensors it reads; empty for an optional input that is not given.
+        outputs: Names of the tensors it makes; empty for an output that is not wanted.
+        metadata: Its `metadata_props`; of a repeated key, the last.
+        bodies: The graphs in its attributes: the attribute's name (for the i-th of a list, `name[i]`) and the graph.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: dict[str, str]
+    bodies: tuple[tuple[str, Graph], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A graph's input or output.
+
+    Attributes:
+        name: The tensor's name.
+        elem_type: ONNX's number of the element type; 0 where it is no tensor or not said.
+        shape: Per dimension its size, its symbol or None (unknown); None where it is no tensor or the rank is unknown.
+    """
+
+    name: str
+    elem_type: int
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """A tensor that is stored with the model; its content is not read.
+
+    Attributes:
+        name: The tensor's name. For a sparse one, the name of its values.
+        data_type: ONNX's number of the element type.
+        dims: Its shape. For a sparse one, that of the tensor it stands for.
+        location: Where the content is, relative to the model's directory and as written; None if in the ONNX file.
+        offset: Bytes from the start of `location` to the content.
+        length: Bytes of content in `location`; None where it is not said.
+    """
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    location: str | None
+    offset: int
+    length: int | None
+
+
+@dataclass(slots=True)
+class Graph:
+    """The main graph, a body or the inside of a function.
+
+    Attributes:
+        name: Its name.
+        nodes: Its nodes, as they stand in the file.
+        inputs: What it is given.
+        outputs: What it returns.
+        initializers: Its stored tensors, the sparse ones too.
+        external_attributes: External tensors that are no initializers: in its nodes' attributes, and the indices of
+            sparse tensors. Tensors of that kind that are not external are left out.
+    """
+
+    name: str
+    nodes: list[Node]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    initializers: tuple[Initializer, ...]
+    external_attributes: tuple[Initializer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """An operator that the model defines.
+
+    Attributes:
+        domain: The domain of its identity.
+        name: The name of its identity, which is the `op_type` of the nodes that call it.
+        overload: The rest of its identity, mostly empty.
+        graph: Its nodes; inputs and outputs have names only.
+    """
+
+    domain: str
+    name: str
+    overload: str
+    graph: Graph
+
+    @property
+    def path(self) -> str:
+        """Its graph path: `domain::name`, or `domain::name:overload`."""
+        return function_path(self.domain, self.name, self.overload)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxModel:
+    """What an ONNX file says, without its weights.
+
+    Attributes:
+        path: The file it was read from.
+        ir_version: Version of the format; 0 where it is not said.
+        opset_imports: Version of each operator domain.
+        producer_name: The tool that wrote it.
+        producer_version: That tool's version.
+        metadata: Its `metadata_props`; of a repeated key, the last.
+        graph: The main graph.
+        functions: The operators it defines.
+    """
+
+    path: Path
+    ir_version: int
+    opset_imports: dict[str, int]
+    producer_name: str
+    producer_version: str
+    metadata: dict[str, str]
+    graph: Graph
+    functions: tuple[Function, ...]
+
+    def graphs(self) -> Iterator[tuple[str, Graph]]:
+        """Walks all graphs, depth first, a parent before its bodies, functions last.
+
+        Yields:
+            The graph's path and the graph: `""` for the main graph, `3.then_branch` for the body in its node 3,
+            `3.then_branch/7.body` for one inside that, `domain::name` for a function.
+        """
+        stack = [(function.path, function.graph) for function in reversed(self.functions)]
+        stack.append(("", self.graph))
+        while stack:
+            path, graph = stack.pop()
+            yield path, graph
+            stack.extend(
+                (body_path(path, position, element), body)
+                for position, node in reversed(list(enumerate(graph.nodes)))
+                for element, body in reversed(node.bodies)
+            )
+
+
+def function_path(domain: str, name: str, overload: str) -> str:
+    """Returns the graph path of a function, which is its identity."""
+    return f"{domain}::{name}:{overload}" if overload else f"{domain}::{name}"
+
+
+def body_path(path: str, position: int, element: str) -> str:
+    """Returns the graph path of the body `element` in the node at `position` of the graph `path`."""
+    return f"{path}/{position}.{element}" if path else f"{position}.{element}"
+
+
+def node_id(node: Node, position: int) -> str:
+    """Returns what identifies a node in its graph: its first output that has a name, else `#<position>`."""
+    return next(filter(None, node.outputs), f"#{position}")
+
+
+def external_data_files(model: OnnxModel) -> set[str]:
+    """Returns the locations, as written, of all tensors that are stored outside the ONNX file, in any graph."""
+    return {
+        tensor.location
+        for _, graph in model.graphs()
+        for tensor in (*graph.initializers, *graph.external_attributes)
+        if tensor.location is not None
+    }

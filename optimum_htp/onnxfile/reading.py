@@ -1,0 +1,360 @@
+"""Read an ONNX file without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optimum_htp.onnxfile.attributes import path_name, scan_attribute
+from optimum_htp.onnxfile.model import (
+    MAX_BODY_DEPTH,
+    MAX_FUNCTION_NAME_BYTES,
+    MAX_ITEMS,
+    Function,
+    Graph,
+    Initializer,
+    Node,
+    OnnxModel,
+    Value,
+)
+from optimum_htp.onnxfile.opening import mapped
+from optimum_htp.onnxfile.schema import (
+    ATTRIBUTE_SPARSE_TENSOR,
+    ATTRIBUTE_SPARSE_TENSORS,
+    DIMENSION,
+    DIMENSION_SIZE,
+    DIMENSION_SYMBOL,
+    DIMENSIONS,
+    DOMAIN_AND_VERSION,
+    ELEM_TYPE_AND_SHAPE,
+    EXTERNAL,
+    FUNCTION_DOMAIN,
+    FUNCTION_FIELDS,
+    FUNCTION_INPUT,
+    FUNCTION_NAME,
+    FUNCTION_NODE,
+    FUNCTION_OUTPUT,
+    FUNCTION_OVERLOAD,
+    GRAPH_FIELDS,
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NAME,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    GRAPH_TAGS,
+    KEY_AND_VALUE,
+    MODEL_FIELDS,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    MODEL_IR_VERSION,
+    MODEL_METADATA,
+    MODEL_OPSET_IMPORT,
+    MODEL_PRODUCER_NAME,
+    MODEL_PRODUCER_VERSION,
+    NAME_AND_TYPE,
+    NODE_ATTRIBUTE,
+    NODE_DOMAIN,
+    NODE_FIELDS,
+    NODE_INPUT,
+    NODE_METADATA,
+    NODE_NAME,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    SIZE_OR_SYMBOL,
+    SPARSE_DIM,
+    SPARSE_FIELDS,
+    SPARSE_INDICES,
+    SPARSE_PACKED_DIMS,
+    SPARSE_VALUES,
+    TENSOR_DATA_LOCATION,
+    TENSOR_DATA_TYPE,
+    TENSOR_DIM,
+    TENSOR_EXTERNAL_DATA,
+    TENSOR_FIELDS,
+    TENSOR_NAME,
+    TENSOR_PACKED_DIMS,
+    TENSOR_TYPE_ONLY,
+)
+from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed
+
+
+if TYPE_CHECKING:
+    import mmap
+
+    from optimum_htp.onnxfile.attributes import Body, Field
+
+
+def read_model(path: str | Path) -> OnnxModel:
+    """Reads what an ONNX file says, without its weights.
+
+    Training graphs and the default values of functions' attributes are left out, as they are from every rewrite.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OnnxFileError: If the file is missing, unreadable or not an ONNX model.
+    """
+    path = Path(path)
+    with mapped(path) as (_, data):
+        return _Reader(data).model(path)
+
+
+class _Texts(dict[bytes, str]):
+    """Decoded strings by their bytes: the same name is stored once, however often the file repeats it."""
+
+    def __missing__(self, encoded: bytes) -> str:
+        if len(self) >= MAX_ITEMS:
+            raise WireError(f"more than {MAX_ITEMS} different strings, more than any model has", 0)
+        text = self[encoded] = encoded.decode()
+        return text
+
+
+class _Reader:
+    """Makes an `OnnxModel` of a mapped file. Spans are offsets into the file, first included, stop not."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.texts = _Texts()
+        self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and
+        self.plain: set[bytes] = set()  # attributes repeat from node to node: each is read once
+        self.released = 0
+        self.items_left = min(MAX_ITEMS, 1000 + len(data) // 8)
+
+    def spend(self, at: int) -> None:
+        """Counts one node, tensor or value."""
+        self.items_left -= 1
+        if self.items_left < 0:
+            raise WireError("more nodes, tensors and values than a model of this size can have", at)
+
+    def text(self, first: int, stop: int) -> str:
+        try:
+            return self.texts[self.data[first:stop]]
+        except UnicodeDecodeError:
+            raise WireError("a string is not valid UTF-8", first) from None
+
+    def model(self, path: Path) -> OnnxModel:
+        ir_version = 0
+        producer = {MODEL_PRODUCER_NAME: "", MODEL_PRODUCER_VERSION: ""}
+        opset_imports: dict[str, int] = {}
+        metadata: dict[str, str] = {}
+        graph: Graph | None = None
+        functions: dict[str, Function] = {}
+        for tag, at, first, stop in fields(self.data, 0, len(self.data), MODEL_FIELDS):
+            if tag == MODEL_GRAPH:
+                if graph is not None:
+                    raise WireError("a second main graph", at)
+                graph = self.graph(first, stop, 0)
+            elif tag == MODEL_FUNCTION:
+                function = self.function(first, stop)
+                if functions.setdefault(function.path, function) is not function:
+                    raise WireError(f"a second function {function.path}", at)
+            elif tag == MODEL_METADATA:
+                self.entry(metadata, first, stop)
+            elif tag == MODEL_OPSET_IMPORT:
+                domain, opset = self.opset_import(first, stop)
+                opset_imports[domain] = opset
+            elif tag == MODEL_IR_VERSION:
+                ir_version = signed(first)
+            elif tag in producer:
+                producer[tag] = self.text(first, stop)
+        if graph is None:
+            raise WireError("it has no graph", 0)
+        return OnnxModel(
+            path=path,
+            ir_version=ir_version,
+            opset_imports=opset_imports,
+            producer_name=producer[MODEL_PRODUCER_NAME],
+            producer_version=producer[MODEL_PRODUCER_VERSION],
+            metadata=metadata,
+            graph=graph,
+            functions=tuple(functions.values()),
+        )
+
+    def graph(self, start: int, end: int, depth: int) -> Graph:
+        if depth > MAX_BODY_DEPTH:
+            raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
+        name = ""
+        nodes: list[Node] = []
+        inputs: list[Value] = []
+        outputs: list[Value] = []
+        initializers: list[Initializer] = []
+        external: list[Initializer] = []
+        for tag, at, first, stop in fields(self.data, start, end, GRAPH_FIELDS):
+            if tag not in GRAPH_TAGS:
+                continue
+            self.spend(at)
+            self.released = release_pages(self.data, stop, self.released)
+            if tag == GRAPH_NODE:
+                nodes.append(self.node(first, stop, external, depth))
+            elif tag == GRAPH_INITIALIZER:
+                initializers.append(self.tensor(first, stop))
+            elif tag == GRAPH_NAME:
+                name = self.text(first, stop)
+            elif tag == GRAPH_INPUT:
+                inputs.append(self.value(first, stop))
+            elif tag == GRAPH_OUTPUT:
+                outputs.append(self.value(first, stop))
+            else:
+                initializers.append(self.sparse_tensor(first, stop, external))
+        return Graph(name, nodes, tuple(inputs), tuple(outputs), tuple(initializers), tuple(external))
+
+    def function(self, start: int, end: int) -> Function:
+        nodes: list[Node] = []
+        external: list[Initializer] = []
+        identity = {FUNCTION_NAME: "", FUNCTION_DOMAIN: "", FUNCTION_OVERLOAD: ""}
+        values: dict[int, list[Value]] = {FUNCTION_INPUT: [], FUNCTION_OUTPUT: []}
+        for tag, at, first, stop in fields(self.data, start, end, FUNCTION_FIELDS):
+            if tag == FUNCTION_NODE:
+                self.spend(at)
+                nodes.append(self.node(first, stop, external, 0))
+            elif tag in values:
+                self.spend(at)
+                values[tag].append(Value(self.text(first, stop), 0, None))
+            elif tag in identity:
+                identity[tag] = path_name(self.data, first, stop, MAX_FUNCTION_NAME_BYTES)
+        name, domain, overload = identity.values()
+        inputs, outputs = values.values()
+        return Function(domain, name, overload, Graph(name, nodes, tuple(inputs), tuple(outputs), (), tuple(external)))
+
+    def node(self, start: int, end: int, external: list[Initializer], depth: int) -> Node:
+        data, texts = self.data, self.texts
+        name = op_type = domain = ""
+        inputs: list[str] = []
+        outputs: list[str] = []
+        metadata: dict[str, str] = {}
+        bodies: list[tuple[str, Graph]] = []
+        first = start
+        try:
+            for tag, _, first, stop in fields(data, start, end, NODE_FIELDS):
+                if tag == NODE_INPUT:
+                    inputs.append(texts[data[first:stop]])
+                elif tag == NODE_OUTPUT:
+                    outputs.append(texts[data[first:stop]])
+                elif tag == NODE_ATTRIBUTE:
+                    attribute = scan_attribute(data, first, stop, self.plain)
+                    if attribute is not None:
+                        self.attribute(attribute, bodies, external, depth)
+                elif tag == NODE_METADATA:
+                    self.entry(metadata, first, stop)
+                elif tag == NODE_NAME:
+                    name = texts[data[first:stop]]
+                elif tag == NODE_OP_TYPE:
+                    op_type = texts[data[first:stop]]
+                elif tag == NODE_DOMAIN:
+                    domain = texts[data[first:stop]]
+        except UnicodeDecodeError:
+            raise WireError("a string is not valid UTF-8", first) from None
+        if len(bodies) > 1 and len({element for element, _ in bodies}) < len(bodies):
+            raise WireError("a node has two attributes of the same name", start)
+        return Node(name, op_type, domain, tuple(inputs), tuple(outputs), metadata, tuple(bodies))
+
+    def attribute(
+        self,
+        attribute: tuple[list[Body], list[Field]],
+        bodies: list[tuple[str, Graph]],
+        external: list[Initializer],
+        depth: int,
+    ) -> None:
+        graphs, tensors = attribute
+        for element, (_, at, first, stop) in graphs:
+            self.spend(at)
+            bodies.append((element, self.graph(first, stop, depth + 1)))
+        for tag, _, first, stop in tensors:
+            sparse = tag in (ATTRIBUTE_SPARSE_TENSOR, ATTRIBUTE_SPARSE_TENSORS)
+            tensor = self.sparse_tensor(first, stop, external) if sparse else self.tensor(first, stop)
+            if tensor.location is not None:
+                external.append(tensor)
+
+    def tensor(self, start: int, end: int) -> Initializer:
+        name, data_type, is_external = "", 0, False
+        dims: list[int] = []
+        where: dict[str, str] = {}
+        for tag, at, first, stop in fields(self.data, start, end, TENSOR_FIELDS):
+            if tag in (TENSOR_DIM, TENSOR_PACKED_DIMS):
+                self.dims(dims, tag, first, stop)
+            elif tag == TENSOR_DATA_TYPE:
+                data_type = signed(first)
+            elif tag == TENSOR_NAME:
+                name = self.text(first, stop)
+            elif tag == TENSOR_EXTERNAL_DATA:
+                self.entry(where, first, stop)
+            elif tag == TENSOR_DATA_LOCATION:
+                is_external = first == EXTERNAL
+            elif tag >> 3 == TENSOR_DIM >> 3:
+                raise WireError("the dimensions of a tensor are no integers", at)
+        if not is_external:
+            return Initializer(name, data_type, tuple(dims), None, 0, None)
+        numbers = [where.get(key) for key in ("offset", "length")]
+        if not where.get("location") or any(number is not None and not _is_size(number) for number in numbers):
+            raise WireError(f"the external tensor {name!r} has no valid location, offset and length: {where}", start)
+        offset, length = (None if number is None else int(number) for number in numbers)
+        return Initializer(name, data_type, tuple(dims), where["location"], offset or 0, length)
+
+    def dims(self, dims: list[int], tag: int, first: int, stop: int) -> None:
+        """Adds what one field says about the shape: one dimension (`first` itself), or packed ones."""
+        if tag & 7 == 0:
+            dims.append(signed(first))
+            return
+        while first < stop:
+            size, first = read_varint(self.data, first)
+            dims.append(signed(size))
+        if first > stop:
+            raise WireError("a dimension runs past the end of the list that it is in", stop)
+
+    def sparse_tensor(self, start: int, end: int, external: list[Initializer]) -> Initializer:
+        values = Initializer("", 0, (), None, 0, None)
+        dims: list[int] = []
+        for tag, _, first, stop in fields(self.data, start, end, SPARSE_FIELDS):
+            if tag == SPARSE_VALUES:
+                values = self.tensor(first, stop)
+            elif tag == SPARSE_INDICES:
+                indices = self.tensor(first, stop)
+                if indices.location is not None:
+                    external.append(indices)
+            elif tag in (SPARSE_DIM, SPARSE_PACKED_DIMS):
+                self.dims(dims, tag, first, stop)
+        return replace(values, dims=tuple(dims))
+
+    def value(self, start: int, end: int) -> Value:
+        found = last_fields(self.data, start, end, NAME_AND_TYPE)
+        name = self.text(*found[1]) if 1 in found else ""
+        of_tensor = last_fields(self.data, *found[2], TENSOR_TYPE_ONLY).get(1) if 2 in found else None
+        if of_tensor is None:
+            return Value(name, 0, None)
+        found = last_fields(self.data, *of_tensor, ELEM_TYPE_AND_SHAPE)
+        elem_type = signed(found[1][0]) if 1 in found else 0
+        if 2 not in found:
+            return Value(name, elem_type, None)
+        shape: list[int | str | None] = []
+        for tag, _, first, stop in fields(self.data, *found[2], DIMENSIONS):
+            if tag == DIMENSION:
+                shape.append(self.dimension(first, stop))
+        return Value(name, elem_type, tuple(shape))
+
+    def dimension(self, start: int, end: int) -> int | str | None:
+        size: int | str | None = None
+        for tag, _, first, stop in fields(self.data, start, end, SIZE_OR_SYMBOL):
+            if tag == DIMENSION_SIZE:
+                size = signed(first)
+            elif tag == DIMENSION_SYMBOL:
+                size = self.text(first, stop)
+        return size
+
+    def opset_import(self, start: int, end: int) -> tuple[str, int]:
+        found = last_fields(self.data, start, end, DOMAIN_AND_VERSION)
+        return self.text(*found[1]) if 1 in found else "", signed(found[2][0]) if 2 in found else 0
+
+    def entry(self, entries: dict[str, str], start: int, end: int) -> None:
+        encoded = self.data[start:end]
+        known = self.entries.get(encoded)
+        if known is None:
+            found = last_fields(self.data, start, end, KEY_AND_VALUE)
+            known = tuple(self.text(*found[number]) if number in found else "" for number in (1, 2))
+            self.entries[encoded] = known
+        entries[known[0]] = known[1]
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20

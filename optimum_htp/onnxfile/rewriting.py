@@ -1,0 +1,229 @@
+"""Replace the metadata in an ONNX file, and leave every other byte as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
+from optimum_htp.onnxfile.attributes import path_name, scan_attribute
+from optimum_htp.onnxfile.model import (
+    MAX_BODY_DEPTH,
+    MAX_FUNCTION_NAME_BYTES,
+    MAX_MODEL_BYTES,
+    body_path,
+    function_path,
+)
+from optimum_htp.onnxfile.opening import mapped
+from optimum_htp.onnxfile.schema import (
+    ENTRY_KEY,
+    ENTRY_VALUE,
+    FUNCTION_DOMAIN,
+    FUNCTION_IDENTITY,
+    FUNCTION_NAME,
+    FUNCTION_NODE,
+    FUNCTION_OVERLOAD,
+    GRAPH_NODE,
+    KEY_AND_VALUE,
+    MODEL_FIELDS,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    NODE_ATTRIBUTE,
+    NODE_FIELDS,
+    NODE_METADATA,
+)
+from optimum_htp.onnxfile.wire import (
+    Splice,
+    WireError,
+    encode_message,
+    fields,
+    last_fields,
+    release_pages,
+    replacing,
+    write_pieces,
+)
+
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Iterator, Mapping
+
+    from optimum_htp.onnxfile.attributes import Body
+    from optimum_htp.onnxfile.wire import Piece
+
+
+def rewrite_metadata(
+    path: str | Path,
+    *,
+    nodes: Mapping[tuple[str, int], Mapping[str, str]],
+    owned: Callable[[str], bool],
+    model: Mapping[str, str],
+    destination: str | Path | None = None,
+) -> None:
+    """Replaces our metadata in a file, and leaves every other byte as it is.
+
+    Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes`; the model likewise.
+    Rewriting again with nothing to add gives back the file as it was before the first time.
+
+    Args:
+        path: The ONNX file; where it is a symbolic link, the file it points to.
+        nodes: New entries by graph path (as `OnnxModel.graphs` gives it) and the node's position in that graph.
+        owned: Whether a metadata key is one to remove.
+        model: The model's new entries.
+        destination: Where to write; None replaces the file. Either is atomic.
+
+    Raises:
+        OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
+        ModelTooLargeError: If the result would be longer than protobuf allows; nothing was written.
+        HtpError: If the result can't be written; what was there still is.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path if destination is None else destination))
+    with mapped(path) as (source, data):
+        content = _Rewriter(data, nodes=nodes, owned=owned).model(model)
+        if content is None and destination is None:
+            return
+        pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
+        length = len(data) if content is None else content.length_bytes
+        if length > MAX_MODEL_BYTES:
+            advice = "save its weights as external data, or keep the tags in the sidecar only"
+            message = f"the result would have {length} bytes, more than protobuf's {MAX_MODEL_BYTES}: {advice}"
+            raise ModelTooLargeError(message, path=path)
+        with _explained(target, length):
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            before = os.fstat(source)
+            mode = target.stat().st_mode if target.exists() else before.st_mode
+            with replacing(target, mode=stat.S_IMODE(mode)) as descriptor:
+                write_pieces(pieces, source=source, data=data, target=descriptor)
+                after = os.fstat(source)
+                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                    raise OnnxFileError("it was changed while it was read: run it again", path=path)
+
+
+@contextlib.contextmanager
+def _explained(target: Path, length_bytes: int) -> Iterator[None]:
+    """Turns what the system says about writing into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = f"make {length_bytes} bytes of room on that disk and run it again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = f"get write permission for the directory {target.parent}, or write elsewhere"
+        else:
+            advice = "nothing was changed"
+        raise HtpError(f"cannot write {target}: {error.strerror or error}: {advice}") from error
+
+
+class _Rewriter:
+    """Describes the file that a mapped one becomes with other metadata."""
+
+    def __init__(
+        self,
+        data: mmap.mmap,
+        *,
+        nodes: Mapping[tuple[str, int], Mapping[str, str]],
+        owned: Callable[[str], bool],
+    ) -> None:
+        self.data = data
+        self.remaining = dict(nodes)
+        self.owned = owned
+        self.released = 0
+        self.is_owned: dict[bytes, bool] = {}
+        self.plain: set[bytes] = set()
+        self.encoded: dict[tuple[int, str, str], bytes] = {}
+
+    def model(self, entries: Mapping[str, str]) -> Splice | None:
+        """Returns the new file, None where it is the same as the old one."""
+        data, end = self.data, len(self.data)
+        splice = Splice(0)
+        has_graph = False
+        for tag, at, first, stop in fields(data, 0, end, MODEL_FIELDS):
+            if tag == MODEL_METADATA:
+                if self.is_ours(first, stop):
+                    splice.cut(at, stop)
+            elif tag in (MODEL_GRAPH, MODEL_FUNCTION):
+                if tag == MODEL_GRAPH:
+                    if has_graph:
+                        raise WireError("a second main graph", at)
+                    has_graph, path, node_tag = True, "", GRAPH_NODE
+                else:
+                    path, node_tag = self.function_path(first, stop), FUNCTION_NODE
+                splice.replace(tag, (at, first, stop), self.graph(first, stop, path, node_tag, 0))
+        if not has_graph:
+            raise WireError("it has no graph", 0)
+        if self.remaining:
+            path, position = next(iter(self.remaining))
+            where = f"the graph {path!r}" if path else "the main graph"
+            raise WireError(f"there is no node {position} in {where}: was the file changed since it was read?", 0)
+        return splice.finish(end, self.encode(MODEL_METADATA, entries))
+
+    def function_path(self, start: int, end: int) -> str:
+        found = last_fields(self.data, start, end, FUNCTION_IDENTITY)
+        domain, name, overload = (
+            path_name(self.data, *found.get(tag >> 3, (start, start)), MAX_FUNCTION_NAME_BYTES)
+            for tag in (FUNCTION_DOMAIN, FUNCTION_NAME, FUNCTION_OVERLOAD)
+        )
+        return function_path(domain, name, overload)
+
+    def graph(self, start: int, end: int, path: str, node_tag: int, depth: int) -> Splice | None:
+        """Returns the new content of a graph or function, None where it stays the same."""
+        if depth > MAX_BODY_DEPTH:
+            raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
+        splice = Splice(start)
+        position = 0
+        for tag, at, first, stop in fields(self.data, start, end, {node_tag >> 3: node_tag & 7}):
+            self.released = release_pages(self.data, stop, self.released)
+            if tag == node_tag:
+                splice.replace(tag, (at, first, stop), self.node(first, stop, path, position, depth))
+                position += 1
+        return splice.finish(end)
+
+    def node(self, start: int, end: int, path: str, position: int, depth: int) -> Splice | None:
+        data = self.data
+        splice = Splice(start)
+        for tag, at, first, stop in fields(data, start, end, NODE_FIELDS):
+            if tag == NODE_METADATA:
+                if self.is_ours(first, stop):
+                    splice.cut(at, stop)
+            elif tag == NODE_ATTRIBUTE:
+                attribute = scan_attribute(data, first, stop, self.plain)
+                if attribute is not None and attribute[0]:
+                    content = self.bodies(attribute[0], (first, stop), body_path(path, position, ""), depth)
+                    splice.replace(tag, (at, first, stop), content)
+        entries = self.remaining.pop((path, position), None)
+        return splice.finish(end, self.encode(NODE_METADATA, entries) if entries else b"")
+
+    def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, depth: int) -> Splice | None:
+        """Returns the new content of an attribute, whose bodies have paths that start with `path`."""
+        splice = Splice(span[0])
+        for element, (tag, at, first, stop) in bodies:
+            content = self.graph(first, stop, path + element, GRAPH_NODE, depth + 1)
+            splice.replace(tag, (at, first, stop), content)
+        return splice.finish(span[1])
+
+    def is_ours(self, start: int, end: int) -> bool:
+        """Whether the metadata entry in this span has a key that the caller owns."""
+        found = last_fields(self.data, start, end, KEY_AND_VALUE)
+        key = self.data[slice(*found[1])] if 1 in found else b""
+        known = self.is_owned.get(key)
+        if known is None:
+            known = self.is_owned[key] = self.owned(key.decode(errors="replace"))
+        return known
+
+    def encode(self, tag: int, entries: Mapping[str, str]) -> bytes:
+        """Returns metadata entries as fields; the same entry is encoded once, as many nodes share a tag."""
+        encoded = []
+        for key, value in entries.items():
+            field = self.encoded.get((tag, key, value))
+            if field is None:
+                entry = encode_message(ENTRY_KEY, key.encode()) + encode_message(ENTRY_VALUE, value.encode())
+                field = self.encoded[tag, key, value] = encode_message(tag, entry)
+            encoded.append(field)
+        return b"".join(encoded)
