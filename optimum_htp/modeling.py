@@ -191,7 +191,7 @@ def _small_files(packed: PackedFiles, path: Path) -> tempfile.TemporaryDirectory
 def _download(model_id: str, kwargs: Mapping[str, Any]) -> Path:
     """The snapshot of a repository on the Hub, from the cache where it can't be asked."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
     given = {name: kwargs[name] for name in options if kwargs.get(name) is not None}

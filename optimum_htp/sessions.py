@@ -77,7 +77,8 @@ def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
     model_type = config.get("model_type")
     # `to_dict` takes the type from the class; with a class of its own, a saved model keeps it.
     attributes = {"model_type": model_type if isinstance(model_type, str) else ""}
+    config_class: Any = type("CustomConfig", (PretrainedConfig,), attributes)
     try:
-        return type("CustomConfig", (PretrainedConfig,), attributes).from_dict(dict(config))
+        return config_class.from_dict(dict(config))
     except (TypeError, ValueError, AttributeError) as error:
         raise PackageError(f"{where}: transformers refuses its config.json ({error}); mend it") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -139,8 +140,65 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model's configs are.
+
+    Attributes:
+        name: The id on the Hub, or the directory, as it was given.
+        directory: A local directory with its configs.
+    """
+
+    name: str
+    directory: Path
+
+    def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
+        """Writes config, generation config, tokenizer and processor, as Optimum's export does.
+
+        Raises:
+            PackageError: The config can't be read.
+        """
+        from optimum.utils.save_utils import maybe_save_preprocessors
+        from transformers import GenerationConfig
+
+        _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
+        if (self.directory / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
+        maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
+
+
+def find_source(model: str | Path) -> ModelSource:
+    """Finds a model's configs: in a local directory, else on the Hub or in its cache, without the weights.
+
+    Raises:
+        PackageError: There is no such model.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.txt", "*.py", "*.model", "*.jinja", "*/*.json", "*/*.txt", "*/*.model"]
+        try:
+            directory = Path(snapshot_download(str(model), allow_patterns=patterns))
+        except Exception as error:  # the Hub's client raises errors of several libraries
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise PackageError(f"{model}: no such directory, and not to be had from the Hub: {reason}") from error
+    return ModelSource(str(model), directory)
+
+
+def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and buffer of a model, by each of the names that it has."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    buffers = model.named_buffers(remove_duplicate=False)
+    return {name: tuple(tensor.shape) for named in (parameters, buffers) for name, tensor in named}
+
+
 def instantiate_on_meta(
-    directory: str | Path, *, trust_remote_code: bool = False, tasks: bool = False
+    directory: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    tasks: bool = False,
+    attn_implementation: str | None = None,
 ) -> Iterator[torch.nn.Module]:
     """Instantiates what a config describes on torch's `meta` device: every module, no weight.
 
@@ -148,6 +206,7 @@ def instantiate_on_meta(
         directory: A directory with config.json; for a sentence-transformers model, with modules.json too.
         trust_remote_code: Run code that comes with the model.
         tasks: Go on, after the classes that `architectures` names, with those that Optimum would load for each task.
+        attn_implementation: Which of its attention implementations a model has, as for `from_pretrained`.
 
     Yields:
         The models, each made when it is asked for; those that cannot be made are left out.
@@ -159,7 +218,8 @@ def instantiate_on_meta(
     config = read_json_object(directory / "config.json") or {}
     failures: list[str] = []
     made = 0
-    for maker in _makers(directory, config, trust_remote_code=trust_remote_code, tasks=tasks):
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    for maker in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
         try:
             model = maker()
         except Exception as error:  # whatever the model's own constructor raises
@@ -173,7 +233,7 @@ def instantiate_on_meta(
 
 
 def _makers(
-    directory: Path, config: dict[str, Any], *, trust_remote_code: bool, tasks: bool
+    directory: Path, config: dict[str, Any], options: dict[str, Any], *, trust_remote_code: bool, tasks: bool
 ) -> Iterator[Callable[[], torch.nn.Module]]:
     """What makes each model that a config may mean, the likeliest first."""
     if (directory / "modules.json").is_file():
@@ -186,7 +246,7 @@ def _makers(
         return
     loaded = _load_config(directory, trust_remote_code=trust_remote_code)
     for cls in _transformers_classes(directory, loaded, trust_remote_code=trust_remote_code, tasks=tasks):
-        yield partial(_on_meta, cls, loaded)
+        yield partial(_on_meta, cls, loaded, **options)
     if tasks:
         yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
 
@@ -250,13 +310,13 @@ def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
             yield from cls if isinstance(cls, tuple) else (cls,)
 
 
-def _on_meta(cls: Any, config: Any) -> torch.nn.Module:
+def _on_meta(cls: Any, config: Any, **options: Any) -> torch.nn.Module:
     import torch
     from transformers.modeling_utils import no_init_weights
 
     def make() -> Any:
         with no_init_weights():
-            return cls._from_config(copy.deepcopy(config))
+            return cls._from_config(copy.deepcopy(config), **options)
 
     try:
         with torch.device("meta"):
@@ -281,14 +341,15 @@ def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Mo
 
 def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bool) -> torch.nn.Module:
     """A sentence-transformers model; of one whose modules.json is gone, as from an export, the first module only."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Transformer
 
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     with _weights_left_out():
         if whole:
             model = SentenceTransformer(str(directory), device="meta", **options)
         else:
-            transformer = models.Transformer(str(directory), model_args=options, config_args=options)
+            transformer = Transformer(str(directory), model_args=options, config_args=options)
             model = SentenceTransformer(modules=[transformer], device="meta")
     return cast("torch.nn.Module", model)
 
@@ -299,23 +360,24 @@ def _weights_left_out() -> Iterator[None]:
     from transformers import AutoConfig, PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-    def of_auto(cls: Any, name: str, *_: Any, config: Any = None, **options: Any) -> Any:
+    def of_auto(cls: Any, name: str, /, *_: Any, config: Any = None, **options: Any) -> Any:
         trust = bool(options.get("trust_remote_code"))
         loaded = AutoConfig.from_pretrained(name, trust_remote_code=trust) if config is None else config
-        mapping = cls._model_mapping
-        found = mapping[type(loaded)] if type(loaded) in mapping else None
+        found = cls._model_mapping.get(type(loaded), None)
         if found is None:
             raise PackageError(f"{name}: {cls.__name__} knows no class for {type(loaded).__name__}")
         return _on_meta(found[0] if isinstance(found, tuple) else found, loaded)
 
-    def of_class(cls: Any, name: str, *_: Any, config: Any = None, **__: Any) -> Any:
+    def of_class(cls: Any, name: str, /, *_: Any, config: Any = None, **__: Any) -> Any:
         return _on_meta(cls, cls.config_class.from_pretrained(name) if config is None else config)
 
-    originals = [(owner, owner.__dict__["from_pretrained"]) for owner in (_BaseAutoModelClass, PreTrainedModel)]
+    name = "from_pretrained"
+    owners: tuple[type, ...] = (_BaseAutoModelClass, PreTrainedModel)
+    originals = [owner.__dict__[name] for owner in owners]
     try:
-        for (owner, _), replacement in zip(originals, (of_auto, of_class), strict=True):
-            owner.from_pretrained = classmethod(replacement)
+        setattr(_BaseAutoModelClass, name, classmethod(of_auto))
+        setattr(PreTrainedModel, name, classmethod(of_class))
         yield
     finally:
-        for owner, original in originals:
-            owner.from_pretrained = original
+        for owner, original in zip(owners, originals, strict=True):
+            setattr(owner, name, original)

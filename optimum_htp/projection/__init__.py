@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.projection.deciding import Decider
+from optimum_htp.projection.descent import descent
 from optimum_htp.projection.flow import Flow
-from optimum_htp.projection.matching import Matcher
+from optimum_htp.projection.join import Join
+from optimum_htp.projection.names import match_names
 from optimum_htp.projection.pairing import pair
+from optimum_htp.projection.vanished import match_renamed, match_vanished
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,11 @@ class TaggedModel:
 
 
 def project(
-    sources: Sequence[TaggedModel], target: OnnxModel, *, trees: Iterable[ModuleTree] = ()
+    sources: Sequence[TaggedModel],
+    target: OnnxModel,
+    *,
+    trees: Iterable[ModuleTree] = (),
+    require_descent: bool = False,
 ) -> dict[NodeKey, NodeTag]:
     """Tags a graph that was made from tagged ones.
 
@@ -40,22 +48,36 @@ def project(
         sources: The tagged graphs that the target may descend from, the likeliest first.
         target: The graph to tag.
         trees: The module trees of the sources, as far as they are known.
+        require_descent: Refuse a target that doesn't look as if it had been made from the sources.
 
     Returns:
         A tag for each node: that of the tagged node that it still is; `fused` where it does the work of others, with
         the lowest module that contains them, and the list of them; `inserted` where a tool put it in; `unresolved`,
         with the root's tag, where nothing is known.
+
+    Raises:
+        HtpError: Descent is required, and too little of the target fits.
     """
     new = Flow.of(target)
     pairing = pair([source.model for source in sources], new)
-    matcher = Matcher(pairing, new)
-    matcher.run()
+    join = Join(pairing, new)
+    match_names(join)
+    match_renamed(join)
+    match_vanished(join)
+    if require_descent:
+        fit = descent(join)
+        if not fit.plausible:
+            raise HtpError(
+                f"{target.path}: not made from the tagged graph: {fit.fitting} of {fit.nodes} nodes that can be "
+                f"compared fit, and {fit.known} of {fit.all_nodes} make a tensor that the tagged graph makes; "
+                "give the tagged file that it was made from"
+            )
     known: dict[int, NodeTag] = {}
     for number, operation in enumerate(pairing.old.operations):
         tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)
         if tag is not None and tag.source != "unresolved":
             known[number] = tag
-    decided = Decider(matcher, known, trees=trees, returned=_returned(sources)).run()
+    decided = Decider(join, known, trees=trees, returned=_returned(sources)).run()
     roots = {next(tag_ancestors(tag.tag)) for source in sources for tag in source.tags.values()}
     unresolved = NodeTag(min(roots, default="/"), "unresolved")
     found = {operation.key: tag or unresolved for operation, tag in zip(new.operations, decided, strict=True)}
@@ -63,13 +85,14 @@ def project(
 
 
 def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:
+    """The tag of the node that makes each result of the tagged models."""
     found: dict[str, NodeTag] = {}
     for source in sources:
         results = {value.name for value in source.model.graph.outputs}
         for position, node in enumerate(source.model.graph.nodes):
             tag = source.tags.get(("", position))
-            for name in results.intersection(node.outputs) if tag is not None else ():
-                found.setdefault(name, tag) if tag is not None else None
+            if tag is not None:
+                found.update({name: tag for name in results.intersection(node.outputs) if name not in found})
     return found
 
 

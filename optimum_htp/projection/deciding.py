@@ -1,17 +1,14 @@
-"""From the work that a node does to its tag: what counts, and what is left out so that the answer is no vaguer than
-it needs to be.
-"""
+"""From the work that a node does to its tag: what counts, and what is left out so that no answer is vaguer than needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from optimum_htp.hierarchy import ModuleTree, NodeTag, common_ancestor, tag_ancestors
-from optimum_htp.projection.flow import MOVEMENT, PLAIN, QUANTIZING, Flow
-from optimum_htp.projection.matching import SHARED, Match, Matcher
+from optimum_htp.projection.flow import GLUE, PLAIN
+from optimum_htp.projection.join import SHARED, Join, Match
 
 
-_UNIMPORTANT = MOVEMENT | PLAIN | QUANTIZING
 _SEARCH = 64
 
 
@@ -19,7 +16,7 @@ class Decider:
     """Turns matches into tags.
 
     Args:
-        matcher: What each node of the target does.
+        join: What each node of the target does.
         tags: The tag of each tagged operation, by its number.
         trees: The module trees that are known: they tell which tags mean the same module.
         returned: The tag of the node that makes a result of a tagged model, by the result's name.
@@ -27,14 +24,14 @@ class Decider:
 
     def __init__(
         self,
-        matcher: Matcher,
+        join: Join,
         tags: Mapping[int, NodeTag],
         *,
         trees: Iterable[ModuleTree],
         returned: Mapping[str, NodeTag],
     ) -> None:
-        self._matcher = matcher
-        self._old, self._new = matcher.old, matcher.new
+        self._join = join
+        self._old, self._new = join.old, join.new
         self._tags = tags
         self._returned = returned
         self._trees = {tree.tag(()): tree for tree in trees}
@@ -52,7 +49,7 @@ class Decider:
 
     def run(self) -> list[NodeTag | None]:
         """Decides every node that there is any evidence for."""
-        for number, match in enumerate(self._matcher.matches):
+        for number, match in enumerate(self._join.matches):
             self.decided[number] = self._by_work(number, match)
         for number in (*reversed(self._new.order), *self._new.order):
             if self.decided[number] is None:
@@ -86,7 +83,7 @@ class Decider:
         two computed values had no effect.
         """
         operation = self._new.operations[number]
-        if operation.node.op_type in _UNIMPORTANT:
+        if operation.node.op_type in GLUE:
             return False
         values = [self._new.values[value] for value in operation.inputs if value >= 0]
         return any(value.stored or (value.maker is not None and self._stored[value.maker]) for value in values)
@@ -95,7 +92,7 @@ class Decider:
         if kin is None or match.kin is None:
             return None
         op_type = self._new.operations[number].node.op_type
-        glue = op_type in _UNIMPORTANT or op_type == "Mul"
+        glue = op_type in GLUE or op_type == "Mul"
         return NodeTag(kin.tag, "inserted" if glue else "fused", kin.call)
 
     def _itself(self, number: int, anchors: Sequence[int]) -> int | None:
@@ -110,16 +107,16 @@ class Decider:
     def _counted(self, work: Sequence[int]) -> list[int]:
         """The work without what any module might have needed: constants, then what only moves values."""
         left = list(work)
-        for unimportant in (self._matcher.constant.__getitem__, self._moves):
+        for unimportant in (self._join.constant.__getitem__, self._moves):
             fewer = [each for each in left if not unimportant(each)]
             left = fewer or left
         return left
 
     def _is_aside(self, operation: int) -> bool:
-        return self._matcher.constant[operation] or self._moves(operation)
+        return self._join.constant[operation] or self._moves(operation)
 
     def _moves(self, operation: int) -> bool:
-        return self._op(operation) in _UNIMPORTANT
+        return self._op(operation) in GLUE
 
     def _op(self, operation: int) -> str:
         return self._old.operations[operation].node.op_type
@@ -130,7 +127,7 @@ class Decider:
         front = list(plain)
         while front and len(found) < _SEARCH:
             makers = [maker for each in front for maker in self._old.makers(each)]
-            fresh = [each for each in makers if self._matcher.owner[each] == SHARED and each in self._tags]
+            fresh = [each for each in makers if self._join.owner[each] == SHARED and each in self._tags]
             for each in fresh:
                 found[each] = None
             front = [each for each in fresh if self._op(each) in PLAIN]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.tagging.evidence import Evidence, Owner, call_owner
 from optimum_htp.tracing import ModuleTrace
@@ -57,6 +57,17 @@ def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
         model: The graph.
         trace: The tree of modules; with the calls, where they are known, for the index of each call.
     """
+    scopes, unscoped, foreign = _scopes_of(model)
+    spelled = list(dict.fromkeys(scopes[key] for key in _naming_order("", model.graph) if key in scopes))
+    reader = _TracedScopes(trace, spelled) if trace.calls else _StaticScopes(trace, spelled, _weights(model, scopes))
+    read = {scope: reader.owner(scope) for scope in spelled}
+    owners = {key: owner for key, scope in scopes.items() if (owner := read.get(scope)) is not None}
+    doubtful = unscoped.keys() if foreign else _scripted(unscoped)
+    return NameEvidence(owners, frozenset((scopes.keys() - owners.keys()) | doubtful))
+
+
+def _scopes_of(model: OnnxModel) -> tuple[dict[NodeKey, str], dict[NodeKey, Node], bool]:
+    """The scope in the name of each node that has one, the nodes without, and whether a name is not the exporter's."""
     scopes: dict[NodeKey, str] = {}
     unscoped: dict[NodeKey, Node] = {}
     foreign = False
@@ -69,12 +80,7 @@ def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
             else:
                 unscoped[path, position] = node
                 foreign = foreign or scope is None
-    spelled = list(dict.fromkeys(scopes[key] for key in _naming_order("", model.graph) if key in scopes))
-    reader = _TracedScopes(trace, spelled) if trace.calls else _StaticScopes(trace, spelled, _weights(model, scopes))
-    read = {scope: reader.owner(scope) for scope in spelled}
-    owners = {key: owner for key, scope in scopes.items() if (owner := read.get(scope)) is not None}
-    doubtful = unscoped.keys() if foreign else _scripted(unscoped)
-    return NameEvidence(owners, frozenset((scopes.keys() - owners.keys()) | doubtful))
+    return scopes, unscoped, foreign
 
 
 def _scripted(unscoped: Mapping[NodeKey, Node]) -> Set[NodeKey]:
@@ -334,3 +340,34 @@ def _contains(path: ModulePath, other: ModulePath) -> bool:
 def _unrepeated(scope: str) -> str:
     match = _REPEATED.fullmatch(scope)
     return match["scope"] if match is not None else scope
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeFit:
+    """How well a tree of modules explains the scopes in the names of a graph's nodes.
+
+    Attributes:
+        scopes: How many different scopes there are.
+        unread: How many of them can't be read, or only by a module calling one that it does not contain.
+        calls: By a module's path, how many different scopes are its own or lie inside such a one: it ran at least that
+            often.
+    """
+
+    scopes: int
+    unread: int
+    calls: dict[ModulePath, int]
+
+
+def fit_scopes(model: OnnxModel, trace: ModuleTrace) -> ScopeFit:
+    """Says how well a tree of modules explains the scopes in the names of a graph's nodes."""
+    scopes, _, _ = _scopes_of(model)
+    spelled = set(scopes.values())
+    reader = _StaticScopes(trace, spelled, _weights(model, scopes))
+    above = {scope[:end] for scope in spelled for end in range(len(scope)) if scope[end] == "/"}
+    calls: dict[ModulePath, int] = {}
+    for scope in spelled | above:
+        owner = reader.owner(scope)
+        if owner is not None:
+            path = trace.tree.module(owner.path).path
+            calls[path] = calls.get(path, 0) + 1
+    return ScopeFit(len(spelled), reader.unread, calls)

@@ -1,0 +1,388 @@
+"""Tagging a package that is there already, without exporting it again.
+
+The classes come from the model that the package's own config describes, instantiated without weights; what the nodes
+come from, from their names, the names of weights and the data flow. What only an export can know, such as which of its
+calls a node belongs to, stays open.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.annotations import HtpOptions, owned_keys, read_tags, strip_tags, write_tags
+from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, NodeTags
+from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.package import SIDECAR, FileRecord, HtpFile, HtpPackage, Sidecar, TagCounts, library_versions
+from optimum_htp.sources import ModelSource, find_source
+from optimum_htp.staging import StagedDirectory
+from optimum_htp.tagging import tag_model
+from optimum_htp.tagging.metadata import in_doubt
+from optimum_htp.tagging.names import ScopeFit, fit_scopes
+from optimum_htp.tracing import ModuleTrace, static_trace
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+logger = logging.getLogger(__name__)
+
+# Of the weights that a graph names, the share that a model must have for the graph to be an export of it.
+_MIN_EXPLAINED = 0.9
+_LATER = "tagged_from_names"
+"""In the sidecar's `source`: the files, joined by `, `, whose tags are from names and not from an export."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaggingResult:
+    """What tagging an existing package did.
+
+    Attributes:
+        package: The package.
+        files: For each ONNX file, by its path in the package, how its nodes are tagged now.
+        kept: The files that were tagged already, whose tags the sidecar still describes; they stay as they are.
+        unknown: The files that none of the models that the config may mean explains; nothing in them is resolved.
+        written: The config, tokenizer and processor files that were missing and were written.
+        seconds: Wall-clock seconds spent.
+    """
+
+    package: Path
+    files: dict[str, TagCounts]
+    kept: tuple[str, ...]
+    unknown: tuple[str, ...]
+    written: tuple[str, ...]
+    seconds: float
+
+
+def tag_package(
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    trust_remote_code: bool = False,
+    force: bool = False,
+    htp_options: HtpOptions | None = None,
+) -> TaggingResult:
+    """Tags an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again.
+
+    Args:
+        path: The package's directory, or one ONNX file of it.
+        model: The model that it was exported from: an id on the Hub or a local directory. None means what the
+            package's own config.json says. Where the package has no config.json, the model's is written, with
+            tokenizer and processor.
+        trust_remote_code: Run code that comes with the model.
+        force: Tag again what an export tagged and the sidecar still describes; that loses the calls.
+        htp_options: What to write beside the tags; None means the defaults.
+
+    Returns:
+        How the nodes of each file are tagged, and what else was done.
+
+    Raises:
+        PackageError: There is no such package, it doesn't say what model it is, or that model explains none of its
+            files. Nothing was written.
+        TaggingError: A file could not be tagged. The files of this run stand without tags.
+
+    Example:
+        >>> tag_package("bert_onnx").files["model.onnx"].unresolved    # doctest: +SKIP
+        0
+    """
+    started = time.perf_counter()
+    package = HtpPackage(path)
+    described = {name for name, file in package.files.items() if _is_described(package, file)}
+    kept = () if force else tuple(name for name in package.files if name in described)
+    sources = _Sources(package, model, trust_remote_code)
+    plans = {name: _plan(file, sources) for name, file in package.files.items() if name not in kept}
+    unknown = tuple(name for name, plan in plans.items() if not plan.known)
+    if plans and len(unknown) == len(plans):
+        raise PackageError(f"{package.path}: {sources.mismatch(unknown[0])}")
+    records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
+    records.update(_write(package, plans, htp_options or HtpOptions()))
+    written = sources.complete_package()
+    seconds = time.perf_counter() - started
+    if plans:
+        _write_sidecar(package, records, [name for name in plans if name not in unknown], model, seconds)
+    counts = {name: records[name].counts for name in package.files}
+    return TaggingResult(package.path, counts, kept, unknown, written, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Root:
+    """A module that a file may be an export of.
+
+    Attributes:
+        trace: What it shows without running.
+        in_model: Its dotted path in the whole model.
+        explained: How many of the weights that the graph names are its own, by name and shape.
+        coverage: Which share of its own weights the graph names.
+        fit: How it explains the scopes in the nodes' names.
+    """
+
+    trace: ModuleTrace
+    in_model: str
+    explained: int
+    coverage: float
+    fit: ScopeFit
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be written into one file; `known` is False where its root is not."""
+
+    tags: NodeTags
+    tree: ModuleTree
+    in_model: str | None
+    known: bool
+
+
+class _Sources:
+    """The models that the files of a package may be exports of."""
+
+    def __init__(self, package: HtpPackage, model: str | Path | None, trust_remote_code: bool) -> None:
+        self._package = package
+        self._model = model
+        self._trust_remote_code = trust_remote_code
+        self._made: dict[tuple[Path, bool, bool], list[torch.nn.Module]] = {}
+
+    @cached_property
+    def _source(self) -> ModelSource | None:
+        return None if self._model is None else find_source(self._model)
+
+    def directory(self, name: str) -> Path:
+        """The directory whose config says what model a file is of.
+
+        Raises:
+            PackageError: There is none.
+        """
+        top = self._package.directory
+        part = Path(name).parent
+        if self._source is not None:
+            component = {"vae_encoder": "vae", "vae_decoder": "vae"}.get(part.name, part.name)
+            places = [self._source.directory / part.parent / component, self._source.directory / part]
+            places.append(self._source.directory)
+        else:
+            places = [top / above for above in (part, *part.parents)]
+        for place in places:
+            if (place / "config.json").is_file() or (place / "modules.json").is_file():
+                return place
+        where = self._source.directory if self._source is not None else top
+        advice = f"give the model it was exported from: optimum-cli htp tag {self._package.path} --model MODEL"
+        raise PackageError(f"{where}: no config.json says what model {name} is of; {advice}")
+
+    def candidates(self, name: str, *, eager: bool) -> Iterator[torch.nn.Module]:
+        """The models that a file may be of, or be of a part of, the likeliest first."""
+        from optimum_htp.sources import instantiate_on_meta
+
+        directory = self.directory(name)
+        for tasks in (False, True):
+            key = (directory, tasks, eager)
+            if key not in self._made:
+                attention = "eager" if eager else None
+                models = instantiate_on_meta(
+                    directory,
+                    trust_remote_code=self._trust_remote_code,
+                    tasks=tasks,
+                    attn_implementation=attention,
+                )
+                self._made[key] = list(models)
+            yield from self._made[key][len(self._made.get((directory, False, eager), ())) if tasks else 0 :]
+
+    def mismatch(self, name: str) -> str:
+        """What to say where the config describes a model that a file is no export of."""
+        described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
+        advice = "give the model it was exported from: --model MODEL"
+        return f"{name} is no export of what {self.directory(name) / 'config.json'} describes ({described}); {advice}"
+
+    def complete_package(self) -> tuple[str, ...]:
+        """Writes config, tokenizer and processor where the package has no config, and says which files."""
+        directory = self._package.directory
+        if self._source is None or any((directory / name).exists() for name in ("config.json", "model_index.json")):
+            return ()
+        with StagedDirectory(directory) as staging:
+            self._source.save_configs(staging.path, trust_remote_code=self._trust_remote_code)
+            for file in staging.path.iterdir():
+                if (directory / file.name).exists():
+                    file.unlink()
+            written = tuple(sorted(file.name for file in staging.path.iterdir()))
+            staging.commit()
+        return written
+
+
+def _is_described(package: HtpPackage, file: HtpFile) -> bool:
+    """Whether an export tagged a file, and its sidecar still describes it."""
+    source = package.sidecar.source if package.sidecar is not None else {}
+    later = str(source.get(_LATER, "")).split(", ")
+    return file.name not in later and file.evidence == "sidecar"
+
+
+def _plan(file: HtpFile, sources: _Sources) -> _Plan:
+    """Decides the tags of one file."""
+    try:
+        model = _without_ours(file.model)
+        root, whole = _choose_root(model, sources.candidates(file.name, eager=_returns_attentions(model)))
+        if root is None:
+            trace = static_trace(whole)
+            tags: NodeTags = {
+                (path, position): NodeTag(trace.tree.tag(()), "unresolved")
+                for path, graph in model.graphs() for position in range(len(graph.nodes))
+            }  # fmt: skip
+            logger.warning("%s: it is no export of a %s: no node is resolved.", file.name, type(whole).__name__)
+            return _Plan(tags, trace.tree, None, False)
+        tags = _with_earlier(file.model, tag_model(model, root.trace), root.trace.tree)
+        calls = root.fit.calls
+        tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
+        return _Plan(tags, tree, root.in_model, True)
+    except HtpError:
+        raise
+    except Exception as error:
+        raise TaggingError(f"{file.path} could not be tagged: {' '.join(str(error).split())}") from error
+
+
+def _without_ours(model: OnnxModel) -> OnnxModel:
+    """The graph without the metadata that we wrote ourselves, which is no evidence."""
+    owned = owned_keys(model)
+
+    def clean(graph: Graph) -> Graph:
+        return replace(graph, nodes=[clean_node(node) for node in graph.nodes])
+
+    def clean_node(node: Node) -> Node:
+        metadata = {key: value for key, value in node.metadata.items() if not owned(key)}
+        return replace(node, metadata=metadata, bodies=tuple((name, clean(body)) for name, body in node.bodies))
+
+    functions = tuple(replace(function, graph=clean(function.graph)) for function in model.functions)
+    return replace(model, graph=clean(model.graph), functions=functions)
+
+
+def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTags:
+    """The tags, with those that an export left on nodes where names decide nothing, or the same module without a call.
+
+    Tools that change a graph leave the metadata of the nodes that they don't touch.
+    """
+    earlier = {
+        key: tag for key, tag in read_tags(model).items()
+        if tag.source != "unresolved" and tree.path_of_tag(tag.tag) is not None
+    }  # fmt: skip
+    return {
+        key: earlier[key] if key in earlier and (tag.source == "unresolved" or tag.tag == earlier[key].tag) else tag
+        for key, tag in tags.items()
+    }
+
+
+def _returns_attentions(model: OnnxModel) -> bool:
+    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
+    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
+    return any(name == "attentions" for name in names)
+
+
+def _choose_root(model: OnnxModel, candidates: Iterable[torch.nn.Module]) -> tuple[_Root | None, torch.nn.Module]:
+    """The module that a graph is an export of, None where there is none or no telling; and the likeliest whole model.
+
+    The first candidate that has every weight that the graph names, and can read every scope, is the one; else the one
+    that has most.
+    """
+    named = _named_weights(model)
+    best: _Root | None = None
+    whole: torch.nn.Module | None = None
+    for candidate in candidates:
+        whole = candidate if whole is None else whole
+        root = _best_part(model, candidate, named)
+        if root is None:
+            continue
+        if best is None or (root.explained, -root.fit.unread) > (best.explained, -best.fit.unread):
+            best = root
+        if best.explained == len(named) and not best.fit.unread:
+            break
+    if whole is None:
+        raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
+    if best is None or not _is_export_of(model, best, len(named)):
+        return None, whole
+    return best, whole
+
+
+def _is_export_of(model: OnnxModel, root: _Root, named: int) -> bool:
+    if named and root.explained >= _MIN_EXPLAINED * named:
+        return True
+    if root.fit.scopes:
+        return not root.fit.unread and (root.explained > 0 or not named)
+    nodes = [node for _, graph in model.graphs() for node in graph.nodes]
+    return not named and any(not in_doubt(node, root.trace.tree) for node in nodes)
+
+
+def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...] | None]:
+    """The names in a graph that may be those of parameters and buffers, with their shapes where they are stored."""
+    named: dict[str, tuple[int, ...] | None] = {}
+    for _, graph in model.graphs():
+        for tensor in graph.initializers:
+            if "::" not in tensor.name and "/" not in tensor.name and not tensor.name.isdecimal():
+                named[tensor.name] = tensor.dims
+    return named
+
+
+def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...] | None]) -> _Root | None:
+    """The part of a model, or all of it, that explains most of a graph; None where there is no telling which."""
+    from optimum_htp.sources import tensor_shapes
+
+    shapes = tensor_shapes(whole)
+    found: dict[ModulePath, int] = {}
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        for length in range(len(parts)):
+            rest = ".".join(parts[length:])
+            if rest in named and named[rest] in (None, shape):
+                found[tuple(parts[:length])] = found.get(tuple(parts[:length]), 0) + 1
+    most = max(found.values(), default=0)
+    places = [place for place, number in found.items() if number == most] or [()]
+    roots = [_root(model, whole, ".".join(place), most, len(named)) for place in places]
+    roots.sort(key=lambda root: (root.fit.unread, -root.coverage))
+    first = roots[0]
+    rivals = [root for root in roots[1:] if (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)]
+    same = all(_spelled(root.trace.tree) == _spelled(first.trace.tree) for root in rivals)
+    return first if same else None
+
+
+def _root(model: OnnxModel, whole: torch.nn.Module, dotted: str, explained: int, named: int) -> _Root:
+    trace = static_trace(whole.get_submodule(dotted))
+    coverage = explained / len(trace.tensors) if trace.tensors and named else 0.0
+    return _Root(trace, dotted, explained, coverage, fit_scopes(model, trace))
+
+
+def _spelled(tree: ModuleTree) -> list[str]:
+    return [tree.tag(module.path) for module in tree]
+
+
+def _write(package: HtpPackage, plans: Mapping[str, _Plan], options: HtpOptions) -> dict[str, FileRecord]:
+    """Writes the tags into every file, or none: what was written is taken back if a later file fails."""
+    written: list[Path] = []
+    for name, plan in plans.items():
+        file = package.files[name]
+        try:
+            write_tags(file.model, plan.tags, trees=[plan.tree], options=options)
+            written.append(file.path)
+        except ModelTooLargeError as error:
+            logger.warning("%s The tags are in %s only.", error, SIDECAR)
+        except HtpError:
+            for path in written:
+                strip_tags(path)
+            raise
+    return {
+        name: FileRecord.of(
+            package.files[name].model, plan.tags, trees={plan.tree.tag(()): (plan.tree, plan.in_model)}
+        )
+        for name, plan in plans.items()
+    }
+
+
+def _write_sidecar(
+    package: HtpPackage, records: Mapping[str, FileRecord], later: list[str], model: str | Path | None, seconds: float
+) -> None:
+    earlier = package.sidecar or Sidecar({})
+    source: dict[str, Any] = {**earlier.source, **({} if model is None else {"model": str(model)})}
+    source[_LATER] = ", ".join(later)
+    timings = earlier.timings or {"optimum_seconds": 0.0, "htp_seconds": round(seconds, 3)}
+    files = {**earlier.files, **records}
+    Sidecar(files=files, source=source, timings=timings, versions=library_versions()).write(package.directory)
