@@ -76,24 +76,44 @@ class HTPExporter:
         from optimum.exporters.onnx import __main__ as optimum_main
 
         bound = inspect.signature(optimum_main.main_export).bind(*args, **kwargs)
-        output = Path(bound.arguments["output"])
-        with StagedDirectory(output) as staging:
-            bound.arguments["output"] = type(bound.arguments["output"])(staging.path)
+        output = bound.arguments["output"]
+
+        def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
+            bound.arguments["output"] = type(output)(staging.path)
             if isinstance(bound.arguments["model_name_or_path"], Path):
                 bound.arguments["model_name_or_path"] = str(bound.arguments["model_name_or_path"])
-            started = time.perf_counter()
             with _watched(staging) as watch:
                 optimum_main.main_export(*bound.args, **bound.kwargs)
-            optimum_seconds = time.perf_counter() - started - watch.tap.seconds
+            return watch.tap, {**_described(bound.arguments), **watch.facts}
+
+        return self.write_package(Path(output), run)
+
+    def write_package(
+        self, output: Path, export: Callable[[StagedDirectory], tuple[ModuleTap, dict[str, Any]]]
+    ) -> ExportResult:
+        """Exports into a staged directory, tags what is there, and puts it in its place: the whole of it or nothing.
+
+        Args:
+            output: The package's directory.
+            export: What writes the package into the staged directory; it returns the closed tap that watched it, and
+                what the sidecar says of the source.
+
+        Raises:
+            HtpError: As `export` does.
+            Exception: Whatever `export` raises. Then nothing that this run wrote is left.
+        """
+        with StagedDirectory(output) as staging:
+            started = time.perf_counter()
+            tap, source = export(staging)
+            optimum_seconds = time.perf_counter() - started - tap.seconds
             started = time.perf_counter()
             try:
-                records = self._tag_package(staging.path, watch.tap)
+                records = self._tag_package(staging.path, tap)
             except HtpError:
                 staging.commit(remove=(SIDECAR,))
                 raise
             staging.commit(remove=(SIDECAR,))
-            htp_seconds = time.perf_counter() - started + watch.tap.seconds
-        source = {**_described(bound.arguments), **watch.facts}
+            htp_seconds = time.perf_counter() - started + tap.seconds
         timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
         self.record(records, source=source, timings=timings).write(output)
         counts = {name: record.counts for name, record in records.items()}

@@ -211,6 +211,9 @@ def _load_directory(directory: Path, task: str | None, kwargs: dict[str, Any]) -
     if kwargs.get("config") is None and _needs_generic_config(opened.config, kwargs):
         extra["config"] = generic_config(opened.config, where=str(directory))
     loaded = _class(name, opened).from_pretrained(directory, **{**extra, **kwargs})
+    if not hasattr(loaded, "main_input_name"):
+        # transformers' speech recognition pipeline asks for it, and ORTModelForCTC of optimum-onnx 0.1 has none.
+        loaded.main_input_name = next(iter(loaded.input_names), "")
     logger.info("%s is loaded as %s (task %s).", directory, type(loaded).__name__, opened.task)
     return loaded
 

@@ -8,6 +8,7 @@ calls a node belongs to, stays open.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.annotations import HtpOptions, owned_keys, read_tags, strip_tags, write_tags
+from optimum_htp.configs import complete_package
 from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import SIDECAR, FileRecord, HtpFile, HtpPackage, Sidecar, TagCounts, library_versions
-from optimum_htp.sources import ModelSource, find_source
+from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta, tensor_shapes
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
 from optimum_htp.tagging.metadata import in_doubt
@@ -36,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 # Of the weights that a graph names, the share that a model must have for the graph to be an export of it.
 _MIN_EXPLAINED = 0.9
+# The directories of a pipeline's export that are not named like the component.
+_COMPONENTS = {"vae_encoder": "vae", "vae_decoder": "vae"}
+# What Optimum adds to the names of weights that the two parts of a merged decoder share.
+_MERGED = re.compile(r"_merged_\d+$")
 _LATER = "tagged_from_names"
 """In the sidecar's `source`: the files, joined by `, `, whose tags are from names and not from an export."""
 
@@ -162,7 +168,7 @@ class _Sources:
         top = self._package.directory
         part = Path(name).parent
         if self._source is not None:
-            component = {"vae_encoder": "vae", "vae_decoder": "vae"}.get(part.name, part.name)
+            component = _COMPONENTS.get(part.name, part.name)
             places = [self._source.directory / part.parent / component, self._source.directory / part]
             places.append(self._source.directory)
         else:
@@ -176,8 +182,6 @@ class _Sources:
 
     def candidates(self, name: str, *, eager: bool) -> Iterator[torch.nn.Module]:
         """The models that a file may be of, or be of a part of, the likeliest first."""
-        from optimum_htp.sources import instantiate_on_meta
-
         directory = self.directory(name)
         for tasks in (False, True):
             key = (directory, tasks, eager)
@@ -192,6 +196,13 @@ class _Sources:
                 self._made[key] = list(models)
             yield from self._made[key][len(self._made.get((directory, False, eager), ())) if tasks else 0 :]
 
+    def place(self, name: str, in_model: str) -> str:
+        """Where a module sits in the whole model, which for a component of a pipeline is the pipeline."""
+        part = Path(name).parent
+        if not part.parts or not (self._package.directory / "model_index.json").is_file():
+            return in_model
+        return ".".join(filter(None, (_COMPONENTS.get(part.name, part.name), in_model)))
+
     def mismatch(self, name: str) -> str:
         """What to say where the config describes a model that a file is no export of."""
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
@@ -205,6 +216,7 @@ class _Sources:
             return ()
         with StagedDirectory(directory) as staging:
             self._source.save_configs(staging.path, trust_remote_code=self._trust_remote_code)
+            complete_package(staging.path, self._source.directory, trust_remote_code=self._trust_remote_code)
             for file in staging.path.iterdir():
                 if (directory / file.name).exists():
                     file.unlink()
@@ -236,7 +248,7 @@ def _plan(file: HtpFile, sources: _Sources) -> _Plan:
         tags = _with_earlier(file.model, tag_model(model, root.trace), root.trace.tree)
         calls = root.fit.calls
         tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
-        return _Plan(tags, tree, root.in_model, True)
+        return _Plan(tags, tree, sources.place(file.name, root.in_model), True)
     except HtpError:
         raise
     except Exception as error:
@@ -318,15 +330,14 @@ def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...] | None]:
     named: dict[str, tuple[int, ...] | None] = {}
     for _, graph in model.graphs():
         for tensor in graph.initializers:
-            if "::" not in tensor.name and "/" not in tensor.name and not tensor.name.isdecimal():
-                named[tensor.name] = tensor.dims
+            name = _MERGED.sub("", tensor.name)
+            if "::" not in name and "/" not in name and not name.isdecimal():
+                named[name] = tensor.dims
     return named
 
 
 def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...] | None]) -> _Root | None:
     """The part of a model, or all of it, that explains most of a graph; None where there is no telling which."""
-    from optimum_htp.sources import tensor_shapes
-
     shapes = tensor_shapes(whole)
     found: dict[ModulePath, int] = {}
     for name, shape in shapes.items():

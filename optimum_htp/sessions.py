@@ -58,7 +58,12 @@ def session_model_class(auto_class: str) -> Any:
             outputs = super().forward(**known)
             return outputs if return_dict else tuple(outputs.values())
 
-    ORTSessionModel.__qualname__ = ORTSessionModel.__name__
+    if auto_class == "AutoModelForObjectDetection":
+        # This pipeline knows models by name only; without an entry it logs that the model is not supported. Optimum
+        # enters its class for segmentation in the same way.
+        from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+
+        MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES["ort_session_model"] = ORTSessionModel.__name__
     return ORTSessionModel
 
 

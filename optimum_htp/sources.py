@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -344,13 +345,13 @@ def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bo
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Transformer
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    with _weights_left_out():
+    with _weights_left_out(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the import path, which older releases need
         if whole:
+            options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
             model = SentenceTransformer(str(directory), device="meta", **options)
         else:
-            transformer = Transformer(str(directory), model_args=options, config_args=options)
-            model = SentenceTransformer(modules=[transformer], device="meta")
+            model = SentenceTransformer(modules=[Transformer(str(directory))], device="meta")
     return cast("torch.nn.Module", model)
 
 

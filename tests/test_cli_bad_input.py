@@ -144,6 +144,7 @@ def test_unsupported_architecture(own: Path, capsys: pytest.CaptureFixture[str])
     assert_refused(["-m", str(model), str(own)], ["no ONNX export", "'fnet'", "custom_onnx_configs"], capsys, own)
 
 
+@pytest.mark.filterwarnings("ignore:Exporting to ONNX opset", "ignore:Setting 'keep_initializers_as_inputs")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

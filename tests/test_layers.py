@@ -17,9 +17,9 @@ PACKAGE = Path(optimum_htp.__file__).parent
 LAYERS = (
     ("errors", "hierarchy"),
     ("onnxfile",),
-    ("tracing", "tagging", "projection", "annotations", "packed", "tensors"),
+    ("tracing", "tagging", "projection", "annotations", "skeleton", "packed", "tensors"),
     ("package", "configs", "sources", "staging", "packing", "sessions"),
-    ("export", "validation", "profiling", "comparison", "parameters", "extraction", "modeling"),
+    ("export", "custom", "retagging", "validation", "profiling", "comparison", "parameters", "extraction", "modeling"),
     ("views",),
     ("cli",),
 )

@@ -663,7 +663,7 @@ def _write_detr(prefix: str) -> Callable[[Path], None]:
         from transformers import ResNetConfig
 
         backbone = ResNetConfig(**_RESNET_BACKBONE)
-        save = edge_processor("DetrImageProcessor", size={"shortest_edge": 64, "longest_edge": 64})
+        save = image_config("DetrImageProcessor", size={"shortest_edge": 64, "longest_edge": 64})
         _model(prefix, "ForObjectDetection", _DETR | {"backbone_config": backbone}, save)(directory)
 
     return write
@@ -675,7 +675,7 @@ _image(
     "yolos",
     "Yolos",
     _VIT | {"image_size": [32, 32], "num_detection_tokens": 4},
-    edge_processor("YolosImageProcessor", size={"shortest_edge": 32, "longest_edge": 32}),
+    image_config("YolosImageProcessor", size={"shortest_edge": 32, "longest_edge": 32}),
     "detection",
     "ForObjectDetection",
     "object-detection",

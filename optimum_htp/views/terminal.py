@@ -23,6 +23,11 @@ class Line:
     faint: bool = False
 
 
+# Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
+_GAP = 2
+_NARROWEST = 8
+
+
 def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
     """Prints a table: coloured and cut to the width of a terminal, else plain and as wide as it takes.
 
@@ -96,20 +101,36 @@ def _aligned(columns: Sequence[Column], lines: Sequence[Line]) -> Iterable[str]:
             cell.rjust(width) if column.number else cell.ljust(width)
             for cell, width, column in zip(line.cells, widths, columns, strict=True)
         ]
-        yield "  ".join(padded).rstrip()
+        yield (" " * _GAP).join(padded).rstrip()
 
 
 def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=stream)
     listed = list(lines)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for position, column in enumerate(columns):
-        # On a narrow terminal names are cut, numbers never.
-        width = max(len(column.title), *(len(line.cells[position]) for line in listed)) if column.number else None
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True, min_width=width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    natural = [
+        max(map(cell_len, (column.title, *(line.cells[position] for line in listed))))
+        for position, column in enumerate(columns)
+    ]
+    for column, width in zip(columns, _fitted(columns, natural, console.width), strict=True):
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True, width=width)
     for line in listed:
         table.add_row(*map(Text, line.cells), style="dim" if line.faint else "")
-    Console(file=stream).print(table)
+    console.print(table)
+
+
+def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
+    """Widths that fit into a terminal: the widest columns of names get narrower, those of numbers never."""
+    widths = [min(width, total) for width in natural]
+    names = [position for position, column in enumerate(columns) if not column.number]
+    for _ in range(sum(widths) + _GAP * (len(widths) - 1) - total):
+        widest = max(names, key=lambda position: widths[position])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths

@@ -1,0 +1,135 @@
+"""What a validation finds: a list of named checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+STATUSES = (OK, WARNING, FAILED, SKIPPED)
+
+_LISTED_PROBLEMS = 5
+_SEVERITY = {SKIPPED: 0, OK: 1, WARNING: 2, FAILED: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look at a package found.
+
+    Attributes:
+        status: `ok`, `warning`, `failed` or `skipped`.
+        reason: What was found, or why it could not be looked at.
+        advice: What to do about it; empty where nothing is to do.
+    """
+
+    status: str
+    reason: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One named check of a package.
+
+    Attributes:
+        name: Its name, the same in every report.
+        status: `ok`, `warning` (works, but something is missing or can't be known), `failed` or `skipped`.
+        reason: What was found; for a skipped check, why it was not done.
+        advice: What to do about it, with the command where there is one; empty where nothing is to do.
+    """
+
+    name: str
+    status: str
+    reason: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """All that a validation found.
+
+    Attributes:
+        path: The package.
+        task: What it was exported for, as far as it says so.
+        checks: The checks, in the order in which they were done.
+    """
+
+    path: str
+    task: str | None
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed; warnings and skipped checks don't count."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.status == FAILED)
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The checks that ended with a warning."""
+        return tuple(check for check in self.checks if check.status == WARNING)
+
+    def __getitem__(self, name: str) -> Check:
+        """The check of that name.
+
+        Raises:
+            KeyError: It was not asked for.
+        """
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        counts = {status: sum(check.status == status for check in self.checks) for status in STATUSES}
+        checks = [
+            {"name": check.name, "status": check.status, "reason": check.reason, "advice": check.advice}
+            for check in self.checks
+        ]
+        return {"path": self.path, "task": self.task, "ok": self.ok, "counts": counts, "checks": checks}
+
+
+def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:
+    """The check that several findings amount to: as bad as the worst, with the reasons of those that are as bad.
+
+    Args:
+        name: The check's name.
+        findings: What was found; none means that all is well.
+        ok: The reason where all is well.
+    """
+    listed = list(findings)
+    worst = max((finding.status for finding in listed), key=_SEVERITY.__getitem__, default=OK)
+    chosen = [finding for finding in listed if finding.status == worst]
+    reasons = list(dict.fromkeys(finding.reason for finding in chosen if finding.reason))
+    if not reasons:
+        return Check(name, worst, ok)
+    more = f"; and {len(reasons) - _LISTED_PROBLEMS:,} more" if len(reasons) > _LISTED_PROBLEMS else ""
+    advice = "; ".join(dict.fromkeys(finding.advice for finding in chosen if finding.advice))
+    return Check(name, worst, "; ".join(reasons[:_LISTED_PROBLEMS]) + more, advice)
+
+
+def failed(reason: str, advice: str = "") -> Finding:
+    """A finding that fails a check."""
+    return Finding(FAILED, reason, advice)
+
+
+def warning(reason: str, advice: str = "") -> Finding:
+    """A finding that a user should know of."""
+    return Finding(WARNING, reason, advice)
+
+
+def skipped(reason: str) -> Finding:
+    """What could not be looked at, and why."""
+    return Finding(SKIPPED, reason)
+
+
+def good(reason: str) -> Finding:
+    """What is as it should be."""
+    return Finding(OK, reason)
