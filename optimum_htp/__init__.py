@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimum_htp.annotations import HtpOptions
+    from optimum_htp.custom import export_module
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
     from optimum_htp.modeling import AutoModelForONNX
     from optimum_htp.package import HtpPackage, load_package, strip
     from optimum_htp.packing import pack, unpack
+    from optimum_htp.retagging import TaggingResult, tag_package
 
 
 __version__ = "0.1.0"
@@ -25,10 +27,13 @@ _HOMES = {
     "ExportResult": "export",
     "HTPExporter": "export",
     "HtpOptions": "annotations",
+    "export_module": "custom",
     "main_export": "export",
     "HtpPackage": "package",
     "load_package": "package",
     "strip": "package",
+    "TaggingResult": "retagging",
+    "tag_package": "retagging",
     "pack": "packing",
     "unpack": "packing",
     "AutoModelForONNX": "modeling",
@@ -44,11 +49,14 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "ExportResult",
     "HTPExporter",
     "HtpOptions",
+    "export_module",
     "main_export",
     # Packages.
     "HtpPackage",
     "load_package",
     "strip",
+    "TaggingResult",
+    "tag_package",
     "pack",
     "unpack",
     # Running them.

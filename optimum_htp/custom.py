@@ -258,15 +258,16 @@ def _only_output(task: str | None) -> str:
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards the mode of every module and the content of every buffer are as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    modes = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    contents = [(each, each._version, each.detach().clone()) for each in model.buffers() if not each.is_inference()]
     try:
         model.eval()
         yield
     finally:
-        for module, training in modes:
+        for module, training, buffers in modes:
             module.training = training
-        for buffer, version, content in buffers:
+            module._buffers.update(buffers)
+        for buffer, version, content in contents:
             if buffer._version != version:
                 buffer.detach().copy_(content)
 

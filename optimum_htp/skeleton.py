@@ -27,6 +27,9 @@ from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, 
 from optimum_htp.projection import TaggedModel
 
 
+SKELETON = "pkg.optimum_htp.skeleton"
+"""The key in the model's metadata."""
+
 VERSION = 1
 MAX_UNPACKED_BYTES = 16_777_216
 """How long the JSON may be: ten times that of a graph of 20,000 nodes."""
@@ -72,11 +75,15 @@ def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree,
         document = json.loads(_decompressed(text))
         if not isinstance(document, dict) or document.get("v") != VERSION:
             version = document.get("v") if isinstance(document, dict) else None
-            raise HtpError(f"the skeleton has version {version!r}; this optimum_htp reads version {VERSION}: update it")
+            raise HtpError(
+                f"the skeleton has version {version!r}; this optimum_htp reads version {VERSION}: update it"
+            )
         return _Unpacker(document).tagged_model()
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise HtpError(f"the skeleton in the model's metadata is damaged ({reason}): export the model again") from error
+        raise HtpError(
+            f"the skeleton in the model's metadata is damaged ({reason}): export the model again"
+        ) from error
 
 
 def _decompressed(text: str) -> bytes:

@@ -253,9 +253,15 @@ def sample_inputs(file: Path, *, seed: int = 0) -> dict[str, Any]:
         if value.elem_type in (6, 7):
             kind = np.int32 if value.elem_type == 6 else np.int64
             ones = "mask" in value.name
-            feed[value.name] = np.ones(shape, kind) if ones else random.integers(1, 2 if "type" in value.name else 30, shape).astype(kind)
+            feed[value.name] = (
+                np.ones(shape, kind)
+                if ones
+                else random.integers(1, 2 if "type" in value.name else 30, shape).astype(kind)
+            )
         elif value.elem_type == 9:
             feed[value.name] = np.ones(shape, bool)
         else:
-            feed[value.name] = random.standard_normal(shape).astype(np.float16 if value.elem_type == 10 else np.float32)
+            feed[value.name] = random.standard_normal(shape).astype(
+                np.float16 if value.elem_type == 10 else np.float32
+            )
     return feed

@@ -122,9 +122,10 @@ def test_round_trip(external: str | None, tmp_path: Path) -> None:
     assert contents(tmp_path / "again") == before
     assert {path.relative_to(tmp_path / "again").as_posix() for path in written} == set(before)
 
-    alone = shutil.copy(packed, tmp_path / "alone" if (tmp_path / "alone").mkdir() else tmp_path / "alone")
+    (tmp_path / "alone").mkdir()
+    alone = packed.rename(tmp_path / "alone" / "any name.onnx")
     onnx.checker.check_model(str(alone), full_check=True)
-    np.testing.assert_array_equal(run_model(Path(alone)), run_model(package / "model.onnx"))
+    np.testing.assert_array_equal(run_model(alone), run_model(package / "model.onnx"))
 
 
 def test_the_rest_of_the_metadata_is_left_alone(package: Path, tmp_path: Path) -> None:
@@ -196,6 +197,7 @@ def test_file_without_a_manifest(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "model.onnx").read_bytes() == tiny_model().SerializeToString()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_weights_are_not_held_in_memory(tmp_path: Path) -> None:
     """400 MB of external weights there and back, in a process that stays far below that."""
     package = write_package(tmp_path / "package")
@@ -209,14 +211,15 @@ def test_weights_are_not_held_in_memory(tmp_path: Path) -> None:
     with (package / "big.bin").open("wb") as stream:
         stream.truncate(size)
     code = (
-        "import resource, sys; from pathlib import Path; from optimum_htp import pack, unpack\n"
+        "import re, sys; from pathlib import Path; from optimum_htp import pack, unpack\n"
         "here = Path(sys.argv[1]); unpack(pack(here / 'package', here / 'p.onnx'), here / 'again')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        # getrusage would count what the process was forked from.
+        "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again" / "big.bin").stat().st_size == size
-    assert int(result.stdout) < 150, "MB at the peak"
+    assert int(result.stdout) < 100, "MB at the peak"
     shutil.rmtree(tmp_path)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "tree",
+    "tag",
     "strip",
     "pack",
     "unpack",

@@ -138,7 +138,7 @@ class Decider:
     # --- Several modules ---
 
     def _combined(self, tags: Sequence[NodeTag], source: str) -> NodeTag | None:
-        names = list(dict.fromkeys(tag.tag for tag in tags))
+        names = list(dict.fromkeys(name for tag in tags for name in (tag.origins or (tag.tag,))))
         tag = self.common(names)
         if tag is None:
             return None

@@ -1,0 +1,78 @@
+"""The verb `tag`: tags a package that is there already, without exporting it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from optimum_htp.retagging import TaggingResult
+
+
+HELP = "Tag an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `tag`."""
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or one ONNX file of it.")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="The model it was exported from, an id on the Hub or a local directory: for its module classes instead of "
+        "what the package's config.json says, and to write config.json, tokenizer and processor where they are missing.",
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="Tag again what an export tagged, which knew more: the calls of modules that ran more than once are lost.",
+    )
+    parser.add_argument("--no-namespace", action="store_true", help="Leave out `namespace`, for Model Explorer.")
+    parser.add_argument(
+        "--torch-metadata", action="store_true", help="Write pkg.torch.onnx.name_scopes and class_hierarchy too."
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Tags a package and says how the nodes of each file are tagged."""
+    import json
+
+    from optimum_htp.annotations import HtpOptions
+    from optimum_htp.retagging import tag_package
+
+    result = tag_package(
+        args.package,
+        model=args.model,
+        trust_remote_code=args.trust_remote_code,
+        force=args.force,
+        htp_options=HtpOptions(namespace=not args.no_namespace, torch_metadata=args.torch_metadata),
+    )
+    if args.json:
+        print(json.dumps(_document(result), indent=2))
+    else:
+        _print(result)
+    return 0
+
+
+def _document(result: TaggingResult) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(result), "package": str(result.package)}
+
+
+def _print(result: TaggingResult) -> None:
+    from optimum_htp.views.terminal import printable
+    from optimum_htp.views.tree_text import evidence_text
+
+    for name, counts in result.files.items():
+        done = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({printable(evidence_text(counts.by_source))})"
+        if name in result.kept:
+            done += "; kept: the sidecar still describes these tags (--force tags again)"
+        elif name in result.unknown:
+            done += "; no model that the config describes explains it"
+        print(f"{printable(name)}: {done}")
+    for name in result.written:
+        print(f"{printable(name)}: written")
