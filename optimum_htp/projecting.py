@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from optimum_htp.annotations import (
 )
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tag_ancestors, tree_of_tags
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, external_data_files, graph_digest, read_model
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, external_data_files, graph_digest
 from optimum_htp.package import SIDECAR, FileRecord, HtpFile, HtpPackage, Sidecar, library_versions
 from optimum_htp.projection import TaggedModel
 from optimum_htp.projection import project as project_graph

@@ -172,6 +172,7 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
 
 
 def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
+    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
     from optimum.exporters.tasks import TasksManager
 
@@ -279,6 +280,7 @@ def dummy_inputs(config: Any, *, task: str, library: str, shapes: Mapping[str, i
     Raises:
         HtpError: Optimum has no export config for the model type and task.
     """
+    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
     from optimum.utils import DEFAULT_DUMMY_SHAPES
 

@@ -103,10 +103,12 @@ def tag_package(
     described = {name for name, file in package.files.items() if _is_described(package, file)}
     kept = () if force else tuple(name for name in package.files if name in described)
     sources = _Sources(package, model, trust_remote_code)
-    plans = {name: _plan(file, sources) for name, file in package.files.items() if name not in kept}
+    plans = {name: _plan(file, sources, keep=not force) for name, file in package.files.items() if name not in kept}
     unknown = tuple(name for name, plan in plans.items() if not plan.known)
     if plans and len(unknown) == len(plans):
         raise PackageError(f"{package.path}: {sources.mismatch(unknown[0])}")
+    for name in unknown:
+        logger.warning("%s No node of it is resolved.", sources.mismatch(name))
     records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
     records.update(_write(package, plans, htp_options or HtpOptions()))
     written = sources.complete_package()
@@ -206,8 +208,8 @@ class _Sources:
     def mismatch(self, name: str) -> str:
         """What to say where the config describes a model that a file is no export of."""
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
-        advice = "give the model it was exported from: --model MODEL"
-        return f"{name} is no export of what {self.directory(name) / 'config.json'} describes ({described}); {advice}"
+        advice = "give the model it was exported from with --model"
+        return f"{name} is no export of what {self.directory(name) / 'config.json'} describes ({described}): {advice}."
 
     def complete_package(self) -> tuple[str, ...]:
         """Writes config, tokenizer and processor where the package has no config, and says which files."""
@@ -232,8 +234,8 @@ def _is_described(package: HtpPackage, file: HtpFile) -> bool:
     return file.name not in later and file.evidence == "sidecar"
 
 
-def _plan(file: HtpFile, sources: _Sources) -> _Plan:
-    """Decides the tags of one file."""
+def _plan(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
+    """Decides the tags of one file; `keep` says whether tags that stand on its nodes count."""
     try:
         model = _without_ours(file.model)
         root, whole = _choose_root(model, sources.candidates(file.name, eager=_returns_attentions(model)))
@@ -243,9 +245,9 @@ def _plan(file: HtpFile, sources: _Sources) -> _Plan:
                 (path, position): NodeTag(trace.tree.tag(()), "unresolved")
                 for path, graph in model.graphs() for position in range(len(graph.nodes))
             }  # fmt: skip
-            logger.warning("%s: it is no export of a %s: no node is resolved.", file.name, type(whole).__name__)
             return _Plan(tags, trace.tree, None, False)
-        tags = _with_earlier(file.model, tag_model(model, root.trace), root.trace.tree)
+        tags = tag_model(model, root.trace)
+        tags = _with_earlier(file.model, tags, root.trace.tree) if keep else tags
         calls = root.fit.calls
         tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
         return _Plan(tags, tree, sources.place(file.name, root.in_model), True)

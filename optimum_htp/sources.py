@@ -295,7 +295,9 @@ def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
     from optimum.exporters.tasks import TasksManager
 
     try:
-        supported = TasksManager.get_supported_tasks_for_model_type(config.model_type, "onnx")
+        supported = TasksManager.get_supported_tasks_for_model_type(
+            config.model_type, "onnx", library_name="transformers"
+        )
     except KeyError:
         return
     for task in supported:

@@ -56,8 +56,9 @@ def project(
         with the root's tag, where nothing is known.
 
     Raises:
-        HtpError: Descent is required, and too little of the target fits.
+        HtpError: The target is broken, or descent is required and too little of the target fits.
     """
+    _refuse_empty(target)
     new = Flow.of(target)
     pairing = pair([source.model for source in sources], new)
     join = Join(pairing, new)
@@ -82,6 +83,17 @@ def project(
     unresolved = NodeTag(min(roots, default="/"), "unresolved")
     found = {operation.key: tag or unresolved for operation, tag in zip(new.operations, decided, strict=True)}
     return {(path, i): found[path, i] for path, graph in target.graphs() for i in range(len(graph.nodes))}
+
+
+def _refuse_empty(target: OnnxModel) -> None:
+    """Names the tool that leaves graphs without nodes, which no runtime loads."""
+    graph = target.graph
+    given = {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
+    if not graph.nodes and any(value.name not in given for value in graph.outputs):
+        raise HtpError(
+            f"{target.path}: the graph has outputs and no nodes. Optimum's ORTOptimizer writes such files of merged "
+            "decoders at O2 and above; optimize with O1, or optimize the decoders before they are merged"
+        )
 
 
 def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:

@@ -96,7 +96,7 @@ class Join:
                 self.alive.add(old_value)
 
     def op(self, found: int) -> str:
-        """The operator of a tagged node."""
+        """The operator of a tagged node; empty where only its result is known."""
         return self.old.operations[found].node.op_type
 
     def new_op(self, number: int) -> str:
@@ -110,12 +110,12 @@ class Join:
 
     def is_itself(self, number: int) -> bool:
         """Whether a node of the target has the operator of a tagged node whose results it makes."""
-        return any(self.op(each) == self.new_op(number) for each in self.matches[number].anchors)
+        return any(self.op(each) in ("", self.new_op(number)) for each in self.matches[number].anchors)
 
     def adapts(self, number: int, found: int) -> bool:
         """Whether a node of the target only passes on what a tagged node makes, being of another kind."""
         op_type = self.new_op(number)
-        return op_type in PLAIN | QUANTIZING and op_type != self.op(found)
+        return op_type in PLAIN | QUANTIZING and self.op(found) not in ("", op_type)
 
     def survives(self, found: int) -> bool:
         """Whether the target has a result of a tagged node."""

@@ -234,7 +234,9 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
     for kind, files in needed.items():
         if not any(package.has(directory + name) for name in files for directory in directories):
-            advice = f"copy {'its files' if kind == _TOKENIZER[0] else files[0]} from the source model into the package"
+            advice = (
+                f"copy {'its files' if kind == _TOKENIZER[0] else files[0]} from the source model into the package"
+            )
             yield warning(f"there is no {kind[2:] if kind[1] == ' ' else kind[3:]}: the model loads, but `pipeline` "
                           f"needs {kind}", advice)  # fmt: skip
     if not needed:

@@ -59,7 +59,9 @@ def check_onnx(package: Contents) -> Iterator[Finding]:
             yield failed(f"{name}: the graph is empty", "optimize the package again, at another level")
     if package.readable:
         nodes = sum(len(graph.nodes) for model in package.readable.values() for _, graph in model.graphs())
-        yield good(f"{len(package.readable)} files, {nodes:,} nodes" if len(package.models) > 1 else f"{nodes:,} nodes")
+        yield good(
+            f"{len(package.readable)} files, {nodes:,} nodes" if len(package.models) > 1 else f"{nodes:,} nodes"
+        )
 
 
 def check_versions(package: Contents) -> Iterator[Finding]:

@@ -174,7 +174,9 @@ class _Comparison:
                 isinstance(size, int) and size > 0 and size != actual
                 for size, actual in zip(value.shape, given.shape, strict=False)
             ):
-                return f"the input {value.name!r} is {list(value.shape)} for good, and {list(given.shape)} does not fit"
+                return (
+                    f"the input {value.name!r} is {list(value.shape)} for good, and {list(given.shape)} does not fit"
+                )
         return None
 
     def _compare(self, example: Example, where: str) -> Finding:

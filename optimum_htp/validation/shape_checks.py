@@ -124,7 +124,9 @@ def _check_logits(package: Contents, name: str, model: OnnxModel, config: Mappin
             if isinstance(width, int) and width not in sizes:
                 stated = " or ".join(map(str, sorted(sizes)))
                 advice = "config.json is of another model: copy the right one, or export again"
-                yield failed(f"the vocabulary is {stated} in config.json, but the logits of {name} have {width}", advice)
+                yield failed(
+                    f"the vocabulary is {stated} in config.json, but the logits of {name} have {width}", advice
+                )
             elif isinstance(width, int):
                 yield good(f"vocabulary {width:,}")
 
