@@ -136,7 +136,8 @@ def pass_alone(source: Path, package: Path, scratch: Path) -> dict[str, float]:
     """Reading a plain file, writing its tags, and the sidecar; against copying the file, both to the disk."""
     from optimum_htp.annotations import HtpOptions, write_tags
     from optimum_htp.onnxfile import read_model
-    from optimum_htp.package import FileRecord, HtpPackage, Sidecar
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.sidecar import FileRecord, Sidecar
 
     known = HtpPackage(package).files["model.onnx"]
     assert known.record is not None
@@ -211,7 +212,7 @@ def tag(file: Path) -> dict[str, float]:
     from optimum_htp.annotations import HtpOptions, write_tags
     from optimum_htp.hierarchy import ModuleInfo, ModuleTree
     from optimum_htp.onnxfile import read_model
-    from optimum_htp.package import FileRecord, Sidecar
+    from optimum_htp.sidecar import FileRecord, Sidecar
     from optimum_htp.tagging import tag_model
     from optimum_htp.tracing import ModuleCall, ModuleTrace
 

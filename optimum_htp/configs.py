@@ -17,11 +17,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.package import MAX_CONFIG_BYTES, write_text_atomically
+from optimum_htp.package import MAX_CONFIG_BYTES
+from optimum_htp.sidecar import write_text_atomically
 
 
 if TYPE_CHECKING:
-    from optimum_htp.package import FileRecord
+    from optimum_htp.sidecar import FileRecord
 
 
 logger = logging.getLogger(__name__)

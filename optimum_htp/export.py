@@ -18,8 +18,8 @@ from optimum_htp.annotations import HtpOptions, strip_tags, write_tags
 from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
-from optimum_htp.package import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
 from optimum_htp.projection import TaggedModel, project
+from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
 from optimum_htp.sources import local_task_inference
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
@@ -112,10 +112,10 @@ class HTPExporter:
             except HtpError:
                 staging.commit(remove=(SIDECAR,))
                 raise
-            staging.commit(remove=(SIDECAR,))
             htp_seconds = time.perf_counter() - started + tap.seconds
-        timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
-        self.record(records, source=source, timings=timings).write(output)
+            timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
+            self.record(records, source=source, timings=timings).write(staging.path)
+            staging.commit(remove=(SIDECAR,), last=SIDECAR)
         counts = {name: record.counts for name, record in records.items()}
         return ExportResult(output, counts, optimum_seconds, htp_seconds)
 

@@ -328,9 +328,12 @@ def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
 
     name, needed = _CLASSES.get(opened.task or "", (None, ()))
     outputs = {value.name for value in model.graph.outputs}
+    if name is not None and not outputs.issuperset(needed):
+        # `architectures` names the class of the checkpoint, also where only its trunk was exported.
+        name, needed = _CLASSES["feature-extraction"]
     if name is None or not outputs.issuperset(needed):
         return None
-    if opened.task == "text-generation":
+    if name == "ORTModelForCausalLM":
         # The class reads the sizes of the cache from the config.
         sizes = ("hidden_size", "num_attention_heads")
         return name if _is_known(opened.config) or all(size in opened.config for size in sizes) else None

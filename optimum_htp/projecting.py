@@ -26,9 +26,10 @@ from optimum_htp.annotations import (
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tag_ancestors, tree_of_tags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, external_data_files, graph_digest
-from optimum_htp.package import SIDECAR, FileRecord, HtpFile, HtpPackage, Sidecar, library_versions
+from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import TaggedModel
 from optimum_htp.projection import project as project_graph
+from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
 from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton, unpack_skeleton
 from optimum_htp.staging import StagedDirectory
 

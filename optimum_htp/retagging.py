@@ -21,7 +21,8 @@ from optimum_htp.configs import complete_package
 from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
-from optimum_htp.package import SIDECAR, FileRecord, HtpFile, HtpPackage, Sidecar, TagCounts, library_versions
+from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
 from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta, tensor_shapes
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model

@@ -51,17 +51,22 @@ class StagedDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
         self._remove_made()
 
-    def commit(self, *, remove: tuple[str, ...] = ()) -> None:
+    def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
         """Moves every staged file to its place, after the output's files named in `remove` are gone.
 
-        If a move fails, what was there before is put back.
+        If a move fails or is interrupted, what was there before is put back.
+
+        Args:
+            remove: Files of the output that the package replaces or outdates.
+            last: The file to move last: where it is, all others are.
 
         Raises:
             PackageError: A file could not be moved.
         """
         backup = Path(tempfile.mkdtemp(prefix=".optimum-htp-", dir=self.output))
         undo: list[tuple[Path, Path]] = []
-        staged = sorted(path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
+        found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
+        staged = sorted(found, key=lambda path: (path == Path(last), path))
         try:
             for position, relative in enumerate((*map(Path, remove), *staged)):
                 target = self.output / relative

@@ -25,7 +25,7 @@ from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
 from optimum_htp.errors import HtpError
 from optimum_htp.export import ExportResult
-from optimum_htp.package import TagCounts
+from optimum_htp.sidecar import TagCounts
 
 
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "numpy", "rich", "diffusers"}

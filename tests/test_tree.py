@@ -23,7 +23,8 @@ from optimum_htp.cli.main import main
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag
 from optimum_htp.onnxfile import read_model
-from optimum_htp.package import SIDECAR, FileRecord, HtpPackage, Sidecar, load_package
+from optimum_htp.package import HtpPackage, load_package
+from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar
 from optimum_htp.views.tree import FileTree, module_trees
 from optimum_htp.views.tree_text import print_trees
 

@@ -27,7 +27,8 @@ def run(args: Namespace) -> int:
     import json
     from pathlib import Path
 
-    from optimum_htp.package import SIDECAR, onnx_files, strip
+    from optimum_htp.package import onnx_files, strip
+    from optimum_htp.sidecar import SIDECAR
     from optimum_htp.views.terminal import printable
 
     path = Path(args.package)

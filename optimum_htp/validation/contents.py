@@ -10,8 +10,9 @@ from typing import Any
 from optimum_htp.configs import CONFIG, MODEL_INDEX, architectures, parse_config, read_config, read_small
 from optimum_htp.errors import HtpError, OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import SIDECAR, HtpFile, Sidecar, onnx_files
+from optimum_htp.package import HtpFile, onnx_files
 from optimum_htp.packed import PackedFiles, read_packed
+from optimum_htp.sidecar import SIDECAR, Sidecar
 
 
 MAX_ENTRIES = 100_000

@@ -12,7 +12,7 @@ from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, node_id
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.wire import fields, last_fields
-from optimum_htp.package import SIDECAR
+from optimum_htp.sidecar import SIDECAR
 from optimum_htp.validation.contents import Contents
 from optimum_htp.validation.report import Finding, failed, good, skipped, warning
 

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts
+from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.sidecar import SIDECAR, TagCounts
 
 
 @dataclass(frozen=True, slots=True)

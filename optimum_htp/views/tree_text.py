@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from optimum_htp.hierarchy import SOURCES
-from optimum_htp.package import SIDECAR
+from optimum_htp.sidecar import SIDECAR
 from optimum_htp.views.terminal import Column, Line, print_heading, print_table, printable, short_count
 from optimum_htp.views.tree import FileTree, ModuleRow, NodeRow, TreeReport
 
