@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optimum_htp.package import HtpPackage, load_package, strip
     from optimum_htp.packing import pack, unpack
     from optimum_htp.retagging import TaggingResult, tag_package
+    from optimum_htp.validation import ValidationReport, validate, validate_optimum_compatibility
 
 
 __version__ = "0.1.0"
@@ -36,6 +37,9 @@ _HOMES = {
     "tag_package": "retagging",
     "pack": "packing",
     "unpack": "packing",
+    "ValidationReport": "validation",
+    "validate": "validation",
+    "validate_optimum_compatibility": "validation",
     "AutoModelForONNX": "modeling",
     "HtpError": "errors",
     "ModelTooLargeError": "errors",
@@ -59,6 +63,10 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "tag_package",
     "pack",
     "unpack",
+    # Checking them.
+    "ValidationReport",
+    "validate",
+    "validate_optimum_compatibility",
     # Running them.
     "AutoModelForONNX",
     # Errors.

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,8 @@ def export_module(
             `AutoModelForONNX` finds it.
         input_names: Names for the graph's inputs, in the order of the forward's parameters; None means the names of
             those parameters.
-        output_names: Names for the graph's outputs; None means the keys of a dict or data class that the module
-            returns, else `output`, or what Optimum's class for the task reads (`logits`).
+        output_names: Names for the graph's outputs; None means the keys of the dict that the module returns, as
+            transformers' models do, else `output`, or what Optimum's class for the task reads (`logits`).
         dynamic_axes: Which axes of which inputs and outputs have no fixed size, as for `torch.onnx.export`.
         opset: The ONNX opset; None means the exporter's default.
         htp_options: What to write beside the tags; None means the defaults.
@@ -109,15 +109,18 @@ def export_module(
     def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
         import torch.onnx
 
-        with _evaluating(model), ModuleTap() as tap:
+        with _evaluating(model), ModuleTap() as tap, ExitStack() as patched:
             results = call.results()
             outputs = _output_names(results, output_names, task)
             document = _document(model, config, _label_count(results, task))
+            args, kwargs = (
+                (call.args, call.kwargs or None) if dynamo else (patched.enter_context(call.tensors_only()), None)
+            )
             torch.onnx.export(
                 model,
-                call.args,
+                args,
                 str(staging.path / file_name),
-                kwargs=call.kwargs or None,
+                kwargs=kwargs,
                 input_names=inputs,
                 output_names=outputs,
                 opset_version=opset,
@@ -180,15 +183,67 @@ class _Call:
         Raises:
             HtpError: There are more names than tensors, or one is there twice.
         """
-        bound = inspect.signature(self.model.forward).bind(*self.args, **self.kwargs)
         known: list[str] = []
+        for name, value in self._named():
+            count = len(_tensors(value))
+            known += [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
+        return _names(given, known, "inputs")
+
+    @contextmanager
+    def tensors_only(self) -> Iterator[tuple[Any, ...]]:
+        """Lets the module be called with nothing but what holds tensors, in the order of the forward's parameters.
+
+        The TorchScript exporter makes an input of every number, also of those that are defaults. Optimum changes the
+        forward of a model for its exports in the same way.
+
+        Yields:
+            The arguments to call it with.
+        """
+        model, forward, replaced = self.model, self.model.forward, self.model.__dict__.get("forward")
+        places = list(self._places())
+
+        def call(*values: Any) -> Any:
+            args, kwargs = list(self.args), dict(self.kwargs)
+            for (place, _), value in zip(places, values, strict=True):
+                if isinstance(place, int):
+                    args[place] = value
+                else:
+                    kwargs[place] = value
+            return forward(*args, **kwargs)
+
+        model.__dict__["forward"] = call
+        try:
+            yield tuple(value for _, value in places)
+        finally:
+            del model.__dict__["forward"]
+            if replaced is not None:
+                model.__dict__["forward"] = replaced
+
+    def _places(self) -> Iterator[tuple[int | str, Any]]:
+        """Where in the call each value with tensors stands, by its position or its keyword."""
+        left = list(self.args)
+        bound = self._bound()
         for name, value in bound.arguments.items():
             kind = bound.signature.parameters[name].kind
-            parts = value.items() if kind is inspect.Parameter.VAR_KEYWORD else ((name, value),)
-            for part, each in parts:
-                found = _tensors(each)
-                known += [part] if len(found) == 1 else [f"{part}_{index}" for index in range(len(found))]
-        return _names(given, known, "inputs")
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                places: list[tuple[int | str, Any]] = list(value.items())
+            else:
+                start = len(self.args) - len(left)
+                count = len(value) if kind is inspect.Parameter.VAR_POSITIONAL else int(name not in self.kwargs)
+                places = list(enumerate(left[:count], start)) if count else [(name, value)]
+                del left[:count]
+            yield from ((place, each) for place, each in places if _tensors(each))
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        bound = self._bound()
+        for name, value in bound.arguments.items():
+            if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                yield from value.items()
+            else:
+                yield name, value
+
+    def _bound(self) -> inspect.BoundArguments:
+        return inspect.signature(self.model.forward).bind(*self.args, **self.kwargs)
 
     def results(self) -> Any:
         """What the module returns."""
@@ -197,9 +252,17 @@ class _Call:
         state = torch.get_rng_state()
         try:
             with torch.no_grad():
-                return self.model(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
+                return self.model(*_copied(self.args), **_copied(self.kwargs))
         finally:
             torch.set_rng_state(state)
+
+
+def _copied(value: Any) -> Any:
+    """A copy, for a module that changes what it is given; the value itself where a tensor has a history."""
+    try:
+        return copy.deepcopy(value)
+    except RuntimeError:
+        return value
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -214,7 +277,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in nested tuples, lists, dicts and data classes, in order."""
+    """The tensors in nested tuples, lists and dicts, in order."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -58,7 +58,7 @@ _PIPELINES = {"image-to-image": "ORTPipelineForImage2Image", "inpainting": "ORTP
 _NOT_SEMANTIC = frozenset(("pred_masks", "masks_queries_logits"))
 
 # What a repository holds for others than ONNX Runtime.
-_OTHER_WEIGHTS = ["*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.ot", "*.xml"]
+_OTHER_WEIGHTS = "*.safetensors *.h5 *.msgpack *.pt *.pth *.ckpt *.gguf *.ot *pytorch_model*.bin openvino_*".split()
 
 
 class AutoModelForONNX:
@@ -119,12 +119,13 @@ def _check_providers(kwargs: Mapping[str, Any]) -> list[str]:
 
     wanted = kwargs.get("providers") or ([kwargs["provider"]] if kwargs.get("provider") else [])
     available = onnxruntime.get_available_providers()
-    for provider in wanted:
+    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
+    for provider in names:
         if provider not in available:
             advice = "install the onnxruntime that has it (onnxruntime-gpu for CUDA and TensorRT) in place of this one"
             message = f"this onnxruntime {onnxruntime.__version__} has {', '.join(available)}"
             raise HtpError(f"the provider {provider!r} is not installed: {message}; choose one of these, or {advice}")
-    return list(wanted)
+    return names
 
 
 def _check_started(model: Any, wanted: list[str]) -> None:
@@ -162,7 +163,12 @@ class _Opened:
 def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
     packed = read_packed(read_model(path))
     if packed is None:
-        return _load_directory(path.parent, task, {**kwargs, "file_name": path.name})
+        directory = path.parent
+        if _read_config(directory) is None and _read_config(directory.parent) is not None:
+            # As in many repositories: `onnx/model.onnx`, with the config above.
+            kwargs = {**kwargs, "subfolder": directory.name}
+            directory = directory.parent
+        return _load_directory(directory, task, {**kwargs, "file_name": path.name})
     scratch = _small_files(packed, path)
     name = Path(packed.onnx_name).name
     # Optimum's models keep the directory until they go themselves; it goes at exit at the latest.
@@ -229,12 +235,12 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
         if not files:
             raise PackageError(f"{directory}: no ONNX file in its subfolder {subfolder!r}")
         config, recorded = _read_config(directory / subfolder) or package.config, package.task
-    given = kwargs.get("config")
-    if given is not None:
-        config = _read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()
-    if config is None:
+    if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
         raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
+    given = kwargs.get("config")
+    if given is not None:
+        config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
     return _Opened(directory, config, _plain_task(task or recorded) or _inferred_task(directory, config), files)
 
 

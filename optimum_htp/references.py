@@ -25,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 _MERGED = "decoder_model_merged"
 _BRANCHES = {"decoder_model": False, "decoder_with_past_model": True}
+# Optimum's names for the sizes of inputs, and of which axes a fixed size says that it was exported with it.
+_AXES: dict[str, tuple[str, ...]] = {
+    "input_ids": ("batch_size", "sequence_length"),
+    "pixel_values": ("batch_size", "num_channels", "height", "width"),
+    "input_features": ("batch_size", "feature_size", "nb_max_frames"),
+    "input_values": ("batch_size", "audio_sequence_length"),
+}
 _VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
@@ -169,6 +176,26 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
                 parts.append(Part(name, merged, module, onnx_config, _BRANCHES[name]))
     return parts
+
+
+def fixed_sizes(inputs: Iterable[tuple[str, Iterable[Any] | None]]) -> dict[str, int]:
+    """The sizes that an export has fixed, by Optimum's names for them.
+
+    Args:
+        inputs: The names and shapes of a graph's inputs.
+
+    >>> fixed_sizes([("input_features", ("batch_size", 80, 3000))])
+    {'feature_size': 80, 'nb_max_frames': 3000}
+    >>> fixed_sizes([("input_ids", ("batch_size", 1))])
+    {}
+    """
+    sizes: dict[str, int] = {}
+    for name, shape in inputs:
+        axes, dims = _AXES.get(name, ()), tuple(shape or ())
+        if len(axes) != len(dims) or (name == "input_ids" and not all(isinstance(dim, int) for dim in dims)):
+            continue  # a decoder with past key values takes one token, whatever the batch
+        sizes.update({axis: dim for axis, dim in zip(axes, dims, strict=True) if isinstance(dim, int) and dim > 0})
+    return sizes
 
 
 def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:

@@ -8,9 +8,8 @@ calls a node belongs to, stays open.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +18,15 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.annotations import HtpOptions, owned_keys, read_tags, strip_tags, write_tags
 from optimum_htp.configs import complete_package
 from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, NodeTags
+from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.roots import choose_root, returns_attentions
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
-from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta, tensor_shapes
+from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
-from optimum_htp.tagging.metadata import in_doubt
-from optimum_htp.tagging.names import ScopeFit, fit_scopes
-from optimum_htp.tracing import ModuleTrace, static_trace
+from optimum_htp.tracing import static_trace
 
 
 if TYPE_CHECKING:
@@ -37,12 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the weights that a graph names, the share that a model must have for the graph to be an export of it.
-_MIN_EXPLAINED = 0.9
 # The directories of a pipeline's export that are not named like the component.
 _COMPONENTS = {"vae_encoder": "vae", "vae_decoder": "vae"}
-# What Optimum adds to the names of weights that the two parts of a merged decoder share.
-_MERGED = re.compile(r"_merged_\d+$")
 _LATER = "tagged_from_names"
 """In the sidecar's `source`: the files, joined by `, `, whose tags are from names and not from an export."""
 
@@ -118,25 +112,6 @@ def tag_package(
         _write_sidecar(package, records, [name for name in plans if name not in unknown], model, seconds)
     counts = {name: records[name].counts for name in package.files}
     return TaggingResult(package.path, counts, kept, unknown, written, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Root:
-    """A module that a file may be an export of.
-
-    Attributes:
-        trace: What it shows without running.
-        in_model: Its dotted path in the whole model.
-        explained: How many of the weights that the graph names are its own, by name and shape.
-        coverage: Which share of its own weights the graph names.
-        fit: How it explains the scopes in the nodes' names.
-    """
-
-    trace: ModuleTrace
-    in_model: str
-    explained: int
-    coverage: float
-    fit: ScopeFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +214,7 @@ def _plan(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
     """Decides the tags of one file; `keep` says whether tags that stand on its nodes count."""
     try:
         model = _without_ours(file.model)
-        root, whole = _choose_root(model, sources.candidates(file.name, eager=_returns_attentions(model)))
+        root, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
         if root is None:
             trace = static_trace(whole)
             tags: NodeTags = {
@@ -286,87 +261,6 @@ def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTag
         key: earlier[key] if key in earlier and (tag.source == "unresolved" or tag.tag == earlier[key].tag) else tag
         for key, tag in tags.items()
     }
-
-
-def _returns_attentions(model: OnnxModel) -> bool:
-    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
-    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
-    return any(name == "attentions" for name in names)
-
-
-def _choose_root(model: OnnxModel, candidates: Iterable[torch.nn.Module]) -> tuple[_Root | None, torch.nn.Module]:
-    """The module that a graph is an export of, None where there is none or no telling; and the likeliest whole model.
-
-    The first candidate that has every weight that the graph names, and can read every scope, is the one; else the one
-    that has most.
-    """
-    named = _named_weights(model)
-    best: _Root | None = None
-    whole: torch.nn.Module | None = None
-    for candidate in candidates:
-        whole = candidate if whole is None else whole
-        root = _best_part(model, candidate, named)
-        if root is None:
-            continue
-        if best is None or (root.explained, -root.fit.unread) > (best.explained, -best.fit.unread):
-            best = root
-        if best.explained == len(named) and not best.fit.unread:
-            break
-    if whole is None:
-        raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
-    if best is None or not _is_export_of(model, best, len(named)):
-        return None, whole
-    return best, whole
-
-
-def _is_export_of(model: OnnxModel, root: _Root, named: int) -> bool:
-    if named and root.explained >= _MIN_EXPLAINED * named:
-        return True
-    if root.fit.scopes:
-        return not root.fit.unread and (root.explained > 0 or not named)
-    nodes = [node for _, graph in model.graphs() for node in graph.nodes]
-    return not named and any(not in_doubt(node, root.trace.tree) for node in nodes)
-
-
-def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...] | None]:
-    """The names in a graph that may be those of parameters and buffers, with their shapes where they are stored."""
-    named: dict[str, tuple[int, ...] | None] = {}
-    for _, graph in model.graphs():
-        for tensor in graph.initializers:
-            name = _MERGED.sub("", tensor.name)
-            if "::" not in name and "/" not in name and not name.isdecimal():
-                named[name] = tensor.dims
-    return named
-
-
-def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...] | None]) -> _Root | None:
-    """The part of a model, or all of it, that explains most of a graph; None where there is no telling which."""
-    shapes = tensor_shapes(whole)
-    found: dict[ModulePath, int] = {}
-    for name, shape in shapes.items():
-        parts = name.split(".")
-        for length in range(len(parts)):
-            rest = ".".join(parts[length:])
-            if rest in named and named[rest] in (None, shape):
-                found[tuple(parts[:length])] = found.get(tuple(parts[:length]), 0) + 1
-    most = max(found.values(), default=0)
-    places = [place for place, number in found.items() if number == most] or [()]
-    roots = [_root(model, whole, ".".join(place), most, len(named)) for place in places]
-    roots.sort(key=lambda root: (root.fit.unread, -root.coverage))
-    first = roots[0]
-    rivals = [root for root in roots[1:] if (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)]
-    same = all(_spelled(root.trace.tree) == _spelled(first.trace.tree) for root in rivals)
-    return first if same else None
-
-
-def _root(model: OnnxModel, whole: torch.nn.Module, dotted: str, explained: int, named: int) -> _Root:
-    trace = static_trace(whole.get_submodule(dotted))
-    coverage = explained / len(trace.tensors) if trace.tensors and named else 0.0
-    return _Root(trace, dotted, explained, coverage, fit_scopes(model, trace))
-
-
-def _spelled(tree: ModuleTree) -> list[str]:
-    return [tree.tag(module.path) for module in tree]
 
 
 def _write(package: HtpPackage, plans: Mapping[str, _Plan], options: HtpOptions) -> dict[str, FileRecord]:

@@ -120,6 +120,26 @@ def rewrite_tensors(data: Data, change: Callable[[TensorField], Splice | None] |
     return _TensorWalk(data, change).message("model", 0, len(data), 0)
 
 
+def rewrite_part(
+    data: Data, kind: str, span: tuple[int, int], change: Callable[[TensorField], Splice | None]
+) -> Splice | None:
+    """Describes one message of a model with other tensors, as `rewrite_tensors` does for all of it.
+
+    Args:
+        data: The file.
+        kind: What the message is: `"node"`, `"tensor"`, `"sparse"` or `"graph"`.
+        span: Where its content is.
+        change: Gives the new content of a tensor, None to keep it.
+
+    Returns:
+        The splice, None where nothing changes.
+
+    Raises:
+        WireError: The file is no ONNX model.
+    """
+    return _TensorWalk(data, change).message(kind, *span, 0)
+
+
 class _TensorWalk:
     def __init__(self, data: Data, change: Callable[[TensorField], Splice | None]) -> None:
         self.data = data
@@ -231,7 +251,7 @@ class SourceFiles:
         dropped = [
             (at, stop)
             for tag, at, first, stop in fields(self.data, 0, end, {})
-            if tag == _MODEL_METADATA and drop(self._key(first, stop))
+            if tag == _MODEL_METADATA and drop(self.metadata_key(first, stop))
         ]
         content.paste([part for piece in changed for part in _without(piece, dropped, end)])
         content.paste([encode_message(_MODEL_METADATA, _entry(key, value)) for key, value in entries.items()])
@@ -268,7 +288,8 @@ class SourceFiles:
                 parts.append((index, (max(start, first) - first, min(stop, last) - first)))
         return parts
 
-    def _key(self, start: int, end: int) -> str:
+    def metadata_key(self, start: int, end: int) -> str:
+        """The key of the metadata entry in this range of the ONNX file."""
         found = last_fields(self.data, start, end, _KEY_AND_VALUE)
         return self.data[slice(*found[1])].decode(errors="replace") if 1 in found else ""
 

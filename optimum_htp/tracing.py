@@ -200,6 +200,8 @@ class _CallRecorder:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._modules = _registered_paths(model)
+        # torch.export calls modules with several names through stand-ins that share the attributes of the module.
+        self._by_attributes = {id(vars(module)): identity for identity, (module, _) in self._modules.items()}
         self._model = model
         self._calls: list[ModuleCall] = []
         self._counts: dict[int, int] = {}
@@ -240,14 +242,18 @@ class _CallRecorder:
         import torch
 
         self._mark_scripted_calls()
-        if not self._stack and module is self._model:  # an exporter that runs the model again starts anew
+        identity = self._by_attributes.get(id(vars(module)))
+        if identity is None:  # a copy that the model made while it ran: what it does is its caller's work
+            self._stack += self._stack[-1:]
+            return
+        if not self._stack and identity == id(self._model):  # an exporter that runs the model again starts anew
             self._calls.clear()
             self._counts.clear()
         number = len(self._calls)
-        index = self._counts.get(id(module), 0)
+        index = self._counts.get(identity, 0)
         parent = self._stack[-1] if self._stack else None
-        self._calls.append(ModuleCall(self._called_as(module, parent), index, parent))
-        self._counts[id(module)] = index + 1
+        self._calls.append(ModuleCall(self._called_as(identity, parent), index, parent))
+        self._counts[identity] = index + 1
         self._stack.append(number)
         scopes = torch.jit._trace._trace_module_map or {}
         scope = scopes.get(module)
@@ -260,8 +266,8 @@ class _CallRecorder:
         if self._stack:
             self._stack.pop()
 
-    def _called_as(self, module: torch.nn.Module, parent: int | None) -> ModulePath:
-        paths = self._modules[id(module)][1]
+    def _called_as(self, identity: int, parent: int | None) -> ModulePath:
+        paths = self._modules[identity][1]
         if parent is None or len(paths) == 1:
             return paths[0]
         caller = self._calls[parent].path

@@ -54,6 +54,13 @@ def rewrite(name: str, source: Path, target: Path) -> Path:
     return target
 
 
+def is_empty(file: Path) -> bool:
+    """Whether a tool left no nodes, as ORTOptimizer does with merged decoders at O2."""
+    from optimum_htp.onnxfile import read_model
+
+    return not read_model(file).graph.nodes
+
+
 def session_options(**settings: Any) -> Any:
     import onnxruntime
 

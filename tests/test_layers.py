@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "hierarchy"),
     ("onnxfile",),
     ("tracing", "tagging", "projection", "annotations", "skeleton", "packed", "tensors"),
-    ("sidecar", "package", "configs", "sources", "staging", "packing", "sessions"),
+    ("sidecar", "package", "configs", "sources", "references", "roots", "staging", "packing", "sessions"),
     ("export", "custom", "retagging", "validation", "profiling", "comparison", "parameters", "extraction", "modeling"),
     ("views",),
     ("cli",),

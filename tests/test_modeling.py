@@ -255,6 +255,7 @@ def test_subfolder(copied: Callable[..., Path]) -> None:
     for options in ({}, {"subfolder": "onnx"}, {"subfolder": "onnx", "file_name": "model.onnx"}):
         model = AutoModelForONNX.from_pretrained(package, **options)
         assert class_name(model) == "ORTModelForSequenceClassification"
+    assert class_name(AutoModelForONNX.from_pretrained(package / "onnx" / "model.onnx")) == class_name(model)
     with pytest.raises(PackageError, match="no ONNX file in its subfolder 'other'"):
         AutoModelForONNX.from_pretrained(package, subfolder="other")
 
@@ -388,6 +389,14 @@ def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch
         AutoModelForONNX.from_pretrained(
             exported("bert"), providers=["CUDAExecutionProvider", "CPUExecutionProvider"], use_io_binding=False
         )
+
+
+def test_provider_of_a_diffusion_pipeline(exported: Callable[[str], Path]) -> None:
+    """Each of its models runs there."""
+    model = AutoModelForONNX.from_pretrained(exported("stable-diffusion"), provider="CPUExecutionProvider")
+    assert model.providers == ["CPUExecutionProvider"]
+    with pytest.raises(HtpError, match="'NoSuchProvider' is not installed"):
+        AutoModelForONNX.from_pretrained(exported("stable-diffusion"), provider="NoSuchProvider")
 
 
 def test_session_options(exported: Callable[[str], Path], tmp_path: Path) -> None:

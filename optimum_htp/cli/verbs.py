@@ -18,6 +18,7 @@ VERBS = (
     "tree",
     "tag",
     "strip",
+    "validate",
     "pack",
     "unpack",
 )

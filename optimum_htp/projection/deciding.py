@@ -72,8 +72,9 @@ class Decider:
         counted = self._counted(tagged)
         if all(self._op(each) in PLAIN for each in counted) and node.op_type not in PLAIN:
             counted = self._behind(counted, node.op_type) or counted
-            if len(counted) == 1 and self._op(counted[0]) == node.op_type:
-                return self._tags[counted[0]]
+        again = self._itself(number, counted)
+        if len(counted) == 1 and again is not None:
+            return self._tags[again]
         return self._combined([self._tags[each] for each in counted], "fused")
 
     def _can_absorb(self, number: int) -> bool:
@@ -105,12 +106,15 @@ class Decider:
         return None
 
     def _counted(self, work: Sequence[int]) -> list[int]:
-        """The work without what any module might have needed: constants, then what only moves values."""
+        """The work without what any module might have needed: constants, choices between bodies, what moves values."""
         left = list(work)
-        for unimportant in (self._join.constant.__getitem__, self._moves):
+        for unimportant in (self._join.constant.__getitem__, self._holds, self._moves):
             fewer = [each for each in left if not unimportant(each)]
             left = fewer or left
         return left
+
+    def _holds(self, operation: int) -> bool:
+        return bool(self._old.operations[operation].node.bodies)
 
     def _is_aside(self, operation: int) -> bool:
         return self._join.constant[operation] or self._moves(operation)
@@ -175,6 +179,9 @@ class Decider:
         Where the makers' module lies inside the readers', it says more.
         """
         held = self._held.get(number, ())
+        stand_in = self._stand_in(number)
+        if stand_in is not None:
+            return stand_in
         sides = (self._new.readers(number), self._new.makers(number)) if not held else (held,)
         found: NodeTag | None = None
         for side in sides:
@@ -182,9 +189,7 @@ class Decider:
             choice = self._combined(tags, "inserted") if tags else None
             if choice is not None and (found is None or choice.tag.startswith(found.tag + "/")):
                 found = choice
-        if found is not None:
-            return NodeTag(found.tag, "inserted", found.call)
-        return self._stand_in(number)
+        return NodeTag(found.tag, "inserted", found.call) if found is not None else None
 
     def _stand_in(self, number: int) -> NodeTag | None:
         """A constant that stands in for a result that one branch of a merged decoder doesn't compute."""

@@ -50,5 +50,8 @@ def descent(join: Join) -> Descent:
         reads = join.reads(number)
         if reads:
             nodes += 1
-            fitting += any(not reads.isdisjoint(join.old.operations[each].inputs) for each in match.work)
+            # A node of which nothing but its result is known can't contradict.
+            fitting += any(
+                not join.op(each) or not reads.isdisjoint(join.old.operations[each].inputs) for each in match.work
+            )
     return Descent(nodes, fitting, known, len(join.matches))

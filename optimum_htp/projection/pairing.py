@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optimum_htp.onnxfile import Graph, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.projection.flow import Flow
 
 
@@ -52,7 +52,8 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
         bodies: Counter[_Place] = Counter()
         for child in children.get(number, ()):
             bodies |= votes[child]  # the larger of both counts
-        place = _best(votes[number], scope.path, bodies, _inside(old, origin, around))
+        holder = new.operations[scope.holder].node if scope.holder is not None else None
+        place = _best(votes[number], bodies, _Seen(scope.path, holder, _inside(old, origin, around)), graphs)
         if place is None:
             continue
         if around is not None and origin[around] == place[0] and place[1] in copies[around]:
@@ -94,21 +95,44 @@ def _names(nodes: Iterable[tuple[str, tuple[str, ...]]]) -> Iterable[str]:
         yield from filter(None, outputs)
 
 
-def _best(votes: Counter[_Place], path: str, bodies: Counter[_Place], around: _Place | None) -> _Place | None:
-    """The likeliest tagged graph for a scope; of equals one that lies in the counterpart of what is around it.
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is known of a scope of the target before its names are compared.
+
+    Attributes:
+        path: Its path.
+        holder: The node whose body it is.
+        around: The counterpart of the scope around it.
+    """
+
+    path: str
+    holder: Node | None
+    around: _Place | None
+
+    def kinship(self, place: _Place, graphs: Mapping[_Place, Graph]) -> tuple[bool, bool, bool, bool]:
+        """How much a tagged graph is in the scope's place, to choose between those that share as many names."""
+        source, path = place
+        inside = self.around is not None and source == self.around[0] and _is_inside(path, self.around[1])
+        parent, _, last = path.rpartition("/")
+        position, _, element = last.partition(".")
+        same_holder = False
+        if self.holder is not None and position.isdecimal() and (source, parent) in graphs:
+            holder = graphs[source, parent].nodes[int(position)]
+            same_holder = holder.name == self.holder.name or not set(holder.outputs).isdisjoint(self.holder.outputs)
+        return inside, same_holder, element == self.path.rpartition(".")[2], path == self.path
+
+
+def _best(
+    votes: Counter[_Place], bodies: Counter[_Place], seen: _Seen, graphs: Mapping[_Place, Graph]
+) -> _Place | None:
+    """The tagged graph that shares most names with a scope; of equals, the nearest kin, then the first.
 
     A graph that shares more with one of the scope's bodies is not the scope's own: merging wraps graphs.
     """
-    found: _Place | None = None
-    best = (0, False, False)
-    for place, count in votes.items():
-        if bodies[place] > count:
-            continue
-        inside = around is not None and place[0] == around[0] and _is_inside(place[1], around[1])
-        score = (count, inside, place[1] == path)
-        if score > best or (score == best and found is not None and place < found):
-            found, best = place, score
-    return found
+    own = {place: count for place, count in votes.items() if bodies[place] <= count}
+    most = max(own.values(), default=0)
+    candidates = sorted(place for place, count in own.items() if count == most)
+    return max(candidates, key=lambda place: seen.kinship(place, graphs), default=None)
 
 
 def _is_inside(path: str, outer: str) -> bool:

@@ -248,10 +248,11 @@ def _halves(join: Join, number: int) -> list[int]:
     """
     if join.new_op(number) in GLUE or join.is_itself(number):
         return []
-    makers = set(join.new.makers(number))
-    return [
-        reader
-        for value in join.reads(number)
-        for reader in join.readers_of_weight(value)
-        if join.owner[reader] in makers and join.op(reader) not in GLUE
-    ]
+    makers = {maker: join.reads(maker) for maker in set(join.new.makers(number))}
+    found = []
+    for value in join.reads(number):
+        for reader in join.readers_of_weight(value):
+            owner = join.owner[reader]
+            if owner in makers and value not in makers[owner] and join.op(reader) not in GLUE:
+                found.append(reader)
+    return found

@@ -6,7 +6,7 @@ onnxruntime is imported. Loading it (`load=True`) and comparing it with the sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
@@ -61,6 +61,7 @@ def validate(
     task: str | None = None,
     trust_remote_code: bool = False,
     tolerance: float | None = None,
+    shapes: Mapping[str, int] | None = None,
 ) -> ValidationReport:
     """Checks a package.
 
@@ -73,12 +74,14 @@ def validate(
         trust_remote_code: Let the code of the model run, where loading needs it.
         tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
             the element type of the weights.
+        shapes: Sizes of the inputs to compare with, by Optimum's names (`sequence_length`); others have their
+            defaults. Each comparison is made once more with other sizes of batch and sequence.
 
     Returns:
         The checks; `report.ok` says whether none failed.
 
     Raises:
-        PackageError: There is no such path, or no ONNX file in it.
+        PackageError: There is no such path, it has no ONNX file, or `model` can't be loaded.
 
     Example:
         >>> report = validate("bert_onnx")                            # doctest: +SKIP
@@ -95,7 +98,12 @@ def validate(
         from optimum_htp.validation.reference import check_outputs
 
         checks += check_outputs(
-            contents, str(model), task=task, trust_remote_code=trust_remote_code, tolerance=tolerance
+            contents,
+            str(model),
+            task=task,
+            trust_remote_code=trust_remote_code,
+            tolerance=tolerance,
+            shapes=shapes,
         )
     return ValidationReport(str(path), contents.task, tuple(checks))
 

@@ -15,6 +15,7 @@ from optimum_htp.configs import (
     architectures,
     code_files,
     generates,
+    parse_config,
 )
 from optimum_htp.errors import PackageError
 from optimum_htp.validation.contents import Contents
@@ -52,6 +53,8 @@ _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
 _DECODING = frozenset(("automatic-speech-recognition", "image-to-text"))
 # Models whose inputs of these names are no text, no audio: nothing has to prepare them.
 _PREPARED_BY_NOTHING = frozenset(("time-series-forecasting", "reinforcement-learning"))
+
+_PARSED_TOKENIZER_BYTES = 200_000
 
 _GENERATING_TASKS = frozenset(("text-generation", "text2text-generation", "image-to-text"))
 
@@ -246,14 +249,17 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
 
 
 def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding]:
-    """A tokenizer.json that was cut off; reading all of it would take longer than everything else."""
+    """A tokenizer.json that was cut off; of a long one, parsing would take longer than everything else."""
+    name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
     try:
-        content = package.read(f"{directory}tokenizer.json")
+        content = package.read(name)
+        if content is not None and len(content) < _PARSED_TOKENIZER_BYTES:
+            parse_config(content, where=name)
     except PackageError as error:
-        yield failed(str(error), "copy it from the source model again")
+        yield failed(str(error), advice)
         return
     if content is not None and (content.lstrip()[:1], content.rstrip()[-1:]) != (b"{", b"}"):
-        yield failed("tokenizer.json is no JSON object, or is cut off", "copy it from the source model again")
+        yield failed(f"{name} is no JSON object, or is cut off", advice)
 
 
 def check_code(package: Contents) -> Iterator[Finding]:

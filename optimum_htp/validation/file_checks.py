@@ -70,29 +70,34 @@ def check_versions(package: Contents) -> Iterator[Finding]:
     if runtime is None:
         yield skipped("ONNX Runtime is not installed here")
         return
-    known = max((version for version in _RUNTIME_LIMITS if version <= runtime), default=min(_RUNTIME_LIMITS))
-    highest_ir, highest_opset = _RUNTIME_LIMITS[known]
-    newer = runtime > max(_RUNTIME_LIMITS)
-    this = f"ONNX Runtime {runtime[0]}.{runtime[1]}"
+    opsets = {name: max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
+              for name, model in package.readable.items()}  # fmt: skip
     for name, model in package.readable.items():
-        opset = max((model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx")), default=0)
-        for what, value, highest in (("IR version", model.ir_version, highest_ir), ("opset", opset, highest_opset)):
-            if value <= highest:
-                continue
-            if newer:
-                yield warning(f"{name}: {what} {value}; whether {this} takes it is not known", "try it with --load")
-            else:
-                advice = f"upgrade onnxruntime, or export with --opset {min(highest_opset, 18)}"
-                yield failed(f"{name}: {what} {value}, and {this} takes {highest} at most", advice)
+        yield from _too_new(name, {"IR version": model.ir_version, "opset": opsets[name]}, runtime)
         if not model.ir_version:
             yield failed(f"{name}: it has no IR version", _EXPORT_AGAIN)
-        elif not opset and any(not node.domain for node in model.graph.nodes):
+        elif not opsets[name] and any(not node.domain for node in model.graph.nodes):
             yield failed(f"{name}: it does not say which opset its nodes are from", _EXPORT_AGAIN)
-        elif 0 < opset < _LOWEST_OPSET:
+        elif 0 < opsets[name] < _LOWEST_OPSET:
             advice = f"convert it to opset {_LOWEST_OPSET} or above with onnx.version_converter"
-            yield warning(f"{name}: opset {opset}; ONNX Runtime promises nothing below {_LOWEST_OPSET}", advice)
+            yield warning(f"{name}: opset {opsets[name]}; ONNX Runtime promises nothing below {_LOWEST_OPSET}", advice)
+    versions = ", ".join(str(version) for version in sorted({model.ir_version for model in package.readable.values()}))
+    numbers = ", ".join(map(str, sorted(set(opsets.values()))))
+    yield good(f"ONNX Runtime {runtime[0]}.{runtime[1]} takes IR version {versions} and opset {numbers}")
+
+
+def _too_new(name: str, versions: dict[str, int], runtime: tuple[int, int]) -> Iterator[Finding]:
+    known = max((version for version in _RUNTIME_LIMITS if version <= runtime), default=min(_RUNTIME_LIMITS))
+    highest = dict(zip(("IR version", "opset"), _RUNTIME_LIMITS[known], strict=True))
+    this = f"ONNX Runtime {runtime[0]}.{runtime[1]}"
+    for what, value in versions.items():
+        if value <= highest[what]:
+            continue
+        if runtime > max(_RUNTIME_LIMITS):
+            yield warning(f"{name}: {what} {value}; whether {this} takes it is not known", "try it with --load")
         else:
-            yield good(f"IR version {model.ir_version}, opset {opset}; {this} takes both")
+            advice = "upgrade onnxruntime, or export again with a lower --opset"
+            yield failed(f"{name}: {what} {value}, and {this} takes {highest[what]} at most", advice)
 
 
 def installed_runtime() -> tuple[int, int] | None:

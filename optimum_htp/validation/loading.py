@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +62,11 @@ def _run(request: dict[str, Any], directory: str) -> tuple[int, str]:
     environment = {**os.environ, **_OFFLINE, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # An empty directory to run in: Python imports from where it is started.
     command = [sys.executable, "-c", _CODE]
-    with _started(command, cwd=directory, env=environment) as process:
-        _, stderr = process.communicate(json.dumps(request))
-        lines = [line for line in stderr.splitlines() if line.strip()]
-        return process.returncode, lines[-1].strip() if lines else ""
-
-
-@contextmanager
-def _started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes, **options) as process:
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
+    done = subprocess.run(  # kills it when it is interrupted itself
+        command, input=json.dumps(request), capture_output=True, text=True, cwd=directory, env=environment, check=False
+    )
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return done.returncode, lines[-1].strip() if lines else ""
 
 
 def _read(result: Path) -> dict[str, Any]:

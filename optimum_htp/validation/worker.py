@@ -111,7 +111,7 @@ class _Run:
 
     def _inputs(self) -> dict[str, Any]:
         """Inputs for the whole model: as Optimum makes them for the architecture, else as the graph's inputs are."""
-        from optimum_htp.references import dummy_inputs
+        from optimum_htp.references import dummy_inputs, fixed_sizes
         from optimum_htp.validation.contents import Contents
 
         contents = Contents(self.request["path"])
@@ -120,8 +120,11 @@ class _Run:
         if task is None:
             raise HtpError("the package does not say its task")
         library = contents.library or "transformers"
+        values = [value for model in contents.readable.values() for value in model.graph.inputs]
+        shapes = fixed_sizes((value.name, value.shape) for value in values)
+        plain = task.removesuffix("-with-past")
         try:
-            made = dummy_inputs(self.model.config, task=task.removesuffix("-with-past"), library=library)
+            made = dummy_inputs(self.model.config, task=plain, library=library, shapes=shapes)
         except HtpError:
             made = self._graph_inputs()
         if hasattr(self.model, "encoder") or (hasattr(self.model, "can_generate") and self.model.can_generate()):

@@ -1,0 +1,92 @@
+"""The verb `validate`: whether a package is complete, and is what it says."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Check that a package is complete and consistent; on request load it, and compare it with PyTorch."
+
+_EXIT_CODES = """\
+exit codes:
+  0  no check failed (there may be warnings)
+  1  a check failed
+  2  the path is no package, or the model to compare with can't be loaded
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `validate`."""
+    parser.epilog = _EXIT_CODES
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file, packed or not.")
+    parser.add_argument(
+        "--load",
+        action="store_true",
+        help="Also run ONNX's checker, load the package with the ORTModel class of its task and run it on dummy "
+        "inputs, in another process that has no network.",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="Also compare the outputs with this source model (a directory, or an id on the Hub) in PyTorch, on the "
+        "same inputs, of two sizes.",
+    )
+    parser.add_argument("--task", help="The task to load and compare for; default: the one that the package says.")
+    parser.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        metavar="X",
+        help="How far outputs may be from PyTorch's, relative to the largest value of each output; default: by the "
+        "type of the weights (1e-4 for float32).",
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="A size of the inputs to compare with, by Optimum's name for it (sequence_length=32); may be repeated.",
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Validates a package and prints what was found."""
+    from optimum_htp.validation import validate
+    from optimum_htp.views.validate import print_validation, print_validation_json
+
+    report = validate(
+        args.package,
+        load=args.load,
+        model=args.model,
+        task=args.task,
+        trust_remote_code=args.trust_remote_code,
+        tolerance=args.tolerance,
+        shapes=dict(args.shape),
+    )
+    show = print_validation_json if args.json else print_validation
+    show(report)
+    return 0 if report.ok else 1
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is no number, 0 or more")
+    return value
+
+
+def _shape(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name.isidentifier() or not (size.isascii() and size.isdigit() and 0 < len(size) < 7 and int(size)):
+        raise ArgumentTypeError(f"{text!r} is not of the form NAME=N, such as sequence_length=32")
+    return name, int(size)

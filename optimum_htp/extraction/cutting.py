@@ -1,0 +1,244 @@
+"""The cut: which nodes make a module, what they need from outside, and what others need from them.
+
+A module can be cut out of a graph if nothing that leaves it comes back to it. Integers and truth values are let off:
+exporters share shape computations between modules, and copying them along changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from optimum_htp.errors import PackageError
+from optimum_htp.extraction.choosing import Choice, ancestor_name
+from optimum_htp.hierarchy import NodeTag, tag_module_path
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, Value, node_id
+
+
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
+)
+_INT64, _BOOL = 7, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A graph on the way from the main graph to the one that is cut.
+
+    Attributes:
+        path: Its path.
+        graph: The graph.
+        constants: Names of its tensors that depend on nothing but stored ones.
+        stored: Names of its initializers.
+    """
+
+    path: str
+    graph: Graph
+    constants: frozenset[str]
+    stored: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What an extracted model consists of.
+
+    Attributes:
+        scopes: The graphs from the main graph to the one that is cut, which is the last.
+        nodes: Its nodes in order: the number of their scope, and their position there.
+        own: How many of them are the module's.
+        shared: What identifies those of other modules that had to come along, constants left out.
+        inputs: Names of the tensors that are made outside.
+        outputs: Names of the tensors that are read outside.
+        initializers: Names of the stored tensors that are read.
+    """
+
+    scopes: tuple[Scope, ...]
+    nodes: tuple[tuple[int, int], ...]
+    own: int
+    shared: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    initializers: tuple[str, ...]
+
+
+def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
+    """The graphs around a graph and itself, the main graph first.
+
+    Raises:
+        PackageError: The graph is the inside of a function.
+    """
+    graphs = dict(model.graphs())
+    names = [""]
+    if "::" in path.split("/", 1)[0]:
+        raise PackageError(f"{model.path}: the module's nodes are in the function {path!r}; inline functions first")
+    if path:
+        parts = path.split("/")
+        names += ["/".join(parts[: index + 1]) for index in range(len(parts))]
+    scopes: list[Scope] = []
+    known: set[str] = set()
+    for name in names:
+        graph = graphs[name]
+        stored = frozenset(tensor.name for tensor in graph.initializers)
+        known |= stored
+        constants: set[str] = set()
+        for node in graph.nodes:
+            if node.op_type not in _RANDOM and all(read in known for read in reads(node)):
+                constants.update(node.outputs)
+                known.update(node.outputs)
+        scopes.append(Scope(name, graph, frozenset(constants) - {""}, stored))
+    return tuple(scopes)
+
+
+def reads(node: Node) -> Iterator[str]:
+    """The tensors that a node reads, those that its bodies take from around it included."""
+    for name in node.inputs:
+        if name:
+            yield name
+    for _, body in node.bodies:
+        yield from _captured(body)
+
+
+def _captured(body: Graph) -> Iterator[str]:
+    inside = {value.name for value in body.inputs} | {tensor.name for tensor in body.initializers}
+    inside |= {name for node in body.nodes for name in node.outputs}
+    for node in body.nodes:
+        yield from (name for name in reads(node) if name not in inside)
+    yield from (value.name for value in body.outputs if value.name not in inside)
+
+
+def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
+    """Cuts the chosen nodes out.
+
+    Args:
+        choice: The nodes.
+        types: What is known of the type of each tensor of the graph.
+
+    Raises:
+        PackageError: There is no clean cut; the message says what lies between, and what could be cut out instead.
+    """
+    scopes = scopes_of(choice.file.model, choice.graph)
+    graph, constants = scopes[-1].graph, scopes[-1].constants
+    core = {at for at in choice.positions if not constants.issuperset(filter(None, graph.nodes[at].outputs))}
+    core = core or set(choice.positions)
+    between = _between(graph, core)
+    _refuse_interleaved(choice, graph, [at for at in between if not _may_come_along(choice, graph, at, types)])
+    inner = core | between
+    _refuse_fused(choice, graph, inner, types)
+    outputs = _outputs(graph, core, inner)
+    if not outputs:
+        raise PackageError(f"{choice.file.path}: nothing reads what {choice.name!r} makes, so it has no output")
+    last = len(scopes) - 1
+    nodes, inputs, stored = _closure(scopes, [(last, at) for at in sorted(inner)])
+    shared = tuple(node_id(graph.nodes[at], at) for at in sorted(between))
+    return Cut(scopes, nodes, len(core), shared, inputs, outputs, stored)
+
+
+def _between(graph: Graph, core: set[int]) -> set[int]:
+    """The nodes on the ways that leave a set of nodes and come back to it."""
+    after: set[int] = set()
+    made: set[str] = set()
+    for position, node in enumerate(graph.nodes):
+        if position in core or any(name in made for name in reads(node)):
+            after.add(position)
+            made.update(filter(None, node.outputs))
+    before: set[int] = set()
+    wanted: set[str] = set()
+    for position in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[position]
+        if position in core or any(name in wanted for name in node.outputs if name):
+            before.add(position)
+            wanted.update(reads(node))
+    return (after & before) - core
+
+
+def _may_come_along(choice: Choice, graph: Graph, at: int, types: Mapping[str, Value]) -> bool:
+    """Whether a node may be copied into the module: shape computations, and what stands between layers of a range."""
+    tag = choice.file.tags.get((choice.graph, at))
+    if tag is not None and (choice.owns(tag.tag) and tag.call is None):
+        return True
+    if len(choice.paths) > 1 and tag is not None and tag.tag == _parent_tag(choice):
+        return True
+    known = [types.get(name) for name in graph.nodes[at].outputs if name]
+    return all(value is not None and value.elem_type in (_INT64, _BOOL) for value in known)
+
+
+def _parent_tag(choice: Choice) -> str:
+    path = choice.tree.find(ancestor_name(choice, ()))
+    return choice.tree.tag(path or ())
+
+
+def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) -> None:
+    found = list(positions)
+    if not found:
+        return
+    tags = [choice.file.tags.get((choice.graph, at)) or NodeTag(choice.tree.tag(()), "unresolved") for at in found]
+    others = list(dict.fromkeys(tag_module_path(tag.tag) or "the root" for tag in tags))
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    instead = ancestor_name(choice, (tag.tag for tag in tags)) or "the whole model"
+    example = node_id(graph.nodes[found[0]], found[0])
+    raise PackageError(
+        f"{choice.file.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
+        f"{listed} (the first makes {example!r}); extract {instead}, which contains them all"
+    )
+
+
+def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[str, Value]) -> None:
+    """Refuses where an optimizer fused the module's work with others', so that a part of it is in a node outside."""
+    made = {name for at in inner for name in graph.nodes[at].outputs if name}
+    wanted = {name for at in inner for name in reads(graph.nodes[at])}
+    for at, node in enumerate(graph.nodes):
+        tag = choice.file.tags.get((choice.graph, at))
+        if at in inner or tag is None or not tag.origins:
+            continue
+        touches = not wanted.isdisjoint(node.outputs) or not made.isdisjoint(reads(node))
+        first = types.get(node_id(node, at))
+        computes = first is None or first.elem_type not in (_INT64, _BOOL)
+        if touches and computes and any(choice.owns(origin) for origin in tag.origins):
+            others = ", ".join(
+                dict.fromkeys(
+                    tag_module_path(origin) or "the root" for origin in tag.origins if not choice.owns(origin)
+                )
+            )
+            instead = ancestor_name(choice, tag.origins) or "the whole model"
+            raise PackageError(
+                f"{choice.file.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
+                f"into {node_id(node, at)!r} ({node.op_type}); extract {instead}, or export without optimizing"
+            )
+
+
+def _outputs(graph: Graph, core: set[int], inner: set[int]) -> tuple[str, ...]:
+    """What the module makes and somebody outside reads, in the order of the graph."""
+    outside = {name for at, node in enumerate(graph.nodes) if at not in inner for name in reads(node)}
+    outside |= {value.name for value in graph.outputs}
+    made = (name for at in sorted(core) for name in graph.nodes[at].outputs)
+    return tuple(name for name in made if name and name in outside)
+
+
+def _closure(
+    scopes: tuple[Scope, ...], inner: list[tuple[int, int]]
+) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]:
+    """Adds the constant nodes that nodes read, and says what else they read: inputs, and stored tensors."""
+    makers: dict[str, tuple[int, int]] = {}
+    for number, scope in enumerate(scopes):
+        for at, node in enumerate(scope.graph.nodes):
+            makers.update(dict.fromkeys(filter(None, node.outputs), (number, at)))
+    constants = frozenset().union(*(scope.constants for scope in scopes))
+    stored = frozenset().union(*(scope.stored for scope in scopes))
+    chosen = dict.fromkeys(inner)
+    found: dict[str, None] = {}
+    used: dict[str, None] = {}
+    stack = list(reversed(inner))
+    while stack:
+        number, at = stack.pop()
+        for name in reads(scopes[number].graph.nodes[at]):
+            maker = makers.get(name)
+            if maker in chosen:
+                continue
+            if maker is not None and name in constants:
+                chosen[maker] = None
+                stack.append(maker)
+            elif maker is None and name in stored:
+                used[name] = None
+            else:
+                found[name] = None
+    return tuple(sorted(chosen)), tuple(found), tuple(used)

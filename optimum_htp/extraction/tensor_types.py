@@ -1,0 +1,157 @@
+"""The element types and shapes of the tensors in a graph, without its weights.
+
+ONNX's own shape inference answers, on a copy of the graph in which the weights are left out. It knows nothing of ONNX
+Runtime's own operators: for those the type is that of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.extraction.cutting import Scope, reads
+from optimum_htp.extraction.spans import GraphSpans, ModelSpans, Span
+from optimum_htp.onnxfile import Node, Value
+from optimum_htp.onnxfile.schema import (
+    EXTERNAL,
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    TENSOR_DATA_LOCATION,
+    TENSOR_DATA_TYPE,
+    TENSOR_DIM,
+    TENSOR_EXTERNAL_DATA,
+    TENSOR_NAME,
+    TENSOR_PACKED_DIMS,
+)
+from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields
+
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile.wire import Data
+
+_SMALL_TENSOR_BYTES = 4096
+_VALUE_INFO = 106
+_FLOATS = frozenset((1, 10, 11, 16))
+# Outputs of ONNX Runtime's operators that have the shape of the first input.
+_SAME_SHAPE = frozenset(
+    (
+        "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "SimplifiedLayerNormalization",
+        "SkipSimplifiedLayerNormalization", "LayerNormalization", "BiasSoftmax", "RotaryEmbedding",
+    )
+)  # fmt: skip
+
+
+def tensor_types(
+    data: Data, model: ModelSpans, scopes: Sequence[Scope], spans: Sequence[GraphSpans]
+) -> dict[str, Value]:
+    """What is known of the tensors of a graph and of those around it, by name.
+
+    Args:
+        data: The file.
+        model: Where its parts are.
+        scopes: The graphs from the main graph to the one in question.
+        spans: Where the parts of each of them are.
+
+    Returns:
+        Types by name. A dynamic axis has its symbol, which tensors of equal size share, or None.
+    """
+    known: dict[str, Value] = {}
+    outer: dict[str, Span] = {}
+    head = b"".join(data[slice(*span)] for span in model.head)
+    head += b"".join(encode_message(MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
+    for scope, parts in zip(scopes, spans, strict=True):
+        known.update({value.name: value for value in scope.graph.inputs if value.elem_type})
+        made = {name for node in scope.graph.nodes for name in node.outputs}
+        outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
+        given = [known[name] for name in outside if name in known]
+        stored = {name: outer[name] for name in outside if name in outer} | dict(parts.tensors)
+        known |= _infer(data, head, parts, scope.graph.nodes, given, stored)
+        outer |= parts.tensors
+    return known
+
+
+def _infer(
+    data: Data,
+    head: bytes,
+    parts: GraphSpans,
+    nodes: Sequence[Node],
+    given: Iterable[Value],
+    stored: Mapping[str, Span],
+) -> dict[str, Value]:
+    body = [encode_message(GRAPH_NODE, data[slice(*span)]) for span in parts.nodes]
+    body += [encode_message(10 + 8, b"g")]
+    body += [encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)) for span in stored.values()]
+    body += [encode_message(GRAPH_INPUT, value_info(value)) for value in given]
+    body += [encode_message(_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
+    known = {value.name: value for value in given}
+    found = known | _run_inference(head, b"".join(body))
+    guessed = list(_guesses(nodes, found))
+    if guessed:
+        body += [encode_message(_VALUE_INFO, value_info(value)) for value in guessed]
+        found = {value.name: value for value in guessed} | known | _run_inference(head, b"".join(body))
+    return found
+
+
+def _run_inference(head: bytes, graph: bytes) -> dict[str, Value]:
+    import onnx
+
+    model = onnx.ModelProto.FromString(head + encode_message(MODEL_GRAPH, graph))
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+    values = (_value(each) for each in inferred.graph.value_info)
+    return {value.name: value for value in values if value.elem_type}
+
+
+def _value(proto: Any) -> Value:
+    tensor = proto.type.tensor_type
+    shape: tuple[int | str | None, ...] | None = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
+        )
+    return Value(proto.name, tensor.elem_type, shape)
+
+
+def _guesses(nodes: Sequence[Node], found: Mapping[str, Value]) -> Iterator[Value]:
+    """Types for what ONNX Runtime's operators make, each from an input; others are only looked through."""
+    known = dict(found)
+    for node in nodes:
+        unknown = [name for name in node.outputs if name and name not in known]
+        inputs = [known[name] for name in node.inputs if name in known]
+        if not unknown or not inputs:
+            continue
+        quantized = node.op_type.startswith(("QLinear", "QGemm"))
+        source = next((value for value in inputs if value.elem_type in _FLOATS and not quantized), inputs[0])
+        shape = source.shape if node.op_type in _SAME_SHAPE else None
+        for name in unknown:
+            known[name] = Value(name, source.elem_type, shape)
+            if node.domain or node.op_type in _SAME_SHAPE:
+                yield known[name]
+
+
+def _light_tensor(data: Data, span: Span) -> bytes:
+    """A stored tensor: as it is where it is small, else its type and shape without its content."""
+    kept = (TENSOR_DIM, TENSOR_PACKED_DIMS, TENSOR_DATA_TYPE, TENSOR_NAME)
+    parts = list(fields(data, *span, {}))
+    external = any(tag == TENSOR_DATA_LOCATION and first == EXTERNAL for tag, _, first, _ in parts)
+    if span[1] - span[0] <= _SMALL_TENSOR_BYTES and not external:
+        return data[slice(*span)]
+    content = b"".join(data[at:stop] for tag, at, _, stop in parts if tag in kept)
+    entry = encode_message(10, b"location") + encode_message(18, b"left-out")
+    return content + encode_message(TENSOR_EXTERNAL_DATA, entry) + encode_varint(TENSOR_DATA_LOCATION) + b"\x01"
+
+
+def value_info(value: Value) -> bytes:
+    """A `ValueInfoProto`."""
+    tensor = encode_varint(8) + encode_varint(value.elem_type)
+    if value.shape is not None:
+        tensor += encode_message(18, b"".join(encode_message(10, _dimension(size)) for size in value.shape))
+    return encode_message(10, value.name.encode()) + encode_message(18, encode_message(10, tensor))
+
+
+def _dimension(size: int | str | None) -> bytes:
+    if size is None:
+        return b""
+    return encode_message(18, size.encode()) if isinstance(size, str) else encode_varint(8) + encode_varint(size)

@@ -1,0 +1,135 @@
+"""Which node of the graph that ONNX Runtime made each event of its profiler is about.
+
+Events name nodes, and a node without a name by its operator and its number. Names stand twice in a graph with
+branches: what ran inside a control-flow node is told by the time, and which branch it was by what ran in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optimum_htp.hierarchy import NodeKey
+from optimum_htp.onnxfile import Graph, OnnxModel
+
+
+CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+
+
+@dataclass(slots=True)
+class Event:
+    """One kernel that ran, as the profiler tells it; times are microseconds from when the profiler began."""
+
+    name: str
+    op_type: str
+    index: int
+    start_us: int
+    time_us: int
+    inside: list[Event] = field(default_factory=list)
+
+
+def nest(events: Sequence[Event]) -> list[Event]:
+    """Puts what ran inside a control-flow node into that node's event; events come in the order in which they ended."""
+    done: list[Event] = []
+    for event in events:
+        if event.op_type in CONTROL_FLOW:
+            split = len(done)
+            while split and done[split - 1].start_us >= event.start_us:
+                split -= 1
+            event.inside = done[split:]
+            del done[split:]
+        done.append(event)
+    return done
+
+
+class Joiner:
+    """Finds the nodes of one optimized graph.
+
+    Args:
+        model: The graph that ONNX Runtime made, as it wrote it.
+    """
+
+    def __init__(self, model: OnnxModel) -> None:
+        self._indexes = {path: _GraphIndex(graph) for path, graph in model.graphs()}
+        self._bodies: dict[NodeKey, list[str]] = {
+            (path, position): [f"{path}/{position}.{name}" if path else f"{position}.{name}" for name, _ in node.bodies]
+            for path, graph in model.graphs()
+            for position, node in enumerate(graph.nodes)
+            if node.bodies
+        }
+
+    def join(self, events: Sequence[Event]) -> list[tuple[Event, NodeKey | None]]:
+        """The node of each event of a run, control flow left out, for its time contains its bodies'."""
+        return list(self._join(events, "")) if "" in self._indexes else [(event, None) for event in events]
+
+    def _join(self, events: Sequence[Event], path: str) -> Iterator[tuple[Event, NodeKey | None]]:
+        found = self._indexes[path].find(events)
+        for event, position in zip(events, found, strict=True):
+            key = (path, position) if position is not None else self._anywhere(event)
+            if event.op_type not in CONTROL_FLOW:
+                yield event, key
+            elif event.inside:
+                yield from self._join(event.inside, self._body(event, key))
+
+    def _body(self, event: Event, key: NodeKey | None) -> str:
+        """The body of a control-flow node that knows most of what ran in it."""
+        bodies = self._bodies.get(key, []) if key is not None else []
+        candidates = bodies or list(self._indexes)
+        return max(candidates, key=lambda path: self._indexes[path].known(event.inside))
+
+    def _anywhere(self, event: Event) -> NodeKey | None:
+        """The one node of all graphs that has an event's name and operator."""
+        found = [
+            (path, position)
+            for path, index in self._indexes.items()
+            for position in index.named.get((event.name, event.op_type), ())
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+class _GraphIndex:
+    """The nodes of one graph by name and operator; those without a name, by operator in the order in which they run."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.named: dict[tuple[str, str], list[int]] = {}
+        self._unnamed: dict[str, list[int]] = {}
+        for position, node in enumerate(graph.nodes):
+            if node.name:
+                self.named.setdefault((node.name, node.op_type), []).append(position)
+            else:
+                self._unnamed.setdefault(node.op_type, []).append(position)
+
+    def known(self, events: Sequence[Event]) -> int:
+        """How many of some events may be of this graph."""
+        return sum((event.name, event.op_type) in self.named or self._is_unnamed(event) for event in events)
+
+    def find(self, events: Sequence[Event]) -> list[int | None]:
+        """The positions of the nodes of some events, which may run repeatedly, as the body of a loop does."""
+        numbers: dict[str, list[int]] = {}
+        for event in events:
+            seen = numbers.setdefault(event.op_type, [])
+            if self._is_unnamed(event) and event.index not in seen:
+                seen.append(event.index)
+        turns: dict[tuple[str, str], int] = {}
+        return [self._position(event, numbers, turns) for event in events]
+
+    def _position(
+        self, event: Event, numbers: Mapping[str, list[int]], turns: dict[tuple[str, str], int]
+    ) -> int | None:
+        key = (event.name, event.op_type)
+        positions = self.named.get(key)
+        if positions:
+            turn = turns[key] = turns.get(key, -1) + 1
+            return positions[turn % len(positions)]
+        if self._is_unnamed(event):
+            order = numbers[event.op_type].index(event.index)
+            unnamed = self._unnamed[event.op_type]
+            return unnamed[order] if order < len(unnamed) else None
+        return None
+
+    def _is_unnamed(self, event: Event) -> bool:
+        return (
+            event.name == f"{event.op_type}_{event.index}"
+            and (event.name, event.op_type) not in self.named
+            and event.op_type in self._unnamed
+        )

@@ -1,0 +1,327 @@
+"""What a profile says: reports, and what can be computed from them.
+
+All times are microseconds, one value for each run, so that sums over modules are exact in every run: the times of all
+modules alone, of all nodes fused across modules, and of what is not attributed add up to ONNX Runtime's kernel time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import NamedTuple
+
+
+class Microseconds(tuple[int, ...]):
+    """A time in microseconds, measured once for each run.
+
+    >>> time = Microseconds((10, 12, 11, 30))
+    >>> time.median, time.spread, time.mean
+    (11.5, 6.75, 15.75)
+    """
+
+    __slots__ = ()
+
+    def __add__(self, other: object) -> Microseconds:  # type: ignore[override] # times add up run by run
+        if not isinstance(other, tuple):
+            return NotImplemented
+        return Microseconds(left + right for left, right in zip(self, other, strict=True))
+
+    @property
+    def median(self) -> float:
+        """The median over the runs; 0 where there is none."""
+        return float(median(self)) if self else 0.0
+
+    @property
+    def mean(self) -> float:
+        """The mean over the runs, by which shares are computed, because means add up."""
+        return sum(self) / len(self) if self else 0.0
+
+    @property
+    def spread(self) -> float:
+        """The distance between the first and the third quartile of the runs."""
+        if len(self) < 2:
+            return 0.0
+        first, _, third = quantiles(self, n=4, method="inclusive")
+        return third - first
+
+    @classmethod
+    def zero(cls, runs: int) -> Microseconds:
+        """No time in any run."""
+        return cls((0,) * runs)
+
+
+class OpTime(NamedTuple):
+    """How often an operator ran in one run, and how long in each."""
+
+    count: int
+    time: Microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTime:
+    """One module.
+
+    Attributes:
+        tag: Its tag.
+        path: Its dotted path; `""` is the root.
+        class_name: Its class.
+        depth: Modules above it.
+        calls: How often it ran in the trace; None where that is not known.
+        kernels: Kernels that ran for it and the modules below it in one run.
+        self_time: The time of its own nodes.
+        total_time: That, and the time of all modules below it, and of nodes fused of several modules of those.
+        ops: By operator, what of the total that operator took.
+        is_layer: Whether it is one of a list of modules that lies in no other such list.
+    """
+
+    tag: str
+    path: str
+    class_name: str
+    depth: int
+    calls: int | None
+    kernels: int
+    self_time: Microseconds
+    total_time: Microseconds
+    ops: Mapping[str, OpTime]
+    is_layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FusedTime:
+    """Nodes that each do work of the same several modules, for which none of them alone is to blame.
+
+    Attributes:
+        tag: The lowest module that contains them all.
+        origins: The tags of the modules.
+        kernels: Kernels in one run.
+        time: Their time.
+        ops: By operator, what of it that operator took.
+    """
+
+    tag: str
+    origins: tuple[str, ...]
+    kernels: int
+    time: Microseconds
+    ops: Mapping[str, OpTime]
+
+
+@dataclass(frozen=True, slots=True)
+class CallTime:
+    """One call of a module that ran more than once.
+
+    Attributes:
+        tag: The module's tag.
+        path: Its dotted path.
+        class_name: Its class.
+        call: The 0-based index of the call; None for nodes of which that is not known.
+        kernels: Kernels in one run.
+        self_time: The time of the module's own nodes.
+        total_time: That, and the time of all below it that belongs to the same call.
+    """
+
+    tag: str
+    path: str
+    class_name: str
+    call: int | None
+    kernels: int
+    self_time: Microseconds
+    total_time: Microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of a run.
+
+    Attributes:
+        node: The node's name in the graph that ONNX Runtime made.
+        op_type: The operator.
+        start_us: When it began, from the beginning of the run.
+        time_us: How long it took.
+        tag: Its module; None where that is not known.
+        call: The module's call, where it ran more than once.
+        origins: The modules that it does the work of, where there are several.
+    """
+
+    node: str
+    op_type: str
+    start_us: int
+    time_us: int
+    tag: str | None
+    call: int | None
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProfile:
+    """One ONNX file in one phase.
+
+    Attributes:
+        file: The file's path in the package.
+        phase: `forward`, or for a model that generates `prefill` or `decode`.
+        inputs: The shape of each input.
+        modules: The modules that ran, each before those below it.
+        fused: Nodes that do the work of several modules.
+        calls: Calls of the modules that ran more than once.
+        unattributed: The time of nodes of which no module is known.
+        unattributed_ops: What of it each operator took.
+        kernel_time: The time of all kernels, control flow left out, which contains its bodies'.
+        run_time: The time of the whole run.
+        timeline: The kernels of the run that took the median time.
+    """
+
+    file: str
+    phase: str
+    inputs: Mapping[str, tuple[int, ...]]
+    modules: tuple[ModuleTime, ...]
+    fused: tuple[FusedTime, ...]
+    calls: tuple[CallTime, ...]
+    unattributed: Microseconds
+    unattributed_ops: Mapping[str, OpTime]
+    kernel_time: Microseconds
+    run_time: Microseconds
+    timeline: tuple[Kernel, ...]
+
+    @property
+    def attributed(self) -> float:
+        """The share of kernel time that a module is known for."""
+        total = sum(self.kernel_time)
+        return 1.0 - sum(self.unattributed) / total if total else 1.0
+
+    def share(self, time: Microseconds) -> float:
+        """The share of kernel time that a time is."""
+        total = sum(self.kernel_time)
+        return sum(time) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileReport:
+    """Where the time of a package goes.
+
+    Attributes:
+        package: The package.
+        provider: The execution provider.
+        threads: Threads within an operator; None for ONNX Runtime's own choice.
+        warmup: Runs before those that count.
+        runs: Runs that count, of each phase.
+        onnxruntime: Its version.
+        phases: What was run.
+        notes: What to know when reading the times.
+    """
+
+    package: str
+    provider: str
+    threads: int | None
+    warmup: int
+    runs: int
+    onnxruntime: str
+    phases: tuple[PhaseProfile, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTime:
+    """Modules of one class, or the nodes of one operator, taken together.
+
+    Attributes:
+        name: The class or the operator.
+        members: How many modules or kernels.
+        self_time: The time of their own nodes.
+        total_time: That and what is below them; what lies in two of them counts once.
+    """
+
+    name: str
+    members: int
+    self_time: Microseconds
+    total_time: Microseconds
+
+
+def by_class(phase: PhaseProfile) -> tuple[GroupTime, ...]:
+    """Modules of the same class together."""
+    zero = Microseconds.zero(len(phase.kernel_time))
+    found: dict[str, GroupTime] = {}
+    chain: list[ModuleTime] = []
+    for module in phase.modules:
+        while chain and not module.tag.startswith(chain[-1].tag + "/"):
+            chain.pop()
+        group = found.get(module.class_name) or GroupTime(module.class_name, 0, zero, zero)
+        inside = any(above.class_name == module.class_name for above in chain)
+        found[module.class_name] = GroupTime(
+            module.class_name,
+            group.members + 1,
+            group.self_time + module.self_time,
+            group.total_time + (zero if inside else module.total_time),
+        )
+        chain.append(module)
+    return tuple(found.values())
+
+
+def by_op(phase: PhaseProfile) -> tuple[GroupTime, ...]:
+    """Kernels of the same operator together."""
+    found: dict[str, GroupTime] = {}
+    roots = [module.ops for module in phase.modules if not module.depth]
+    for ops in (*roots, phase.unattributed_ops):
+        for op_type, (count, time) in ops.items():
+            group = found.get(op_type)
+            members = count + (group.members if group else 0)
+            whole = time + group.total_time if group else time
+            found[op_type] = GroupTime(op_type, members, whole, whole)
+    return tuple(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDelta:
+    """One module in two packages.
+
+    Attributes:
+        path: Its dotted path.
+        class_name: Its class.
+        depth: Modules above it.
+        left: Its time in the first package; None where it did not run there.
+        right: Its time in the second.
+    """
+
+    path: str
+    class_name: str
+    depth: int
+    left: ModuleTime | None
+    right: ModuleTime | None
+
+    @property
+    def ratio(self) -> float | None:
+        """The second's median total time over the first's."""
+        if self.left is None or self.right is None or not self.left.total_time.median:
+            return None
+        return self.right.total_time.median / self.left.total_time.median
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDelta:
+    """A phase of two packages.
+
+    Attributes:
+        left: In the first package.
+        right: In the second.
+        modules: The modules of both.
+    """
+
+    left: PhaseProfile
+    right: PhaseProfile
+    modules: tuple[ModuleDelta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDelta:
+    """Where the time of two packages goes, side by side.
+
+    Attributes:
+        left: The first package.
+        right: The second.
+        phases: The phases that both have.
+        unpaired: The files and phases that only one has.
+    """
+
+    left: ProfileReport
+    right: ProfileReport
+    phases: tuple[PhaseDelta, ...]
+    unpaired: tuple[str, ...]

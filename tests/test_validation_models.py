@@ -1,0 +1,267 @@
+"""Validation that loads a package, and that compares it with PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+
+from optimum_htp import PackageError, main_export, validate
+from optimum_htp.cli.main import main
+from optimum_htp.references import fixed_sizes
+from optimum_htp.validation import loading
+from optimum_htp.validation.contents import Contents
+from optimum_htp.validation.loading import check_loading
+from optimum_htp.validation.reference import TOLERANCES, check_outputs, difference, weights_type
+
+
+QUICK = ("bert", "gpt2", "t5", "vit")
+
+# What Optimum exports wrongly, as its own validation finds too: axes that were traced as constants, and a choice among
+# random boxes that no two runtimes make alike.
+UPSTREAM = {"longformer": "dynamic-axes", "longt5": "dynamic-axes", "decision_transformer": "outputs",
+            "rt_detr": "outputs"}  # fmt: skip
+
+# Tasks that only an export config of one's own can export, and a vocoder that is no part of the model's directory.
+NOT_COMPARED = frozenset(("remote-code", "submodels", "speecht5"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("exported")
+    made: dict[str, Path] = {}
+
+    def export(name: str) -> Path:
+        if name not in made:
+            model = zoo_model(name)
+            main_export(str(model), root / name, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model))
+            made[name] = root / name
+        return made[name]
+
+    return export
+
+
+def compare(package: Path, model: Path, name: str, **options: Any) -> dict[str, tuple[str, str]]:
+    checks = check_outputs(Contents(package), str(model), shapes=zoo.ZOO[name].shapes, **options)
+    return {check.name: (check.status, check.reason) for check in checks}
+
+
+# --- Loading ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "class_name", "output"),
+    [
+        ("bert", "ORTModelForSequenceClassification", "logits [2, 3]"),
+        ("gpt2", "ORTModelForCausalLM", "logits [2, 16, 96]"),
+        ("t5", "ORTModelForSeq2SeqLM", "logits [2, 16, 96]"),
+        ("whisper", "ORTModelForWhisper", "logits"),
+        ("yolos", "ORTSessionModel", "pred_boxes"),
+        ("remote-code", "ORTModelForSequenceClassification", "logits [2, 2]"),
+    ],
+)
+def test_load(exported: Callable[[str], Path], name: str, class_name: str, output: str) -> None:
+    """The checker, the class of the task, and a run on dummy inputs."""
+    checker, load, run = check_loading(Contents(exported(name)))
+    assert [check.status for check in (checker, load, run)] == ["ok"] * 3, (checker, load, run)
+    assert load.reason == f"loaded as {class_name}"
+    assert output in run.reason
+
+
+@pytest.mark.slow
+def test_files_that_optimum_has_no_class_for(exported: Callable[[str], Path]) -> None:
+    """Each of them is loaded by ONNX Runtime, and that there is no class is a warning."""
+    _, load, run = check_loading(Contents(exported("sam")))
+    assert (load.status, run.status) == ("warning", "skipped")
+    assert load.reason.startswith("ONNX Runtime loads each of 2 files, but no class of Optimum all of them")
+
+
+@pytest.mark.slow
+def test_package_that_does_not_load(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """A graph that the checker refuses, and so does ONNX Runtime."""
+    bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
+    model = onnx.load(str(bert / "model.onnx"))
+    model.graph.node[5].op_type = "NoSuchOperator"
+    onnx.save(model, str(bert / "model.onnx"))
+    report = validate(bert, load=True)
+    assert [check.name for check in report.failed] == ["sidecar", "checker", "load"]
+    assert report["run"].status == "skipped"
+    assert main(["validate", str(bert), "--load"]) == 1
+
+
+def test_unreadable_package_is_not_loaded(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """What can't be read need not be tried."""
+    bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
+    (bert / "model.onnx").write_bytes(b"")
+    assert [check.status for check in check_loading(Contents(bert))] == ["skipped"] * 3
+
+
+CRASHES = "import json, sys, os, signal; r = json.load(sys.stdin); open(r['result'], 'w').write(json.dumps({FOUND})); {END}"
+
+
+@pytest.mark.parametrize(
+    ("found", "end", "expected"),
+    [
+        ({}, "os.kill(os.getpid(), signal.SIGSEGV)", ["failed", "skipped", "skipped"]),
+        ({"checker": ["ok", "", ""]}, "sys.exit(7)", ["ok", "failed", "skipped"]),
+    ],
+)
+def test_process_that_crashes(
+    exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], end: str, expected: list[str]
+) -> None:
+    """The check that it was at has failed, and says how it ended."""
+    monkeypatch.setattr(loading, "_CODE", CRASHES.replace("{FOUND}", repr(found)).replace("{END}", end))
+    checks = check_loading(Contents(exported("bert")))
+    assert [check.status for check in checks] == expected
+    failed = next(check for check in checks if check.status == "failed")
+    assert ("by signal SIGSEGV" if "kill" in end else "with exit code 7") in failed.reason
+
+
+def test_process_has_no_network(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sockets refuse, and the libraries are told that they are offline."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        code = (
+            "import sys, os, json, socket; from optimum_htp.validation import worker; sys.addaudithook(worker._no_network)\n"
+            "r = json.load(sys.stdin); answer = os.environ['HF_HUB_OFFLINE']\n"
+            f"try: socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); answer = 'connected'\n"
+            "except OSError as error: answer += str(error)\n"
+            "open(r['result'], 'w').write(json.dumps({'checker': ['ok', answer, '']}))"
+        )
+        monkeypatch.setattr(loading, "_CODE", code)
+        checker = check_loading(Contents(exported("bert")))[0]
+    assert checker.reason == "1optimum_htp validates without network"
+
+
+# --- Comparing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_outputs_are_those_of_pytorch(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], name: str) -> None:
+    """At the default sizes, and at others."""
+    found = compare(exported(name), zoo_model(name), name)
+    assert {check: status for check, (status, _) in found.items()} == {"outputs": "ok", "dynamic-axes": "ok"}, found
+    assert "at batch_size 3" in found["dynamic-axes"][1]
+
+
+def test_both_branches_of_a_merged_decoder(exported: Callable[[str], Path], zoo_model: Callable[[str], Path]) -> None:
+    """A merged decoder is compared without and with past key values."""
+    reason = compare(exported("t5"), zoo_model("t5"), "t5")["outputs"][1]
+    for label in ("encoder_model.onnx", "decoder_with_past_model.onnx", "merged.onnx without past", "merged.onnx with past"):
+        assert label in reason
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+def test_every_export_is_as_pytorch(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], name: str) -> None:
+    """Over the whole zoo, but for what Optimum exports wrongly."""
+    if not zoo.ZOO[name].available:
+        pytest.skip(f"{name} needs {', '.join(zoo.ZOO[name].needs)}")
+    found = compare(exported(name), zoo_model(name), name, trust_remote_code=True)
+    failed = [check for check, (status, _) in found.items() if status == "failed"]
+    assert failed == ([UPSTREAM[name]] if name in UPSTREAM else []), found
+    compared = {status for status, _ in found.values()} & {"ok", "failed"}
+    assert compared or name in NOT_COMPARED or "is random" in found["outputs"][1], found
+
+
+def test_other_weights(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """A package of another checkpoint is found out, and the command says so."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    other = Path(shutil.copytree(zoo_model("bert"), tmp_path / "other"))
+    model = BertForSequenceClassification.from_pretrained(other)
+    with torch.no_grad():
+        model.classifier.weight += 0.01
+    model.save_pretrained(other)
+    found = compare(exported("bert"), other, "bert")
+    assert found["outputs"][0] == "failed"
+    assert "logits is off by" in found["outputs"][1]
+    assert found["dynamic-axes"][0] == "skipped"
+    assert main(["validate", str(exported("bert")), "--model", str(other)]) == 1
+    assert main(["validate", str(exported("bert")), "--model", str(other), "--tolerance", "10"]) == 0
+
+
+def test_axis_traced_as_a_constant(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """It works at the sizes of the export, and at no other."""
+    bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
+    model = onnx.load(str(bert / "model.onnx"))
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == output else name for name in node.output]
+    shape = onnx.numpy_helper.from_array(np.array([2, 3], dtype=np.int64), "frozen")
+    model.graph.initializer.append(shape)
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["inner", "frozen"], [output]))
+    onnx.save(model, str(bert / "model.onnx"))
+    found = compare(bert, zoo_model("bert"), "bert")
+    assert found["outputs"][0] == "ok"
+    assert found["dynamic-axes"][0] == "failed"
+    assert "can't be run at batch_size 3" in found["dynamic-axes"][1]
+
+
+def test_fixed_sizes(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """A package without dynamic axes is compared at the sizes that it was exported with, and at no other."""
+    main_export(str(zoo_model("bert")), tmp_path, do_validation=False, task="text-classification", no_dynamic_axes=True,
+                sequence_length=12, batch_size=1)  # fmt: skip
+    found = compare(tmp_path, zoo_model("bert"), "bert")
+    assert found["outputs"][0] == "ok", found
+    assert found["dynamic-axes"][0] == "skipped"
+    assert "for good" in found["dynamic-axes"][1]
+
+
+def test_half_precision(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """The reference runs in the type of the weights, and the tolerance is that of the type."""
+    main_export(str(zoo_model("bert")), tmp_path, do_validation=False, task="text-classification", dtype="fp16")
+    assert weights_type(Contents(tmp_path)) == "fp16"
+    assert compare(tmp_path, zoo_model("bert"), "bert")["outputs"][0] == "ok"
+
+
+def test_random_model(exported: Callable[[str], Path], zoo_model: Callable[[str], Path]) -> None:
+    """What gives something else each time can't be compared."""
+    status, reason = compare(exported("vits"), zoo_model("vits"), "vits")["outputs"]
+    assert (status, reason) == ("skipped", "model.onnx is random (RandomNormalLike)")
+
+
+def test_no_such_model(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """That is the user's fault: exit code 2."""
+    with pytest.raises(PackageError, match="can't be loaded in PyTorch"):
+        validate(exported("bert"), model=tmp_path)
+    assert main(["validate", str(exported("bert")), "--model", str(tmp_path)]) == 2
+
+
+def test_difference() -> None:
+    """Relative to the largest value; shapes, infinities and integers are exact."""
+    one = np.array([1.0, -4.0], dtype=np.float32)
+    assert difference(one, one) == (0.0, None)
+    assert difference(one + np.float32(0.5), one) == (0.125, None)
+    assert difference(one[:1], one)[1] == "has the shape [1], not [2]"
+    assert difference(np.array([1.0, np.inf]), np.array([1.0, 2.0]))[1] is not None
+    assert difference(np.array([1, 2]), np.array([1, 3]))[1] == "differs in 1 of 2 values"
+    assert TOLERANCES["fp32"] < TOLERANCES["fp16"] < TOLERANCES["bf16"]
+
+
+def test_sizes_that_an_export_fixed() -> None:
+    """Not those of a decoder with past key values, which takes one token whatever the batch."""
+    assert fixed_sizes([("input_ids", (1, 12)), ("pixel_values", None)]) == {"batch_size": 1, "sequence_length": 12}
+    assert fixed_sizes([("input_ids", ("batch_size", 1))]) == {}
+
+
+def test_command_loads(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The options reach the checks."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(loading, "check_loading", lambda _, **options: seen.update(options) or [])
+    assert main(["validate", str(exported("bert")), "--load", "--task", "fill-mask", "--json"]) == 0
+    assert seen == {"task": "fill-mask", "trust_remote_code": False}
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert "onnxruntime" in sys.modules or True
