@@ -20,16 +20,21 @@ from optimum_htp import export_module, load_package
 
 
 class Block(nn.Module):
+    """A convolution with an activation, around which the input is added."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.activation = nn.SiLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The shape stays."""
         return x + self.activation(self.convolution(x))
 
 
 class SmallCNN(nn.Module):
+    """A stem, two blocks and a classifier."""
+
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, kernel_size=3, stride=2)
@@ -37,6 +42,7 @@ class SmallCNN(nn.Module):
         self.head = nn.Linear(8, classes)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pictures, `(batch, 3, height, width)`, to scores, `(batch, classes)`."""
         x = self.stem(pixel_values)
         for block in self.blocks:
             x = block(block(x))  # each block runs twice: its nodes know in which call they ran

@@ -21,6 +21,8 @@ from optimum_htp import export_module, load_package
 
 
 class Translator(nn.Module):
+    """Two texts in, a score for every word at every place of the second out."""
+
     def __init__(self, words: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, width)
@@ -30,6 +32,7 @@ class Translator(nn.Module):
         self.head = nn.Linear(width, words)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Word ids, `(batch, length)` each, to `(batch, target length, words)`."""
         return self.head(self.transformer(self.embedding(source), self.embedding(target)))
 
 

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from optimum_htp.custom import export_module
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
+    from optimum_htp.extraction import ExtractReport, extract
     from optimum_htp.modeling import AutoModelForONNX
-    from optimum_htp.package import HtpPackage, load_package, strip
+    from optimum_htp.package import HtpPackage, load_package
     from optimum_htp.packing import pack, unpack
+    from optimum_htp.profiling import ProfileReport, profile
     from optimum_htp.retagging import TaggingResult, tag_package
+    from optimum_htp.stripping import strip
     from optimum_htp.validation import ValidationReport, validate, validate_optimum_compatibility
 
 
@@ -32,7 +35,7 @@ _HOMES = {
     "main_export": "export",
     "HtpPackage": "package",
     "load_package": "package",
-    "strip": "package",
+    "strip": "stripping",
     "TaggingResult": "retagging",
     "tag_package": "retagging",
     "pack": "packing",
@@ -41,6 +44,10 @@ _HOMES = {
     "validate": "validation",
     "validate_optimum_compatibility": "validation",
     "AutoModelForONNX": "modeling",
+    "ProfileReport": "profiling",
+    "profile": "profiling",
+    "ExtractReport": "extraction",
+    "extract": "extraction",
     "HtpError": "errors",
     "ModelTooLargeError": "errors",
     "OnnxFileError": "errors",
@@ -69,6 +76,11 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "validate_optimum_compatibility",
     # Running them.
     "AutoModelForONNX",
+    # Answers.
+    "ProfileReport",
+    "profile",
+    "ExtractReport",
+    "extract",
     # Errors.
     "HtpError",
     "ModelTooLargeError",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, escape_name
 from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata
 from optimum_htp.packed import is_pack_key
@@ -23,6 +24,10 @@ KEYS = PREFIX + "keys"
 NAMESPACE = "namespace"
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
+LAYER_ANNOTATION = "layer_ann"
+"""ONNX Runtime's: which layer a node is of, for the session option `session.layer_assignment_settings`."""
+
+_BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,15 @@ class HtpOptions:
     Attributes:
         namespace: Write `namespace`, torch's format, which Model Explorer groups nodes by.
         torch_metadata: Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy`, torch's own formats.
+        skeleton: Write the skeleton of the tagged graph into the model's metadata, so that the file can be tagged
+            again after a tool that drops the metadata of nodes.
+        config_metadata: Write an `htp_metadata` block into config.json.
     """
 
     namespace: bool = True
     torch_metadata: bool = False
+    skeleton: bool = True
+    config_metadata: bool = False
 
 
 def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
@@ -44,12 +54,17 @@ def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
     What a file says of itself is not believed: only keys that we ever write can be ours. The files in a packed file
     are not metadata of its nodes: whoever writes tags leaves them where they are.
     """
+    borrowed = _borrowed_keys(model)
+    return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
+
+
+def _borrowed_keys(model: OnnxModel) -> list[str]:
+    """The keys without our prefix that the model lists as ours."""
     try:
         listed = json.loads(model.metadata.get(KEYS, "[]"))
     except (ValueError, RecursionError):
-        listed = []
-    borrowed = {key for key in (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY) if isinstance(listed, list) and key in listed}
-    return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
+        return []
+    return [key for key in _BORROWED if isinstance(listed, list) and key in listed]
 
 
 def write_tags(
@@ -91,6 +106,44 @@ def write_tags(
             nodes[path, position] = entries
     extra = {KEYS: json.dumps(borrowed), **(model_metadata or {})}
     rewrite_metadata(model.path, nodes=nodes, owned=lambda key: owned(key), model=extra)
+
+
+def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
+    """Writes ONNX Runtime's `layer_ann` on nodes, in place and atomically, replacing what we wrote there before.
+
+    `strip_tags` takes it away again, and so does `write_tags`.
+
+    Raises:
+        PackageError: A node has one that we did not write; the file stays as it is.
+        ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
+        HtpError: The file could not be written; it stays as it is.
+    """
+    check_layer_annotations(model)
+    keys = [key for key in _borrowed_keys(model) if key != LAYER_ANNOTATION]
+    rewrite_metadata(
+        model.path,
+        nodes={key: {LAYER_ANNOTATION: value} for key, value in values.items()},
+        owned=lambda key: key in (LAYER_ANNOTATION, KEYS),
+        model={KEYS: json.dumps([*keys, LAYER_ANNOTATION])},
+    )
+
+
+def check_layer_annotations(model: OnnxModel) -> None:
+    """Checks that no node has a `layer_ann` that we did not write.
+
+    Raises:
+        PackageError: One has.
+    """
+    if owned_keys(model)(LAYER_ANNOTATION):
+        return
+    nodes = (node for _, graph in model.graphs() for node in graph.nodes if LAYER_ANNOTATION in node.metadata)
+    foreign = list(nodes)
+    if foreign:
+        first = f"{foreign[0].name or foreign[0].op_type!r} has {foreign[0].metadata[LAYER_ANNOTATION]!r}"
+        raise PackageError(
+            f"{model.path}: {len(foreign)} of its nodes have a {LAYER_ANNOTATION} that something else wrote ({first}), "
+            f"which stays as it is: use it as it stands, or remove it first"
+        )
 
 
 def strip_tags(path: Path) -> bool:

@@ -316,12 +316,19 @@ def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]
     if read_config(path) is None:
         return False
     remove_config_metadata(directory)
-    text = path.read_bytes().decode()
+    text = _text(path)
     head = text.rstrip()[:-1].rstrip()
     member = json.dumps({METADATA_KEY: _block(records)}, indent=2)[1:-2]
     comma = "" if head.endswith("{") else ","
     write_text_atomically(path, head + comma + member + text[len(head) :])
     return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise PackageError(f"{path}: not UTF-8, so {METADATA_KEY!r} has no place in it; save it as UTF-8") from error
 
 
 def _block(records: Mapping[str, FileRecord]) -> dict[str, Any]:
@@ -346,11 +353,11 @@ def remove_config_metadata(directory: str | Path) -> bool:
     config = read_config(path)
     if config is None or METADATA_KEY not in config:
         return False
-    text = path.read_bytes().decode()
+    text = _text(path)
     wanted = {key: value for key, value in config.items() if key != METADATA_KEY}
     for candidate in _without_block(text):
         try:
-            if json.loads(candidate) == wanted:
+            if json.loads(candidate.removeprefix("\ufeff")) == wanted:
                 write_text_atomically(path, candidate)
                 return True
         except ValueError:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
 from optimum_htp.annotations import HtpOptions, strip_tags, write_tags
+from optimum_htp.configs import add_config_metadata, complete_package
 from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.projection import TaggedModel, project
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
+from optimum_htp.skeleton import SKELETON, pack_skeleton
 from optimum_htp.sources import local_task_inference
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
@@ -112,12 +114,21 @@ class HTPExporter:
             except HtpError:
                 staging.commit(remove=(SIDECAR,))
                 raise
+            self.complete(staging.path, source, records)
             htp_seconds = time.perf_counter() - started + tap.seconds
             timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
             self.record(records, source=source, timings=timings).write(staging.path)
             staging.commit(remove=(SIDECAR,), last=SIDECAR)
         counts = {name: record.counts for name, record in records.items()}
         return ExportResult(output, counts, optimum_seconds, htp_seconds)
+
+    def complete(self, directory: Path, source: Mapping[str, Any], records: Mapping[str, FileRecord]) -> None:
+        """Adds to a package what Optimum left behind, and to its config.json what the options ask for."""
+        if "model" in source:
+            model = Path(source["model"], source.get("subfolder", ""))
+            complete_package(directory, model, trust_remote_code=bool(source.get("trust_remote_code")))
+        if self.options.config_metadata:
+            add_config_metadata(directory, records)
 
     def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[NodeTags, _Roots]:
         """Tags one ONNX file of the package.
@@ -157,8 +168,10 @@ class HTPExporter:
                 plans[file] = (model, *self.tag_file(model, _sources_of(file, tap)))
             for file, (model, tags, roots) in plans.items():
                 trees = [tree for tree, _ in roots.values()]
+                skeleton = pack_skeleton(TaggedModel(model, tags), roots) if self.options.skeleton else None
+                extra = {SKELETON: skeleton} if skeleton is not None else {}
                 try:
-                    write_tags(model, tags, trees=trees, options=self.options)
+                    write_tags(model, tags, trees=trees, options=self.options, model_metadata=extra)
                     written.append(file)
                 except ModelTooLargeError as error:
                     logger.warning("%s The tags are in %s only.", error, SIDECAR)
@@ -246,9 +259,19 @@ def _paths_in_logs(staged: str, output: str) -> Iterator[None]:
 def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What the arguments of `main_export` say of the export, for the sidecar."""
     names = {"model": "model_name_or_path", "library": "library_name"}
-    named = {key: arguments.get(names.get(key, key)) for key in ("model", "revision", "task", "library", "opset")}
-    flags = {key: arguments.get(key) for key in ("dtype", "optimize", "slim")}
-    return _known({**named, **flags})
+    keys = (
+        "model",
+        "subfolder",
+        "revision",
+        "task",
+        "library",
+        "opset",
+        "dtype",
+        "optimize",
+        "slim",
+        "trust_remote_code",
+    )
+    return _known({key: arguments.get(names.get(key, key)) for key in keys})
 
 
 def _known(facts: dict[str, Any]) -> dict[str, Any]:

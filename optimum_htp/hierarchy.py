@@ -6,7 +6,7 @@ A *tag* spells the path from the root module to one module, a segment for each m
 others: their name goes in front of their child's (`Block.layer.0`). Joining the attributes with dots gives the path
 that `torch.nn.Module.get_submodule` takes.
 
-This module needs nothing but the standard library.
+Nothing but the standard library is needed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
+from functools import partial
 from itertools import takewhile
 from urllib.parse import unquote
+
+from optimum_htp.patterns import ModulePattern
 
 
 ModulePath = tuple[str, ...]
@@ -329,17 +331,27 @@ class Hierarchy:
         return sorted(found, key=order.__getitem__)
 
     def select(self, pattern: str) -> list[ModuleInfo]:
-        """The modules whose class is named `pattern`, or one of whose dotted paths matches it as a glob.
+        """The modules that a pattern selects, in the tree's order.
 
-        In a glob, `*` stands for any characters, dots included, as in `fnmatch`.
+        A pattern is a glob over dotted paths, in which `*` stands for any characters, dots included, as in `fnmatch`,
+        and `2-5` for the numbers from 2 to 5; or the name of a class; or one of the other forms that `patterns` lists.
+        Of one for calls (`PATTERN@2`), the modules that ran as often, as far as that is known.
+
+        Raises:
+            HtpError: The pattern is none, such as a regular expression that does not compile.
         """
-        matches = re.compile(translate(pattern)).match
-        return [
-            info
+        wanted = ModulePattern.parse(pattern)
+        named = [
+            (tree, info, [".".join(path) for path in (info.path, *info.aliases)])
             for tree in self.trees
             for info in tree
-            if pattern in (info.class_name, info.qualified_class)
-            or any(matches(".".join(path)) for path in (info.path, *info.aliases))
+        ]
+        matches = wanted.matcher(path for _, _, paths in named for path in paths)
+        return [
+            info
+            for tree, info, paths in named
+            if matches(paths, (info.class_name, info.qualified_class), partial(tree.tag, info.path))
+            and (wanted.calls is None or (not info.container and (not info.calls or wanted.calls[0] < info.calls)))
         ]
 
     def _tags_of(self, module: str) -> list[str]:

@@ -138,7 +138,9 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
         )
         if not fits:
             shape = ", ".join(str(size if size is not None else "?") for size in value.shape)
-            raise HtpError(f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{shape}]")
+            raise HtpError(
+                f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{shape}]"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class _Maker:
 
         if "position" in name and len(shape) == 2:
             start = self._past() if self.phase == "decode" else 0
-            return np.broadcast_to(np.arange(start, start + shape[1]), shape).copy()
+            return np.tile(np.arange(start, start + shape[1]), (shape[0], 1))
         if name in ("token_type_ids", "bbox"):
             return np.zeros(shape, np.int64)
         return self.random.integers(0, self._bound(name), shape)
@@ -248,8 +250,10 @@ class _Maker:
             return None
         index = int("width" in symbol)
         given = self.sizes.width if index else self.sizes.height
-        size = given or self.config.get("image_size") or self._nested("image_size") or _DEFAULT_IMAGE
-        return int(size[index] if isinstance(size, (list, tuple)) and len(size) == 2 else size)
+        size = given or self.config.get("image_size") or self._nested("image_size")
+        if isinstance(size, list) and len(size) == 2:
+            size = size[index]
+        return size if isinstance(size, int) and size > 0 else _DEFAULT_IMAGE
 
     def _sound(self, symbol: str, axis: int) -> int:
         if axis == 1 and "sequence" not in symbol:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.annotations import read_tags, strip_tags
+from optimum_htp.annotations import read_tags
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
     Hierarchy,
@@ -167,37 +167,6 @@ def load_package(path: str | Path) -> HtpPackage:
         >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
     """
     return HtpPackage(path)
-
-
-def strip(path: str | Path) -> list[str]:
-    """Removes all that we wrote from a package, or from one ONNX file: Optimum's own bytes are left.
-
-    Args:
-        path: The package's directory, or an ONNX file; the sidecar is only deleted with the whole directory.
-
-    Returns:
-        The files that were changed or deleted, by their path in the package.
-
-    Raises:
-        PackageError: There is no such package.
-        HtpError: A file is no ONNX model, or could not be written; it stays as it is.
-    """
-    path = Path(path)
-    files = onnx_files(path)
-    for file in files.values():
-        # One that is broken, or holds more than tags, is told of before anything is changed.
-        if read_packed(read_model(file)) is not None:
-            raise PackageError(f"{file}: a packed file; unpack it first: optimum-cli htp unpack {file} DIR")
-    changed = []
-    sidecar = path / SIDECAR
-    if sidecar.is_file():
-        # First, for as long as it is there it says that the package is complete.
-        try:
-            sidecar.unlink()
-        except OSError as error:
-            raise PackageError(f"{sidecar}: cannot be removed: {error.strerror}") from error
-        changed.append(SIDECAR)
-    return changed + [name for name, file in files.items() if strip_tags(file)]
 
 
 def onnx_files(path: Path) -> dict[str, Path]:

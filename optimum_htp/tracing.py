@@ -223,6 +223,10 @@ class _CallRecorder:
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
 
+    def __deepcopy__(self, _: object) -> _CallRecorder:
+        """A model that copies a module while it runs copies the hooks too: they are those of the one recorder."""
+        return self
+
     def trace(self) -> ModuleTrace:
         """What was recorded, as data that holds on to no module."""
         tree = ModuleTree(

@@ -235,6 +235,16 @@ def _dimension(text: str) -> int:
 
 
 _IMAGE = {"num_channels": 3, "height": 32, "width": 32}
+_SOUND = 1_600  # samples: a convolutional encoder needs some hundreds
+
+
+def _size(name: str, size: int | str | None) -> int:
+    """The size of one dimension of an input."""
+    if isinstance(size, int):
+        return size
+    if name == "input_values" and size == "sequence_length":
+        return _SOUND
+    return _IMAGE.get(size) or _dimension(size) if size else 2
 
 
 def sample_inputs(file: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -248,10 +258,7 @@ def sample_inputs(file: Path, *, seed: int = 0) -> dict[str, Any]:
     for value in graph.inputs:
         if value.name in stored:
             continue
-        shape = [
-            size if isinstance(size, int) else _IMAGE.get(size) or _dimension(size) if size else 2
-            for size in value.shape or ()
-        ]
+        shape = [_size(value.name, size) for size in value.shape or ()]
         if value.elem_type in (6, 7):
             kind = np.int32 if value.elem_type == 6 else np.int64
             ones = "mask" in value.name

@@ -24,7 +24,8 @@ from optimum_htp.annotations import TAG
 from optimum_htp.export import HTPExporter
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import Graph
-from optimum_htp.package import SIDECAR, strip
+from optimum_htp.sidecar import SIDECAR
+from optimum_htp.stripping import strip
 
 
 ZooModel = Callable[[str], Path]

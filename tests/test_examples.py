@@ -15,7 +15,11 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # What each script has to print, besides not failing.
 EXPECTED = {
     "custom_cnn.py": ["/SmallCNN/Block.blocks.0/Conv2d.convolution (call 1)", "less than 1e-4: True"],
-    "custom_transformer.py": ["transformer.encoder: TransformerEncoder", "unresolved nodes: 0", "less than 1e-4: True"],
+    "custom_transformer.py": [
+        "transformer.encoder: TransformerEncoder",
+        "unresolved nodes: 0",
+        "less than 1e-4: True",
+    ],
     "text_classification.py": ["the film was a delight", "/BertModel.bert/BertEncoder.encoder/BertLayer.layer.0/"],
     "text_generation.py": ["with past: True", "once upon a time", "/LlamaModel.model/LlamaDecoderLayer.layers.0/"],
     "translation.py": ["decoder_model_merged.onnx", "then_branch", "else_branch", "T5Attention.EncDecAttention"],

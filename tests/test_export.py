@@ -25,7 +25,8 @@ from optimum_htp import export as export_module
 from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, HtpOptions
 from optimum_htp.errors import PackageError, TaggingError
 from optimum_htp.export import HTPExporter, main_export
-from optimum_htp.package import HtpPackage, strip
+from optimum_htp.package import HtpPackage
+from optimum_htp.stripping import strip
 from optimum_htp.sidecar import SIDECAR, Sidecar
 from optimum_htp.tracing import ModuleTap
 

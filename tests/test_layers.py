@@ -15,11 +15,13 @@ PACKAGE = Path(optimum_htp.__file__).parent
 
 # A module may import what stands on its own line or above. A new module of the package needs a place here.
 LAYERS = (
-    ("errors", "hierarchy"),
+    ("errors", "patterns", "hierarchy"),
     ("onnxfile",),
     ("tracing", "tagging", "projection", "annotations", "skeleton", "packed", "tensors"),
-    ("sidecar", "package", "configs", "sources", "references", "roots", "staging", "packing", "sessions"),
-    ("export", "custom", "retagging", "validation", "profiling", "comparison", "parameters", "extraction", "modeling"),
+    ("sidecar", "package", "configs", "sources", "references", "roots", "staging", "packing", "sessions", "tagged"),
+    ("stripping", "inputs", "runtime"),
+    ("export", "custom", "retagging", "validation", "modeling", "projecting"),
+    ("profiling", "comparison", "parameters", "extraction", "selection", "diffing"),
     ("views",),
     ("cli",),
 )

@@ -26,9 +26,11 @@ from optimum_htp.errors import PackageError
 from optimum_htp.export import main_export
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import SIDECAR, HtpPackage, strip
+from optimum_htp.package import HtpPackage
 from optimum_htp.retagging import tag_package
+from optimum_htp.sidecar import SIDECAR
 from optimum_htp.sources import instantiate_on_meta, tensor_shapes
+from optimum_htp.stripping import strip
 from optimum_htp.tagging import tag_model
 from optimum_htp.tagging.names import read_names
 from optimum_htp.tracing import ModuleTap, ModuleTrace, static_trace

@@ -452,5 +452,5 @@ def test_strip_takes_the_sidecar_first(tmp_path: Path, monkeypatch: pytest.Monke
         assert not (tmp_path / SIDECAR).exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("optimum_htp.package.strip_tags", interrupted)
+    monkeypatch.setattr("optimum_htp.stripping.strip_tags", interrupted)
     assert main(["strip", str(tmp_path)]) == 130

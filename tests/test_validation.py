@@ -116,7 +116,9 @@ def test_every_export_is_valid(exported: Callable[[str], Path], name: str) -> No
 def test_what_is_found(exported: Callable[[str], Path]) -> None:
     """Sizes are held against the graph where both say them."""
     assert validate(exported("bert"))["labels"].reason == "3 labels, as many as the logits have"
-    assert validate(exported("t5"))["dimensions"].reason == "vocabulary 96, 2 layers of past key values, hidden size 16"
+    assert (
+        validate(exported("t5"))["dimensions"].reason == "vocabulary 96, 2 layers of past key values, hidden size 16"
+    )
     assert statuses(validate(exported("vit")))["generation"] == "skipped"
     with pytest.raises(KeyError):
         validate(exported("vit"))["load"]
@@ -174,7 +176,9 @@ def _drop(name: str) -> Callable[[Path], None]:
 
 
 def _write(name: str, content: str | bytes) -> Callable[[Path], None]:
-    return lambda package: (package / name).write_bytes(content.encode() if isinstance(content, str) else content) and None
+    return lambda package: (
+        (package / name).write_bytes(content.encode() if isinstance(content, str) else content) and None
+    )
 
 
 def _config(**changes: Any) -> Callable[[Path], None]:

@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
+from optimum_htp.cli.options import htp_options
 from optimum_htp.errors import HtpError
 from optimum_htp.views.terminal import is_terminal, printable
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import Namespace
 
     from optimum_htp.export import ExportResult
 
@@ -28,21 +29,6 @@ _NOISE = {
     "transformers.configuration_utils": ("`torch_dtype` is deprecated",),
     "transformers.modeling_utils": ("`torch_dtype` is deprecated",),
 }
-
-
-def add_htp_arguments(parser: ArgumentParser) -> None:
-    """Adds the options that we have beside Optimum's."""
-    group = parser.add_argument_group("HTP arguments")
-    group.add_argument(
-        "--no-namespace",
-        action="store_true",
-        help="Do not write `namespace` on the nodes, which Model Explorer groups them by.",
-    )
-    group.add_argument(
-        "--torch-metadata",
-        action="store_true",
-        help="Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy` on the nodes too, in torch's formats.",
-    )
 
 
 def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
@@ -90,9 +76,8 @@ def _our_main_export(args: Namespace, results: list[ExportResult]) -> Iterator[N
     import optimum.exporters.onnx as optimum_onnx
 
     from optimum_htp import export as htp_export
-    from optimum_htp.annotations import HtpOptions
 
-    options = HtpOptions(namespace=not args.no_namespace, torch_metadata=args.torch_metadata)
+    options = htp_options(args)
 
     def main_export(*positional: Any, **named: Any) -> None:
         results.append(htp_export.main_export(*positional, **named, htp_options=options))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
 
-from optimum_htp.cli.export import add_htp_arguments, export
+from optimum_htp.cli.export import export
+from optimum_htp.cli.options import add_htp_arguments
 from optimum_htp.cli.main import add_verb
 from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.verbs import VERBS, load_verb
@@ -36,7 +37,7 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
     def parse_args(parser: ArgumentParser) -> None:
         """Adds Optimum's options, and ours."""
         ONNXExportCommand.parse_args(parser)
-        add_htp_arguments(parser)
+        add_htp_arguments(parser.add_argument_group("HTP arguments"))
 
     def execute(self) -> int:
         """Exports and returns the exit code.

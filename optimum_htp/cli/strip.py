@@ -27,8 +27,9 @@ def run(args: Namespace) -> int:
     import json
     from pathlib import Path
 
-    from optimum_htp.package import onnx_files, strip
+    from optimum_htp.package import onnx_files
     from optimum_htp.sidecar import SIDECAR
+    from optimum_htp.stripping import strip
     from optimum_htp.views.terminal import printable
 
     path = Path(args.package)

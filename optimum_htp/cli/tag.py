@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.cli.options import add_htp_arguments, htp_options
+
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -29,10 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="Tag again what an export tagged, which knew more: the calls of modules that ran more than once are lost.",
     )
-    parser.add_argument("--no-namespace", action="store_true", help="Leave out `namespace`, for Model Explorer.")
-    parser.add_argument(
-        "--torch-metadata", action="store_true", help="Write pkg.torch.onnx.name_scopes and class_hierarchy too."
-    )
+    add_htp_arguments(parser, config=False)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
@@ -40,7 +39,6 @@ def run(args: Namespace) -> int:
     """Tags a package and says how the nodes of each file are tagged."""
     import json
 
-    from optimum_htp.annotations import HtpOptions
     from optimum_htp.retagging import tag_package
 
     result = tag_package(
@@ -48,7 +46,7 @@ def run(args: Namespace) -> int:
         model=args.model,
         trust_remote_code=args.trust_remote_code,
         force=args.force,
-        htp_options=HtpOptions(namespace=not args.no_namespace, torch_metadata=args.torch_metadata),
+        htp_options=htp_options(args),
     )
     if args.json:
         print(json.dumps(_document(result), indent=2))

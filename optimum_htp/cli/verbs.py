@@ -21,6 +21,8 @@ VERBS = (
     "validate",
     "pack",
     "unpack",
+    "profile",
+    "extract",
 )
 """The names of the verbs, in the order in which help lists them."""
 

@@ -35,13 +35,19 @@ if TYPE_CHECKING:
 _SMALL_TENSOR_BYTES = 4096
 _VALUE_INFO = 106
 _FLOATS = frozenset((1, 10, 11, 16))
-# Outputs of ONNX Runtime's operators that have the shape of the first input.
+# Operators of ONNX Runtime whose output has the shape of the first input.
 _SAME_SHAPE = frozenset(
     (
         "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "SimplifiedLayerNormalization",
         "SkipSimplifiedLayerNormalization", "LayerNormalization", "BiasSoftmax", "RotaryEmbedding",
     )
 )  # fmt: skip
+# Operators of ONNX whose output has as many axes as the input that has most.
+_RANK_KEPT = frozenset(
+    "Add Sub Mul Div Pow Sqrt Erf Tanh Sigmoid Relu Softmax Cast Identity Where MatMul Transpose Neg Slice Concat Clip "
+    "ReduceMean".split()
+)
+_MAX_ROUNDS = 64
 
 
 def tensor_types(
@@ -88,11 +94,13 @@ def _infer(
     body += [encode_message(_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
     known = {value.name: value for value in given}
     found = known | _run_inference(head, b"".join(body))
-    guessed = list(_guesses(nodes, found))
-    if guessed:
+    for _ in range(_MAX_ROUNDS):  # each tells ONNX's inference more, which then gets further
+        guessed = [value for value in _guesses(nodes, found) if value.shape is not None]
+        if not guessed:
+            break
         body += [encode_message(_VALUE_INFO, value_info(value)) for value in guessed]
         found = {value.name: value for value in guessed} | known | _run_inference(head, b"".join(body))
-    return found
+    return {value.name: value for value in _guesses(nodes, found)} | found
 
 
 def _run_inference(head: bytes, graph: bytes) -> dict[str, Value]:
@@ -115,7 +123,7 @@ def _value(proto: Any) -> Value:
 
 
 def _guesses(nodes: Sequence[Node], found: Mapping[str, Value]) -> Iterator[Value]:
-    """Types for what ONNX Runtime's operators make, each from an input; others are only looked through."""
+    """Types for what ONNX Runtime's operators make, from their inputs; ONNX's own are only looked through."""
     known = dict(found)
     for node in nodes:
         unknown = [name for name in node.outputs if name and name not in known]
@@ -124,11 +132,28 @@ def _guesses(nodes: Sequence[Node], found: Mapping[str, Value]) -> Iterator[Valu
             continue
         quantized = node.op_type.startswith(("QLinear", "QGemm"))
         source = next((value for value in inputs if value.elem_type in _FLOATS and not quantized), inputs[0])
-        shape = source.shape if node.op_type in _SAME_SHAPE else None
+        ours = bool(node.domain) or node.op_type in _SAME_SHAPE
         for name in unknown:
-            known[name] = Value(name, source.elem_type, shape)
-            if node.domain or node.op_type in _SAME_SHAPE:
+            known[name] = Value(name, source.elem_type, _guessed_shape(node, known, guess_rank=bool(node.domain)))
+            if ours:
                 yield known[name]
+
+
+def _guessed_shape(node: Node, known: Mapping[str, Value], *, guess_rank: bool) -> tuple[int | str | None, ...] | None:
+    shapes = [known[name].shape if name in known else None for name in node.inputs if name]
+    first = shapes[0]
+    if node.op_type in _SAME_SHAPE:
+        return first
+    if node.op_type == "EmbedLayerNormalization":
+        return (None, None, None)
+    if "MatMul" in node.op_type:
+        shapes = shapes[:2]
+    elif guess_rank:
+        shapes = shapes[:1]
+    elif node.op_type not in _RANK_KEPT:
+        return None
+    ranks = [len(shape) for shape in shapes if shape is not None]
+    return (None,) * max(ranks) if len(ranks) == len(shapes) else None
 
 
 def _light_tensor(data: Data, span: Span) -> bytes:

@@ -52,7 +52,9 @@ class Joiner:
     def __init__(self, model: OnnxModel) -> None:
         self._indexes = {path: _GraphIndex(graph) for path, graph in model.graphs()}
         self._bodies: dict[NodeKey, list[str]] = {
-            (path, position): [f"{path}/{position}.{name}" if path else f"{position}.{name}" for name, _ in node.bodies]
+            (path, position): [
+                f"{path}/{position}.{name}" if path else f"{position}.{name}" for name, _ in node.bodies
+            ]
             for path, graph in model.graphs()
             for position, node in enumerate(graph.nodes)
             if node.bodies

@@ -16,13 +16,13 @@ class Microseconds(tuple[int, ...]):
     """A time in microseconds, measured once for each run.
 
     >>> time = Microseconds((10, 12, 11, 30))
-    >>> time.median, time.spread, time.mean
-    (11.5, 6.75, 15.75)
+    >>> time.median, time.spread
+    (11.5, 4.75)
     """
 
     __slots__ = ()
 
-    def __add__(self, other: object) -> Microseconds:  # type: ignore[override] # times add up run by run
+    def __add__(self, other: object) -> Microseconds:
         if not isinstance(other, tuple):
             return NotImplemented
         return Microseconds(left + right for left, right in zip(self, other, strict=True))
@@ -31,11 +31,6 @@ class Microseconds(tuple[int, ...]):
     def median(self) -> float:
         """The median over the runs; 0 where there is none."""
         return float(median(self)) if self else 0.0
-
-    @property
-    def mean(self) -> float:
-        """The mean over the runs, by which shares are computed, because means add up."""
-        return sum(self) / len(self) if self else 0.0
 
     @property
     def spread(self) -> float:
@@ -52,9 +47,9 @@ class Microseconds(tuple[int, ...]):
 
 
 class OpTime(NamedTuple):
-    """How often an operator ran in one run, and how long in each."""
+    """How many kernels of an operator ran in one run, and how long they took in each."""
 
-    count: int
+    kernels: int
     time: Microseconds
 
 
@@ -189,9 +184,9 @@ class PhaseProfile:
         return 1.0 - sum(self.unattributed) / total if total else 1.0
 
     def share(self, time: Microseconds) -> float:
-        """The share of kernel time that a time is."""
-        total = sum(self.kernel_time)
-        return sum(time) / total if total else 0.0
+        """The share of kernel time that a time is, by the medians: one slow run moves it little."""
+        whole = self.kernel_time.median
+        return time.median / whole if whole else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +256,9 @@ def by_op(phase: PhaseProfile) -> tuple[GroupTime, ...]:
     found: dict[str, GroupTime] = {}
     roots = [module.ops for module in phase.modules if not module.depth]
     for ops in (*roots, phase.unattributed_ops):
-        for op_type, (count, time) in ops.items():
+        for op_type, (kernels, time) in ops.items():
             group = found.get(op_type)
-            members = count + (group.members if group else 0)
+            members = kernels + (group.members if group else 0)
             whole = time + group.total_time if group else time
             found[op_type] = GroupTime(op_type, members, whole, whole)
     return tuple(found.values())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import TypeVar
 
-from optimum_htp.hierarchy import ModuleInfo, NodeKey, NodeTag, split_tag, tag_ancestors, tag_class, tag_module_path
+from optimum_htp.hierarchy import NodeKey, NodeTag, split_tag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.profiling.joining import Event, Joiner, nest
 from optimum_htp.profiling.report import CallTime, FusedTime, Kernel, Microseconds, ModuleTime, OpTime, PhaseProfile
 from optimum_htp.profiling.running import Run
@@ -45,6 +46,7 @@ class _Sum:
 
 
 _CallKey = tuple[str, "int | None"]
+_KeyT = TypeVar("_KeyT", bound=Hashable)
 
 
 class PhaseSums:
@@ -108,12 +110,7 @@ class PhaseSums:
                 self._unattributed.add(number, event)
             else:
                 self._add(number, event, tag)
-            timeline.append(
-                Kernel(
-                    event.name, event.op_type, event.start_us - run.start_us, event.time_us,
-                    tag.tag if tag else None, tag.call if tag else None, tag.origins if tag else (),
-                )  # fmt: skip
-            )
+            timeline.append(_kernel(event, run, tag))
         self._timelines.append(tuple(timeline))
 
     def _add(self, number: int, event: Event, tag: NodeTag) -> None:
@@ -143,7 +140,7 @@ class PhaseSums:
             self._calls[tag] = module.calls or None if module is not None else None
         return self._calls[tag]
 
-    def _sum(self, sums: dict[_Key, _Sum], key: _Key) -> _Sum:
+    def _sum(self, sums: dict[_KeyT, _Sum], key: _KeyT) -> _Sum:
         found = sums.get(key)
         if found is None:
             found = sums[key] = _Sum(self._count)
@@ -194,7 +191,11 @@ class PhaseSums:
             )
 
 
-_Key = "object"
+def _kernel(event: Event, run: Run, tag: NodeTag | None) -> Kernel:
+    start = event.start_us - run.start_us
+    if tag is None:
+        return Kernel(event.name, event.op_type, start, event.time_us, None, None, ())
+    return Kernel(event.name, event.op_type, start, event.time_us, tag.tag, tag.call, tag.origins)
 
 
 def _in_tree_order(tags: Iterable[str]) -> list[str]:
@@ -211,6 +212,3 @@ def _in_tree_order(tags: Iterable[str]) -> list[str]:
         ordered.append(tag)
         stack.extend(reversed(children.get(tag, [])))
     return ordered
-
-
-__all__ = ["ModuleInfo", "PhaseSums"]

@@ -233,6 +233,8 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
     needed = {kind: files for name, (kind, files) in _PREPROCESSORS.items() if name in inputs}
     if package.task in _DECODING:
         needed.setdefault(*_TOKENIZER)
+    if "pretrained_cfg" in package.main_config:  # timm's config says how to prepare images, and transformers reads it
+        needed.pop("an image processor", None)
     if package.is_pipeline:
         needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
     for kind, files in needed.items():

@@ -26,6 +26,10 @@ _MODEL_GRAPH, _MODEL_FUNCTION, _GRAPH_NODE, _FUNCTION_NODE = 58, 202, 10, 58
 _NODE_ATTRIBUTE, _NODE_METADATA, _ATTRIBUTE_G, _ATTRIBUTE_GRAPHS, _ENTRY_KEY = 42, 74, 50, 90, 10
 
 
+_Span = tuple[int, int, int, int]
+"""A graph: where it starts and ends, the field of its nodes, and after how many of them to leave it (-1: never)."""
+
+
 def check_tags(package: Contents) -> Iterator[Finding]:
     """Every node is tagged."""
     tagged = total = 0
@@ -40,7 +44,8 @@ def check_tags(package: Contents) -> Iterator[Finding]:
             yield failed(f"{name}: no node is tagged", again)
         elif missing:
             example = next(_name(file.model, key) for key in _keys(file.model) if key not in tags)
-            yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", again)
+            advice = f"if a tool changed it: optimum-cli htp project {package.path} --from TAGGED; else {again}"
+            yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
         if unresolved:
             example = _name(file.model, unresolved[0])
             yield warning(f"{name}: of {len(unresolved):,} nodes nothing is known, such as {example}")
@@ -66,35 +71,41 @@ def check_keys(package: Contents) -> Iterator[Finding]:
     """No node has a metadata key twice: readers differ in which one they take."""
     for name, model in package.readable.items():
         try:
-            for where, key in _repeated_keys(package.files[name]):
+            for where, key in _repeated_keys(package.files[name], len(model.graph.nodes)):
                 reason = f"{name}: the node {where} has the metadata key {key!r} twice"
                 yield failed(reason, f"write the tags again: optimum-cli htp tag {package.path}")
         except OnnxFileError as error:
             yield failed(str(error))
-        del model
     yield good("each key once per node") if package.readable else skipped("no file could be read")
 
 
-def _repeated_keys(path: Path) -> list[tuple[str, str]]:
-    """The nodes, by position and name, that have a metadata key more than once, and the key."""
+def _repeated_keys(path: Path, main_nodes: int) -> list[tuple[str, str]]:
+    """The nodes, by name or position, that have a metadata key more than once, and the key.
+
+    The main graph is left after its last node, so that the walk does not touch the weights behind it.
+    """
     with mapped(path) as (_, data):
         found: list[tuple[str, str]] = []
-        graphs: list[tuple[int, int, int]] = []
+        graphs: list[_Span] = []
         for tag, _, first, stop in fields(data, 0, len(data), {}):
-            if tag in (_MODEL_GRAPH, _MODEL_FUNCTION):
-                graphs.append((first, stop, _GRAPH_NODE if tag == _MODEL_GRAPH else _FUNCTION_NODE))
+            if tag == _MODEL_GRAPH:
+                graphs.append((first, stop, _GRAPH_NODE, main_nodes))
+            elif tag == _MODEL_FUNCTION:
+                graphs.append((first, stop, _FUNCTION_NODE, -1))
         while graphs:
-            start, end, node_tag = graphs.pop()
+            start, end, node_tag, last = graphs.pop()
             position = 0
             for tag, _, first, stop in fields(data, start, end, {}):
                 if tag == node_tag:
                     _scan_node(data, first, stop, position, found, graphs)
                     position += 1
+                    if position == last:
+                        break
         return found
 
 
 def _scan_node(
-    data: Data, start: int, end: int, position: int, found: list[tuple[str, str]], graphs: list[tuple[int, int, int]]
+    data: Data, start: int, end: int, position: int, found: list[tuple[str, str]], graphs: list[_Span]
 ) -> None:
     keys: set[bytes] = set()
     for tag, _, first, stop in fields(data, start, end, {}):
@@ -108,7 +119,7 @@ def _scan_node(
         elif tag == _NODE_ATTRIBUTE:
             for inner, _, at, until in fields(data, first, stop, {}):
                 if inner in (_ATTRIBUTE_G, _ATTRIBUTE_GRAPHS):
-                    graphs.append((at, until, _GRAPH_NODE))
+                    graphs.append((at, until, _GRAPH_NODE, -1))
 
 
 def _key(data: Data, start: int, end: int) -> bytes:
@@ -142,7 +153,8 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
         if file.record is None:
             continue
         if file.evidence != "sidecar":
-            yield failed(f"{name} was changed after it was described in {SIDECAR}", again)
+            advice = f"carry the tags over: optimum-cli htp project {package.path}"
+            yield failed(f"{name} was changed after it was described in {SIDECAR}", advice)
             continue
         written = read_tags(file.model)
         differing = [key for key, tag in written.items() if file.record.tags.get(key) != tag]

@@ -1,0 +1,72 @@
+"""The verb `extract`: a module as an ONNX model of its own."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
+
+_EXAMPLES = """\
+examples:
+  optimum-cli htp extract PKG bert.encoder.layer.0 layer.onnx
+  optimum-cli htp extract PKG bert.encoder.layer.2-5 layers        a range, into the directory `layers`
+  optimum-cli htp extract PKG albert...albert_layers.0@1 call.onnx  the second call of a re-used module
+  optimum-cli htp extract PKG decoder.block.0 block.onnx --file '*merged*' --graph then_branch
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `extract`."""
+    parser.epilog = _EXAMPLES
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file; it is only read.")
+    parser.add_argument(
+        "module",
+        metavar="MODULE",
+        help="The module: its dotted path as in `tree`, or its tag. PATH@1 is its second call; `layer.2-5` is a range, "
+        "both ends included; a container (`layer`) is all that is in it.",
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        help="The ONNX file to write, if the name ends in .onnx, else a directory for model.onnx and its sidecar.",
+    )
+    parser.add_argument("--file", metavar="NAME", help="The file of the package to cut from; a glob will do.")
+    parser.add_argument(
+        "--graph", metavar="NAME", help="The branch to cut from, if several have the module: then_branch, else_branch."
+    )
+    parser.add_argument(
+        "--call", type=_index, metavar="N", help="The module's call, counted from 0; the same as PATH@N."
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace what is there from an earlier extraction.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Cuts the module out and says what it takes and gives."""
+    from optimum_htp.extraction import extract
+    from optimum_htp.views.extract_text import print_extract, print_extract_json
+
+    report = extract(
+        args.package,
+        args.module,
+        args.output,
+        file=args.file,
+        graph=args.graph,
+        call=args.call,
+        overwrite=args.overwrite,
+    )
+    show = print_extract_json if args.json else print_extract
+    show(report)
+    return 0
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

@@ -1,0 +1,166 @@
+r"""Patterns that select modules of a model.
+
+| pattern | selects |
+|---|---|
+| `encoder.layer.*.attention` | modules whose dotted path matches the glob; `*` crosses dots, as in `fnmatch` |
+| `encoder.layer.2-5` | a name that is a range of numbers, both ends included |
+| `LayerNorm` | modules of this class, also by its qualified name (`torch.nn.modules.normalization.LayerNorm`) |
+| `class:*Norm` | modules whose class, qualified or not, matches the glob |
+| `re:layer\.[02]$` | modules in whose dotted path the regular expression is found (`re.search`) |
+| `/Net/Encoder.encoder/*` | modules whose tag matches the glob, which tells the roots of a merged file apart |
+| `PATTERN@2`, `PATTERN@1-3` | of modules that ran more than once, these calls, counted from 0 |
+
+Where a range could be a name that has the same spelling, it is that name too. This module needs nothing but the
+standard library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import translate
+
+from optimum_htp.errors import HtpError
+
+
+_CALLS = re.compile(r"(.*)@(\d{1,9})(?:-(\d{1,9}))?", re.DOTALL)
+_RANGE = re.compile(r"(?<![^.])(\d{1,9})-(\d{1,9})(?![^./])")
+# Stands for a range while `translate` makes a regular expression of the rest; no module has it in its name.
+_PLACEHOLDER = "\x00"
+_NUMBER = re.compile(r"(?<![^.])\d{1,9}(?![^.])")
+
+Test = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePattern:
+    """A pattern, taken apart.
+
+    Attributes:
+        text: As it was written.
+        kind: What it is held against: `"name"` (dotted path or class), `"class"`, `"path"` (regular expression) or
+            `"tag"`.
+        body: The pattern itself, without prefix and calls.
+        calls: The first and the last call that it selects; None where it selects all.
+    """
+
+    text: str
+    kind: str
+    body: str
+    calls: tuple[int, int] | None
+
+    @classmethod
+    def parse(cls, text: str) -> ModulePattern:
+        """Takes a pattern apart.
+
+        Raises:
+            HtpError: Its regular expression is none, or a range runs backwards.
+
+        >>> ModulePattern.parse("encoder.layer.2-5@0")
+        ModulePattern(text='encoder.layer.2-5@0', kind='name', body='encoder.layer.2-5', calls=(0, 0))
+        """
+        found = _CALLS.fullmatch(text)
+        body, first, last = found.groups() if found is not None else (text, None, None)
+        calls = None if first is None else (int(first), int(last if last is not None else first))
+        kind = "tag" if body.startswith("/") else "name"
+        for prefix, named in (("re:", "path"), ("class:", "class")):
+            if body.startswith(prefix):
+                kind, body = named, body.removeprefix(prefix)
+        pattern = cls(text, kind, body, calls)
+        if kind == "path":
+            _compile(pattern, body)
+        ranges = [(int(low), int(high)) for low, high in _RANGE.findall(body)] if kind in ("name", "tag") else []
+        for low, high in (*ranges, *([calls] if calls is not None else ())):
+            if low > high:
+                raise HtpError(f"the pattern {text!r}: the range {low}-{high} runs backwards: write {high}-{low}")
+        return pattern
+
+    @property
+    def literal(self) -> bool:
+        """Whether it can name one path or class only."""
+        return self.kind in ("name", "tag") and not re.search(r"[*?[]", self.body) and not _RANGE.search(self.body)
+
+    def test(self, numbers: Collection[str]) -> Test:
+        """A test for what the pattern is held against.
+
+        Args:
+            numbers: The names of modules that are numbers, which a range chooses from.
+
+        Raises:
+            HtpError: Its regular expression is none.
+        """
+        if self.kind == "path":
+            search = _compile(self, self.body).search
+            return lambda text: search(text) is not None
+        ranges: list[str] = []
+
+        def hold(found: re.Match[str]) -> str:
+            low, high = int(found[1]), int(found[2])
+            inside = [number for number in numbers if low <= int(number) <= high]
+            ranges.append("(?:" + "|".join(map(re.escape, (*inside, found[0]))) + ")")
+            return _PLACEHOLDER
+
+        body = _RANGE.sub(hold, self.body) if self.kind in ("name", "tag") else self.body
+        expression = translate(body)
+        for alternatives in ranges:
+            expression = expression.replace(_PLACEHOLDER, alternatives, 1)
+        match = _compile(self, expression).match
+        return lambda text: match(text) is not None
+
+    def matcher(self, paths: Iterable[str]) -> Callable[[Iterable[str], Collection[str], Callable[[], str]], bool]:
+        """A test for modules, each given by its dotted paths, its class's names, and a function that spells its tag.
+
+        Args:
+            paths: The dotted paths of all modules, for the numbers in them.
+
+        Raises:
+            HtpError: Its regular expression is none.
+        """
+        ranged = self.kind in ("name", "tag") and _RANGE.search(self.body) is not None
+        test = self.test({number for path in paths for number in _NUMBER.findall(path)} if ranged else ())
+        if self.kind == "class":
+            return lambda _, classes, __: any(map(test, classes))
+        if self.kind == "tag":
+            return lambda _, __, tag: test(tag())
+        if self.kind == "path":
+            return lambda dotted, _, __: any(map(test, dotted))
+        return lambda dotted, classes, _: self.body in classes or any(map(test, dotted))
+
+
+def near_names(
+    pattern: ModulePattern, *, paths: Iterable[str], classes: Iterable[str], tags: Iterable[str]
+) -> list[str]:
+    """What a pattern that matches nothing may have meant, the likeliest first; at most three.
+
+    Args:
+        pattern: The pattern.
+        paths: The dotted paths of all modules.
+        classes: The names of their classes.
+        tags: Their tags.
+    """
+    paths, classes = list(paths), sorted(set(classes))
+    if pattern.kind == "path":
+        return []
+    if pattern.kind == "name" and pattern.body:
+        longer = ModulePattern.parse(f"*.{pattern.body}").matcher(paths)
+        if any(longer([path], (), str) for path in paths):
+            return [f"*.{pattern.body}"]
+    if pattern.kind == "name":
+        # `encoder.layer.*.atention` is nearest to `encoder.layer.*.attention`, however many layers there are.
+        candidates = [*classes, *(_NUMBER.sub("*", path) for path in paths), *(paths if pattern.literal else ())]
+    else:
+        candidates = classes if pattern.kind == "class" else list(tags)
+    folded: dict[str, str] = {}
+    for candidate in candidates:
+        folded.setdefault(candidate.casefold(), candidate)
+    wanted = _RANGE.sub("*", pattern.body).casefold()
+    return [folded[name] for name in get_close_matches(wanted, folded, n=3, cutoff=0.5)]
+
+
+def _compile(pattern: ModulePattern, expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise HtpError(f"the pattern {pattern.text!r} is no regular expression: {error}") from error

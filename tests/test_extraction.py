@@ -1,0 +1,479 @@
+"""Modules cut out of packages: each runs in ONNX Runtime and gives what PyTorch's module gives."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import zoo
+
+import optimum_htp.extraction.writing
+from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package, main_export
+from optimum_htp.annotations import read_tags
+from optimum_htp.cli.main import main
+from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeKey, NodeTag
+from optimum_htp.onnxfile import read_model
+from optimum_htp.references import find_parts, load_source_model, run_reference
+from optimum_htp.sidecar import FileRecord, Sidecar
+from optimum_htp.views.extract_text import print_extract
+
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+BERT_LAYER = "bert.encoder.layer.0"
+ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
+    root = tmp_path_factory.mktemp("exported")
+
+    def export(name: str, **options: Any) -> Path:
+        output = root / "-".join((name, *map(str, options.values())))
+        if not output.exists():
+            model = zoo_model(name)
+            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
+        return output
+
+    return export
+
+
+# --- What PyTorch says --------------------------------------------------------------------------------------------
+
+
+def tensors(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+    """The float tensors in what a module takes or gives."""
+    if hasattr(value, "detach"):
+        if value.is_floating_point():
+            yield value.detach().numpy().copy()
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+
+
+@contextmanager
+def watched(module: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """What a module takes and gives in each of its calls."""
+    calls: list[tuple[Any, Any]] = []
+
+    def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append((list(tensors((args, kwargs))), list(tensors(output))))
+
+    handle = module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def run_graph(model: Path, feed: Arrays, names: list[str]) -> Arrays:
+    """The named tensors of a whole graph."""
+    proto = onnx.load(model)
+    there = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there | set(feed))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options())
+    wanted = [name for name in names if name not in feed]
+    return {**feed, **dict(zip(wanted, session.run(wanted, feed), strict=True))}
+
+
+def options() -> onnxruntime.SessionOptions:
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = 1
+    made.log_severity_level = 3
+    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return made
+
+
+def check_against_torch(
+    package: Path, model: Path, name: str, report: ExtractReport, *, file: str, path: str | None = None
+) -> None:
+    """The extracted model gives what PyTorch's module gives, when it is given what PyTorch's module is given."""
+    onnx.checker.check_model(report.output)
+    entry = zoo.ZOO[name]
+    source = load_source_model(model, task=entry.task)
+    part = next(each for each in find_parts(source, [file]) if each.file == file)
+    input_names = [value.name for value in read_model(package / file).graph.inputs]
+    module = part.module.get_submodule(report.modules[-1] if path is None else path)
+    with watched(module) as calls:
+        example = run_reference(part, input_names, shapes=dict(entry.shapes))
+    taken, given = calls[report.call or 0]
+    session = onnxruntime.InferenceSession(report.output, options())
+    assert [value.name for value in session.get_inputs()] == [value.name for value in report.inputs]
+    values = run_graph(package / file, example.inputs, [value.name for value in report.inputs])
+    feed = {value.name: values[value.name] for value in report.inputs}
+    if len(report.modules) == 1 and taken:  # the first thing that the module is given is an input, as PyTorch has it
+        equal = [key for key, value in feed.items() if same(value, taken[0])]
+        assert equal, f"none of {list(feed)} is what PyTorch gives to {report.modules[0]}"
+        feed[equal[0]] = taken[0]
+    made = session.run(None, feed)
+    assert any(same(given[0], actual) for actual in made), (report.modules, [value.shape for value in made])
+    for expected in given[1:]:  # what a module only hands on, as T5's blocks do with their position bias, is no output
+        assert any(same(expected, actual) for actual in (*made, *taken, *feed.values())), report.modules
+
+
+def same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return bool(np.allclose(left, right, rtol=1e-3, atol=1e-5 * max(1.0, float(np.abs(right).max(initial=0.0)))))
+
+
+# --- Every architecture -------------------------------------------------------------------------------------------
+
+
+MODULES = [
+    ("bert", "model.onnx", BERT_LAYER),
+    ("bert", "model.onnx", "bert.encoder.layer.1.attention.self"),
+    ("bert", "model.onnx", "bert.embeddings"),
+    ("bert", "model.onnx", "classifier"),
+    ("albert", "model.onnx", f"{ALBERT_LAYER}@1"),
+    ("albert", "model.onnx", f"{ALBERT_LAYER}.attention@2"),
+    ("albert-groups", "model.onnx", "encoder.albert_layer_groups.1.albert_layers.1@1"),
+    ("gpt2", "model.onnx", "transformer.h.1"),
+    ("gpt2", "model.onnx", "transformer.h.0.mlp"),
+    ("llama", "model.onnx", "model.layers.0"),
+    ("llama", "model.onnx", "model.layers.1.mlp"),
+    ("vit", "model.onnx", "vit.encoder.layer.1"),
+    ("resnet", "model.onnx", "resnet.encoder.stages.0"),
+    ("deberta-v2", "model.onnx", "deberta.encoder.layer.1"),
+    ("deberta-v2", "model.onnx", "deberta.encoder.layer.0.attention.self"),
+    ("t5", "encoder_model.onnx", "block.1"),
+    ("t5", "decoder_with_past_model.onnx", "decoder.block.1.layer.2"),
+    ("bart", "encoder_model.onnx", "layers.1"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "module"), MODULES)
+def test_a_module_gives_what_pytorch_gives(
+    name: str, file: str, module: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    package = exported(name)
+    report = extract(package, module, tmp_path / "part.onnx", file=file)
+    assert report.nodes
+    check_against_torch(package, zoo_model(name), name, report, file=file)
+
+
+@pytest.mark.parametrize(
+    ("branch", "file"), [("else_branch", "decoder_model.onnx"), ("then_branch", "decoder_with_past_model.onnx")]
+)
+@pytest.mark.parametrize("module", ["decoder.block.1", "decoder.block.0.layer.1", "lm_head"])
+def test_out_of_a_branch_of_a_merged_decoder(
+    branch: str,
+    file: str,
+    module: str,
+    exported: Callable[..., Path],
+    zoo_model: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """What is in the branch is named as in the decoder that it was merged from, so that can give the inputs."""
+    package = exported("t5")
+    report = extract(package, module, tmp_path / "part.onnx", file="decoder_model_merged.onnx", graph=branch)
+    assert report.graph == f"0.{branch}"
+    check_against_torch(package, zoo_model("t5"), "t5", report, file=file)
+
+
+def test_a_range_of_layers(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Both ends are in it, its input is the first layer's and its output the last one's; a container is all in it."""
+    package = exported("bert")
+    report = extract(package, "bert.encoder.layer.0-1", tmp_path / "part.onnx")
+    assert report.modules == ("bert.encoder.layer.0", "bert.encoder.layer.1")
+    check_against_torch(package, zoo_model("bert"), "bert", report, file="model.onnx")
+    whole = extract(package, "bert.encoder.layer", tmp_path / "whole.onnx")
+    assert (tmp_path / "whole.onnx").read_bytes() == (tmp_path / "part.onnx").read_bytes()
+    assert whole.modules == report.modules
+
+
+def test_the_root_is_the_whole_model(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Its inputs and outputs are the model's."""
+    package = exported("bert")
+    report = extract(package, "", tmp_path / "part.onnx")
+    graph = load_package(package).files["model.onnx"].model.graph
+    assert {value.name for value in report.inputs} == {value.name for value in graph.inputs}
+    assert report.outputs[0].name == graph.outputs[0].name
+
+
+# --- What is written ----------------------------------------------------------------------------------------------
+
+
+def test_axes_have_types_sizes_and_symbols(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """The element type is known, a fixed size is a number, and an axis that is not fixed has a name."""
+    report = extract(exported("bert"), BERT_LAYER, tmp_path / "part.onnx")
+    hidden, *_ = report.inputs
+    assert hidden.name.endswith("LayerNormalization_output_0")
+    assert hidden.elem_type == onnx.TensorProto.FLOAT
+    assert hidden.shape is not None
+    assert hidden.shape[2] == 16
+    assert all(isinstance(size, str) and "unk__" not in size for size in hidden.shape[:2])
+    (made,) = onnx.load(report.output).graph.output
+    assert made.type.tensor_type.shape.dim[2].dim_value == 16
+
+
+def test_tags_stay_on_the_nodes(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """The file is tagged like the package it is from; a directory gets a sidecar for just these modules."""
+    package = exported("albert")
+    report = extract(package, f"{ALBERT_LAYER}@1", tmp_path / "out")
+    assert [Path(name).name for name in report.files] == ["export_metadata.json", "model.onnx"]
+    part = load_package(tmp_path / "out")
+    file = part.files["model.onnx"]
+    assert file.evidence == "sidecar"
+    assert dict(file.tags) == read_tags(file.model)
+    calls = {tag.call for tag in file.tags.values() if ALBERT_LAYER in ".".join(tag.tag.split("/"))}
+    assert calls <= {1, None}
+    (tree,) = file.hierarchy.trees
+    assert tree.find(ALBERT_LAYER) is not None
+    assert tree.find("albert.pooler") is None
+    again = extract(tmp_path / "out", f"{ALBERT_LAYER}.ffn", tmp_path / "again.onnx")
+    assert again.call == 1
+
+
+def test_tags_that_only_the_sidecar_knows(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Where a tool dropped the metadata of the nodes, the new file gets it back."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    proto = onnx.load(package / "model.onnx")
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    onnx.save(proto, package / "model.onnx")
+    extract(package, BERT_LAYER, tmp_path / "part.onnx")
+    extract(exported("bert"), BERT_LAYER, tmp_path / "expected.onnx")
+    assert read_tags(read_model(tmp_path / "part.onnx")) == read_tags(read_model(tmp_path / "expected.onnx"))
+
+
+def test_external_data_stays_external(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Only the module's part of it is copied, and the model runs the same."""
+    source = exported("bert")
+    package = tmp_path / "package"
+    package.mkdir()
+    shutil.copy(source / "export_metadata.json", package)
+    external = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 64}
+    onnx.save(onnx.load(source / "model.onnx"), package / "model.onnx", **external)
+    report = extract(package, BERT_LAYER, tmp_path / "out")
+    inline = extract(source, BERT_LAYER, tmp_path / "inline.onnx")
+    assert report.external_data
+    assert not inline.external_data
+    assert [Path(name).name for name in report.files][1:] == ["model.onnx", "model.onnx_data"]
+    tensors_of = [{each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(report_.output).graph.initializer}
+                  for report_ in (report, inline)]  # fmt: skip
+    assert tensors_of[0].keys() == tensors_of[1].keys()
+    assert all(np.array_equal(tensors_of[0][key], tensors_of[1][key]) for key in tensors_of[0])
+    feed = {value.name: np.ones([1 if isinstance(size, str) else size or 1 for size in value.shape or ()],
+                                onnx.helper.tensor_dtype_to_np_dtype(value.elem_type))
+            for value in report.inputs}  # fmt: skip
+    answers = [onnxruntime.InferenceSession(each.output, options()).run(None, feed)[0] for each in (report, inline)]
+    assert np.array_equal(*answers)
+
+
+def test_an_optimized_package(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A layer whose fused nodes are its own can be cut out, one that shares a fused node can't."""
+    package = exported("bert", optimize="O2")
+    report = extract(package, BERT_LAYER, tmp_path / "part.onnx")
+    onnxruntime.InferenceSession(report.output, options())
+    onnx.checker.check_model(report.output)
+    with pytest.raises(
+        PackageError, match=r"fused a part of it with .*act_fn into .*extract bert\.encoder\.layer\.0\.int"
+    ):
+        extract(package, f"{BERT_LAYER}.intermediate.dense", tmp_path / "no.onnx")
+    with pytest.raises(PackageError, match=r"no nodes of its own: an optimizer fused .*extract "):
+        extract(package, f"{BERT_LAYER}.attention.self.query", tmp_path / "no.onnx")
+
+
+# --- Toys: cuts that are known ------------------------------------------------------------------------------------
+
+
+def write_toy(directory: Path, nodes: list[tuple[str, str, list[str], str]], *, modules: list[str]) -> Path:
+    """A package of float vectors: each node is its module, its operator, its inputs and its output, the last one `y`."""
+    tree = ModuleTree(
+        ModuleInfo(tuple(path.split(".")) if path else (), f"M{path.count('.')}", "toy.M", calls=1)
+        for path in ["", *modules]
+    )
+    protos = [onnx.helper.make_node(op, inputs, [output]) for _, op, inputs, output in nodes]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        protos,
+        "toy",
+        [value("x", 1, ["n", 4])],
+        [value("y", 1, ["n", 4])],
+        [onnx.numpy_helper.from_array(np.ones(4, "f"), "w")],
+    )
+    directory.mkdir()
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), directory / "model.onnx"
+    )
+    tags: dict[NodeKey, NodeTag] = {
+        ("", position): NodeTag(tree.tag(tuple(path.split(".")) if path else ()), "scope")
+        for position, (path, *_) in enumerate(nodes)
+    }
+    model = read_model(directory / "model.onnx")
+    record = FileRecord.of(model, tags, trees={tree.tag(()): (tree, "")})
+    Sidecar({"model.onnx": record}, versions={"optimum_htp": "0"}).write(directory)
+    return directory
+
+
+def test_interleaved_modules_are_refused(tmp_path: Path) -> None:
+    """What leaves `a` comes back through `b`: `b` is named, and the module around both."""
+    nodes = [
+        ("net.a", "Relu", ["x"], "one"),
+        ("net.b", "Mul", ["one", "w"], "two"),
+        ("net.a", "Add", ["one", "two"], "three"),
+        ("", "Neg", ["three"], "y"),
+    ]
+    package = write_toy(tmp_path / "package", nodes, modules=["net", "net.a", "net.b"])
+    with pytest.raises(
+        PackageError, match=r"no clean cut around 'net\.a': .* 1 nodes of net\.b \(.*'two'\); extract net,"
+    ):
+        extract(package, "net.a", tmp_path / "part.onnx")
+    assert [value.name for value in extract(package, "net", tmp_path / "part.onnx").outputs] == ["three"]
+    assert [value.name for value in extract(package, "net.b", tmp_path / "b.onnx").inputs] == ["one"]
+
+
+def test_shape_computations_of_others_come_along(tmp_path: Path) -> None:
+    """An exporter gave a shape to the parent that the module reads back: it is copied, and the cut stays clean."""
+    nodes = [
+        ("a", "Relu", ["x"], "one"),
+        ("", "Shape", ["one"], "shape"),
+        ("a", "Reshape", ["one", "shape"], "two"),
+        ("", "Neg", ["two"], "y"),
+    ]
+    package = write_toy(tmp_path / "package", nodes, modules=["a"])
+    report = extract(package, "a", tmp_path / "part.onnx")
+    assert report.shared == ("shape",)
+    assert ([value.name for value in report.inputs], [value.name for value in report.outputs]) == (["x"], ["two"])
+
+
+def test_a_constant_of_another_module_is_copied(tmp_path: Path) -> None:
+    """It becomes no input, and the module that owns it has it as no output."""
+    nodes = [
+        ("a", "Identity", ["w"], "shared"),
+        ("a", "Add", ["x", "shared"], "one"),
+        ("b", "Mul", ["one", "shared"], "y"),
+    ]
+    package = write_toy(tmp_path / "package", nodes, modules=["a", "b"])
+    report = extract(package, "b", tmp_path / "part.onnx")
+    assert (report.nodes, report.constants, report.initializers) == (1, 1, 1)
+    assert [value.name for value in report.inputs] == ["one"]
+    assert [value.name for value in extract(package, "a", tmp_path / "a.onnx").outputs] == ["one"]
+
+
+# --- What can go wrong --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "arguments", "complaint"),
+    [
+        ("bert", "bert.encoder.layer.7", {}, r"no module is called 'bert\.encoder\.layer\.7'; near it are: bert\.enc"),
+        ("bert", "layer.0", {}, r"near it are: bert\.encoder\.layer\.0"),
+        ("bert", "bert.encoder.layer.0-7", {}, r"no module is called"),
+        ("bert", "dropout", {}, r"'dropout' has no nodes: .*; the module around it that has some is the root"),
+        ("bert", f"{BERT_LAYER}@1", {}, r"ran once .* leave it out"),
+        ("bert", BERT_LAYER, {"file": "decoder*"}, r"no file of it is called 'decoder\*'; it has model\.onnx"),
+        ("bert", BERT_LAYER, {"graph": "then_branch"}, r"--graph then_branch is none of them; leave --graph out"),
+        ("albert", ALBERT_LAYER, {}, r"ran 3 times in the export; name one call: \S+@0, \S+@1, \S+@2"),
+        ("albert", f"{ALBERT_LAYER}@3", {}, r"no nodes of a call 3; there are those of the calls \[0, 1, 2\]"),
+        ("albert", f"{ALBERT_LAYER}@1", {"call": 2}, r"two different calls"),
+        ("t5", "decoder.block.0", {}, r"several files; name one with --file: decoder_model\.onnx, decoder_model_merged"),
+        ("t5", "decoder.block.0", {"file": "*merged*"}, r"several graphs, .*'0\.else_branch'.*'0\.then_branch'.*--graph"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there(
+    name: str, module: str, arguments: dict[str, Any], complaint: str, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The message says what there is instead, and nothing is written."""
+    with pytest.raises(PackageError, match=complaint):
+        extract(exported(name), module, tmp_path / "part.onnx", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_without_tags(
+    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that tags it is named; the exit code is 2."""
+    package = tmp_path / "package"
+    package.mkdir()
+    write_toy(tmp_path / "toy", [("", "Neg", ["x"], "y")], modules=[])
+    shutil.copy(tmp_path / "toy" / "model.onnx", package)
+    assert main(["extract", str(package), "a", str(tmp_path / "part.onnx")]) == 2
+    assert f"tag them with: optimum-cli htp tag {package}" in capsys.readouterr().err
+
+
+def test_nothing_of_the_users_is_replaced(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """An output that is in use is refused, with `overwrite` only what an extraction wrote is replaced."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    mine = tmp_path / "mine.onnx"
+    mine.write_text("mine")
+    for output in (mine, package, package / "part.onnx", package / "model.onnx"):
+        with pytest.raises(PackageError, match=r"there already; give --overwrite|inside the package"):
+            extract(package, BERT_LAYER, output)
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+    with pytest.raises(PackageError, match=r"has other files in it \(notes\.txt\)"):
+        extract(package, BERT_LAYER, directory, overwrite=True)
+    assert mine.read_text() == "mine"
+    extract(package, BERT_LAYER, mine, overwrite=True)
+    onnx.checker.check_model(mine)
+    extract(package, BERT_LAYER, tmp_path / "out")
+    extract(package, "bert.pooler", tmp_path / "out", overwrite=True)
+    assert load_package(tmp_path / "out").files["model.onnx"].hierarchy.nodes("bert.pooler")
+
+
+def test_a_failure_leaves_nothing(
+    exported: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up while the file is written leaves no part of it."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(optimum_htp.extraction.writing.os, "fsync", full)
+    with pytest.raises(HtpError, match="No space left on device; free space"):
+        extract(exported("bert"), BERT_LAYER, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_external_data(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """The file that is not there is named."""
+    package = tmp_path / "package"
+    package.mkdir()
+    external = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 64}
+    onnx.save(onnx.load(exported("bert") / "model.onnx"), package / "model.onnx", **external)
+    (package / "weights.bin").unlink()
+    with pytest.raises(PackageError, match=r"its weights are in 'weights\.bin': there is no such file"):
+        extract(package, BERT_LAYER, tmp_path / "part.onnx")
+
+
+# --- The command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command(exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what was written, what the model takes and what it gives; with `--json` the same for a program."""
+    arguments = ["extract", str(exported("albert")), ALBERT_LAYER, str(tmp_path / "part.onnx"), "--call", "1"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert f"Wrote {tmp_path / 'part.onnx'}: {ALBERT_LAYER}, call 1" in text
+    assert main([*arguments, "--overwrite", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["call"] == 1
+    for value in (*document["inputs"], *document["outputs"]):
+        assert value["name"] in text
+        assert value["type"] == "float"
+
+
+def test_the_text_is_safe_to_print(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Names come from files."""
+    report = extract(exported("bert"), BERT_LAYER, tmp_path / "part.onnx")
+    stream = io.StringIO()
+    hostile = tuple(value.__class__(f"{value.name}\x1b[2J", 1, None) for value in report.inputs)
+    from dataclasses import replace
+
+    print_extract(replace(report, inputs=hostile, shared=("\x1b[2J",)), stream=stream)
+    assert "\x1b" not in stream.getvalue()
