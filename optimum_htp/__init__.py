@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optimum_htp.annotations import HtpOptions
     from optimum_htp.custom import export_module
+    from optimum_htp.diffing import DiffReport, diff
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
     from optimum_htp.extraction import ExtractReport, extract
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from optimum_htp.packing import pack, unpack
     from optimum_htp.profiling import ProfileReport, profile
     from optimum_htp.retagging import TaggingResult, tag_package
+    from optimum_htp.selection import Selection, annotate_layers, select
     from optimum_htp.stripping import strip
     from optimum_htp.validation import ValidationReport, validate, validate_optimum_compatibility
 
@@ -46,8 +48,13 @@ _HOMES = {
     "AutoModelForONNX": "modeling",
     "ProfileReport": "profiling",
     "profile": "profiling",
+    "Selection": "selection",
+    "annotate_layers": "selection",
+    "select": "selection",
     "ExtractReport": "extraction",
     "extract": "extraction",
+    "DiffReport": "diffing",
+    "diff": "diffing",
     "HtpError": "errors",
     "ModelTooLargeError": "errors",
     "OnnxFileError": "errors",
@@ -79,8 +86,13 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     # Answers.
     "ProfileReport",
     "profile",
+    "Selection",
+    "annotate_layers",
+    "select",
     "ExtractReport",
     "extract",
+    "DiffReport",
+    "diff",
     # Errors.
     "HtpError",
     "ModelTooLargeError",

@@ -167,7 +167,8 @@ def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
     for config in configs:
         mapped = (config or {}).get("auto_map")
         references = list(mapped.values()) if isinstance(mapped, dict) else mapped
-        flat = [item for each in references or () for item in (each if isinstance(each, list) else [each])]
+        listed = references if isinstance(references, list) else []
+        flat = [item for each in listed for item in (each if isinstance(each, list) else [each])]
         for reference in flat:
             if isinstance(reference, str) and "--" not in reference:
                 module, _, _ = reference.rpartition(".")

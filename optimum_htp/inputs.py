@@ -105,9 +105,10 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             given = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise HtpError(f"{path}: not a file of numpy arrays ({reason}); write one with numpy.savez") from error
+        raise HtpError(f"{path}: not a file of named numpy arrays; write one with numpy.savez") from error
     check_inputs(given, model, where=str(path))
     return given
 

@@ -16,7 +16,8 @@ from optimum_htp.annotations import check_layer_annotations, write_layer_annotat
 from optimum_htp.errors import PackageError
 from optimum_htp.extraction.choosing import CallsOf
 from optimum_htp.hierarchy import Hierarchy, ModulePath, ModuleTree, NodeKey, NodeTag
-from optimum_htp.layers import layer_rules, layer_value
+from optimum_htp.layer_annotations import layer_rules, layer_value
+from optimum_htp.onnxfile import node_id
 from optimum_htp.package import HtpPackage
 from optimum_htp.patterns import ModulePattern, near_names
 from optimum_htp.tagged import TaggedFile, tagged_file
@@ -311,8 +312,6 @@ class _Chooser:
 
     def choose(self, *, own: bool, fused: bool) -> FileSelection:
         """Selects the nodes."""
-        from optimum_htp.onnxfile import node_id
-
         nodes: list[SelectedNode] = []
         others: set[str] = set()
         unknown = unresolved = 0

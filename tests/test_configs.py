@@ -112,6 +112,7 @@ def test_size(tmp_path: Path) -> None:
         ({"AutoModel": 3}, []),
         (["tok.T", "tok_fast.T"], ["tok.py", "tok_fast.py"]),
         ("text", []),
+        (3, []),
         (None, []),
     ],
 )

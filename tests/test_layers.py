@@ -17,7 +17,7 @@ PACKAGE = Path(optimum_htp.__file__).parent
 LAYERS = (
     ("errors", "patterns", "hierarchy"),
     ("onnxfile",),
-    ("tracing", "tagging", "projection", "annotations", "skeleton", "packed", "tensors"),
+    ("tracing", "tagging", "projection", "annotations", "layer_annotations", "skeleton", "packed", "tensors", "wiring"),
     ("sidecar", "package", "configs", "sources", "references", "roots", "staging", "packing", "sessions", "tagged"),
     ("stripping", "inputs", "runtime"),
     ("export", "custom", "retagging", "validation", "modeling", "projecting"),

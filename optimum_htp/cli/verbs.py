@@ -22,7 +22,9 @@ VERBS = (
     "pack",
     "unpack",
     "profile",
+    "select",
     "extract",
+    "diff",
 )
 """The names of the verbs, in the order in which help lists them."""
 

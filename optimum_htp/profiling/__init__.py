@@ -102,10 +102,11 @@ def profile(
         )
     from_package = HtpPackage(origin) if origin is not None else None
     tagged = [tagged_file(each, package=package, origin=from_package) for each in chosen]
+    config = package.config or (from_package.config if from_package is not None else None)
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
     found: list[PhaseProfile] = []
     for each in tagged:
-        given = _given(each.model, package.config, sizes, inputs)
+        given = _given(each.model, config, sizes, inputs)
         measured = measure(
             each.model, list(given.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )

@@ -65,4 +65,4 @@ def _paired(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:
 def _delta(tag: str, left: ModuleTime | None, right: ModuleTime | None) -> ModuleDelta:
     known = left or right
     assert known is not None  # every tag is from one of them
-    return ModuleDelta(known.path, known.class_name, len(split_tag(tag)) - 1, left, right)
+    return ModuleDelta(tag, known.path, known.class_name, len(split_tag(tag)) - 1, left, right)

@@ -269,6 +269,7 @@ class ModuleDelta:
     """One module in two packages.
 
     Attributes:
+        tag: Its tag.
         path: Its dotted path.
         class_name: Its class.
         depth: Modules above it.
@@ -276,6 +277,7 @@ class ModuleDelta:
         right: Its time in the second.
     """
 
+    tag: str
     path: str
     class_name: str
     depth: int

@@ -41,8 +41,8 @@ class _Sum:
 
     def mix(self) -> dict[str, OpTime]:
         """The operators, those that take longest first."""
-        ordered = sorted(self.ops, key=lambda op_type: -sum(self.ops[op_type]))
-        return {op_type: OpTime(max(self.counts[op_type]), Microseconds(self.ops[op_type])) for op_type in ordered}
+        mixed = {name: OpTime(max(self.counts[name]), Microseconds(time)) for name, time in self.ops.items()}
+        return dict(sorted(mixed.items(), key=lambda item: -item[1].time.median))
 
 
 _CallKey = tuple[str, "int | None"]

@@ -254,13 +254,15 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
     """A tokenizer.json that was cut off; of a long one, parsing would take longer than everything else."""
     name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
     try:
-        content = package.read(name)
-        if content is not None and len(content) < _PARSED_TOKENIZER_BYTES:
-            parse_config(content, where=name)
+        if not package.has(name):
+            return
+        first, last, size = package.ends(name)
+        if size < _PARSED_TOKENIZER_BYTES:
+            parse_config(package.read(name) or b"", where=name)
     except PackageError as error:
         yield failed(str(error), advice)
         return
-    if content is not None and (content.lstrip()[:1], content.rstrip()[-1:]) != (b"{", b"}"):
+    if (first.lstrip()[:1], last.rstrip()[-1:]) != (b"{", b"}"):
         yield failed(f"{name} is no JSON object, or is cut off", advice)
 
 

@@ -19,6 +19,7 @@ MAX_ENTRIES = 100_000
 """How many files and directories of a package are looked at."""
 
 _MAX_SMALL_BYTES = 500_000_000
+_END_BYTES = 1000
 
 # Which task the end of an architecture's name stands for, where the package does not say it; the first that fits.
 _TASKS = (
@@ -101,6 +102,24 @@ class Contents:
         if self.packed is not None:
             return self.packed.read(name)
         return read_small(self.directory / name, _MAX_SMALL_BYTES)
+
+    def ends(self, name: str) -> tuple[bytes, bytes, int]:
+        """The first and the last bytes of a file, and how many it has; empty where there is none.
+
+        Raises:
+            PackageError: It can't be read.
+        """
+        if self.packed is not None or not self.has(name):
+            content = self.read(name) or b""
+            return content[:_END_BYTES], content[-_END_BYTES:], len(content)
+        try:
+            with (self.directory / name).open("rb") as file:
+                first = file.read(_END_BYTES)
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _END_BYTES))
+                return first, file.read(_END_BYTES), size
+        except OSError as error:
+            raise PackageError(f"{name}: cannot be read: {error.strerror}") from error
 
     def config(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file; None where there is none.
@@ -189,9 +208,9 @@ class Contents:
         return {value.name for model in self.readable.values() for value in model.graph.inputs}
 
     def entries(self) -> list[Path]:
-        """All that is in the package's directory, links not followed; of a single ONNX file, just that."""
+        """All that is in the package's directory, links not followed; nothing for a single ONNX file."""
         if self.path.is_file():
-            return [self.path]
+            return []
         found: list[Path] = []
         for directory, names, files in os.walk(self.directory):
             found += [Path(directory, name) for name in (*names, *files)]

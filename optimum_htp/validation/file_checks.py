@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from importlib import metadata as importlib_metadata
@@ -178,8 +177,6 @@ def check_paths(package: Contents) -> Iterator[Finding]:
             yield failed(f"{name} is a link to {str(entry.readlink())!r}, which is not there", _EXPORT_AGAIN)
     if len(entries) > MAX_ENTRIES:
         yield warning(f"more than {MAX_ENTRIES:,} files; the rest was not looked at", "is this the right directory?")
-    elif os.path.islink(package.path) and package.path.is_file():  # noqa: PTH114 (the path itself, not its target)
-        yield good("one file")
     else:
         yield good("nothing leads out of the package")
 

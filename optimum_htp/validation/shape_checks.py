@@ -62,7 +62,7 @@ def vocabulary_sizes(config: Mapping[str, Any]) -> set[int] | None:
     >>> vocabulary_sizes({"vocab_size": 96}), vocabulary_sizes({"decoder": {"model_type": "bert"}})
     ({96}, None)
     """
-    if config.get("model_type") in _PADDED_VOCABULARIES:
+    if str(config.get("model_type")) in _PADDED_VOCABULARIES:
         return None
     sizes = {config[key] for key in _VOCABULARY_KEYS if isinstance(config.get(key), int)}
     for name, nested in config.items():

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.profiling import (
     FusedTime,
@@ -15,7 +14,6 @@ from optimum_htp.profiling import (
     ModuleTime,
     OpTime,
     PhaseProfile,
-    ProfileReport,
     by_class,
     by_op,
 )
@@ -85,16 +83,6 @@ def profile_rows(
     return tuple(rows if top is None else islice(rows, top))
 
 
-def check_phases(report: ProfileReport) -> None:
-    """Holds that there is something to show.
-
-    Raises:
-        HtpError: Nothing was run.
-    """
-    if not report.phases:
-        raise HtpError(f"{report.package}: no ONNX file was run")
-
-
 def fused_label(fused: FusedTime) -> str:
     """The modules that a fused node does the work of, by their paths below the lowest that contains them."""
     above = tag_module_path(fused.tag)
@@ -115,7 +103,7 @@ def _modules(phase: PhaseProfile) -> Iterator[TimeRow]:
     for each in phase.fused:
         fused.setdefault(each.tag, []).append(each)
     for module in phase.modules:
-        yield _module(module, label=_attribute(module))
+        yield _module(module, label=attribute(module.tag))
         yield from (_fused(each, fused_label(each), module.depth + 1) for each in fused.get(module.tag, ()))
     yield from _unattributed(phase)
 
@@ -201,8 +189,7 @@ def _group(group: GroupTime, kind: str) -> TimeRow:
     return TimeRow(kind, group.name, "", 0, "", group.members, group.self_time, group.total_time, {})
 
 
-def _attribute(module: ModuleTime) -> str:
+def attribute(tag: str) -> str:
     """The end of a module's path that its parent knows it by."""
-    if not module.depth:
-        return "(root)"
-    return tag_module_path("/" + "/".join(["", split_tag(module.tag)[-1]]))
+    *above, last = split_tag(tag)
+    return tag_module_path(f"/{above[-1]}/{last}") if above else "(root)"

@@ -17,7 +17,7 @@ from optimum_htp.profiling import (
     ProfileDelta,
     ProfileReport,
 )
-from optimum_htp.views.profile import TimeRow, profile_rows
+from optimum_htp.views.profile import TimeRow, attribute, profile_rows
 from optimum_htp.views.terminal import Column, Line, print_heading, print_table, printable
 
 
@@ -132,7 +132,7 @@ def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
     kernel, run = phase.kernel_time, phase.run_time
     name = printable(phase.file) + ("" if phase.phase == "forward" else f", {phase.phase}")
     yield f"{name}: {_ms(kernel.median)} ms in kernels, {_ms(run.median)} ms in all"
-    threads = "ONNX Runtime's choice of threads" if report.threads is None else f"{report.threads} threads"
+    threads = "as many threads as ONNX Runtime chooses" if report.threads is None else f"threads: {report.threads}"
     yield (
         f"median of {report.runs} runs after {report.warmup}; spread between quartiles {_ms(kernel.spread)} ms; "
         f"{report.provider}, {threads}, onnxruntime {report.onnxruntime}"
@@ -173,11 +173,9 @@ def _line(phase: PhaseProfile, row: TimeRow, *, by: str) -> Line:
 
 def _mix(row: TimeRow) -> str:
     """The operators that take most of the time."""
-    whole = sum(row.total_time)
-    if not whole:
-        return ""
-    parts = [f"{printable(name)} {sum(op.time) / whole:.0%}" for name, op in list(row.ops.items())[:3]]
-    return ", ".join(parts)
+    whole = row.total_time.median
+    ordered = sorted(row.ops.items(), key=lambda item: -item[1].time.median)
+    return ", ".join(f"{printable(name)} {op.time.median / whole:.0%}" for name, op in ordered[:3] if whole)
 
 
 def _delta_heading(delta: ProfileDelta, phase: PhaseDelta) -> tuple[str, list[str]]:
@@ -199,8 +197,8 @@ def _delta_lines(phase: PhaseDelta, *, depth: int | None, top: int | None) -> It
     if top is not None:
         rows = sorted(rows, key=lambda row: -abs(row[3]))[:top]
     for module, left, right, difference in rows:
-        path = printable(module.path) or "(root)"
-        name = path if top is not None else "  " * module.depth + path.rpartition(".")[2]
+        whole = module.path or "(root)"
+        name = printable(whole) if top is not None else "  " * module.depth + printable(attribute(module.tag))
         ratio = "" if module.ratio is None else f"{module.ratio:.2f}"
         sides = ("-" if time is None else _ms(time) for time in (left, right))
         yield Line((name, printable(module.class_name), *sides, ratio, f"{difference / 1000:+.3f}"))

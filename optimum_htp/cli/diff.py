@@ -1,0 +1,58 @@
+"""The verb `diff`: what differs between two packages, module by module."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Compare two packages module by module: nodes, operators, parameters, opsets, and modules only in one."
+
+_EXPLAINED = """\
+columns:
+  module  the module's dotted path, of modules that differ
+  class   its class, both where they differ
+  before  nodes of the first package that belong to it (with --depth N, at level N also to those below it)
+  after   nodes of the second
+  what    how the nodes by operator, the parameters and the calls differ
+
+What is compared is the structure; the values of weights and attributes are not.
+
+exit codes:
+  0  done, whether or not there are differences
+  1  with --exit-code: there are differences
+  2  a path is no package, or its nodes are not tagged
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `diff`."""
+    parser.epilog = _EXPLAINED
+    parser.add_argument("before", metavar="A", help="The first package's directory, or an ONNX file.")
+    parser.add_argument("after", metavar="B", help="The second.")
+    parser.add_argument(
+        "--depth", type=_depth, metavar="N", help="Count what is below N levels of modules with the module above it."
+    )
+    parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Compares two packages and prints what differs."""
+    from optimum_htp.diffing import diff
+    from optimum_htp.views.diff import print_diff, print_diff_json
+
+    report = diff(args.before, args.after, depth=args.depth)
+    show = print_diff_json if args.json else print_diff
+    show(report)
+    return 1 if args.exit_code and report.changed else 0
+
+
+def _depth(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

@@ -1,0 +1,79 @@
+"""The verb `select`: the nodes of modules, in the form that the next tool wants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
+
+# The same as `views.select.SELECT_FORMATS`, which is slower to import than a parser may be; a test holds them together.
+FORMATS = ("names", "json", "ort-quantize", "ort-fp16", "olive", "modelopt", "layer-ann")
+
+_PATTERNS = r"""patterns (quote them, so that the shell leaves them alone):
+  encoder.layer.*.attention  a glob over dotted paths; * stands for any characters, dots included
+  encoder.layer.2-5          a range of numbers, both ends included
+  LayerNorm                  a class; class:*Norm is a glob over classes
+  re:layer\.[02]$            a regular expression, found anywhere in the dotted path
+  /Net/Encoder.encoder       a tag, or a glob over tags
+  encoder.layer@2            of modules that ran more than once, the call of this index (@1-3: of these)
+  !LayerNorm                 take away what this pattern selects
+The nodes of several patterns come together. Nodes of a module include those of the modules below it.
+
+formats:
+  names         the names of the nodes, one on a line
+  json          all that is known, as with --json
+  ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's quantizers, where a Gemm also has the
+                name that dynamic quantization gives it first
+  ort-fp16      a JSON list for node_block_list of convert_float_to_float16
+  olive         a JSON list of fnmatch patterns, each for one name
+  modelopt      a JSON list of regular expressions for nodes_to_exclude, each for one name
+  layer-ann     the session option that puts the nodes on a device, by their layer_ann
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `select`."""
+    parser.epilog = _PATTERNS
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
+    parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
+    parser.add_argument("--format", choices=FORMATS, help="What to print; default: names. See below.")
+    parser.add_argument("--file", metavar="NAME", help="Select in this file of the package only; a glob will do.")
+    parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
+    parser.add_argument(
+        "--no-fused",
+        action="store_true",
+        help="Leave out nodes that were fused from modules of which some are selected and some are not.",
+    )
+    parser.add_argument(
+        "--write-layer-annotations",
+        action="store_true",
+        help="Write ONNX Runtime's layer_ann on all nodes of the file, and print the session option that selects these "
+        "by it; `strip` takes it away again.",
+    )
+    parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Prints the nodes of the selected modules; what else is to be known goes to stderr."""
+    import io
+    import sys
+
+    from optimum_htp.selection import annotate_layers, select
+    from optimum_htp.views.select import LAYER_FORMAT, print_selection, selection_notes
+
+    form = "json" if args.json else args.format or (LAYER_FORMAT if args.write_layer_annotations else "names")
+    selection = select(args.package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)
+    text = io.StringIO()
+    print_selection(selection, form=form, device=args.device, stream=text)
+    if args.write_layer_annotations:
+        annotate_layers(selection)
+    for note in selection_notes(selection, form=form, device=args.device):
+        print(f"note: {note}", file=sys.stderr)
+    print(text.getvalue(), end="")
+    return 0

@@ -1,0 +1,421 @@
+"""Profiles: times that add up, kernels joined to modules, phases, inputs, and what is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zoo
+
+import optimum_htp
+from optimum_htp import main_export
+from optimum_htp.cli.main import main
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.inputs import InputSizes, load_inputs, make_inputs, phases
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, read_model
+from optimum_htp.profiling import (
+    Microseconds,
+    PhaseProfile,
+    ProfileReport,
+    by_class,
+    by_op,
+    compare_profiles,
+    profile,
+    running,
+)
+from optimum_htp.profiling.joining import Event, Joiner, nest
+from optimum_htp.views.profile import ORDERS, VIEWS, profile_rows
+from optimum_htp.views.profile_text import print_profile, profile_document
+from optimum_htp.views.profile_traces import chrome_document, speedscope_document
+
+
+pytestmark = pytest.mark.xdist_group("profiling")
+
+MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
+
+
+@pytest.fixture(scope="module")
+def package(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a zoo name to its exported package; treat it as read-only."""
+    root = tmp_path_factory.mktemp("profiled")
+
+    def export(name: str) -> Path:
+        output = root / name
+        if not output.exists():
+            model = zoo_model(name)
+            main_export(str(model), str(output), **zoo.ZOO[name].main_export_kwargs(model))
+        return output
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def profiled(package: Callable[[str], Path]) -> Callable[[str], ProfileReport]:
+    made: dict[str, ProfileReport] = {}
+
+    def of(name: str) -> ProfileReport:
+        if name not in made:
+            made[name] = profile(package(name), threads=1, runs=3, warmup=1)
+        return made[name]
+
+    return of
+
+
+# --- Times --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_times_add_up_to_the_kernel_time(name: str, profiled: Callable[[str], ProfileReport]) -> None:
+    """In every run: modules alone, nodes fused across modules, and what is not attributed."""
+    for phase in profiled(name).phases:
+        for run, whole in enumerate(phase.kernel_time):
+            own = sum(module.self_time[run] for module in phase.modules)
+            fused = sum(each.time[run] for each in phase.fused)
+            assert own + fused + phase.unattributed[run] == whole
+            roots = sum(module.total_time[run] for module in phase.modules if not module.depth)
+            assert roots + phase.unattributed[run] == whole
+            assert sum(group.total_time[run] for group in by_op(phase)) == whole
+
+
+def test_kernel_time_is_that_of_the_profiler(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summed from ONNX Runtime's own file, without control flow, whose time contains its bodies'."""
+    traces = []
+    original = json.loads
+
+    def loads(content: Any, **kwargs: Any) -> Any:
+        value = original(content, **kwargs)
+        if isinstance(value, list):
+            traces.append(value)
+        return value
+
+    monkeypatch.setattr(running.json, "loads", loads)
+    report = profile(package("t5"), file="decoder_model_merged.onnx", threads=1, runs=2, warmup=0)
+    (trace,) = [trace for trace in traces if trace and isinstance(trace[0], dict) and "cat" in trace[0]]
+    times = [
+        entry["dur"] for entry in trace
+        if entry["cat"] == "Node" and entry["name"].endswith("_kernel_time") and entry["args"]["op_name"] != "If"
+    ]  # fmt: skip
+    assert sum(map(sum, (phase.kernel_time for phase in report.phases))) == sum(times)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kernel_time_is_attributed(name: str, profiled: Callable[[str], ProfileReport]) -> None:
+    for phase in profiled(name).phases:
+        assert phase.attributed >= 0.99, (phase.file, phase.unattributed_ops)
+        assert all(kernel.tag is not None for kernel in phase.timeline), phase.file
+
+
+def test_kernels_belong_to_the_modules_that_their_names_say(profiled: Callable[[str], ProfileReport]) -> None:
+    """Kernels that kept the exporter's name kept its scope: another witness than projection."""
+    (phase,) = profiled("bert").phases
+    checked = 0
+    for kernel in phase.timeline:
+        scope = kernel.node.split("/")[1:-1]
+        if kernel.node.startswith("/bert") and len(kernel.origins) < 2:
+            path = kernel.tag and optimum_htp.hierarchy.tag_module_path(kernel.tag)
+            assert path == ".".join(scope), kernel
+            checked += 1
+    assert checked > 60
+
+
+def test_calls_of_a_module_that_runs_again(profiled: Callable[[str], ProfileReport]) -> None:
+    """ALBERT's one layer: the calls have as many kernels each, and share out the module's time."""
+    (phase,) = profiled("albert").phases
+    layer = next(module for module in phase.modules if module.class_name == "AlbertLayer")
+    calls = [call for call in phase.calls if call.tag == layer.tag]
+    assert [call.call for call in calls] == list(range(layer.calls or 0))
+    assert len({call.kernels for call in calls}) == 1
+    for run, whole in enumerate(layer.total_time):
+        assert sum(call.total_time[run] for call in calls) == whole
+
+
+def test_fused_nodes_are_shown_once(profiled: Callable[[str], ProfileReport]) -> None:
+    """With their modules; their time is in no module's own."""
+    (phase,) = profiled("bert").phases
+    gelu = [fused for fused in phase.fused if "BiasGelu" in fused.ops]
+    assert len(gelu) == 2
+    assert [sorted(origin.rpartition(".")[2] for origin in fused.origins) for fused in gelu] == [
+        ["dense", "intermediate_act_fn"]
+    ] * 2
+    rows = [row for row in profile_rows(phase) if row.kind == "fused" and "BiasGelu" in row.ops]
+    assert [row.label for row in rows] == ["dense + intermediate_act_fn"] * 2
+
+
+def test_class_totals_count_nested_modules_once(profiled: Callable[[str], ProfileReport]) -> None:
+    for phase in profiled("bert").phases:
+        classes = {group.name: group for group in by_class(phase)}
+        assert classes["BertForSequenceClassification"].total_time == phase.kernel_time
+        assert classes["BertLayer"].members == 2
+        assert all(all(a <= b for a, b in zip(group.total_time, phase.kernel_time, strict=True))
+                   for group in classes.values())  # fmt: skip
+
+
+# --- Phases and inputs --------------------------------------------------------------------------------------------
+
+
+def test_phases_of_models_that_generate(profiled: Callable[[str], ProfileReport]) -> None:
+    """Of a decoder in several forms the merged one; a decode step takes one token."""
+    seen = {name: [(phase.file, phase.phase) for phase in profiled(name).phases] for name in ("gpt2", "t5", "bert")}
+    assert seen == {
+        "gpt2": [("model.onnx", "prefill"), ("model.onnx", "decode")],
+        "t5": [("decoder_model_merged.onnx", "prefill"), ("decoder_model_merged.onnx", "decode"),
+               ("encoder_model.onnx", "forward")],
+        "bert": [("model.onnx", "forward")],
+    }  # fmt: skip
+    prefill, decode = profiled("gpt2").phases
+    assert prefill.inputs["input_ids"] == (1, 61)
+    assert decode.inputs["input_ids"] == (1, 1)
+    assert (prefill.inputs["past_key_values.0.key"][2], decode.inputs["past_key_values.0.key"][2]) == (0, 61)
+
+
+def test_branches_of_a_merged_decoder_are_told_apart(profiled: Callable[[str], ProfileReport]) -> None:
+    """Only the branch without past key values projects the encoder's output, in T5's cross attention."""
+    prefill, decode = profiled("t5").phases[:2]
+    name = "decoder.block.0.layer.1.EncDecAttention.k"
+    assert name in {module.path for module in prefill.modules}
+    assert name not in {module.path for module in decode.modules}
+
+
+def test_sizes_are_those_asked_for(package: Callable[[str], Path]) -> None:
+    sizes = InputSizes(batch_size=2, sequence_length=7)
+    report = profile(package("bert"), sizes=sizes, threads=1, runs=1, warmup=0)
+    assert report.phases[0].inputs["input_ids"] == (2, 7)
+
+
+def test_inputs_from_a_file(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """What they are tells the phase."""
+    model = read_model(package("gpt2") / "model.onnx")
+    made = make_inputs(model, None, sizes=InputSizes(sequence_length=5), phase="decode")
+    np.savez(tmp_path / "inputs.npz", **made)
+    report = profile(package("gpt2"), inputs=tmp_path / "inputs.npz", threads=1, runs=1, warmup=0)
+    assert [(phase.phase, phase.inputs["past_key_values.0.key"][2]) for phase in report.phases] == [("decode", 5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made.pop("attention_mask"), "lacks attention_mask"),
+        (lambda made: made.update(other=made["input_ids"]), "has other besides"),
+        (lambda made: made.update(input_ids=made["input_ids"].astype(np.int32)), "is int32.*takes int64"),
+        (lambda made: made.update(input_ids=made["input_ids"][0]), r"is \[61\].*\[batch_size, sequence_length\]"),
+        (lambda made: made.update(input_ids=made["input_ids"][:, 1:]), r"'attention_mask' is \[1, 61\]"),
+    ],
+)
+def test_wrong_inputs_are_told(
+    change: Callable[[dict[str, Any]], Any], message: str, package: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = json.loads((package("bert") / "config.json").read_text())
+    model = read_model(package("bert") / "model.onnx")
+    made = make_inputs(model, config)
+    change(made)
+    np.savez(tmp_path / "inputs.npz", **made)
+    with pytest.raises(HtpError, match=message):
+        load_inputs(tmp_path / "inputs.npz", model)
+
+
+def test_phases_of_decoders(package: Callable[[str], Path]) -> None:
+    found = {path.stem: phases(read_model(path)) for path in package("t5").glob("*.onnx")}
+    assert found == {
+        "encoder_model": ("forward",),
+        "decoder_model": ("prefill",),
+        "decoder_with_past_model": ("decode",),
+        "decoder_model_merged": ("prefill", "decode"),
+    }
+
+
+# --- Joining events to nodes --------------------------------------------------------------------------------------
+
+
+def node(name: str, op_type: str, *bodies: tuple[str, Graph]) -> Node:
+    return Node(name, op_type, "", (), (f"{name}_out",), {}, bodies)
+
+
+def graph(*nodes: Node) -> Graph:
+    return Graph("", list(nodes), (), (), ())
+
+
+def test_names_that_stand_in_both_branches() -> None:
+    """Which branch ran is told by what ran in it; what ran before the If is not in it, though it took no time."""
+    branches = (("then_branch", graph(node("a", "Add"), node("b", "Mul"))),
+                ("else_branch", graph(node("a", "Add"), node("c", "Sub"))))  # fmt: skip
+    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("a", "Add"), node("if", "If", *branches)), ())
+    events = [
+        Event("a", "Add", 0, 0, 2),
+        Event("a", "Add", 0, 3, 1),
+        Event("c", "Sub", 1, 4, 1),
+        Event("if", "If", 1, 3, 3),
+    ]
+    joined = [(event.name, key) for event, key in Joiner(model).join(nest(events))]
+    assert joined == [("a", ("", 0)), ("a", ("1.else_branch", 0)), ("c", ("1.else_branch", 1))]
+
+
+def test_nodes_without_names_are_paired_by_order() -> None:
+    """The profiler calls them by operator and a number that is not their position."""
+    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("", "Gelu"), node("x", "Add"), node("", "Gelu")), ())
+    events = [Event("Gelu_40", "Gelu", 40, 0, 1), Event("x", "Add", 3, 1, 1), Event("Gelu_7", "Gelu", 7, 2, 1)]
+    assert [key for _, key in Joiner(model).join(nest(events))] == [("", 0), ("", 1), ("", 2)]
+
+
+def test_unknown_nodes_have_no_key() -> None:
+    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("x", "Add")), ())
+    assert [key for _, key in Joiner(model).join([Event("other", "Memcpy", 9, 0, 1)])] == [None]
+
+
+def test_bodies_of_loops_run_repeatedly() -> None:
+    loop = node("loop", "Loop", ("body", graph(node("a", "Add"), node("", "Mul"))))
+    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(loop), ())
+    turns = [[Event("a", "Add", 0, t, 1), Event("Mul_1", "Mul", 1, t + 1, 1)] for t in (0, 2, 4)]
+    events = [event for turn in turns for event in turn]
+    joined = Joiner(model).join(nest([*events, Event("loop", "Loop", 0, 0, 7)]))
+    assert Counter(key for _, key in joined) == {("0.body", 0): 3, ("0.body", 1): 3}
+
+
+# --- Two packages -------------------------------------------------------------------------------------------------
+
+
+def test_packages_side_by_side(
+    package: Callable[[str], Path], profiled: Callable[[str], ProfileReport], tmp_path: Path
+) -> None:
+    """A quantized package, tagged by itself or by the package that it was made from."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(str(package("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
+    right = profile(tmp_path, threads=1, runs=3, warmup=1, origin=package("bert"))
+    delta = compare_profiles(profiled("bert"), right)
+    (phase,) = delta.phases
+    assert delta.unpaired == ()
+    layers = [module for module in phase.modules if module.class_name == "BertLayer"]
+    assert [module.path for module in layers] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    assert all(module.left and module.right and module.ratio for module in layers)
+    assert any("DynamicQuantizeMatMul" in module.right.ops for module in layers if module.right)
+    tags = [module.tag for module in phase.modules]
+    assert len(set(tags)) == len(tags)
+    assert all(tags.index(tag.rpartition("/")[0]) < place for place, tag in enumerate(tags) if tag.count("/") > 1)
+
+
+def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport]) -> None:
+    with pytest.raises(HtpError, match="no file and phase in common"):
+        compare_profiles(profiled("bert"), profiled("gpt2"))
+
+
+# --- What is shown ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", VIEWS)
+@pytest.mark.parametrize("sort", [None, *ORDERS])
+def test_every_view_in_every_order(by: str, sort: str | None, profiled: Callable[[str], ProfileReport]) -> None:
+    for name in ("albert", "resnet"):
+        stream = io.StringIO()
+        print_profile(profiled(name), by=by, sort=sort, stream=stream)
+        assert "ms in kernels" in stream.getvalue()
+        (phase,) = profiled(name).phases
+        rows = profile_rows(phase, by=by, sort=sort)
+        if sort in ("total", "self"):
+            times = [(row.total_time if sort == "total" else row.self_time).median for row in rows]
+            assert times == sorted(times, reverse=True)
+        assert profile_rows(phase, by=by, sort=sort, top=2) == (
+            rows[:2] if sort else profile_rows(phase, by=by, top=2)
+        )
+
+
+def test_layers_and_the_rest_are_everything(profiled: Callable[[str], ProfileReport]) -> None:
+    for name in ("bert", "resnet", "gpt2"):
+        for phase in profiled(name).phases:
+            rows = profile_rows(phase, by="layer")
+            assert len(rows) > 2
+            assert Microseconds(map(sum, zip(*(row.total_time for row in rows), strict=True))) == phase.kernel_time
+
+
+def test_depth_cuts_the_tree(profiled: Callable[[str], ProfileReport]) -> None:
+    (phase,) = profiled("bert").phases
+    assert {row.depth for row in profile_rows(phase, depth=2)} == {0, 1, 2}
+
+
+def test_speedscope_document(profiled: Callable[[str], ProfileReport]) -> None:
+    """Each weight has a stack of known frames, and the weights are the run's kernel time."""
+    report = profiled("gpt2")
+    document = speedscope_document(report)
+    frames = document["shared"]["frames"]
+    for made, phase in zip(document["profiles"], report.phases, strict=True):
+        assert len(made["samples"]) == len(made["weights"])
+        assert sum(made["weights"]) == made["endValue"] in phase.kernel_time
+        assert all(0 <= frame < len(frames) for stack in made["samples"] for frame in stack)
+    assert len({frame["name"] for frame in frames}) == len(frames)
+
+
+def test_chrome_document(profiled: Callable[[str], ProfileReport]) -> None:
+    """Spans of one thread never overlap, and each kernel is there."""
+    report = profiled("t5")
+    events = chrome_document(report)["traceEvents"]
+    kernels = [event for event in events if event.get("cat") == "kernel"]
+    assert len(kernels) == sum(len(phase.timeline) for phase in report.phases)
+    threads: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            threads.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
+    for spans in threads.values():
+        ordered = sorted(spans)
+        assert all(left[1] <= right[0] + 1 for left, right in pairwise(ordered))
+
+
+def test_document_is_json(profiled: Callable[[str], ProfileReport]) -> None:
+    document = json.loads(json.dumps(profile_document(profiled("albert"))))
+    (phase,) = document["phases"]
+    assert phase["modules"][0]["total_time"]["runs_us"] == phase["kernel_time"]["runs_us"]
+    assert len(phase["calls"]) > 2
+
+
+# --- Bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_provider_that_is_not_installed(package: Callable[[str], Path]) -> None:
+    with pytest.raises(HtpError, match=r"'rocm' is not installed.*CPUExecutionProvider"):
+        profile(package("bert"), provider="rocm")
+
+
+def test_graph_that_is_not_tagged(
+    package: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(package("bert"), plain)
+    optimum_htp.strip(plain)
+    assert main(["profile", str(plain)]) == 2
+    assert f"optimum-cli htp tag {plain}" in capsys.readouterr().err
+
+
+def test_sizes_that_the_model_does_not_take(package: Callable[[str], Path]) -> None:
+    with pytest.raises(HtpError, match=r"input_ids \[1, 500\]"):
+        profile(package("bert"), sizes=InputSizes(sequence_length=500), threads=1)
+
+
+def test_file_that_is_not_there(package: Callable[[str], Path]) -> None:
+    with pytest.raises(PackageError, match=r"no ONNX file is called 'x'; there is model.onnx"):
+        profile(package("bert"), file="x")
+
+
+def test_command_line(package: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option at once, as text and as JSON."""
+    arguments = ["profile", str(package("bert")), "--threads", "1", "--runs", "2", "--warmup", "0"]
+    traces = ["--speedscope", str(tmp_path / "s.json"), "--chrome-trace", str(tmp_path / "c.json")]
+    assert main([*arguments, *traces, "--depth", "1", "--sequence-length", "4", "--batch-size", "2"]) == 0
+    assert "input_ids [2, 4]" in capsys.readouterr().out
+    assert json.loads((tmp_path / "s.json").read_text())["profiles"]
+    assert json.loads((tmp_path / "c.json").read_text())["traceEvents"]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["phases"][0]["attributed"] >= 0.99
+    assert main([*arguments, "--compare", str(package("bert")), "--depth", "2"]) == 0
+    assert "times as long" in capsys.readouterr().out
+
+
+def test_phase_without_kernels_has_no_share() -> None:
+    nothing = Microseconds(())
+    phase = PhaseProfile("f", "forward", {}, (), (), (), nothing, {}, nothing, nothing, ())
+    assert (phase.attributed, phase.share(nothing)) == (1.0, 0.0)
