@@ -216,6 +216,24 @@ class ModuleTree:
             length -= 1
         return first[:length]
 
+    def select(self, pattern: ModulePattern, *, above: str = "") -> list[ModuleInfo]:
+        """The modules that a pattern selects, in the tree's order.
+
+        Args:
+            pattern: The pattern.
+            above: Where the root sits in a larger model: dotted paths from that model's root will do as well.
+        """
+        named = [(info, [".".join(path) for path in (info.path, *info.aliases)]) for info in self.modules]
+        if above:
+            named = [(info, [*paths, *(f"{above}.{path}".rstrip(".") for path in paths)]) for info, paths in named]
+        matches = pattern.matcher(path for _, paths in named for path in paths)
+        return [
+            info
+            for info, paths in named
+            if matches(paths, (info.class_name, info.qualified_class), partial(self.tag, info.path))
+            and pattern.may_call(info.calls, container=info.container)
+        ]
+
     def _segments(self, path: ModulePath) -> Iterator[tuple[str, str]]:
         above = 0
         for part, module in self.chain(path):
@@ -341,18 +359,7 @@ class Hierarchy:
             HtpError: The pattern is none, such as a regular expression that does not compile.
         """
         wanted = ModulePattern.parse(pattern)
-        named = [
-            (tree, info, [".".join(path) for path in (info.path, *info.aliases)])
-            for tree in self.trees
-            for info in tree
-        ]
-        matches = wanted.matcher(path for _, _, paths in named for path in paths)
-        return [
-            info
-            for tree, info, paths in named
-            if matches(paths, (info.class_name, info.qualified_class), partial(tree.tag, info.path))
-            and (wanted.calls is None or (not info.container and (not info.calls or wanted.calls[0] < info.calls)))
-        ]
+        return [info for tree in self.trees for info in tree.select(wanted)]
 
     def _tags_of(self, module: str) -> list[str]:
         tag = self.tag(module)

@@ -82,6 +82,10 @@ class ModulePattern:
         """Whether it can name one path or class only."""
         return self.kind in ("name", "tag") and not re.search(r"[*?[]", self.body) and not _RANGE.search(self.body)
 
+    def may_call(self, calls: int, *, container: bool) -> bool:
+        """Whether a module has a call that the pattern selects, as far as its number of calls (0: unknown) says."""
+        return self.calls is None or (not container and (not calls or self.calls[0] < calls))
+
     def test(self, numbers: Collection[str]) -> Test:
         """A test for what the pattern is held against.
 

@@ -26,12 +26,12 @@ from optimum_htp.onnxfile.schema import (
 from optimum_htp.onnxfile.wire import (
     Data,
     Splice,
-    WireError,
     encode_message,
     fields,
     replacing,
     write_pieces,
 )
+from optimum_htp.tensors import Paste
 
 
 _VALUE_INFO, _QUANTIZATION, _NAME = 106, 114, 10
@@ -96,7 +96,9 @@ def _check(model: OnnxModel, names: Mapping[str, str]) -> None:
     taken = tensor_names(model) - set(names)
     for old, new in names.items():
         if old in fixed or stored.count(old) != 1:
-            raise OnnxFileError(f"{old!r} is not just the name of one stored tensor, so it can't be renamed", path=model.path)
+            raise OnnxFileError(
+                f"{old!r} is not just the name of one stored tensor, so it can't be renamed", path=model.path
+            )
         if new in taken:
             raise OnnxFileError(f"{old!r} can't be renamed to {new!r}, which is in use", path=model.path)
     if len(set(names.values())) != len(names):
@@ -118,7 +120,7 @@ class _Renamer:
         return splice.finish(len(self.data))
 
     def graph(self, start: int, end: int) -> Splice | None:
-        splice = Splice(start)
+        splice = Paste(start)
         for tag, at, first, stop in fields(self.data, start, end, {}):
             if tag == GRAPH_INITIALIZER:
                 splice.replace(tag, (at, first, stop), self.named(first, stop, TENSOR_NAME))
@@ -129,7 +131,7 @@ class _Renamer:
         return splice.finish(end)
 
     def node(self, start: int, end: int) -> Splice | None:
-        splice = Splice(start)
+        splice = Paste(start)
         for tag, at, first, stop in fields(self.data, start, end, {}):
             if tag == NODE_INPUT:
                 self.name(splice, tag, (at, first, stop))
@@ -143,15 +145,15 @@ class _Renamer:
         return splice.finish(end)
 
     def named(self, start: int, end: int, name_tag: int) -> Splice | None:
-        splice = Splice(start)
+        splice = Paste(start)
         for tag, at, first, stop in fields(self.data, start, end, {}):
             if tag == name_tag:
                 self.name(splice, tag, (at, first, stop))
         return splice.finish(end)
 
-    def name(self, splice: Splice, tag: int, span: tuple[int, int, int]) -> None:
+    def name(self, splice: Paste, tag: int, span: tuple[int, int, int]) -> None:
         at, first, stop = span
         new = self.names.get(self.data[first:stop])
         if new is not None:
             splice.cut(at, stop)
-            splice.append(encode_message(tag, new))
+            splice.paste([encode_message(tag, new)])

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.annotations import HtpOptions, owned_keys, read_tags, strip_tags, write_tags
-from optimum_htp.configs import complete_package
+from optimum_htp.configs import add_config_metadata, complete_package
 from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.projection import TaggedModel, project
 from optimum_htp.roots import choose_root, returns_attentions
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
+from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton, unpack_skeleton
 from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
@@ -105,23 +107,34 @@ def tag_package(
     for name in unknown:
         logger.warning("%s No node of it is resolved.", sources.mismatch(name))
     records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
-    records.update(_write(package, plans, htp_options or HtpOptions()))
+    options = htp_options or HtpOptions()
+    records.update(_write(package, plans, options))
     written = sources.complete_package()
+    if options.config_metadata and (package.directory / "config.json").is_file():
+        add_config_metadata(package.directory, records)
     seconds = time.perf_counter() - started
     if plans:
-        _write_sidecar(package, records, [name for name in plans if name not in unknown], model, seconds)
+        later = [name for name, plan in plans.items() if plan.known and not plan.projected]
+        _write_sidecar(package, records, later, model, seconds)
     counts = {name: records[name].counts for name in package.files}
     return TaggingResult(package.path, counts, kept, unknown, written, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be written into one file; `known` is False where its root is not."""
+    """What is to be written into one file.
+
+    Attributes:
+        tags: A tag for each node.
+        roots: By the tag of each root module its tree and its place in the whole model.
+        known: Whether the file is an export of one of the models.
+        projected: Whether the tags are an export's, carried onto what a tool made of its graph.
+    """
 
     tags: NodeTags
-    tree: ModuleTree
-    in_model: str | None
-    known: bool
+    roots: Roots
+    known: bool = True
+    projected: bool = False
 
 
 class _Sources:
@@ -203,34 +216,56 @@ class _Sources:
         return written
 
 
+def _tagged_later(package: HtpPackage) -> list[str]:
+    """The files whose tags, as the sidecar says, are from names and not from an export."""
+    source = package.sidecar.source if package.sidecar is not None else {}
+    return str(source.get(_LATER, "")).split(", ")
+
+
 def _is_described(package: HtpPackage, file: HtpFile) -> bool:
     """Whether an export tagged a file, and its sidecar still describes it."""
-    source = package.sidecar.source if package.sidecar is not None else {}
-    later = str(source.get(_LATER, "")).split(", ")
-    return file.name not in later and file.evidence == "sidecar"
+    return file.name not in _tagged_later(package) and file.evidence == "sidecar"
 
 
 def _plan(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
-    """Decides the tags of one file; `keep` says whether tags that stand on its nodes count."""
+    """Decides the tags of one file; `keep` says whether what an export left in it counts."""
     try:
-        model = _without_ours(file.model)
-        root, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
-        if root is None:
-            trace = static_trace(whole)
-            tags: NodeTags = {
-                (path, position): NodeTag(trace.tree.tag(()), "unresolved")
-                for path, graph in model.graphs() for position in range(len(graph.nodes))
-            }  # fmt: skip
-            return _Plan(tags, trace.tree, None, False)
-        tags = tag_model(model, root.trace)
-        tags = _with_earlier(file.model, tags, root.trace.tree) if keep else tags
-        calls = root.fit.calls
-        tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
-        return _Plan(tags, tree, sources.place(file.name, root.in_model), True)
+        return (_projected(file) if keep else None) or _named(file, sources, keep=keep)
     except HtpError:
         raise
     except Exception as error:
         raise TaggingError(f"{file.path} could not be tagged: {' '.join(str(error).split())}") from error
+
+
+def _projected(file: HtpFile) -> _Plan | None:
+    """The tags of the graph that a tool made this one of, where the file carries its skeleton: they are stronger."""
+    text = file.model.metadata.get(SKELETON)
+    if text is None or file.evidence == "sidecar":
+        return None
+    try:
+        tagged, roots = unpack_skeleton(text)
+        tags = project([tagged], file.model, trees=[tree for tree, _ in roots.values()], require_descent=True)
+    except HtpError as error:
+        logger.warning("%s: its skeleton is not used: %s", file.name, error)
+        return None
+    return _Plan(tags, roots, projected=True)
+
+
+def _named(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
+    model = _without_ours(file.model)
+    root, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
+    if root is None:
+        trace = static_trace(whole)
+        tags: NodeTags = {
+            (path, position): NodeTag(trace.tree.tag(()), "unresolved")
+            for path, graph in model.graphs() for position in range(len(graph.nodes))
+        }  # fmt: skip
+        return _Plan(tags, {trace.tree.tag(()): (trace.tree, None)}, known=False)
+    tags = tag_model(model, root.trace)
+    tags = _with_earlier(file.model, tags, root.trace.tree) if keep else tags
+    calls = root.fit.calls
+    tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
+    return _Plan(tags, {tree.tag(()): (tree, sources.place(file.name, root.in_model))})
 
 
 def _without_ours(model: OnnxModel) -> OnnxModel:
@@ -268,8 +303,11 @@ def _write(package: HtpPackage, plans: Mapping[str, _Plan], options: HtpOptions)
     written: list[Path] = []
     for name, plan in plans.items():
         file = package.files[name]
+        trees = [tree for tree, _ in plan.roots.values()]
+        skeleton = pack_skeleton(TaggedModel(file.model, dict(plan.tags)), plan.roots) if options.skeleton else None
+        extra = {SKELETON: skeleton} if skeleton is not None else {}
         try:
-            write_tags(file.model, plan.tags, trees=[plan.tree], options=options)
+            write_tags(file.model, plan.tags, trees=trees, options=options, model_metadata=extra)
             written.append(file.path)
         except ModelTooLargeError as error:
             logger.warning("%s The tags are in %s only.", error, SIDECAR)
@@ -278,19 +316,20 @@ def _write(package: HtpPackage, plans: Mapping[str, _Plan], options: HtpOptions)
                 strip_tags(path)
             raise
     return {
-        name: FileRecord.of(
-            package.files[name].model, plan.tags, trees={plan.tree.tag(()): (plan.tree, plan.in_model)}
-        )
-        for name, plan in plans.items()
+        name: FileRecord.of(package.files[name].model, plan.tags, trees=plan.roots) for name, plan in plans.items()
     }
 
 
 def _write_sidecar(
     package: HtpPackage, records: Mapping[str, FileRecord], later: list[str], model: str | Path | None, seconds: float
 ) -> None:
+    """Writes the sidecar, with what an earlier one says of other files; `later` are the files tagged from names."""
     earlier = package.sidecar or Sidecar({})
     source: dict[str, Any] = {**earlier.source, **({} if model is None else {"model": str(model)})}
-    source[_LATER] = ", ".join(later)
-    timings = earlier.timings or {"optimum_seconds": 0.0, "htp_seconds": round(seconds, 3)}
     files = {**earlier.files, **records}
+    named = set(later) | {name for name in _tagged_later(package) if name in files and name not in package.files}
+    source.pop(_LATER, None)
+    if named:
+        source[_LATER] = ", ".join(sorted(named))
+    timings = earlier.timings or {"optimum_seconds": 0.0, "htp_seconds": round(seconds, 3)}
     Sidecar(files=files, source=source, timings=timings, versions=library_versions()).write(package.directory)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from optimum_htp.annotations import check_layer_annotations, write_layer_annotations
 from optimum_htp.errors import PackageError
 from optimum_htp.extraction.choosing import CallsOf
-from optimum_htp.hierarchy import Hierarchy, ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag
 from optimum_htp.layer_annotations import layer_rules, layer_value
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import HtpPackage
+from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.patterns import ModulePattern, near_names
 from optimum_htp.tagged import TaggedFile, tagged_file
 
@@ -218,7 +218,7 @@ def select(
     """
     opened = package if isinstance(package, HtpPackage) else HtpPackage(package)
     written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    chosen = [_Chooser(each, written) for each in _files(opened, file)]
+    chosen = [_Chooser(each, written, _places(opened.files[each.name], each)) for each in _files(opened, file)]
     for position, pattern in enumerate(written):
         if not any(each.modules[position] for each in chosen):
             raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, chosen)}")
@@ -257,14 +257,27 @@ def _files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
     return [tagged_file(package.files[name], package=package) for name in names]
 
 
+def _places(file: HtpFile, tagged: TaggedFile) -> list[str]:
+    """Where each root sits in the whole model; `""` where it is the model, or where that is not known."""
+    if file.record is None or file.record.trees != tagged.trees:
+        return [""] * len(tagged.trees)
+    return [place or "" for place in file.record.roots_in_model]
+
+
 def _layer_values(tagged: TaggedFile) -> dict[NodeKey, str]:
     return {key: layer_value(tag.tag) for key, tag in tagged.tags.items() if tag.source != "unresolved"}
 
 
-def _advice(pattern: str, chosen: Sequence[_Chooser]) -> str:
+def _advice(text: str, chosen: Sequence[_Chooser]) -> str:
     trees = [tree for each in chosen for tree in each.file.trees]
+    pattern = ModulePattern.parse(text.removeprefix("!"))
+    if pattern.calls is not None:
+        most = max((info.calls for tree in trees for info in tree.select(replace(pattern, calls=None))), default=0)
+        if most:
+            ran = "once, which is call 0" if most == 1 else f"{most} times, which are the calls 0 to {most - 1}"
+            return f"without the call it does; such a module ran {ran}"
     near = near_names(
-        ModulePattern.parse(pattern.removeprefix("!")),
+        pattern,
         paths=dict.fromkeys(".".join(path) for tree in trees for info in tree for path in (info.path, *info.aliases)),
         classes=dict.fromkeys(info.class_name for tree in trees for info in tree if info.class_name),
         tags=dict.fromkeys(tree.tag(info.path) for tree in trees for info in tree),
@@ -284,7 +297,9 @@ def _nothing(patterns: Sequence[str], files: Sequence[FileSelection], *, own: bo
     if own:
         return f"no module that {what} selects owns nodes itself; leave --own out"
     modules = sum(len(file.modules) for file in files)
-    return f"{what} selects {modules} modules, and no node comes from any of them (as from a Dropout)"
+    if modules == 1:
+        return f"{what} selects a module that no node comes from, as from a Dropout"
+    return f"{what} selects {modules} modules that no node comes from, as from a Dropout"
 
 
 _Module = tuple[int, ModulePath]
@@ -298,14 +313,14 @@ class _Chooser:
         modules: For each pattern the modules: the position of the tree, and the first of the module's paths.
     """
 
-    def __init__(self, file: TaggedFile, patterns: Sequence[str]) -> None:
+    def __init__(self, file: TaggedFile, patterns: Sequence[str], above: Sequence[str]) -> None:
         self.file = file
         self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
         self.modules: list[dict[_Module, None]] = []
         for _, pattern in self._patterns:
             found: dict[_Module, None] = {}
             for index, tree in enumerate(file.trees):
-                found |= {(index, info.path): None for info in Hierarchy([tree], {}).select(pattern.text)}
+                found |= {(index, info.path): None for info in tree.select(pattern, above=above[index])}
             self.modules.append(found)
         self._chains: dict[str, tuple[_Module, ...]] = {}
         self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}

@@ -83,7 +83,7 @@ class TensorField:
         return self._spliced([b"".join(encoded) + encode_varint(_DATA_LOCATION) + encode_varint(_EXTERNAL)])
 
     def _spliced(self, pieces: list[Piece]) -> Splice | None:
-        splice = _Paste(self.span[0])
+        splice = Paste(self.span[0])
         for index, span in enumerate(self.cut):
             splice.cut(*span)
             if not index:
@@ -91,7 +91,7 @@ class TensorField:
         return splice.finish(self.span[1])
 
 
-class _Paste(Splice):
+class Paste(Splice):
     """A splice into which ranges of other files go too."""
 
     __slots__ = ()
@@ -245,7 +245,7 @@ class SourceFiles:
             entries: Entries to add.
             drop: Which keys to leave out.
         """
-        content = _Paste(0)
+        content = Paste(0)
         end = len(self.data)
         changed: list[Piece] = [(0, end)] if splice is None else splice.pieces
         dropped = [

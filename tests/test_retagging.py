@@ -256,6 +256,7 @@ def test_one_file_of_a_package(zoo_model: ZooModel, tmp_path: Path) -> None:
     tag_package(plain / "decoder_model.onnx")
     package = HtpPackage(plain)
     assert {name: file.evidence for name, file in package.files.items()} == dict.fromkeys(package.files, "sidecar")
+    assert tag_package(plain).kept == (), "both are known to be from names"
 
 
 def test_a_package_without_config_is_completed(plain_bert: Path, zoo_model: ZooModel) -> None:
@@ -380,3 +381,17 @@ def test_the_verb(plain_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert entries(plain_bert / "model.onnx", NAME_SCOPES)
     assert main(["tag", str(plain_bert / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_skeleton_is_stronger_than_names(exact_bert: Path, tmp_path: Path) -> None:
+    """A tool changed the graph of an export that left its skeleton in it: its tags are carried over."""
+    import onnxslim
+
+    package = tmp_path / "package"
+    shutil.copytree(exact_bert, package)
+    onnx.save(onnxslim.slim(str(exact_bert / "model.onnx")), package / "model.onnx")
+    result = tag_package(package)
+    assert result.kept == ()
+    assert result.files["model.onnx"].unresolved == 0
+    assert tag_package(package).kept == ("model.onnx",)
+    assert tag_package(package, force=True).files["model.onnx"].unresolved > 0, "force: names alone"

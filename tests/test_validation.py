@@ -590,3 +590,18 @@ def test_combine() -> None:
 def test_vocabulary_sizes(config: dict[str, Any], sizes: set[int] | None) -> None:
     """A nested config leaves out what is its type's default: then nothing is known."""
     assert vocabulary_sizes(config) == sizes
+
+
+ODD_VALUES = (None, 3, -1, 1.5, True, "x", "", [], {}, [1], ["a"], {"a": 1}, {"0": None}, 10**30, [[]], "\ud800")
+ODD_KEYS = ("model_type", "architectures", "auto_map", "id2label", "label2id", "num_labels", "vocab_size", "hidden_size",
+            "text_config", "decoder", "num_hidden_layers", "is_encoder_decoder", "pretrained_cfg", "architecture")  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_odd_configs(package: Callable[[str], Path], key: str) -> None:
+    """Whatever a config says, the answer is a report."""
+    bert = package("bert")
+    document = json.loads((bert / "config.json").read_text())
+    for value in ODD_VALUES:
+        (bert / "config.json").write_text(json.dumps({**document, key: value}))
+        assert len(validate(bert).checks) == len(STRUCTURE)

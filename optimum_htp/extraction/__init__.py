@@ -18,7 +18,7 @@ from optimum_htp.annotations import HtpOptions, read_tags, write_tags
 from optimum_htp.errors import HtpError, OnnxFileError, PackageError
 from optimum_htp.extraction.choosing import Choice, choose
 from optimum_htp.extraction.cutting import Cut, cut, scopes_of
-from optimum_htp.extraction.spans import model_spans, scope_spans
+from optimum_htp.spans import model_spans, scope_spans
 from optimum_htp.extraction.tensor_types import tensor_types
 from optimum_htp.extraction.writing import PartWriter, Written
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag

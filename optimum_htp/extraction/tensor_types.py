@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.extraction.cutting import Scope, reads
-from optimum_htp.extraction.spans import GraphSpans, ModelSpans, Span
+from optimum_htp.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile import Node, Value
 from optimum_htp.onnxfile.schema import (
     EXTERNAL,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
 from optimum_htp.extraction.cutting import Cut
-from optimum_htp.extraction.spans import GraphSpans, ModelSpans, Span
+from optimum_htp.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.extraction.tensor_types import value_info
 from optimum_htp.onnxfile import Value
 from optimum_htp.onnxfile.schema import (
