@@ -15,15 +15,16 @@ PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytho
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-# All of it: a script is a benchmark unless its name begins with an underscore; the table of what works is none.
-BENCHMARKS := $(filter-out benchmarks/_% benchmarks/compat.py,$(sort $(wildcard benchmarks/*.py)))
+# A script is a benchmark unless it writes a table of the documentation.
+TABLES := benchmarks/compat.py benchmarks/projection.py
+BENCHMARKS := $(filter-out $(TABLES),$(sort $(wildcard benchmarks/*.py)))
 
 DEMO := .demo/minilm
 
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat lint format clean distclean
+.PHONY: help demo test sweep bench compat projection lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ bench: $(VENV)/.installed-test ## Run the benchmarks; BENCH_ARGS passes argument
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
+
+projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: how exact tags are through each tool
+	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
 
 lint: $(VENV)/.installed-lint ## Check style and types
 	$(BIN)/ruff check .

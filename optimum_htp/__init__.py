@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optimum_htp.package import HtpPackage, load_package
     from optimum_htp.packing import pack, unpack
     from optimum_htp.profiling import ProfileReport, profile
+    from optimum_htp.projecting import ProjectionReport, project
     from optimum_htp.retagging import TaggingResult, tag_package
     from optimum_htp.selection import Selection, annotate_layers, select
     from optimum_htp.stripping import strip
@@ -40,6 +41,8 @@ _HOMES = {
     "strip": "stripping",
     "TaggingResult": "retagging",
     "tag_package": "retagging",
+    "ProjectionReport": "projecting",
+    "project": "projecting",
     "pack": "packing",
     "unpack": "packing",
     "ValidationReport": "validation",
@@ -75,6 +78,8 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "strip",
     "TaggingResult",
     "tag_package",
+    "ProjectionReport",
+    "project",
     "pack",
     "unpack",
     # Checking them.

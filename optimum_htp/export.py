@@ -144,7 +144,7 @@ class HTPExporter:
         if len(sources) == 1 and graph_digest(sources[0].model) == graph_digest(model):
             tags = sources[0].tags
         else:
-            tags = project(sources, model)
+            tags = project(sources, model, trees=[export.trace.tree for export in exports])
         used = {next(tag_ancestors(name)) for tag in tags.values() for name in (tag.tag, *tag.origins)}
         roots: _Roots = {}
         for export in exports:

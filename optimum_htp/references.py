@@ -295,7 +295,14 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
 
 
-def dummy_inputs(config: Any, *, task: str, library: str, shapes: Mapping[str, int] | None = None) -> dict[str, Any]:
+def dummy_inputs(
+    config: Any,
+    *,
+    task: str,
+    library: str,
+    shapes: Mapping[str, int] | None = None,
+    directory: str | Path | None = None,
+) -> dict[str, Any]:
     """Inputs for a whole model, as torch tensors, made from its config alone.
 
     Args:
@@ -303,6 +310,7 @@ def dummy_inputs(config: Any, *, task: str, library: str, shapes: Mapping[str, i
         task: The task, without `-with-past`.
         library: The library that the model is from.
         shapes: Sizes by Optimum's names for them; None means the defaults.
+        directory: Where its processors are, from which some models take sizes; None means nowhere.
 
     Raises:
         HtpError: Optimum has no export config for the model type and task.
@@ -310,13 +318,16 @@ def dummy_inputs(config: Any, *, task: str, library: str, shapes: Mapping[str, i
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
     from optimum.utils import DEFAULT_DUMMY_SHAPES
+    from optimum.utils.save_utils import maybe_load_preprocessors
 
     kind = getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
     try:
         constructor = TasksManager.get_exporter_config_constructor(
             "onnx", model_type=kind, task=task, library_name=library
         )
-        made = constructor(config).generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **(shapes or {})})
+        preprocessors = maybe_load_preprocessors(str(directory)) if directory is not None else []
+        onnx_config = constructor(config, preprocessors=preprocessors)
+        made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **(shapes or {})})
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise HtpError(f"Optimum makes no inputs for a {kind} model and {task}: {reason}") from error

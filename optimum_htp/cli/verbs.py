@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 VERBS = (
     "tree",
     "tag",
+    "project",
     "strip",
     "validate",
     "pack",

@@ -124,7 +124,9 @@ class _Run:
         shapes = fixed_sizes((value.name, value.shape) for value in values)
         plain = task.removesuffix("-with-past")
         try:
-            made = dummy_inputs(self.model.config, task=plain, library=library, shapes=shapes)
+            made = dummy_inputs(
+                self.model.config, task=plain, library=library, shapes=shapes, directory=contents.directory
+            )
         except HtpError:
             made = self._graph_inputs()
         if hasattr(self.model, "encoder") or (hasattr(self.model, "can_generate") and self.model.can_generate()):
