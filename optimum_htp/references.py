@@ -162,13 +162,16 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
     """
     listed = set(files)
     cut = _cut_up(source, monolith=False)
-    if not any(_file_of(name, listed) for name in cut) and _file_of(_MERGED, listed) is None:
+    if len(cut) > 1 and not any(_file_of(name, listed) for name in (*cut, _MERGED)):
         cut = _cut_up(source, monolith=True)
     parts = []
     for name, (module, onnx_config) in cut.items():
         file = _file_of(name, listed)
         if file is not None:
             parts.append(Part(name, file, module, onnx_config))
+    if not parts and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
+        ((name, (module, onnx_config)),) = cut.items()
+        return [Part(name, next(iter(listed)), module, onnx_config)]
     merged = _file_of(_MERGED, listed)
     if merged is not None:
         for name, (module, onnx_config) in _cut_up(source, monolith=False).items():

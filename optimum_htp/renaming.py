@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optimum_htp.errors import HtpError, OnnxFileError
 from optimum_htp.onnxfile import OnnxModel, read_model
@@ -24,7 +25,6 @@ from optimum_htp.onnxfile.schema import (
     TENSOR_NAME,
 )
 from optimum_htp.onnxfile.wire import (
-    Data,
     Splice,
     encode_message,
     fields,
@@ -33,6 +33,9 @@ from optimum_htp.onnxfile.wire import (
 )
 from optimum_htp.tensors import Paste
 
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile.wire import Data
 
 _VALUE_INFO, _QUANTIZATION, _NAME = 106, 114, 10
 
@@ -47,12 +50,13 @@ def tensor_names(model: OnnxModel) -> set[str]:
     return names
 
 
-def rename_initializers(path: Path, names: Mapping[str, str]) -> None:
-    """Renames stored tensors wherever they are read, in place and atomically.
+def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Path | None = None) -> None:
+    """Renames stored tensors wherever they are read, atomically.
 
     Args:
         path: The ONNX file.
         names: New names by old ones. An old one means one tensor in the whole file, a new one is used nowhere in it.
+        destination: Where to write; None replaces the file.
 
     Raises:
         HtpError: A name is used otherwise, or the file could not be written; it stays as it is.
@@ -61,7 +65,7 @@ def rename_initializers(path: Path, names: Mapping[str, str]) -> None:
         return
     _check(read_model(path), names)
     encoded = {old.encode(): new.encode() for old, new in names.items()}
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path if destination is None else destination))
     try:
         with mapped(path) as (source, data):
             splice = _Renamer(data, encoded).model()
@@ -70,7 +74,7 @@ def rename_initializers(path: Path, names: Mapping[str, str]) -> None:
             with replacing(target, mode=stat.S_IMODE(os.fstat(source).st_mode)) as descriptor:
                 write_pieces(splice.pieces, source=source, data=data, target=descriptor)
     except OSError as error:
-        raise HtpError(f"cannot write {path}: {error.strerror or error}; it stays as it was") from error
+        raise HtpError(f"cannot write {target}: {error.strerror or error}; what was there stands") from error
 
 
 def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:

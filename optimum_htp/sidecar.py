@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,31 @@ class TagCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """Which parameters a stored tensor was made of; `parameters.ParameterRow` says what each word means.
+
+    Attributes:
+        graph: The path of the graph that stores it.
+        name: Its name.
+        kind: `"parameter"`, `"constant"` or `"unknown"`.
+        parameters: The parameters that it was made of.
+        changes: What was done to them.
+        duplicates: Other parameters that it stands for.
+        scale: The stored tensor with the scale of a quantized one.
+        zero_point: The stored tensor with its zero point.
+    """
+
+    graph: str
+    name: str
+    kind: str
+    parameters: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+    scale: str | None = None
+    zero_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """What the sidecar says of one ONNX file.
 
@@ -73,6 +98,8 @@ class FileRecord:
         trees: The module tree of each root; one, unless a file was merged from exports of different modules.
         tags: A tag for each node.
         node_ids: What identifies each node within its graph (`onnxfile.node_id`).
+        parameters: The parameters that its stored tensors were made of, where that was asked for.
+        renamed: The old names of stored tensors that were renamed, by their new ones.
     """
 
     digest: str
@@ -80,6 +107,8 @@ class FileRecord:
     trees: tuple[ModuleTree, ...]
     tags: Mapping[NodeKey, NodeTag]
     node_ids: Mapping[NodeKey, str]
+    parameters: tuple[StoredParameter, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -210,7 +239,7 @@ def _file_document(record: FileRecord) -> dict[str, Any]:
             row.append([tags.setdefault(origin, len(tags)) for origin in tag.origins])
         graphs.setdefault(key[0], []).append(row)
     counts = record.counts
-    return {
+    document: dict[str, Any] = {
         "digest": record.digest,
         "root_in_model": record.roots_in_model[0] if record.roots_in_model else None,
         "counts": {
@@ -227,6 +256,16 @@ def _file_document(record: FileRecord) -> dict[str, Any]:
         "tags": list(tags),
         "graphs": graphs,
     }
+    if record.parameters:
+        document["parameters"] = [_parameter_document(each) for each in record.parameters]
+    if record.renamed:
+        document["renamed"] = dict(record.renamed)
+    return document
+
+
+def _parameter_document(parameter: StoredParameter) -> dict[str, Any]:
+    """What is known of a stored tensor, without what is empty."""
+    return {key: value for key, value in asdict(parameter).items() if value or key == "graph"}
 
 
 def _module_document(module: ModuleInfo, tree: ModuleTree) -> dict[str, Any]:
@@ -289,7 +328,18 @@ def _parse_file(entry: Any) -> FileRecord:
         trees=trees,
         tags=tags,
         node_ids=ids,
+        parameters=tuple(map(_parse_parameter, entry.get("parameters", ()))),
+        renamed={str(new): str(old) for new, old in entry.get("renamed", {}).items()},
     )
+
+
+def _parse_parameter(entry: Any) -> StoredParameter:
+    parts, changes, duplicates = (
+        tuple(map(str, entry.get(key, ()))) for key in ("parameters", "changes", "duplicates")
+    )
+    scale, zero_point = (None if entry.get(key) is None else str(entry[key]) for key in ("scale", "zero_point"))
+    graph, name, kind = (str(entry[key]) for key in ("graph", "name", "kind"))
+    return StoredParameter(graph, name, kind, parts, changes, duplicates, scale, zero_point)
 
 
 def _parse_module(entry: Any) -> ModuleInfo:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import zoo
 
-from optimum_htp import PackageError, main_export, validate
+from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
 from optimum_htp.references import fixed_sizes
 from optimum_htp.validation import loading
@@ -172,6 +172,22 @@ def test_both_branches_of_a_merged_decoder(exported: Callable[[str], Path], zoo_
         "merged.onnx with past",
     ):
         assert label in reason
+
+
+def test_packed_file(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """A model in one file is compared whatever the file is called."""
+    found = compare(pack(exported("bert"), tmp_path / "film.onnx"), zoo_model("bert"), "bert")
+    assert {check: status for check, (status, _) in found.items()} == {"outputs": "ok", "dynamic-axes": "ok"}, found
+
+
+def test_file_of_something_else(
+    exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What the source model has no part for is not compared, and that is said of both checks."""
+    shutil.copyfile(exported("bert") / "model.onnx", tmp_path / "a.onnx")
+    shutil.copyfile(exported("bert") / "model.onnx", tmp_path / "b.onnx")
+    found = compare(tmp_path, zoo_model("bert"), "bert")
+    assert {check: status for check, (status, _) in found.items()} == {"outputs": "warning", "dynamic-axes": "warning"}
 
 
 @pytest.mark.sweep

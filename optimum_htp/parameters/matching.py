@@ -80,7 +80,10 @@ class Matcher:
     def _plain(self, array: Array, paths: Sequence[str]) -> Match | None:
         """A parameter itself, in another shape, order or type."""
         near, far = self.source.near(paths, self.source.by_size.get(array.size, ()))
-        for names in (near, far):
+        if array.size < 2:  # one number is equal to many: only the module's own can be meant
+            near = [name for name in near if any(distance(name, path) == 0 for path in paths)]
+        telling = array.dtype.kind == "f" and bool((array != array.flat[0]).any()) if array.size > 1 else False
+        for names in (near, far) if telling else (near,):
             found = [(name, changes) for name in names if (changes := changes_to(self.source.tensors[name], array))]
             if found:
                 if names is near:
@@ -152,12 +155,12 @@ class Matcher:
 
         for name in names:
             value = self.source.tensors[name]
-            if name in used or value.ndim != whole.ndim or value.size == 0 or value.size >= whole.size + 1:
+            if name in used or value.ndim != whole.ndim or value.size == 0 or value.size > whole.size:
                 continue
             for change, each in (("same", value), ("transposed", value.T)) if value.ndim == 2 else (("same", value),):
-                if len(each) <= len(whole) and each.shape[1:] == whole.shape[1:]:
-                    if np.array_equal(each.astype(whole.dtype, copy=False), whole[: len(each)]):
-                        yield name, change, len(each)
+                fits = len(each) <= len(whole) and each.shape[1:] == whole.shape[1:]
+                if fits and np.array_equal(each.astype(whole.dtype, copy=False), whole[: len(each)]):
+                    yield name, change, len(each)
 
     def _scaled(self, array: Array, paths: Sequence[str]) -> Match | None:
         """A parameter times a number, as a division by √d that was multiplied into a weight."""

@@ -19,8 +19,8 @@ class BatchNorm:
 
     Attributes:
         name: Its dotted path.
-        scale: By what it multiplies: γ/√(σ²+ε).
-        shift: What it adds: β - μ·γ/√(σ²+ε).
+        scale: By what it multiplies: `weight / sqrt(running_var + eps)`.
+        shift: What it adds: `bias - running_mean * scale`.
     """
 
     name: str

@@ -8,11 +8,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import Initializer, Node
-from optimum_htp.spans import model_spans, scope_spans
 from optimum_htp.package import HtpFile
 from optimum_htp.packed import names_problem
+from optimum_htp.spans import model_spans, scope_spans
 from optimum_htp.tensors import SourceFiles
 
 
@@ -35,12 +34,10 @@ class Use:
     Attributes:
         node: The node.
         slot: Which of its inputs the tensor is.
-        path: The dotted path of the node's module below the root of the file; None where it is not known.
     """
 
     node: Node
     slot: int
-    path: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +48,13 @@ class StoredTensor:
         graph: The path of the graph that stores it.
         tensor: Its name, type and shape.
         uses: The nodes that read it.
-        paths: The modules that it is for: those of the nodes that read it, also by way of nodes that hand it on.
+        tags: The modules that it is for: those of the nodes that read it, also by way of nodes that hand it on.
     """
 
     graph: str
     tensor: Initializer
     uses: tuple[Use, ...]
-    paths: tuple[str, ...]
+    tags: tuple[str, ...]
 
 
 def stored_tensors(file: HtpFile) -> list[StoredTensor]:
@@ -68,7 +65,7 @@ def stored_tensors(file: HtpFile) -> list[StoredTensor]:
             path,
             tensor,
             tuple(readers.uses(path, tensor.name)),
-            tuple(dict.fromkeys(readers.paths(path, tensor.name))),
+            tuple(dict.fromkeys(readers.tags(path, tensor.name))),
         )
         for path, graph in file.model.graphs()
         for tensor in graph.initializers
@@ -96,19 +93,17 @@ class _Readers:
     def uses(self, path: str, name: str) -> Iterator[Use]:
         """The nodes that read a tensor of a graph."""
         for at, position, slot in self.readers.get((path, name), ()):
-            tag = self.file.tags.get((at, position))
-            module = tag_module_path(tag.tag) if tag is not None and tag.source != "unresolved" else None
-            yield Use(self.graphs[at].nodes[position], slot, module)
+            yield Use(self.graphs[at].nodes[position], slot)
 
-    def paths(self, path: str, name: str, depth: int = 0) -> Iterator[str]:
+    def tags(self, path: str, name: str, depth: int = 0) -> Iterator[str]:
         """The modules that a tensor is for."""
         for at, position, _ in self.readers.get((path, name), ()):
             node, tag = self.graphs[at].nodes[position], self.file.tags.get((at, position))
             if tag is not None and tag.source != "unresolved":
-                yield from (tag_module_path(each) for each in (*tag.origins, tag.tag))
+                yield from (*tag.origins, tag.tag)
             if node.op_type in _HANDS_ON and depth < _MAX_HANDS:
                 for output in filter(None, node.outputs):
-                    yield from self.paths(at, output, depth + 1)
+                    yield from self.tags(at, output, depth + 1)
 
     def _home(self, path: str, name: str) -> str:
         """The graph that a name is from: this one, or one around it."""

@@ -92,7 +92,9 @@ def check_outputs(
         others.append(comparison.at_other_sizes(sizes) if done.status == "ok" else skipped(f"{label}: see `outputs`"))
     left_out = sorted(package.readable.keys() - {part.file for part in parts})
     if left_out:
-        first.append(warning(f"not compared: {', '.join(left_out)}: Optimum's export config does not know it"))
+        finding = warning(f"not compared: {', '.join(left_out)}: Optimum's export config does not know it")
+        first.append(finding)
+        others += [] if parts else [finding]
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 

@@ -73,8 +73,7 @@ def _heading(file: FileDiff) -> Iterator[str]:
         yield f"{names}: the same {file.nodes[0]:,} nodes, module by module"
         return
     yield f"{names}: {file.nodes[0]:,} -> {file.nodes[1]:,} nodes"
-    for change in file.versions:
-        yield _change(change, "" if change.name == "ir_version" else "opset ")
+    yield from _versions(file)
     for change in file.values:
         yield _change(change, "")
     for change in file.stored:
@@ -87,6 +86,18 @@ def _heading(file: FileDiff) -> Iterator[str]:
         yield f"all {same:,} modules with nodes have the same nodes"
     if not changed and not file.same_wiring:
         yield "the nodes are connected differently, or stand in another order"
+
+
+def _versions(file: FileDiff) -> Iterator[str]:
+    """The opsets that both have, one on a line, and all that one side has only on another."""
+    for change in file.versions:
+        if change.before is not None and change.after is not None:
+            yield _change(change, "" if change.name == "ir_version" else "opset ")
+    before = [f"{printable(change.name)} {change.before}" for change in file.versions if change.after is None]
+    after = [f"{printable(change.name)} {change.after}" for change in file.versions if change.before is None]
+    for side, names in (("first", before), ("second", after)):
+        if names:
+            yield f"opsets only in the {side}: {', '.join(names)}"
 
 
 def _change(change: Change, prefix: str) -> str:

@@ -1,0 +1,90 @@
+"""Whether a model is the one that a package was exported from: its parameters have the values of the stored tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from optimum_htp.errors import PackageError
+from optimum_htp.package import HtpFile
+from optimum_htp.parameters.source import SourceTensors
+from optimum_htp.parameters.stored import StoredTensor
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MERGED = re.compile(r"_merged_\d+$")
+_FLOATS = (1, 10, 11, 16)
+
+
+class Row(Protocol):
+    """What is read of a row of the report."""
+
+    @property
+    def kind(self) -> str:
+        """Whether it is a parameter."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+def refuse_other_model(
+    file: HtpFile,
+    model: str,
+    rows: Sequence[Row],
+    stored: Sequence[StoredTensor],
+    source: SourceTensors,
+    read: Callable[[StoredTensor], np.ndarray[Any, Any] | None],
+) -> None:
+    """Refuses a model that the file was not exported from.
+
+    Raises:
+        PackageError: A stored tensor has the name of a parameter and other values, or most of the weights are found
+            nowhere in the model; the message says which.
+    """
+    lost = [(row, tensor) for row, tensor in zip(rows, stored, strict=True) if row.kind == "unknown"]
+    record = file.record
+    places = [place for place in (record.roots_in_model if record is not None else ()) if place]
+    for row, tensor in lost:
+        name = _MERGED.sub("", row.name)
+        known = next(
+            (each for each in (name, *(f"{place}.{name}" for place in places)) if each in source.tensors), None
+        )
+        if known is not None:
+            raise PackageError(
+                f"{file.path}: {model} is not what it was exported from: {_difference(tensor, known, source, read)}"
+            )
+    floats = [tensor for tensor in stored if tensor.tensor.data_type in _FLOATS and _size(tensor) > 1]
+    missing = [tensor for _, tensor in lost if _size(tensor) > 1]
+    if sum(map(_size, missing)) * 2 > sum(map(_size, floats)) > 0:
+        largest = max(missing, key=_size)
+        raise PackageError(
+            f"{file.path}: {model} is not what it was exported from: the values of {len(missing)} of its "
+            f"{len(floats)} weights are nowhere in it, the largest being {largest.tensor.name!r} {list(largest.tensor.dims)}"
+        )
+
+
+def _difference(
+    tensor: StoredTensor,
+    name: str,
+    source: SourceTensors,
+    read: Callable[[StoredTensor], np.ndarray[Any, Any] | None],
+) -> str:
+    import numpy as np
+
+    value, array = source.tensors[name], read(tensor)
+    if array is None or value.shape != array.shape:
+        return f"{name} is {list(value.shape)} in the model and {list(tensor.tensor.dims)} in the package"
+    apart = np.abs(value.astype(np.float64) - array.astype(np.float64))
+    count = int(np.count_nonzero(apart))
+    return f"{name} differs in {count:,} of its {value.size:,} values, by up to {float(apart.max()):.3g}"
+
+
+def _size(tensor: StoredTensor) -> int:
+    size = 1
+    for dim in tensor.tensor.dims:
+        size *= dim
+    return size
