@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from optimum_htp.modeling import AutoModelForONNX
     from optimum_htp.package import HtpPackage, load_package
     from optimum_htp.packing import pack, unpack
+    from optimum_htp.parameter_map import ParameterReport, parameters
     from optimum_htp.profiling import ProfileReport, profile
     from optimum_htp.projecting import ProjectionReport, project
     from optimum_htp.retagging import TaggingResult, tag_package
@@ -54,6 +55,8 @@ _HOMES = {
     "Selection": "selection",
     "annotate_layers": "selection",
     "select": "selection",
+    "ParameterReport": "parameter_map",
+    "parameters": "parameter_map",
     "ExtractReport": "extraction",
     "extract": "extraction",
     "DiffReport": "diffing",
@@ -94,6 +97,8 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "Selection",
     "annotate_layers",
     "select",
+    "ParameterReport",
+    "parameters",
     "ExtractReport",
     "extract",
     "DiffReport",

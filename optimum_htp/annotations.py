@@ -74,10 +74,19 @@ def write_tags(
     trees: Iterable[ModuleTree],
     options: HtpOptions,
     model_metadata: Mapping[str, str] | None = None,
+    destination: Path | None = None,
 ) -> None:
     """Writes tags into the file that a graph was read from, in place and atomically, replacing what we wrote before.
 
     Keys that were on any node before us are left alone everywhere in the file.
+
+    Args:
+        model: The graph, as it was read from its file.
+        tags: A tag for each node.
+        trees: The module trees that the tags are of.
+        options: What to write beside the tags.
+        model_metadata: What to write on the model.
+        destination: Another file to write, which leaves the graph's own as it is.
 
     Raises:
         ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
@@ -105,7 +114,7 @@ def write_tags(
                 entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
             nodes[path, position] = entries
     extra = {KEYS: json.dumps(borrowed), **(model_metadata or {})}
-    rewrite_metadata(model.path, nodes=nodes, owned=lambda key: owned(key), model=extra)
+    rewrite_metadata(model.path, nodes=nodes, owned=owned, model=extra, destination=destination)
 
 
 def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:

@@ -7,23 +7,24 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
-from optimum_htp.annotations import HtpOptions, strip_tags, write_tags
+from optimum_htp.annotations import HtpOptions
 from optimum_htp.configs import add_config_metadata, complete_package
-from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
+from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.projection import TaggedModel, project
+from optimum_htp.recording import TaggedGraph, tagging_error, write_package_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
-from optimum_htp.skeleton import SKELETON, pack_skeleton
 from optimum_htp.sources import local_task_inference
 from optimum_htp.staging import StagedDirectory
+from optimum_htp.stripping import strip
 from optimum_htp.tagging import tag_model
 from optimum_htp.tracing import ExportTrace, ModuleTap
 
@@ -111,10 +112,12 @@ class HTPExporter:
             started = time.perf_counter()
             try:
                 records = self._tag_package(staging.path, tap)
+                self.complete(staging.path, source, records)
             except HtpError:
+                with suppress(HtpError):
+                    strip(staging.path)
                 staging.commit(remove=(SIDECAR,))
                 raise
-            self.complete(staging.path, source, records)
             htp_seconds = time.perf_counter() - started + tap.seconds
             timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
             self.record(records, source=source, timings=timings).write(staging.path)
@@ -158,34 +161,16 @@ class HTPExporter:
         return Sidecar(files=records, source=source, timings=timings, versions=library_versions())
 
     def _tag_package(self, directory: Path, tap: ModuleTap) -> dict[str, FileRecord]:
-        """Tags every ONNX file of a package, or none: what was written is taken back if a later file fails."""
-        plans: dict[Path, tuple[OnnxModel, NodeTags, _Roots]] = {}
-        written: list[Path] = []
-        file = directory
-        try:
-            for file in sorted(directory.rglob("*.onnx")):
-                model = read_model(file)
-                plans[file] = (model, *self.tag_file(model, _sources_of(file, tap)))
-            for file, (model, tags, roots) in plans.items():
-                trees = [tree for tree, _ in roots.values()]
-                skeleton = pack_skeleton(TaggedModel(model, tags), roots) if self.options.skeleton else None
-                extra = {SKELETON: skeleton} if skeleton is not None else {}
-                try:
-                    write_tags(model, tags, trees=trees, options=self.options, model_metadata=extra)
-                    written.append(file)
-                except ModelTooLargeError as error:
-                    logger.warning("%s The tags are in %s only.", error, SIDECAR)
-        except Exception as error:
-            for path in written:
-                strip_tags(path)
+        """Tags every ONNX file of a package, or none."""
+        graphs: dict[str, TaggedGraph] = {}
+        for file in sorted(directory.rglob("*.onnx")):
             name = file.relative_to(directory).as_posix()
-            reason = " ".join(str(error).replace(f"{directory}/", "").split())
-            message = f"{name} could not be tagged: {reason}; the package that Optimum wrote stands without tags"
-            raise TaggingError(message) from error
-        return {
-            file.relative_to(directory).as_posix(): FileRecord.of(model, tags, trees=roots)
-            for file, (model, tags, roots) in plans.items()
-        }
+            try:
+                model = read_model(file)
+                graphs[name] = TaggedGraph(model, *self.tag_file(model, _sources_of(file, tap)))
+            except Exception as error:
+                raise tagging_error(name, file, error) from error
+        return write_package_tags(graphs, options=self.options)
 
 
 def _sources_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:

@@ -7,9 +7,8 @@ would hit `layer.10` too.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from optimum_htp.hierarchy import NodeKey, split_tag
 
@@ -21,8 +20,8 @@ MAX_SETTING_CHARACTERS = 8192
 """The longest value of a session option that ONNX Runtime takes (1.31; older releases take 1,024 or 2,048)."""
 
 _ROOT = "."
-# The separators of rules and of ours, the escape, and what would be trimmed.
-_RESERVED = re.compile(r"[,();=/%\s\x00-\x1f\x7f]")
+# The separators of rules and of ours, the escape, and what would be trimmed or is no text.
+_RESERVED = frozenset(",();=/% ")
 
 
 def layer_value(tag: str) -> str:
@@ -32,7 +31,13 @@ def layer_value(tag: str) -> str:
     ('encoder/layer.0', '.')
     """
     parts = (unquote(segment.split(".", 1)[1]) for segment in split_tag(tag)[1:])
-    return "/".join(_RESERVED.sub(lambda match: f"%{ord(match.group()):02X}", part) for part in parts) or _ROOT
+    return "/".join(map(_escape, parts)) or _ROOT
+
+
+def _escape(name: str) -> str:
+    if name.isprintable() and _RESERVED.isdisjoint(name):
+        return name
+    return "".join(quote(char, safe="") if char in _RESERVED or not char.isprintable() else char for char in name)
 
 
 def layer_rules(values: Mapping[NodeKey, str], selected: Collection[NodeKey]) -> tuple[list[str], str | None]:

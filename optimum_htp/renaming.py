@@ -87,6 +87,8 @@ def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
     Raises:
         HtpError: An old name is in use by now, or the file could not be written; it stays as it is.
     """
+    if not renamed:
+        return False
     stored = {tensor.name for _, graph in read_model(path).graphs() for tensor in graph.initializers}
     names = {new: old for new, old in renamed.items() if new in stored}
     rename_initializers(path, names)

@@ -15,16 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.annotations import HtpOptions, owned_keys, read_tags, strip_tags, write_tags
+from optimum_htp.annotations import HtpOptions, owned_keys, read_tags
 from optimum_htp.configs import add_config_metadata, complete_package
-from optimum_htp.errors import HtpError, ModelTooLargeError, PackageError, TaggingError
+from optimum_htp.errors import HtpError, PackageError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage
-from optimum_htp.projection import TaggedModel, project
+from optimum_htp.projection import project
+from optimum_htp.recording import TaggedGraph, write_package_tags
 from optimum_htp.roots import choose_root, returns_attentions
-from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
-from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton, unpack_skeleton
+from optimum_htp.sidecar import FileRecord, Sidecar, TagCounts, library_versions
+from optimum_htp.skeleton import SKELETON, Roots, unpack_skeleton
 from optimum_htp.sources import ModelSource, find_source, instantiate_on_meta
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
@@ -108,7 +109,8 @@ def tag_package(
         logger.warning("%s No node of it is resolved.", sources.mismatch(name))
     records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
     options = htp_options or HtpOptions()
-    records.update(_write(package, plans, options))
+    graphs = {name: TaggedGraph(package.files[name].model, plan.tags, plan.roots) for name, plan in plans.items()}
+    records.update(write_package_tags(graphs, options=options))
     written = sources.complete_package()
     if options.config_metadata and (package.directory / "config.json").is_file():
         add_config_metadata(package.directory, records)
@@ -295,28 +297,6 @@ def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTag
     return {
         key: earlier[key] if key in earlier and (tag.source == "unresolved" or tag.tag == earlier[key].tag) else tag
         for key, tag in tags.items()
-    }
-
-
-def _write(package: HtpPackage, plans: Mapping[str, _Plan], options: HtpOptions) -> dict[str, FileRecord]:
-    """Writes the tags into every file, or none: what was written is taken back if a later file fails."""
-    written: list[Path] = []
-    for name, plan in plans.items():
-        file = package.files[name]
-        trees = [tree for tree, _ in plan.roots.values()]
-        skeleton = pack_skeleton(TaggedModel(file.model, dict(plan.tags)), plan.roots) if options.skeleton else None
-        extra = {SKELETON: skeleton} if skeleton is not None else {}
-        try:
-            write_tags(file.model, plan.tags, trees=trees, options=options, model_metadata=extra)
-            written.append(file.path)
-        except ModelTooLargeError as error:
-            logger.warning("%s The tags are in %s only.", error, SIDECAR)
-        except HtpError:
-            for path in written:
-                strip_tags(path)
-            raise
-    return {
-        name: FileRecord.of(package.files[name].model, plan.tags, trees=plan.roots) for name, plan in plans.items()
     }
 
 

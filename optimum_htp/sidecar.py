@@ -64,7 +64,7 @@ class TagCounts:
 
 @dataclass(frozen=True, slots=True)
 class StoredParameter:
-    """Which parameters a stored tensor was made of; `parameters.ParameterRow` says what each word means.
+    """Which parameters a stored tensor was made of; `parameter_map.ParameterRow` says what each word means.
 
     Attributes:
         graph: The path of the graph that stores it.

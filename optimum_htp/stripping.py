@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from optimum_htp.annotations import strip_tags
@@ -10,7 +11,8 @@ from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import read_model
 from optimum_htp.package import onnx_files
 from optimum_htp.packed import read_packed
-from optimum_htp.sidecar import SIDECAR
+from optimum_htp.renaming import undo_renames
+from optimum_htp.sidecar import SIDECAR, Sidecar
 
 
 def strip(path: str | Path) -> list[str]:
@@ -32,7 +34,9 @@ def strip(path: str | Path) -> list[str]:
         # One that is broken, or holds more than tags, is told of before anything is changed.
         if read_packed(read_model(file)) is not None:
             raise PackageError(f"{file}: a packed file; unpack it first: optimum-cli htp unpack {file} DIR")
-    changed = []
+    changed: list[str] = []
+    # Before the sidecar goes, which has the old names.
+    restored = _undo_renames(path if path.is_dir() else path.parent, files)
     sidecar = path / SIDECAR
     if sidecar.is_file():
         # First, for as long as it is there it says that the package is complete.
@@ -43,4 +47,14 @@ def strip(path: str | Path) -> list[str]:
         changed.append(SIDECAR)
     if path.is_dir() and remove_config_metadata(path):
         changed.append(CONFIG)
-    return changed + [name for name, file in files.items() if strip_tags(file)]
+    return changed + [name for name, file in files.items() if strip_tags(file) or name in restored]
+
+
+def _undo_renames(directory: Path, files: Mapping[str, Path]) -> set[str]:
+    """Gives stored tensors their old names back, as the sidecar has them; returns the files that this changed."""
+    try:
+        sidecar = Sidecar.read(directory)
+    except PackageError:  # it is broken: nobody knows of any, and it is deleted next
+        sidecar = None
+    records = sidecar.files if sidecar is not None else {}
+    return {name for name, file in files.items() if name in records and undo_renames(file, records[name].renamed)}

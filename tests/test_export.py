@@ -22,12 +22,13 @@ from oracle import seed_everything
 
 import optimum_htp
 from optimum_htp import export as export_module
+from optimum_htp import recording
 from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, HtpOptions
 from optimum_htp.errors import PackageError, TaggingError
 from optimum_htp.export import HTPExporter, main_export
 from optimum_htp.package import HtpPackage
-from optimum_htp.stripping import strip
 from optimum_htp.sidecar import SIDECAR, Sidecar
+from optimum_htp.stripping import strip
 from optimum_htp.tracing import ModuleTap
 
 
@@ -345,14 +346,14 @@ def test_failed_writing_takes_back_what_was_written(
 ) -> None:
     """A file that can't be written leaves none of the package's files tagged."""
     plain_export(zoo_model("t5"), tmp_path / "plain", task=zoo.ZOO["t5"].task)
-    write_tags = export_module.write_tags
+    write_tags = recording.write_tags
 
     def failing(model: Any, *args: Any, **kwargs: Any) -> None:
         if model.path.name == "encoder_model.onnx":
             raise OSError(28, "No space left on device")
         write_tags(model, *args, **kwargs)
 
-    monkeypatch.setattr(export_module, "write_tags", failing)
+    monkeypatch.setattr(recording, "write_tags", failing)
     with pytest.raises(TaggingError, match="No space left"):
         export(zoo_model("t5"), tmp_path / "out")
     assert digests(tmp_path / "out") == digests(tmp_path / "plain")

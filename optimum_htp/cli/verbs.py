@@ -24,6 +24,7 @@ VERBS = (
     "unpack",
     "profile",
     "select",
+    "params",
     "extract",
     "diff",
 )

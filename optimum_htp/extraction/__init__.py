@@ -18,7 +18,6 @@ from optimum_htp.annotations import HtpOptions, read_tags, write_tags
 from optimum_htp.errors import HtpError, OnnxFileError, PackageError
 from optimum_htp.extraction.choosing import Choice, choose
 from optimum_htp.extraction.cutting import Cut, cut, scopes_of
-from optimum_htp.spans import model_spans, scope_spans
 from optimum_htp.extraction.tensor_types import tensor_types
 from optimum_htp.extraction.writing import PartWriter, Written
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag
@@ -26,6 +25,7 @@ from optimum_htp.onnxfile import Value, read_model
 from optimum_htp.onnxfile.wire import WireError
 from optimum_htp.package import HtpPackage, load_package
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
+from optimum_htp.spans import model_spans, scope_spans
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tensors import SourceFiles
 

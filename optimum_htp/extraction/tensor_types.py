@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.extraction.cutting import Scope, reads
-from optimum_htp.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile import Node, Value
 from optimum_htp.onnxfile.schema import (
     EXTERNAL,
@@ -27,6 +26,7 @@ from optimum_htp.onnxfile.schema import (
     TENSOR_PACKED_DIMS,
 )
 from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields
+from optimum_htp.spans import GraphSpans, ModelSpans, Span
 
 
 if TYPE_CHECKING:

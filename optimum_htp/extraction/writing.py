@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
 from optimum_htp.extraction.cutting import Cut
-from optimum_htp.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.extraction.tensor_types import value_info
 from optimum_htp.onnxfile import Value
 from optimum_htp.onnxfile.schema import (
@@ -28,6 +27,7 @@ from optimum_htp.onnxfile.schema import (
 from optimum_htp.onnxfile.wire import Splice, encode_message, encode_varint
 from optimum_htp.packed import is_pack_key, names_problem
 from optimum_htp.skeleton import SKELETON
+from optimum_htp.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.tensors import SourceFiles, TensorField, rewrite_part
 
 

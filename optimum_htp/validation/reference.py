@@ -209,7 +209,8 @@ class _Comparison:
             advice = "an axis was traced as a constant; export again, or report it to Optimum" if where else ""
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
             return failed(f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
-        return good(f"{self.label}: {len(names)} outputs{where}, off by {worst:.1e} at most")
+        plural = "output" if len(names) == 1 else "outputs"
+        return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
 
     def _limit(self, expected: np.ndarray[Any, Any]) -> float:
         if self.tolerance is not None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package import HtpFile
-from optimum_htp.parameters.source import SourceTensors
-from optimum_htp.parameters.stored import StoredTensor
+from optimum_htp.parameter_map.source import SourceTensors
+from optimum_htp.parameter_map.stored import StoredTensor
 
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage, load_package
-from optimum_htp.parameters.identity import refuse_other_model
-from optimum_htp.parameters.matching import Match, Matcher
-from optimum_htp.parameters.naming import RenamedFile, new_names, write_renamed
-from optimum_htp.parameters.source import SourceTensors
-from optimum_htp.parameters.stored import StoredTensor, Values, stored_tensors
+from optimum_htp.parameter_map.identity import refuse_other_model
+from optimum_htp.parameter_map.matching import Match, Matcher
+from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renamed
+from optimum_htp.parameter_map.source import SourceTensors
+from optimum_htp.parameter_map.stored import StoredTensor, Values, stored_tensors
 from optimum_htp.references import SourceModel, find_parts, load_source_model
 from optimum_htp.sidecar import StoredParameter
 

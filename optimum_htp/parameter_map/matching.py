@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.parameters.source import SourceTensors, distance
-from optimum_htp.parameters.stored import StoredTensor
+from optimum_htp.parameter_map.source import SourceTensors, distance
+from optimum_htp.parameter_map.stored import StoredTensor
 
 
 if TYPE_CHECKING:
@@ -96,26 +96,30 @@ class Matcher:
 
     def _folded(self, tensor: StoredTensor, array: Array, paths: Sequence[str]) -> Match | None:
         """The weight or the bias of a convolution with the batch norm behind it."""
-        slots = {use.slot for use in tensor.uses if use.node.op_type in _CONVOLUTIONS}
+        slots = {use.slot for use in tensor.uses if use.node.op_type in _CONVOLUTIONS} & {1, 2}
+        found = [parts for path in paths for slot in slots if (parts := self._fold(array, path, bias=slot == 2))]
+        if not found:
+            return None
+        others = dict.fromkeys(parts[0] for parts in found if parts[0] not in found[0])
+        return Match(found[0], ("folded",), tuple(others))
+
+    def _fold(self, array: Array, path: str, *, bias: bool) -> tuple[str, ...]:
+        """The parameters of a convolution at a path and of a batch norm that make an array together."""
         norms = [norm for norm in self.source.norms if norm.scale.size in array.shape]
-        norms.sort(key=lambda norm: -max((_shared_prefix(norm.name, path) for path in paths), default=0))
+        norms.sort(key=lambda norm: -_shared_prefix(norm.name, path))
         weights = [name for name, value in self.source.tensors.items() if name.endswith("weight") and value.ndim > 2]
-        near, _ = self.source.near(paths, weights)
-        for weight in near if slots & {1, 2} else ():
-            owner = weight.rpartition(".")[0]
+        for weight in self.source.near([path], weights)[0]:
+            own = f"{weight.rpartition('.')[0]}.bias"
             for norm in norms:
                 parts = [weight, f"{norm.name}.weight", f"{norm.name}.running_var"]
-                if 1 in slots:
-                    expected = _per_channel(self.source.tensors[weight], norm.scale, array.shape)
-                else:
-                    bias = self.source.tensors.get(f"{owner}.bias")
-                    expected = norm.shift if bias is None else norm.shift + bias * norm.scale
-                    own = [f"{owner}.bias"] if bias is not None else []
-                    parts = [*own, f"{norm.name}.bias", f"{norm.name}.running_mean", *parts[1:]]
+                expected = _per_channel(self.source.tensors[weight], norm.scale, array.shape)
+                if bias:
+                    before = self.source.tensors.get(own)
+                    expected = norm.shift if before is None else norm.shift + before * norm.scale
+                    parts = [own, f"{norm.name}.bias", f"{norm.name}.running_mean", *parts[1:]]
                 if expected is not None and _close(expected, array):
-                    known = tuple(part for part in parts if part in self.source.tensors)
-                    return Match(known, ("folded",))
-        return None
+                    return tuple(part for part in parts if part in self.source.tensors)
+        return ()
 
     def _concatenated(self, array: Array, paths: Sequence[str]) -> Match | None:
         """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""

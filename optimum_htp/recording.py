@@ -1,0 +1,97 @@
+"""Writing the tags of a whole package: into every file of it, or into none, and what the sidecar says of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimum_htp.annotations import HtpOptions, write_tags
+from optimum_htp.errors import ModelTooLargeError, TaggingError
+from optimum_htp.hierarchy import ModuleTree, NodeTags
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.projection import TaggedModel
+from optimum_htp.sidecar import SIDECAR, FileRecord
+from optimum_htp.skeleton import SKELETON, pack_skeleton
+
+
+logger = logging.getLogger(__name__)
+
+
+Roots = Mapping[str, "tuple[ModuleTree, str | None]"]
+"""By the tag of each root module its tree and its place in the whole model."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedGraph:
+    """What is to be written into one file.
+
+    Attributes:
+        model: The file as it is.
+        tags: A tag for each node.
+        roots: The root modules that occur in them.
+    """
+
+    model: OnnxModel
+    tags: NodeTags
+    roots: Roots
+
+
+def write_package_tags(files: Mapping[str, TaggedGraph], *, options: HtpOptions) -> dict[str, FileRecord]:
+    """Writes the tags into every file of a package, or into none.
+
+    A file that would pass protobuf's 2 GB stays as it is, with a warning: its tags are in the sidecar only.
+
+    Args:
+        files: What to write, by the file's path in the package.
+        options: What to write beside the tags.
+
+    Returns:
+        What the sidecar says of each file.
+
+    Raises:
+        TaggingError: A file could not be written; all of them are as they were.
+    """
+    staged: dict[Path, Path] = {}
+    at = ("", Path())
+    try:
+        for name, graph in files.items():
+            at = (name, graph.model.path)
+            # Where a link leads is where the content is.
+            file = graph.model.path.resolve()
+            staged[file] = file.with_name(f".{file.name}.tagged-{os.getpid()}")
+            try:
+                _write(graph, options, staged[file])
+            except ModelTooLargeError as error:
+                logger.warning("%s The tags are in %s only.", error, SIDECAR)
+                del staged[file]
+        for file, new in staged.items():
+            new.replace(file)
+    except BaseException as error:
+        for new in staged.values():
+            new.unlink(missing_ok=True)
+        if isinstance(error, Exception):
+            raise tagging_error(*at, error) from error
+        raise
+    return {name: FileRecord.of(graph.model, graph.tags, trees=graph.roots) for name, graph in files.items()}
+
+
+def tagging_error(name: str, file: Path, error: Exception) -> TaggingError:
+    """The error that says in one line which file of a package could not be tagged, and why.
+
+    Args:
+        name: The file's path in the package.
+        file: Where it is; its directory, which may be a staging directory, is left out of the message.
+        error: What went wrong.
+    """
+    reason = " ".join(str(error).replace(f"{file.parent}/", "").split()) or type(error).__name__
+    return TaggingError(f"{name} could not be tagged: {reason}; the package stands as it was without this pass")
+
+
+def _write(graph: TaggedGraph, options: HtpOptions, destination: Path) -> None:
+    skeleton = pack_skeleton(TaggedModel(graph.model, dict(graph.tags)), graph.roots) if options.skeleton else None
+    extra = {SKELETON: skeleton} if skeleton is not None else {}
+    trees = [tree for tree, _ in graph.roots.values()]
+    write_tags(graph.model, graph.tags, trees=trees, options=options, model_metadata=extra, destination=destination)
