@@ -126,6 +126,15 @@ class HtpPackage:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
 
+    def require_unpacked(self) -> None:
+        """Checks that this is no packed file, inside which what is written elsewhere could not be kept in step.
+
+        Raises:
+            PackageError: It is one.
+        """
+        if self.packed is not None:
+            raise PackageError(f"{self.path}: a packed file; unpack it first: optimum-cli htp unpack {self.path} DIR")
+
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """The content of config.json (for a diffusers pipeline, model_index.json); None where there is none.

@@ -109,6 +109,7 @@ def project(
         0
     """
     package = HtpPackage(optimized)
+    package.require_unpacked()
     given = HtpPackage(source) if source is not None else None
     plans = {name: _plan(file, package, given) for name, file in package.files.items()}
     written = _write(package, given, plans, None if output is None else Path(output))

@@ -98,6 +98,7 @@ def tag_package(
     """
     started = time.perf_counter()
     package = HtpPackage(path)
+    package.require_unpacked()
     described = {name for name, file in package.files.items() if _is_described(package, file)}
     kept = () if force else tuple(name for name in package.files if name in described)
     sources = _Sources(package, model, trust_remote_code)

