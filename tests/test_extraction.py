@@ -203,6 +203,25 @@ def test_the_root_is_the_whole_model(exported: Callable[..., Path], tmp_path: Pa
     assert report.outputs[0].name == graph.outputs[0].name
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", zoo.names(quick=True))
+def test_every_module_of_every_model(name: str, exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Each call of each module either has a reason not to be cut out, or is a model that ONNX Runtime loads."""
+    package = exported(name)
+    for file, loaded in load_package(package).files.items():
+        for info in (info for tree in loaded.hierarchy.trees for info in tree):
+            for call in range(info.calls) if info.calls > 1 else (None,):
+                path = "/".join(info.path)
+                try:
+                    report = extract(package, ".".join(info.path), tmp_path / "part.onnx", file=file, call=call,
+                                     overwrite=True)  # fmt: skip
+                except PackageError as error:
+                    reasons = ("no nodes", "no clean cut", "several graphs", "name one call", "has no output", "call")
+                    assert any(reason in str(error) for reason in reasons), (path, str(error))  # noqa: PT017
+                    continue
+                onnxruntime.InferenceSession(report.output, options())
+
+
 # --- What is written ----------------------------------------------------------------------------------------------
 
 

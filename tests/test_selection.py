@@ -420,7 +420,7 @@ def hit(setting: str, value: str) -> bool:
         (["encoder.layer.1.norm"], "gpu(=encoder/layer.1/norm)"),
         (["encoder.layer.0-1"], "gpu(encoder/layer.0/, =encoder/layer.0, encoder/layer.1/, =encoder/layer.1)"),
         (["encoder", "!encoder.layer.1-10"], "gpu(=encoder, encoder/layer.0/, =encoder/layer.0)"),
-        (["head"], "gpu(head/, =head, tail/, =tail)"),
+        (["head"], "gpu(head/, =head, =tail)"),
         (["branch"], "gpu(=branch)"),
     ],
 )
@@ -499,7 +499,7 @@ def test_foreign_layer_annotations_stay(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_calls_are_no_layers(package: Path) -> None:
-    with pytest.raises(PackageError, match="some of the nodes of the layer 'head' are selected and some are not"):
+    with pytest.raises(PackageError, match=r"the layer .head/fc. are selected and some are not"):
         chosen(package, "head@0").layer_rules()
 
 
@@ -583,6 +583,25 @@ def test_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     onnx.save(model, package / "model.onnx")
     out, _ = shown([str(package), "encoder.layer.0.norm"], capsys)
     assert out == "\\x1b[2J\\u202eevil\n"
+
+
+def test_names_of_other_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is also that of a node elsewhere is told of; a tool would take both."""
+    import onnx
+
+    package = toy_package(tmp_path / "toy")
+    model = onnx.load(package / "model.onnx")
+    model.graph.node[1].name = "/layer.1/Add"
+    onnx.save(model, package / "model.onnx")
+    assert chosen(package, "encoder.layer.0").ambiguous_names() == ["/layer.1/Add"]
+    _, err = shown([str(package), "encoder.layer.0", "--format", "ort-quantize"], capsys)
+    assert "1 of the names are also those of nodes that were not selected, such as '/layer.1/Add'" in err
+
+
+def test_no_pattern(package: Path) -> None:
+    """An empty list is no wish for everything."""
+    with pytest.raises(HtpError, match="no pattern says which modules to select"):
+        select(package, [])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ HELP = "Show which PyTorch parameter each initializer is, and what was done to i
 
 _CHANGES = """\
 changes:
-  same, transposed, reshaped, cast (to another type), scaled (by one number), folded with a batch norm, concatenated
+  same, transposed, reshaped, cast (to another type), scaled (by one number), shifted (by one), folded with a batch norm, concatenated
   (into a fused QKV), quantized (with its scale and zero point). "also" names parameters with the same values that the
   initializer stands for too. A constant is no parameter: integers, truth values, or one number throughout.
 """

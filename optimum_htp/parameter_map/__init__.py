@@ -44,7 +44,7 @@ class ParameterRow:
         kind: `"parameter"` (or a buffer); `"constant"`, which no parameter went into: integers, truth values, or one
             number throughout; `"unknown"`.
         parameters: The parameters of the PyTorch model that it was made of.
-        changes: What was done to them: `same`, or some of `transposed`, `reshaped`, `cast`, `scaled`, `folded` (with a
+        changes: What was done to them: `same`, or some of `transposed`, `reshaped`, `cast`, `scaled`, `shifted`, `folded` (with a
             batch norm), `concatenated`, `quantized`; for the scale and the zero point of a quantized one those words.
         duplicates: Other parameters that it stands for as well, because they have the same values.
         scale: The stored tensor with the scale of a quantized one.

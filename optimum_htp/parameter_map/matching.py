@@ -30,7 +30,7 @@ class Match:
 
     Attributes:
         parameters: The parameters and buffers that it was made of; the one that it is named after is the first.
-        changes: What was done to them, in order: `same` or some of `transposed`, `reshaped`, `cast`, `scaled`, `folded`,
+        changes: What was done to them, in order: `same` or some of `transposed`, `reshaped`, `cast`, `scaled`, `shifted`, `folded`,
             `concatenated`, `quantized`; `scale` and `zero_point` are those of a quantized one.
         duplicates: Other parameters that it stands for, because they have the same values.
         scale: The stored tensor that holds the scale of a quantized one.
@@ -121,6 +121,17 @@ class Matcher:
                     return tuple(part for part in parts if part in self.source.tensors)
         return ()
 
+    def _norm(self, array: Array, paths: Sequence[str]) -> Match | None:
+        """What a batch norm that stands for itself multiplies by, or adds, computed beforehand."""
+        for norm in self.source.norms:
+            if norm.scale.size != array.size or norm.name not in paths:
+                continue
+            for made, parts in ((norm.scale, _SCALE), (norm.shift, _SHIFT)):
+                if _close(made, array.ravel()):
+                    names = (f"{norm.name}.{part}" for part in parts)
+                    return Match(tuple(name for name in names if name in self.source.tensors), ("folded",))
+        return None
+
     def _concatenated(self, array: Array, paths: Sequence[str]) -> Match | None:
         """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""
         near, _ = self.source.near(paths, self.source.tensors)
@@ -183,6 +194,16 @@ class Matcher:
                     return Match((name,), (*((change,) if change else ()), "scaled"))
         return None
 
+    def _shifted(self, array: Array, paths: Sequence[str]) -> Match | None:
+        """A parameter plus a number, as the `1 + weight` of Gemma's norms."""
+        for name in self.source.by_size.get(array.size, ()):
+            value = self.source.tensors[name]
+            own = any(distance(name, path) == 0 for path in paths)
+            if own and array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape:
+                if _close(value + (array.flat[0] - value.flat[0]), array):
+                    return Match((name,), ("shifted",))
+        return None
+
     def _quantized(self, tensor: StoredTensor, array: Array, paths: Sequence[str]) -> Match | None:
         """A parameter in steps of a scale: within half a step of it everywhere."""
         near, far = self.source.near(paths, self.source.by_size.get(array.size, ()))
@@ -220,6 +241,8 @@ def _nearest(found: list[tuple[str, tuple[str, ...]]], paths: Sequence[str]) -> 
     return [item for item in found if item[0] in wanted]
 
 
+_SCALE = ("weight", "running_var")
+_SHIFT = ("bias", "running_mean", "weight", "running_var")
 _CONVOLUTIONS = ("Conv", "FusedConv", "ConvTranspose", "NhwcFusedConv", "QLinearConv")
 _FLOATS = (1, 10, 11, 16)
 

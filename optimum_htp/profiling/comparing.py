@@ -39,13 +39,14 @@ def side_by_side(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
 def _partner(phase: PhaseProfile, others: list[PhaseProfile]) -> PhaseProfile | None:
     """The phase of the same file, whatever tools called it; else the only one of that kind."""
     alike = [other for other in others if other.phase == phase.phase]
-    same = [other for other in alike if _stem(other.file) == _stem(phase.file)]
+    same = [other for other in alike if stem(other.file) == stem(phase.file)]
     if same:
         return same[0]
     return alike[0] if len(alike) == 1 else None
 
 
-def _stem(file: str) -> str:
+def stem(file: str) -> str:
+    """A file without what tools put behind its name."""
     path = PurePosixPath(file)
     return str(path.with_name(_SUFFIX.sub("", path.stem)))
 

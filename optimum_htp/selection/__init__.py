@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from optimum_htp.annotations import check_layer_annotations, write_layer_annotations
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.patterns import ModulePattern, near_names
 from optimum_htp.selection.choosing import Chooser
@@ -60,6 +60,8 @@ def select(
     """
     opened = package if isinstance(package, HtpPackage) else HtpPackage(package)
     written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if not written:
+        raise HtpError("no pattern says which modules to select; '*' selects all")
     chosen = [Chooser(each, written, _places(opened.files[each.name], each)) for each in _files(opened, file)]
     for position, pattern in enumerate(written):
         if not any(each.modules[position] for each in chosen):

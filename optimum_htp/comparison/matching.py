@@ -1,0 +1,271 @@
+"""Every module call of a graph against its reference, and the first that leaves it run on the reference's tensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.comparison.boundaries import MAX_CANDIDATES, Boundaries, assign, fits, folded_batch_norm
+from optimum_htp.comparison.measuring import measure_errors
+from optimum_htp.comparison.probing import Prober
+from optimum_htp.comparison.reference import Reference
+from optimum_htp.comparison.report import CallComparison, Errors, Isolated
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import tag_module_path
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+logger = logging.getLogger(__name__)
+
+NO_FLOATS = "it returns no floating-point tensor of its own"
+NO_TENSOR = "no tensor of the graph has the shape of its output"
+FUSED = "an optimizer fused a part of it with other modules"
+NOT_RUN = "ONNX Runtime can't show its tensors"
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known so far of one call: for each output the tensor, and how far off it is."""
+
+    names: list[str | None]
+    errors: list[Errors | None]
+    compared_as: int | None = None
+    problem: str | None = None
+    values: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> Errors | None:
+        known = [errors for errors in self.errors if errors is not None]
+        return max(known, key=lambda errors: errors.relative) if known else None
+
+
+class Matcher:
+    """Compares the module calls of one graph with their reference.
+
+    Args:
+        prober: The graph.
+        reference: What it is compared with.
+        tolerance: What the relative error may be.
+        max_bytes: How much the tensors that are held at once may take.
+    """
+
+    def __init__(self, prober: Prober, reference: Reference, *, tolerance: float, max_bytes: int) -> None:
+        self._prober = prober
+        self._reference = reference
+        self._tolerance = tolerance
+        self._max_bytes = max_bytes
+        self.boundaries = Boundaries(prober.flat, reference.calls, reference.call_of, prober.may_be_float)
+        self._matched: dict[int, _Found] = {}
+        self.chunks = 0
+
+    def calls(self) -> list[CallComparison]:
+        """All calls that have nodes, in the order in which they ended."""
+        wanted = self.boundaries.with_nodes()
+        # A tensor and its reference are held at once, and those of the runner-up.
+        for chunk in self._reference.chunks(wanted, max_bytes=max(1, self._max_bytes // 3)):
+            self.chunks += 1
+            self._compare_chunk(chunk)
+        return [self._comparison(number) for number in wanted]
+
+    def outputs(self) -> dict[str, Errors]:
+        """The outputs of the model, those that the reference has."""
+        names = [name for name in self._prober.flat.outputs if name in self._reference.outputs]
+        wanted = [name for name in names if self._reference.outputs[name].dtype.kind == "f"]
+        found = self._prober.run(wanted, self._reference.inputs)
+        return {
+            name: measure_errors(found[name], self._reference.outputs[name])
+            for name in wanted
+            if found[name].shape == self._reference.outputs[name].shape
+        }
+
+    def isolate(self, comparison: CallComparison) -> Isolated | None:
+        """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
+        number = comparison.order
+        found = self._matched[number]
+        names = [name for name in found.names if name is not None]
+        stops = self._reference_tensors(number, names)
+        nodes, needed = self._prober.flat.slice_to(names, stop=stops)
+        fed = {name: stops[name] for name in needed if name in stops}
+        target = number if found.compared_as is None else found.compared_as
+        wanted = self._reference.returned([*dict.fromkeys([target, *(each for each, _ in fed.values())])])
+        given = {name: wanted[each][index] for name, (each, index) in fed.items()}
+        values = self._run(names, {name: self._as_type(name, array) for name, array in given.items()})
+        if values is None:
+            return None
+        pairs = [
+            measure_errors(values[name], expected)
+            for name, expected in zip(found.names, wanted[target], strict=False)
+            if name is not None and values[name].shape == expected.shape
+        ]
+        if not pairs:
+            return None
+        added = max(pairs, key=lambda errors: errors.relative)
+        inside = self.boundaries.found[number].nodes
+        flat = self._prober.flat
+        between = {flat.nodes[at].tag.tag for at in nodes if at not in inside and self._computes(at)}  # type: ignore[union-attr]
+        return Isolated(
+            call=comparison,
+            added=added,
+            over=added.relative > self._tolerance,
+            fed=tuple(fed),
+            between=tuple(sorted(tag_module_path(tag) or "(root)" for tag in between)),
+            not_fed=len(needed) - len(fed),
+        )
+
+    def _computes(self, at: int) -> bool:
+        """Whether a node makes a floating-point tensor for a known module."""
+        flat = self._prober.flat.nodes[at]
+        return flat.tag is not None and any(name and self._prober.may_be_float(name) for name in flat.node.outputs)
+
+    def _reference_tensors(self, number: int, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The tensors that other calls, which are not in this one and don't contain it, returned: the call, and which."""
+        inside = self.boundaries.found[number].nodes
+        own = {name for at in inside for name in self._prober.flat.nodes[at].node.outputs}
+        stops: dict[str, tuple[int, int]] = {}
+        for other, found in sorted(self._matched.items()):
+            target = other if found.compared_as is None else found.compared_as
+            for index, name in enumerate(found.names):
+                errors = found.errors[index]
+                if name is not None and errors is not None and name not in own and name not in names:
+                    stops.setdefault(name, (target, index))
+        return stops
+
+    def _as_type(self, name: str, array: Array) -> Array:
+        """A tensor of the reference in the type that the graph has there."""
+        value = self._prober.types.get(name)
+        return array.astype("float16") if value is not None and value.elem_type == 10 else array
+
+    def _compare_chunk(self, chunk: Mapping[int, tuple[Array, ...]]) -> None:
+        for number, expected in chunk.items():
+            candidates = self.boundaries.candidates(number)
+            names = assign(candidates, [array.shape for array in expected], self._prober.shape)
+            problem = NO_FLOATS if not expected else (NO_TENSOR if not any(names) else None)
+            self._matched[number] = _Found(names, [None] * len(names), problem=problem)
+        self._measure(chunk, {number: self._matched[number].names for number in chunk})
+        doubtful = [number for number in chunk if self._is_doubtful(number)]
+        self._look_further(chunk, doubtful)
+        self._look_at_batch_norms([number for number in chunk if self._is_doubtful(number)])
+
+    def _is_doubtful(self, number: int) -> bool:
+        found = self._matched[number]
+        off = any(
+            errors is None or errors.relative > self._tolerance
+            for name, errors in zip(found.names, found.errors, strict=True)
+            if name is not None
+        )
+        return bool(found.names) and (off or None in found.names)
+
+    def _measure(self, chunk: Mapping[int, tuple[Array, ...]], wanted: Mapping[int, Sequence[str | None]]) -> None:
+        """Compares the tensors that were chosen."""
+        names = [name for listed in wanted.values() for name in listed if name is not None]
+        values = self._run(names, {})
+        for number, listed in wanted.items():
+            found = self._matched[number]
+            shown = values if values is not None else self._run([name for name in listed if name is not None], {})
+            if shown is None:
+                found.problem = NOT_RUN
+                continue
+            for index, (name, expected) in enumerate(zip(listed, chunk[number], strict=True)):
+                if name is not None and shown[name].shape == expected.shape and shown[name].dtype.kind == "f":
+                    found.errors[index] = measure_errors(shown[name], expected)
+
+    def _look_further(self, chunk: Mapping[int, tuple[Array, ...]], doubtful: Sequence[int]) -> None:
+        """Looks among the other tensors of calls that are off for one that the module may have returned instead."""
+        others: dict[int, list[str]] = {}
+        for number in doubtful:
+            shapes = {array.shape for array in chunk[number]}
+            names = self.boundaries.candidates(number)[: 4 * MAX_CANDIDATES]
+            fitting = [name for name in names if any(fits(self._prober.shape(name), shape) for shape in shapes)]
+            others[number] = [name for name in fitting if name not in self._matched[number].names][:MAX_CANDIDATES]
+        for numbers in self._affordable(chunk, others):
+            names = [name for number in numbers for name in others[number]]
+            values = self._run(names, {}) if names else None
+            for number in numbers if values is not None else ():
+                self._improve(number, chunk[number], {name: values[name] for name in others[number]})  # type: ignore[index]
+
+    def _affordable(
+        self, chunk: Mapping[int, tuple[Array, ...]], others: Mapping[int, Sequence[str]]
+    ) -> Iterator[list[int]]:
+        """Calls whose other tensors fit into memory together."""
+        group: list[int] = []
+        total = 0
+        for number, names in others.items():
+            size = len(names) * max((array.nbytes for array in chunk[number]), default=0)
+            if group and total + size > self._max_bytes // 3:
+                yield group
+                group, total = [], 0
+            group.append(number)
+            total += size
+        if group:
+            yield group
+
+    def _improve(self, number: int, expected: Sequence[Array], values: Mapping[str, Array]) -> None:
+        """Takes a tensor that agrees with an output, where the one that was chosen does not."""
+        found = self._matched[number]
+        for index, array in enumerate(expected):
+            known = found.errors[index]
+            if known is not None and known.relative <= self._tolerance:
+                continue
+            for name, value in values.items():
+                if value.shape != array.shape or value.dtype.kind != "f" or name in found.names:
+                    continue
+                errors = measure_errors(value, array)
+                if errors.relative <= self._tolerance or known is None:
+                    known = errors
+                    found.names[index], found.errors[index] = name, errors
+                    found.problem = None
+                if errors.relative <= self._tolerance:
+                    break
+
+    def _look_at_batch_norms(self, doubtful: Sequence[int]) -> None:
+        """Compares convolutions with the output of the BatchNorm that was folded into them."""
+        calls, found = self._reference.calls, self.boundaries.found
+        norms = {number: folded_batch_norm(number, calls, found) for number in doubtful}
+        wanted = {number: norm for number, norm in norms.items() if norm is not None}
+        if not wanted:
+            return
+        returned = self._reference.returned(list(wanted.values()))
+        for number, norm in wanted.items():
+            self._matched[number].compared_as = norm
+            self._matched[number].errors = [None] * len(self._matched[number].errors)
+        chunk = {number: returned[norm] for number, norm in wanted.items()}
+        self._measure(chunk, {number: self._matched[number].names for number in wanted})
+
+    def _run(self, names: Sequence[str], given: Mapping[str, Array]) -> dict[str, Array] | None:
+        try:
+            return self._prober.run(names, self._reference.inputs, given=given)
+        except HtpError as error:
+            logger.debug("%s", error)
+            return None
+
+    def _comparison(self, number: int) -> CallComparison:
+        call, found = self._reference.calls[number], self._matched[number]
+        errors = found.worst
+        over = errors is not None and errors.relative > self._tolerance
+        fused = self.boundaries.fused_with(number)
+        problem = found.problem if errors is None else None
+        if errors is None and problem is None:
+            problem = NO_TENSOR
+        if fused and (over or errors is None):
+            errors, over, problem = None, False, FUSED
+        compared_as = self._reference.calls[found.compared_as].path if found.compared_as is not None else None
+        return CallComparison(
+            order=number,
+            tag=call.tag,
+            path=call.path,
+            class_name=call.class_name,
+            call=call.call if call.repeated else None,
+            nodes=len(self.boundaries.found[number].nodes),
+            tensors=tuple(name for name, each in zip(found.names, found.errors, strict=True) if name and each),
+            outputs=len(found.names),
+            errors=errors,
+            over=over,
+            skipped=problem,
+            compared_as=compared_as,
+        )

@@ -1,0 +1,51 @@
+"""How far two tensors are from each other."""
+
+from __future__ import annotations
+
+from math import inf, log10
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.comparison.report import EXACT, Errors
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-1}
+"""What the relative error of a module may be, by the type of what it computes with."""
+
+_TINY = 1e-12  # where a reference is 0 everywhere, what is left of rounding is no error
+_NO_NUMBER = Errors(inf, inf, inf, 0.0, -inf)
+
+
+def measure_errors(actual: Array, expected: Array) -> Errors:
+    """How far a tensor is from its reference, which has the same shape.
+
+    Infinities and NaNs have to be in the same places, and so have values at the end of what the type can hold, which
+    attention masks are filled with.
+    """
+    import numpy as np
+
+    if not expected.size:
+        return EXACT
+    left, right = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    limit = 0.9 * min(float(np.finfo(each.dtype).max) for each in (actual, expected))
+    huge = ~(np.abs(right) < limit)  # NaNs too
+    if not np.array_equal(huge, ~(np.abs(left) < limit)):
+        return _NO_NUMBER
+    left, right = left[~huge], right[~huge]
+    if not right.size:
+        return EXACT
+    difference = np.abs(left - right)
+    noise, signal = float(np.dot(difference, difference)), float(np.dot(right, right))
+    length = float(np.dot(left, left)) ** 0.5 * signal**0.5
+    worst = float(difference.max())
+    return Errors(
+        max_abs=worst,
+        mean_abs=float(difference.mean()),
+        relative=worst / max(float(np.abs(right).max()), _TINY),
+        cosine=float(np.dot(left, right)) / length if length else float(not noise),
+        sqnr_db=inf if not noise else (10 * log10(signal / noise) if signal else -inf),
+    )

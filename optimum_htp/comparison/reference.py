@@ -1,0 +1,80 @@
+"""What a graph is compared with: the calls of modules, and the tensors that each of them returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from optimum_htp.hierarchy import NodeTag
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceCall:
+    """One call of a module.
+
+    Attributes:
+        number: Its place in the order in which the calls ended.
+        tag: The module's tag.
+        path: Its dotted path.
+        class_name: Its class.
+        call: The 0-based index of the call.
+        repeated: Whether the module ran more than once.
+        parent: The number of the call that it was made from; None for the root's.
+        bytes: Of its outputs; 0 where that is not known.
+    """
+
+    number: int
+    tag: str
+    path: str
+    class_name: str
+    call: int
+    repeated: bool
+    parent: int | None
+    bytes: int
+
+
+class Reference(Protocol):
+    """What a graph is compared with."""
+
+    name: str
+    """What it is, for people."""
+
+    calls: Sequence[ReferenceCall]
+    """The calls, in the order in which they ended."""
+
+    inputs: Mapping[str, Array]
+    """The inputs of the ONNX file."""
+
+    outputs: Mapping[str, Array]
+    """The model's outputs, by the names that the ONNX file has for them."""
+
+    def call_of(self, tag: NodeTag) -> int | None:
+        """The number of the call that a node belongs to; None where that is not known."""
+
+    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
+        """What some calls returned, so many at once as fit."""
+
+    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
+        """What some calls returned."""
+
+
+def packed_calls(calls: Sequence[ReferenceCall], wanted: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
+    """The wanted calls in chunks of at most so many bytes, each of one call at least."""
+    chunk: list[int] = []
+    total = 0
+    for number in wanted:
+        size = calls[number].bytes
+        if chunk and total + size > max_bytes:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(number)
+        total += size
+    if chunk:
+        yield chunk
