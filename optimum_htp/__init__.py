@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optimum_htp.annotations import HtpOptions
     from optimum_htp.custom import export_module
     from optimum_htp.diffing import DiffReport, diff
+    from optimum_htp.comparison import CompareReport, compare
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
     from optimum_htp.extraction import ExtractReport, extract
@@ -52,6 +53,8 @@ _HOMES = {
     "AutoModelForONNX": "modeling",
     "ProfileReport": "profiling",
     "profile": "profiling",
+    "CompareReport": "comparison",
+    "compare": "comparison",
     "Selection": "selection",
     "annotate_layers": "selection",
     "select": "selection",
@@ -94,6 +97,8 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     # Answers.
     "ProfileReport",
     "profile",
+    "CompareReport",
+    "compare",
     "Selection",
     "annotate_layers",
     "select",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, escape_name
-from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata
+from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, NodeTags, escape_name, split_tag
+from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.packed import is_pack_key
 
 
@@ -59,62 +59,145 @@ def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
 
 
 def _borrowed_keys(model: OnnxModel) -> list[str]:
-    """The keys without our prefix that the model lists as ours."""
+    """The keys without our prefix that are ours: those that the model lists.
+
+    Where a tool dropped the list, those that say of each node what its tag says.
+    """
+    if KEYS not in model.metadata:
+        nodes = [node.metadata for _, graph in model.graphs() for node in graph.nodes]
+        return [key for key in _TELLING if _tells_of_tags(key, nodes)]
     try:
-        listed = json.loads(model.metadata.get(KEYS, "[]"))
+        listed = json.loads(model.metadata[KEYS])
     except (ValueError, RecursionError):
         return []
     return [key for key in _BORROWED if isinstance(listed, list) and key in listed]
 
 
+def _tells_of_tags(key: str, nodes: Iterable[Mapping[str, str]]) -> bool:
+    """Whether some nodes have a key, and each that has it has a tag too, of the same number of modules."""
+    having = [metadata for metadata in nodes if key in metadata]
+    return bool(having) and all(
+        TAG in metadata and _TELLING[key](metadata[key]) == len(split_tag(metadata[TAG])) for metadata in having
+    )
+
+
+_TELLING: dict[str, Callable[[str], int]] = {
+    NAMESPACE: lambda value: value.count("/") + 1,
+    NAME_SCOPES: lambda value: value.count("', ") + value.count('", '),
+    CLASS_HIERARCHY: lambda value: value.count("', ") + value.count('", '),
+}
+"""How many modules a value names, for the keys that name modules; the last item of torch's lists is the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """The metadata that a file is to have of us.
+
+    Attributes:
+        nodes: For each node that has any, in the order in which it is written.
+        model: For the model.
+        owned: Which keys are ours to replace.
+    """
+
+    nodes: Mapping[NodeKey, Mapping[str, str]]
+    model: Mapping[str, str]
+    owned: Callable[[str], bool]
+
+    @classmethod
+    def of(
+        cls,
+        model: OnnxModel,
+        tags: NodeTags,
+        *,
+        trees: Iterable[ModuleTree],
+        options: HtpOptions,
+        model_metadata: Mapping[str, str] | None = None,
+    ) -> Annotations:
+        """What says the tags of a graph. Keys that were on any node before us are left alone everywhere in the file.
+
+        Args:
+            model: The graph, as it was read from its file.
+            tags: A tag for each node.
+            trees: The module trees that the tags are of.
+            options: What to write beside the tags.
+            model_metadata: What to write on the model.
+        """
+        owned = owned_keys(model)
+        wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
+        foreign = {
+            key
+            for _, graph in model.graphs()
+            for node in graph.nodes
+            for key in node.metadata
+            if key in wanted and not owned(key)
+        }
+        borrowed = [key for key in wanted if key not in foreign]
+        chains = _Chains(trees)
+        nodes = {}
+        for path, graph in model.graphs():
+            for position, node in enumerate(graph.nodes):
+                tag = tags.get((path, position))
+                if tag is None:
+                    continue
+                entries = _tag_entries(tag)
+                for key in borrowed:
+                    entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
+                nodes[path, position] = entries
+        return cls(nodes, {KEYS: json.dumps(borrowed), **(model_metadata or {})}, owned)
+
+    def stand_in(self, model: OnnxModel) -> bool:
+        """Whether a file, as it was read, has just these already."""
+
+        def ours(metadata: Mapping[str, str]) -> dict[str, str]:
+            return {key: value for key, value in metadata.items() if self.owned(key)}
+
+        return ours(model.metadata) == self.model and all(
+            ours(node.metadata) == self.nodes.get((path, position), {})
+            for path, graph in model.graphs()
+            for position, node in enumerate(graph.nodes)
+        )
+
+    def write(self, path: Path, destination: Path | None = None) -> None:
+        """Writes them into a file, atomically, in the place of what we wrote before.
+
+        Args:
+            path: The file.
+            destination: Another file to write, which leaves the first as it is.
+
+        Raises:
+            ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
+            HtpError: The file could not be written; it stays as it is.
+        """
+        rewrite_metadata(path, nodes=self.nodes, owned=self.owned, model=self.model, destination=destination)
+
+    def within(self, content: bytes, *, path: Path) -> Iterator[bytes | memoryview]:
+        """A file that is still in memory with them in it, in pieces.
+
+        Raises:
+            ModelTooLargeError: The file would pass protobuf's 2 GB.
+            HtpError: It is no ONNX model.
+        """
+        return rewritten_content(content, path=path, nodes=self.nodes, owned=self.owned, model=self.model)
+
+
 def write_tags(
     model: OnnxModel,
-    tags: Mapping[NodeKey, NodeTag],
+    tags: NodeTags,
     *,
     trees: Iterable[ModuleTree],
     options: HtpOptions,
     model_metadata: Mapping[str, str] | None = None,
-    destination: Path | None = None,
 ) -> None:
     """Writes tags into the file that a graph was read from, in place and atomically, replacing what we wrote before.
 
-    Keys that were on any node before us are left alone everywhere in the file.
-
-    Args:
-        model: The graph, as it was read from its file.
-        tags: A tag for each node.
-        trees: The module trees that the tags are of.
-        options: What to write beside the tags.
-        model_metadata: What to write on the model.
-        destination: Another file to write, which leaves the graph's own as it is.
+    The arguments are those of `Annotations.of`.
 
     Raises:
         ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
         HtpError: The file could not be written; it stays as it is.
     """
-    owned = owned_keys(model)
-    wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
-    foreign = {
-        key
-        for _, graph in model.graphs()
-        for node in graph.nodes
-        for key in node.metadata
-        if key in wanted and not owned(key)
-    }
-    borrowed = [key for key in wanted if key not in foreign]
-    chains = _Chains(trees)
-    nodes = {}
-    for path, graph in model.graphs():
-        for position, node in enumerate(graph.nodes):
-            tag = tags.get((path, position))
-            if tag is None:
-                continue
-            entries = _tag_entries(tag)
-            for key in borrowed:
-                entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
-            nodes[path, position] = entries
-    extra = {KEYS: json.dumps(borrowed), **(model_metadata or {})}
-    rewrite_metadata(model.path, nodes=nodes, owned=owned, model=extra, destination=destination)
+    annotations = Annotations.of(model, tags, trees=trees, options=options, model_metadata=model_metadata)
+    annotations.write(model.path)
 
 
 def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:

@@ -109,7 +109,8 @@ def export_module(
     def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
         import torch.onnx
 
-        with _evaluating(model), ModuleTap() as tap, ExitStack() as patched:
+        with _evaluating(model), ModuleTap(exporter.annotate) as tap, ExitStack() as patched:
+            tap.whole_model = model
             results = call.results()
             outputs = _output_names(results, output_names, task)
             document = _document(model, config, _label_count(results, task))
@@ -129,8 +130,6 @@ def export_module(
                 **options,
                 **export_kwargs,
             )
-            for export in tap.exports:
-                export.root_in_model = ""
         _save_config(document, model, staging.path)
         opsets = {export.model.opset_imports.get("", 0) for export in tap.exports}
         return tap, _source(model, task, opsets)

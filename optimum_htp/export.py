@@ -26,7 +26,7 @@ from optimum_htp.sources import local_task_inference
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.stripping import strip
 from optimum_htp.tagging import tag_model
-from optimum_htp.tracing import ExportTrace, ModuleTap
+from optimum_htp.tracing import Annotate, ExportTrace, ModuleTap
 
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class HTPExporter:
             bound.arguments["output"] = type(output)(staging.path)
             if isinstance(bound.arguments["model_name_or_path"], Path):
                 bound.arguments["model_name_or_path"] = str(bound.arguments["model_name_or_path"])
-            with _watched(staging) as watch:
+            with _watched(staging, self.annotate) as watch:
                 optimum_main.main_export(*bound.args, **bound.kwargs)
             return watch.tap, {**_described(bound.arguments), **watch.facts}
 
@@ -133,6 +133,16 @@ class HTPExporter:
         if self.options.config_metadata:
             add_config_metadata(directory, records)
 
+    def annotate(self, content: bytes, export: ExportTrace) -> Iterator[bytes | memoryview] | None:
+        """What the exporter writes into a file: its bytes with the tags in them.
+
+        Where Optimum leaves the file as it is, that is all there is to do; else it is tagged anew when all is done.
+        """
+        tags = tag_model(export.model, export.trace)
+        export.tags = tags
+        graph = TaggedGraph(export.model, tags, {export.trace.tree.tag(()): (export.trace.tree, export.root_in_model)})
+        return graph.annotations(self.options).within(content, path=export.file)
+
     def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[NodeTags, _Roots]:
         """Tags one ONNX file of the package.
 
@@ -143,7 +153,9 @@ class HTPExporter:
         Returns:
             A tag for each node, and by the tag of each root module that occurs its tree and its place in the model.
         """
-        sources = [TaggedModel(export.model, tag_model(export.model, export.trace)) for export in exports]
+        sources = [
+            TaggedModel(export.model, export.tags or tag_model(export.model, export.trace)) for export in exports
+        ]
         if len(sources) == 1 and graph_digest(sources[0].model) == graph_digest(model):
             tags = sources[0].tags
         else:
@@ -195,12 +207,12 @@ class _Watch:
 
 
 @contextmanager
-def _watched(staging: StagedDirectory) -> Iterator[_Watch]:
+def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
     """Optimum's export with our eyes on it: module traces, the resolved task, and log lines with the real output."""
     from optimum.exporters.onnx import __main__ as optimum_main
 
     with ExitStack() as stack:
-        watch = _Watch(stack.enter_context(ModuleTap()))  # first: its lock is what makes exports take turns
+        watch = _Watch(stack.enter_context(ModuleTap(annotate)))  # first: its lock is what makes exports take turns
         stack.enter_context(local_task_inference())
         original = getattr(optimum_main, "onnx_export_from_model", None)
         if original is not None:
@@ -209,9 +221,8 @@ def _watched(staging: StagedDirectory) -> Iterator[_Watch]:
             def observed(*args: Any, **kwargs: Any) -> Any:
                 bound = inspect.signature(original).bind(*args, **kwargs).arguments
                 watch.facts.update(_known({"task": bound.get("task"), "opset": bound.get("opset")}))
-                result = original(*args, **kwargs)
-                watch.tap.locate_roots(bound.get("model"))
-                return result
+                watch.tap.whole_model = bound.get("model")
+                return original(*args, **kwargs)
 
             optimum_main.onnx_export_from_model = observed
             stack.callback(setattr, optimum_main, "onnx_export_from_model", original)

@@ -39,14 +39,14 @@ class InputSizes:
     """The sizes of what a model is run on; None means a usual one that the model takes.
 
     Attributes:
-        batch_size: Examples at once.
+        batch_size: Examples at once; usually one.
         sequence_length: Tokens of each: of the text, or in decode steps of what came before.
         height: Pixels.
         width: Pixels.
         dims: Sizes of other dimensions, or of these, by the names that the graph has for them.
     """
 
-    batch_size: int = 1
+    batch_size: int | None = None
     sequence_length: int | None = None
     height: int | None = None
     width: int | None = None
@@ -209,7 +209,7 @@ class _Maker:
         if symbol.isdecimal():
             return int(symbol)
         if "batch" in symbol:
-            return self.sizes.batch_size
+            return self.sizes.batch_size or 1
         if symbol.startswith("past"):
             return self._past()
         if value.name == "input_values" and "sequence" in symbol:

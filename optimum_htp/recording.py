@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimum_htp.annotations import HtpOptions, write_tags
+from optimum_htp.annotations import Annotations, HtpOptions
 from optimum_htp.errors import ModelTooLargeError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags
 from optimum_htp.onnxfile import OnnxModel
@@ -38,6 +38,13 @@ class TaggedGraph:
     tags: NodeTags
     roots: Roots
 
+    def annotations(self, options: HtpOptions) -> Annotations:
+        """The metadata that says so."""
+        skeleton = pack_skeleton(TaggedModel(self.model, dict(self.tags)), self.roots) if options.skeleton else None
+        extra = {SKELETON: skeleton} if skeleton is not None else {}
+        trees = [tree for tree, _ in self.roots.values()]
+        return Annotations.of(self.model, self.tags, trees=trees, options=options, model_metadata=extra)
+
 
 def write_package_tags(files: Mapping[str, TaggedGraph], *, options: HtpOptions) -> dict[str, FileRecord]:
     """Writes the tags into every file of a package, or into none.
@@ -59,11 +66,14 @@ def write_package_tags(files: Mapping[str, TaggedGraph], *, options: HtpOptions)
     try:
         for name, graph in files.items():
             at = (name, graph.model.path)
+            annotations = graph.annotations(options)
+            if annotations.stand_in(graph.model):
+                continue
             # Where a link leads is where the content is.
             file = graph.model.path.resolve()
             staged[file] = file.with_name(f".{file.name}.tagged-{os.getpid()}")
             try:
-                _write(graph, options, staged[file])
+                annotations.write(graph.model.path, staged[file])
             except ModelTooLargeError as error:
                 logger.warning("%s The tags are in %s only.", error, SIDECAR)
                 del staged[file]
@@ -88,10 +98,3 @@ def tagging_error(name: str, file: Path, error: Exception) -> TaggingError:
     """
     reason = " ".join(str(error).replace(f"{file.parent}/", "").split()) or type(error).__name__
     return TaggingError(f"{name} could not be tagged: {reason}; the package stands as it was without this pass")
-
-
-def _write(graph: TaggedGraph, options: HtpOptions, destination: Path) -> None:
-    skeleton = pack_skeleton(TaggedModel(graph.model, dict(graph.tags)), graph.roots) if options.skeleton else None
-    extra = {SKELETON: skeleton} if skeleton is not None else {}
-    trees = [tree for tree, _ in graph.roots.values()]
-    write_tags(graph.model, graph.tags, trees=trees, options=options, model_metadata=extra, destination=destination)

@@ -22,14 +22,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree
-from optimum_htp.onnxfile import OnnxModel, read_model
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.onnxfile import OnnxModel, read_content, read_model
 
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class ExportTrace:
         root: The exported module, for as long as the tap is open; then None.
         root_in_model: The dotted path of the root in the whole model, `""` for the model itself, None where it is no
             submodule of it or there is no telling.
+        tags: The tags of the graph, once somebody has decided them.
     """
 
     file: Path
@@ -106,6 +107,7 @@ class ExportTrace:
     trace: ModuleTrace
     root: torch.nn.Module | None = None
     root_in_model: str | None = None
+    tags: dict[NodeKey, NodeTag] = field(default_factory=dict)
 
 
 def static_trace(model: torch.nn.Module) -> ModuleTrace:
@@ -113,6 +115,10 @@ def static_trace(model: torch.nn.Module) -> ModuleTrace:
     modules = _registered_paths(model)
     tree = ModuleTree(_module_info(module, paths, 0) for module, paths in modules.values())
     return ModuleTrace(tree, tensors=_tensor_owners(modules.values()))
+
+
+Annotate = Callable[[bytes, ExportTrace], "Iterable[bytes | memoryview] | None"]
+_Annotated = Callable[[bytes, Path], "Iterable[bytes | memoryview] | None"]
 
 
 class ModuleTap:
@@ -124,7 +130,12 @@ class ModuleTap:
     Attributes:
         exports: What was recorded, in the order of the calls.
         failures: For each file whose export could not be recorded, why.
-        seconds: Wall-clock seconds spent on reading what was exported.
+        seconds: Wall-clock seconds spent on reading and annotating what was exported.
+        whole_model: The model that exported modules are looked up in, set by whoever knows it.
+
+    Args:
+        annotate: What to write instead of the bytes of an exported file, given those and the trace; None for the
+            bytes themselves.
 
     Example:
         >>> with ModuleTap() as tap:                          # doctest: +SKIP
@@ -133,10 +144,12 @@ class ModuleTap:
         'Net'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, annotate: Annotate | None = None) -> None:
         self.exports: list[ExportTrace] = []
         self.failures: dict[Path, Exception] = {}
         self.seconds: float = 0.0
+        self.whole_model: object = None
+        self._annotate = annotate
         self._original: Callable[..., Any] | None = None
         self._thread = 0
 
@@ -159,18 +172,6 @@ class ModuleTap:
         finally:
             _tap_lock.release()
 
-    def locate_roots(self, model: object) -> None:
-        """Fills in `root_in_model` of each export, for a whole model (a module, or a diffusers pipeline)."""
-        paths: dict[int, str] = {}
-        components = getattr(model, "components", None)
-        parts = components if isinstance(components, dict) else {"": model}
-        for name, part in parts.items():
-            if hasattr(part, "named_modules"):
-                for path, module in part.named_modules():
-                    paths.setdefault(id(module), ".".join(filter(None, (name, path))))
-        for export in self.exports:
-            export.root_in_model = paths.get(id(export.root))
-
     def _export(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
@@ -182,17 +183,91 @@ class ModuleTap:
         if threading.get_ident() != self._thread or not traceable or not isinstance(target, (str, os.PathLike)):
             return original(*args, **kwargs)
         recorder = _CallRecorder(model)
-        with recorder:
+        written: list[ExportTrace] = []
+
+        def annotated(content: bytes, file: Path) -> Iterable[bytes | memoryview] | None:
+            export = self._traced(recorder, model, file, content)
+            pieces = self._annotate(content, export) if self._annotate is not None else None
+            written.append(export)
+            return pieces
+
+        with recorder, _writing_replaced(self._timed(annotated) if self._annotate is not None else None):
             result = original(*args, **kwargs)
         file = Path(target)
         started = time.perf_counter()
         try:
-            if file.is_file():
-                self.exports.append(ExportTrace(file=file, model=read_model(file), trace=recorder.trace(), root=model))
+            if written or file.is_file():
+                self.exports.append(written[-1] if written else self._traced(recorder, model, file))
         except Exception as error:  # Optimum's export goes on; whoever tags the file tells
             self.failures[file] = error
         self.seconds += time.perf_counter() - started
         return result
+
+    def _traced(
+        self, recorder: _CallRecorder, model: torch.nn.Module, file: Path, content: bytes | None = None
+    ) -> ExportTrace:
+        graph = read_model(file) if content is None else read_content(content, path=file)
+        return ExportTrace(file, graph, recorder.trace(), model, _place(model, self.whole_model))
+
+    def _timed(self, annotated: _Annotated) -> _Annotated:
+        """Counts the time of it, and lets the exporter write what it has where it fails: the pass comes back later."""
+
+        def timed(content: bytes, file: Path) -> Iterable[bytes | memoryview] | None:
+            started = time.perf_counter()
+            try:
+                return annotated(content, file)
+            except Exception as error:
+                logger.debug("%s was not tagged while it was written: %s", file, error)
+                return None
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+def _place(module: torch.nn.Module, whole: object) -> str | None:
+    """The dotted path of a module in a whole model: a module, or a diffusers pipeline; None where it is not in it."""
+    components = getattr(whole, "components", None)
+    for name, part in (components if isinstance(components, dict) else {"": whole}).items():
+        for path, inner in part.named_modules() if hasattr(part, "named_modules") else ():
+            if inner is module:
+                return ".".join(filter(None, (name, path)))
+    return None
+
+
+@contextmanager
+def _writing_replaced(annotated: _Annotated | None) -> Iterator[None]:
+    """Lets a function say what the TorchScript exporter writes into its file, while that is still in memory.
+
+    So nothing has to be copied later to make room for the tags. The writer is private to torch; where it is gone, the
+    file is written as it is.
+    """
+    try:
+        from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer
+    except ImportError:
+        writer = None  # type: ignore[assignment]
+    original = getattr(writer, "_export_file", None)
+    if annotated is None or original is None:
+        yield
+        return
+    thread = threading.get_ident()
+
+    def export_file(model_bytes: bytes, f: Any, export_map: Any) -> None:
+        pieces = None
+        if threading.get_ident() == thread and isinstance(f, (str, os.PathLike)) and not export_map:
+            pieces = annotated(model_bytes, Path(f))
+        if pieces is None:
+            original(model_bytes, f, export_map)
+            return
+        with Path(f).open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+
+    writer._export_file = export_file
+    try:
+        yield
+    finally:
+        writer._export_file = original
 
 
 class _CallRecorder:

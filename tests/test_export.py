@@ -22,8 +22,7 @@ from oracle import seed_everything
 
 import optimum_htp
 from optimum_htp import export as export_module
-from optimum_htp import recording
-from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, HtpOptions
+from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, Annotations, HtpOptions
 from optimum_htp.errors import PackageError, TaggingError
 from optimum_htp.export import HTPExporter, main_export
 from optimum_htp.package import HtpPackage
@@ -341,22 +340,64 @@ def test_failed_pass_leaves_optimums_package(zoo_model: ZooModel, tmp_path: Path
     assert digests(tmp_path / "out") == digests(tmp_path / "plain")
 
 
+class LateExporter(HTPExporter):
+    """Leaves the files as the exporter writes them, so that all tags are written when the package is complete."""
+
+    def annotate(self, content: bytes, export: Any) -> None:
+        """Nothing while the file is written."""
+
+
 def test_failed_writing_takes_back_what_was_written(
     zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that can't be written leaves none of the package's files tagged."""
     plain_export(zoo_model("t5"), tmp_path / "plain", task=zoo.ZOO["t5"].task)
-    write_tags = recording.write_tags
+    write = Annotations.write
 
-    def failing(model: Any, *args: Any, **kwargs: Any) -> None:
-        if model.path.name == "encoder_model.onnx":
+    def failing(self: Annotations, path: Path, destination: Path | None = None) -> None:
+        if path.name == "encoder_model.onnx":
             raise OSError(28, "No space left on device")
-        write_tags(model, *args, **kwargs)
+        write(self, path, destination)
 
-    monkeypatch.setattr(recording, "write_tags", failing)
-    with pytest.raises(TaggingError, match="No space left"):
-        export(zoo_model("t5"), tmp_path / "out")
+    monkeypatch.setattr(Annotations, "write", failing)
+    seed_everything()
+    with pytest.raises(TaggingError, match=r"encoder_model.onnx could not be tagged: .*No space left"):
+        LateExporter().export(str(zoo_model("t5")), tmp_path / "out", do_validation=False)
     assert digests(tmp_path / "out") == digests(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("name", ["bert", "t5", "resnet", "clip"])
+def test_tags_written_while_exporting_are_those_written_later(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+    """It makes no difference when the tags are written; what the exporter can write at once is not copied again."""
+    for exporter, output in ((HTPExporter(), tmp_path / "at once"), (LateExporter(), tmp_path / "late")):
+        seed_everything()
+        exporter.export(str(zoo_model(name)), output, do_validation=False)
+    at_once, late = digests(tmp_path / "at once"), digests(tmp_path / "late")
+    del at_once[SIDECAR], late[SIDECAR]  # the seconds that were spent are in it
+    assert at_once == late
+
+
+def test_a_file_that_is_tagged_is_not_written_again(
+    zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the exporter wrote with its tags in it, and Optimum left alone, needs no copy."""
+    monkeypatch.setattr(Annotations, "write", None)
+    assert export(zoo_model("bert"), tmp_path / "out").files["model.onnx"].unresolved == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("planted"), MemoryError()])
+def test_failing_while_the_file_is_written_is_made_up_for(
+    error: Exception, zoo_model: ZooModel, tmp_path: Path
+) -> None:
+    """An error while the exporter writes does not stop Optimum's export; the tags are written when it is done."""
+
+    class Failing(HTPExporter):
+        def annotate(self, content: bytes, export: Any) -> None:
+            raise error
+
+    result = Failing().export(str(zoo_model("bert")), tmp_path / "out", do_validation=False)
+    assert result.files["model.onnx"].unresolved == 0
+    assert HtpPackage(tmp_path / "out").files["model.onnx"].evidence == "sidecar"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt()])

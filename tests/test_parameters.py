@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 import zoo
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -22,9 +23,10 @@ import optimum_htp
 from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
-from optimum_htp.onnxfile import read_model
-from optimum_htp.parameter_map.matching import Match, changes_to
+from optimum_htp.onnxfile import Initializer, Node, read_model
+from optimum_htp.parameter_map.matching import Match, Matcher, changes_to
 from optimum_htp.parameter_map.source import SourceTensors
+from optimum_htp.parameter_map.stored import StoredTensor, Use
 from optimum_htp.renaming import rename_initializers, undo_renames
 
 
@@ -176,10 +178,85 @@ def test_changes_are_proved_by_values(array: np.ndarray[Any, Any], changes: tupl
     assert changes_to(WEIGHT, array) == changes
 
 
-def test_no_number_is_nobodys_parameter() -> None:
-    """What could be anything is not said to be something."""
-    assert Match((), ()).parameters == ()
-    assert changes_to(np.zeros((2, 2), np.float32), np.zeros(3, np.float32)) == ()
+class Toy(torch.nn.Module):
+    """A convolution with its batch norm, three projections of which one has no bias, and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 3, 2)
+        self.bn = torch.nn.BatchNorm2d(3)
+        self.other_bn = torch.nn.BatchNorm2d(3)
+        self.attention = torch.nn.ModuleDict(
+            {name: torch.nn.Linear(4, 4, bias=name != "key") for name in ("query", "key", "value")}
+        )
+        self.norm = torch.nn.LayerNorm(4)
+        generator = torch.Generator().manual_seed(0)
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = torch.rand(tensor.shape, generator=generator) + 0.1
+
+
+def stored(name: str, array: np.ndarray[Any, Any], operator: str, slot: int, *others: str) -> StoredTensor:
+    inputs = ("x",) * slot + (name, *others)
+    kind = int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+    use = Use(Node("n", operator, "", inputs, ("y",), {}, ()), slot)
+    return StoredTensor("", Initializer(name, kind, array.shape, None, 0, None), (use,), ())
+
+
+def match(module: Any, array: np.ndarray[Any, Any], operator: str, slot: int, path: str) -> Match | None:
+    tensor = stored("w", array, operator, slot)
+    return Matcher(SourceTensors.of(module), {"w": tensor}, lambda _: None).match(tensor, array, [path])
+
+
+def test_a_folded_batch_norm() -> None:
+    """The one that was folded, of two that fit, into the weight and into the bias."""
+    toy = Toy().eval()
+    with torch.no_grad():
+        scale = toy.bn.weight / (toy.bn.running_var + toy.bn.eps).sqrt()
+        weight = (toy.conv.weight * scale[:, None, None, None]).numpy()
+        bias = ((toy.conv.bias - toy.bn.running_mean) * scale + toy.bn.bias).numpy()
+    found = match(toy, weight, "Conv", 1, "conv")
+    assert found == Match(("conv.weight", "bn.weight", "bn.running_var"), ("folded",))
+    found = match(toy, bias, "Conv", 2, "conv")
+    assert found is not None
+    assert found.parameters == ("conv.bias", "bn.bias", "bn.running_mean", "bn.weight", "bn.running_var")
+    assert match(toy, weight * 1.01, "Conv", 1, "conv") in (None, Match(("conv.weight",), ("scaled",)))
+
+
+def test_parameters_side_by_side() -> None:
+    """Weights are transposed, and zeros stand for the bias that is not there."""
+    toy = Toy()
+    values = {name: value.detach().numpy() for name, value in toy.named_parameters()}
+    names = [f"attention.{name}" for name in ("query", "key", "value")]
+    weight = np.concatenate([values[f"{name}.weight"].T for name in names], axis=1)
+    bias = np.concatenate([values[f"{names[0]}.bias"], np.zeros(4, "f"), values[f"{names[2]}.bias"]])
+    found = match(toy, weight, "Attention", 1, "attention")
+    assert found == Match(tuple(f"{name}.weight" for name in names), ("transposed", "concatenated"))
+    found = match(toy, bias, "Attention", 2, "attention")
+    assert found == Match((f"{names[0]}.bias", f"{names[2]}.bias"), ("concatenated",))
+    assert match(toy, weight[:, :11], "Attention", 1, "attention") is None
+
+
+def test_one_number_more_or_times() -> None:
+    """Multiplied by a number, or with one added; values that fit nothing are nobody's."""
+    toy = Toy()
+    value = toy.norm.weight.detach().numpy()
+    assert match(toy, value * 0.25, "Mul", 1, "norm") == Match(("norm.weight",), ("scaled",))
+    assert match(toy, value + 1, "Mul", 1, "norm") == Match(("norm.weight",), ("shifted",))
+    assert match(toy, value**2, "Mul", 1, "norm") is None
+
+
+def test_quantized_within_half_a_step() -> None:
+    """A value that is a whole step off is not the parameter's."""
+    toy = Toy()
+    value = toy.norm.weight.detach().numpy()
+    scale = np.array(0.01, "f")
+    array = np.round(value / scale).astype(np.int8)
+    tensors = {"w": stored("w", array, "DequantizeLinear", 0, "s"), "s": stored("s", scale, "DequantizeLinear", 1)}
+    matcher = Matcher(SourceTensors.of(toy), tensors, lambda tensor: {"w": array, "s": scale}[tensor.tensor.name])
+    assert matcher.match(tensors["w"], array, ["norm"]) == Match(("norm.weight",), ("quantized",), (), "s")
+    array[0] += 1
+    assert matcher.match(tensors["w"], array, ["norm"]) is None
 
 
 # --- Another model ------------------------------------------------------------------------------------------------

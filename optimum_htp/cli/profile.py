@@ -57,7 +57,7 @@ def add_input_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments that say what a model is run on."""
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
-    inputs.add_argument("--batch-size", type=positive, default=1, metavar="N", help="Examples at once (1).")
+    inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; beside PyTorch 2).")
     inputs.add_argument("--sequence-length", type=positive, metavar="N",
                         help="Tokens of each (128, or fewer where the model takes no more).")  # fmt: skip
     inputs.add_argument("--height", type=positive, metavar="N", help="Pixels (what the config says).")

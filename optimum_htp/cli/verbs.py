@@ -23,6 +23,7 @@ VERBS = (
     "pack",
     "unpack",
     "profile",
+    "compare",
     "select",
     "params",
     "extract",

@@ -122,7 +122,9 @@ def fits(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) ->
 
 
 def assign(
-    candidates: Sequence[str], shapes: Sequence[tuple[int, ...]], known: Callable[[str], tuple[int | str | None, ...] | None]
+    candidates: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    known: Callable[[str], tuple[int | str | None, ...] | None],
 ) -> list[str | None]:
     """A candidate for each output: the likeliest that fits; of several outputs, those that fit in their order."""
     fitting = [[name for name in candidates if fits(known(name), shape)] for shape in shapes]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.boundaries import MAX_CANDIDATES, Boundaries, assign, fits, folded_batch_norm
-from optimum_htp.comparison.measuring import measure_errors
+from optimum_htp.comparison.measuring import compare_arrays, measure_errors
 from optimum_htp.comparison.probing import Prober
 from optimum_htp.comparison.reference import Reference
 from optimum_htp.comparison.report import CallComparison, Errors, Isolated
@@ -75,14 +75,9 @@ class Matcher:
 
     def outputs(self) -> dict[str, Errors]:
         """The outputs of the model, those that the reference has."""
-        names = [name for name in self._prober.flat.outputs if name in self._reference.outputs]
-        wanted = [name for name in names if self._reference.outputs[name].dtype.kind == "f"]
+        wanted = self._results()
         found = self._prober.run(wanted, self._reference.inputs)
-        return {
-            name: measure_errors(found[name], self._reference.outputs[name])
-            for name in wanted
-            if found[name].shape == self._reference.outputs[name].shape
-        }
+        return {name: compare_arrays(found[name], self._reference.outputs[name]) for name in wanted}
 
     def isolate(self, comparison: CallComparison) -> Isolated | None:
         """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
@@ -100,7 +95,7 @@ class Matcher:
             return None
         pairs = [
             measure_errors(values[name], expected)
-            for name, expected in zip(found.names, wanted[target], strict=False)
+            for name, expected in zip(found.names, self._expected(target, wanted[target]), strict=False)
             if name is not None and values[name].shape == expected.shape
         ]
         if not pairs:
@@ -142,7 +137,11 @@ class Matcher:
         return array.astype("float16") if value is not None and value.elem_type == 10 else array
 
     def _compare_chunk(self, chunk: Mapping[int, tuple[Array, ...]]) -> None:
+        chunk = {number: self._expected(number, arrays) for number, arrays in chunk.items()}
         for number, expected in chunk.items():
+            if self._is_root(number):
+                self._matched[number] = _Found(list(self._results()), [None] * len(expected))
+                continue
             candidates = self.boundaries.candidates(number)
             names = assign(candidates, [array.shape for array in expected], self._prober.shape)
             problem = NO_FLOATS if not expected else (NO_TENSOR if not any(names) else None)
@@ -151,8 +150,34 @@ class Matcher:
         doubtful = [number for number in chunk if self._is_doubtful(number)]
         self._look_further(chunk, doubtful)
         self._look_at_batch_norms([number for number in chunk if self._is_doubtful(number)])
+        for number in chunk:
+            self._forget_unfound(number)
+
+    def _is_root(self, number: int) -> bool:
+        return self._reference.calls[number].parent is None and bool(self._results())
+
+    def _results(self) -> list[str]:
+        """The graph's own floating-point outputs that the reference has too: those are known by name."""
+        known = self._reference.outputs
+        return [name for name in self._prober.flat.outputs if name in known and known[name].dtype.kind == "f"]
+
+    def _expected(self, number: int, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(self._reference.outputs[name] for name in self._results()) if self._is_root(number) else arrays
+
+    def _forget_unfound(self, number: int) -> None:
+        """Leaves out the second and later outputs that no tensor agrees with: which is theirs, nothing tells.
+
+        A fault in one of them shows in the modules that read it.
+        """
+        found = self._matched[number]
+        for index in range(1, len(found.names)) if not self._is_root(number) else ():
+            errors = found.errors[index]
+            if errors is None or errors.relative > self._tolerance:
+                found.names[index], found.errors[index] = None, None
 
     def _is_doubtful(self, number: int) -> bool:
+        if self._is_root(number):
+            return False
         found = self._matched[number]
         off = any(
             errors is None or errors.relative > self._tolerance

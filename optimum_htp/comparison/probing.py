@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.comparison.flattening import FlatGraph, reads
 from optimum_htp.errors import HtpError
 from optimum_htp.extraction.cutting import scopes_of
-from optimum_htp.spans import GraphSpans, Span, model_spans, scope_spans
 from optimum_htp.extraction.tensor_types import tensor_types, value_info
 from optimum_htp.onnxfile import OnnxModel, Value, external_data_files
 from optimum_htp.onnxfile.schema import (
@@ -31,6 +30,7 @@ from optimum_htp.onnxfile.schema import (
 )
 from optimum_htp.onnxfile.wire import encode_message, encode_varint
 from optimum_htp.runtime import open_session, run_session, session_options
+from optimum_htp.spans import GraphSpans, Span, model_spans, scope_spans
 from optimum_htp.tensors import SourceFiles
 
 

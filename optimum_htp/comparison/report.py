@@ -142,6 +142,11 @@ class PartComparison:
         return dict(Counter(call.skipped for call in self.calls if call.skipped is not None).most_common())
 
     @property
+    def looks_foreign(self) -> bool:
+        """Whether every call that was run on the reference's tensors is off by itself: other weights look like that."""
+        return len(self.isolated) > 2 and all(each.over for each in self.isolated)
+
+    @property
     def ok(self) -> bool:
         """Whether all modules and outputs are within the tolerance."""
         return not self.over and all(errors.relative <= self.tolerance for errors in self.outputs.values())

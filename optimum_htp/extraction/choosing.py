@@ -341,6 +341,9 @@ def _below(tag: str, above: str) -> bool:
 def ancestor_name(choice: Choice, tags: Iterable[str]) -> str:
     """The dotted path of the lowest module around the chosen ones and others; `""` is the root."""
     own = [choice.tree.tag(path) for path in choice.paths]
-    shared = common_ancestor([*own, *tags])
+    try:
+        shared = common_ancestor([*own, *tags])
+    except ValueError:  # of another root, in a file that was merged from several
+        return ""
     path = choice.tree.path_of_tag(shared)
     return ".".join(path) if path else ""

@@ -22,8 +22,8 @@ from optimum_htp.onnxfile.model import (
     external_data_files,
     node_id,
 )
-from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.onnxfile.rewriting import rewrite_metadata
+from optimum_htp.onnxfile.reading import read_content, read_model
+from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
 
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "external_data_files",
     "graph_digest",
     "node_id",
+    "read_content",
     "read_model",
     "rewrite_metadata",
+    "rewritten_content",
 ]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from optimum_htp.onnxfile.wire import Data
+
 
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
@@ -40,12 +42,23 @@ def mapped(path: Path) -> Iterator[tuple[int, mmap.mmap]]:
             raise OnnxFileError("there is no such file", path=path) from error
         except (OSError, ValueError) as error:
             raise OnnxFileError(f"cannot be read: {error}", path=path) from error
-        try:
+        with named(path, data):
             yield file.fileno(), data
-        except WireError as error:
-            known = _other_format(data[:64])
-            message = f"this is {known}" if known else f"not a valid ONNX file: {error.message}"
-            raise OnnxFileError(message, path=path, offset=error.offset) from error
+
+
+@contextlib.contextmanager
+def named(path: Path, data: Data) -> Iterator[None]:
+    """Names the file in what goes wrong in the block.
+
+    Raises:
+        OnnxFileError: If the block raises `WireError`.
+    """
+    try:
+        yield
+    except WireError as error:
+        known = _other_format(data[:64])
+        message = f"this is {known}" if known else f"not a valid ONNX file: {error.message}"
+        raise OnnxFileError(message, path=path, offset=error.offset) from error
 
 
 def _other_format(head: bytes) -> str | None:

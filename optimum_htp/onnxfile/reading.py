@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.model import (
     OnnxModel,
     Value,
 )
-from optimum_htp.onnxfile.opening import mapped
+from optimum_htp.onnxfile.opening import mapped, named
 from optimum_htp.onnxfile.schema import (
     ATTRIBUTE_SPARSE_TENSOR,
     ATTRIBUTE_SPARSE_TENSORS,
@@ -80,9 +80,8 @@ from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varin
 
 
 if TYPE_CHECKING:
-    import mmap
-
     from optimum_htp.onnxfile.attributes import Body, Field
+    from optimum_htp.onnxfile.wire import Data
 
 
 def read_model(path: str | Path) -> OnnxModel:
@@ -101,6 +100,20 @@ def read_model(path: str | Path) -> OnnxModel:
         return _Reader(data).model(path)
 
 
+def read_content(content: bytes, *, path: Path) -> OnnxModel:
+    """Reads what the bytes of an ONNX file say, as `read_model` does.
+
+    Args:
+        content: The file's bytes.
+        path: Where they are going to be.
+
+    Raises:
+        OnnxFileError: If they are no ONNX model.
+    """
+    with named(path, content):
+        return _Reader(content).model(path)
+
+
 class _Texts(dict[bytes, str]):
     """Decoded strings by their bytes: the same name is stored once, however often the file repeats it."""
 
@@ -114,7 +127,7 @@ class _Texts(dict[bytes, str]):
 class _Reader:
     """Makes an `OnnxModel` of a mapped file. Spans are offsets into the file, first included, stop not."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
         self.texts = _Texts()
         self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and

@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.model import (
     body_path,
     function_path,
 )
-from optimum_htp.onnxfile.opening import mapped
+from optimum_htp.onnxfile.opening import mapped, named
 from optimum_htp.onnxfile.schema import (
     ENTRY_KEY,
     ENTRY_VALUE,
@@ -50,11 +50,10 @@ from optimum_htp.onnxfile.wire import (
 
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Iterator, Mapping
 
     from optimum_htp.onnxfile.attributes import Body
-    from optimum_htp.onnxfile.wire import Piece
+    from optimum_htp.onnxfile.wire import Data, Piece
 
 
 def rewrite_metadata(
@@ -90,10 +89,7 @@ def rewrite_metadata(
             return
         pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
         length = len(data) if content is None else content.length_bytes
-        if length > MAX_MODEL_BYTES:
-            advice = "save its weights as external data, or keep the tags in the sidecar only"
-            message = f"the result would have {length} bytes, more than protobuf's {MAX_MODEL_BYTES}: {advice}"
-            raise ModelTooLargeError(message, path=path)
+        _check_length(length, path)
         with _explained(target, length):
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -104,6 +100,43 @@ def rewrite_metadata(
                 after = os.fstat(source)
                 if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                     raise OnnxFileError("it was changed while it was read: run it again", path=path)
+
+
+def rewritten_content(
+    content: bytes,
+    *,
+    path: Path,
+    nodes: Mapping[tuple[str, int], Mapping[str, str]],
+    owned: Callable[[str], bool],
+    model: Mapping[str, str],
+) -> Iterator[bytes | memoryview]:
+    """What `rewrite_metadata` makes of a file, for one that is still in memory: the new file in pieces, none a copy.
+
+    Args:
+        content: The file's bytes.
+        path: Where they are going to be, for errors.
+        nodes: As for `rewrite_metadata`.
+        owned: As for `rewrite_metadata`.
+        model: As for `rewrite_metadata`.
+
+    Raises:
+        OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
+        ModelTooLargeError: If the result would be longer than protobuf allows.
+    """
+    with named(path, content):
+        splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
+    if splice is None:
+        return iter((content,))
+    _check_length(splice.length_bytes, path)
+    view = memoryview(content)
+    return (piece if isinstance(piece, bytes) else view[piece[0] : piece[1]] for piece in splice.pieces)
+
+
+def _check_length(length_bytes: int, path: Path) -> None:
+    if length_bytes > MAX_MODEL_BYTES:
+        advice = "save its weights as external data, or keep the tags in the sidecar only"
+        message = f"the result would have {length_bytes} bytes, more than protobuf's {MAX_MODEL_BYTES}: {advice}"
+        raise ModelTooLargeError(message, path=path)
 
 
 @contextlib.contextmanager
@@ -126,7 +159,7 @@ class _Rewriter:
 
     def __init__(
         self,
-        data: mmap.mmap,
+        data: Data,
         *,
         nodes: Mapping[tuple[str, int], Mapping[str, str]],
         owned: Callable[[str], bool],

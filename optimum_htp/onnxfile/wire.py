@@ -125,7 +125,7 @@ def last_fields(data: Data, start: int, end: int, schema: Mapping[int, int]) -> 
     return {tag >> 3: (first, stop) for tag, _, first, stop in fields(data, start, end, schema) if tag >> 3 in schema}
 
 
-def release_pages(data: mmap.mmap, position: int, released: int) -> int:
+def release_pages(data: Data, position: int, released: int) -> int:
     """Takes what a walk has looked at so far out of this process's memory, now and then.
 
     Looking at one byte of a file can map 2 MiB of it (where the page cache holds large folios), so a walk that only
@@ -141,7 +141,7 @@ def release_pages(data: mmap.mmap, position: int, released: int) -> int:
     """
     if position - released < _RELEASE_BYTES:
         return released
-    if hasattr(mmap, "MADV_DONTNEED"):
+    if hasattr(mmap, "MADV_DONTNEED") and isinstance(data, mmap.mmap):
         data.madvise(mmap.MADV_DONTNEED)
     return position
 

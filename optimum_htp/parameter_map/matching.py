@@ -73,7 +73,11 @@ class Matcher:
         found = self._plain(array, paths)
         if found is None and array.dtype.kind not in "iub":
             found = (
-                self._folded(tensor, array, paths) or self._concatenated(array, paths) or self._scaled(array, paths)
+                self._folded(tensor, array, paths)
+                or self._norm(array, paths)
+                or self._concatenated(array, paths)
+                or self._scaled(array, paths)
+                or self._shifted(array, paths)
             )
         return found
 
@@ -123,14 +127,15 @@ class Matcher:
 
     def _norm(self, array: Array, paths: Sequence[str]) -> Match | None:
         """What a batch norm that stands for itself multiplies by, or adds, computed beforehand."""
+        found = []
         for norm in self.source.norms:
             if norm.scale.size != array.size or norm.name not in paths:
                 continue
-            for made, parts in ((norm.scale, _SCALE), (norm.shift, _SHIFT)):
-                if _close(made, array.ravel()):
-                    names = (f"{norm.name}.{part}" for part in parts)
-                    return Match(tuple(name for name in names if name in self.source.tensors), ("folded",))
-        return None
+            made = ((norm.scale, _SCALE), (norm.shift, _SHIFT))
+            parts = next((parts for each, parts in made if _close(each, array.ravel())), ())
+            names = tuple(f"{norm.name}.{part}" for part in parts if f"{norm.name}.{part}" in self.source.tensors)
+            found += [names] if names else []
+        return Match(found[0], ("folded",), tuple(names[0] for names in found[1:])) if found else None
 
     def _concatenated(self, array: Array, paths: Sequence[str]) -> Match | None:
         """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""
@@ -196,13 +201,14 @@ class Matcher:
 
     def _shifted(self, array: Array, paths: Sequence[str]) -> Match | None:
         """A parameter plus a number, as the `1 + weight` of Gemma's norms."""
+        found = []
         for name in self.source.by_size.get(array.size, ()):
             value = self.source.tensors[name]
             own = any(distance(name, path) == 0 for path in paths)
-            if own and array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape:
-                if _close(value + (array.flat[0] - value.flat[0]), array):
-                    return Match((name,), ("shifted",))
-        return None
+            alike = array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape
+            if own and alike and _close(value + (array.flat[0] - value.flat[0]), array):
+                found.append(name)
+        return Match((found[0],), ("shifted",), tuple(found[1:])) if found else None
 
     def _quantized(self, tensor: StoredTensor, array: Array, paths: Sequence[str]) -> Match | None:
         """A parameter in steps of a scale: within half a step of it everywhere."""

@@ -1,0 +1,93 @@
+"""The verb `compare`: where a package leaves its source model, or another package."""
+
+from __future__ import annotations
+
+import math
+import re
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING
+
+from optimum_htp.cli.profile import add_input_arguments, count, input_sizes, positive
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+HELP = "Compare each module with the source model in PyTorch, or with another package: which is the first to differ?"
+
+_NOTES = """\
+columns:
+  max abs   the largest difference of the module's output
+  mean abs  the mean difference
+  relative  the largest difference over the largest value of the reference; this is held against the tolerance:
+            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 2e-1 for one that is quantized
+  cosine    of the angle between both
+  SQNR dB   the signal over the difference, in decibel
+
+The first modules that are off are run again on the reference's tensors, which tells the error that each adds itself from
+what it inherits.
+
+exit codes: 0 all that was compared is within the tolerance, 1 something is not, 2 it could not be compared
+"""
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of `compare`."""
+    parser.epilog = _NOTES
+    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
+    against.add_argument("--reference", metavar="OTHER",
+                         help="Compare with this package, without PyTorch: the one before quantization, say.")  # fmt: skip
+    parser.add_argument("--tolerance", type=_tolerance, metavar="X", help="What the relative error may be.")
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")
+    parser.add_argument("--all", action="store_true", help="Show all module calls.")
+    parser.add_argument("--isolate", type=count, default=5, metavar="N",
+                        help="Run the first N calls that are off on the reference's tensors (5).")  # fmt: skip
+    add_input_arguments(parser)
+    parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only; a glob will do.")
+    parser.add_argument("--max-memory", type=_memory, default=1 << 30, metavar="SIZE",
+                        help="How much the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
+    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME",
+                        help="ONNX Runtime's execution provider (CPUExecutionProvider).")  # fmt: skip
+    parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
+    parser.add_argument("--task", metavar="TASK", help="The source model's task, if the package does not say it.")
+    parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: Namespace) -> int:
+    """Compares a package; 1 where it is over the tolerance."""
+    from optimum_htp.comparison import compare
+    from optimum_htp.views.compare import print_comparison, print_comparison_json
+
+    report = compare(
+        args.package, args.model, reference=args.reference, sizes=input_sizes(args), inputs=args.inputs,
+        file=args.file, tolerance=args.tolerance, max_memory_bytes=args.max_memory, provider=args.provider,
+        threads=args.threads, isolate=args.isolate, task=args.task, trust_remote_code=args.trust_remote_code,
+    )  # fmt: skip
+    if args.json:
+        print_comparison_json(report)
+    else:
+        print_comparison(report, top=args.top, every=args.all)
+    return 0 if report.ok else 1
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (math.isfinite(value) and value >= 0):
+        raise ArgumentTypeError(f"{text!r} is no number, 0 or more")
+    return value
+
+
+def _memory(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,9})([KMG]?)(?:I?B)?", text.upper())
+    if found is None or not int(found[1]):
+        raise ArgumentTypeError(f"{text!r} is no size, such as 500M or 2G")
+    return int(found[1]) * _UNITS[found[2]]
