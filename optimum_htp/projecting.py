@@ -362,7 +362,10 @@ def _write_sidecar(package: HtpPackage, given: HtpPackage | None, plans: Mapping
     Beside a single file it is only changed where it has a record of it.
     """
     old = package.sidecar if package.packed is None else None
-    records = {name: FileRecord.of(plan.model, plan.tags, trees=plan.roots) for name, plan in plans.items()}
+    records = {
+        name: FileRecord.of(plan.model, plan.tags, trees=plan.roots).keeping(package.files[name].record)
+        for name, plan in plans.items()
+    }
     if package.path.is_dir():
         known = old or (given.sidecar if given is not None and given.sidecar is not None else Sidecar(files={}))
         replace(known, files=records, versions=library_versions()).write(directory)

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,12 @@ class FileRecord:
         ids = {(path, i): node_id(node, i) for path, graph in model.graphs() for i, node in enumerate(graph.nodes)}
         found = tuple(trees.values())
         return cls(graph_digest(model), tuple(at for _, at in found), tuple(tree for tree, _ in found), tags, ids)
+
+    def keeping(self, earlier: FileRecord | None) -> FileRecord:
+        """The record, with what an earlier one says of the file's stored tensors, which tags have no part in."""
+        if earlier is None:
+            return self
+        return replace(self, parameters=earlier.parameters, renamed=earlier.renamed)
 
     @property
     def counts(self) -> TagCounts:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
-HELP = "Compare each module with the source model in PyTorch, or with another package: which is the first to differ?"
+HELP = "Compare each module with the source model in PyTorch or another package, and name the first that differs."
 
 _NOTES = """\
 columns:

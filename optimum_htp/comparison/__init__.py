@@ -239,7 +239,12 @@ def _check_one(options: _Options, files: list[str], package: HtpPackage) -> None
 
 def _shapes(sizes: InputSizes) -> dict[str, int]:
     """The sizes that were asked for, by Optimum's names for them."""
-    named = {"batch_size": sizes.batch_size, "sequence_length": sizes.sequence_length, "height": sizes.height, "width": sizes.width}
+    named = {
+        "batch_size": sizes.batch_size,
+        "sequence_length": sizes.sequence_length,
+        "height": sizes.height,
+        "width": sizes.width,
+    }
     shapes = {name: size for name, size in named.items() if size is not None}
     return {**shapes, **sizes.dims}
 

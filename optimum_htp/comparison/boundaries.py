@@ -64,6 +64,9 @@ class Boundaries:
             for number in self._ancestors(owner):
                 self.found.setdefault(number, CallNodes()).nodes.add(at)
         self._mark_fused(call_of)
+        hidden = {number for tag in flat.hidden for number in self._ancestors(call_of(tag))}
+        self.hidden = sorted(hidden - self.found.keys())
+        """The calls whose nodes are all in the bodies of control-flow nodes."""
 
     def with_nodes(self) -> list[int]:
         """The calls that have nodes, in their order."""

@@ -36,6 +36,7 @@ class FlatGraph:
         scopes: The graphs whose nodes these are.
         nodes: The nodes in the order of the graph.
         outputs: The names of the results.
+        hidden: The tags of nodes in the bodies of these nodes, whose tensors can't be shown.
     """
 
     def __init__(self, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, branch: bool | None = None) -> None:
@@ -48,6 +49,13 @@ class FlatGraph:
         for position, node in enumerate(body.nodes if body is not None else ()):
             self.nodes.append(FlatNode(1, position, node, tags.get((self.path, position))))
         self.outputs = tuple(value.name for value in (body or model.graph).outputs)
+        self.hidden = [tag for (path, _), tag in tags.items() if self._is_hidden(path, at)]
+
+    def _is_hidden(self, path: str, at: int) -> bool:
+        """Whether a graph is inside one of the nodes: not a function, and not a branch that was left out."""
+        if path in ("", self.path) or "::" in path.split("/", 1)[0]:
+            return False
+        return path.startswith(self.path + "/") if self.path and path.startswith(f"{at}.") else True
 
     @cached_property
     def maker(self) -> dict[str, int]:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 NO_FLOATS = "it returns no floating-point tensor of its own"
 NO_TENSOR = "no tensor of the graph has the shape of its output"
 FUSED = "an optimizer fused a part of it with other modules"
+HIDDEN = "its nodes are in the body of a control-flow node"
 NOT_RUN = "ONNX Runtime can't show its tensors"
 
 
@@ -71,7 +72,8 @@ class Matcher:
         for chunk in self._reference.chunks(wanted, max_bytes=max(1, self._max_bytes // 3)):
             self.chunks += 1
             self._compare_chunk(chunk)
-        return [self._comparison(number) for number in wanted]
+        known = [self._comparison(number) for number in wanted]
+        return sorted([*known, *map(self._hidden, self.boundaries.hidden)], key=lambda call: call.order)
 
     def outputs(self) -> dict[str, Errors]:
         """The outputs of the model, those that the reference has."""
@@ -84,7 +86,7 @@ class Matcher:
         number = comparison.order
         found = self._matched[number]
         names = [name for name in found.names if name is not None]
-        stops = self._reference_tensors(number, names)
+        stops = self._reference_tensors(number)
         nodes, needed = self._prober.flat.slice_to(names, stop=stops)
         fed = {name: stops[name] for name in needed if name in stops}
         target = number if found.compared_as is None else found.compared_as
@@ -118,18 +120,25 @@ class Matcher:
         flat = self._prober.flat.nodes[at]
         return flat.tag is not None and any(name and self._prober.may_be_float(name) for name in flat.node.outputs)
 
-    def _reference_tensors(self, number: int, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """The tensors that other calls, which are not in this one and don't contain it, returned: the call, and which."""
-        inside = self.boundaries.found[number].nodes
-        own = {name for at in inside for name in self._prober.flat.nodes[at].node.outputs}
+    def _reference_tensors(self, number: int) -> dict[str, tuple[int, int]]:
+        """The tensors that other calls returned, but for those that contain this one: the call, and which output.
+
+        Those of the calls inside it are among them, so that what is left is what the module does itself.
+        """
+        around = set(self._around(number))
         stops: dict[str, tuple[int, int]] = {}
-        for other, found in sorted(self._matched.items()):
+        for other, found in self._matched.items():
             target = other if found.compared_as is None else found.compared_as
-            for index, name in enumerate(found.names):
-                errors = found.errors[index]
-                if name is not None and errors is not None and name not in own and name not in names:
+            for index, name in enumerate(found.names) if other not in around else ():
+                if name is not None and found.errors[index] is not None:
                     stops.setdefault(name, (target, index))
         return stops
+
+    def _around(self, number: int | None) -> Iterator[int]:
+        """A call and those that contain it."""
+        while number is not None:
+            yield number
+            number = self._reference.calls[number].parent
 
     def _as_type(self, name: str, array: Array) -> Array:
         """A tensor of the reference in the type that the graph has there."""
@@ -268,6 +277,11 @@ class Matcher:
         except HtpError as error:
             logger.debug("%s", error)
             return None
+
+    def _hidden(self, number: int) -> CallComparison:
+        call = self._reference.calls[number]
+        which = call.call if call.repeated else None
+        return CallComparison(number, call.tag, call.path, call.class_name, which, 0, (), 0, None, False, HIDDEN)
 
     def _comparison(self, number: int) -> CallComparison:
         call, found = self._reference.calls[number], self._matched[number]

@@ -29,6 +29,9 @@ class Errors:
     sqnr_db: float
 
 
+# How many modules that are off by themselves by how much look as if the weights were another model's.
+_MANY, _FAR = 3, 1e-2
+
 EXACT = Errors(0.0, 0.0, 0.0, 1.0, inf)
 
 
@@ -69,6 +72,9 @@ class CallComparison:
 @dataclass(frozen=True, slots=True)
 class Isolated:
     """The error that a module adds itself, apart from what it inherits: it was run on the reference's tensors.
+
+    These stand for what the modules before it and the modules in it returned, so of a module that contains others only
+    what it does itself is left.
 
     Attributes:
         call: The module call.
@@ -143,8 +149,9 @@ class PartComparison:
 
     @property
     def looks_foreign(self) -> bool:
-        """Whether every call that was run on the reference's tensors is off by itself: other weights look like that."""
-        return len(self.isolated) > 2 and all(each.over for each in self.isolated)
+        """Whether so many of the first modules are off by themselves, and far, as other weights would make them."""
+        far = {each.call.path for each in self.isolated if each.over and each.added.relative > _FAR}
+        return len(far) >= _MANY
 
     @property
     def ok(self) -> bool:

@@ -1,0 +1,480 @@
+"""Comparisons: module calls found and measured, planted faults named, error added told from error inherited."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import zoo
+from onnx import numpy_helper
+
+import optimum_htp
+from optimum_htp import main_export
+from optimum_htp.cli.main import main
+from optimum_htp.comparison import CompareReport, PartComparison, compare
+from optimum_htp.comparison.boundaries import assign, fits
+from optimum_htp.comparison.flattening import FlatGraph
+from optimum_htp.comparison.measuring import measure_errors
+from optimum_htp.comparison.probing import Prober
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.inputs import InputSizes, make_inputs
+from optimum_htp.onnxfile import read_model
+from optimum_htp.package import HtpPackage
+from optimum_htp.views.compare import comparison_document, print_comparison
+
+
+pytestmark = pytest.mark.xdist_group("comparison")
+
+MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
+
+
+@pytest.fixture(scope="module")
+def package(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a zoo name to its exported package; treat it as read-only."""
+    root = tmp_path_factory.mktemp("compared")
+
+    def export(name: str) -> Path:
+        output = root / name
+        if not output.exists():
+            model = zoo_model(name)
+            main_export(str(model), str(output), **zoo.ZOO[name].main_export_kwargs(model))
+        return output
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def compared(package: Callable[[str], Path], zoo_model: Callable[[str], Path]) -> Callable[[str], CompareReport]:
+    made: dict[str, CompareReport] = {}
+
+    def of(name: str) -> CompareReport:
+        if name not in made:
+            made[name] = compare(package(name), zoo_model(name), threads=1)
+        return made[name]
+
+    return of
+
+
+# --- Sound exports ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sound_export_agrees(name: str, compared: Callable[[str], CompareReport]) -> None:
+    """Every call that has nodes is compared, and is as close as float32 allows."""
+    report = compared(name)
+    assert report.ok
+    assert report.not_compared == {}
+    assert report.coverage >= 0.97, [part.skipped for part in report.parts]
+    for part in report.parts:
+        worst = max(part.calls, key=lambda call: call.errors.relative if call.errors else 0.0)
+        assert worst.errors is not None and worst.errors.relative < 2e-5, worst
+        assert part.outputs
+
+
+def test_merged_decoder_is_compared_in_both_branches(compared: Callable[[str], CompareReport]) -> None:
+    labels = [part.label for part in compared("t5").parts]
+    assert "decoder_model_merged.onnx (with past)" in labels
+    assert "decoder_model_merged.onnx (without past)" in labels
+
+
+def test_calls_of_a_module_that_runs_again(compared: Callable[[str], CompareReport]) -> None:
+    """ALBERT's one layer: each call has a tensor of its own."""
+    (part,) = compared("albert").parts
+    layer = [call for call in part.calls if call.class_name == "AlbertLayer"]
+    assert [call.call for call in layer] == list(range(len(layer))) and len(layer) > 1
+    assert len({call.tensors for call in layer}) == len(layer)
+
+
+def test_batch_norm_is_compared_in_the_convolution(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """As trained ones are, whose statistics are not 0 and 1: the convolution's own output is nowhere in the graph."""
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    model = AutoModelForImageClassification.from_pretrained(zoo_model("resnet"))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    shutil.copytree(zoo_model("resnet"), tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    main_export(str(tmp_path / "model"), str(tmp_path / "onnx"), task="image-classification")
+    report = compare(tmp_path / "onnx", tmp_path / "model", threads=1)
+    (part,) = report.parts
+    folded = [call for call in part.calls if call.compared_as is not None]
+    assert report.ok and report.coverage >= 0.97, part.skipped
+    assert len(folded) > 3
+    assert all(call.class_name == "Conv2d" and str(call.compared_as).endswith("normalization") for call in folded)
+
+
+def test_order_is_that_in_which_calls_ended(compared: Callable[[str], CompareReport]) -> None:
+    (part,) = compared("bert").parts
+    orders = [call.order for call in part.calls]
+    assert orders == sorted(orders)
+    paths = [call.path for call in part.calls]
+    layer = "bert.encoder.layer.0"
+    assert paths.index(f"{layer}.attention.self.query") < paths.index(f"{layer}.attention.self") < paths.index(layer)
+
+
+@pytest.mark.parametrize("max_memory", [1, 40_000])
+def test_chunks_bound_the_memory_and_change_nothing(
+    max_memory: int, package: Callable[[str], Path], zoo_model: Callable[[str], Path],
+    compared: Callable[[str], CompareReport],
+) -> None:  # fmt: skip
+    """Of one call each, where there is no room for more: then PyTorch runs again for each."""
+    (part,) = compare(package("vit"), zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
+    (whole,) = compared("vit").parts
+    assert part.chunks > 1
+    assert max_memory > 1 or part.chunks == len(part.calls)
+    assert [call.tensors for call in part.calls] == [call.tensors for call in whole.calls]
+    assert part.ok
+
+
+# --- Planted faults -----------------------------------------------------------------------------------------------
+
+
+def is_below(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + ".")
+
+
+def planted(
+    package: Path, output: Path, file: str, path: str, change: Callable[[onnx.ModelProto, list[onnx.NodeProto]], bool]
+) -> Path:
+    """A copy of a package with a fault among the nodes of a module."""
+    shutil.copytree(package, output)
+    hierarchy = HtpPackage(package).files[file].hierarchy
+    model = onnx.load(output / file)
+    nodes = []
+    for graph_path, position in hierarchy.nodes(path):
+        graph = model.graph
+        for part in graph_path.split("/") if graph_path else ():
+            place, _, name = part.partition(".")
+            graph = next(attribute.g for attribute in graph.node[int(place)].attribute if attribute.name == name)
+        nodes.append(graph.node[position])
+    assert change(model, nodes), f"nothing to change in {path}"
+    onnx.save(model, output / file)
+    return output
+
+
+def change_one_weight(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
+    """One value of a matrix that a module reads."""
+    names = [name for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv") for name in node.input]
+    for tensor in model.graph.initializer:
+        if tensor.name in names and len(tensor.dims) > 1:
+            array = numpy_helper.to_array(tensor).copy()
+            array[(0,) * array.ndim] += 3.0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            return True
+    return False
+
+
+def replace_one_op(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
+    """An operator by another of the same shape."""
+    others = {"Softmax": "LogSoftmax", "Relu": "Neg", "Erf": "Tanh", "Tanh": "Erf"}
+    for node in nodes:
+        if node.op_type in others:
+            node.op_type = others[node.op_type]
+            return True
+    return False
+
+
+FAULTS = [
+    ("bert", "model.onnx", "bert.encoder.layer.0"),
+    ("bert", "model.onnx", "bert.encoder.layer.1"),
+    ("gpt2", "model.onnx", "transformer.h.0"),
+    ("gpt2", "model.onnx", "transformer.h.1"),
+    ("llama", "model.onnx", "model.layers.1.self_attn"),
+    ("vit", "model.onnx", "vit.encoder.layer.1"),
+    ("resnet", "model.onnx", "resnet.encoder.stages.1"),
+    ("t5", "encoder_model.onnx", "block.1"),
+    ("t5", "decoder_model_merged.onnx", "decoder.block.1"),
+    ("bart", "decoder_model.onnx", "model.decoder.layers.1"),
+]
+
+
+@pytest.mark.parametrize("change", [change_one_weight, replace_one_op])
+@pytest.mark.parametrize(("name", "file", "path"), FAULTS)
+def test_planted_fault_is_named(
+    name: str, file: str, path: str, change: Callable[..., bool], package: Callable[[str], Path],
+    zoo_model: Callable[[str], Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    """The first module over the tolerance lies in the layer that has the fault, and the error is its own."""
+    faulty = planted(package(name), tmp_path / "faulty", file, path, change)
+    report = compare(faulty, zoo_model(name), file=file, threads=1)
+    firsts = [part for part in report.parts if part.first_over is not None]
+    assert firsts and not report.ok
+    for part in firsts:
+        assert part.first_over is not None
+        assert is_below(part.first_over.path, path), part.first_over
+        assert part.isolated[0].call is part.first_over
+        assert part.isolated[0].over, part.isolated[0]
+        assert not part.looks_foreign
+
+
+def test_inherited_error_is_told_from_added(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Behind the fault modules are off, and on the reference's tensors they are not."""
+    path = "bert.encoder.layer.0.attention.self.query"
+    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    (part,) = compare(faulty, zoo_model("bert"), threads=1, isolate=40).parts
+    assert part.first_over is not None and part.first_over.path == path
+    own = {isolated.call.path for isolated in part.isolated if isolated.over}
+    assert own == {path}
+    assert len(part.isolated) > 10
+    later = next(each for each in part.isolated if ".layer.1." in each.call.path)
+    assert later.added.relative < 1e-5 < (later.call.errors.relative if later.call.errors else 0)
+
+
+def test_fault_between_modules(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A residual connection is no module: the first module behind it is named, and so is whose operation it is."""
+
+    def subtract(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
+        node = next(node for node in nodes if node.name.endswith("layer.0/attention/output/Add"))
+        node.op_type = "Sub"
+        return True
+
+    path = "bert.encoder.layer.0.attention.output"
+    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, subtract)
+    (part,) = compare(faulty, zoo_model("bert"), threads=1).parts
+    assert part.first_over is not None
+    assert part.first_over.path == f"{path}.LayerNorm"
+    assert part.isolated[0].over
+    assert path in part.isolated[0].between
+
+
+# --- Two packages -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["albert", "gpt2", "t5"])
+def test_package_agrees_with_itself(name: str, package: Callable[[str], Path]) -> None:
+    """In every call, and in both phases of what generates."""
+    report = compare(package(name), reference=package(name), threads=1)
+    assert report.ok and report.coverage > 0.97
+    assert all(call.errors.relative < 1e-5 for part in report.parts for call in part.calls if call.errors)
+
+
+def test_quantized_package_against_its_origin(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """Untagged by its own: the origin tells; off, but within what int8 may be."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(str(package("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
+    report = compare(tmp_path, reference=package("bert"), threads=1)
+    (part,) = report.parts
+    assert part.tolerance == pytest.approx(0.2)
+    assert part.compared >= 0.9 * len(part.calls)
+    errors = [call.errors for call in part.calls if call.errors]
+    assert any(each.max_abs > 1e-4 for each in errors)
+    assert all(each.sqnr_db > 10 for each in errors)
+
+
+def test_optimized_package_against_its_origin(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """What is fused across modules is not compared, and counted."""
+    from optimum.onnxruntime import OptimizationConfig, ORTOptimizer
+
+    optimizer = ORTOptimizer.from_pretrained(str(package("bert")), file_names=["model.onnx"])
+    optimizer.optimize(OptimizationConfig(optimization_level=2), save_dir=str(tmp_path))
+    report = compare(tmp_path, reference=package("bert"), threads=1)
+    (part,) = report.parts
+    assert report.ok
+    assert part.compared + sum(part.skipped.values()) == len(part.calls)
+    assert part.compared > 20
+
+
+def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> None:
+    path = "bert.encoder.layer.1.intermediate"
+    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    (part,) = compare(faulty, reference=package("bert"), threads=1).parts
+    assert part.first_over is not None and is_below(part.first_over.path, path)
+    assert part.isolated[0].over
+
+
+# --- Parts --------------------------------------------------------------------------------------------------------
+
+
+def test_errors_by_hand() -> None:
+    errors = measure_errors(np.array([1.0, 2.0, -4.5], np.float32), np.array([1.0, 2.0, -4.0], np.float32))
+    assert (errors.max_abs, errors.relative) == (0.5, 0.125)
+    assert errors.mean_abs == pytest.approx(0.5 / 3)
+    assert errors.sqnr_db == pytest.approx(10 * np.log10(21 / 0.25))
+    assert errors.cosine == pytest.approx((1 + 4 + 18) / np.sqrt((1 + 4 + 20.25) * 21))
+
+
+def test_masks_count_by_their_places() -> None:
+    """The smallest number of a type and minus infinity mean the same, and drown nothing else."""
+    lowest = np.finfo(np.float32).min
+    mask = np.array([lowest, 0.0, -np.inf, 1.0], np.float32)
+    assert measure_errors(np.array([-np.inf, 0.0, lowest, 1.0], np.float32), mask).relative == 0
+    assert measure_errors(np.array([0.0, 0.0, lowest, 1.0], np.float32), mask).relative == np.inf
+    assert measure_errors(np.array([np.nan, 0.0, 0, 1.0], np.float32), np.zeros(4, np.float32)).relative == np.inf
+
+
+def test_shapes_that_fit() -> None:
+    assert fits(("batch", 4), (2, 4)) and fits(None, (1,)) and not fits((3,), (2,)) and not fits((2, 4), (4,))
+    shapes: dict[str, tuple[int | str | None, ...]] = {"last": (2, 4), "first": (2, 4), "other": (7,)}
+    assert assign(["last", "other", "first"], [(2, 4)], shapes.get) == ["last"]
+    assert assign(["last", "other", "first"], [(2, 4), (2, 4)], shapes.get) == ["first", "last"]
+    assert assign(["other"], [(2, 4)], shapes.get) == [None]
+
+
+def test_prober_cuts_anywhere(package: Callable[[str], Path]) -> None:
+    """A tensor that is given is not computed: what it depends on is not needed."""
+    file = HtpPackage(package("bert")).files["model.onnx"]
+    flat = FlatGraph(file.model, file.tags)
+    name = next(node.node.outputs[0] for node in flat.nodes if node.node.op_type == "LayerNormalization")
+    with Prober(file.model, flat, provider="CPUExecutionProvider", threads=1) as prober:
+        inputs = make_inputs(file.model, None, sizes=InputSizes(sequence_length=5))
+        whole = prober.run([name, "logits"], inputs)
+        again = prober.run(["logits"], inputs, given={name: whole[name]})
+        assert np.allclose(again["logits"], whole["logits"], atol=1e-6)
+        changed = prober.run(["logits"], inputs, given={name: -whole[name]})
+        assert not np.allclose(changed["logits"], whole["logits"], rtol=1e-3, atol=0)
+
+
+def test_external_weights_stay_where_they_are(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(package("bert"), tmp_path / "external")
+    path = tmp_path / "external" / "model.onnx"
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=64)
+    assert any(tensor.location for tensor in read_model(path).graph.initializers)
+    assert compare(path.parent, zoo_model("bert"), threads=1).ok
+
+
+# --- Inputs -------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_and_inputs(package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of the dummy inputs, and of what a file holds."""
+    sizes = InputSizes(batch_size=3, sequence_length=5)
+    (part,) = compare(package("bert"), zoo_model("bert"), sizes=sizes, threads=1).parts
+    assert part.inputs["input_ids"] == (3, 5) and part.ok
+    np.savez(tmp_path / "inputs.npz", **make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=sizes))
+    (part,) = compare(package("bert"), zoo_model("bert"), inputs=tmp_path / "inputs.npz", threads=1).parts
+    assert part.inputs["input_ids"] == (3, 5) and part.ok and part.compared == len(part.calls)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda made: made.update(input_ids=made["input_ids"].astype(np.float32)), "is float32.*takes int64"),
+        (lambda made: made.update(attention_mask=made["attention_mask"][:, 1:]), "the input 'attention_mask' is"),
+    ],
+)
+def test_wrong_inputs_are_told(
+    change: Callable[[dict[str, Any]], Any], message: str, package: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(sequence_length=4))
+    change(made)
+    np.savez(tmp_path / "inputs.npz", **made)
+    with pytest.raises(HtpError, match=message):
+        compare(package("bert"), reference=package("bert"), inputs=tmp_path / "inputs.npz")
+
+
+# --- Bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_model_that_is_not_the_source(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """What shows it is said."""
+    with pytest.raises(PackageError, match=r"root is a BertForSequenceClassification, and the model is a Albert"):
+        compare(package("bert"), zoo_model("albert"))
+    shutil.copytree(zoo_model("bert"), tmp_path / "deeper")
+    config = tmp_path / "deeper" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
+    with pytest.raises(PackageError, match=r"not what model.onnx was exported from.*parameters"):
+        compare(package("bert"), tmp_path / "deeper")
+
+
+def test_other_weights_look_foreign(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The same architecture, trained otherwise: every module is off by itself."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(zoo_model("bert"))
+    for parameter in model.parameters():
+        parameter.data += 0.3
+    shutil.copytree(zoo_model("bert"), tmp_path / "other")
+    model.save_pretrained(tmp_path / "other")
+    report = compare(package("bert"), tmp_path / "other", threads=1)
+    assert not report.ok and report.parts[0].looks_foreign
+
+
+def test_graph_that_is_not_tagged(
+    package: Callable[[str], Path],
+    zoo_model: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(package("bert"), plain)
+    optimum_htp.strip(plain)
+    assert main(["compare", str(plain), "--model", str(zoo_model("bert"))]) == 2
+    assert f"optimum-cli htp tag {plain}" in capsys.readouterr().err
+
+
+def test_provider_that_is_not_installed(package: Callable[[str], Path]) -> None:
+    with pytest.raises(HtpError, match="'cuda' is not installed"):
+        compare(package("bert"), reference=package("bert"), provider="cuda")
+
+
+def test_one_reference_is_needed(package: Callable[[str], Path]) -> None:
+    with pytest.raises(HtpError, match="give one of both"):
+        compare(package("bert"))
+
+
+# --- What is shown ------------------------------------------------------------------------------------------------
+
+
+def text(report: CompareReport, **options: Any) -> str:
+    stream = io.StringIO()
+    print_comparison(report, stream=stream, **options)
+    return stream.getvalue()
+
+
+def test_first_module_stands_at_the_top(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = "bert.encoder.layer.1.output.dense"
+    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    report = compare(faulty, zoo_model("bert"), threads=1)
+    shown = text(report)
+    assert shown.startswith(f"model.onnx: {path} (Linear) is the first to leave ")
+    assert "the error is its own" in shown
+    document = json.loads(json.dumps(comparison_document(report), allow_nan=False))
+    assert document["ok"] is False
+    assert document["parts"][0]["first_over"]["path"] == path
+
+
+def test_all_calls_are_listed(compared: Callable[[str], CompareReport]) -> None:
+    (part,) = compared("bert").parts
+    assert isinstance(part, PartComparison)
+    shown = text(compared("bert"), every=True)
+    assert all(call.path in shown for call in part.calls)
+    assert "agrees with" in shown
+
+
+def test_command_line(
+    package: Callable[[str], Path],
+    zoo_model: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its exit codes: 0 within the tolerance, 1 over it."""
+    arguments = ["compare", str(package("bert")), "--threads", "1"]
+    assert main([*arguments, "--model", str(zoo_model("bert")), "--max-memory", "10M"]) == 0
+    assert "agrees with" in capsys.readouterr().out
+    assert main([*arguments, "--reference", str(package("bert")), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coverage"] == 1.0
+    assert main([*arguments, "--model", str(zoo_model("bert")), "--tolerance", "1e-12", "--top", "2"]) == 1
+    assert "more over the tolerance" in capsys.readouterr().out
