@@ -267,7 +267,7 @@ class _Maker:
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
     def _nested(self, name: str) -> Any:
-        parts = (part for key, part in self.config.items() if key.endswith("config") and isinstance(part, dict))
+        parts = (part for part in self.config.values() if isinstance(part, dict))
         return next((part[name] for part in parts if part.get(name)), None)
 
 

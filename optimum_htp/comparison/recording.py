@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class _Recorder:
         self._began: list[tuple[ModulePath, int, int, int | None]] = []  # path, module, index, parent by its beginning
         self._order: list[int] = []
         self._sizes: list[int] = []
+        self._passed_on: list[tuple[tuple[int, int] | None, ...]] = []
+        self._returned: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
         self._paths: dict[int, list[ModulePath]] = {}
         self.complete = True
         self.kept: dict[int, tuple[Array, ...]] = {}
@@ -138,6 +141,7 @@ class _Recorder:
                     repeated=self._counts[module] > 1,
                     parent=numbers.get(parent) if parent is not None else None,
                     bytes=self._sizes[number],
+                    passed_on=self._passed_on[number],
                 )
             )
         return calls
@@ -160,8 +164,11 @@ class _Recorder:
         number = len(self._order)
         self._order.append(began)
         self.numbers[id(module), self._began[began][2]] = number
-        given = {id(tensor) for tensor in _tensors((args, kwargs))}
-        made = [tensor for tensor in _tensors(output) if tensor.is_floating_point() and id(tensor) not in given]
+        made = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+        if len(made) > 1:  # what is only handed through is no output; a single one may be changed in place
+            given = {id(tensor) for tensor in _tensors((args, kwargs))}
+            made = [tensor for tensor in made if id(tensor) not in given]
+        self._passed_on.append(tuple(self._first_return(tensor, number, index) for index, tensor in enumerate(made)))
         size = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in made)
         self._sizes.append(size)
         if self._only is None:
@@ -171,6 +178,14 @@ class _Recorder:
                 self.kept.clear()
         if self.complete if self._only is None else number in self._only:
             self.kept[number] = tuple(map(_copied, made))
+
+    def _first_return(self, tensor: torch.Tensor, number: int, index: int) -> tuple[int, int] | None:
+        """The call that returned a tensor before, and which of its outputs it was."""
+        known = self._returned.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        self._returned[id(tensor)] = weakref.ref(tensor), (number, index)
+        return None
 
     def _called_as(self, module: torch.nn.Module, parent: int | None) -> ModulePath:
         """The name below the caller, of those that a module goes by; else the first."""

@@ -28,6 +28,8 @@ class ReferenceCall:
         repeated: Whether the module ran more than once.
         parent: The number of the call that it was made from; None for the root's.
         bytes: Of its outputs; 0 where that is not known.
+        passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
+            is; None where there is none, and nothing where that is not known.
     """
 
     number: int
@@ -38,6 +40,7 @@ class ReferenceCall:
     repeated: bool
     parent: int | None
     bytes: int
+    passed_on: tuple[tuple[int, int] | None, ...] = ()
 
 
 class Reference(Protocol):
