@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimum_htp.annotations import HtpOptions
+    from optimum_htp.comparison import CompareReport, compare
     from optimum_htp.custom import export_module
     from optimum_htp.diffing import DiffReport, diff
-    from optimum_htp.comparison import CompareReport, compare
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
     from optimum_htp.export import ExportResult, HTPExporter, main_export
     from optimum_htp.extraction import ExtractReport, extract

@@ -30,7 +30,7 @@ _ONE_SECOND = 16_000  # samples of sound
 _OTHER_SIZES = {
     "num_choices": 4, "nb_points_per_image": 2, "point_batch_size": 1, "num_queries": 10, "visual_seq_length": 16,
     "nb_max_frames": 3000, "audio_sequence_length": _ONE_SECOND, "step": 1, "sample_height": 64, "sample_width": 64,
-    "latent_height": 64, "latent_width": 64,
+    "n_spectrums": 20, "latent_height": 64, "latent_width": 64,
 }  # fmt: skip
 
 
@@ -218,7 +218,7 @@ class _Maker:
             return self._sound(symbol, axis)
         if "sequence" in symbol:
             return self._tokens(symbol)
-        known = self._picture(symbol) or _OTHER_SIZES.get(symbol)
+        known = self._picture(symbol) or self._setting(symbol) or _OTHER_SIZES.get(symbol)
         if known is None:
             raise HtpError(
                 f"{self.model.path}: the size of {symbol!r}, an axis of the input {value.name!r}, isn't known; "
@@ -239,7 +239,7 @@ class _Maker:
     def _length(self) -> int:
         if self.sizes.sequence_length is not None:
             return self.sizes.sequence_length
-        names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+        names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
         # Two of the positions are no token's where the padding's is counted in, and a decode step takes one more.
         longest = [limit - 3 for name in names if (limit := self._setting(name)) is not None]
         return max(1, min([_DEFAULT_SEQUENCE, *longest]))

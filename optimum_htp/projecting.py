@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,18 +20,18 @@ from optimum_htp.annotations import (
     NAME_SCOPES,
     NAMESPACE,
     HtpOptions,
-    read_tags,
     write_tags,
 )
-from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tag_ancestors, tree_of_tags
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, external_data_files, graph_digest
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import NodeTags, tag_ancestors
+from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import TaggedModel
 from optimum_htp.projection import project as project_graph
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
-from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton, unpack_skeleton
+from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton
 from optimum_htp.staging import StagedDirectory
+from optimum_htp.tagged import Evidence, evidence_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +122,6 @@ def project(
 
 
 @dataclass(frozen=True, slots=True)
-class _Evidence:
-    """Tagged graphs, their module trees, and where they are from.
-
-    Attributes:
-        models: The tagged graphs, the likeliest first.
-        roots: For each root module its tree and its place in the whole model.
-        origin: Where they are from, in words.
-        skeleton: The packed skeleton that they are from.
-    """
-
-    models: tuple[TaggedModel, ...]
-    roots: Roots
-    origin: str
-    skeleton: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     model: OnnxModel
     tags: NodeTags
@@ -151,7 +134,7 @@ class _Plan:
 def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
     """The tags of one file, by the first evidence that fits it."""
     refused: list[HtpError] = []
-    for evidence in _all_evidence(file, package, given):
+    for evidence in evidence_for(file, package, given):
         try:
             trees = [tree for tree, _ in evidence.roots.values()]
             tags = project_graph(evidence.models, file.model, trees=trees, require_descent=True)
@@ -172,112 +155,7 @@ def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan
     )
 
 
-def _all_evidence(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> Iterator[_Evidence]:
-    if given is not None:
-        yield _of_package(given, file.name)
-        return
-    if file.record is not None and file.record.digest == graph_digest(file.model):
-        yield _Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
-    own = _of_skeleton(file) or _of_nodes(file)
-    if own is not None:
-        yield own
-    others = [each for name, each in package.files.items() if name != file.name]
-    found = [evidence for each in others if (evidence := _of_file(each)) is not None]
-    if found:
-        yield _joined(found, f"the other files of {package.path}")
-    if file.record is not None:
-        yield _Evidence((_listed(file.record),), _recorded_roots(file.record), f"the list of nodes in {SIDECAR}")
-
-
-def _of_package(given: HtpPackage, name: str) -> _Evidence:
-    """The tagged files that are given: that of the same name first, for content decides and then the order."""
-    files = sorted(given.files.values(), key=lambda file: file.name != name)
-    found = [evidence for file in files if (evidence := _of_file(file)) is not None]
-    if not found:
-        raise PackageError(f"{given.path}: not tagged; export it with optimum-cli export htp, or tag it first")
-    return _joined(found, f"the tagged {'file' if given.path.is_file() else 'package'} {given.path}")
-
-
-def _of_file(file: HtpFile) -> _Evidence | None:
-    """What a file knows of itself, whatever it was made from."""
-    if file.evidence == "sidecar" and file.record is not None:
-        return _Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
-    tagged = len(read_tags(file.model))
-    complete = tagged == sum(len(graph.nodes) for _, graph in file.model.graphs())
-    return (_of_nodes(file) if complete else None) or _of_skeleton(file) or _of_nodes(file)
-
-
-def _of_skeleton(file: HtpFile) -> _Evidence | None:
-    text = file.model.metadata.get(SKELETON)
-    if not text:
-        return None
-    try:
-        tagged, roots = unpack_skeleton(text)
-    except HtpError as error:
-        raise HtpError(f"{file.path}: {error}") from error
-    return _Evidence((tagged,), roots, "the skeleton in its own metadata", text)
-
-
-def _of_nodes(file: HtpFile) -> _Evidence | None:
-    tags = read_tags(file.model)
-    if not tags:
-        return None
-    roots = _recorded_roots(file.record) if file.record is not None else {}
-    known = {tree.tag(path) for tree, _ in roots.values() for info in tree for path in (info.path, *info.aliases)}
-    if not all(name in known for tag in tags.values() for name in (tag.tag, *tag.origins)):
-        roots = {tree.tag(()): (tree, None) for tree in _trees_of_nodes(file.model, tags)}
-    return _Evidence((TaggedModel(file.model, tags),), roots, "the metadata that its nodes kept")
-
-
-def _joined(found: Sequence[_Evidence], origin: str) -> _Evidence:
-    roots: dict[str, tuple[ModuleTree, str | None]] = {}
-    for evidence in found:
-        for root, place in evidence.roots.items():
-            roots.setdefault(root, place)
-    return _Evidence(tuple(model for evidence in found for model in evidence.models), roots, origin)
-
-
-def _recorded_roots(record: FileRecord) -> dict[str, tuple[ModuleTree, str | None]]:
-    return {tree.tag(()): (tree, at) for tree, at in zip(record.trees, record.roots_in_model, strict=True)}
-
-
-def _listed(record: FileRecord) -> TaggedModel:
-    """The sidecar's nodes as a graph without edges: enough to know those again whose first output kept its name."""
-    nodes: dict[str, list[Node]] = {}
-    for (path, _), name in record.node_ids.items():
-        outputs = () if name.startswith("#") else (name,)
-        nodes.setdefault(path, []).append(Node("", "", "", (), outputs, {}, ()))
-    graphs = {path: Graph("", listed, (), (), ()) for path, listed in nodes.items()}
-    graphs.setdefault("", Graph("", [], (), (), ()))
-    for path, graph in graphs.items():
-        parent, _, last = path.rpartition("/")
-        place, _, element = last.partition(".")
-        if path and place.isdecimal() and parent in graphs and int(place) < len(graphs[parent].nodes):
-            holder = graphs[parent].nodes[int(place)]
-            holder.bodies = (*holder.bodies, (element, graph))
-    return TaggedModel(OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], ()), record.tags)
-
-
-def _trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
-    """Module trees as far as the nodes tell: their tags, and the qualified classes in their namespaces."""
-    classes: dict[str, str] = {}
-    for path, graph in model.graphs():
-        for position, node in enumerate(graph.nodes):
-            tag = tags.get((path, position))
-            parts = node.metadata.get(NAMESPACE, "").split("/")
-            above = list(tag_ancestors(tag.tag)) if tag is not None else []
-            if len(parts) == len(above):
-                classes.update(zip(above, (part.rpartition(": ")[2] for part in parts), strict=True))
-    for tree in tree_of_tags(tags):
-        yield ModuleTree(_with_class(tree, info, classes) for info in tree)
-
-
-def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
-    qualified = classes.get(tree.tag(info.path), "") if not info.container else ""
-    return replace(info, qualified_class=qualified) if qualified.endswith(info.class_name) else info
-
-
-def _has_skeleton(evidence: _Evidence, given: HtpPackage | None) -> bool:
+def _has_skeleton(evidence: Evidence, given: HtpPackage | None) -> bool:
     """Whether the files that the tags are from carry skeletons: whoever left them out doesn't want them here."""
     files = given.files.values() if given is not None else ()
     models = (*(file.model for file in files), *(tagged.model for tagged in evidence.models))

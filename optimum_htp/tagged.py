@@ -1,20 +1,24 @@
-"""The tags of a file as they are best known, for whoever runs it: complete, also where a tool dropped them.
+"""What tells the tags of a file: its own metadata, its package, or another package that it may have been made from.
 
-In this order: what the sidecar says of just this graph, what stands on every node, what the skeleton in the file's own
-metadata tells, what stands on some nodes, what another tagged package tells. Nothing is written.
+Looked for in this order: the tagged files that are given; what the sidecar says, where it describes just this graph; the
+skeleton in the file's own metadata; what its nodes still carry; the other files of its package; the sidecar's list of
+nodes. Nothing is written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from optimum_htp.annotations import read_tags
+from optimum_htp.annotations import NAMESPACE, read_tags
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tree_of_tags
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tag_ancestors, tree_of_tags
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, graph_digest
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import TaggedModel, project
-from optimum_htp.skeleton import SKELETON, unpack_skeleton
+from optimum_htp.sidecar import SIDECAR, FileRecord
+from optimum_htp.skeleton import SKELETON, Roots, unpack_skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +61,156 @@ def tagged_file(file: HtpFile, *, package: HtpPackage, origin: HtpPackage | None
     """
     nodes = sum(len(graph.nodes) for _, graph in file.model.graphs())
     if file.evidence == "sidecar" or (file.evidence == "metadata" and len(file.tags) == nodes):
-        return TaggedFile(file.name, file.model, file.tags, file.hierarchy.trees, (_own(file),))
-    text = file.model.metadata.get(SKELETON)
-    if text:
-        tagged, roots = unpack_skeleton(text)
-        return _projected(file, (tagged,), tuple(tree for tree, _ in roots.values()))
-    if file.evidence == "metadata":
-        return _projected(file, (_own(file),), file.hierarchy.trees)
-    if origin is not None:
-        others = [each for each in origin.files.values() if each.evidence != "none"]
-        others.sort(key=lambda each: each.name != file.name)
-        if others:
-            models = tuple(_own(each) for each in others)
-            return _projected(file, models, tuple(tree for each in others for tree in each.hierarchy.trees))
+        own = TaggedModel(file.model, dict(file.tags))
+        return TaggedFile(file.name, file.model, file.tags, file.hierarchy.trees, (own,))
+    refused: list[HtpError] = []
+    for given in (None, origin) if origin is not None else (None,):
+        for evidence in _whatever_there_is(file, package, given):
+            trees = tuple(tree for tree, _ in evidence.roots.values())
+            try:
+                tags = project(evidence.models, file.model, trees=trees, require_descent=True)
+            except HtpError as error:
+                refused.append(error)
+                continue
+            return TaggedFile(file.name, file.model, tags, trees or tuple(tree_of_tags(tags)), evidence.models)
+    if refused:
+        raise PackageError(f"{file.path}: its tags can't be told: {refused[0]}") from refused[0]
     raise PackageError(
         f"{file.path}: its nodes are not tagged; tag them first: optimum-cli htp tag {package.path} (or, where a tool "
         f"made it from a tagged package: optimum-cli htp project {package.path} --from TAGGED)"
     )
 
 
-def _own(file: HtpFile) -> TaggedModel:
-    tags = file.tags if file.evidence == "sidecar" else read_tags(file.model)
-    return TaggedModel(file.model, tags)
-
-
-def _projected(file: HtpFile, sources: tuple[TaggedModel, ...], trees: tuple[ModuleTree, ...]) -> TaggedFile:
+def _whatever_there_is(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> Iterator[Evidence]:
     try:
-        tags = project(sources, file.model, trees=trees, require_descent=True)
+        yield from evidence_for(file, package, given)
+    except PackageError:  # what is given is not tagged either
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Tagged graphs, their module trees, and where they are from.
+
+    Attributes:
+        models: The tagged graphs, the likeliest first.
+        roots: For each root module its tree and its place in the whole model.
+        origin: Where they are from, in words.
+        skeleton: The packed skeleton that they are from.
+    """
+
+    models: tuple[TaggedModel, ...]
+    roots: Roots
+    origin: str
+    skeleton: str | None = None
+
+
+def evidence_for(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> Iterator[Evidence]:
+    """The tagged graphs that a file may have been made from, the surest first; of those that are given, only these.
+
+    Raises:
+        PackageError: What is given is not tagged.
+        HtpError: A skeleton is broken.
+    """
+    if given is not None:
+        yield _of_package(given, file.name)
+        return
+    if file.record is not None and file.record.digest == graph_digest(file.model):
+        yield Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
+    own = _of_skeleton(file) or _of_nodes(file)
+    if own is not None:
+        yield own
+    others = [each for name, each in package.files.items() if name != file.name]
+    found = [evidence for each in others if (evidence := _of_file(each)) is not None]
+    if found:
+        yield _joined(found, f"the other files of {package.path}")
+    if file.record is not None:
+        yield Evidence((_listed(file.record),), _recorded_roots(file.record), f"the list of nodes in {SIDECAR}")
+
+
+def _of_package(given: HtpPackage, name: str) -> Evidence:
+    """The tagged files that are given: that of the same name first, for content decides and then the order."""
+    files = sorted(given.files.values(), key=lambda file: file.name != name)
+    found = [evidence for file in files if (evidence := _of_file(file)) is not None]
+    if not found:
+        raise PackageError(f"{given.path}: not tagged; export it with optimum-cli export htp, or tag it first")
+    return _joined(found, f"the tagged {'file' if given.path.is_file() else 'package'} {given.path}")
+
+
+def _of_file(file: HtpFile) -> Evidence | None:
+    """What a file knows of itself, whatever it was made from."""
+    if file.evidence == "sidecar" and file.record is not None:
+        return Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
+    tagged = len(read_tags(file.model))
+    complete = tagged == sum(len(graph.nodes) for _, graph in file.model.graphs())
+    return (_of_nodes(file) if complete else None) or _of_skeleton(file) or _of_nodes(file)
+
+
+def _of_skeleton(file: HtpFile) -> Evidence | None:
+    text = file.model.metadata.get(SKELETON)
+    if not text:
+        return None
+    try:
+        tagged, roots = unpack_skeleton(text)
     except HtpError as error:
-        raise PackageError(f"{file.path}: its tags can't be told: {error}") from error
-    return TaggedFile(file.name, file.model, tags, trees or tuple(tree_of_tags(tags)), sources)
+        raise HtpError(f"{file.path}: {error}") from error
+    return Evidence((tagged,), roots, "the skeleton in its own metadata", text)
+
+
+def _of_nodes(file: HtpFile) -> Evidence | None:
+    tags = read_tags(file.model)
+    if not tags:
+        return None
+    roots = _recorded_roots(file.record) if file.record is not None else {}
+    known = {tree.tag(path) for tree, _ in roots.values() for info in tree for path in (info.path, *info.aliases)}
+    if not all(name in known for tag in tags.values() for name in (tag.tag, *tag.origins)):
+        roots = {tree.tag(()): (tree, None) for tree in _trees_of_nodes(file.model, tags)}
+    return Evidence((TaggedModel(file.model, tags),), roots, "the metadata that its nodes kept")
+
+
+def _joined(found: Sequence[Evidence], origin: str) -> Evidence:
+    roots: dict[str, tuple[ModuleTree, str | None]] = {}
+    for evidence in found:
+        for root, place in evidence.roots.items():
+            roots.setdefault(root, place)
+    return Evidence(tuple(model for evidence in found for model in evidence.models), roots, origin)
+
+
+def _recorded_roots(record: FileRecord) -> dict[str, tuple[ModuleTree, str | None]]:
+    return {tree.tag(()): (tree, at) for tree, at in zip(record.trees, record.roots_in_model, strict=True)}
+
+
+def _listed(record: FileRecord) -> TaggedModel:
+    """The sidecar's nodes as a graph without edges: enough to know those again whose first output kept its name."""
+    nodes: dict[str, list[Node]] = {}
+    for (path, _), name in record.node_ids.items():
+        outputs = () if name.startswith("#") else (name,)
+        nodes.setdefault(path, []).append(Node("", "", "", (), outputs, {}, ()))
+    graphs = {path: Graph("", listed, (), (), ()) for path, listed in nodes.items()}
+    graphs.setdefault("", Graph("", [], (), (), ()))
+    for path, graph in graphs.items():
+        parent, _, last = path.rpartition("/")
+        place, _, element = last.partition(".")
+        if path and place.isdecimal() and parent in graphs and int(place) < len(graphs[parent].nodes):
+            holder = graphs[parent].nodes[int(place)]
+            holder.bodies = (*holder.bodies, (element, graph))
+    return TaggedModel(OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], ()), record.tags)
+
+
+def _trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
+    """Module trees as far as the nodes tell: their tags, and the qualified classes in their namespaces."""
+    classes: dict[str, str] = {}
+    for path, graph in model.graphs():
+        for position, node in enumerate(graph.nodes):
+            tag = tags.get((path, position))
+            parts = node.metadata.get(NAMESPACE, "").split("/")
+            above = list(tag_ancestors(tag.tag)) if tag is not None else []
+            if len(parts) == len(above):
+                classes.update(zip(above, (part.rpartition(": ")[2] for part in parts), strict=True))
+    for tree in tree_of_tags(tags):
+        yield ModuleTree(_with_class(tree, info, classes) for info in tree)
+
+
+def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
+    qualified = classes.get(tree.tag(info.path), "") if not info.container else ""
+    return replace(info, qualified_class=qualified) if qualified.endswith(info.class_name) else info
