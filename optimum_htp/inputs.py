@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import OnnxModel, Value
+from optimum_htp.package import HtpPackage, read_json_object
 
 
 if TYPE_CHECKING:
@@ -72,6 +73,16 @@ def graph_inputs(model: OnnxModel) -> list[Value]:
     """The inputs that have to be given: in old files stored tensors are listed as inputs too."""
     stored = {tensor.name for tensor in model.graph.initializers}
     return [value for value in model.graph.inputs if value.name not in stored]
+
+
+def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
+    """The config beside a file in a directory of a package, as for the components of a pipeline; None elsewhere.
+
+    Raises:
+        PackageError: It can't be read.
+    """
+    directory = (package.directory / name).parent
+    return read_json_object(directory / "config.json") if directory != package.directory else None
 
 
 def make_inputs(
@@ -251,7 +262,8 @@ class _Maker:
             return None
         index = int("width" in symbol)
         given = self.sizes.width if index else self.sizes.height
-        size = given or self.config.get("image_size") or self._nested("image_size")
+        said = (self.config.get(name) or self._nested(name) for name in ("image_size", "sample_size"))
+        size = given or next(filter(None, said), None)
         if isinstance(size, list) and len(size) == 2:
             size = size[index]
         return size if isinstance(size, int) and size > 0 else _DEFAULT_IMAGE

@@ -21,7 +21,7 @@ from optimum_htp.cli.main import main
 from optimum_htp.comparison import CompareReport, PartComparison, compare
 from optimum_htp.comparison.boundaries import assign, fits
 from optimum_htp.comparison.flattening import FlatGraph
-from optimum_htp.comparison.measuring import measure_errors
+from optimum_htp.comparison.measuring import measure_errors, measure_in_any_layout
 from optimum_htp.comparison.probing import Prober
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.inputs import InputSizes, make_inputs
@@ -315,6 +315,18 @@ def test_masks_count_by_their_places() -> None:
     assert measure_errors(np.array([-np.inf, 0.0, lowest, 1.0], np.float32), mask).relative == 0
     assert measure_errors(np.array([0.0, 0.0, lowest, 1.0], np.float32), mask).relative == np.inf
     assert measure_errors(np.array([np.nan, 0.0, 0, 1.0], np.float32), np.zeros(4, np.float32)).relative == np.inf
+
+
+def test_axes_in_another_order() -> None:
+    """A transposition that an optimizer moved into the next module is no error; values in other places are."""
+    array = np.random.default_rng(0).standard_normal((2, 5, 5)).astype(np.float32)
+    turned = measure_in_any_layout(array.transpose(2, 0, 1), array, tolerance=1e-6)
+    assert turned is not None and turned.relative == 0
+    square = measure_in_any_layout(array.transpose(0, 2, 1), array, tolerance=1e-6)
+    assert square is not None and square.relative == 0
+    other = measure_in_any_layout(np.flip(array, 1), array, tolerance=1e-6)
+    assert other is not None and other.relative > 0.1
+    assert measure_in_any_layout(array[:, :4], array, tolerance=1e-6) is None
 
 
 def test_shapes_that_fit() -> None:

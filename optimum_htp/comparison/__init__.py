@@ -24,10 +24,19 @@ from optimum_htp.comparison.recording import TorchReference, check_source, run_p
 from optimum_htp.comparison.reference import Reference
 from optimum_htp.comparison.report import CallComparison, CompareReport, Errors, Isolated, PartComparison
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.inputs import InputSizes, check_inputs, graph_inputs, load_inputs, make_inputs, phases
+from optimum_htp.inputs import (
+    InputSizes,
+    check_inputs,
+    component_config,
+    graph_inputs,
+    load_inputs,
+    make_inputs,
+    phases,
+)
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage
 from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model
+from optimum_htp.roots import returns_attentions
 from optimum_htp.runtime import DEFAULT_PROVIDER, check_provider
 from optimum_htp.tagged import TaggedFile, tagged_file
 
@@ -43,6 +52,9 @@ _QUANTIZED = frozenset(
     ("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
      "DynamicQuantizeMatMul", "ConvInteger")
 )  # fmt: skip
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,7 @@ def _with_model(
         dtype=_weights_type(file.model for file in tagged.values()),
         with_past=past,
         trust_remote_code=trust_remote_code,
+        **_attention(file.model for file in tagged.values()),
     )
     parts = [part for part in find_parts(source, package.files) if part.file in tagged]
     _check_one(options, [part.file for part in parts], package)
@@ -177,7 +190,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
         reference = tagged_file(partner, package=other, origin=package)
         config = package.config or other.config
         for phase in phases(tagged.model):
-            given = _package_inputs(tagged.model, config, options, phase)
+            given = _package_inputs(tagged.model, component_config(package, file.name) or config, options, phase)
             branch = phase == "decode" if "use_cache_branch" in given else None
             ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
             theirs = FlatGraph(reference.model, reference.tags, branch=branch)
@@ -211,6 +224,7 @@ def _compare(
         isolated=tuple(isolated),
         without_nodes=len(reference.calls) - len(calls),
         chunks=matcher.chunks,
+        random=tuple(sorted({node.node.op_type for node in flat.nodes} & _RANDOM)),
     )
 
 
@@ -247,6 +261,11 @@ def _shapes(sizes: InputSizes) -> dict[str, int]:
     }
     shapes = {name: size for name, size in named.items() if size is not None}
     return {**shapes, **sizes.dims}
+
+
+def _attention(models: Iterable[OnnxModel]) -> dict[str, str]:
+    """Optimum loads a model whose attention weights are exported with the implementation that computes them."""
+    return {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
 
 
 def _weights_type(models: Iterable[OnnxModel]) -> str:

@@ -124,6 +124,19 @@ def fits(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) ->
     )
 
 
+def fits_in_some_order(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) -> bool:
+    """Whether a tensor that this is known of can have a shape, but for the order of the axes."""
+    if shape is None:
+        return True
+    left = list(actual)
+    for size in shape:
+        if isinstance(size, int):
+            if size not in left:
+                return False
+            left.remove(size)
+    return len(shape) == len(actual)
+
+
 def assign(
     candidates: Sequence[str],
     shapes: Sequence[tuple[int, ...]],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.comparison.boundaries import MAX_CANDIDATES, Boundaries, assign, fits, folded_batch_norm
-from optimum_htp.comparison.measuring import compare_arrays, measure_errors
+from optimum_htp.comparison.boundaries import MAX_CANDIDATES, Boundaries, assign, fits_in_some_order, folded_batch_norm
+from optimum_htp.comparison.measuring import compare_arrays, measure_errors, measure_in_any_layout
 from optimum_htp.comparison.probing import Prober
 from optimum_htp.comparison.reference import Reference
 from optimum_htp.comparison.report import CallComparison, Errors, Isolated
@@ -23,22 +23,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FAR = 100  # times the tolerance: no fault of that size is lost on the way to the outputs
+
 NO_FLOATS = "it returns no floating-point tensor of its own"
 NO_TENSOR = "no tensor of the graph has the shape of its output"
 FUSED = "an optimizer fused a part of it with other modules"
+NO_EFFECT = "the tensor that seemed its output is far off and nothing after it is: it is not what the module returned"
 HIDDEN = "its nodes are in the body of a control-flow node"
 NOT_RUN = "ONNX Runtime can't show its tensors"
 
 
 @dataclass(slots=True)
 class _Found:
-    """What is known so far of one call: for each output the tensor, and how far off it is."""
+    """What is known so far of one call: for each output the tensor, how far off it is, and whether axes are swapped."""
 
     names: list[str | None]
     errors: list[Errors | None]
     compared_as: int | None = None
     problem: str | None = None
-    values: dict[str, Array] = field(default_factory=dict)
+    turned: set[int] = field(default_factory=set)
 
     @property
     def worst(self) -> Errors | None:
@@ -72,8 +75,26 @@ class Matcher:
         for chunk in self._reference.chunks(wanted, max_bytes=max(1, self._max_bytes // 3)):
             self.chunks += 1
             self._compare_chunk(chunk)
-        known = [self._comparison(number) for number in wanted]
+        known = self._without_effect([self._comparison(number) for number in wanted])
         return sorted([*known, *map(self._hidden, self.boundaries.hidden)], key=lambda call: call.order)
+
+    def _without_effect(self, calls: list[CallComparison]) -> list[CallComparison]:
+        """Takes back what can't be: that one of a module's outputs is far off, and that nothing is that comes after it.
+
+        Which of several tensors is which output was then mistaken: nobody uses that one, and the exporter left it out.
+        """
+        results = self._results()
+        last = next((call for call in calls if self._is_root(call.order)), None)
+        if last is None or last.over or not results:
+            return calls
+        kept: list[CallComparison] = []
+        for call in reversed(calls):
+            far = call.errors is not None and call.errors.relative > _FAR * self._tolerance
+            several = self._reference.calls[call.order].several
+            if call.over and far and several and not any(each.over for each in kept):
+                call = replace(call, errors=None, over=False, skipped=NO_EFFECT)
+            kept.append(call)
+        return kept[::-1]
 
     def outputs(self) -> dict[str, Errors]:
         """The outputs of the model, those that the reference has."""
@@ -95,11 +116,12 @@ class Matcher:
         values = self._run(names, {name: self._as_type(name, array) for name, array in given.items()})
         if values is None:
             return None
-        pairs = [
-            measure_errors(values[name], expected)
+        measured = [
+            measure_in_any_layout(values[name], expected, tolerance=self._tolerance)
             for name, expected in zip(found.names, self._expected(target, wanted[target]), strict=False)
-            if name is not None and values[name].shape == expected.shape
+            if name is not None
         ]
+        pairs = [errors for errors in measured if errors is not None]
         if not pairs:
             return None
         added = max(pairs, key=lambda errors: errors.relative)
@@ -130,7 +152,7 @@ class Matcher:
         for other, found in self._matched.items():
             target = other if found.compared_as is None else found.compared_as
             for index, name in enumerate(found.names) if other not in around else ():
-                if name is not None and found.errors[index] is not None:
+                if name is not None and found.errors[index] is not None and index not in found.turned:
                     stops.setdefault(name, (target, index))
         return stops
 
@@ -217,8 +239,10 @@ class Matcher:
         for number in doubtful:
             shapes = {array.shape for array in chunk[number]}
             names = self.boundaries.candidates(number)[: 4 * MAX_CANDIDATES]
-            fitting = [name for name in names if any(fits(self._prober.shape(name), shape) for shape in shapes)]
-            others[number] = [name for name in fitting if name not in self._matched[number].names][:MAX_CANDIDATES]
+            fitting = [
+                name for name in names if any(fits_in_some_order(self._prober.shape(name), shape) for shape in shapes)
+            ]
+            others[number] = fitting[:MAX_CANDIDATES]
         for numbers in self._affordable(chunk, others):
             names = [name for number in numbers for name in others[number]]
             values = self._run(names, {}) if names else None
@@ -249,14 +273,16 @@ class Matcher:
             if known is not None and known.relative <= self._tolerance:
                 continue
             for name, value in values.items():
-                if value.shape != array.shape or value.dtype.kind != "f" or name in found.names:
+                if value.dtype.kind != "f" or (name in found.names and name != found.names[index]):
                     continue
-                errors = measure_errors(value, array)
-                if errors.relative <= self._tolerance or known is None:
+                errors = measure_in_any_layout(value, array, tolerance=self._tolerance)
+                if errors is not None and (errors.relative <= self._tolerance or known is None):
                     known = errors
                     found.names[index], found.errors[index] = name, errors
                     found.problem = None
-                if errors.relative <= self._tolerance:
+                    if value.shape != array.shape or measure_errors(value, array).relative > self._tolerance:
+                        found.turned.add(index)
+                if errors is not None and errors.relative <= self._tolerance:
                     break
 
     def _take_over(self, number: int) -> None:

@@ -105,6 +105,7 @@ class _Recorder:
         self._began: list[tuple[ModulePath, int, int, int | None]] = []  # path, module, index, parent by its beginning
         self._order: list[int] = []
         self._sizes: list[int] = []
+        self._several: list[bool] = []
         self._passed_on: list[tuple[tuple[int, int] | None, ...]] = []
         self._returned: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
         self._paths: dict[int, list[ModulePath]] = {}
@@ -142,6 +143,7 @@ class _Recorder:
                     parent=numbers.get(parent) if parent is not None else None,
                     bytes=self._sizes[number],
                     passed_on=self._passed_on[number],
+                    several=self._several[number],
                 )
             )
         return calls
@@ -164,7 +166,9 @@ class _Recorder:
         number = len(self._order)
         self._order.append(began)
         self.numbers[id(module), self._began[began][2]] = number
-        made = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+        returned = list(_tensors(output))
+        self._several.append(len(returned) > 1)
+        made = [tensor for tensor in returned if tensor.is_floating_point()]
         if len(made) > 1:  # what is only handed through is no output; a single one may be changed in place
             given = {id(tensor) for tensor in _tensors((args, kwargs))}
             made = [tensor for tensor in made if id(tensor) not in given]

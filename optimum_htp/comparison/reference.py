@@ -30,6 +30,7 @@ class ReferenceCall:
         bytes: Of its outputs; 0 where that is not known.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
             is; None where there is none, and nothing where that is not known.
+        several: Whether it returned more than one tensor, of any type.
     """
 
     number: int
@@ -41,6 +42,7 @@ class ReferenceCall:
     parent: int | None
     bytes: int
     passed_on: tuple[tuple[int, int] | None, ...] = ()
+    several: bool = False
 
 
 class Reference(Protocol):

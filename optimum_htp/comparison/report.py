@@ -109,6 +109,7 @@ class PartComparison:
         isolated: The first calls over the tolerance, run on the reference's tensors.
         without_nodes: Module calls that have no nodes, such as dropout's.
         chunks: In how many runs the tensors were exposed.
+        random: The operators of the graph that draw random numbers: what comes after them differs from run to run.
     """
 
     file: str
@@ -121,6 +122,7 @@ class PartComparison:
     isolated: tuple[Isolated, ...]
     without_nodes: int
     chunks: int
+    random: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

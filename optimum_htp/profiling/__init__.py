@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import NodeTags
-from optimum_htp.inputs import InputSizes, graph_inputs, load_inputs, make_inputs, phases
+from optimum_htp.inputs import InputSizes, component_config, graph_inputs, load_inputs, make_inputs, phases
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.profiling.comparing import side_by_side
@@ -106,7 +106,7 @@ def profile(
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
     found: list[PhaseProfile] = []
     for each in tagged:
-        given = _given(each.model, config, sizes, inputs)
+        given = _given(each.model, component_config(package, each.name) or config, sizes, inputs)
         measured = measure(
             each.model, list(given.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )

@@ -80,6 +80,8 @@ def _heading(part: PartComparison) -> Iterator[str]:
         f"compared {part.compared:,} of {len(part.calls):,} module calls that have nodes, {len(part.over):,} over the "
         f"tolerance of {part.tolerance:.0e}; {part.without_nodes:,} more have no nodes"
     )
+    if part.random:
+        yield f"it draws random numbers ({', '.join(part.random)}): what comes after them differs from run to run"
     for reason, number in part.skipped.items():
         yield f"not compared: {number:,}, because {reason}"
     yield f"outputs: {len(part.outputs):,}, off by {worst:.1e} at most, relative to their largest value"
@@ -165,6 +167,7 @@ def _part_document(part: PartComparison) -> dict[str, Any]:
         "calls_without_nodes": part.without_nodes,
         "not_compared": part.skipped,
         "looks_foreign": part.looks_foreign,
+        "random": list(part.random),
         "first_over": None if first is None else _identity(first),
         "isolated": [
             {
