@@ -6,9 +6,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import SOURCES, ModuleTree, NodeKey, NodeTag, NodeTags, escape_name, split_tag
+from optimum_htp.hierarchy import (
+    SOURCES,
+    ModuleTree,
+    NodeKey,
+    NodeTag,
+    NodeTags,
+    escape_name,
+    split_tag,
+    tag_module_path,
+)
 from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.packed import is_pack_key
 
@@ -61,11 +71,13 @@ def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
 def _borrowed_keys(model: OnnxModel) -> list[str]:
     """The keys without our prefix that are ours: those that the model lists.
 
-    Where a tool dropped the list, those that say of each node what its tag says.
+    Where a tool dropped the list, `namespace` is ours if it names, on each node that has it, just the modules of the
+    node's tag. Torch's own two keys and ONNX Runtime's are never taken for ours then.
     """
     if KEYS not in model.metadata:
-        nodes = [node.metadata for _, graph in model.graphs() for node in graph.nodes]
-        return [key for key in _TELLING if _tells_of_tags(key, nodes)]
+        nodes = (node.metadata for _, graph in model.graphs() for node in graph.nodes)
+        having = [metadata for metadata in nodes if NAMESPACE in metadata]
+        return [NAMESPACE] if having and all(map(_names_the_tag, having)) else []
     try:
         listed = json.loads(model.metadata[KEYS])
     except (ValueError, RecursionError):
@@ -73,20 +85,14 @@ def _borrowed_keys(model: OnnxModel) -> list[str]:
     return [key for key in _BORROWED if isinstance(listed, list) and key in listed]
 
 
-def _tells_of_tags(key: str, nodes: Iterable[Mapping[str, str]]) -> bool:
-    """Whether some nodes have a key, and each that has it has a tag too, of the same number of modules."""
-    having = [metadata for metadata in nodes if key in metadata]
-    return bool(having) and all(
-        TAG in metadata and _TELLING[key](metadata[key]) == len(split_tag(metadata[TAG])) for metadata in having
-    )
-
-
-_TELLING: dict[str, Callable[[str], int]] = {
-    NAMESPACE: lambda value: value.count("/") + 1,
-    NAME_SCOPES: lambda value: value.count("', ") + value.count('", '),
-    CLASS_HIERARCHY: lambda value: value.count("', ") + value.count('", '),
-}
-"""How many modules a value names, for the keys that name modules; the last item of torch's lists is the node."""
+def _names_the_tag(metadata: Mapping[str, str]) -> bool:
+    """Whether a node's `namespace` has the paths and the classes of its tag."""
+    tag = metadata.get(TAG, "")
+    named = [part.rpartition(": ") for part in metadata[NAMESPACE].split("/")]
+    classes = [segment.partition(".")[0] for segment in split_tag(tag)]
+    path = tag_module_path(tag) if tag.startswith("/") else None
+    same = [cls.rpartition(".")[2] for _, _, cls in named] == [unquote(name) for name in classes]
+    return path is not None and same and unquote(named[-1][0]) == path
 
 
 @dataclass(frozen=True, slots=True)

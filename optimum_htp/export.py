@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
-from optimum_htp.annotations import HtpOptions
-from optimum_htp.configs import add_config_metadata, complete_package
+from optimum_htp.annotations import HtpOptions, strip_tags
+from optimum_htp.configs import add_config_metadata, complete_package, remove_config_metadata
 from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
@@ -24,7 +24,6 @@ from optimum_htp.recording import TaggedGraph, tagging_error, write_package_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
 from optimum_htp.sources import local_task_inference
 from optimum_htp.staging import StagedDirectory
-from optimum_htp.stripping import strip
 from optimum_htp.tagging import tag_model
 from optimum_htp.tracing import Annotate, ExportTrace, ModuleTap
 
@@ -56,7 +55,9 @@ class ExportResult:
 class HTPExporter:
     """Exports models with Optimum and tags every node with its module: the class face of `main_export`.
 
-    Subclasses may override `tag_file` (how one file of the package is tagged) and `record` (what becomes the sidecar).
+    Subclasses may override `tag_file` (how one file of the package is tagged), `annotate` (what is put into a file while
+    the exporter writes it; the tags of `tag_file` replace it where they differ), `complete` (what is added beside the
+    ONNX files) and `record` (what becomes the sidecar).
 
     Args:
         options: What to write beside the tags; None means the defaults.
@@ -113,14 +114,13 @@ class HTPExporter:
             try:
                 records = self._tag_package(staging.path, tap)
                 self.complete(staging.path, source, records)
-            except HtpError:
-                with suppress(HtpError):
-                    strip(staging.path)
+                htp_seconds = time.perf_counter() - started + tap.seconds
+                timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
+                self.record(records, source=source, timings=timings).write(staging.path)
+            except Exception:
+                _untag(staging.path)
                 staging.commit(remove=(SIDECAR,))
                 raise
-            htp_seconds = time.perf_counter() - started + tap.seconds
-            timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
-            self.record(records, source=source, timings=timings).write(staging.path)
             staging.commit(remove=(SIDECAR,), last=SIDECAR)
         counts = {name: record.counts for name, record in records.items()}
         return ExportResult(output, counts, optimum_seconds, htp_seconds)
@@ -182,7 +182,17 @@ class HTPExporter:
                 graphs[name] = TaggedGraph(model, *self.tag_file(model, _sources_of(file, tap)))
             except Exception as error:
                 raise tagging_error(name, file, error) from error
-        return write_package_tags(graphs, options=self.options)
+        return write_package_tags(directory, graphs, options=self.options)
+
+
+def _untag(directory: Path) -> None:
+    """Leaves what Optimum wrote, as far as that can be: what can't be stripped is left as it is."""
+    (directory / SIDECAR).unlink(missing_ok=True)
+    with suppress(HtpError):
+        remove_config_metadata(directory)
+    for file in directory.rglob("*.onnx"):
+        with suppress(HtpError):
+            strip_tags(file)
 
 
 def _sources_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
@@ -224,8 +234,8 @@ def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
                 watch.tap.whole_model = bound.get("model")
                 return original(*args, **kwargs)
 
-            optimum_main.onnx_export_from_model = observed
             stack.callback(setattr, optimum_main, "onnx_export_from_model", original)
+            optimum_main.onnx_export_from_model = observed
         stack.enter_context(_paths_in_logs(str(staging.path), str(staging.output)))
         yield watch
         opsets = {export.model.opset_imports.get("", 0) for export in watch.tap.exports}

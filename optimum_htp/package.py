@@ -102,7 +102,7 @@ class HtpPackage:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.directory = self.path if self.path.is_dir() else _package_directory(self.path)
+        self.directory = self.path if self.path.is_dir() else package_directory(self.path)
         found = onnx_files(self.path)
         if self.path.is_file():
             found = {self.path.absolute().relative_to(self.directory.absolute()).as_posix(): self.path}
@@ -159,7 +159,7 @@ class HtpPackage:
         return task if isinstance(task, str) else None
 
 
-def _package_directory(file: Path) -> Path:
+def package_directory(file: Path) -> Path:
     """The directory of the package that a single file belongs to: for a component of a pipeline, the one above."""
     above = file.absolute().parent.parent
     return file.parent if (file.parent / SIDECAR).is_file() or not (above / SIDECAR).is_file() else above

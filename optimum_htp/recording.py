@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.projection import TaggedModel
 from optimum_htp.sidecar import SIDECAR, FileRecord
 from optimum_htp.skeleton import SKELETON, pack_skeleton
+from optimum_htp.staging import StagedDirectory
 
 
 logger = logging.getLogger(__name__)
@@ -46,12 +46,16 @@ class TaggedGraph:
         return Annotations.of(self.model, self.tags, trees=trees, options=options, model_metadata=extra)
 
 
-def write_package_tags(files: Mapping[str, TaggedGraph], *, options: HtpOptions) -> dict[str, FileRecord]:
+def write_package_tags(
+    directory: Path, files: Mapping[str, TaggedGraph], *, options: HtpOptions
+) -> dict[str, FileRecord]:
     """Writes the tags into every file of a package, or into none.
 
-    A file that would pass protobuf's 2 GB stays as it is, with a warning: its tags are in the sidecar only.
+    A file that has just these tags already is left alone. One that would pass protobuf's 2 GB stays as it is, with a
+    warning: its tags are in the sidecar only. Where a file is a link, what it leads to stays as it is.
 
     Args:
+        directory: The package.
         files: What to write, by the file's path in the package.
         options: What to write beside the tags.
 
@@ -61,30 +65,23 @@ def write_package_tags(files: Mapping[str, TaggedGraph], *, options: HtpOptions)
     Raises:
         TaggingError: A file could not be written; all of them are as they were.
     """
-    staged: dict[Path, Path] = {}
-    at = ("", Path())
+    at = ("the package", directory)
     try:
-        for name, graph in files.items():
-            at = (name, graph.model.path)
-            annotations = graph.annotations(options)
-            if annotations.stand_in(graph.model):
-                continue
-            # Where a link leads is where the content is.
-            file = graph.model.path.resolve()
-            staged[file] = file.with_name(f".{file.name}.tagged-{os.getpid()}")
-            try:
-                annotations.write(graph.model.path, staged[file])
-            except ModelTooLargeError as error:
-                logger.warning("%s The tags are in %s only.", error, SIDECAR)
-                del staged[file]
-        for file, new in staged.items():
-            new.replace(file)
-    except BaseException as error:
-        for new in staged.values():
-            new.unlink(missing_ok=True)
-        if isinstance(error, Exception):
-            raise tagging_error(*at, error) from error
-        raise
+        with StagedDirectory(directory) as staging:
+            for name, graph in files.items():
+                at = (name, graph.model.path)
+                annotations = graph.annotations(options)
+                if annotations.stand_in(graph.model):
+                    continue
+                staged = staging.path / name
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    annotations.write(graph.model.path, staged)
+                except ModelTooLargeError as error:
+                    logger.warning("%s The tags are in %s only.", error, SIDECAR)
+            staging.commit()
+    except Exception as error:
+        raise tagging_error(*at, error) from error
     return {name: FileRecord.of(graph.model, graph.tags, trees=graph.roots) for name, graph in files.items()}
 
 

@@ -111,7 +111,7 @@ def tag_package(
     records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
     options = htp_options or HtpOptions()
     graphs = {name: TaggedGraph(package.files[name].model, plan.tags, plan.roots) for name, plan in plans.items()}
-    for name, record in write_package_tags(graphs, options=options).items():
+    for name, record in write_package_tags(package.directory, graphs, options=options).items():
         records[name] = record.keeping(package.files[name].record)
     written = sources.complete_package()
     if options.config_metadata and (package.directory / "config.json").is_file():

@@ -43,8 +43,8 @@ def local_task_inference() -> Iterator[None]:
         task = infer_local_task(directory, library) if directory.is_dir() else None
         return task or original(model_name_or_path, subfolder, *args, **kwargs)
 
-    setattr(TasksManager, name, classmethod(infer))
     try:
+        setattr(TasksManager, name, classmethod(infer))
         yield
     finally:
         setattr(TasksManager, name, descriptor)

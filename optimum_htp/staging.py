@@ -75,7 +75,7 @@ class StagedDirectory:
                 if target.is_symlink() or target.exists():
                     _move(target, backup / str(position), undo)
             for relative in staged:
-                (self.output / relative).parent.mkdir(parents=True, exist_ok=True)
+                self._make((self.output / relative).parent)
                 _move(self.path / relative, self.output / relative, undo)
         except BaseException as error:
             for source, target in reversed(undo):
@@ -88,12 +88,15 @@ class StagedDirectory:
         self._made.clear()
 
     def _make_output(self) -> None:
-        missing = [path for path in (self.output, *self.output.parents) if not path.exists()]
+        self._make(self.output)
+        if not self.output.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+    def _make(self, directory: Path) -> None:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir()
             self._made.append(path)
-        if not self.output.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def _remove_made(self) -> None:
         for path in reversed(self._made):

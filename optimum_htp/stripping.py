@@ -9,7 +9,7 @@ from optimum_htp.annotations import strip_tags
 from optimum_htp.configs import CONFIG, remove_config_metadata
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import read_model
-from optimum_htp.package import onnx_files
+from optimum_htp.package import onnx_files, package_directory
 from optimum_htp.packed import read_packed
 from optimum_htp.renaming import undo_renames
 from optimum_htp.sidecar import SIDECAR, Sidecar
@@ -29,14 +29,15 @@ def strip(path: str | Path) -> list[str]:
         HtpError: A file is no ONNX model, or could not be written; it stays as it is.
     """
     path = Path(path)
-    files = onnx_files(path)
+    directory = path if path.is_dir() else package_directory(path)
+    files = {file.absolute().relative_to(directory.absolute()).as_posix(): file for file in onnx_files(path).values()}
     for file in files.values():
         # One that is broken, or holds more than tags, is told of before anything is changed.
         if read_packed(read_model(file)) is not None:
             raise PackageError(f"{file}: a packed file; unpack it first: optimum-cli htp unpack {file} DIR")
     changed: list[str] = []
     # Before the sidecar goes, which has the old names.
-    restored = _undo_renames(path if path.is_dir() else path.parent, files)
+    restored = _undo_renames(directory, files)
     sidecar = path / SIDECAR
     if sidecar.is_file():
         # First, for as long as it is there it says that the package is complete.

@@ -13,7 +13,7 @@ A scripted function (`torch.jit.script`) is traced as one call, which does have 
 inlined has none. Its call is put between two marks, and what stands between them after the inlining gets the marks'
 scope: one whose name has no `::`, which the exporter passes over when it names the nodes.
 
-The file that comes out is byte for byte the one that comes out without us.
+But for the tags themselves, the file that comes out is byte for byte the one that comes out without us.
 """
 
 from __future__ import annotations
@@ -96,7 +96,6 @@ class ExportTrace:
         file: The ONNX file that the exporter wrote.
         model: Its graph as it was just after the export, before anything else touched it.
         trace: The module trace.
-        root: The exported module, for as long as the tap is open; then None.
         root_in_model: The dotted path of the root in the whole model, `""` for the model itself, None where it is no
             submodule of it or there is no telling.
         tags: The tags of the graph, once somebody has decided them.
@@ -105,7 +104,6 @@ class ExportTrace:
     file: Path
     model: OnnxModel
     trace: ModuleTrace
-    root: torch.nn.Module | None = None
     root_in_model: str | None = None
     tags: dict[NodeKey, NodeTag] = field(default_factory=dict)
 
@@ -157,9 +155,15 @@ class ModuleTap:
         import torch.onnx
 
         _tap_lock.acquire()
-        self._thread = threading.get_ident()
-        self._original = torch.onnx.export
-        torch.onnx.export = self._export
+        try:
+            self._thread = threading.get_ident()
+            self._original = torch.onnx.export
+            torch.onnx.export = self._export
+        except BaseException:
+            if self._original is not None:
+                torch.onnx.export = self._original
+            _tap_lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,8 +171,7 @@ class ModuleTap:
 
         try:
             torch.onnx.export = self._original  # type: ignore[assignment]
-            for export in self.exports:
-                export.root = None
+            self.whole_model = None
         finally:
             _tap_lock.release()
 
@@ -182,7 +185,11 @@ class ModuleTap:
         traceable = isinstance(model, torch.nn.Module) and not isinstance(model, torch.jit.ScriptModule)
         if threading.get_ident() != self._thread or not traceable or not isinstance(target, (str, os.PathLike)):
             return original(*args, **kwargs)
-        recorder = _CallRecorder(model)
+        try:
+            recorder = _CallRecorder(model)
+        except Exception as error:  # a model that can't be looked at can be exported all the same
+            self.failures[Path(target)] = error
+            return original(*args, **kwargs)
         written: list[ExportTrace] = []
 
         def annotated(content: bytes, file: Path) -> Iterable[bytes | memoryview] | None:
@@ -207,7 +214,7 @@ class ModuleTap:
         self, recorder: _CallRecorder, model: torch.nn.Module, file: Path, content: bytes | None = None
     ) -> ExportTrace:
         graph = read_model(file) if content is None else read_content(content, path=file)
-        return ExportTrace(file, graph, recorder.trace(), model, _place(model, self.whole_model))
+        return ExportTrace(file, graph, recorder.trace(), _place(model, self.whole_model))
 
     def _timed(self, annotated: _Annotated) -> _Annotated:
         """Counts the time of it, and lets the exporter write what it has where it fails: the pass comes back later."""
@@ -227,7 +234,7 @@ class ModuleTap:
 
 def _place(module: torch.nn.Module, whole: object) -> str | None:
     """The dotted path of a module in a whole model: a module, or a diffusers pipeline; None where it is not in it."""
-    components = getattr(whole, "components", None)
+    components = getattr(whole, "components", None) if not hasattr(whole, "named_modules") else None
     for name, part in (components if isinstance(components, dict) else {"": whole}).items():
         for path, inner in part.named_modules() if hasattr(part, "named_modules") else ():
             if inner is module:
@@ -252,19 +259,26 @@ def _writing_replaced(annotated: _Annotated | None) -> Iterator[None]:
         return
     thread = threading.get_ident()
 
-    def export_file(model_bytes: bytes, f: Any, export_map: Any) -> None:
+    def export_file(*args: Any, **kwargs: Any) -> None:
+        given: list[Any] = [*args, *kwargs.values()]
+        file_name = given[1] if len(given) == 3 else None
         pieces = None
-        if threading.get_ident() == thread and isinstance(f, (str, os.PathLike)) and not export_map:
-            pieces = annotated(model_bytes, Path(f))
-        if pieces is None:
-            original(model_bytes, f, export_map)
+        if (
+            threading.get_ident() == thread
+            and isinstance(file_name, str)
+            and isinstance(given[0], bytes)
+            and not given[2]
+        ):
+            pieces = annotated(given[0], Path(file_name))
+        if file_name is None or pieces is None:
+            original(*args, **kwargs)
             return
-        with Path(f).open("wb") as file:
+        with Path(file_name).open("wb") as file:
             for piece in pieces:
                 file.write(piece)
 
-    writer._export_file = export_file
     try:
+        writer._export_file = export_file
         yield
     finally:
         writer._export_file = original
@@ -283,6 +297,7 @@ class _CallRecorder:
         self._stack: list[int] = []
         self._scopes: dict[str, int] = {}
         self._hooks = ExitStack()
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> _CallRecorder:
         try:
@@ -314,12 +329,15 @@ class _CallRecorder:
 
         if isinstance(module, torch.jit.ScriptModule):  # runs as TorchScript: takes no hooks and pushes no scope
             return
-        self._hooks.callback(module.register_forward_pre_hook(self._enter_call).remove)
+        # First and first: a hook of somebody else that raises finds a call that has begun, which is what ends then.
+        self._hooks.callback(module.register_forward_pre_hook(self._enter_call, prepend=True).remove)
         self._hooks.callback(module.register_forward_hook(self._leave_call, prepend=True, always_call=True).remove)
 
     def _enter_call(self, module: torch.nn.Module, _: object) -> None:
         import torch
 
+        if threading.get_ident() != self._thread:  # somebody else runs the same model
+            return
         self._mark_scripted_calls()
         identity = self._by_attributes.get(id(vars(module)))
         if identity is None:  # a copy that the model made while it ran: what it does is its caller's work
@@ -341,6 +359,8 @@ class _CallRecorder:
             scopes[module] = torch._C._jit_onnx_create_full_scope_name(f"{_CALL_MARK}{number}", name)
 
     def _leave_call(self, *_: object) -> None:
+        if threading.get_ident() != self._thread:
+            return
         self._mark_scripted_calls()
         if self._stack:
             self._stack.pop()
@@ -434,8 +454,8 @@ def _pass_extended(
             after(graph)
         return result
 
-    setattr(torch._C, name, extended)
     try:
+        setattr(torch._C, name, extended)
         yield
     finally:
         setattr(torch._C, name, original)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import inspect
 import json
 import shutil
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,8 +199,11 @@ def test_package_loads_in_a_pipeline(bert: Path) -> None:
     from transformers import AutoTokenizer, pipeline
 
     model = ORTModelForSequenceClassification.from_pretrained(bert)
-    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(bert))
-    assert classify("hello")[0]["score"] > 0
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    (found,) = pipeline("text-classification", model=model, tokenizer=tokenizer)("hello")
+    logits = model(**tokenizer("hello", return_tensors="np")).logits[0]
+    assert found["label"] == model.config.id2label[int(np.argmax(logits))]
+    assert found["score"] == pytest.approx(float(np.exp(logits.max()) / np.exp(logits).sum()), rel=1e-4)
 
 
 def test_keys_on_the_nodes(bert: Path, zoo_model: ZooModel, tmp_path: Path) -> None:
@@ -424,6 +430,51 @@ def test_failed_export_leaves_nothing_of_ours(
     }  # fmt: skip
 
 
+def test_an_unreadable_file_leaves_the_others_untagged(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """What was tagged while it was exported is taken back, also where another file of the package is broken."""
+
+    class WithBrokenFile(HTPExporter):
+        def annotate(self, content: bytes, export: Any) -> Any:
+            export.file.with_name("zz.onnx").write_bytes(b"\x08")
+            return super().annotate(content, export)
+
+    plain_export(zoo_model("bert"), tmp_path / "plain", task=zoo.ZOO["bert"].task)
+    seed_everything()
+    with pytest.raises(TaggingError, match=r"zz.onnx could not be tagged"):
+        WithBrokenFile().export(str(zoo_model("bert")), tmp_path / "out", do_validation=False)
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain") | {
+        "zz.onnx": hashlib.sha256(b"\x08").hexdigest()
+    }  # fmt: skip
+
+
+def test_failed_sidecar_leaves_optimums_package(
+    zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the sidecar can't be written, the package stands without tags."""
+
+    def failing(self: Sidecar, directory: Path) -> Path:
+        raise PackageError("no space")
+
+    plain_export(zoo_model("bert"), tmp_path / "plain", task=zoo.ZOO["bert"].task)
+    monkeypatch.setattr(Sidecar, "write", failing)
+    with pytest.raises(PackageError, match="no space"):
+        export(zoo_model("bert"), tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "plain")
+
+
+def test_the_model_is_let_go_before_the_pass(tmp_path: Path) -> None:
+    """A closed tap holds on to no weights."""
+    net = torch.nn.Linear(2, 2)
+    with ModuleTap() as tap:
+        tap.whole_model = net
+        torch.onnx.export(net, (torch.ones(1, 2),), str(tmp_path / "n.onnx"), dynamo=False)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+    assert tap.exports[0].root_in_model == ""
+
+
 def test_failed_move_puts_back_what_was_there(
     zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,17 +515,22 @@ def test_exporting_again_replaces_the_package(zoo_model: ZooModel, tmp_path: Pat
 
 def test_tap_restores_what_it_found() -> None:
     """torch's functions are put back when an export raises."""
-    export_function, naming = torch.onnx.export, torch._C._jit_pass_onnx_assign_scoped_names_for_node_and_value
+    from torch.onnx._internal.torchscript_exporter import onnx_proto_utils
+
+    def patched() -> tuple[Any, ...]:
+        passes = (torch._C._jit_pass_onnx_assign_scoped_names_for_node_and_value, torch._C._jit_pass_inline)
+        return torch.onnx.export, onnx_proto_utils._export_file, *passes
+
+    before = patched()
 
     class Broken(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise ValueError("planted")
 
     net = Broken()
-    with pytest.raises(ValueError, match="planted"), ModuleTap():
+    with pytest.raises(ValueError, match="planted"), ModuleTap(lambda content, export: [content]):
         torch.onnx.export(net, (torch.ones(1),), "unused.onnx", dynamo=False)
-    assert torch.onnx.export is export_function
-    assert torch._C._jit_pass_onnx_assign_scoped_names_for_node_and_value is naming
+    assert patched() == before
     assert not net._forward_hooks
     assert not net._forward_pre_hooks
 
@@ -498,6 +554,65 @@ def test_exports_of_several_threads_take_turns(zoo_model: ZooModel, tmp_path: Pa
     assert errors == []
     roots = {name: HtpPackage(tmp_path / name).files["model.onnx"].hierarchy.roots for name in models}
     assert roots == {"bert": ["/BertForSequenceClassification"], "vit": ["/ViTForImageClassification"]}
+
+
+class Twice(torch.nn.Module):
+    """Runs one module twice, and slowly enough for somebody else to run it meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = torch.nn.Tanh()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(40):
+            x = self.act(x)
+        return x
+
+
+def test_forwards_of_other_threads_are_no_calls_of_the_export(tmp_path: Path) -> None:
+    """A model that another thread runs while it is exported has the calls of the export alone."""
+    net, done = Twice(), threading.Event()
+
+    def run() -> None:
+        while not done.is_set():
+            net(torch.ones(2))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for _ in range(5):
+            with ModuleTap() as tap:
+                torch.onnx.export(net, (torch.ones(2),), str(tmp_path / "n.onnx"), dynamo=False)
+            calls = [call.index for call in tap.exports[0].trace.calls if call.path]
+            assert calls == list(range(40))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_hook_that_raises_keeps_the_calls_in_step(tmp_path: Path) -> None:
+    """A call that somebody's hook ends before it begins is over for us too."""
+
+    class Catching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bad, self.good = torch.nn.Sigmoid(), torch.nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with contextlib.suppress(ValueError):
+                self.bad(x)
+            return self.good(x)
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("planted")
+
+    net = torch.nn.Sequential(Catching(), torch.nn.ReLU())
+    net[0].bad.register_forward_pre_hook(refuse)
+    with ModuleTap() as tap:
+        torch.onnx.export(net, (torch.ones(2),), str(tmp_path / "n.onnx"), dynamo=False)
+    calls = tap.exports[0].trace.calls
+    parents = {call.path: None if call.parent is None else calls[call.parent].path for call in calls}
+    assert parents == {(): None, ("0",): (), ("0", "bad"): ("0",), ("0", "good"): ("0",), ("1",): ()}
 
 
 def test_exports_of_other_threads_pass_through(tmp_path: Path) -> None:
