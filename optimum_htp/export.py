@@ -1,4 +1,4 @@
-"""The export: Optimum's `main_export`, watched, and the HTP pass over the package that it wrote."""
+"""The export: Optimum's `main_export`, watched, with the tags put into what it writes."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def tag_package(
     Raises:
         PackageError: There is no such package, it doesn't say what model it is, or that model explains none of its
             files. Nothing was written.
-        TaggingError: A file could not be tagged. The files of this run stand without tags.
+        TaggingError: A file could not be tagged; all of them are as they were.
 
     Example:
         >>> tag_package("bert_onnx").files["model.onnx"].unresolved    # doctest: +SKIP

@@ -223,6 +223,24 @@ def test_keys_on_the_nodes(bert: Path, zoo_model: ZooModel, tmp_path: Path) -> N
         assert classes[0].endswith("BertForSequenceClassification")
 
 
+def test_strip_leaves_the_keys_of_others(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """Where a tool dropped the list of our keys, `namespace` goes if it is ours, and torch's keys stay."""
+    plain_export(zoo_model("bert"), tmp_path / "out", task=zoo.ZOO["bert"].task)
+    file = tmp_path / "out" / "model.onnx"
+    model = onnx.load(file)
+    for node in model.graph.node:
+        node.metadata_props.add(key=NAME_SCOPES, value=repr(["", node.name]))
+    onnx.save(model, file)
+    before = file.read_bytes()
+    optimum_htp.tag_package(tmp_path / "out")
+    tagged = onnx.load(file)
+    assert all({NAMESPACE, NAME_SCOPES} <= {prop.key for prop in node.metadata_props} for node in tagged.graph.node)
+    del tagged.metadata_props[:]
+    onnx.save(tagged, file)
+    strip(tmp_path / "out")
+    assert file.read_bytes() == before
+
+
 def test_namespace_of_a_node(bert: Path) -> None:
     """The namespace is torch's: cumulative paths and qualified classes, the root's path empty."""
     graph = onnx.load(bert / "model.onnx").graph

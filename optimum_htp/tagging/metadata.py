@@ -18,7 +18,7 @@ _LONGEST = 100_000
 def decide(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The module that `pkg.torch.onnx.name_scopes` names: the last item but one; the last is the node itself.
 
-    The call is known where the module ran just once: torch does not write which call it was.
+    Which call of the module it was stays open: torch does not write it.
     """
     path = named_module(evidence.nodes[key], evidence.trace.tree)
     return Owner(path) if path is not None else None
