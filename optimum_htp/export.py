@@ -67,6 +67,8 @@ class HTPExporter:
     """
 
     def __init__(self, options: HtpOptions | None = None) -> None:
+        if options is not None and not isinstance(options, HtpOptions):
+            raise TypeError(f"the options are a {type(options).__name__}; give HtpOptions(...)")
         self.options = options or HtpOptions()
 
     def export(self, *args: Any, **kwargs: Any) -> ExportResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from optimum_htp.annotations import strip_tags
@@ -19,7 +20,7 @@ def strip(path: str | Path) -> list[str]:
     """Removes all that we wrote from a package, or from one ONNX file: Optimum's own bytes are left.
 
     Args:
-        path: The package's directory, or an ONNX file; the sidecar is only deleted with the whole directory.
+        path: The package's directory, or an ONNX file of it: then the sidecar stays, and forgets that file.
 
     Returns:
         The files that were changed or deleted, by their path in the package.
@@ -48,7 +49,21 @@ def strip(path: str | Path) -> list[str]:
         changed.append(SIDECAR)
     if path.is_dir() and remove_config_metadata(path):
         changed.append(CONFIG)
-    return changed + [name for name, file in files.items() if strip_tags(file) or name in restored]
+    changed += [name for name, file in files.items() if strip_tags(file) or name in restored]
+    if not path.is_dir():
+        _forget(directory, files)
+    return changed
+
+
+def _forget(directory: Path, files: Mapping[str, Path]) -> None:
+    """Takes the files out of the sidecar of the package that they are in: they have no tags any more."""
+    try:
+        sidecar = Sidecar.read(directory)
+    except PackageError:
+        return
+    if sidecar is not None and files.keys() & sidecar.files.keys():
+        left = {name: record for name, record in sidecar.files.items() if name not in files}
+        replace(sidecar, files=left).write(directory)
 
 
 def _undo_renames(directory: Path, files: Mapping[str, Path]) -> set[str]:

@@ -347,7 +347,7 @@ def test_untagged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     line = refused(["tree", str(tmp_path)], capsys)
     assert "are not tagged" in line
-    assert "optimum-cli export htp -m MODEL OUT" in line
+    assert "optimum-cli htp tag" in line
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,9 @@ def check_versions(package: Contents) -> Iterator[Finding]:
         elif 0 < opsets[name] < _LOWEST_OPSET:
             advice = f"convert it to opset {_LOWEST_OPSET} or above with onnx.version_converter"
             yield warning(f"{name}: opset {opsets[name]}; ONNX Runtime promises nothing below {_LOWEST_OPSET}", advice)
+    if not package.readable:
+        yield skipped("there is no graph that could be read")
+        return
     versions = ", ".join(str(version) for version in sorted({model.ir_version for model in package.readable.values()}))
     numbers = ", ".join(map(str, sorted(set(opsets.values()))))
     yield good(f"ONNX Runtime {runtime[0]}.{runtime[1]} takes IR version {versions} and opset {numbers}")

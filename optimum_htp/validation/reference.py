@@ -95,6 +95,8 @@ def check_outputs(
         finding = warning(f"not compared: {', '.join(left_out)}: Optimum's export config does not know it")
         first.append(finding)
         others += [] if parts else [finding]
+    if not first:
+        first = others = [skipped("there is no graph that could be read")]
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 
@@ -138,7 +140,9 @@ class _Comparison:
             return warning(f"{self.label} not compared: PyTorch can't run it: {example}")
         misfit = self._misfit(example)
         if misfit is not None:
-            return warning(f"{self.label} not compared: {misfit}", "give the sizes that it was exported with")
+            return failed(
+                f"{self.label} could not be compared: {misfit}", "give the model, and the sizes, of the export"
+            )
         return self._compare(example, "")
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
@@ -174,7 +178,7 @@ class _Comparison:
         for value in self._inputs():
             given = example.inputs.get(value.name)
             if given is None:
-                return f"Optimum's export config makes no input {value.name!r}"
+                return f"the model takes no input {value.name!r}: it may not be what the package was exported from"
             if value.shape is not None and any(
                 isinstance(size, int) and size > 0 and size != actual
                 for size, actual in zip(value.shape, given.shape, strict=False)

@@ -141,7 +141,7 @@ def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     for file in chosen:
         if file.evidence == "none":
             lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
-            advice = "export the model with: optimum-cli export htp -m MODEL OUT"
+            advice = f"tag it: optimum-cli htp tag {package.path}"
             raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
     return chosen
 
