@@ -37,6 +37,8 @@ CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 LAYER_ANNOTATION = "layer_ann"
 """ONNX Runtime's: which layer a node is of, for the session option `session.layer_assignment_settings`."""
 
+_MAX_DEPTH = 500  # modules on the way to one, in a tag
+
 _BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
 
@@ -268,7 +270,7 @@ def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
         for position, node in enumerate(graph.nodes):
             metadata = node.metadata
             tag, source = metadata.get(TAG), metadata.get(SOURCE)
-            if tag is None or not tag.startswith("/") or source not in SOURCES:
+            if tag is None or source not in SOURCES or not _well_formed(tag):
                 continue
             call = metadata.get(CALL, "")
             tags[path, position] = NodeTag(
@@ -285,7 +287,20 @@ def _origins(text: str | None) -> tuple[str, ...]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return ()
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+    if not isinstance(value, list):
+        return ()
+    return tuple(item for item in value if isinstance(item, str) and _well_formed(item))
+
+
+def _well_formed(tag: str) -> bool:
+    """Whether a tag can be one: of a root and named modules below it, encodable, and not deeper than any model is."""
+    if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > _MAX_DEPTH:
+        return False
+    try:
+        tag.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return all("." in segment for segment in split_tag(tag)[1:])
 
 
 def _tag_entries(tag: NodeTag) -> dict[str, str]:

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import takewhile
 from urllib.parse import unquote
 
+from optimum_htp.errors import HtpError
 from optimum_htp.patterns import ModulePattern
 
 
@@ -371,11 +372,18 @@ class Hierarchy:
         return [tag]
 
 
+_MAX_NAMES = 20_000_000
+
+
 def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
     """Module trees as far as tags alone tell: the modules on the way to a tagged node, and their classes.
 
     Calls and parameters are not known then, and stand as 0; containers have no class.
+
+    Raises:
+        HtpError: They name more modules, and deeper ones, than any model has.
     """
+    names = 0  # in all the paths that are made, each of which holds those of the modules above it
     roots: dict[str, dict[ModulePath, ModuleInfo]] = {}
     for tag in dict.fromkeys(name for each in tags.values() for name in (each.tag, *each.origins)):
         root, *segments = split_tag(tag)
@@ -385,6 +393,9 @@ def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
             class_name, _, attributes = segment.partition(".")
             for name in attributes.split("."):
                 path = (*path, unquote(name))
+                names += len(path)
                 known.setdefault(path, ModuleInfo(path, "", "", container=True))
             known[path] = ModuleInfo(path, unquote(class_name), unquote(class_name))
+        if names > _MAX_NAMES:
+            raise HtpError("the tags name more modules than any model has; remove them: optimum-cli htp strip")
     return [ModuleTree(known.values()) for known in roots.values()]

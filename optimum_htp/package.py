@@ -55,7 +55,9 @@ class HtpFile:
         no sidecar. `"none"`: the graph is not tagged.
         """
         if self.record is not None and self.record.digest == graph_digest(self.model):
-            return "sidecar"
+            nodes = {(path, at) for path, graph in self.model.graphs() for at in range(len(graph.nodes))}
+            if self.record.tags.keys() == nodes:
+                return "sidecar"
         return "metadata" if read_tags(self.model) else "none"
 
     @cached_property

@@ -176,6 +176,16 @@ def test_external_data_beyond_two_gigabytes(zoo_model: ZooModel, tmp_path: Path)
     onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
+def test_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timm model, from where the Hub's cache keeps it; visibly skipped where timm, or its torchvision, is missing."""
+    pytest.importorskip("timm", reason="timm needs a torchvision built for this torch", exc_type=ImportError)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    name = zoo.write_timm_repository(tmp_path / "cache")
+    options = {"library_name": "timm", "task": "image-classification", "cache_dir": str(tmp_path / "cache")}
+    result = main_export(name, tmp_path / "out", do_validation=False, **options)
+    assert result.files["model.onnx"].unresolved == 0
+
+
 def test_package_is_optimums(zoo_model: ZooModel, bert: Path, tmp_path: Path) -> None:
     """Without stripping: the checker passes, weights and interface are the same, and ORT gives the same outputs."""
     plain_export(zoo_model("bert"), tmp_path / "plain", task="text-classification")

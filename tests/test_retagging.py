@@ -42,7 +42,14 @@ SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema
 # The share of nodes that names decide, where it is below 95%, in percent: scripted functions leave no names
 # (DeBERTa, VITS), layers that are called past their parents spell the same (SqueezeBERT), and a package does not say
 # which modules a sentence-transformers model ends with.
-DECIDED_PERCENT = {"deberta": 45, "deberta-v2": 70, "vits": 90, "squeezebert": 30, "sentence-transformers": 90}
+DECIDED_PERCENT = {
+    "segformer": 85,
+    "deberta": 45,
+    "deberta-v2": 70,
+    "vits": 90,
+    "squeezebert": 30,
+    "sentence-transformers": 90,
+}
 
 
 def export(model: Path, output: Path, **kwargs: Any) -> HtpPackage:

@@ -28,6 +28,8 @@ _REPEATED = re.compile(r"(?P<scope>.+)_(?P<number>[1-9]\d{0,8})", re.DOTALL)
 _ADDED_BY_PASSES = frozenset(("Cast", "Constant", "Gather", "Identity", "Range", "Reshape", "Shape", "Transpose"))
 # More ways to read one scope than this are no evidence.
 _MAX_READINGS = 64
+# Calls are not nested deeper than this: a name with more parts is none of the exporter's.
+_MAX_PARTS = 200
 
 
 def decide(key: NodeKey, evidence: Evidence) -> Owner | None:
@@ -98,6 +100,8 @@ def _scope(node: Node, graph_outputs: set[str]) -> str | None:
     """
     if node.name == _MERGING_NODE:
         return ""
+    if node.name.count("/") > _MAX_PARTS:
+        return None
     scope, slash, last = node.name.rpartition("/")
     operator, _, number = last.rpartition("_")
     if last != node.op_type and not (operator == node.op_type and number.isdecimal()):
@@ -210,15 +214,9 @@ class _StaticScopes:
         self._known: dict[str, list[_Reading]] = {"": [_Reading(())]}
         self._decided: dict[str, Owner | None] = {}
         self._present = set(spelled)
-        self._holders = self._weight_holders(trace, weights)
+        self._holders, self._read_holders = self._weight_holders(trace, weights)
         self._inside = self._holders_inside()
-        readings = [self._best(self._literal(scope)) for scope in self._present]
-        self._called = {
-            id(self._tree.module(path))
-            for reading in readings if reading is not None and not reading.borrowed
-            for path in (reading.path[:length] for length in range(len(reading.path) + 1))
-            if path not in reading.passed_over
-        }  # fmt: skip
+        self._callers = self._certain_callers()
 
     def owner(self, spelled: str) -> Owner | None:
         """The module that a scope spells, None where it may be one or another."""
@@ -227,7 +225,15 @@ class _StaticScopes:
         return self._decided[spelled]
 
     def _decide(self, spelled: str) -> Owner | None:
+        """The module that the evidence is for, unless the nodes read a weight of another that the scope may be."""
         readings = self._all_readings(spelled)
+        owner = self._favoured(spelled, readings)
+        read: Set[ModulePath] = self._read_holders.get(spelled, frozenset())
+        if owner is None or owner.path in read or all(reading.path not in read for reading in readings):
+            return owner
+        return None
+
+    def _favoured(self, spelled: str, readings: list[_Reading]) -> Owner | None:
         best = self._best(readings)
         if len({id(self._tree.module(reading.path)) for reading in readings}) == 1:
             return Owner((best or readings[0]).path)
@@ -244,22 +250,48 @@ class _StaticScopes:
         if best is None or best not in around:
             return None
         others = [each for each in readings if each is not best]
-        certain = all(any(id(self._tree.module(path)) in self._called for path in each.passed_over) for each in others)
+        certain = all(any(self._is_called(path, spelled) for path in each.passed_over) for each in others)
         return Owner(best.path) if certain else None
+
+    def _is_called(self, path: ModulePath, disputed: str) -> bool:
+        """Whether a scope other than a disputed one, and not inside it, is certain to show a call of a module."""
+        scopes = self._callers.get(id(self._tree.module(path)), ())
+        return any(scope != disputed and not scope.startswith(f"{disputed}/") for scope in scopes)
+
+    def _certain_callers(self) -> dict[int, list[str]]:
+        """For each module, the scopes that show a call of it: those with one reading, or one that weights prove."""
+        callers: dict[int, list[str]] = {}
+        for scope in self._present:
+            readings = self._unnarrowed(scope)
+            holders = self._holders.get(scope, ())
+            readings = [reading for reading in readings if reading.path in holders] or readings
+            if any(r.borrowed for r in readings) or len({id(self._tree.module(r.path)) for r in readings}) != 1:
+                continue
+            for module in set.intersection(*(self._called_on_the_way(reading) for reading in readings)):
+                callers.setdefault(module, []).append(scope)
+        return callers
+
+    def _called_on_the_way(self, reading: _Reading) -> set[int]:
+        steps = (reading.path[:length] for length in range(len(reading.path) + 1))
+        return {id(self._tree.module(path)) for path in steps if path not in reading.passed_over}
 
     def _all_readings(self, spelled: str) -> list[_Reading]:
         """The readings of a scope as it stands, and as a repetition; within the caller, where that is decided."""
-        readings = self._literal(spelled)
-        again = [each for scope, _ in _repetitions(spelled, self._present) for each in self._literal(scope)]
-        if again and all(reading.borrowed for reading in readings):
-            readings = []
-        readings = readings + again
+        readings = self._unnarrowed(spelled)
         caller = spelled.rpartition("/")[0]
         if len(readings) > 1 and caller and not self._is_repeated(spelled):
             owner = self.owner(caller)
             within = [each for each in readings if owner is not None and _contains(owner.path, each.path)]
             readings = within or readings
         return readings
+
+    def _unnarrowed(self, spelled: str) -> list[_Reading]:
+        """The readings of a scope as it stands, and as a repetition."""
+        readings = self._literal(spelled)
+        again = [each for scope, _ in _repetitions(spelled, self._present) for each in self._literal(scope)]
+        if again and all(reading.borrowed for reading in readings):
+            readings = []
+        return readings + again
 
     @property
     def unread(self) -> int:
@@ -280,15 +312,19 @@ class _StaticScopes:
                 above = above.rpartition("/")[0]
         return inside
 
-    def _weight_holders(self, trace: ModuleTrace, weights: Mapping[str, set[str]]) -> dict[str, set[ModulePath]]:
-        """The modules whose named weights only this scope, or a repetition of it, reads."""
-        holders: dict[str, set[ModulePath]] = {}
-        for name, readers in weights.items():
-            if name in trace.tensors and len({_unrepeated(scope) for scope in readers}) == 1:
-                for scope in readers:
-                    module = self._tree.module(trace.tensors[name])
+    def _weight_holders(
+        self, trace: ModuleTrace, weights: Mapping[str, set[str]]
+    ) -> tuple[dict[str, set[ModulePath]], dict[str, set[ModulePath]]]:
+        """The modules whose named weights only this scope, or a repetition of it, reads; and those it reads at all."""
+        alone: dict[str, set[ModulePath]] = {}
+        read: dict[str, set[ModulePath]] = {}
+        for name in weights.keys() & trace.tensors.keys():
+            module = self._tree.module(trace.tensors[name])
+            only_here = len({_unrepeated(scope) for scope in weights[name]}) == 1
+            for scope in weights[name]:
+                for holders in (alone, read) if only_here else (read,):
                     holders.setdefault(scope, set()).update((module.path, *module.aliases))
-        return holders
+        return alone, read
 
     @staticmethod
     def _best(readings: list[_Reading]) -> _Reading | None:
