@@ -14,7 +14,7 @@ from pathlib import Path
 from optimum_htp.annotations import NAMESPACE, read_tags
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTags, tag_ancestors, tree_of_tags
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, graph_digest
+from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import TaggedModel, project
 from optimum_htp.sidecar import SIDECAR, FileRecord
@@ -115,7 +115,7 @@ def evidence_for(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -
     if given is not None:
         yield _of_package(given, file.name)
         return
-    if file.record is not None and file.record.digest == graph_digest(file.model):
+    if file.record is not None and file.evidence == "sidecar":
         yield Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
     own = _of_skeleton(file) or _of_nodes(file)
     if own is not None:
