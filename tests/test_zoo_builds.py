@@ -12,8 +12,7 @@ import toynets
 import zoo
 
 
-def test_the_tables_are_in_step() -> None:
-    assert set(zoo.MEASURED) == set(zoo.ZOO)
+def test_the_quick_entries_have_every_shape() -> None:
     assert set(zoo.QUICK) <= set(zoo.ZOO)
     tags = {tag for entry in zoo.ZOO.values() for tag in entry.tags}
     assert {tag for name in zoo.QUICK for tag in zoo.ZOO[name].tags} >= tags - {"diffusers"}
