@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
 
 import pytest
-from toynets import TOYS, Owner, ToyNet
+import torch
+from oracle import collect_oracle
+from toynets import TOYS, Owner, ToyNet, nested
 
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import Graph
@@ -38,8 +42,21 @@ def test_every_node_has_its_owner(toy: ToyNet, tmp_path: Path) -> None:
         found.setdefault(node.op_type, []).append(Owner(tag_module_path(tag.tag), tag.call or 0))
         sources.setdefault(node.op_type, set()).add(tag.source)
     assert {op: tuple(found.get(op, ())) for op in toy.expected} == dict(toy.expected)
-    assert all(sources[op] == {"scope"} for op in toy.expected if op in sources and op not in toy.unscoped)
+    assert all(sources[op] == {"scope"} for op in toy.expected if op in sources)
     assert all("unresolved" not in kinds for kinds in sources.values())
+
+
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_toys_agree_with_the_oracle(toy: ToyNet, tmp_path: Path) -> None:
+    """The oracle, which knows nothing of the truth that the toy carries, says the same of every node with a scope."""
+    truth = collect_oracle(lambda directory: toy.export(directory / "net.onnx"))["net.onnx"]
+    _, _, tags = _tagged(toy, tmp_path)
+    found = [tags[node.graph, node.position] for node in truth if node.call is not None]
+    assert [(tag_module_path(tag.tag), tag.call) for tag in found] == [
+        (node.alias, node.index if node.calls > 1 else None) for node in truth if node.call is not None
+    ]
+    unscoped = {node.op_type for node in truth if node.call is None}
+    assert toy.expected.keys() & unscoped == toy.expected.keys() & toy.unscoped
 
 
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
@@ -67,8 +84,22 @@ def test_watching_changes_nothing(toy: ToyNet, tmp_path: Path) -> None:
     with ModuleTap():
         toy.export(tmp_path / "watched.onnx", net)
     assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "watched.onnx").read_bytes()
-    before = toy.build()
-    for name, module in net.named_modules():
-        fresh = before.get_submodule(name) if name else before
+    for module, fresh in zip(net.modules(), toy.build().modules(), strict=True):
         assert len(module._forward_pre_hooks) == len(fresh._forward_pre_hooks)
         assert len(module._forward_hooks) == len(fresh._forward_hooks)
+
+
+def test_modules_nest_as_deep_as_without_us(tmp_path: Path) -> None:
+    """A module with hooks takes one function call more, for which there is room."""
+    depth = 150
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 5 * depth + 130)
+    try:
+        toy = ToyNet("deep", lambda: nested(depth), lambda: (torch.ones(2),), {})
+        toy.export(tmp_path / "plain.onnx")
+        _, export, tags = _tagged(toy, tmp_path)
+        assert sys.getrecursionlimit() == len(inspect.stack()) + 5 * depth + 130
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [tag_module_path(tag.tag) for tag in tags.values()] == [".".join("x" * depth)]
+    assert len(export.trace.calls) == depth + 1

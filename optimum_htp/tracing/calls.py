@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from optimum_htp.tracing.records import ModuleCall, ModuleTrace
 
 if TYPE_CHECKING:
     import torch
+
+
+# How many functions of ours, and of what they call, may run inside one another.
+_OWN_FRAMES = 50
 
 
 class CallRecorder:
@@ -36,6 +41,7 @@ class CallRecorder:
         try:
             for module, _ in self._modules.values():
                 self._hook(module)
+            self._make_room()
             self._hooks.enter_context(self._scopes)
         except BaseException:
             self._hooks.close()
@@ -53,6 +59,13 @@ class CallRecorder:
         """What was recorded, as data that holds on to no module."""
         tree = module_tree(self._modules, self._counts)
         return ModuleTrace(tree, tuple(self._calls), self._scopes.numbers, tensor_owners(self._modules))
+
+    def _make_room(self) -> None:
+        """Lets modules be nested as deep as without us: torch calls one with hooks by one function more."""
+        limit = sys.getrecursionlimit()
+        deepest = max(len(path) for _, paths in self._modules.values() for path in paths)
+        sys.setrecursionlimit(limit + deepest + _OWN_FRAMES)
+        self._hooks.callback(sys.setrecursionlimit, limit)
 
     def _hook(self, module: torch.nn.Module) -> None:
         import torch
