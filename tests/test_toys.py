@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from toynets import TOYS, Owner, ToyNet, nested
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import Graph
 from optimum_htp.tagging import tag_model
-from optimum_htp.tracing import ModuleTap
+from optimum_htp.tracing import ModuleTap, exporter
 
 
 def _depth_first(path: str, graph: Graph):
@@ -101,3 +102,39 @@ def test_modules_nest_as_deep_as_without_us(tmp_path: Path) -> None:
         sys.setrecursionlimit(limit)
     assert [tag_module_path(tag.tag) for tag in tags.values()] == [".".join("x" * depth)]
     assert len(export.trace.calls) == depth + 1
+
+
+def _gone(*_: object) -> None:
+    raise AttributeError("it is private, and gone")
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "replacement"),
+    [
+        (exporter, "_NAMING_PASS", "_jit_pass_that_is_gone"),
+        (exporter, "_INLINING_PASS", "_jit_pass_that_is_gone"),
+        (exporter, "_mark_scripted_calls", _gone),
+        (exporter, "_graph_nodes", _gone),
+        (exporter.NumberedScopes, "begin", lambda *_: None),
+    ],
+    ids=["naming pass", "inlining pass", "marks", "nodes", "scopes"],
+)
+@pytest.mark.parametrize("name", ["python_loop", "hooks_that_call", "scripted_if"])
+def test_torch_without_what_is_private(
+    name: str, owner: Any, attribute: str, replacement: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is the same, and no tag is wrong: what nothing proves any more stays open, its call or its module."""
+    toy = TOYS[name]
+    toy.export(tmp_path / "plain.onnx")
+    _, _, exact = _tagged(toy, tmp_path)
+    monkeypatch.setattr(owner, attribute, replacement)
+    _, _, tags = _tagged(toy, tmp_path)
+    assert (tmp_path / "net.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+    wrong = [
+        (exact[key], tag)
+        for key, tag in tags.items()
+        if tag.source not in ("unresolved", "dataflow")
+        and (tag.tag, tag.call or 0) != (exact[key].tag, exact[key].call or 0)
+    ]
+    assert wrong == []
+    assert {tag.source for tag in tags.values()} & {"scope"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ _INLINING_PASS = "_jit_pass_inline"
 # A mark is a node without inputs and outputs, of a kind that no pass takes for dead code.
 _MARK_KIND = "prim::Print"
 _MARK_ATTRIBUTE = "optimum_htp_mark"
+
+# What calls of a private interface raise that is not what it was.
+_CHANGED = (AttributeError, TypeError, ValueError, RuntimeError)
 
 Written = Callable[[bytes, Path], "Iterable[bytes | memoryview] | None"]
 
@@ -59,7 +62,7 @@ class NumberedScopes:
         """Puts a number on the scope that torch is about to push for a call of a module."""
         import torch
 
-        scopes = getattr(torch.jit._trace, "_trace_module_map", None) or {}
+        scopes = getattr(getattr(torch.jit, "_trace", None), "_trace_module_map", None) or {}
         scope = scopes.get(module)
         if isinstance(scope, str) and "::" in scope:
             scopes[module] = f"{_CALL_MARK}{number}::{scope.split('::', 1)[1]}"
@@ -77,7 +80,7 @@ class NumberedScopes:
             state = torch._C._get_tracing_state()
             if state is not None:
                 _mark_scripted_calls(state, number)
-        except (AttributeError, TypeError, RuntimeError) as error:
+        except _CHANGED as error:
             self._marks = False
             logger.warning(
                 "This torch's traces can't be marked: scripted functions are tagged by data flow: %s", error
@@ -85,12 +88,16 @@ class NumberedScopes:
 
     def _read(self, graph: Any) -> None:
         self.numbers.clear()
-        for node in _graph_nodes(graph):
-            _, mark, rest = node.scopeName().rpartition(_CALL_MARK)
-            if mark:
-                number = int(rest.split("::", 1)[0])
-                for value in node.outputs():
-                    self.numbers[value.debugName()] = number
+        try:
+            for node in _graph_nodes(graph):
+                _, mark, rest = node.scopeName().rpartition(_CALL_MARK)
+                if mark:
+                    number = int(rest.split("::", 1)[0])
+                    for value in node.outputs():
+                        self.numbers[value.debugName()] = number
+        except _CHANGED as error:
+            self.numbers.clear()
+            logger.warning("This torch's graphs can't be read, tags are decided by weaker evidence: %s", error)
 
 
 def _mark_scripted_calls(state: Any, number: int) -> None:
@@ -115,16 +122,18 @@ def _mark_scripted_calls(state: Any, number: int) -> None:
 def _scope_what_was_inlined(graph: Any) -> None:
     """Gives what stands between two marks, and has no scope of its own, the marks' scope; removes the marks."""
     mark = None
+    marks = []
     for node in list(graph.nodes()):
         if node.kind() == _MARK_KIND and node.hasAttribute(_MARK_ATTRIBUTE):
-            if mark is not None:
-                mark.destroy()
-                node.destroy()
+            marks.append(node)
             mark = node if mark is None else None
         elif mark is not None:
-            for inlined in (node, *(inner for block in node.blocks() for inner in _graph_nodes(block))):
-                if not inlined.scopeName():
-                    inlined.copyMetadata(mark)
+            with suppress(*_CHANGED):  # what keeps no scope is tagged by data flow, but no mark may stay
+                for inlined in (node, *(inner for block in node.blocks() for inner in _graph_nodes(block))):
+                    if not inlined.scopeName():
+                        inlined.copyMetadata(mark)
+    for mark in marks:
+        mark.destroy()
 
 
 def _graph_nodes(block: Any) -> Iterator[Any]:
