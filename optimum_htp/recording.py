@@ -14,7 +14,7 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.projection import TaggedModel
 from optimum_htp.sidecar import SIDECAR, FileRecord
 from optimum_htp.skeleton import SKELETON, pack_skeleton
-from optimum_htp.staging import StagedDirectory
+from optimum_htp.staging import StagedDirectory, without_staging
 
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ def write_package_tags(
     Raises:
         TaggingError: A file could not be written; all of them are as they were.
     """
-    at = ("the package", directory)
+    at = "the package"
     try:
         with StagedDirectory(directory) as staging:
             for name, graph in files.items():
-                at = (name, graph.model.path)
+                at = name
                 annotations = graph.annotations(options)
                 if annotations.stand_in(graph.model):
                     continue
@@ -81,17 +81,16 @@ def write_package_tags(
                     logger.warning("%s The tags are in %s only.", error, SIDECAR)
             staging.commit()
     except Exception as error:
-        raise tagging_error(*at, error) from error
+        raise tagging_error(at, error) from error
     return {name: FileRecord.of(graph.model, graph.tags, trees=graph.roots) for name, graph in files.items()}
 
 
-def tagging_error(name: str, file: Path, error: Exception) -> TaggingError:
+def tagging_error(name: str, error: Exception) -> TaggingError:
     """The error that says in one line which file of a package could not be tagged, and why.
 
     Args:
         name: The file's path in the package.
-        file: Where it is; its directory, which may be a staging directory, is left out of the message.
         error: What went wrong.
     """
-    reason = " ".join(str(error).replace(f"{file.parent}/", "").split()) or type(error).__name__
+    reason = " ".join(without_staging(str(error)).split()) or type(error).__name__
     return TaggingError(f"{name} could not be tagged: {reason}; the package stands as it was without this pass")
