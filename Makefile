@@ -5,9 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Pinned, as a constraint on every install: without it each dependency that names torch takes the newest build, with
-# gigabytes of CUDA libraries. Where a CPU build of this version is at hand, pip prefers it (2.13.0+cpu > 2.13.0).
-TORCH ?= torch==2.13.0
+# What every install is held to; torch is in it, because without a pin it comes with gigabytes of CUDA libraries.
+CONSTRAINTS ?= constraints.txt
 
 # Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -69,9 +68,8 @@ clean: ## Remove what the other targets made, except the virtual environment
 distclean: clean ## Remove the virtual environment too
 	rm -rf $(VENV)
 
-# One stamp for each extra; this Makefile holds the pin, so it counts as well.
-$(VENV)/.installed-%: pyproject.toml Makefile
+# One stamp for each extra.
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	echo '$(TORCH)' > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt torch --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch --editable '.[$*]'
 	touch $@
