@@ -14,10 +14,6 @@ PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytho
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-# A script is a benchmark unless it writes a table of the documentation.
-TABLES := benchmarks/compat.py benchmarks/projection.py
-BENCHMARKS := $(filter-out $(TABLES),$(sort $(wildcard benchmarks/*.py)))
-
 DEMO := .demo/minilm
 
 .DELETE_ON_ERROR:
@@ -43,8 +39,8 @@ test: $(VENV)/.installed-test ## Run the tests; PYTEST_ARGS="-k tree" passes arg
 sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
 	$(PYTEST) -m sweep $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-test ## Run the benchmarks; BENCH_ARGS passes arguments on
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python $$script $(BENCH_ARGS); done
+bench: $(VENV)/.installed-test ## Write docs/benchmarks.md: what it costs; BENCH_ARGS="--only export" measures a part
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
