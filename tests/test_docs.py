@@ -31,14 +31,18 @@ def blocks(*languages: str) -> list[tuple[str, str]]:
 
 def commands() -> list[tuple[str, list[str]]]:
     """The command lines of ours in all pages, as `optimum-htp` takes them."""
-    found = []
-    for page, text in blocks("sh", "console"):
-        for line in text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True) if line.startswith(("$ ", "optimum")) else []
-            for start in _OURS:
-                if words[: len(start)] == start:
-                    found.append((page, ["export" for word in start if word == "export"] + words[len(start) :]))
-    return found
+    lines = [
+        (page, shlex.split(line.removeprefix("$ "), comments=True))
+        for page, text in blocks("sh", "console")
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.startswith(("$ ", "optimum"))
+    ]
+    return [
+        (page, ["export"] * ("export" in start) + words[len(start) :])
+        for page, words in lines
+        for start in _OURS
+        if words[: len(start)] == start
+    ]
 
 
 @pytest.mark.parametrize(("page", "words"), [pytest.param(*each, id=" ".join(each[1])) for each in commands()])
