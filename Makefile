@@ -33,7 +33,7 @@ demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module t
 	$(BIN)/optimum-cli htp tree $(DEMO) --depth 3
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python examples/sentence_similarity.py $(DEMO)
 
-test: $(VENV)/.installed-test ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
+test: $(VENV)/.installed-test $(VENV)/.installed-timm ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
 	$(PYTEST) $(PYTEST_ARGS)
 
 sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
@@ -63,6 +63,12 @@ clean: ## Remove what the other targets made, except the virtual environment
 
 distclean: clean ## Remove the virtual environment too
 	rm -rf $(VENV)
+
+# timm asks for torchvision, and the one on PyPI, built with CUDA, does not import beside a CPU build of torch, which would
+# break transformers' image processors too. So both lie apart, and one test looks for them there (tests/timm_export.py).
+$(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/timm --constraint $(CONSTRAINTS) timm torchvision
+	touch $@
 
 # One stamp for each extra.
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile
