@@ -92,7 +92,7 @@ def explain(error: Exception, *, model: str, output: str, model_kwargs: Collecti
         generic = f"cannot {'load' if loading else 'export'} {model}: {text}"
         message = _of_model(chain, model) or _of_text(text, model) or generic
     # Where we let Optimum write is no concern of whoever reads this, and gone by now.
-    return re.sub(r"/?\.optimum-htp-\w+", "", message)
+    return re.sub(r"/?\.optimum-htp-\w+(/new\b)?", "", message)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.reference import ReferenceCall, packed_calls
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, tag_module_path
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, name_for_caller, tag_module_path
 from optimum_htp.references import Example, Part, SourceModel, run_reference
 
 
@@ -194,11 +194,10 @@ class _Recorder:
     def _called_as(self, module: torch.nn.Module, parent: int | None) -> ModulePath:
         """The name below the caller, of those that a module goes by; else the first."""
         paths = self._paths[id(module)]
-        if parent is None or len(paths) == 1:
-            return paths[0]
-        caller = self._began[parent][0]
-        below = [path for path in paths if path[: len(caller)] == caller]
-        return next((path for path in below if len(path) == len(caller) + 1), below[0] if below else paths[0])
+        return paths[0] if parent is None else name_for_caller(paths, self._began[parent][0], self._is_container)
+
+    def _is_container(self, path: ModulePath) -> bool:
+        return path in self._tree and self._tree.module(path).container
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

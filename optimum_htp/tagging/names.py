@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey, name_for_caller
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.tagging.evidence import Evidence, Owner, call_owner
 from optimum_htp.tracing import ModuleTrace
@@ -360,7 +360,7 @@ class _StaticScopes:
             below = [path for path in (module.path, *module.aliases) if path[:above] == caller.path != path]
             if below:
                 found = True
-                path = next((path for path in below if len(path) == above + 1), below[0])
+                path = name_for_caller(below, caller.path, lambda path: self._tree.module(path).container)
                 between = [path[:length] for length in range(above + 1, len(path))]
                 passed = tuple(step for step in between if not self._tree.module(step).container)
                 yield _Reading(path, caller.passed_over + passed, caller.borrowed)
