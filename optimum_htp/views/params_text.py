@@ -80,9 +80,9 @@ def _changes(row: ParameterRow) -> Iterator[str]:
     for change in row.changes:
         if change == "folded":
             yield "folded with a batch norm"
-        elif change == "quantized" and row.scale is not None:
+        elif change == "quantized":
             zero = f", zero point {printable(row.zero_point)}" if row.zero_point is not None else ""
-            yield f"quantized (scale {printable(row.scale)}{zero})"
+            yield f"quantized (scale {printable(' * '.join(row.scale))}{zero})"
         elif change in ("scale", "zero_point"):
             yield f"its {change.replace('_', ' ')}"
         else:
