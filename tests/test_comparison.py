@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_chunks_bound_the_memory_and_change_nothing(
     assert max_memory > 1 or part.chunks == len(part.calls)
     assert [call.tensors for call in part.calls] == [call.tensors for call in whole.calls]
     assert part.ok
+
+
+def test_every_run_of_the_source_has_the_same_inputs(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path]
+) -> None:
+    """Where there is no room, PyTorch runs again: with the mask that it had before. The caller's dice stay as they are."""
+    import torch
+
+    output, model = package("bert"), zoo_model("bert")
+    state = random.getstate(), torch.get_rng_state()
+    (part,) = compare(output, model, threads=1, max_memory_bytes=1).parts
+    assert part.ok and part.compared == len(part.calls)
+    assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
 
 
 # --- Planted faults -----------------------------------------------------------------------------------------------
