@@ -128,7 +128,9 @@ def evidence_for(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -
         yield _of_package(given, file.name)
         return
     if file.record is not None and file.evidence == "sidecar":
-        yield Evidence((TaggedModel(file.model, file.record.tags),), _recorded_roots(file.record), SIDECAR)
+        own_skeleton = file.model.metadata.get(SKELETON)
+        tagged = TaggedModel(file.model, file.record.tags)
+        yield Evidence((tagged,), _recorded_roots(file.record), SIDECAR, own_skeleton)
     own = _of_skeleton(file) or _of_nodes(file)
     if own is not None:
         yield own
