@@ -73,12 +73,14 @@ class ModuleTrace:
         calls: Every call, in the order in which they began; a call's number is its position here.
         scopes: The number of the call that made a value, by the value's name in the exported graph.
         tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
+        holders: For a tensor that several modules hold, all of them, by each of its names.
     """
 
     tree: ModuleTree
     calls: tuple[ModuleCall, ...] = ()
     scopes: dict[str, int] = field(default_factory=dict)
     tensors: dict[str, ModulePath] = field(default_factory=dict)
+    holders: dict[str, tuple[ModulePath, ...]] = field(default_factory=dict)
 
     def ancestors(self, call: int) -> Iterator[int]:
         """The call itself and those that it was made from, innermost first."""
@@ -112,7 +114,7 @@ def static_trace(model: torch.nn.Module) -> ModuleTrace:
     """What a model shows of itself without running: its tree of modules, and who holds which tensor."""
     modules = _registered_paths(model)
     tree = ModuleTree(_module_info(module, paths, 0) for module, paths in modules.values())
-    return ModuleTrace(tree, tensors=_tensor_owners(modules.values()))
+    return ModuleTrace(tree, tensors=_tensor_owners(modules.values()), holders=_shared_tensors(modules.values()))
 
 
 Annotate = Callable[[bytes, ExportTrace], "Iterable[bytes | memoryview] | None"]
@@ -508,3 +510,15 @@ def _tensor_owners(modules: Any) -> dict[str, ModulePath]:
             for name in (*module._parameters, *module._buffers):
                 owners.setdefault(".".join((*path, name)), path)
     return owners
+
+
+def _shared_tensors(modules: Any) -> dict[str, tuple[ModulePath, ...]]:
+    """The modules that hold a tensor, for each name of one that several hold."""
+    names: dict[int, list[str]] = {}
+    holders: dict[int, list[ModulePath]] = {}
+    for module, paths in modules:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), []).extend(".".join((*path, name)) for path in paths)
+                holders.setdefault(id(tensor), []).append(paths[0])
+    return {name: tuple(holders[tensor]) for tensor in names if len(holders[tensor]) > 1 for name in names[tensor]}
