@@ -7,31 +7,26 @@ files of its package; the sidecar's list of nodes. The report says which it was.
 
 from __future__ import annotations
 
+import filecmp
 import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimum_htp.annotations import (
-    CLASS_HIERARCHY,
-    KEYS,
-    NAME_SCOPES,
-    NAMESPACE,
-    HtpOptions,
-    write_tags,
-)
+from optimum_htp.annotations import CLASS_HIERARCHY, KEYS, NAME_SCOPES, NAMESPACE, HtpOptions
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import HtpFile, HtpPackage
-from optimum_htp.projection import TaggedModel
 from optimum_htp.projection import project as project_graph
+from optimum_htp.recording import TaggedGraph, stage_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
-from optimum_htp.skeleton import SKELETON, Roots, pack_skeleton
+from optimum_htp.skeleton import SKELETON
 from optimum_htp.staging import StagedDirectory
-from optimum_htp.tagged import Evidence, evidence_for
+from optimum_htp.tagged import evidence_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +89,17 @@ def project(
     Args:
         optimized: An ONNX file, or a directory with ONNX files.
         source: The tagged file or package that it was made from; None means what the files themselves tell.
-        output: Where to write: a file for a file, a directory for a directory; None replaces the tags in place. Each
-            file is replaced atomically, and none before the tags of all are known.
+        output: Where to write: a file for a file, a directory for a directory. External data comes along, and what is
+            there under the same names is replaced, other models' external data excepted. None writes in place.
+
+    Whatever is written, it is all of it or nothing.
 
     Returns:
         How the nodes were tagged, and what told it.
 
     Raises:
-        HtpError: Nothing tells what the nodes came from, or what there is describes another model; nothing is written.
+        HtpError: Nothing tells what the nodes came from, or what there is describes another model, or the output can't
+            be written; then nothing is.
 
     Example:
         >>> report = project("bert_quantized", source="bert_onnx")     # doctest: +SKIP
@@ -110,12 +108,13 @@ def project(
     """
     package = HtpPackage(optimized)
     package.require_unpacked()
+    target = _checked_output(package.path, Path(output)) if output is not None else None
     given = HtpPackage(source) if source is not None else None
     plans = {name: _plan(file, package, given) for name, file in package.files.items()}
-    written = _write(package, given, plans, None if output is None else Path(output))
-    return ProjectionReport(
-        written, {name: FileProjection.of(plan.tags, plan.evidence) for name, plan in plans.items()}
-    )
+    graphs = {name: plan.graph for name, plan in plans.items()}
+    _write(package, given, graphs, target)
+    files = {name: FileProjection.of(plan.graph.tags, plan.evidence) for name, plan in plans.items()}
+    return ProjectionReport(target or package.path, files)
 
 
 # --- What there is to project from ---
@@ -123,12 +122,8 @@ def project(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    model: OnnxModel
-    tags: NodeTags
-    roots: Roots
+    graph: TaggedGraph
     evidence: str
-    skeleton: str | None
-    options: HtpOptions
 
 
 def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
@@ -143,10 +138,7 @@ def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan
             continue
         used = {next(tag_ancestors(name)) for tag in tags.values() for name in (tag.tag, *tag.origins)}
         roots = {root: place for root, place in evidence.roots.items() if root in used}
-        skeleton = evidence.skeleton
-        if skeleton is None and _has_skeleton(evidence, given):
-            skeleton = pack_skeleton(TaggedModel(file.model, tags), roots)
-        return _Plan(file.model, tags, roots, evidence.origin, skeleton, _options(file.model, given))
+        return _Plan(TaggedGraph(file.model, tags, roots, evidence.skeleton), evidence.origin)
     if refused:
         raise refused[0]
     raise HtpError(
@@ -155,97 +147,120 @@ def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan
     )
 
 
-def _has_skeleton(evidence: Evidence, given: HtpPackage | None) -> bool:
-    """Whether the files that the tags are from carry skeletons: whoever left them out doesn't want them here."""
-    files = given.files.values() if given is not None else ()
-    models = (*(file.model for file in files), *(tagged.model for tagged in evidence.models))
-    return any(SKELETON in model.metadata for model in models)
+def _options(models: Iterable[OnnxModel]) -> HtpOptions:
+    """What is written beside the tags: what stands beside those that are there; the defaults where nothing is left."""
+    found = [(keys, SKELETON in model.metadata) for model in models if (keys := _listed_keys(model)) is not None]
+    if not found:
+        return HtpOptions()
+    keys = found[0][0]
+    return HtpOptions(
+        namespace=NAMESPACE in keys,
+        torch_metadata={NAME_SCOPES, CLASS_HIERARCHY} <= keys,
+        skeleton=any(has_skeleton for _, has_skeleton in found),
+    )
 
 
-def _options(model: OnnxModel, given: HtpPackage | None) -> HtpOptions:
-    """What is written beside the tags: what stood there, or stands in the files that are given."""
-    models = (model, *((file.model for file in given.files.values()) if given is not None else ()))
-    for each in models:
-        try:
-            keys = json.loads(each.metadata.get(KEYS, ""))
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(keys, list):
-            return HtpOptions(
-                namespace=NAMESPACE in keys, torch_metadata={NAME_SCOPES, CLASS_HIERARCHY} <= {*map(str, keys)}
-            )
-    return HtpOptions()
+def _listed_keys(model: OnnxModel) -> set[str] | None:
+    try:
+        keys = json.loads(model.metadata.get(KEYS, ""))
+    except (ValueError, RecursionError):
+        return None
+    return {*map(str, keys)} if isinstance(keys, list) else None
 
 
 # --- Writing ---
 
 
-def _write(package: HtpPackage, given: HtpPackage | None, plans: Mapping[str, _Plan], output: Path | None) -> Path:
-    if output is None:
-        for plan in plans.values():
-            _write_file(plan, plan.model)
-        _write_sidecar(package, given, plans, package.directory)
-        return package.path
-    if package.path.is_dir():
-        _write_directory(package, given, plans, output)
-    else:
-        _write_copy(package, next(iter(plans.values())), output)
+def _checked_output(optimized: Path, output: Path) -> Path | None:
+    """Where to write, None for in place.
+
+    Raises:
+        HtpError: It is of the wrong kind, or inside what is read.
+    """
+    if output.exists() and output.samefile(optimized):
+        return None
+    if optimized.is_file():
+        if output.is_dir() or output.suffix != ".onnx":
+            raise HtpError(f"{output}: {optimized} is a file; give the name of a file that ends in .onnx")
+        return output
+    if output.is_file() or (output.suffix == ".onnx" and not output.exists()):
+        raise HtpError(f"{output}: the name of a file, and {optimized} is a directory; give a directory")
+    if optimized.resolve() in output.resolve().parents:
+        raise HtpError(f"{output}: lies in the package that is read; leave the output out to tag it in place")
     return output
 
 
-def _write_file(plan: _Plan, model: OnnxModel) -> None:
-    metadata = {SKELETON: plan.skeleton} if plan.skeleton is not None else {}
-    trees = [tree for tree, _ in plan.roots.values()]
-    write_tags(model, plan.tags, trees=trees, options=plan.options, model_metadata=metadata)
-
-
-def _write_directory(package: HtpPackage, given: HtpPackage | None, plans: Mapping[str, _Plan], output: Path) -> None:
-    if output.resolve() == package.path.resolve() or package.path.resolve() in output.resolve().parents:
-        raise HtpError(f"{output}: lies in the package that is read; leave the output out to tag it in place")
-    with StagedDirectory(output) as staging:
-        shutil.copytree(package.path, staging.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIDECAR))
-        for name, plan in plans.items():
-            _write_file(plan, replace(plan.model, path=staging.path / name))
-        _write_sidecar(package, given, plans, staging.path)
-        staging.commit(remove=(SIDECAR,))
-
-
-def _write_copy(package: HtpPackage, plan: _Plan, output: Path) -> None:
-    if output.is_dir():
-        raise HtpError(f"{output}: is a directory; give the name of the file to write")
-    same_place = output.parent.resolve() == package.path.parent.resolve()
-    with StagedDirectory(output.parent) as staging:
-        staged = staging.path / output.name
-        shutil.copyfile(package.path, staged)
-        for location in () if same_place else sorted(external_data_files(plan.model)):
-            _copy_data(package.path.parent, staging.path, output.parent, location)
-        _write_file(plan, replace(plan.model, path=staged))
-        staging.commit()
-
-
-def _copy_data(directory: Path, staged: Path, output: Path, location: str) -> None:
-    """Copies a file with external data, which is there under the name that the ONNX file knows."""
-    relative = Path(location)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise HtpError(f"{location}: external data outside the model's directory is not copied; project it in place")
-    if (output / relative).exists():
-        raise HtpError(f"{output / relative}: is there already, and the model's external data would replace it")
-    (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(directory / relative, staged / relative)
-
-
-def _write_sidecar(package: HtpPackage, given: HtpPackage | None, plans: Mapping[str, _Plan], directory: Path) -> None:
-    """Brings the sidecar in step with the files, or writes one for a package that has none.
-
-    Beside a single file it is only changed where it has a record of it.
-    """
-    old = package.sidecar if package.packed is None else None
+def _write(
+    package: HtpPackage, given: HtpPackage | None, graphs: Mapping[str, TaggedGraph], output: Path | None
+) -> None:
+    files = (*package.files.values(), *(given.files.values() if given is not None else ()))
+    options = _options(file.model for file in files)
     records = {
-        name: FileRecord.of(plan.model, plan.tags, trees=plan.roots).keeping(package.files[name].record)
-        for name, plan in plans.items()
+        name: FileRecord.of(graph.model, graph.tags, trees=graph.roots).keeping(package.files[name].record)
+        for name, graph in graphs.items()
     }
-    if package.path.is_dir():
-        known = old or (given.sidecar if given is not None and given.sidecar is not None else Sidecar(files={}))
-        replace(known, files=records, versions=library_versions()).write(directory)
-    elif old is not None and records.keys() <= old.files.keys():
-        replace(old, files={**old.files, **records}).write(directory)
+    whole = package.path.is_dir()
+    directory = package.directory if output is None else output if whole else output.parent
+    with StagedDirectory(directory) as staging:
+        if output is not None and whole:
+            _copy_others(package, staging.path)
+        elif output is not None:
+            (name,) = graphs
+            _copy_data(package.files[name], staging.path, directory)
+            graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
+        too_large = stage_tags(graphs, staging.path, options=options, whole=output is not None)
+        if whole:
+            _sidecar(package, given, records).write(staging.path)
+        else:
+            _amend_sidecar(directory, records, staging.path, needed=bool(too_large))
+        staging.commit(last=SIDECAR)
+
+
+def _copy_others(package: HtpPackage, staged: Path) -> None:
+    """Copies all of a directory but its tagged files and its sidecar: configs, tokenizers, external data."""
+    tagged = {package.path / name for name in (*package.files, SIDECAR)}
+    for file in package.files.values():
+        for location in external_data_files(file.model):
+            if not Path(os.path.normpath(file.path.parent / location)).is_relative_to(os.path.normpath(package.path)):
+                raise HtpError(f"{file.path}: its external data {location} is outside the package; tag it in place")
+    try:
+        shutil.copytree(
+            package.path,
+            staged,
+            dirs_exist_ok=True,
+            ignore=lambda directory, names: [name for name in names if Path(directory, name) in tagged],
+        )
+    except shutil.Error as error:
+        source, _, reason = error.args[0][0]
+        raise HtpError(f"{source}: cannot be copied: {reason}") from error
+
+
+def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
+    """Copies the external data of a file, which is there under the names that the file knows."""
+    for location in sorted(external_data_files(file.model)):
+        source, target = file.path.parent / location, output / location
+        if target.resolve() == source.resolve():
+            continue
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise HtpError(f"{file.path}: its external data {location} is outside its directory; tag it in place")
+        if not source.is_file():
+            raise HtpError(f"{source}: the external data of {file.path} is not there; get the whole model")
+        if not target.exists():
+            (staged / location).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, staged / location)
+        elif not filecmp.cmp(source, target, shallow=False):
+            raise HtpError(f"{target}: is there already, and the model's external data would replace it")
+
+
+def _sidecar(package: HtpPackage, given: HtpPackage | None, records: dict[str, FileRecord]) -> Sidecar:
+    """What the sidecar of a whole package says now; of its source what is known, here or where the tags are from."""
+    known = (each.sidecar for each in (package, given) if each is not None)
+    sidecar = next((each for each in known if each is not None), Sidecar(files={}))
+    return replace(sidecar, files=records, versions=library_versions())
+
+
+def _amend_sidecar(directory: Path, records: dict[str, FileRecord], staged: Path, *, needed: bool) -> None:
+    """Brings the sidecar beside a single file in step, where it has a record of it or nothing else could have one."""
+    sidecar = Sidecar.read(directory) or Sidecar(files={})
+    if needed or records.keys() <= sidecar.files.keys():
+        replace(sidecar, files={**sidecar.files, **records}, versions=library_versions()).write(staged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +33,19 @@ class TaggedGraph:
         model: The file as it is.
         tags: A tag for each node.
         roots: The root modules that occur in them.
+        skeleton: The packed skeleton of the graph that the tags were projected from; None means the graph's own.
     """
 
     model: OnnxModel
     tags: NodeTags
     roots: Roots
+    skeleton: str | None = None
 
     def annotations(self, options: HtpOptions) -> Annotations:
         """The metadata that says so."""
-        skeleton = pack_skeleton(TaggedModel(self.model, dict(self.tags)), self.roots) if options.skeleton else None
+        skeleton = self.skeleton if options.skeleton else None
+        if options.skeleton and skeleton is None:
+            skeleton = pack_skeleton(TaggedModel(self.model, dict(self.tags)), self.roots)
         extra = {SKELETON: skeleton} if skeleton is not None else {}
         trees = [tree for tree, _ in self.roots.values()]
         return Annotations.of(self.model, self.tags, trees=trees, options=options, model_metadata=extra)
@@ -65,24 +70,52 @@ def write_package_tags(
     Raises:
         TaggingError: A file could not be written; all of them are as they were.
     """
-    at = "the package"
     try:
         with StagedDirectory(directory) as staging:
-            for name, graph in files.items():
-                at = name
-                annotations = graph.annotations(options)
-                if annotations.stand_in(graph.model):
-                    continue
-                staged = staging.path / name
-                staged.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    annotations.write(graph.model.path, staged)
-                except ModelTooLargeError as error:
-                    logger.warning("%s The tags are in %s only.", error, SIDECAR)
+            stage_tags(files, staging.path, options=options)
             staging.commit()
+    except TaggingError:
+        raise
     except Exception as error:
-        raise tagging_error(at, error) from error
+        raise tagging_error("the package", error) from error
     return {name: FileRecord.of(graph.model, graph.tags, trees=graph.roots) for name, graph in files.items()}
+
+
+def stage_tags(
+    files: Mapping[str, TaggedGraph], directory: Path, *, options: HtpOptions, whole: bool = False
+) -> set[str]:
+    """Writes files with their tags into a directory; no weights but those in the files are read or copied.
+
+    Args:
+        files: What to write, by the path to write it to.
+        directory: What the paths are relative to.
+        options: What to write beside the tags.
+        whole: Write those too that stay as they are: they have just these tags, or would pass protobuf's 2 GB.
+
+    Returns:
+        The paths of those that would pass protobuf's 2 GB with their tags, which are in the sidecar only then.
+
+    Raises:
+        TaggingError: A file could not be written.
+    """
+    too_large = set()
+    for name, graph in files.items():
+        staged = directory / name
+        try:
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            annotations = graph.annotations(options)
+            if not annotations.stand_in(graph.model):
+                annotations.write(graph.model.path, staged)
+            elif whole:
+                shutil.copyfile(graph.model.path, staged)
+        except ModelTooLargeError as error:
+            logger.warning("%s The tags are in %s only.", error, SIDECAR)
+            too_large.add(name)
+            if whole:
+                shutil.copyfile(graph.model.path, staged)
+        except Exception as error:
+            raise tagging_error(name, error) from error
+    return too_large
 
 
 def tagging_error(name: str, error: Exception) -> TaggingError:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,8 +247,29 @@ def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
                 each.use_past_in_inputs = True
 
 
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Draws the same random numbers each time, in torch, numpy and Python; the caller's go on as if nothing was drawn."""
+    import numpy as np
+    import torch
+
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+@_same_random_numbers()
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
+
+    Each call makes the same inputs: their values are random, and so is how much of them a mask leaves out.
 
     Args:
         part: What to run.
@@ -260,7 +283,6 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
     from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     onnx_config = part.onnx_config
-    torch.manual_seed(0)
     made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes})
     given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
     with onnx_config.patch_model_for_export(part.module), torch.inference_mode():

@@ -83,7 +83,7 @@ class StoredParameter:
         parameters: The parameters that it was made of.
         changes: What was done to them.
         duplicates: Other parameters that it stands for.
-        scale: The stored tensor with the scale of a quantized one.
+        scale: The stored tensors whose product is the scale of a quantized one.
         zero_point: The stored tensor with its zero point.
     """
 
@@ -93,7 +93,7 @@ class StoredParameter:
     parameters: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
-    scale: str | None = None
+    scale: tuple[str, ...] = ()
     zero_point: str | None = None
 
 
@@ -385,9 +385,9 @@ def _parse_parameter(entry: Any) -> StoredParameter:
     kind = _text(entry["kind"])
     if kind not in _KINDS:
         raise ValueError(f"{kind!r:.80} is no kind of stored tensor")
-    parts, changes, duplicates = (tuple(_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates"))
-    scale, zero_point = (_text_or_none(entry.get(key)) for key in ("scale", "zero_point"))
-    graph, name = _text(entry["graph"]), _text(entry["name"])
+    listed = (tuple(_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates", "scale"))
+    parts, changes, duplicates, scale = listed
+    graph, name, zero_point = _text(entry["graph"]), _text(entry["name"]), _text_or_none(entry.get("zero_point"))
     return StoredParameter(graph, name, kind, parts, changes, duplicates, scale, zero_point)
 
 

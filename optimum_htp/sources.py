@@ -187,6 +187,27 @@ def find_source(model: str | Path) -> ModelSource:
     return ModelSource(str(model), directory)
 
 
+def model_facts(model: Any) -> dict[str, str | None]:
+    """What a loaded model, or a diffusion pipeline, says of itself: library, type of its weights, and revision.
+
+    Returns:
+        `library` and `dtype` by Optimum's names for them (`"fp32"`, `"fp16"`, `"bf16"`), and `revision`, the commit
+        that its config came from, as far as they are known.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        library = str(TasksManager.infer_library_from_model(model))
+    except (ValueError, AttributeError, TypeError):  # none of those that Optimum knows
+        library = None
+    dtype = str(getattr(model, "dtype", None)).removeprefix("torch.")
+    if dtype == "None" and hasattr(model, "parameters"):  # timm's models don't say
+        dtype = str(next((parameter.dtype for parameter in model.parameters()), "")).removeprefix("torch.")
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return {"library": library, "dtype": names.get(dtype), "revision": commit if isinstance(commit, str) else None}
+
+
 def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter and buffer of a model, by each of the names that it has."""
     parameters = model.named_parameters(remove_duplicate=False)

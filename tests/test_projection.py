@@ -264,6 +264,43 @@ def test_quantized_names() -> None:
     assert answers(tagged(CONV, "a", "b"), target) == expected
 
 
+def test_weight_of_a_node_that_took_on_more() -> None:
+    """Its DequantizeLinear belongs to the module that read the weight, not to all that the node does now."""
+    target = model(
+        [
+            node("DequantizeLinear", "w_quantized w_scale", "w_DequantizeLinear_Output"),
+            node("Conv", "x w_DequantizeLinear_Output", "y", "conv"),
+        ],
+        weights="w_quantized w_scale",
+    )
+    assert answers(tagged(CONV, "b.conv", "b.act"), target) == ["inserted b.conv", "fused b <b.conv <b.act"]
+
+
+def test_bias_that_went_to_the_next_node() -> None:
+    """An activation that took on the bias of the product in front of it is the work of both, whatever their names."""
+    source = model(
+        [
+            node("Gemm", "x w b", "g", "gemm"),
+            node("Erf", "g", "e", "erf"),
+            node("Mul", "g e", "m", "mul"),
+            node("MatMul", "m w2", "u", "mm"),
+            node("Sub", "u m", "y", "sub"),
+        ],
+        weights="w b w2",
+    )
+    target = model(
+        [
+            node("MatMul", "x w", "t1"),
+            node("FusedBiasGelu", "t1 b", "t2"),
+            node("MatMul", "t2 w2", "u", "mm"),
+            node("Sub", "u t2", "y", "sub"),
+        ],
+        weights="w b w2",
+    )
+    expected = ["fused a.fc", "fused a <a.act <a.fc", "scope a.proj", "scope a"]
+    assert answers(tagged(source, "a.fc", "a.act", "a.act", "a.proj", "a"), target) == expected
+
+
 def test_activation_renamed_by_the_runtime() -> None:
     """`<tensor>_nchwc` is the node that made the tensor, with what it took on behind it."""
     source = model(

@@ -321,9 +321,90 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
+    project(target, output=output)  # what is there already is the same
+    project(target, output=tmp_path / "in" / "beside.onnx")
+    weights = output.with_name("model.onnx_data")
+    weights.write_bytes(bytes(weights.stat().st_size))
     with pytest.raises(HtpError, match="is there already"):
         project(target, output=output)
-    project(target, output=tmp_path / "in" / "beside.onnx")
+    assert not any(weights.read_bytes())
+
+
+def test_external_data_outside_is_refused(tagged: Export, tmp_path: Path) -> None:
+    """A copy elsewhere would not find it, neither that of a file nor that of a package; in place it stays findable."""
+    import onnx
+
+    (tmp_path / "in").mkdir()
+    target = tmp_path / "in" / "model.onnx"
+    model = onnx.load(tagged("bert") / "model.onnx")
+    onnx.save(model, target, save_as_external_data=True, location="w", size_threshold=0)
+    (tmp_path / "in" / "w").rename(tmp_path / "w")
+    model = onnx.load(target, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = "../w"
+    onnx.save(model, target)
+    for optimized, output in ((target, tmp_path / "out" / "far" / "m.onnx"), (target.parent, tmp_path / "out")):
+        with pytest.raises(HtpError, match=r"its external data ../w is outside"):
+            project(optimized, output=output)
+    assert not (tmp_path / "out").exists()
+    assert project(target).unresolved == 0
+
+
+def test_output_of_the_wrong_kind(tagged: Export, tmp_path: Path) -> None:
+    """A file for a file, a directory for a directory; nothing else is made."""
+    directory, file = tagged("bert"), tagged("bert") / "model.onnx"
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    wrong = [(file, "directory", "is a file"), (file, "new", "ends in .onnx"), (directory, "file", "is a directory")]
+    for optimized, output, message in (*wrong, (directory, "new.onnx", "is a directory")):
+        with pytest.raises(HtpError, match=message):
+            project(optimized, output=tmp_path / output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
+
+
+def test_output_that_is_the_input(tagged: Export, tmp_path: Path) -> None:
+    """That is in place: the sidecar is in step, and a second time changes nothing."""
+    source = shutil.copytree(tagged("bert"), tmp_path / "in")
+    rewriters.rewrite("ort-all", source / "model.onnx", source / "model.onnx")
+    for optimized in (source / "model.onnx", source):
+        assert project(optimized, output=optimized).unresolved == 0
+        assert HtpPackage(source).files["model.onnx"].evidence == "sidecar"
+    before = (source / "model.onnx").read_bytes()
+    assert project(source).files["model.onnx"].evidence == SIDECAR
+    assert (source / "model.onnx").read_bytes() == before
+
+
+def test_all_files_or_none(tagged: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If one file of a package can't be written, the others are as they were, and so is the sidecar."""
+    from optimum_htp.annotations import Annotations
+
+    source = shutil.copytree(tagged("t5"), tmp_path / "in")
+    for path in source.glob("*.onnx"):
+        strip_tags(path)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    write = Annotations.write
+
+    def failing(self: Annotations, path: Path, destination: Path | None = None) -> None:
+        if path.name == "encoder_model.onnx":
+            raise HtpError("no space left")
+        write(self, path, destination)
+
+    monkeypatch.setattr(Annotations, "write", failing)
+    with pytest.raises(HtpError, match=r"encoder_model.onnx could not be tagged: no space left"):
+        project(source, source=tagged("t5"))
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_links_are_replaced(tagged: Export, tmp_path: Path) -> None:
+    """What a link leads to, a blob of the Hub's cache, stays as it is."""
+    blob = rewriters.rewrite("ort-all", tagged("bert") / "model.onnx", tmp_path / "blobs" / "0")
+    before = blob.read_bytes()
+    (tmp_path / "snapshot").mkdir()
+    link = tmp_path / "snapshot" / "model.onnx"
+    link.symlink_to(blob)
+    project(link)
+    assert blob.read_bytes() == before
+    assert read_tags(read_model(link)) and not link.is_symlink()
 
 
 def test_missing_skeletons_stay_missing(tagged: Export, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.flattening import FlatGraph
+from optimum_htp.comparison.isolating import Isolator
 from optimum_htp.comparison.matching import Matcher
 from optimum_htp.comparison.measuring import TOLERANCES
 from optimum_htp.comparison.packages import PackageReference, partner_of
@@ -212,7 +213,8 @@ def _compare(
         calls = matcher.calls()
         outputs = matcher.outputs()
         over = [call for call in calls if call.over][: options.isolate]
-        isolated = [found for call in over if (found := matcher.isolate(call)) is not None]
+        isolator = Isolator(matcher, prober, reference, calls, tolerance=tolerance)
+        isolated = [found for call in over if (found := isolator.isolate(call)) is not None]
     return PartComparison(
         file=tagged.name,
         branch=branch,

@@ -45,8 +45,8 @@ class PackageReference:
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
-        outputs = [name for name in prober.flat.outputs if prober.may_be_float(name)]
-        self.outputs: Mapping[str, Array] = prober.run(outputs, inputs)
+        found = prober.run(prober.flat.outputs, inputs)
+        self.outputs: Mapping[str, Array] = {name: value for name, value in found.items() if hasattr(value, "dtype")}
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to; None where that is not known."""
@@ -73,6 +73,10 @@ class PackageReference:
             number: (values[name],) if name is not None and values[name].dtype.kind == "f" else ()
             for number, name in chosen.items()
         }
+
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call takes from outside."""
+        return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
 
     def _output(self, number: int) -> str | None:
         if number not in self._boundaries.found or self._boundaries.fused_with(number):

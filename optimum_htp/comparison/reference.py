@@ -69,6 +69,9 @@ class Reference(Protocol):
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
 
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call was given."""
+
 
 def packed_calls(calls: Sequence[ReferenceCall], wanted: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
     """The wanted calls in chunks of at most so many bytes, each of one call at least."""

@@ -176,7 +176,8 @@ class Decider:
     def _by_neighbours(self, number: int) -> NodeTag | None:
         """The module that a new node was put into: that of its readers, else of its makers, else of what it holds.
 
-        Where the makers' module lies inside the readers', it says more.
+        Where the makers' module lies inside the readers', it says more; so do the modules that read a weight when it
+        was whole, before what read it became a part of something larger.
         """
         held = self._held.get(number, ())
         stand_in = self._stand_in(number)
@@ -184,8 +185,10 @@ class Decider:
             return stand_in
         sides = (self._new.readers(number), self._new.makers(number)) if not held else (held,)
         found: NodeTag | None = None
-        for side in sides:
-            tags = [tag for each in side if (tag := self.decided[each]) is not None]
+        around = [[tag for each in side if (tag := self.decided[each]) is not None] for side in sides]
+        weight = self._join.matches[number].weight
+        readers = self._join.readers_of_weight(weight) if weight is not None else []
+        for tags in (*around, [self._tags[each] for each in readers if each in self._tags]):
             choice = self._combined(tags, "inserted") if tags else None
             if choice is not None and (found is None or choice.tag.startswith(found.tag + "/")):
                 found = choice

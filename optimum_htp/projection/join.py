@@ -33,11 +33,13 @@ class Match:
         anchors: Tagged nodes whose results it makes, or that it is by name and operator.
         work: All tagged nodes whose work it does, anchors included.
         kin: A tagged node that it belongs to without doing all its work: a part of a decomposition, an adapter.
+        weight: The value of the tagged side that its result was made from, as the names say.
     """
 
     anchors: list[int] = field(default_factory=list)
     work: list[int] = field(default_factory=list)
     kin: int | None = None
+    weight: int | None = None
 
 
 class Join:

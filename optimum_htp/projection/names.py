@@ -118,7 +118,9 @@ def _relate_by_prefix(join: Join, index: _Index) -> None:
     """Names that tools make from old ones: `X_quantized`, `X_output_cast_0`, `X_nchwc`."""
     for number in range(len(join.new.operations)):
         match = join.matches[number]
-        found = _by_prefix(join, number, index) if not match.anchors else None
+        if match.anchors:
+            continue
+        found, match.weight = _by_prefix(join, number, index)
         if found is None:
             continue
         op_type = join.new_op(number)
@@ -130,14 +132,15 @@ def _relate_by_prefix(join: Join, index: _Index) -> None:
             match.kin = found
 
 
-def _by_prefix(join: Join, number: int, index: _Index) -> int | None:
-    """The tagged node that the longest old name names which a new one begins with.
+def _by_prefix(join: Join, number: int, index: _Index) -> tuple[int | None, int | None]:
+    """The tagged node, or the weight, that the longest old name names which a new one begins with.
 
-    Names made from those of weights and inputs say nothing: what such nodes make belongs to who reads it.
+    What is made from a weight or an input belongs to who reads it: so a weight is no node's name.
     """
     operation = join.new.operations[number]
     scope = join.scopes[operation.scope]
     best, found = 0, None
+    weight = next((join.same[each] for each in operation.outputs if each in join.same), None)
     for text in (*operation.node.outputs[:1], operation.node.name) if scope is not None else ():
         if scope is None or len(text) > _LONGEST_NAME:
             continue
@@ -148,5 +151,6 @@ def _by_prefix(join: Join, number: int, index: _Index) -> int | None:
             named = index.get((scope, text[:stop]), []) if value is None else []
             if value is not None or len(named) == 1:
                 best, found = stop, join.old.values[value].maker if value is not None else named[0]
+                weight = weight if value is None else value
                 break
-    return found
+    return found, weight

@@ -116,12 +116,16 @@ def _split_regions(join: Join) -> None:
     ends = _single_ends(join)
     for number in join.new.order:
         match, operation = join.matches[number], join.new.operations[number]
-        if operation.node.op_type in GLUE or (match.anchors and join.is_itself(number)) or match.kin is not None:
+        # A part of one node's work that it was cut from, a bias, may have gone to the next.
+        part = match.kin is not None and number in join.renamed
+        if operation.node.op_type in GLUE or (match.anchors and join.is_itself(number)):
+            continue
+        if match.kin is not None and not part:
             continue
         fresh = [
             value
             for value in operation.outputs
-            if value >= 0 and value not in join.same and join.new.values[value].readers
+            if value >= 0 and (part or value not in join.same) and join.new.values[value].readers
         ]
         if not fresh:
             continue
@@ -133,7 +137,7 @@ def _split_regions(join: Join) -> None:
         exact = [each for each in work if join.op(each) == operation.node.op_type]
         for each in exact or work:
             join.owner[each] = number
-        if not work:
+        if not work and not part:
             join.orphans.add(number)
             if end is not None and join.matches[end].anchors:
                 match.kin = join.matches[end].anchors[-1]

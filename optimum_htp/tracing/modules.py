@@ -23,7 +23,7 @@ _MAX_ALIASES = 100_000
 def static_trace(model: torch.nn.Module) -> ModuleTrace:
     """What a model shows of itself without running."""
     modules = registered_paths(model)
-    return ModuleTrace(module_tree(modules, {}), tensors=tensor_owners(modules))
+    return ModuleTrace(module_tree(modules, {}), tensors=tensor_owners(modules), holders=shared_tensors(modules))
 
 
 def registered_paths(model: torch.nn.Module) -> Registered:
@@ -84,3 +84,15 @@ def tensor_owners(modules: Registered) -> dict[str, ModulePath]:
             for name in (*module._parameters, *module._buffers):
                 owners.setdefault(".".join((*path, name)), path)
     return owners
+
+
+def shared_tensors(modules: Registered) -> dict[str, tuple[ModulePath, ...]]:
+    """The modules that hold a tensor, for each name of one that several hold."""
+    names: dict[int, list[str]] = {}
+    holders: dict[int, list[ModulePath]] = {}
+    for module, paths in modules.values():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), []).extend(".".join((*path, name)) for path in paths)
+                holders.setdefault(id(tensor), []).append(paths[0])
+    return {name: tuple(holders[tensor]) for tensor in names if len(holders[tensor]) > 1 for name in names[tensor]}

@@ -34,12 +34,14 @@ class ModuleTrace:
         calls: Every call, in the order in which they began; a call's number is its position here.
         scopes: The number of the call that made a value, by the value's name in the exported graph.
         tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
+        holders: For a tensor that several modules hold, all of them, by each of its names.
     """
 
     tree: ModuleTree
     calls: tuple[ModuleCall, ...] = ()
     scopes: dict[str, int] = field(default_factory=dict)
     tensors: dict[str, ModulePath] = field(default_factory=dict)
+    holders: dict[str, tuple[ModulePath, ...]] = field(default_factory=dict)
 
     def ancestors(self, call: int) -> Iterator[int]:
         """The call itself and those that it was made from, innermost first."""

@@ -16,7 +16,7 @@ from optimum_htp.validation.report import Finding, failed, good, skipped, warnin
 
 
 # ONNX Runtime's minor version: the highest IR version, and the highest opset of ai.onnx, that it takes. Measured with
-# the CPU wheels 1.19.2 to 1.31.1 of PyPI, a one-node model for each version; 1.18 is from
+# the CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
 # https://onnxruntime.ai/docs/reference/compatibility.html. A later version takes at least what the last one here takes.
 _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 18): (10, 21),
@@ -33,6 +33,7 @@ _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 29): (13, 26),
     (1, 30): (13, 26),
     (1, 31): (13, 26),
+    (1, 32): (14, 28),
 }
 _LOWEST_OPSET = 7
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its title, and whether it holds numbers, which stand on the right."""
+    """A column of a table.
+
+    Attributes:
+        title: What stands above it.
+        number: Whether it holds numbers, which stand on the right.
+        ends: Whether names in it differ at their ends, as those of modules do: a narrow terminal cuts off the start.
+        wraps: Whether what is too long for a narrow terminal goes on in the next line.
+    """
 
     title: str
     number: bool = False
+    ends: bool = False
+    wraps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,12 @@ def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: Te
     from rich.table import Table
     from rich.text import Text
 
+    def fitted(cell: str, column: Column, width: int) -> Text:
+        if column.ends and cell_len(cell) > width:
+            start = next(at for at in range(len(cell)) if cell_len(cell[at:]) < width)
+            cell = f"…{cell[start:]}"
+        return Text(cell)
+
     console = Console(file=stream)
     listed = list(lines)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
@@ -117,20 +132,27 @@ def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: Te
         max(map(cell_len, (column.title, *(line.cells[position] for line in listed))))
         for position, column in enumerate(columns)
     ]
-    for column, width in zip(columns, _fitted(columns, natural, console.width), strict=True):
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True, width=width)
+    widths = _fitted(columns, natural, console.width)
+    for column, width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
+        table.add_column(column.title, justify=justify, overflow=overflow, no_wrap=not column.wraps, width=width)
     for line in listed:
-        table.add_row(*map(Text, line.cells), style="dim" if line.faint else "")
+        table.add_row(*map(fitted, line.cells, columns, widths), style="dim" if line.faint else "")
     console.print(table)
 
 
 def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
-    """Widths that fit into a terminal: the widest columns of names get narrower, those of numbers never."""
+    """Widths that fit into a terminal: the widest columns of names get narrower, those of numbers never.
+
+    Columns that say the most, whose names are cut at their start or that wrap, stay twice as wide as others.
+    """
     widths = [min(width, total) for width in natural]
     names = [position for position, column in enumerate(columns) if not column.number]
+    shares = [1 + (column.ends or column.wraps) for column in columns]
     for _ in range(sum(widths) + _GAP * (len(widths) - 1) - total):
-        widest = max(names, key=lambda position: widths[position])
-        if widths[widest] <= _NARROWEST:
+        narrowable = [position for position in names if widths[position] > _NARROWEST]
+        if not narrowable:
             break
-        widths[widest] -= 1
+        widths[max(narrowable, key=lambda position: widths[position] / shares[position])] -= 1
     return widths
