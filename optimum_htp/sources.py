@@ -70,6 +70,18 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
     return _transformers_task(config)
 
 
+def task_of_class(qualified_class: str) -> str | None:
+    """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
+
+    >>> task_of_class("transformers.models.bert.modeling_bert.BertForMaskedLM")    # doctest: +SKIP
+    'fill-mask'
+    """
+    package, *inside, name = qualified_class.split(".")
+    if package != "transformers" or len(inside) < 2:
+        return None
+    return _transformers_task({"architectures": [name], "model_type": inside[1]})
+
+
 def _transformers_task(config: dict[str, Any]) -> str | None:
     from optimum.exporters.tasks import TasksManager
 

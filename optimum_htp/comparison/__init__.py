@@ -36,7 +36,7 @@ from optimum_htp.inputs import (
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage
-from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model
+from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model, source_facts
 from optimum_htp.roots import returns_attentions
 from optimum_htp.runtime import DEFAULT_PROVIDER, check_provider
 from optimum_htp.tagged import TaggedFile, tagged_file
@@ -134,15 +134,12 @@ def _with_model(
         if _is_chosen(name, options.file, package)
     }
     recorded = package.sidecar.source if package.sidecar is not None else {}
-    known = task or package.task
-    library = recorded.get("library_name") or recorded.get("library")
+    roots = [tree.root for each in tagged.values() for tree in each.trees]
     past = any(each.name.startswith("past_key_values") for file in tagged.values() for each in file.model.graph.inputs)
     source = load_source_model(
         model,
-        task=known if known != "auto" else None,
-        library=library if isinstance(library, str) else None,
+        **source_facts(recorded, roots, task=task, with_past=past),
         dtype=_weights_type(file.model for file in tagged.values()),
-        with_past=past,
         trust_remote_code=trust_remote_code,
         **_attention(file.model for file in tagged.values()),
     )
@@ -265,7 +262,7 @@ def _shapes(sizes: InputSizes) -> dict[str, int]:
     return {**shapes, **sizes.dims}
 
 
-def _attention(models: Iterable[OnnxModel]) -> dict[str, str]:
+def _attention(models: Iterable[OnnxModel]) -> dict[str, Any]:
     """Optimum loads a model whose attention weights are exported with the implementation that computes them."""
     return {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
 

@@ -21,7 +21,7 @@ from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renam
 from optimum_htp.parameter_map.readings import Reading
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor, Values, stored_tensors
-from optimum_htp.references import SourceModel, find_parts, load_source_model
+from optimum_htp.references import SourceModel, find_parts, load_source_model, source_facts
 from optimum_htp.sidecar import StoredParameter
 from optimum_htp.tagged import TaggedFile, tagged_file
 
@@ -132,9 +132,12 @@ def parameters(
         raise PackageError(
             f"{undescribed[0]}: no sidecar describes it, and the old names would be lost; tag the package first"
         )
-    facts = package.sidecar.source if package.sidecar is not None else {}
-    task, library = (value if isinstance(value := facts.get(key), str) else None for key in ("task", "library"))
-    source = load_source_model(model, task=task, library=library, trust_remote_code=trust_remote_code)
+    facts = source_facts(
+        package.sidecar.source if package.sidecar is not None else {},
+        [tree.root for each in tagged for tree in each.trees],
+        with_past=any(value.name.startswith("past_key_values") for each in files for value in each.model.graph.inputs),
+    )
+    source = load_source_model(model, **facts, trust_remote_code=trust_remote_code)
     found: dict[str, list[ParameterRow]] = {}
     for each, with_tags in zip(files, tagged, strict=True):
         found[each.name] = _rows(each, with_tags, package, source)
