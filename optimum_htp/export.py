@@ -183,7 +183,7 @@ class HTPExporter:
                 model = read_model(file)
                 graphs[name] = TaggedGraph(model, *self.tag_file(model, _sources_of(file, tap)))
             except Exception as error:
-                raise tagging_error(name, file, error) from error
+                raise tagging_error(name, error) from error
         return write_package_tags(directory, graphs, options=self.options)
 
 

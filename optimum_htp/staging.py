@@ -18,6 +18,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -28,6 +29,7 @@ from optimum_htp.interrupts import uninterrupted
 
 _PREFIX = ".optimum-htp-"
 _NEW, _OLD, _MOVES = "new", "old", "moves"
+_STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")
 
 
 class StagedDirectory:
@@ -131,6 +133,15 @@ class StagedDirectory:
                     path.rmdir()
                 except OSError:  # somebody else put something there: it stays
                     return
+
+
+def without_staging(text: str) -> str:
+    """A message that names files as if they were in their place already: where they are staged is nobody's concern.
+
+    >>> without_staging("cannot read out/.optimum-htp-01ab/new/model.onnx")
+    'cannot read out/model.onnx'
+    """
+    return _STAGED.sub("", text)
 
 
 def _put_back(root: Path, output: Path) -> None:

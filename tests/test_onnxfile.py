@@ -421,7 +421,8 @@ class TestRewrite:
         """The file is not even written again."""
         before = model_path.stat()
         rewrite_metadata(model_path, nodes={}, owned=ours, model={})
-        assert model_path.stat() == before
+        after = model_path.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # reading may change the atime
 
     def test_long_lengths_stay(self, tmp_path):
         """A length that is not the shortest varint stays as it is where the content does."""
