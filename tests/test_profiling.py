@@ -306,6 +306,12 @@ def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport
         compare_profiles(profiled("bert"), profiled("gpt2"))
 
 
+def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) -> None:
+    """Each is one file that runs forward, and that is all that they share."""
+    with pytest.raises(HtpError, match=r"no module in common.*BertForSequence.* and AlbertForSequence"):
+        compare_profiles(profiled("bert"), profiled("albert"))
+
+
 # --- What is shown ------------------------------------------------------------------------------------------------
 
 
