@@ -373,6 +373,37 @@ def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> N
     assert part.isolated[0].over
 
 
+def test_packages_in_pieces_that_fit(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much each call returns is known before the first run that shows it."""
+    held: list[tuple[int, int]] = []
+    original = Prober.run
+
+    def run(self: Prober, names: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = original(self, names, *args, **kwargs)
+        held.append((len(found), sum(array.nbytes for array in found.values())))
+        return found
+
+    monkeypatch.setattr(Prober, "run", run)
+    (part,) = compare(package("vit"), reference=package("vit"), threads=1, max_memory_bytes=60_000).parts
+    assert part.ok and part.chunks > 1 and part.compared == len(part.calls)
+    assert all(size <= 20_000 for tensors, size in held if tensors > 1)
+    assert max(tensors for tensors, _ in held) > 3
+
+
+def test_inputs_that_show_more(package: Callable[[str], Path]) -> None:
+    """Between packages some tokens are left out by the mask, and have several types: faults there would hide."""
+    (part,) = compare(package("bert"), reference=package("bert"), threads=1).parts
+    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(2, 16), varied=True)
+    assert part.ok
+    assert made["attention_mask"].sum(1).tolist() == [12, 12]
+    assert set(made["token_type_ids"].ravel()) == {0, 1}
+
+
+def test_packages_with_nothing_in_common(package: Callable[[str], Path]) -> None:
+    with pytest.raises(PackageError, match=r"nothing in common: .*a BertForSequence.* and that a AlbertForSequence"):
+        compare(package("bert"), reference=package("albert"), threads=1)
+
+
 # --- Parts --------------------------------------------------------------------------------------------------------
 
 

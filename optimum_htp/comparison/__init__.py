@@ -186,6 +186,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             continue
         tagged = tagged_file(file, package=package, origin=other)
         reference = tagged_file(partner, package=other, origin=package)
+        if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
+            roots = (each.trees[0].root.class_name for each in (tagged, reference))
+            refused[file.name] = f"no module of it is in {other.path}: it is a {next(roots)}, and that a {next(roots)}"
+            continue
         config = package.config or other.config
         for phase in phases(tagged.model):
             given = _package_inputs(tagged.model, component_config(package, file.name) or config, options, phase)
@@ -197,7 +201,8 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
                 recorded = PackageReference(str(other.path), reference, prober, given)
                 compared.append(_compare(tagged, ours, recorded, options, branch="" if phase == "forward" else phase))
     if not compared:
-        raise PackageError(f"{package.path} and {other.path} have no file in common")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return CompareReport(str(package.path), str(other.path), options.provider, tuple(compared), refused)
 
 
@@ -232,7 +237,7 @@ def _package_inputs(
 ) -> dict[str, Array]:
     if options.inputs is not None:
         return load_inputs(options.inputs, model)
-    return make_inputs(model, config, sizes=options.sizes, phase=phase)
+    return make_inputs(model, config, sizes=options.sizes, phase=phase, varied=True)
 
 
 def _is_chosen(name: str, pattern: str | None, package: HtpPackage) -> bool:

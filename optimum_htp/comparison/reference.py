@@ -27,7 +27,7 @@ class ReferenceCall:
         call: The 0-based index of the call.
         repeated: Whether the module ran more than once.
         parent: The number of the call that it was made from; None for the root's.
-        bytes: Of its outputs; 0 where that is not known.
+        bytes: Of its outputs, roughly.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
             is; None where there is none, and nothing where that is not known.
         several: Whether it returned more than one tensor, of any type.
