@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from optimum_htp.projection.flow import GLUE, PLAIN, QUANTIZING
 from optimum_htp.projection.join import BREADTH, REACH, Join
 
 
 _BOUNDARIES = frozenset("_:/.-")
 _LONGEST_NAME = 2_000
+_MOST_SUFFIXES = 64
 
 
 def match_names(join: Join) -> None:
@@ -142,15 +146,22 @@ def _by_prefix(join: Join, number: int, index: _Index) -> tuple[int | None, int 
     best, found = 0, None
     weight = next((join.same[each] for each in operation.outputs if each in join.same), None)
     for text in (*operation.node.outputs[:1], operation.node.name) if scope is not None else ():
-        if scope is None or len(text) > _LONGEST_NAME:
+        if scope is None:
             continue
-        for stop in range(len(text) - 1, best, -1):
-            if text[stop] not in _BOUNDARIES:
-                continue
-            value = join.old.find(scope, text[:stop])
-            named = index.get((scope, text[:stop]), []) if value is None else []
+        for name in shorter_names(text):
+            if len(name) <= best:
+                break
+            value = join.old.find(scope, name)
+            named = index.get((scope, name), []) if value is None else []
             if value is not None or len(named) == 1:
-                best, found = stop, join.old.values[value].maker if value is not None else named[0]
+                best, found = len(name), join.old.values[value].maker if value is not None else named[0]
                 weight = weight if value is None else value
                 break
     return found, weight
+
+
+def shorter_names(text: str) -> Iterator[str]:
+    """The names that one may have been made from by putting something behind them, the longest first."""
+    if len(text) <= _LONGEST_NAME:
+        ends = (stop for stop in range(len(text) - 1, 0, -1) if text[stop] in _BOUNDARIES)
+        yield from (text[:stop] for stop in islice(ends, _MOST_SUFFIXES))
