@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import OnnxModel, Value
-from optimum_htp.package import HtpPackage, read_json_object
+from optimum_htp.package import HtpPackage
 
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
         PackageError: It can't be read.
     """
     directory = (package.directory / name).parent
-    return read_json_object(directory / "config.json") if directory != package.directory else None
+    return read_config(directory / "config.json") if directory != package.directory else None
 
 
 def make_inputs(

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import PackageError
-from optimum_htp.package import read_json_object
 
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return read_json_object(path) or {}
+        return read_config(path) or {}
     except PackageError:  # Optimum's own reading of the file says what is wrong with it
         return {}
 
@@ -249,7 +249,7 @@ def instantiate_on_meta(
         PackageError: The config can't be read or names no class that is installed.
     """
     directory = Path(directory)
-    config = read_json_object(directory / "config.json") or {}
+    config = read_config(directory / "config.json") or {}
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
