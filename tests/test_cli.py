@@ -110,6 +110,13 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Help, on stderr, and the exit code of a wrong command line."""
     assert main([]) == 2
     assert "tree" in capsys.readouterr().err
+    parser = argparse.ArgumentParser("optimum-cli")
+    HtpCommand(parser.add_subparsers())
+    args = parser.parse_args(["htp"])
+    with pytest.raises(SystemExit) as done:
+        args.func(args).run()
+    assert done.value.code == 2
+    assert "tree" in capsys.readouterr().err
 
 
 # --- Options ------------------------------------------------------------------------------------------------------

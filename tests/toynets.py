@@ -1374,6 +1374,24 @@ _toy(
     _sequence,
 )
 
+# --- Nothing to do ------------------------------------------------------------------------------------------------
+
+
+class HandsOn(nn.Module):
+    """Returns an input as it is, past a module that does nothing to it; the exporter makes it an Identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identity = nn.Identity()
+        self.act = Sin()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The input, and its sine."""
+        return self.identity(x), self.act(x)
+
+
+_toy(HandsOn, {"Sin": _own("act"), "Identity": _own("")}, "hands_on", unscoped=frozenset({"Identity"}))
+
 # --- Scripted functions wherever they stand -----------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from optimum.commands.export.onnx import ONNXExportCommand
 from optimum_htp.cli.export import export
 from optimum_htp.cli.main import add_verb
 from optimum_htp.cli.options import add_htp_arguments
-from optimum_htp.cli.outcome import outcome
+from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, load_verb
 
 
@@ -74,3 +74,8 @@ class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no 
     SUBCOMMANDS = tuple(
         CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS
     )
+
+    def run(self) -> None:
+        """Shows the verbs and ends the process, as for any wrong command line."""
+        self.parser.print_help(sys.stderr)
+        sys.exit(FAULT)

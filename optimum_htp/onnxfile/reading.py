@@ -326,10 +326,12 @@ class _Reader:
             raise WireError("a dimension runs past the end of the list that it is in", stop)
 
     def sparse_tensor(self, start: int, end: int, external: list[Initializer]) -> Initializer:
-        values = Initializer("", 0, (), None, 0, None)
+        values: Initializer | None = None
         dims: list[int] = []
-        for tag, _, first, stop in fields(self.data, start, end, SPARSE_FIELDS):
+        for tag, at, first, stop in fields(self.data, start, end, SPARSE_FIELDS):
             if tag == SPARSE_VALUES:
+                if values is not None:
+                    raise WireError("a sparse tensor has its values twice", at)
                 values = self.tensor(first, stop)
             elif tag == SPARSE_INDICES:
                 indices = self.tensor(first, stop)
@@ -337,7 +339,7 @@ class _Reader:
                     external.append(indices)
             elif tag in (SPARSE_DIM, SPARSE_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
-        return replace(values, dims=tuple(dims))
+        return replace(values or Initializer("", 0, (), None, 0, None), dims=tuple(dims))
 
     def value(self, start: int, end: int) -> Value:
         """Reads a value; parts of its type that stand in several pieces are put together, as protobuf does."""

@@ -15,7 +15,10 @@ def decide_by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 
 def decide_by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
-    """For a node that nothing reads, the lowest module that contains what it reads, else its holder's owner."""
+    """For a node that nothing reads, the lowest module that contains what it reads, else its holder's owner.
+
+    What hands an input of the graph on as an output, and is nobody's work, is the root's: the exporter puts it there.
+    """
     if key in evidence.doubtful or evidence.writers_in_doubt(key):
         evidence.doubtful.add(key)
         return None
@@ -23,4 +26,6 @@ def decide_by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
     holder = evidence.enclosing(key)
     if owner is None and holder is not None:
         owner = evidence.owners.get(holder)
+    if owner is None and evidence.is_returned(key):
+        owner = Owner(())
     return owner

@@ -50,6 +50,11 @@ class Evidence:
             self._functions[path] = (function.domain, function.name)
             self._index(path, function.graph, ())
         self._index("", model.graph, ())
+        self._returned = {value.name for value in model.graph.outputs}
+
+    def is_returned(self, key: NodeKey) -> bool:
+        """Whether a node writes an output of the main graph."""
+        return not key[0] and not self._returned.isdisjoint(self.nodes[key].outputs)
 
     def readers_in_doubt(self, key: NodeKey) -> bool:
         """Whether a node that reads what a node writes is undecided and will stay so."""
