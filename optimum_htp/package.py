@@ -154,7 +154,7 @@ class HtpPackage:
     def task(self) -> str | None:
         """The task that it was exported for, as the sidecar says; None where that is not known."""
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
-        return task if isinstance(task, str) else None
+        return task if isinstance(task, str) and task != "auto" else None
 
 
 def package_directory(file: Path) -> Path:

@@ -133,6 +133,15 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     assert report["sidecar"].status == "ok"
 
 
+def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """One of the files in it is damaged."""
+    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
+    report = validate(packed)
+    assert [found.name for found in report.failed] == ["files"]
+    assert "'notes.txt' is not base64" in report["files"].reason
+
+
 def test_file_in_a_package(exported: Callable[[str], Path]) -> None:
     """An ONNX file is validated with what lies beside it."""
     assert statuses(validate(exported("t5") / "encoder_model.onnx"))["sidecar"] == "ok"
