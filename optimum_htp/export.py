@@ -233,7 +233,8 @@ def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
             def observed(*args: Any, **kwargs: Any) -> Any:
                 bound = inspect.signature(original).bind(*args, **kwargs).arguments
                 watch.facts.update(_known({"task": bound.get("task"), "opset": bound.get("opset")}))
-                watch.tap.whole_model = bound.get("model")
+                watch.tap.whole_model = model = bound.get("model")
+                watch.facts.update(_known({"dtype": dtype_of(model), "revision": _commit_of(model)}))
                 return original(*args, **kwargs)
 
             stack.callback(setattr, optimum_main, "onnx_export_from_model", original)
@@ -280,6 +281,22 @@ def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "trust_remote_code",
     )
     return _known({key: arguments.get(names.get(key, key)) for key in keys})
+
+
+def dtype_of(model: object) -> str | None:
+    """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
+    components = getattr(model, "components", None) if not hasattr(model, "parameters") else None
+    parts = list(components.values()) if isinstance(components, dict) else [model]
+    weights = (weight for part in parts if hasattr(part, "parameters") for weight in part.parameters())
+    found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
+    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    return None if found is None else names.get(found, found.removeprefix("torch."))
+
+
+def _commit_of(model: object) -> str | None:
+    """The commit on the Hub that a model is from, which transformers keeps in its config."""
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return commit if isinstance(commit, str) else None
 
 
 def _known(facts: dict[str, Any]) -> dict[str, Any]:

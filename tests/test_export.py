@@ -284,6 +284,7 @@ def test_sidecar(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
     assert sidecar is not None
     assert sidecar.versions["torch"] == torch.__version__
     assert sidecar.source["model"] == str(zoo_model(name))
+    assert sidecar.source["dtype"] == "fp32"
     for file_name, file in HtpPackage(tmp_path / "out").files.items():
         assert file.evidence == "sidecar"
         assert file.tags == export_module_tags(file.path)
