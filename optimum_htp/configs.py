@@ -55,6 +55,24 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Architectures whose class generates: the ends of their names.
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
+# Which task the end of an architecture's name stands for, where the package does not say it; the first that fits.
+_TASKS = (
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForImageClassification", "image-classification"),
+    ("ForAudioClassification", "audio-classification"),
+    ("ForAudioFrameClassification", "audio-frame-classification"),
+    ("ForSemanticSegmentation", "semantic-segmentation"),
+    ("ForObjectDetection", "object-detection"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForMultipleChoice", "multiple-choice"),
+    ("ForMaskedLM", "fill-mask"),
+    ("ForCausalLM", "text-generation"),
+    ("WithLMHeadModel", "fill-mask"),  # XLM and its kin
+    ("LMHeadModel", "text-generation"),
+    ("ForCTC", "automatic-speech-recognition"),
+)
+
 
 def is_inside(path: Path, root: Path) -> bool:
     """Whether a path, after all links, is in a package.
@@ -87,6 +105,19 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
     """The class names in `architectures`; empty where there are none, or something else."""
     listed = config.get("architectures")
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """The task that `architectures` stands for, None where it may be one or another.
+
+    >>> task_of({"architectures": ["BertForTokenClassification"]})
+    'token-classification'
+    """
+    for name in architectures(config):
+        for end, task in _TASKS:
+            if name.endswith(end):
+                return task
+    return None
 
 
 def code_files(*configs: Mapping[str, Any] | None) -> list[str]:

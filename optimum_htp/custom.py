@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.annotations import HtpOptions
 from optimum_htp.errors import HtpError
 from optimum_htp.export import ExportResult, HTPExporter
+from optimum_htp.sources import dtype_of
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tracing import ModuleTap
 
@@ -437,6 +438,9 @@ def _source(model: torch.nn.Module, task: str | None, opsets: set[int]) -> dict[
     }
     if task is not None:
         source["task"] = task
+    dtype = dtype_of(model)
+    if dtype is not None:
+        source["dtype"] = dtype
     if len(opsets) == 1:
         source["opset"] = opsets.pop()
     return source

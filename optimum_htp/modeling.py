@@ -242,6 +242,11 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
     given = kwargs.get("config")
     if given is not None:
         config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
+    task = None if task == "auto" else task
+    if task is not None and _plain_task(task) is None:
+        from optimum.exporters.tasks import TasksManager
+
+        raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
     return _Opened(directory, config, _plain_task(task or recorded) or _inferred_task(directory, config), files)
 
 
@@ -251,12 +256,13 @@ def _read_config(directory: Path) -> dict[str, Any] | None:
 
 
 def _plain_task(task: str | None) -> str | None:
-    """A task by Optimum's name for it, without `-with-past`."""
+    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
     if task is None:
         return None
     from optimum.exporters.tasks import TasksManager
 
-    return str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    return plain if plain in _CLASSES or plain in TasksManager.get_all_tasks() else None
 
 
 def _inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.annotations import read_tags
+from optimum_htp.configs import task_of
 from optimum_htp.documents import parse_config, read_config
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
@@ -152,9 +153,18 @@ class HtpPackage:
 
     @property
     def task(self) -> str | None:
-        """The task that it was exported for, as the sidecar says; None where that is not known."""
+        """What it was exported for: as the sidecar says, else by its architecture; None where that is not known.
+
+        Raises:
+            PackageError: There is no sidecar, and config.json is no JSON object.
+        """
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
-        return task if isinstance(task, str) else None
+        if isinstance(task, str) and task != "auto":
+            return task
+        task = task_of(self.config or {})
+        inputs = (value.name for file in self.files.values() for value in file.model.graph.inputs)
+        cached = task == "text-generation" and any(name.startswith("past_key_values") for name in inputs)
+        return f"{task}-with-past" if cached else task
 
 
 def package_directory(file: Path) -> Path:

@@ -200,11 +200,11 @@ def find_source(model: str | Path) -> ModelSource:
 
 
 def model_facts(model: Any) -> dict[str, str | None]:
-    """What a loaded model, or a diffusion pipeline, says of itself: library, type of its weights, and revision.
+    """What a loaded model, or a diffusion pipeline, says of itself.
 
     Returns:
-        `library` and `dtype` by Optimum's names for them (`"fp32"`, `"fp16"`, `"bf16"`), and `revision`, the commit
-        that its config came from, as far as they are known.
+        `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
+        config, each None where it is not known.
     """
     from optimum.exporters.tasks import TasksManager
 
@@ -212,12 +212,18 @@ def model_facts(model: Any) -> dict[str, str | None]:
         library = str(TasksManager.infer_library_from_model(model))
     except (ValueError, AttributeError, TypeError):  # none of those that Optimum knows
         library = None
-    dtype = str(getattr(model, "dtype", None)).removeprefix("torch.")
-    if dtype == "None" and hasattr(model, "parameters"):  # timm's models don't say
-        dtype = str(next((parameter.dtype for parameter in model.parameters()), "")).removeprefix("torch.")
-    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return {"library": library, "dtype": names.get(dtype), "revision": commit if isinstance(commit, str) else None}
+    return {"library": library, "dtype": dtype_of(model), "revision": commit if isinstance(commit, str) else None}
+
+
+def dtype_of(model: object) -> str | None:
+    """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
+    components = getattr(model, "components", None) if not hasattr(model, "parameters") else None
+    parts = list(components.values()) if isinstance(components, dict) else [model]
+    weights = (weight for part in parts if hasattr(part, "parameters") for weight in part.parameters())
+    found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
+    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    return None if found is None else names.get(found, found.removeprefix("torch."))
 
 
 def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

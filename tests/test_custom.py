@@ -259,8 +259,13 @@ def test_the_sidecar(tmp_path: Path) -> None:
     result = export_module(Classifier(), features(), tmp_path, task="text-classification", opset=17)
     document = json.loads((tmp_path / SIDECAR).read_text())
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
-    source = {"model": "test_custom.Classifier", "library": "torch", "task": "text-classification", "opset": 17}
-    assert document["source"] == source
+    assert document["source"] == {
+        "model": "test_custom.Classifier",
+        "library": "torch",
+        "task": "text-classification",
+        "dtype": "fp32",
+        "opset": 17,
+    }
     assert document["files"]["model.onnx"]["root_in_model"] == ""
     assert result.files["model.onnx"].unresolved == 0
     assert HtpPackage(tmp_path).task == "text-classification"

@@ -16,7 +16,7 @@ import pytest
 import zoo
 
 import optimum_htp
-from optimum_htp import PackageError, main_export, pack, strip, validate, validate_optimum_compatibility
+from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
 from optimum_htp.documents import MAX_JSON_DEPTH
 from optimum_htp.validation import file_checks
@@ -133,6 +133,15 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     assert report["sidecar"].status == "ok"
 
 
+def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """One of the files in it is damaged."""
+    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
+    report = validate(packed)
+    assert [found.name for found in report.failed] == ["files"]
+    assert "'notes.txt' is not base64" in report["files"].reason
+
+
 def test_file_in_a_package(exported: Callable[[str], Path]) -> None:
     """An ONNX file is validated with what lies beside it."""
     assert statuses(validate(exported("t5") / "encoder_model.onnx"))["sidecar"] == "ok"
@@ -166,6 +175,14 @@ def test_package_of_plain_optimum(package: Callable[[str], Path]) -> None:
     assert report["sidecar"].status == "warning"
     assert report["labels"].reason == "3 labels, as many as the logits have"  # the task is known from the class
     assert validate_optimum_compatibility(bert)
+
+
+@pytest.mark.parametrize(("name", "task"), [("bert", "text-classification"), ("gpt2", "text-generation-with-past")])
+def test_task_of_plain_optimum(package: Callable[[str], Path], name: str, task: str) -> None:
+    """Without a sidecar, the class in config.json and the graph say it."""
+    plain = package(name)
+    strip(plain)
+    assert load_package(plain).task == task
 
 
 # --- Broken packages ----------------------------------------------------------------------------------------------

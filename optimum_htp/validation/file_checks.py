@@ -9,7 +9,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 
 from optimum_htp.configs import is_inside
-from optimum_htp.errors import OnnxFileError
+from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import Initializer, OnnxModel
 from optimum_htp.validation.contents import MAX_ENTRIES, Contents
 from optimum_htp.validation.report import Finding, failed, good, skipped, warning
@@ -193,7 +193,12 @@ def _leads_out(package: Contents, name: str, location: str) -> bool:
 
 
 def check_files(package: Contents) -> Iterator[Finding]:
-    """The ONNX files that Optimum's classes look for are there together."""
+    """The ONNX files that Optimum's classes look for are there together, and what is packed in a file can be unpacked."""
+    for name in package.packed.encoded if package.packed is not None else ():
+        try:
+            package.read(name)
+        except PackageError as error:
+            yield failed(str(error))
     names = [name for name in package.files if "/" not in name]
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]
