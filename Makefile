@@ -5,19 +5,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Pinned, as a constraint on every install: without it each dependency that names torch takes the newest build, with
-# gigabytes of CUDA libraries. Where a CPU build of this version is at hand, pip prefers it (2.13.0+cpu > 2.13.0).
-TORCH ?= torch==2.13.0
+# What every install is held to; torch is in it, because without a pin it comes with gigabytes of CUDA libraries.
+CONSTRAINTS ?= constraints.txt
 
 # Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-
-# A script is a benchmark unless it writes a table of the documentation.
-TABLES := benchmarks/compat.py benchmarks/projection.py
-BENCHMARKS := $(filter-out $(TABLES),$(sort $(wildcard benchmarks/*.py)))
 
 DEMO := .demo/minilm
 
@@ -38,14 +33,14 @@ demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module t
 	$(BIN)/optimum-cli htp tree $(DEMO) --depth 3
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python examples/sentence_similarity.py $(DEMO)
 
-test: $(VENV)/.installed-test ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
+test: $(VENV)/.installed-test $(VENV)/.installed-timm ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
 	$(PYTEST) $(PYTEST_ARGS)
 
 sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
 	$(PYTEST) -m sweep $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-test ## Run the benchmarks; BENCH_ARGS passes arguments on
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python $$script $(BENCH_ARGS); done
+bench: $(VENV)/.installed-test ## Write docs/benchmarks.md: what it costs; BENCH_ARGS="--only export" measures a part
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
@@ -69,9 +64,14 @@ clean: ## Remove what the other targets made, except the virtual environment
 distclean: clean ## Remove the virtual environment too
 	rm -rf $(VENV)
 
-# One stamp for each extra; this Makefile holds the pin, so it counts as well.
-$(VENV)/.installed-%: pyproject.toml Makefile
+# timm asks for torchvision, and the one on PyPI, built with CUDA, does not import beside a CPU build of torch, which would
+# break transformers' image processors too. So both lie apart, and one test looks for them there (tests/timm_export.py).
+$(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/timm --constraint $(CONSTRAINTS) timm torchvision
+	touch $@
+
+# One stamp for each extra.
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	echo '$(TORCH)' > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt torch --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch --editable '.[$*]'
 	touch $@

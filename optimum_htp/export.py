@@ -22,7 +22,7 @@ from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.projection import TaggedModel, project
 from optimum_htp.recording import TaggedGraph, tagging_error, write_package_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts, library_versions
-from optimum_htp.sources import local_task_inference
+from optimum_htp.sources import local_task_inference, model_facts
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tagging import tag_model
 from optimum_htp.tracing import Annotate, ExportTrace, ModuleTap
@@ -183,7 +183,7 @@ class HTPExporter:
                 model = read_model(file)
                 graphs[name] = TaggedGraph(model, *self.tag_file(model, _sources_of(file, tap)))
             except Exception as error:
-                raise tagging_error(name, file, error) from error
+                raise tagging_error(name, error) from error
         return write_package_tags(directory, graphs, options=self.options)
 
 
@@ -232,8 +232,9 @@ def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
             @functools.wraps(original)
             def observed(*args: Any, **kwargs: Any) -> Any:
                 bound = inspect.signature(original).bind(*args, **kwargs).arguments
-                watch.facts.update(_known({"task": bound.get("task"), "opset": bound.get("opset")}))
                 watch.tap.whole_model = bound.get("model")
+                told = {"task": bound.get("task"), "opset": bound.get("opset"), **model_facts(bound.get("model"))}
+                watch.facts.update(_known(told))
                 return original(*args, **kwargs)
 
             stack.callback(setattr, optimum_main, "onnx_export_from_model", original)

@@ -12,7 +12,7 @@ Nothing but the standard library is needed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -102,6 +102,29 @@ def common_ancestor(tags: Iterable[str]) -> str:
     return "/" + "/".join(shared)
 
 
+def name_for_caller(
+    names: Sequence[ModulePath], caller: ModulePath, is_container: Callable[[ModulePath], bool]
+) -> ModulePath:
+    """Of the names that a module goes by, the one nearest below a module that calls it; the first, if none is below it.
+
+    Args:
+        names: The paths that the module is registered under.
+        caller: The path that the caller goes by.
+        is_container: Whether the module at a path is a container, which makes no distance.
+
+    >>> name_for_caller([("a", "act"), ("acts", "0")], (), {("acts",)}.__contains__)
+    ('acts', '0')
+    """
+    if len(names) == 1:
+        return names[0]
+
+    def modules_between(path: ModulePath) -> int:
+        return sum(not is_container(path[:length]) for length in range(len(caller) + 1, len(path)))
+
+    below = [path for path in names if path[: len(caller)] == caller]
+    return min(below, key=modules_between) if below else names[0]
+
+
 @dataclass(frozen=True, slots=True)
 class ModuleInfo:
     """One module of the traced model.
@@ -172,7 +195,8 @@ class ModuleTree:
         """
         tag = self._tags.get(path)
         if tag is None:
-            tag = "/" + "/".join(f"{cls}.{name}" if name else cls for cls, name in self._segments(path))
+            root, *below = self._segments(path)
+            tag = "/" + "/".join((root[0], *map(".".join, below)))
             self._tags[path] = tag
         return tag
 

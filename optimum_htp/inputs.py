@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import OnnxModel, Value
-from optimum_htp.package import HtpPackage, read_json_object
+from optimum_htp.package import HtpPackage
 
 
 if TYPE_CHECKING:
@@ -82,11 +83,16 @@ def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
         PackageError: It can't be read.
     """
     directory = (package.directory / name).parent
-    return read_json_object(directory / "config.json") if directory != package.directory else None
+    return read_config(directory / "config.json") if directory != package.directory else None
 
 
 def make_inputs(
-    model: OnnxModel, config: Mapping[str, Any] | None, *, sizes: InputSizes | None = None, phase: str = "forward"
+    model: OnnxModel,
+    config: Mapping[str, Any] | None,
+    *,
+    sizes: InputSizes | None = None,
+    phase: str = "forward",
+    varied: bool = False,
 ) -> dict[str, Array]:
     """Inputs of the given sizes for one phase.
 
@@ -95,13 +101,15 @@ def make_inputs(
         config: The content of config.json, which knows the size of images and the longest text.
         sizes: The sizes; None means usual ones.
         phase: One of `phases(model)`.
+        varied: Leave the last of the tokens out by the attention mask, and take tokens of several types, so that it
+            shows what the model makes of these.
 
     Raises:
         HtpError: The size or the type of an input is not known.
     """
     import numpy as np
 
-    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0))
+    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0), varied)
     return {value.name: maker.make(value) for value in graph_inputs(model)}
 
 
@@ -162,6 +170,7 @@ class _Maker:
     sizes: InputSizes
     phase: str
     random: np.random.Generator
+    varied: bool
 
     def make(self, value: Value) -> Array:
         import numpy as np
@@ -176,7 +185,10 @@ class _Maker:
         if value.name == "use_cache_branch":
             return np.full(shape, self.phase == "decode")
         if "mask" in value.name or dtype == "bool":
-            return np.ones(shape, dtype)
+            ones = np.ones(shape, dtype)
+            if self.varied and value.name.endswith("attention_mask") and len(shape) == 2:
+                ones[:, shape[1] - shape[1] // 4 :] = 0
+            return ones
         if dtype.startswith("float"):
             return self.random.standard_normal(shape).astype(dtype)
         return self._integers(value.name, shape).astype(dtype)
@@ -187,15 +199,17 @@ class _Maker:
         if "position" in name and len(shape) == 2:
             start = self._past() if self.phase == "decode" else 0
             return np.tile(np.arange(start, start + shape[1]), (shape[0], 1))
-        if name in ("token_type_ids", "bbox"):
+        if name == "bbox" or (name == "token_type_ids" and not self.varied):
             return np.zeros(shape, np.int64)
         return self.random.integers(0, self._bound(name), shape)
 
     def _bound(self, name: str) -> int:
         """How many rows the tables have that an input's values are looked up in."""
         rows = list(_table_rows(self.model, name))
-        vocabulary = self._setting("vocab_size")
-        return min(rows) if rows else vocabulary or 2
+        if rows:
+            return min(rows)
+        types = name == "token_type_ids"
+        return self._setting("type_vocab_size" if types else "vocab_size") or (1 if types else 2)
 
     def _size(self, size: int | str | None, value: Value, axis: int) -> int:
         if isinstance(size, int):

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpFile, HtpPackage, read_json_object
+from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.packed import PackedFiles, read_packed
 from optimum_htp.sessions import generic_config, session_model_class
 
@@ -245,8 +246,8 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
-    found = read_json_object(directory / "config.json")
-    return found if found is not None else read_json_object(directory / "model_index.json")
+    found = read_config(directory / "config.json")
+    return found if found is not None else read_config(directory / "model_index.json")
 
 
 def _plain_task(task: str | None) -> str | None:

@@ -15,7 +15,7 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.projection import TaggedModel
 from optimum_htp.sidecar import SIDECAR, FileRecord
 from optimum_htp.skeleton import SKELETON, pack_skeleton
-from optimum_htp.staging import StagedDirectory
+from optimum_htp.staging import StagedDirectory, without_staging
 
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def write_package_tags(
     except TaggingError:
         raise
     except Exception as error:
-        raise tagging_error("the package", directory, error) from error
+        raise tagging_error("the package", error) from error
     return {name: FileRecord.of(graph.model, graph.tags, trees=graph.roots) for name, graph in files.items()}
 
 
@@ -114,17 +114,16 @@ def stage_tags(
             if whole:
                 shutil.copyfile(graph.model.path, staged)
         except Exception as error:
-            raise tagging_error(name, graph.model.path, error) from error
+            raise tagging_error(name, error) from error
     return too_large
 
 
-def tagging_error(name: str, file: Path, error: Exception) -> TaggingError:
+def tagging_error(name: str, error: Exception) -> TaggingError:
     """The error that says in one line which file of a package could not be tagged, and why.
 
     Args:
         name: The file's path in the package.
-        file: Where it is; its directory, which may be a staging directory, is left out of the message.
         error: What went wrong.
     """
-    reason = " ".join(str(error).replace(f"{file.parent}/", "").split()) or type(error).__name__
+    reason = " ".join(without_staging(str(error)).split()) or type(error).__name__
     return TaggingError(f"{name} could not be tagged: {reason}; the package stands as it was without this pass")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.sources import local_task_inference
+from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.sources import local_task_inference, task_of_class
 
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ _AXES: dict[str, tuple[str, ...]] = {
     "input_features": ("batch_size", "feature_size", "nb_max_frames"),
     "input_values": ("batch_size", "audio_sequence_length"),
 }
+# Of a pipeline's files some are of transformers' classes: the library that the others are from comes first.
+_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 _VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
@@ -88,6 +93,32 @@ class SourceModel:
     name: str
     float_dtype: str
     preprocessors: list[Any]
+
+
+def source_facts(
+    recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
+) -> dict[str, Any]:
+    """What `load_source_model` is to be told of a package's source model: `task`, `library` and `with_past`.
+
+    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package is asked
+    before the model: what its sidecar says, else what the classes of its root modules tell.
+
+    Args:
+        recorded: What the package's sidecar says of its source.
+        roots: The root modules of its files.
+        task: The task, if the user gave one.
+        with_past: Whether the files take past key values.
+    """
+    classes = [info.qualified_class for info in roots]
+    known = task or recorded.get("task")
+    library = recorded.get("library")
+    if not isinstance(library, str):
+        packages = {name.partition(".")[0] for name in classes}
+        library = next((name for name in _LIBRARIES if name in packages), None)
+    if not isinstance(known, str) or known == "auto":
+        known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
+        known = f"{known}-with-past" if known and with_past else known
+    return {"task": known, "library": library, "with_past": with_past}
 
 
 def load_source_model(
@@ -245,8 +276,29 @@ def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
                 each.use_past_in_inputs = True
 
 
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Draws the same random numbers each time, in torch, numpy and Python; the caller's go on as if nothing was drawn."""
+    import numpy as np
+    import torch
+
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+@_same_random_numbers()
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
+
+    Each call makes the same inputs: their values are random, and so is how much of them a mask leaves out.
 
     Args:
         part: What to run.
@@ -260,7 +312,6 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
     from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     onnx_config = part.onnx_config
-    torch.manual_seed(0)
     made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes})
     given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
     with onnx_config.patch_model_for_export(part.module), torch.inference_mode():

@@ -116,9 +116,12 @@ def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tup
     most = max(found.values(), default=0)
     places = [place for place, number in found.items() if number == most] or [""]
     roots = [_root(model, whole, place, named, shapes) for place in places]
-    roots.sort(key=lambda root: (root.fit.unread, -root.coverage))
+    roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]
-    rivals = [root for root in roots[1:] if (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)]
+    rivals = [
+        root for root in roots[1:]
+        if first.in_model and (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)
+    ]  # fmt: skip
     same = all(_spelled(root.trace.tree) == _spelled(first.trace.tree) for root in rivals)
     return first if same else None
 

@@ -18,6 +18,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.documents import read_small
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
     SOURCES,
@@ -83,7 +84,7 @@ class StoredParameter:
         parameters: The parameters that it was made of.
         changes: What was done to them.
         duplicates: Other parameters that it stands for.
-        scale: The stored tensor with the scale of a quantized one.
+        scale: The stored tensors whose product is the scale of a quantized one.
         zero_point: The stored tensor with its zero point.
     """
 
@@ -93,7 +94,7 @@ class StoredParameter:
     parameters: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
-    scale: str | None = None
+    scale: tuple[str, ...] = ()
     zero_point: str | None = None
 
 
@@ -184,15 +185,8 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         path = directory / SIDECAR
-        try:
-            if path.stat().st_size > _MAX_SIDECAR_BYTES:
-                raise PackageError(f"{path}: too large to be an export's metadata; delete it and export again")
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls.parse(content, where=str(path))
+        content = read_small(path, _MAX_SIDECAR_BYTES)
+        return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Sidecar:
@@ -385,9 +379,9 @@ def _parse_parameter(entry: Any) -> StoredParameter:
     kind = _text(entry["kind"])
     if kind not in _KINDS:
         raise ValueError(f"{kind!r:.80} is no kind of stored tensor")
-    parts, changes, duplicates = (tuple(_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates"))
-    scale, zero_point = (_text_or_none(entry.get(key)) for key in ("scale", "zero_point"))
-    graph, name = _text(entry["graph"]), _text(entry["name"])
+    listed = (tuple(_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates", "scale"))
+    parts, changes, duplicates, scale = listed
+    graph, name, zero_point = _text(entry["graph"]), _text(entry["name"]), _text_or_none(entry.get("zero_point"))
     return StoredParameter(graph, name, kind, parts, changes, duplicates, scale, zero_point)
 
 

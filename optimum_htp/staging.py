@@ -1,17 +1,35 @@
 """Writing a package as a whole: everything into a staging directory, then into place, or nothing.
 
-Whatever goes wrong, the user's own files are as they were, and none of ours are left.
+Whatever goes wrong, the user's own files are as they were, and none of ours are left. Where the process is killed in
+the middle, the next one that writes to the same directory puts back what was there and removes the rest.
+
+The staging directory is hidden in the output directory and holds
+
+| name | what |
+|---|---|
+| `new/` | the files to be put into place |
+| `old/` | while that goes on, the files of the output whose place they take |
+| `moves` | while that goes on, the names of the new files, as JSON |
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
+from optimum_htp.interrupts import uninterrupted
+
+
+_PREFIX = ".optimum-htp-"
+_NEW, _OLD, _MOVES = "new", "old", "moves"
+_STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")
 
 
 class StagedDirectory:
@@ -27,34 +45,37 @@ class StagedDirectory:
 
     def __init__(self, output: Path) -> None:
         self.output = output
+        self._root = output / f"{_PREFIX}{secrets.token_hex(4)}"
         self._made: list[Path] = []
-        self._path: Path | None = None
+        self._lock = -1
 
     @property
     def path(self) -> Path:
         """Where to write."""
-        assert self._path is not None  # used inside `with` only
-        return self._path
+        return self._root / _NEW
 
     def __enter__(self) -> StagedDirectory:
         try:
-            self._make_output()
-            self._path = Path(tempfile.mkdtemp(prefix=".optimum-htp-", dir=self.output))
+            with uninterrupted():
+                self._make_output()
+                _clear_up(self.output)
+                self._root.mkdir(mode=0o700)
+                self._lock = _locked(self._root)
+                self.path.mkdir()
         except BaseException as error:
-            self._remove_made()
+            self._remove()
             if isinstance(error, OSError):
                 raise PackageError(_unusable(self.output, error)) from error
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_made()
+        self._remove()
 
     def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
         """Moves every staged file to its place, after the output's files named in `remove` are gone.
 
-        If a move fails or is interrupted, what was there before is put back.
+        If a move fails, what was there before is put back. An interrupt waits until all is done.
 
         Args:
             remove: Files of the output that the package replaces or outdates.
@@ -63,29 +84,32 @@ class StagedDirectory:
         Raises:
             PackageError: A file could not be moved.
         """
-        backup = Path(tempfile.mkdtemp(prefix=".optimum-htp-", dir=self.output))
-        undo: list[tuple[Path, Path]] = []
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
         staged = sorted(found, key=lambda path: (path == Path(last), path))
-        try:
-            for position, relative in enumerate((*map(Path, remove), *staged)):
-                target = self.output / relative
-                if target.is_dir() and not target.is_symlink():
-                    raise IsADirectoryError(errno.EISDIR, f"{relative} is a directory there")
-                if target.is_symlink() or target.exists():
-                    _move(target, backup / str(position), undo)
-            for relative in staged:
-                self._make((self.output / relative).parent)
-                _move(self.path / relative, self.output / relative, undo)
-        except BaseException as error:
-            for source, target in reversed(undo):
-                target.replace(source)
-            if isinstance(error, OSError):
-                raise PackageError(_unusable(self.output, error)) from error
-            raise
-        finally:
-            shutil.rmtree(backup, ignore_errors=True)
-        self._made.clear()
+        with uninterrupted():
+            try:
+                (self._root / _MOVES).write_text(json.dumps([path.as_posix() for path in staged]))
+                for relative in dict.fromkeys((*map(Path, remove), *staged)):
+                    self._move_away(relative)
+                for relative in staged:
+                    self._make((self.output / relative).parent)
+                    (self.path / relative).replace(self.output / relative)
+                (self._root / _MOVES).unlink()
+            except BaseException as error:
+                _put_back(self._root, self.output)
+                if isinstance(error, OSError):
+                    raise PackageError(_unusable(self.output, error)) from error
+                raise
+            self._made.clear()
+
+    def _move_away(self, relative: Path) -> None:
+        target = self.output / relative
+        if target.is_dir() and not target.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, f"{relative} is a directory there")
+        if target.is_symlink() or target.exists():
+            old = self._root / _OLD / relative
+            old.parent.mkdir(parents=True, exist_ok=True)
+            target.replace(old)
 
     def _make_output(self) -> None:
         self._make(self.output)
@@ -98,22 +122,82 @@ class StagedDirectory:
             path.mkdir()
             self._made.append(path)
 
-    def _remove_made(self) -> None:
-        for path in reversed(self._made):
-            try:
-                path.rmdir()
-            except OSError:  # somebody else put something there: it stays
-                return
+    def _remove(self) -> None:
+        with uninterrupted():
+            shutil.rmtree(self._root, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+            for path in reversed(self._made):
+                try:
+                    path.rmdir()
+                except OSError:  # somebody else put something there: it stays
+                    return
 
 
-def _move(source: Path, target: Path, undo: list[tuple[Path, Path]]) -> None:
-    undo.append((source, target))
+def without_staging(text: str) -> str:
+    """A message that names files as if they were in their place already: where they are staged is nobody's concern.
+
+    >>> without_staging("cannot read out/.optimum-htp-01ab/new/model.onnx")
+    'cannot read out/model.onnx'
+    """
+    return _STAGED.sub("", text)
+
+
+def _put_back(root: Path, output: Path) -> None:
+    """Undoes the moves of a commit that did not come to its end."""
+    for name in _moves(root):
+        new, placed = root / _NEW / name, output / name
+        if _is_inside(placed, output) and not os.path.lexists(new) and os.path.lexists(placed):
+            placed.replace(new)
+    for old in sorted((root / _OLD).rglob("*")):
+        placed = output / old.relative_to(root / _OLD)
+        if _is_inside(placed, output) and (old.is_symlink() or not old.is_dir()):
+            old.replace(placed)
+
+
+def _is_inside(file: Path, directory: Path) -> bool:
+    """Whether a file is really in a directory: somebody else's package may come with a staging directory in it."""
+    return file.name not in ("", "..") and file.parent.resolve().is_relative_to(directory.resolve())
+
+
+def _moves(root: Path) -> list[str]:
+    """The names of the files that a commit is moving; none where there is no commit going on."""
     try:
-        source.replace(target)
-    except BaseException:
-        if source.exists() or source.is_symlink():
-            undo.pop()
-        raise
+        names = json.loads((root / _MOVES).read_text())
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _clear_up(output: Path) -> None:
+    """Puts back and removes what processes that were killed left in a directory."""
+    for root in output.glob(f"{_PREFIX}*"):
+        lock = _locked(root) if root.is_dir() and not root.is_symlink() else -1
+        if lock < 0:  # a process is at work there, or there is no telling
+            continue
+        try:
+            if (root / _MOVES).is_file():
+                _put_back(root, output)
+            shutil.rmtree(root, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that holds a directory until it is closed, by whatever end; -1 where it is held, or can't be."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return -1
+    descriptor = -1
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    if descriptor >= 0:
+        os.close(descriptor)
+    return -1
 
 
 def _unusable(output: Path, error: OSError) -> str:

@@ -30,6 +30,8 @@ class TaggedFile:
         model: The graph.
         tags: A tag for each node.
         trees: The module tree of each root, as far as it is known.
+        places: Where each root sits in the whole model: a dotted path, None for no submodule of it; `""` for the model
+            itself, and where that is not known.
         sources: The tagged graphs that the tags are from: the file's own, unless they were projected.
     """
 
@@ -37,6 +39,7 @@ class TaggedFile:
     model: OnnxModel
     tags: NodeTags
     trees: tuple[ModuleTree, ...]
+    places: tuple[str | None, ...]
     sources: tuple[TaggedModel, ...]
 
     def module(self, tag: str) -> ModuleInfo | None:
@@ -62,7 +65,8 @@ def tagged_file(file: HtpFile, *, package: HtpPackage, origin: HtpPackage | None
     nodes = sum(len(graph.nodes) for _, graph in file.model.graphs())
     if file.evidence == "sidecar" or (file.evidence == "metadata" and len(file.tags) == nodes):
         own = TaggedModel(file.model, dict(file.tags))
-        return TaggedFile(file.name, file.model, file.tags, file.hierarchy.trees, (own,))
+        trees = file.hierarchy.trees
+        return TaggedFile(file.name, file.model, file.tags, trees, _places(trees, {}, file.record), (own,))
     refused: list[HtpError] = []
     for given in (None, origin) if origin is not None else (None,):
         for evidence in _whatever_there_is(file, package, given):
@@ -72,13 +76,21 @@ def tagged_file(file: HtpFile, *, package: HtpPackage, origin: HtpPackage | None
             except HtpError as error:
                 refused.append(error)
                 continue
-            return TaggedFile(file.name, file.model, tags, trees or tuple(tree_of_tags(tags)), evidence.models)
+            trees = trees or tuple(tree_of_tags(tags))
+            places = _places(trees, evidence.roots, file.record)
+            return TaggedFile(file.name, file.model, tags, trees, places, evidence.models)
     if refused:
         raise PackageError(f"{file.path}: its tags can't be told: {refused[0]}") from refused[0]
     raise PackageError(
         f"{file.path}: its nodes are not tagged; tag them first: optimum-cli htp tag {package.path} (or, where a tool "
         f"made it from a tagged package: optimum-cli htp project {package.path} --from TAGGED)"
     )
+
+
+def _places(trees: Sequence[ModuleTree], roots: Roots, record: FileRecord | None) -> tuple[str | None, ...]:
+    known = {root: place for root, (_, place) in (_recorded_roots(record) if record is not None else {}).items()}
+    known |= {root: place for root, (_, place) in roots.items()}
+    return tuple(known.get(tree.tag(()), "") for tree in trees)
 
 
 def _whatever_there_is(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> Iterator[Evidence]:

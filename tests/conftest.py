@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,12 @@ def _quiet() -> None:
     for name in ("transformers", "optimum", "onnx", "torch.onnx", "onnxruntime", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C is heard, also where a shell started the tests in the background and made them ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -67,17 +67,5 @@ def _check_file(verdict: Verdict, file: Any, nodes: Iterable[oracle.OracleNode])
             verdict.wrong.append(f"{file.name}: {node.name} is not in the package")
             continue
         expected_call = node.index if node.calls > 1 else None
-        expected_paths = _expected_paths(node)
-        if tag_module_path(tag.tag) not in expected_paths or tag.call != expected_call or tag.source != "scope":
-            verdict.wrong.append(f"{file.name}: {node.name}: {tag}, truly {expected_paths} call {expected_call}")
-
-
-def _expected_paths(node: oracle.OracleNode) -> tuple[str, ...]:
-    """The aliases below a path of the caller, if there are any; else the first alias."""
-    modules = node.modules or ()
-    below = [path for path in modules if any(_is_below(path, parent) for parent in node.parent_modules)]
-    return tuple(below) or modules[:1]
-
-
-def _is_below(path: str, ancestor: str) -> bool:
-    return not ancestor or path == ancestor or path.startswith(ancestor + ".")
+        if (tag_module_path(tag.tag), tag.call, tag.source) != (node.alias, expected_call, "scope"):
+            verdict.wrong.append(f"{file.name}: {node.name}: {tag}, truly {node.alias!r} call {expected_call}")

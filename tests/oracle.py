@@ -15,6 +15,9 @@ copied to it).
     >>> truth = collect_oracle(export)  # doctest: +SKIP
     >>> truth["model.onnx"][5].modules  # doctest: +SKIP
     ('bert.embeddings.word_embeddings',)
+
+Of several names of a module the oracle takes the one nearest below its caller, where containers that are never called
+themselves are no distance; the first one where no name is below the caller.
 """
 
 from __future__ import annotations
@@ -50,6 +53,8 @@ class ModuleCall:
         number: position among all module calls of this export, in the order in which they began.
         modules: every dotted path under which the called module object is registered, the first one first
             (``""`` is the exported root).
+        alias: the one of them that this call goes by.
+        module: which module object it is (its ``id``).
         class_name: the module's class, with its Python module.
         index: 0-based count of the calls of this module object, all aliases together.
         parent: `number` of the call inside which this one began; ``None`` for the root's call.
@@ -57,6 +62,8 @@ class ModuleCall:
 
     number: int
     modules: tuple[str, ...]
+    alias: str
+    module: int
     class_name: str
     index: int
     parent: int | None
@@ -76,7 +83,6 @@ class OracleNode:
         call: the module call on whose scope the node stands; ``None`` if its name has no scope.
         scope: the numbers of the calls on the node's scope, outermost first (empty without a scope).
         calls: how often the owning module was called in all (0 without a scope).
-        parent_modules: the paths of the module inside whose call the owner was called.
     """
 
     graph: str
@@ -87,12 +93,16 @@ class OracleNode:
     call: ModuleCall | None
     scope: tuple[int, ...]
     calls: int
-    parent_modules: tuple[str, ...]
 
     @property
     def modules(self) -> tuple[str, ...] | None:
         """Every path of the true owner (its aliases), or ``None`` if the node has no scope."""
         return None if self.call is None else self.call.modules
+
+    @property
+    def alias(self) -> str | None:
+        """The path of the true owner that its call goes by, or ``None`` if the node has no scope."""
+        return None if self.call is None else self.call.alias
 
     @property
     def index(self) -> int | None:
@@ -193,36 +203,69 @@ def _label(file: Path, directory: Path, taken: set[str]) -> str:
     return next(f"{label}#{number}" for number in range(2, len(taken) + 3) if f"{label}#{number}" not in taken)
 
 
-def all_paths(root: torch.nn.Module) -> dict[torch.nn.Module, tuple[str, ...]]:
-    """Every dotted path of every module below `root`, aliases included, in registration order."""
-    paths: dict[torch.nn.Module, list[str]] = {}
+_Path = tuple[str, ...]
 
-    def walk(module: torch.nn.Module, path: str, above: tuple[torch.nn.Module, ...]) -> None:
-        paths.setdefault(module, []).append(path)
+
+def all_paths(root: torch.nn.Module) -> dict[int, tuple[torch.nn.Module, list[_Path]]]:
+    """Every module below `root` by its ``id``, with all its paths, in registration order."""
+    paths: dict[int, tuple[torch.nn.Module, list[_Path]]] = {}
+
+    def walk(module: torch.nn.Module, path: _Path, above: tuple[torch.nn.Module, ...]) -> None:
+        paths.setdefault(id(module), (module, []))[1].append(path)
         for name, child in module._modules.items():
             if child is not None and not any(child is ancestor for ancestor in above):
-                walk(child, f"{path}.{name}" if path else name, (*above, child))
+                walk(child, (*path, name), (*above, child))
 
-    walk(root, "", (root,))
-    return {module: tuple(found) for module, found in paths.items()}
+    walk(root, (), (root,))
+    return paths
+
+
+def _chosen(root: torch.nn.Module, paths: list[_Path], caller: _Path) -> _Path:
+    """The path nearest below the caller, counted in modules that have a forward; the first where none is below it."""
+
+    def modules_between(path: _Path) -> int:
+        module, count = root, 0
+        for depth, name in enumerate(path[:-1], start=1):
+            module = module._modules[name]
+            count += depth > len(caller) and type(module).forward is not torch.nn.Module.forward
+        return count
+
+    below = [path for path in paths if path[: len(caller)] == caller]
+    return min(below, key=modules_between) if below else paths[0]
 
 
 @contextlib.contextmanager
 def _call_scopes(root: torch.nn.Module, calls: list[ModuleCall]) -> Iterator[None]:
     """Give each call of a module below `root` a scope name of its own while a TorchScript export traces it."""
     paths = all_paths(root)
-    seen: Counter[torch.nn.Module] = Counter()
+    seen: Counter[int] = Counter()
     stack: list[int] = []
+    chosen: list[_Path] = []
 
     def before(module: torch.nn.Module, _: Any) -> None:
         names = torch.jit._trace._trace_module_map
         if names is None or torch._C._get_tracing_state() is None:
             return
+        if id(module) not in paths:  # a copy that the model makes while it runs: torch pushes no scope for it
+            stack.append(stack[-1])
+            return
         number = len(calls)
         class_name = torch.typename(type(module))
-        names[module] = torch._C._jit_onnx_create_full_scope_name(class_name, f"htporacle{number}x")
-        calls.append(ModuleCall(number, paths[module], class_name, seen[module], stack[-1] if stack else None))
-        seen[module] += 1
+        names[module] = torch._C._jit_onnx_create_full_scope_name("oracle", f"htporacle{number}x")
+        own = paths[id(module)][1]
+        chosen.append(_chosen(root, own, chosen[stack[-1]]) if stack else own[0])
+        calls.append(
+            ModuleCall(
+                number=number,
+                modules=tuple(map(".".join, own)),
+                alias=".".join(chosen[-1]),
+                module=id(module),
+                class_name=class_name,
+                index=seen[id(module)],
+                parent=stack[-1] if stack else None,
+            )
+        )
+        seen[id(module)] += 1
         stack.append(number)
 
     def after(module: torch.nn.Module, *_: Any) -> None:
@@ -231,10 +274,13 @@ def _call_scopes(root: torch.nn.Module, calls: list[ModuleCall]) -> Iterator[Non
 
     handles: list[Any] = []
     try:
-        for module in paths:
+        for module, _ in paths.values():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # torch pushes no scope for a scripted module: its nodes are its caller's
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after, always_call=True),
+            ]
         yield
     finally:
         for handle in handles:
@@ -262,14 +308,13 @@ def _align(plain: _RawExport, spelled: _RawExport) -> list[OracleNode]:
     theirs = list(_nodes(onnx.load(str(spelled.file), load_external_data=False)))
     if len(ours) != len(theirs):
         raise OracleMismatchError(f"{plain.label}: {len(ours)} nodes plainly, {len(theirs)} with the oracle's scopes")
-    total = Counter(call.modules for call in spelled.calls)
+    total = Counter(call.module for call in spelled.calls)
     nodes = []
     for (graph, position, node), (other_graph, other_position, other) in zip(ours, theirs, strict=True):
         if (graph, position, node.op_type, node.domain) != (other_graph, other_position, other.op_type, other.domain):
             raise OracleMismatchError(f"{plain.label}: {graph}#{position} {node.name!r} is not {other.name!r}")
         scope = _scope(other.name)
         call = spelled.calls[scope[-1]] if scope else None
-        parent = spelled.calls[call.parent] if call is not None and call.parent is not None else None
         output = next((name for name in node.output if name), f"#{position}")
         nodes.append(
             OracleNode(
@@ -280,8 +325,7 @@ def _align(plain: _RawExport, spelled: _RawExport) -> list[OracleNode]:
                 output=output,
                 call=call,
                 scope=scope,
-                calls=total[call.modules] if call is not None else 0,
-                parent_modules=parent.modules if parent is not None else (),
+                calls=total[call.module] if call is not None else 0,
             )
         )
     return nodes

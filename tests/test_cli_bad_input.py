@@ -357,7 +357,7 @@ def test_failed_validation_does_not_claim_that_the_model_was_saved(explained: Ex
 
 
 def test_staging_path_is_not_shown(explained: Explained) -> None:
-    error = RuntimeError("cannot open out/.optimum-htp-x1_y2/model.onnx")
+    error = RuntimeError("cannot open out/.optimum-htp-01ab/new/model.onnx")
     assert explained(error) == "cannot export MODEL: cannot open out/model.onnx"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,10 @@ from optimum_htp.cli.main import main
 from optimum_htp.comparison import CompareReport, PartComparison, compare
 from optimum_htp.comparison.boundaries import assign, fits
 from optimum_htp.comparison.flattening import FlatGraph
-from optimum_htp.comparison.measuring import measure_errors, measure_in_any_layout
+from optimum_htp.comparison.measuring import compare_arrays, measure_errors, measure_in_any_layout
 from optimum_htp.comparison.probing import Prober
 from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.inputs import InputSizes, make_inputs
 from optimum_htp.onnxfile import read_model
 from optimum_htp.package import HtpPackage
@@ -113,6 +115,14 @@ def test_batch_norm_is_compared_in_the_convolution(zoo_model: Callable[[str], Pa
     assert all(call.class_name == "Conv2d" and str(call.compared_as).endswith("normalization") for call in folded)
 
 
+def test_outputs_that_are_added_to_what_was_given(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path]
+) -> None:
+    """The modules of sentence-transformers return the dictionary that they were given, with a tensor more."""
+    report = compare(package("sentence-transformers"), zoo_model("sentence-transformers"), threads=1)
+    assert report.ok and report.coverage == 1.0, report.parts[0].skipped
+
+
 def test_order_is_that_in_which_calls_ended(compared: Callable[[str], CompareReport]) -> None:
     (part,) = compared("bert").parts
     orders = [call.order for call in part.calls]
@@ -136,6 +146,19 @@ def test_chunks_bound_the_memory_and_change_nothing(
     assert part.ok
 
 
+def test_every_run_of_the_source_has_the_same_inputs(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path]
+) -> None:
+    """Where there is no room, PyTorch runs again: with the mask that it had before. The caller's dice stay as they are."""
+    import torch
+
+    output, model = package("bert"), zoo_model("bert")
+    state = random.getstate(), torch.get_rng_state()
+    (part,) = compare(output, model, threads=1, max_memory_bytes=1).parts
+    assert part.ok and part.compared == len(part.calls)
+    assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+
+
 # --- Planted faults -----------------------------------------------------------------------------------------------
 
 
@@ -143,45 +166,54 @@ def is_below(name: str, path: str) -> bool:
     return name == path or name.startswith(path + ".")
 
 
-def planted(
-    package: Path, output: Path, file: str, path: str, change: Callable[[onnx.ModelProto, list[onnx.NodeProto]], bool]
-) -> Path:
-    """A copy of a package with a fault among the nodes of a module."""
+Change = Callable[[onnx.ModelProto, list[onnx.NodeProto]], "onnx.NodeProto | None"]
+
+
+def plant(package: Path, output: Path, file: str, path: str, change: Change) -> str:
+    """Writes a copy of a package with a fault among the nodes of a module, and tells whose the node is that has it."""
     shutil.copytree(package, output)
-    hierarchy = HtpPackage(package).files[file].hierarchy
+    opened = HtpPackage(package).files[file]
     model = onnx.load(output / file)
-    nodes = []
-    for graph_path, position in hierarchy.nodes(path):
+    nodes, owners = [], []
+    for graph_path, position in opened.hierarchy.nodes(path):
         graph = model.graph
         for part in graph_path.split("/") if graph_path else ():
             place, _, name = part.partition(".")
             graph = next(attribute.g for attribute in graph.node[int(place)].attribute if attribute.name == name)
         nodes.append(graph.node[position])
-    assert change(model, nodes), f"nothing to change in {path}"
+        owners.append(tag_module_path(opened.tags[graph_path, position].tag))
+    changed = change(model, nodes)
+    assert changed is not None, f"nothing to change in {path}"
     onnx.save(model, output / file)
+    return next(owner for owner, node in zip(owners, nodes, strict=True) if node is changed)
+
+
+def planted(package: Path, output: Path, file: str, path: str, change: Change) -> Path:
+    """A copy of a package with a fault among the nodes of a module."""
+    plant(package, output, file, path, change)
     return output
 
 
-def change_one_weight(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
+def change_one_weight(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
     """One value of a matrix that a module reads."""
-    names = [name for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv") for name in node.input]
+    readers = {name: node for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv") for name in node.input}
     for tensor in model.graph.initializer:
-        if tensor.name in names and len(tensor.dims) > 1:
+        if tensor.name in readers and len(tensor.dims) > 1:
             array = numpy_helper.to_array(tensor).copy()
             array[(0,) * array.ndim] += 3.0
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-            return True
-    return False
+            return readers[tensor.name]
+    return None
 
 
-def replace_one_op(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
+def replace_one_op(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
     """An operator by another of the same shape."""
     others = {"Softmax": "LogSoftmax", "Relu": "Neg", "Erf": "Tanh", "Tanh": "Erf"}
     for node in nodes:
         if node.op_type in others:
             node.op_type = others[node.op_type]
-            return True
-    return False
+            return node
+    return None
 
 
 FAULTS = [
@@ -201,19 +233,18 @@ FAULTS = [
 @pytest.mark.parametrize("change", [change_one_weight, replace_one_op])
 @pytest.mark.parametrize(("name", "file", "path"), FAULTS)
 def test_planted_fault_is_named(
-    name: str, file: str, path: str, change: Callable[..., bool], package: Callable[[str], Path],
+    name: str, file: str, path: str, change: Change, package: Callable[[str], Path],
     zoo_model: Callable[[str], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """The first module over the tolerance lies in the layer that has the fault, and the error is its own."""
-    faulty = planted(package(name), tmp_path / "faulty", file, path, change)
-    report = compare(faulty, zoo_model(name), file=file, threads=1)
-    firsts = [part for part in report.parts if part.first_over is not None]
-    assert firsts and not report.ok
-    for part in firsts:
-        assert part.first_over is not None
-        assert is_below(part.first_over.path, path), part.first_over
+    """Just the module whose node has the fault, and the error is its own."""
+    owner = plant(package(name), tmp_path / "faulty", file, path, change)
+    report = compare(tmp_path / "faulty", zoo_model(name), file=file, threads=1)
+    faulty = [part for part in report.parts if part.culprit is not None]
+    assert faulty and not report.ok
+    for part in faulty:
+        assert part.culprit is not None and part.culprit.path == owner, part.culprit
         assert part.isolated[0].call is part.first_over
-        assert part.isolated[0].over, part.isolated[0]
+        assert part.isolated[0].source is part.culprit, part.isolated[0]
         assert not part.looks_foreign
 
 
@@ -232,23 +263,68 @@ def test_inherited_error_is_told_from_added(
     assert later.added.relative < 1e-5 < (later.call.errors.relative if later.call.errors else 0)
 
 
-def test_fault_between_modules(
+def op_to(op_type: str, ending: str) -> Change:
+    """Replaces the operator of the node whose name ends so."""
+
+    def change(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
+        node = next(node for node in nodes if node.name.endswith(ending))
+        node.op_type = op_type
+        return node
+
+    return change
+
+
+LAYER = "bert.encoder.layer.0"
+ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "change", "shows"),
+    [
+        ("bert", f"{LAYER}.attention.output", op_to("Sub", "output/Add"), f"{LAYER}.attention.output.LayerNorm"),
+        ("bert", "bert.embeddings", op_to("Sub", "embeddings/Add"), "bert.embeddings.LayerNorm"),
+        ("bert", "bert", op_to("Add", "bert/Sub"), f"{LAYER}.attention.self"),
+        ("albert", "albert", op_to("Add", "albert/Sub"), f"{ALBERT_LAYER}.attention.dense"),
+        ("gpt2", "transformer.h.1", op_to("Sub", "h.1/Add"), "transformer.h.1.ln_2"),
+        ("gpt2", "transformer.h.1.attn", op_to("LogSoftmax", "attn/Softmax"), "transformer.h.1.attn.c_proj"),
+        ("resnet", "resnet.encoder.stages.0.layers.0", op_to("Sub", "/Add"),
+         "resnet.encoder.stages.0.layers.0.activation"),
+    ],
+)  # fmt: skip
+def test_fault_of_a_module_before_one_inside_it(
+    name: str, path: str, change: Change, shows: str, package: Callable[[str], Path],
+    zoo_model: Callable[[str], Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    """A residual connection or a mask: the module inside shows it first, and is sound on what it should be given."""
+    faulty = planted(package(name), tmp_path / "faulty", "model.onnx", path, change)
+    (part,) = compare(faulty, zoo_model(name), threads=1).parts
+    assert part.first_over is not None and part.first_over.path == shows
+    assert part.culprit is not None and part.culprit.path == path
+    first = part.isolated[0]
+    assert not first.over and first.source is part.culprit
+    assert first.alone is not None and first.alone.relative < 1e-5 < first.added.relative
+
+
+@pytest.mark.parametrize("name", ["intermediate.dense", "attention.self.value"])
+def test_fault_in_the_last_operation_of_a_module(
+    name: str, package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its biases are 0, so that what came before the fault is just what the module should return."""
+    path = f"{LAYER}.{name}"
+    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, op_to("Sub", "Add"))
+    (part,) = compare(faulty, zoo_model("bert"), threads=1).parts
+    assert part.first_over is not None and part.first_over.path == path
+    assert part.isolated[0].over
+
+
+def test_fault_beside_a_tuple(
     package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A residual connection is no module: the first module behind it is named, and so is whose operation it is."""
-
-    def subtract(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> bool:
-        node = next(node for node in nodes if node.name.endswith("layer.0/attention/output/Add"))
-        node.op_type = "Sub"
-        return True
-
-    path = "bert.encoder.layer.0.attention.output"
-    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, subtract)
-    (part,) = compare(faulty, zoo_model("bert"), threads=1).parts
-    assert part.first_over is not None
-    assert part.first_over.path == f"{path}.LayerNorm"
-    assert part.isolated[0].over
-    assert path in part.isolated[0].between
+    """Llama's rotary embedding returns two tensors, of which the graph uses others: it is not accused for that."""
+    path = "model.layers.0.self_attn.q_proj"
+    faulty = planted(package("llama"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    (part,) = compare(faulty, zoo_model("llama"), threads=1).parts
+    assert part.culprit is not None and part.culprit.path == path
 
 
 # --- Two packages -------------------------------------------------------------------------------------------------
@@ -297,6 +373,37 @@ def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> N
     assert part.isolated[0].over
 
 
+def test_packages_in_pieces_that_fit(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much each call returns is known before the first run that shows it."""
+    held: list[tuple[int, int]] = []
+    original = Prober.run
+
+    def run(self: Prober, names: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = original(self, names, *args, **kwargs)
+        held.append((len(found), sum(array.nbytes for array in found.values())))
+        return found
+
+    monkeypatch.setattr(Prober, "run", run)
+    (part,) = compare(package("vit"), reference=package("vit"), threads=1, max_memory_bytes=60_000).parts
+    assert part.ok and part.chunks > 1 and part.compared == len(part.calls)
+    assert all(size <= 20_000 for tensors, size in held if tensors > 1)
+    assert max(tensors for tensors, _ in held) > 3
+
+
+def test_inputs_that_show_more(package: Callable[[str], Path]) -> None:
+    """Between packages some tokens are left out by the mask, and have several types: faults there would hide."""
+    (part,) = compare(package("bert"), reference=package("bert"), threads=1).parts
+    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(2, 16), varied=True)
+    assert part.ok
+    assert made["attention_mask"].sum(1).tolist() == [12, 12]
+    assert set(made["token_type_ids"].ravel()) == {0, 1}
+
+
+def test_packages_with_nothing_in_common(package: Callable[[str], Path]) -> None:
+    with pytest.raises(PackageError, match=r"nothing in common: .*a BertForSequence.* and that a AlbertForSequence"):
+        compare(package("bert"), reference=package("albert"), threads=1)
+
+
 # --- Parts --------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +422,34 @@ def test_masks_count_by_their_places() -> None:
     assert measure_errors(np.array([-np.inf, 0.0, lowest, 1.0], np.float32), mask).relative == 0
     assert measure_errors(np.array([0.0, 0.0, lowest, 1.0], np.float32), mask).relative == np.inf
     assert measure_errors(np.array([np.nan, 0.0, 0, 1.0], np.float32), np.zeros(4, np.float32)).relative == np.inf
+
+
+def test_signs_of_what_is_huge_count() -> None:
+    """Infinity for minus infinity, or for no number, is an error."""
+    huge = np.array([np.inf, 1.0], np.float32)
+    assert measure_errors(huge, huge).relative == 0
+    assert measure_errors(np.array([-np.inf, 1.0], np.float32), huge).relative == np.inf
+    assert measure_errors(np.array([np.nan, 1.0], np.float32), huge).relative == np.inf
+
+
+def test_whole_numbers_are_equal_or_not() -> None:
+    indexes = np.array([5, 1_000_000])
+    assert compare_arrays(indexes, indexes).relative == 0
+    off = compare_arrays(np.array([6, 1_000_000]), indexes)
+    assert (off.max_abs, off.relative) == (1, np.inf)
+    assert compare_arrays(np.array([True, False]), np.array([True, True])).relative == np.inf
+    assert compare_arrays(indexes.astype(np.float32), indexes).relative == np.inf
+
+
+def test_long_tensors_are_measured_in_pieces() -> None:
+    random = np.random.default_rng(0)
+    expected = random.standard_normal(700_001)
+    actual = expected + random.standard_normal(700_001) / 100
+    errors, difference = measure_errors(actual, expected), actual - expected
+    assert errors.max_abs == np.abs(difference).max()
+    assert errors.mean_abs == pytest.approx(np.abs(difference).mean())
+    assert errors.cosine == pytest.approx(np.corrcoef(actual, expected)[0, 1], abs=1e-6)
+    assert errors.sqnr_db == pytest.approx(10 * np.log10((expected**2).sum() / (difference**2).sum()))
 
 
 def test_axes_in_another_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from test_selection import toy_package as other_toy
+from test_tree import Terminal, plain
 
 from optimum_htp import HtpOptions, PackageError, diff, main_export, strip
 from optimum_htp.annotations import write_tags
@@ -21,6 +23,7 @@ from optimum_htp.diffing import FileDiff, element_type, pair_files
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag
 from optimum_htp.onnxfile import read_model
 from optimum_htp.sidecar import FileRecord, Sidecar
+from optimum_htp.views.diff import print_diff
 from optimum_htp.wiring import same_wiring
 
 
@@ -169,6 +172,58 @@ gone          Dropout            0      -          only in the first
 total                            4      4
 """
     )
+
+
+def layers(directory: Path, nodes: list[tuple[str, str | None]], *, numbers: str = "012345") -> Path:
+    """A model with layers, each of which has an attention."""
+    infos = [info("", "Net", calls=1), info("layer", "ModuleList", container=True)]
+    for number in numbers:
+        infos += [info(f"layer.{number}", "Block", calls=1), info(f"layer.{number}.attention", "Attention", calls=1)]
+    return toy_package(directory, ModuleTree(infos), nodes)
+
+
+def test_layers_that_changed_alike_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the sums of all of them; what changed otherwise has a line of its own, and JSON lists each module."""
+    before = [("MatMul", f"layer.{number}.attention") for number in range(6)]
+    after = [(operator, owner) for operator, owner in before for operator in ("Cast", operator)]
+    after[2:4] = [("Gemm", "layer.1.attention")]
+    packages = [str(layers(tmp_path / "A", before)), str(layers(tmp_path / "B", after))]
+    text = shown(packages, capsys)
+    assert text.partition("module ")[2].splitlines()[1:] == [
+        "layer.0,2-5.attention (5)  Attention       5     10      +5  +5 Cast",
+        "layer.1.attention          Attention       1      1          -1 MatMul, +1 Gemm",
+        "total                                      6     11      +5",
+    ]
+    modules = json.loads(shown([*packages, "--json"], capsys))["files"][0]["modules"]
+    assert [module["path"] for module in modules] == [f"layer.{number}.attention" for number in range(6)]
+
+
+def test_names_that_a_pipe_cannot_take(tmp_path: Path) -> None:
+    """In an old encoding they are escaped."""
+    tree = ModuleTree([info("", "Net", calls=1), info("größe", "Layer", calls=1)])
+    left = toy_package(tmp_path / "A", tree, [("Erf", "größe")])
+    right = toy_package(tmp_path / "B", tree, [("Relu", "größe")])
+    command = [sys.executable, "-m", "optimum_htp.cli.main", "diff", str(left), str(right)]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert rb"gr\xf6\xdfe" in done.stdout
+
+
+def test_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what changed is cut off, and of a long name the end stays."""
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a_rather_long_name_of_a_module_that_is_cut.and_its_end"
+    infos = [info("", "Net", calls=1), *(info(long[: len(long) - cut], "Layer", calls=1) for cut in (12, 0))]
+    kinds = "Relu Gelu Softmax LayerNormalization ReduceMean Transpose".split()
+    left = toy_package(tmp_path / "A", ModuleTree(infos), [("Erf", long)])
+    right = toy_package(tmp_path / "B", ModuleTree(infos), [(kind, long) for kind in kinds])
+    terminal = Terminal()
+    print_diff(diff(left, right), stream=terminal)
+    text = plain(terminal.getvalue())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" in text
+    assert ".and_its_end" in text
+    assert all(kind in text for kind in kinds)
 
 
 def test_depth(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ PACKAGE = Path(optimum_htp.__file__).parent
 
 # A module may import what stands on its own line or above. A new module of the package needs a place here.
 LAYERS = (
-    ("errors", "patterns", "hierarchy"),
-    ("onnxfile",),
+    ("errors", "interrupts", "patterns", "hierarchy"),
+    ("onnxfile", "documents"),
     (
         "tracing",
         "tagging",

@@ -24,7 +24,9 @@ from optimum_htp import PackageError, ParameterReport, load_package, main_export
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import Initializer, Node, read_model
-from optimum_htp.parameter_map.matching import Match, Matcher, changes_to
+from optimum_htp.parameter_map.matching import CHANGES as WORDS
+from optimum_htp.parameter_map.matching import Match, Matcher
+from optimum_htp.parameter_map.readings import Reading, changes_to
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor, Use
 from optimum_htp.renaming import rename_initializers, undo_renames
@@ -148,8 +150,8 @@ def test_quantized_weights(exported: Callable[..., Path], zoo_model: Callable[[s
     rows = {row.name: row for row in report.rows}
     for row in report.rows:
         if "quantized" in row.changes:
-            assert row.scale is not None
-            assert rows[row.scale].parameters == row.parameters
+            (scale,) = row.scale
+            assert rows[scale].parameters == row.parameters
     assert report.counts["unknown"] == 0
     assert not report.saved  # the sidecar describes another graph
 
@@ -175,7 +177,7 @@ WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 )
 def test_changes_are_proved_by_values(array: np.ndarray[Any, Any], changes: tuple[str, ...]) -> None:
     """Not by shapes."""
-    assert changes_to(WEIGHT, array) == changes
+    assert changes_to(WEIGHT, Reading(array)) == changes
 
 
 class Toy(torch.nn.Module):
@@ -205,16 +207,13 @@ def stored(name: str, array: np.ndarray[Any, Any], operator: str, slot: int, *ot
 
 def match(module: Any, array: np.ndarray[Any, Any], operator: str, slot: int, path: str) -> Match | None:
     tensor = stored("w", array, operator, slot)
-    return Matcher(SourceTensors.of(module), {"w": tensor}, lambda _: None).match(tensor, array, [path])
+    return Matcher(SourceTensors.of(module), {("", "w"): tensor}, lambda _: None).match(tensor, array, [path])
 
 
 def test_a_folded_batch_norm() -> None:
     """The one that was folded, of two that fit, into the weight and into the bias."""
     toy = Toy().eval()
-    with torch.no_grad():
-        scale = toy.bn.weight / (toy.bn.running_var + toy.bn.eps).sqrt()
-        weight = (toy.conv.weight * scale[:, None, None, None]).numpy()
-        bias = ((toy.conv.bias - toy.bn.running_mean) * scale + toy.bn.bias).numpy()
+    weight, bias = folded(toy)
     found = match(toy, weight, "Conv", 1, "conv")
     assert found == Match(("conv.weight", "bn.weight", "bn.running_var"), ("folded",))
     found = match(toy, bias, "Conv", 2, "conv")
@@ -246,17 +245,123 @@ def test_one_number_more_or_times() -> None:
     assert match(toy, value**2, "Mul", 1, "norm") is None
 
 
+def match_quantized(
+    module: Any, tensor: str, path: str, *, operator: str = "DequantizeLinear", **arrays: np.ndarray[Any, Any]
+) -> Match | None:
+    """What a tensor was made of that a node reads with the others behind it, in this order."""
+    names = list(arrays)
+    inputs = ("x", *names) if operator.startswith("Q") else tuple(names)
+    node = Node("n", operator, "", inputs, ("y",), {}, ())
+    kinds = {name: int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)) for name, array in arrays.items()}
+    stored = {
+        ("", name): StoredTensor("", Initializer(name, kinds[name], array.shape, None, 0, None),
+                                 (Use(node, inputs.index(name)),), ())
+        for name, array in arrays.items()
+    }  # fmt: skip
+    matcher = Matcher(SourceTensors.of(module), stored, lambda each: arrays[each.tensor.name])
+    return matcher.match(stored["", tensor], arrays[tensor], [path])
+
+
 def test_quantized_within_half_a_step() -> None:
     """A value that is a whole step off is not the parameter's."""
     toy = Toy()
-    value = toy.norm.weight.detach().numpy()
     scale = np.array(0.01, "f")
-    array = np.round(value / scale).astype(np.int8)
-    tensors = {"w": stored("w", array, "DequantizeLinear", 0, "s"), "s": stored("s", scale, "DequantizeLinear", 1)}
-    matcher = Matcher(SourceTensors.of(toy), tensors, lambda tensor: {"w": array, "s": scale}[tensor.tensor.name])
-    assert matcher.match(tensors["w"], array, ["norm"]) == Match(("norm.weight",), ("quantized",), (), "s")
-    array[0] += 1
-    assert matcher.match(tensors["w"], array, ["norm"]) is None
+    w = np.round(toy.norm.weight.detach().numpy() / scale).astype(np.int8)
+    assert match_quantized(toy, "w", "norm", w=w, s=scale) == Match(("norm.weight",), ("quantized",), (), ("s",))
+    w[0] += 1
+    assert match_quantized(toy, "w", "norm", w=w, s=scale) is None
+
+
+def folded(toy: Toy) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The weight and the bias of the convolution with the batch norm behind it."""
+    with torch.no_grad():
+        scale = toy.bn.weight / (toy.bn.running_var + toy.bn.eps).sqrt()
+        weight = toy.conv.weight * scale[:, None, None, None]
+        bias = (toy.conv.bias - toy.bn.running_mean) * scale + toy.bn.bias
+    return weight.numpy(), bias.numpy()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folded_and_quantized(channels: int) -> None:
+    """A convolution's weight with one step for all or one for each channel; its bias has the product of two scales."""
+    toy = Toy().eval()
+    weight, bias = folded(toy)
+    x_scale = np.array(0.02, "f")
+    w_scale = np.linspace(0.01, 0.02, channels, dtype="f").reshape(() if channels == 1 else (3,))
+    w = np.round(weight / w_scale.reshape(-1, 1, 1, 1)).astype(np.int8)
+    b = np.round(bias / (x_scale * w_scale)).astype(np.int32)
+    zeros = np.zeros(w_scale.shape, np.int8)
+    arrays = {"x_s": x_scale, "x_z": np.zeros((), np.uint8), "w": w, "w_s": w_scale, "w_z": zeros,
+              "y_s": np.array(0.05, "f"), "y_z": np.zeros((), np.uint8), "b": b}  # fmt: skip
+    found = match_quantized(toy, "w", "conv", operator="QLinearConv", **arrays)
+    names = ("conv.weight", "bn.weight", "bn.running_var")
+    assert found == Match(names, ("folded", "quantized"), (), ("w_s",), "w_z")
+    found = match_quantized(toy, "b", "conv", operator="QLinearConv", **arrays)
+    names = ("conv.bias", "bn.bias", "bn.running_mean", "bn.weight", "bn.running_var")
+    assert found == Match(names, ("folded", "quantized"), (), ("x_s", "w_s"))
+
+
+def test_folded_and_rounded() -> None:
+    """In half precision the folded values are off by more than those of a computation in single precision."""
+    toy = Toy().eval()
+    weight, _ = folded(toy)
+    found = match(toy, weight.astype(np.float16), "Conv", 1, "conv")
+    assert found == Match(("conv.weight", "bn.weight", "bn.running_var"), ("folded", "cast"))
+
+
+def test_side_by_side_and_quantized() -> None:
+    """A fused QKV that was quantized afterwards."""
+    toy = Toy()
+    names = [f"attention.{name}.weight" for name in ("query", "key", "value")]
+    weight = np.concatenate([toy.get_parameter(name).detach().numpy().T for name in names], axis=1)
+    scale = np.array(0.01, "f")
+    found = match_quantized(toy, "w", "attention", w=np.round(weight / scale).astype(np.int8), s=scale)
+    assert found == Match(tuple(names), ("transposed", "concatenated", "quantized"), (), ("s",))
+
+
+def test_a_zero_point_of_another_shape_is_none() -> None:
+    """Integers that the same node reads for another reason."""
+    toy = Toy()
+    scale = np.array(0.01, "f")
+    w = np.round(toy.norm.weight.detach().numpy() / scale).astype(np.int8)
+    found = match_quantized(toy, "w", "norm", w=w, s=scale, other=np.zeros((5, 7), np.int8))
+    assert found == Match(("norm.weight",), ("quantized",), (), ("s",))
+
+
+class Tables(torch.nn.Module):
+    """A table of positions, and two parameters with the same values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.nn.Parameter(torch.rand((1, 9, 4), generator=generator))
+        self.one = torch.nn.Parameter(torch.zeros(4))
+        self.two = torch.nn.Parameter(torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("rows", "change"), [(slice(1, 5), "sliced"), ([0, 0, 8, 1], "gathered")], ids=["sliced", "gathered"]
+)
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1)])
+def test_rows_of_a_table(rows: Any, change: str, axes: tuple[int, ...]) -> None:
+    """As a vision transformer's position embeddings without the one of the class token, or Swin's relative ones."""
+    tables = Tables()
+    array = tables.table.detach().numpy()[:, rows].transpose(axes)
+    assert match(tables, array, "Add", 1, "") == Match(("table",), (change,))
+    assert match(tables, array + 1e-3, "Add", 1, "") is None
+
+
+def test_a_name_decides_among_equal_values() -> None:
+    """Of two parameters of one module that are equal, the one that the tensor is named after; the other is told of."""
+    tables = Tables()
+    tensor = stored("two", np.zeros(4, "f"), "Add", 1)
+    matcher = Matcher(SourceTensors.of(tables), {("", "two"): tensor}, lambda _: None)
+    assert matcher.match(tensor, np.zeros(4, "f"), [""], named="two") == Match(("two",), ("same",), ("one",))
+
+
+def test_the_schema_has_the_words_for_all_changes() -> None:
+    listed = schema()["$defs"]["parameter"]["properties"]["changes"]["items"]["enum"]
+    assert listed == ["same", *WORDS, "scale", "zero_point"]
 
 
 # --- Another model ------------------------------------------------------------------------------------------------
@@ -283,7 +388,7 @@ def test_a_graph_without_tags(exported: Callable[..., Path], zoo_model: Callable
     """The command that tags it is named."""
     package = shutil.copytree(exported("bert"), tmp_path / "package")
     strip(package)
-    with pytest.raises(PackageError, match="tag them with: optimum-cli htp tag"):
+    with pytest.raises(PackageError, match="tag them first: optimum-cli htp tag"):
         parameters(package, zoo_model("bert"))
 
 

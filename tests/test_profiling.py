@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -33,8 +34,10 @@ from optimum_htp.profiling import (
 )
 from optimum_htp.profiling.joining import Event, Joiner, nest
 from optimum_htp.views.profile import ORDERS, VIEWS, profile_rows
+from optimum_htp.views.profile_delta import delta_document, print_delta
 from optimum_htp.views.profile_text import print_profile, profile_document
 from optimum_htp.views.profile_traces import chrome_document, speedscope_document
+from optimum_htp.views.terminal import Column, Line, print_table
 
 
 pytestmark = pytest.mark.xdist_group("profiling")
@@ -304,6 +307,71 @@ def test_packages_side_by_side(
 def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport]) -> None:
     with pytest.raises(HtpError, match="no file and phase in common"):
         compare_profiles(profiled("bert"), profiled("gpt2"))
+
+
+def printed_delta(delta: Any, **options: Any) -> list[str]:
+    stream = io.StringIO()
+    print_delta(delta, stream=stream, **options)
+    return stream.getvalue().splitlines()
+
+
+def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) -> None:
+    """A profile beside itself: both times are those that the profile alone shows, in its order."""
+    (phase,) = profiled("albert").phases
+    delta = compare_profiles(profiled("albert"), profiled("albert"))
+    for by in VIEWS:
+        for sort in ("total", "self", "kernels"):
+            rows = profile_rows(phase, by=by, sort=sort, top=4)
+            lines = printed_delta(delta, by=by, sort=sort, top=4)[4:]
+            assert len(lines) == 1 + len(rows), lines
+            measures = [row.kernels if sort == "kernels" else
+                        (row.total_time if sort == "total" else row.self_time).median for row in rows]  # fmt: skip
+            if len(set(measures)) == len(measures):
+                assert [line.split()[0] for line in lines[1:]] == [row.label.split()[0] for row in rows]
+            assert all(" 1.00 " in line or " 0.000 " in line for line in lines[1:]), lines
+    (document,) = delta_document(delta)["phases"]
+    assert [module["left_self"] for module in document["modules"]] == [
+        module["self_time"] for module in profile_document(profiled("albert"))["phases"][0]["modules"]
+    ]
+
+
+class Terminal(io.StringIO):
+    """What a person watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(80, "class, calls, operators"), (200, "")])
+def test_narrow_terminals_do_without_some_columns(
+    columns: int, left_out: str, profiled: Callable[[str], ProfileReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and times stay whole; what is left out is said."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    print_profile(profiled("bert"), depth=3, stream=stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert all(len(line) <= columns for line in lines)
+    table = next(at for at, line in enumerate(lines) if line.startswith("module"))
+    assert {"total", "share", "self"} <= set(lines[table].split())
+    assert any(line.split()[0] == "token_type_embeddings" for line in lines[table:])
+    assert [line for line in lines if "too narrow" in line] == (
+        [f"this terminal is too narrow for: {left_out}"] if left_out else []
+    )
+
+
+def test_paths_that_are_too_long_keep_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    print_table([Column("module", is_path=True), Column("ms", True)], [Line(("a.long.path.to.a.leaf", "1.5"))], stream)
+    assert "…path.to.a.leaf" in stream.getvalue()
+    assert "1.5" in stream.getvalue()
+
+
+def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) -> None:
+    """Each is one file that runs forward, and that is all that they share."""
+    with pytest.raises(HtpError, match=r"no module in common.*BertForSequence.* and AlbertForSequence"):
+        compare_profiles(profiled("bert"), profiled("albert"))
 
 
 # --- What is shown ------------------------------------------------------------------------------------------------

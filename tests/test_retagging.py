@@ -16,10 +16,11 @@ import pytest
 import torch
 import zoo
 from oracle import seed_everything
+from random_nets import export as export_net
+from random_nets import random_net
 from toynets import TOYS, ToyNet
 
 import optimum_htp
-from optimum_htp import tracing
 from optimum_htp.annotations import CLASS_HIERARCHY, NAME_SCOPES, SOURCE, TAG, HtpOptions
 from optimum_htp.cli.main import main
 from optimum_htp.errors import PackageError
@@ -28,27 +29,32 @@ from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag, NodeTags
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package import HtpPackage
 from optimum_htp.retagging import tag_package
+from optimum_htp.roots import choose_root
 from optimum_htp.sidecar import SIDECAR
 from optimum_htp.sources import instantiate_on_meta, tensor_shapes
 from optimum_htp.stripping import strip
 from optimum_htp.tagging import tag_model
 from optimum_htp.tagging.names import read_names
-from optimum_htp.tracing import ModuleTap, ModuleTrace, static_trace
+from optimum_htp.tracing import ModuleTap, ModuleTrace, exporter, static_trace
 
 
 ZooModel = Callable[[str], Path]
 SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
 
-# The share of nodes that names decide, where it is below 95%, in percent: scripted functions leave no names
-# (DeBERTa, VITS), layers that are called past their parents spell the same (SqueezeBERT), and a package does not say
-# which modules a sentence-transformers model ends with.
+# The share of nodes that names decide, where it is below 95%, in percent: scripted functions leave no names (DeBERTa,
+# VITS), modules that may have been called past their parents spell what others do (SqueezeBERT, the activations of
+# ResNet and RegNet, ...), and a package does not say which modules a sentence-transformers model ends with.
 DECIDED_PERCENT = {
-    "segformer": 85,
     "deberta": 45,
     "deberta-v2": 70,
-    "vits": 90,
-    "squeezebert": 30,
+    "poolformer": 93,
+    "regnet": 92,
+    "resnet": 85,
     "sentence-transformers": 90,
+    "speecht5": 85,
+    "squeezebert": 30,
+    "stablelm": 93,
+    "vits": 90,
 }
 
 
@@ -107,7 +113,11 @@ def test_a_plain_package_gets_the_tags_of_an_export_everywhere(name: str, zoo_mo
     check_zoo(name, zoo_model, tmp_path)
 
 
-@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+# torch keeps scopes by module, so modules that are equal share one: the names that it writes are wrong.
+MISNAMED = {"modules_that_are_equal"}
+
+
+@pytest.mark.parametrize("toy", [toy for toy in TOYS.values() if toy.name not in MISNAMED], ids=lambda toy: toy.name)
 def test_toys(toy: ToyNet, tmp_path: Path) -> None:
     """With the calls known, and with the tree of modules alone."""
     with ModuleTap() as tap:
@@ -119,6 +129,37 @@ def test_toys(toy: ToyNet, tmp_path: Path) -> None:
         assert not wrong
 
 
+def check_random_nets(seeds: range, tmp_path: Path) -> None:
+    """Of nets that nobody would write, names say nothing wrong, and most of what there is to say."""
+    counts: Counter[str] = Counter()
+    for seed in seeds:
+        net = random_net(seed)
+        with ModuleTap() as tap:
+            try:
+                export_net(net, tmp_path / "net.onnx")
+            except RuntimeError:  # it reads a weight of a module that is none of its own, which torch can't export
+                continue
+        traced = tap.exports[0]
+        exact = tag_model(traced.model, traced.trace)
+        root, _ = choose_root(traced.model, [net])
+        assert root is None or not root.in_model, f"seed {seed}"
+        for trace in (dataclasses.replace(traced.trace, scopes={}), static_trace(net)):
+            wrong, found = compare(exact, tag_model(traced.model, trace))
+            assert not wrong, f"seed {seed}: {len(wrong)} wrong, the first: {wrong[:3]}"
+        counts += found
+    assert counts["unresolved"] < 0.15 * counts.total(), counts
+
+
+def test_random_nets(tmp_path: Path) -> None:
+    check_random_nets(range(120), tmp_path)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("start", range(0, 3000, 500))
+def test_many_random_nets(start: int, tmp_path: Path) -> None:
+    check_random_nets(range(start, start + 500), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["albert", "bert", "opt", "t5", "sew-d"])
 def test_names_stand_in_for_a_naming_pass_that_is_gone(
     name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -126,7 +167,7 @@ def test_names_stand_in_for_a_naming_pass_that_is_gone(
     """Where torch has no such pass, the calls are simulated from the names; nearly every one is known."""
     model, kwargs = zoo_model(name), zoo.ZOO[name].main_export_kwargs(zoo_model(name))
     exact = export(model, tmp_path / "exact", **kwargs)
-    monkeypatch.setattr(tracing, "_NAMING_PASS", "_jit_pass_that_is_gone")
+    monkeypatch.setattr(exporter, "_NAMING_PASS", "_jit_pass_that_is_gone")
     fallback = export(model, tmp_path / "fallback", **kwargs)
     assert "_jit_pass_that_is_gone" in caplog.text
     for file_name, file in exact.files.items():
@@ -160,19 +201,54 @@ def tree(*paths: str) -> ModuleTree:
 
 
 def test_a_module_passed_over_is_not_guessed(tmp_path: Path) -> None:
-    """`x` may be `x` or `a.x` called past `a`: only where `a` is seen to be called is it `x`."""
+    """`x` may be `x` or `a.x` called past `a`, whether `a` is called too or not; a weight decides."""
     both = tree("x", "a", "a.x")
     assert scopes(both, tmp_path, "x") == [None]
-    assert scopes(both, tmp_path, "x", "a") == ["x", "a"]
+    assert scopes(both, tmp_path, "x", "a") == [None, "a"]
+    assert scopes(both, tmp_path, "x", x="a.x.weight") == ["a.x"]
+    assert scopes(both, tmp_path, "x", "x_1", x="x.weight", x_1="a.x.weight") == ["x", "a.x"]
+
+
+def test_a_weight_that_a_scope_reads_is_in_its_module(tmp_path: Path) -> None:
+    """Which need not be the one that holds it: a parent may read it by itself, as MultiheadAttention does."""
+    nested = tree("x", "x.x", "y")
+    assert scopes(nested, tmp_path, "x", x="x.x.weight") == [None]
+    assert scopes(nested, tmp_path, "x", x="x.weight") == ["x"]
+    assert scopes(nested, tmp_path, "y", y="x.weight") == ["y"], "nothing else can be meant: it was an argument"
+
+
+def test_a_module_does_everywhere_what_it_is_seen_to_do(tmp_path: Path) -> None:
+    """`x` can't be `a.x`, which elsewhere calls `y`, or reads its weight, where nothing here does so."""
+    calls = tree("x", "a", "a.x", "a.x.y")
+    assert scopes(calls, tmp_path, "x", "a/x") == [None, "a.x"]
+    assert scopes(calls, tmp_path, "x", "a/x", "a/x/y") == ["x", "a.x", "a.x.y"]
+    assert scopes(calls, tmp_path, "x", "x/y", "a/x", "a/x/y") == [None, "a.x.y", "a.x", "a.x.y"]
+    reads = tree("x", "a", "a.x")
+    assert scopes(reads, tmp_path, "x", "a/x", **{"a/x": "a.x.weight"}) == ["x", "a.x"]
+
+
+def test_what_a_repeated_call_calls_stands_in_the_scope_it_repeats(tmp_path: Path) -> None:
+    """`x_1` may be the second `x`, though `y` is called in `x` alone."""
+    modules = tree("x", "x.y", "x.y.x_1")
+    assert scopes(modules, tmp_path, "x", "x/y", "x/y_1", "x_1") == ["x", "x.y", "x.y", None]
+
+
+def test_a_container_is_never_called(tmp_path: Path) -> None:
+    infos = [*tree("a", "a.x"), ModuleInfo(("x",), "ModuleList", "torch.nn.ModuleList", container=True)]
+    assert scopes(ModuleTree(infos), tmp_path, "x") == ["a.x"]
+
+
+def test_by_which_of_its_names_a_module_was_called(tmp_path: Path) -> None:
+    """The one below its caller; where two callers spell the same, nothing is decided."""
+    infos = [*tree("a", "b", "b.a"), ModuleInfo(("a", "x"), "Part", "pkg.Part", aliases=(("b", "a", "x"),))]
+    assert scopes(ModuleTree(infos), tmp_path, "b/a/x") == ["b.a.x"]
+    assert scopes(ModuleTree(infos), tmp_path, "a/x") == [None]
 
 
 def test_two_that_spell_the_same_stay_open(tmp_path: Path) -> None:
-    """A repeated `x` may be either, unless a weight that no other scope reads decides."""
-    both = tree("x", "a", "a.x")
-    assert scopes(both, tmp_path, "a", "x", "x_1") == ["a", None, None]
-    assert scopes(both, tmp_path, "x", x="a.x.weight") == ["a.x"]
-    assert scopes(both, tmp_path, "x", "a", x="a.x.weight") == ["a.x", "a"]
-    assert scopes(both, tmp_path, "a", "x", "x_1", x="x.weight", x_1="a.x.weight") == ["a", "x", "a.x"]
+    """A module may be called `x_1`, or be the second that spells `x`; nodes of both may stand under the one name."""
+    assert scopes(tree("x", "a", "a.x"), tmp_path, "a", "x", "x_1") == ["a", None, None]
+    assert scopes(tree("x", "x_1"), tmp_path, "x", "x_1", x_1="x_1.weight") == ["x", None]
 
 
 def test_a_suffix_is_a_name_or_a_number(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from toynets import TOYS, Owner, ToyNet
+import torch
+from oracle import collect_oracle
+from toynets import TOYS, Owner, ToyNet, nested
 
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import Graph
 from optimum_htp.tagging import tag_model
-from optimum_htp.tracing import ModuleTap
+from optimum_htp.tracing import ModuleTap, exporter
 
 
 def _depth_first(path: str, graph: Graph):
@@ -38,8 +43,19 @@ def test_every_node_has_its_owner(toy: ToyNet, tmp_path: Path) -> None:
         found.setdefault(node.op_type, []).append(Owner(tag_module_path(tag.tag), tag.call or 0))
         sources.setdefault(node.op_type, set()).add(tag.source)
     assert {op: tuple(found.get(op, ())) for op in toy.expected} == dict(toy.expected)
-    assert all(sources[op] == {"scope"} for op in toy.expected if op in sources and op not in toy.unscoped)
+    assert all(sources[op] == {"scope"} for op in toy.expected if op in sources)
     assert all("unresolved" not in kinds for kinds in sources.values())
+
+
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_toys_agree_with_the_oracle(toy: ToyNet, tmp_path: Path) -> None:
+    """The oracle says the same of every node with a scope, also of operators that the toy's own truth leaves out."""
+    truth = collect_oracle(lambda directory: toy.export(directory / "net.onnx"))["net.onnx"]
+    _, _, tags = _tagged(toy, tmp_path)
+    found = [tags[node.graph, node.position] for node in truth if node.call is not None]
+    assert [(tag_module_path(tag.tag), tag.call) for tag in found] == [
+        (node.alias, node.index if node.calls > 1 else None) for node in truth if node.call is not None
+    ]
 
 
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
@@ -67,8 +83,58 @@ def test_watching_changes_nothing(toy: ToyNet, tmp_path: Path) -> None:
     with ModuleTap():
         toy.export(tmp_path / "watched.onnx", net)
     assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "watched.onnx").read_bytes()
-    before = toy.build()
-    for name, module in net.named_modules():
-        fresh = before.get_submodule(name) if name else before
+    for module, fresh in zip(net.modules(), toy.build().modules(), strict=True):
         assert len(module._forward_pre_hooks) == len(fresh._forward_pre_hooks)
         assert len(module._forward_hooks) == len(fresh._forward_hooks)
+
+
+def test_modules_nest_as_deep_as_without_us(tmp_path: Path) -> None:
+    """A module with hooks takes one function call more, for which there is room."""
+    depth = 150
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 5 * depth + 130)
+    try:
+        toy = ToyNet("deep", lambda: nested(depth), lambda: (torch.ones(2),), {})
+        toy.export(tmp_path / "plain.onnx")
+        _, export, tags = _tagged(toy, tmp_path)
+        assert sys.getrecursionlimit() == len(inspect.stack()) + 5 * depth + 130
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [tag_module_path(tag.tag) for tag in tags.values()] == [".".join("x" * depth)]
+    assert len(export.trace.calls) == depth + 1
+
+
+def _gone(*_: object) -> None:
+    raise AttributeError("it is private, and gone")
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute", "replacement"),
+    [
+        (exporter, "_NAMING_PASS", "_jit_pass_that_is_gone"),
+        (exporter, "_INLINING_PASS", "_jit_pass_that_is_gone"),
+        (exporter, "_mark_scripted_calls", _gone),
+        (exporter, "_graph_nodes", _gone),
+        (exporter.NumberedScopes, "begin", lambda *_: None),
+    ],
+    ids=["naming pass", "inlining pass", "marks", "nodes", "scopes"],
+)
+@pytest.mark.parametrize("name", ["python_loop", "hooks_that_call", "scripted_if"])
+def test_torch_without_what_is_private(
+    name: str, owner: Any, attribute: str, replacement: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is the same, and no tag is wrong: what nothing proves any more stays open, its call or its module."""
+    toy = TOYS[name]
+    toy.export(tmp_path / "plain.onnx")
+    _, _, exact = _tagged(toy, tmp_path)
+    monkeypatch.setattr(owner, attribute, replacement)
+    _, _, tags = _tagged(toy, tmp_path)
+    assert (tmp_path / "net.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+    wrong = [
+        (exact[key], tag)
+        for key, tag in tags.items()
+        if tag.source not in ("unresolved", "dataflow")
+        and (tag.tag, tag.call or 0) != (exact[key].tag, exact[key].call or 0)
+    ]
+    assert wrong == []
+    assert {tag.source for tag in tags.values()} & {"scope"}

@@ -39,6 +39,5 @@ def test_the_oracle_knows_what_the_toy_net_says(name: str) -> None:
             if operator in toy.unscoped:
                 assert node.call is None, f"{node.name} has a scope, {node.modules}"
             else:
-                assert node.modules is not None, f"{node.name} has no scope, {owner} was expected"
-                assert owner.path in node.modules, f"{node.name}: {node.modules} is not {owner}"
-                assert owner.call == node.index, f"{node.name}: call {node.index} is not {owner}"
+                assert node.call is not None, f"{node.name} has no scope, {owner} was expected"
+                assert owner == (node.alias, node.index), f"{node.name}: {node.alias} call {node.index} is not {owner}"

@@ -38,7 +38,7 @@ class ToyNet:
     parameters: Mapping[str, str] = field(default_factory=dict)
     export_kwargs: Mapping[str, Any] = field(default_factory=dict)
     unscoped: frozenset[str] = frozenset()
-    """Operators in `expected` whose nodes torch leaves without a scope, so that only other evidence can decide."""
+    """Operators in `expected` whose nodes torch gives names without a scope, so that the oracle can't tell."""
 
     def build(self) -> nn.Module:
         """The net in eval mode, its weights seeded."""
@@ -932,3 +932,470 @@ _toy(
     {"Mul": _own("twice"), "Div": _own("third"), "Constant": _own("twice", "third")},
     "constants",
 )
+
+
+# --- Names that nobody should give --------------------------------------------------------------------------------
+
+
+def _named(name: str) -> nn.Module:
+    """A child and a grandchild of one name, registered past the checks of ``add_module``."""
+    net = Chain((), **{"plain": Sin()})
+    net._modules[name] = Chain(("inner",), inner=Cos())
+    net._modules[name]._modules[name] = Op(torch.tanh)
+    net.forward = lambda x: net._modules[name]._modules[name](net._modules[name](net.get_submodule("plain")(x)))
+    return net
+
+
+for _label, _name in {
+    "dot": "a.b", "slash": "a/b", "percent": "%2E", "colon": "a:b", "scope_separator": "a::b", "empty": "", "space": " ",
+    "line_break": "a\nb", "unicode": "層", "combining": "e\u0301", "emoji": "😀", "control": "\x7f",
+    "line_separator": "\u2028", "quotes": "'\"", "backslash": "\\", "our_own_mark": "optimum_htp.call.3",
+    "long": "x" * 300, "negative": "-1", "optimum_suffix": "a_1",
+}.items():  # fmt: skip
+    _toy(
+        lambda name=_name: _named(name),
+        {"Sin": _own("plain"), "Cos": _own(f"{_name}.inner"), "Tanh": _own(f"{_name}.{_name}")},
+        f"name_{_label}",
+    )
+
+
+def _odd_classes() -> nn.Module:
+    return Chain(
+        ("dotted", "scoped", "unicode"),
+        dotted=type("A.B/C%", (Sin,), {})(), scoped=type("x::y", (Cos,), {})(), unicode=type("層", (Sin,), {})(),
+    )  # fmt: skip
+
+
+_toy(_odd_classes, {"Sin": _own("dotted", "unicode"), "Cos": _own("scoped")}, "odd_class_names")
+
+
+def nested(depth: int) -> nn.Module:
+    """A sine below as many modules, each of which calls the next."""
+    net: nn.Module = Sin()
+    for _ in range(depth):
+        net = Chain(("x",), x=net)
+    return net
+
+
+_toy(lambda: nested(100), {"Sin": _own(".".join("x" * 100))}, "deep_nesting")
+
+# --- One object in several containers -----------------------------------------------------------------------------
+
+
+class SharedInContainers(nn.Module):
+    """A block and its activation, each in several lists of a dict and below a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = Sin()
+        block = Chain(("act",), act=act)
+        self.lists = nn.ModuleDict({"x": nn.ModuleList([act, block]), "y": nn.ModuleList([block, act])})
+        self.child = Chain(("items.1", "items.0"), items=nn.ModuleList([act, block]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The root reaches both by its first lists, the child by its own, the block its activation by its own name."""
+        x = self.lists["y"][0](x)
+        return self.child(self.lists["y"][1](x))
+
+
+_toy(
+    SharedInContainers,
+    {"Sin": _own("lists.x.1.act", ("lists.x.0", 1), ("child.items.1.act", 2), ("child.items.0", 3))},
+    "shared_in_containers",
+)
+
+
+class NearestName(nn.Module):
+    """An activation has a name below a child, which comes first, and one in a list of the caller's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        act = Sin()
+        self.block = Chain(("act",), act=act)
+        self.acts = nn.ModuleList([act])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A list is no module on the way: its name is the nearer one."""
+        return self.block(torch.cos(self.acts[0](x)))
+
+
+_toy(NearestName, {"Sin": _own("acts.0", ("block.act", 1)), "Cos": _own("")}, "nearest_name")
+
+
+class SharedSubtree(nn.Module):
+    """A subtree shared by two parents and the root, and a leaf of it that the root has a name of its own for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        core = Chain(("deep.leaf", "deep.leaf"), deep=Chain((), leaf=Sin()))
+        self.first = Chain(("core",), core=core)
+        self.second = Chain(("core",), core=core)
+        self.core = core
+        self.leaf = core.get_submodule("deep.leaf")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """By each of the names."""
+        return self.leaf(self.core(self.second(self.first(x))))
+
+
+_toy(
+    SharedSubtree,
+    {
+        "Sin": _own("first.core.deep.leaf", ("first.core.deep.leaf", 1), ("second.core.deep.leaf", 2),
+                    ("second.core.deep.leaf", 3), ("core.deep.leaf", 4), ("core.deep.leaf", 5), ("leaf", 6)),
+    },
+    "shared_subtree",
+)  # fmt: skip
+
+
+class SharedList(nn.Module):
+    """One ModuleList under two names, and below a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.ModuleList([Sin(), Cos()])
+        self.right = self.left
+        self.holder = Chain(("items.0", "items.1"), items=self.left)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From the root by the second name, then from the child."""
+        return self.holder(self.right[0](x))
+
+
+_toy(SharedList, {"Sin": _own("left.0", ("holder.items.0", 1)), "Cos": _own("holder.items.1")}, "shared_list")
+
+
+class AlwaysEqual(Op):
+    """A module that equals every other of its class, and has their hash."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AlwaysEqual)
+
+    def __hash__(self) -> int:
+        return 7
+
+
+_toy(
+    lambda: Chain(("a", "b", "c.d", "a"), a=AlwaysEqual(torch.sin), b=AlwaysEqual(torch.cos),
+                  c=Chain((), d=AlwaysEqual(torch.tanh))),
+    {"Sin": _own("a", ("a", 1)), "Cos": _own("b"), "Tanh": _own("c.d")},
+    "modules_that_are_equal",
+)  # fmt: skip
+
+# --- Calls that come from elsewhere -------------------------------------------------------------------------------
+
+
+class HooksThatCall(nn.Module):
+    """Hooks of one module call others, and work themselves: both is the caller's doing, outside the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooked = Sin()
+        self.before = Nest("inner", Op(torch.tanh))
+        self.after = Op(torch.exp)
+        self.hooked.register_forward_pre_hook(lambda _, args: (self.before(torch.abs(args[0])),))
+        self.hooked.register_forward_hook(lambda _, args, output: torch.floor(self.after(output)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two calls."""
+        return self.hooked(self.hooked(x))
+
+
+_toy(
+    HooksThatCall,
+    {
+        "Abs": _own("", ""), "Floor": _own("", ""), "Exp": _own("after", ("after", 1)),
+        "Tanh": _own("before.inner", ("before.inner", 1)), "Cos": _own("before", ("before", 1)),
+        "Sin": _own("before", "hooked", ("before", 1), ("hooked", 1)),
+    },
+    "hooks_that_call",
+)  # fmt: skip
+
+
+class ReplacesChild(nn.Module):
+    """Puts a new module in a child's place while it runs, and then the child back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = Sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The new one is no module of the model: its work is the caller's."""
+        known = self.act
+        x = known(x)
+        self.act = Op(torch.tanh)
+        x = self.act(x)
+        self.act = known
+        return self.act(x)
+
+
+_toy(ReplacesChild, {"Sin": _own("act", ("act", 1)), "Tanh": _own("")}, "replaced_while_running")
+
+
+class SwapsChildren(nn.Module):
+    """Two children change places while it runs; each keeps the name that it began with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = Sin(), Cos()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cosine first."""
+        self.a, self.b = self.b, self.a
+        x = self.b(self.a(x))
+        self.a, self.b = self.b, self.a
+        return x
+
+
+_toy(SwapsChildren, {"Sin": _own("a"), "Cos": _own("b")}, "swapped_while_running")
+
+
+class Lazily(nn.Module):
+    """Returns a generator: what it yields is computed while the caller runs, the calls of its children are theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Sin(), Cos()
+
+    def forward(self, x: Tensor) -> Any:
+        """Sine, an exponential of its own, cosine."""
+        yield self.first(x)
+        yield torch.exp(x)
+        yield self.last(x)
+
+
+class Consumes(nn.Module):
+    """Adds up what a generator yields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = Lazily()
+        self.act = Op(torch.tanh)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each part through the activation."""
+        for part in self.parts(x):
+            x = x + self.act(part)
+        return x
+
+
+_toy(
+    Consumes,
+    {"Sin": _own("parts.first"), "Cos": _own("parts.last"), "Exp": _own(""), "Add": _own("", "", ""),
+     "Tanh": _own("act", ("act", 1), ("act", 2))},
+    "generator",
+)  # fmt: skip
+
+
+class Fails(nn.Module):
+    """Raises after its child has run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Leave the child's output on the exception."""
+        raise ArithmeticError(self.inner(x))
+
+
+class Catches(nn.Module):
+    """Goes on with what a failing child left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails, self.good = Fails(), Cos()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The calls of the child and of its child are over when the exception comes out."""
+        try:
+            return self.fails(x)
+        except ArithmeticError as error:
+            return torch.exp(self.good(torch.tanh(error.args[0])))
+
+
+_toy(
+    Catches,
+    {"Sin": _own("fails.inner"), "Tanh": _own(""), "Cos": _own("good"), "Exp": _own("")},
+    "raises_and_is_caught",
+)
+
+
+class CalledTwice(nn.Module):
+    """Runs twice whenever it is called, with work in between that no forward does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Sin()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(torch.tanh(super().__call__(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sine and an exponential."""
+        return torch.exp(self.inner(x))
+
+
+_toy(
+    lambda: Chain(("act",), act=CalledTwice()),
+    {"Sin": _own("act.inner", ("act.inner", 1)), "Exp": _own("act", ("act", 1)), "Tanh": _own("")},
+    "call_overridden",
+)
+
+
+class OwnForward(nn.Sequential):
+    """A Sequential with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Work of its own after each child."""
+        for child in self:
+            x = torch.tanh(child(x))
+        return x
+
+
+_toy(
+    lambda: OwnForward(Sin(), OwnForward(Cos()), nn.ModuleList([CallableList([Sin()])])[0]),
+    {"Sin": _own("0", "2.0"), "Cos": _own("1.0"), "Tanh": _own("", "1", "", "2", "")},
+    "sequential_with_forward",
+)
+
+
+class Delegates(nn.Module):
+    """Attributes that it lacks are its child's, modules included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Chain(("act",), act=Sin())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The child, then the child's child."""
+        return self.act(self.inner(x))
+
+
+_toy(Delegates, {"Sin": _own("inner.act", ("inner.act", 1))}, "attributes_of_the_child")
+
+
+class DoubleExponential(torch.autograd.Function):
+    """A function with operators of its own choice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The exponential, twice."""
+        return torch.exp(torch.exp(x))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any) -> Any:
+        """The same in ONNX."""
+        return g.op("Exp", g.op("Exp", x))
+
+
+_toy(
+    lambda: Chain(("a", "b", "a"), a=Op(DoubleExponential.apply), b=Cos()),
+    {"Exp": _own("a", "a", ("a", 1), ("a", 1)), "Cos": _own("b")},
+    "autograd_function",
+)
+
+
+class BorrowsWeights(nn.Module):
+    """Uses the weights of modules that it does not call there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A product that is the root's, with the weight of one child and the bias of the other."""
+        return self.other(torch.sin(nn.functional.linear(x, self.dense.weight, self.other.bias)))
+
+
+_toy(BorrowsWeights, {"Gemm": _own("", "other"), "Sin": _own("")}, "borrowed_weights")
+_toy(
+    lambda: Chain(("net",), net=nn.DataParallel(Chain(("dense", "dense"), dense=nn.Linear(4, 4)))),
+    {"Gemm": _own("net.module.dense", ("net.module.dense", 1))},
+    "data_parallel",
+)
+
+# --- Recurrent and attention layers of torch's own ----------------------------------------------------------------
+
+
+def _sequence() -> tuple[Tensor, ...]:
+    return (torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4),)
+
+
+_toy(
+    lambda: Chain(
+        ("a", "b", "a"),
+        a=FirstOutput(nn.LSTM(4, 2, 2, bidirectional=True, batch_first=True)),
+        b=FirstOutput(nn.GRU(4, 4, batch_first=True)),
+    ),
+    {"LSTM": _own("a.rnn", "a.rnn", ("a.rnn", 1), ("a.rnn", 1)), "GRU": _own("b.rnn")},
+    "recurrent_layers",
+    _sequence,
+)
+
+
+class Cells(nn.Module):
+    """Recurrent cells in a Python loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.linear = nn.GRUCell(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Three steps."""
+        state = torch.zeros_like(x[:, 0])
+        for step in range(3):
+            state = self.gru(self.linear(x[:, step]), state)
+        return state
+
+
+_toy(
+    Cells,
+    {"Tanh": _own("gru", ("gru", 1), ("gru", 2)), "Sigmoid": _own(*(("gru", call) for call in (0, 0, 1, 1, 2, 2)))},
+    "recurrent_cells",
+    _sequence,
+)
+_toy(
+    lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2, enable_nested_tensor=False
+    ),
+    {
+        "Softmax": _own("layers.0.self_attn", "layers.1.self_attn"),
+        "LayerNormalization": _own("layers.0.norm1", "layers.0.norm2", "layers.1.norm1", "layers.1.norm2"),
+        "Relu": _own("layers.0", "layers.1"),
+    },
+    "transformer_encoder",
+    _sequence,
+)
+
+# --- Scripted functions wherever they stand -----------------------------------------------------------------------
+
+
+class ScriptedEverywhere(nn.Module):
+    """A scripted function first, last, and alone in modules; nothing after it shows whose it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = Op(branch)
+        self.last = Op(lambda x: branch(torch.cos(branch(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In a Python loop, too."""
+        for _ in range(2):
+            x = branch(self.last(self.only(branch(x))))
+        return x
+
+
+_toy(
+    ScriptedEverywhere,
+    {"If": _own("", "only", "last", "last", "", "", ("only", 1), ("last", 1), ("last", 1), ""),
+     "Cos": _own("last", ("last", 1))},
+    "scripted_first_and_last",
+    unscoped=_SCRIPTED,
+)  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import optimum_htp
+from optimum_htp.staging import without_staging
 
 
 # What libraries raise for what they are given. An AttributeError, TypeError or IndexError is a bug, unless it comes
@@ -91,8 +92,7 @@ def explain(error: Exception, *, model: str, output: str, model_kwargs: Collecti
     else:
         generic = f"cannot {'load' if loading else 'export'} {model}: {text}"
         message = _of_model(chain, model) or _of_text(text, model) or generic
-    # Where we let Optimum write is no concern of whoever reads this, and gone by now.
-    return re.sub(r"/?\.optimum-htp-\w+", "", message)
+    return without_staging(message)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

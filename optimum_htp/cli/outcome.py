@@ -15,6 +15,7 @@ exit code 2 is shown too.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -33,6 +34,9 @@ _MAX_LINE_CHARACTERS = 600
 
 def outcome(run: Callable[[], int]) -> int:
     """Runs a command and returns its exit code, after saying in one line what went wrong, if it is not a bug."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of modules may have characters that the encoding of a pipe lacks; half an answer is worse.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = run()
         sys.stdout.flush()

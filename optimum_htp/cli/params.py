@@ -13,9 +13,20 @@ HELP = "Show which PyTorch parameter each initializer is, and what was done to i
 
 _CHANGES = """\
 changes:
-  same, transposed, reshaped, cast (to another type), scaled (by one number), shifted (by one), folded with a batch norm, concatenated
-  (into a fused QKV), quantized (with its scale and zero point). "also" names parameters with the same values that the
-  initializer stands for too. A constant is no parameter: integers, truth values, or one number throughout.
+  same          as it is in the model
+  transposed    with its axes in another order
+  reshaped      the same numbers in another shape
+  sliced        some of its rows
+  gathered      rows of it in another order, chosen by constant numbers
+  cast          to another type
+  scaled        multiplied by one number
+  shifted       with one number added
+  folded        a convolution with the batch norm behind it
+  concatenated  several parameters side by side, as in a fused QKV
+  quantized     in steps of its scale, with its zero point
+
+All are found by value. "also" names other parameters with the same values, which the initializer stands for too. A
+constant is no parameter: integers, truth values, or one number throughout.
 """
 
 

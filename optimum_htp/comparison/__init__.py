@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.flattening import FlatGraph
+from optimum_htp.comparison.isolating import Isolator
 from optimum_htp.comparison.matching import Matcher
 from optimum_htp.comparison.measuring import TOLERANCES
 from optimum_htp.comparison.packages import PackageReference, partner_of
@@ -35,7 +36,7 @@ from optimum_htp.inputs import (
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage
-from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model
+from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model, source_facts
 from optimum_htp.roots import returns_attentions
 from optimum_htp.runtime import DEFAULT_PROVIDER, check_provider
 from optimum_htp.tagged import TaggedFile, tagged_file
@@ -133,15 +134,12 @@ def _with_model(
         if _is_chosen(name, options.file, package)
     }
     recorded = package.sidecar.source if package.sidecar is not None else {}
-    known = task or package.task
-    library = recorded.get("library_name") or recorded.get("library")
+    roots = [tree.root for each in tagged.values() for tree in each.trees]
     past = any(each.name.startswith("past_key_values") for file in tagged.values() for each in file.model.graph.inputs)
     source = load_source_model(
         model,
-        task=known if known != "auto" else None,
-        library=library if isinstance(library, str) else None,
+        **source_facts(recorded, roots, task=task, with_past=past),
         dtype=_weights_type(file.model for file in tagged.values()),
-        with_past=past,
         trust_remote_code=trust_remote_code,
         **_attention(file.model for file in tagged.values()),
     )
@@ -188,6 +186,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             continue
         tagged = tagged_file(file, package=package, origin=other)
         reference = tagged_file(partner, package=other, origin=package)
+        if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
+            roots = (each.trees[0].root.class_name for each in (tagged, reference))
+            refused[file.name] = f"no module of it is in {other.path}: it is a {next(roots)}, and that a {next(roots)}"
+            continue
         config = package.config or other.config
         for phase in phases(tagged.model):
             given = _package_inputs(tagged.model, component_config(package, file.name) or config, options, phase)
@@ -199,7 +201,8 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
                 recorded = PackageReference(str(other.path), reference, prober, given)
                 compared.append(_compare(tagged, ours, recorded, options, branch="" if phase == "forward" else phase))
     if not compared:
-        raise PackageError(f"{package.path} and {other.path} have no file in common")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return CompareReport(str(package.path), str(other.path), options.provider, tuple(compared), refused)
 
 
@@ -212,7 +215,8 @@ def _compare(
         calls = matcher.calls()
         outputs = matcher.outputs()
         over = [call for call in calls if call.over][: options.isolate]
-        isolated = [found for call in over if (found := matcher.isolate(call)) is not None]
+        isolator = Isolator(matcher, prober, reference, calls, tolerance=tolerance)
+        isolated = [found for call in over if (found := isolator.isolate(call)) is not None]
     return PartComparison(
         file=tagged.name,
         branch=branch,
@@ -233,7 +237,7 @@ def _package_inputs(
 ) -> dict[str, Array]:
     if options.inputs is not None:
         return load_inputs(options.inputs, model)
-    return make_inputs(model, config, sizes=options.sizes, phase=phase)
+    return make_inputs(model, config, sizes=options.sizes, phase=phase, varied=True)
 
 
 def _is_chosen(name: str, pattern: str | None, package: HtpPackage) -> bool:
@@ -263,7 +267,7 @@ def _shapes(sizes: InputSizes) -> dict[str, int]:
     return {**shapes, **sizes.dims}
 
 
-def _attention(models: Iterable[OnnxModel]) -> dict[str, str]:
+def _attention(models: Iterable[OnnxModel]) -> dict[str, Any]:
     """Optimum loads a model whose attention weights are exported with the implementation that computes them."""
     return {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
 

@@ -7,10 +7,10 @@ the values decide: a tensor that agrees with the reference is what the module re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optimum_htp.comparison.flattening import FlatGraph
+from optimum_htp.comparison.flattening import FlatGraph, reads
 from optimum_htp.comparison.reference import ReferenceCall
 from optimum_htp.hierarchy import NodeTag
 
@@ -61,16 +61,22 @@ class Boundaries:
         ]
         self.found: dict[int, CallNodes] = {}
         for at, owner in enumerate(self.owner):
-            for number in self._ancestors(owner):
+            for number in self.around(owner):
                 self.found.setdefault(number, CallNodes()).nodes.add(at)
         self._mark_fused(call_of)
-        hidden = {number for tag in flat.hidden for number in self._ancestors(call_of(tag))}
+        hidden = {number for tag in flat.hidden for number in self.around(call_of(tag))}
         self.hidden = sorted(hidden - self.found.keys())
         """The calls whose nodes are all in the bodies of control-flow nodes."""
 
     def with_nodes(self) -> list[int]:
         """The calls that have nodes, in their order."""
         return sorted(self.found)
+
+    def around(self, number: int | None) -> Iterator[int]:
+        """A call and those that contain it, the innermost first."""
+        while number is not None:
+            yield number
+            number = self.calls[number].parent
 
     def candidates(self, number: int) -> list[str]:
         """The tensors that a call may return, the likeliest first."""
@@ -82,24 +88,38 @@ class Boundaries:
             for name in self.flat.nodes[at].node.outputs:
                 if not name or not self._may_be_float(name):
                     continue
-                outside = [reader for reader in self.flat.readers.get(name, ()) if reader not in nodes]
-                if name in self._results or any(self._op(reader) not in _VIEWS for reader in outside):
+                if self.is_used(number, name):
                     used.append(name)
                 else:
-                    (looked_at if outside else inside).append(name)
+                    (looked_at if self._readers_outside(number, name) else inside).append(name)
         return [*used, *looked_at, *inside]
+
+    def is_used(self, number: int, name: str) -> bool:
+        """Whether somebody outside a call uses the values of a tensor, not just its shape."""
+        return name in self._results or any(
+            self._op(reader) not in _VIEWS for reader in self._readers_outside(number, name)
+        )
+
+    def entering(self, number: int) -> list[str]:
+        """The tensors that a call takes from outside, as far as they depend on the model's inputs."""
+        nodes = self.found[number].nodes
+        names = dict.fromkeys(name for at in sorted(nodes) for name in reads(self.flat.nodes[at].node))
+        return [
+            name
+            for name in names
+            if (at := self.flat.maker.get(name)) is not None and at not in nodes and at in self.flat.varying
+        ]
 
     def fused_with(self, number: int) -> tuple[str, ...]:
         """The modules outside a call that do a part of its work, or it of theirs, in one node."""
         return tuple(sorted(self.found[number].foreign))
 
+    def _readers_outside(self, number: int, name: str) -> list[int]:
+        nodes = self.found[number].nodes
+        return [reader for reader in self.flat.readers.get(name, ()) if reader not in nodes]
+
     def _op(self, at: int) -> str:
         return self.flat.nodes[at].node.op_type
-
-    def _ancestors(self, number: int | None) -> Iterable[int]:
-        while number is not None:
-            yield number
-            number = self.calls[number].parent
 
     def _mark_fused(self, call_of: Callable[[NodeTag], int | None]) -> None:
         """Tells every call of the modules of a node fused across modules, as far as the node lies outside the call."""
@@ -109,7 +129,7 @@ class Boundaries:
                 owner = call_of(NodeTag(origin, "fused", tag.call if tag else None))
                 owner = owner if owner is not None else call_of(NodeTag(origin, "fused"))
                 others = {each for each in (tag.origins if tag else ()) if each != origin}
-                for number in self._ancestors(owner):
+                for number in self.around(owner):
                     found = self.found.get(number)
                     if found is not None and at not in found.nodes:
                         found.foreign |= others

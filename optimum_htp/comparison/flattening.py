@@ -72,6 +72,28 @@ class FlatGraph:
         return found
 
     @cached_property
+    def varying(self) -> frozenset[int]:
+        """The nodes whose values depend on the model's inputs."""
+        names = set(self.inputs)
+        found: set[int] = set()
+        for at, flat in enumerate(self.nodes):
+            if not names.isdisjoint(reads(flat.node)):
+                found.add(at)
+                names.update(flat.node.outputs)
+        return frozenset(found)
+
+    def after(self, name: str) -> set[str]:
+        """The tensors that depend on one, itself left out."""
+        found: set[str] = set()
+        stack = [name]
+        while stack:
+            for at in self.readers.get(stack.pop(), ()):
+                fresh = [made for made in self.nodes[at].node.outputs if made and made not in found]
+                found.update(fresh)
+                stack.extend(fresh)
+        return found
+
+    @cached_property
     def inputs(self) -> frozenset[str]:
         """The names of what has to be given."""
         stored = {tensor.name for graph in self.scopes for tensor in graph.initializers}

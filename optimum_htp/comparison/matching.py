@@ -1,19 +1,18 @@
-"""Every module call of a graph against its reference, and the first that leaves it run on the reference's tensors."""
+"""Every module call of a graph against its reference."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.boundaries import MAX_CANDIDATES, Boundaries, assign, fits_in_some_order, folded_batch_norm
 from optimum_htp.comparison.measuring import compare_arrays, measure_errors, measure_in_any_layout
 from optimum_htp.comparison.probing import Prober
 from optimum_htp.comparison.reference import Reference
-from optimum_htp.comparison.report import CallComparison, Errors, Isolated
+from optimum_htp.comparison.report import CallComparison, Errors
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import tag_module_path
 
 
 if TYPE_CHECKING:
@@ -34,17 +33,29 @@ NOT_RUN = "ONNX Runtime can't show its tensors"
 
 
 @dataclass(slots=True)
-class _Found:
-    """What is known so far of one call: for each output the tensor, how far off it is, and whether axes are swapped."""
+class Found:
+    """What is known so far of one call.
+
+    Attributes:
+        names: For each output the tensor of the graph.
+        errors: For each output how far off that is.
+        compared_as: The call whose outputs these are, where it is another's: a BatchNorm's.
+        problem: Why there is no tensor.
+        turned: The outputs whose tensors have their axes in another order.
+        spare: A tensor that only the module itself uses and that agrees with its one output, where the tensor that is
+            used outside does not: its name, how far off it is, and whether its axes are in another order.
+    """
 
     names: list[str | None]
     errors: list[Errors | None]
     compared_as: int | None = None
     problem: str | None = None
     turned: set[int] = field(default_factory=set)
+    spare: tuple[str, Errors, bool] | None = None
 
     @property
     def worst(self) -> Errors | None:
+        """The errors of the output that is farthest off."""
         known = [errors for errors in self.errors if errors is not None]
         return max(known, key=lambda errors: errors.relative) if known else None
 
@@ -65,7 +76,7 @@ class Matcher:
         self._tolerance = tolerance
         self._max_bytes = max_bytes
         self.boundaries = Boundaries(prober.flat, reference.calls, reference.call_of, prober.may_be_float)
-        self._matched: dict[int, _Found] = {}
+        self.matched: dict[int, Found] = {}
         self.chunks = 0
 
     def calls(self) -> list[CallComparison]:
@@ -75,109 +86,62 @@ class Matcher:
         for chunk in self._reference.chunks(wanted, max_bytes=max(1, self._max_bytes // 3)):
             self.chunks += 1
             self._compare_chunk(chunk)
-        known = self._without_effect([self._comparison(number) for number in wanted])
+        for number in reversed(wanted):
+            self._settle(number, wanted)
+        known = [self._comparison(number) for number in wanted]
         return sorted([*known, *map(self._hidden, self.boundaries.hidden)], key=lambda call: call.order)
 
-    def _without_effect(self, calls: list[CallComparison]) -> list[CallComparison]:
-        """Takes back what can't be: that one of a module's outputs is far off, and that nothing is that comes after it.
+    def _settle(self, number: int, calls: Sequence[int]) -> None:
+        """Takes back what can't be: that what a module returned is far off, and that nothing is that depends on it.
 
-        Which of several tensors is which output was then mistaken: nobody uses that one, and the exporter left it out.
+        Which of several tensors it returned was then mistaken: nobody uses that one.
         """
-        results = self._results()
-        last = next((call for call in calls if self._is_root(call.order)), None)
-        if last is None or last.over or not results:
-            return calls
-        kept: list[CallComparison] = []
-        for call in reversed(calls):
-            far = call.errors is not None and call.errors.relative > _FAR * self._tolerance
-            several = self._reference.calls[call.order].several
-            if call.over and far and several and not any(each.over for each in kept):
-                call = replace(call, errors=None, over=False, skipped=NO_EFFECT)
-            kept.append(call)
-        return kept[::-1]
+        found = self.matched[number]
+        errors = found.worst
+        several = self._reference.calls[number].several
+        far = errors is not None and errors.relative > _FAR * self._tolerance
+        if not far or self._is_root(number) or not (found.spare or several) or self._has_effect(number, calls):
+            return
+        if found.spare is None:
+            found.errors, found.problem = [None] * len(found.names), NO_EFFECT
+            return
+        found.names[0], found.errors[0], turned = found.spare
+        if turned:
+            found.turned.add(0)
+
+    def _has_effect(self, number: int, calls: Sequence[int]) -> bool:
+        """Whether the first of the calls that depend on what one returned is off as well."""
+        around = set(self.boundaries.around(number))
+        own = {name for name in self.matched[number].names if name is not None}
+        after = {each for name in own for each in self._prober.flat.after(name)} - own
+        for other in calls:
+            found = self.matched[other]
+            if other > number and (other not in around or self._is_root(other)):
+                off = [
+                    errors for name, errors in zip(found.names, found.errors, strict=True) if name in after and errors
+                ]
+                if off and not self._is_fused(other):
+                    return any(errors.relative > self._tolerance for errors in off)
+        return False
 
     def outputs(self) -> dict[str, Errors]:
-        """The outputs of the model, those that the reference has."""
-        wanted = self._results()
+        """The outputs of the model, those that the reference has, of whatever type."""
+        known = self._reference.outputs
+        wanted = [name for name in self._prober.flat.outputs if name in known]
         found = self._prober.run(wanted, self._reference.inputs)
-        return {name: compare_arrays(found[name], self._reference.outputs[name]) for name in wanted}
-
-    def isolate(self, comparison: CallComparison) -> Isolated | None:
-        """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
-        number = comparison.order
-        found = self._matched[number]
-        names = [name for name in found.names if name is not None]
-        stops = self._reference_tensors(number)
-        nodes, needed = self._prober.flat.slice_to(names, stop=stops)
-        fed = {name: stops[name] for name in needed if name in stops}
-        target = number if found.compared_as is None else found.compared_as
-        wanted = self._reference.returned([*dict.fromkeys([target, *(each for each, _ in fed.values())])])
-        given = {name: wanted[each][index] for name, (each, index) in fed.items()}
-        values = self._run(names, {name: self._as_type(name, array) for name, array in given.items()})
-        if values is None:
-            return None
-        measured = [
-            measure_in_any_layout(values[name], expected, tolerance=self._tolerance)
-            for name, expected in zip(found.names, self._expected(target, wanted[target]), strict=False)
-            if name is not None
-        ]
-        pairs = [errors for errors in measured if errors is not None]
-        if not pairs:
-            return None
-        added = max(pairs, key=lambda errors: errors.relative)
-        inside = self.boundaries.found[number].nodes
-        flat = self._prober.flat
-        between = {flat.nodes[at].tag.tag for at in nodes if at not in inside and self._computes(at)}  # type: ignore[union-attr]
-        return Isolated(
-            call=comparison,
-            added=added,
-            over=added.relative > self._tolerance,
-            fed=tuple(fed),
-            between=tuple(sorted(tag_module_path(tag) or "(root)" for tag in between)),
-            not_fed=len(needed) - len(fed),
-        )
-
-    def _computes(self, at: int) -> bool:
-        """Whether a node makes a floating-point tensor for a known module."""
-        flat = self._prober.flat.nodes[at]
-        return flat.tag is not None and any(name and self._prober.may_be_float(name) for name in flat.node.outputs)
-
-    def _reference_tensors(self, number: int) -> dict[str, tuple[int, int]]:
-        """The tensors that other calls returned, but for those that contain this one: the call, and which output.
-
-        Those of the calls inside it are among them, so that what is left is what the module does itself.
-        """
-        around = set(self._around(number))
-        stops: dict[str, tuple[int, int]] = {}
-        for other, found in self._matched.items():
-            target = other if found.compared_as is None else found.compared_as
-            for index, name in enumerate(found.names) if other not in around else ():
-                if name is not None and found.errors[index] is not None and index not in found.turned:
-                    stops.setdefault(name, (target, index))
-        return stops
-
-    def _around(self, number: int | None) -> Iterator[int]:
-        """A call and those that contain it."""
-        while number is not None:
-            yield number
-            number = self._reference.calls[number].parent
-
-    def _as_type(self, name: str, array: Array) -> Array:
-        """A tensor of the reference in the type that the graph has there."""
-        value = self._prober.types.get(name)
-        return array.astype("float16") if value is not None and value.elem_type == 10 else array
+        return {name: compare_arrays(found[name], known[name]) for name in wanted}
 
     def _compare_chunk(self, chunk: Mapping[int, tuple[Array, ...]]) -> None:
         chunk = {number: self._expected(number, arrays) for number, arrays in chunk.items()}
         for number, expected in chunk.items():
             if self._is_root(number):
-                self._matched[number] = _Found(list(self._results()), [None] * len(expected))
+                self.matched[number] = Found(list(self._results()), [None] * len(expected))
                 continue
             candidates = self.boundaries.candidates(number)
             names = assign(candidates, [array.shape for array in expected], self._prober.shape)
             problem = NO_FLOATS if not expected else (NO_TENSOR if not any(names) else None)
-            self._matched[number] = _Found(names, [None] * len(names), problem=problem)
-        self._measure(chunk, {number: self._matched[number].names for number in chunk})
+            self.matched[number] = Found(names, [None] * len(names), problem=problem)
+        self._measure(chunk, {number: self.matched[number].names for number in chunk})
         doubtful = [number for number in chunk if self._is_doubtful(number)]
         self._look_further(chunk, doubtful)
         for number in doubtful:
@@ -194,6 +158,12 @@ class Matcher:
         known = self._reference.outputs
         return [name for name in self._prober.flat.outputs if name in known and known[name].dtype.kind == "f"]
 
+    def expected(self, number: int) -> tuple[Array, ...]:
+        """What the reference has for a call: of one with a BatchNorm folded into it, what that returned."""
+        compared_as = self.matched[number].compared_as
+        target = number if compared_as is None else compared_as
+        return self._expected(number, self._reference.returned([target])[target])
+
     def _expected(self, number: int, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(self._reference.outputs[name] for name in self._results()) if self._is_root(number) else arrays
 
@@ -202,7 +172,7 @@ class Matcher:
 
         A fault in one of them shows in the modules that read it.
         """
-        found = self._matched[number]
+        found = self.matched[number]
         for index in range(1, len(found.names)) if not self._is_root(number) else ():
             errors = found.errors[index]
             if errors is None or errors.relative > self._tolerance:
@@ -211,7 +181,7 @@ class Matcher:
     def _is_doubtful(self, number: int) -> bool:
         if self._is_root(number):
             return False
-        found = self._matched[number]
+        found = self.matched[number]
         off = any(
             errors is None or errors.relative > self._tolerance
             for name, errors in zip(found.names, found.errors, strict=True)
@@ -222,10 +192,10 @@ class Matcher:
     def _measure(self, chunk: Mapping[int, tuple[Array, ...]], wanted: Mapping[int, Sequence[str | None]]) -> None:
         """Compares the tensors that were chosen."""
         names = [name for listed in wanted.values() for name in listed if name is not None]
-        values = self._run(names, {})
+        values = self.run(names, {})
         for number, listed in wanted.items():
-            found = self._matched[number]
-            shown = values if values is not None else self._run([name for name in listed if name is not None], {})
+            found = self.matched[number]
+            shown = values if values is not None else self.run([name for name in listed if name is not None], {})
             if shown is None:
                 found.problem = NOT_RUN
                 continue
@@ -245,7 +215,7 @@ class Matcher:
             others[number] = fitting[:MAX_CANDIDATES]
         for numbers in self._affordable(chunk, others):
             names = [name for number in numbers for name in others[number]]
-            values = self._run(names, {}) if names else None
+            values = self.run(names, {}) if names else None
             for number in numbers if values is not None else ():
                 self._improve(number, chunk[number], {name: values[name] for name in others[number]})  # type: ignore[index]
 
@@ -267,29 +237,38 @@ class Matcher:
 
     def _improve(self, number: int, expected: Sequence[Array], values: Mapping[str, Array]) -> None:
         """Takes a tensor that agrees with an output, where the one that was chosen does not."""
-        found = self._matched[number]
+        found = self.matched[number]
         for index, array in enumerate(expected):
             known = found.errors[index]
             if known is not None and known.relative <= self._tolerance:
                 continue
+            is_used = len(expected) == 1 and known is not None and self._is_used(number, found.names[index])
             for name, value in values.items():
                 if value.dtype.kind != "f" or (name in found.names and name != found.names[index]):
                     continue
                 errors = measure_in_any_layout(value, array, tolerance=self._tolerance)
-                if errors is not None and (errors.relative <= self._tolerance or known is None):
-                    known = errors
-                    found.names[index], found.errors[index] = name, errors
-                    found.problem = None
-                    if value.shape != array.shape or measure_errors(value, array).relative > self._tolerance:
-                        found.turned.add(index)
-                if errors is not None and errors.relative <= self._tolerance:
+                if errors is None or not (errors.relative <= self._tolerance or known is None):
+                    continue
+                turned = value.shape != array.shape or measure_errors(value, array).relative > self._tolerance
+                if is_used and not self._is_used(number, name):
+                    found.spare = found.spare or (name, errors, turned)
+                    continue
+                known = errors
+                found.names[index], found.errors[index] = name, errors
+                found.problem = None
+                if turned:
+                    found.turned.add(index)
+                if errors.relative <= self._tolerance:
                     break
+
+    def _is_used(self, number: int, name: str | None) -> bool:
+        return name is not None and self.boundaries.is_used(number, name)
 
     def _take_over(self, number: int) -> None:
         """Takes the tensors of the calls inside that returned what the module returns, where its own choice is off."""
-        found = self._matched[number]
+        found = self.matched[number]
         for index, source in enumerate(self._reference.calls[number].passed_on):
-            inner = self._matched.get(source[0]) if source is not None else None
+            inner = self.matched.get(source[0]) if source is not None else None
             known = found.errors[index]
             if source is None or inner is None or (known is not None and known.relative <= self._tolerance):
                 continue
@@ -306,17 +285,24 @@ class Matcher:
             return
         returned = self._reference.returned(list(wanted.values()))
         for number, norm in wanted.items():
-            self._matched[number].compared_as = norm
-            self._matched[number].errors = [None] * len(self._matched[number].errors)
+            self.matched[number].compared_as = norm
+            self.matched[number].errors = [None] * len(self.matched[number].errors)
         chunk = {number: returned[norm] for number, norm in wanted.items()}
-        self._measure(chunk, {number: self._matched[number].names for number in wanted})
+        self._measure(chunk, {number: self.matched[number].names for number in wanted})
 
-    def _run(self, names: Sequence[str], given: Mapping[str, Array]) -> dict[str, Array] | None:
+    def run(self, names: Sequence[str], given: Mapping[str, Array]) -> dict[str, Array] | None:
+        """The values of some tensors where others are given; None where ONNX Runtime can't show them."""
         try:
             return self._prober.run(names, self._reference.inputs, given=given)
         except HtpError as error:
             logger.debug("%s", error)
             return None
+
+    def _is_fused(self, number: int) -> bool:
+        """Whether an optimizer fused a part of a call with other modules, and its tensor does not agree."""
+        errors = self.matched[number].worst
+        agrees = errors is not None and errors.relative <= self._tolerance
+        return not agrees and bool(self.boundaries.fused_with(number))
 
     def _hidden(self, number: int) -> CallComparison:
         call = self._reference.calls[number]
@@ -324,14 +310,13 @@ class Matcher:
         return CallComparison(number, call.tag, call.path, call.class_name, which, 0, (), 0, None, False, HIDDEN)
 
     def _comparison(self, number: int) -> CallComparison:
-        call, found = self._reference.calls[number], self._matched[number]
+        call, found = self._reference.calls[number], self.matched[number]
         errors = found.worst
         over = errors is not None and errors.relative > self._tolerance
-        fused = self.boundaries.fused_with(number)
         problem = found.problem if errors is None else None
         if errors is None and problem is None:
             problem = NO_TENSOR
-        if fused and (over or errors is None):
+        if self._is_fused(number):
             errors, over, problem = None, False, FUSED
         compared_as = self._reference.calls[found.compared_as].path if found.compared_as is not None else None
         return CallComparison(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.boundaries import Boundaries
 from optimum_htp.comparison.probing import Prober
-from optimum_htp.comparison.reference import ReferenceCall
+from optimum_htp.comparison.reference import ReferenceCall, packed_calls
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.profiling.comparing import stem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_TENSORS_AT_ONCE = 32
+_BYTES = 4  # of a number, or fewer
 
 _Key = tuple[str, int]
 
@@ -45,8 +46,9 @@ class PackageReference:
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
-        outputs = [name for name in prober.flat.outputs if prober.may_be_float(name)]
-        self.outputs: Mapping[str, Array] = prober.run(outputs, inputs)
+        self.calls = self._with_sizes()
+        found = prober.run(prober.flat.outputs, inputs)
+        self.outputs: Mapping[str, Array] = {name: value for name, value in found.items() if hasattr(value, "dtype")}
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to; None where that is not known."""
@@ -55,15 +57,9 @@ class PackageReference:
         return self._numbers.get((tag.tag, tag.call or 0))
 
     def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        """What some calls returned; how much that is, shows when it is there, so the next chunk follows the last."""
-        size = _TENSORS_AT_ONCE
-        left = list(wanted)
-        while left:
-            found = self.returned(left[:size])
-            left = left[size:]
-            largest = max((array.nbytes for arrays in found.values() for array in arrays), default=1)
-            size = max(1, min(4 * size, max_bytes // max(1, largest)))
-            yield found
+        """What some calls returned, so many at once as fit."""
+        for numbers in packed_calls(self.calls, wanted, max_bytes):
+            yield self.returned(numbers)
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned: the last floating-point tensor that is used outside."""
@@ -74,10 +70,20 @@ class PackageReference:
             for number, name in chosen.items()
         }
 
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call takes from outside."""
+        return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
+
     def _output(self, number: int) -> str | None:
         if number not in self._boundaries.found or self._boundaries.fused_with(number):
             return None
         return next(iter(self._boundaries.candidates(number)), None)
+
+    def _with_sizes(self) -> list[ReferenceCall]:
+        """The calls with the sizes of what they return, which a run tells that holds nothing."""
+        chosen = {call.number: self._output(call.number) for call in self.calls}
+        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
+        return [replace(call, bytes=_BYTES * lengths.get(chosen[call.number] or "", 0)) for call in self.calls]
 
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.reference import ReferenceCall, packed_calls
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, tag_module_path
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, name_for_caller, tag_module_path
 from optimum_htp.references import Example, Part, SourceModel, run_reference
 
 
@@ -43,6 +43,7 @@ class TorchReference:
         with recorder:
             example = run()
         self.calls: Sequence[ReferenceCall] = recorder.ended()
+        self._began = recorder.order
         self.inputs: Mapping[str, Array] = example.inputs
         # With past key values the encoder's stay as they are, and the merged graph leaves them empty.
         kept = (name for name in example.outputs if not (part.branch and ".encoder." in name))
@@ -73,6 +74,13 @@ class TorchReference:
             self._run()
         return {number: recorder.kept[number] for number in wanted}
 
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call was given; the model runs again for them."""
+        recorder = _Recorder(self._part.module, self._tree, only=frozenset(), given_to=self._began[number])
+        with recorder:
+            self._run()
+        return recorder.given
+
     def _module(self, tag: str) -> int | None:
         if tag not in self._modules:
             try:
@@ -89,27 +97,36 @@ class _Recorder:
         root: The module.
         tree: Its module tree, which knows the tags.
         only: The numbers of the calls whose outputs are kept; None keeps all, up to `max_bytes`.
+        given_to: The place of the call whose inputs are kept, in the order in which calls began.
         max_bytes: How much is kept at most.
     """
 
     def __init__(
-        self, root: torch.nn.Module, tree: ModuleTree, *, only: frozenset[int] | None = None, max_bytes: int = 2**62
+        self,
+        root: torch.nn.Module,
+        tree: ModuleTree,
+        *,
+        only: frozenset[int] | None = None,
+        given_to: int | None = None,
+        max_bytes: int = 2**62,
     ) -> None:
         self._root = root
         self._tree = tree
         self._only = only
+        self._given_to = given_to
         self._left = max_bytes
         self._hooks = ExitStack()
         self._counts: dict[int, int] = {}
-        self._stack: list[tuple[int, int]] = []
+        self._stack: list[tuple[int, int, tuple[torch.Tensor, ...]]] = []  # module, beginning, what it was given
         self._began: list[tuple[ModulePath, int, int, int | None]] = []  # path, module, index, parent by its beginning
-        self._order: list[int] = []
         self._sizes: list[int] = []
         self._several: list[bool] = []
         self._passed_on: list[tuple[tuple[int, int] | None, ...]] = []
         self._returned: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
         self._paths: dict[int, list[ModulePath]] = {}
         self.complete = True
+        self.order: list[int] = []
+        self.given: tuple[Array, ...] = ()
         self.kept: dict[int, tuple[Array, ...]] = {}
         self.numbers: dict[tuple[int, int], int] = {}
 
@@ -117,8 +134,8 @@ class _Recorder:
         for name, module in self._root.named_modules(remove_duplicate=False):
             path = tuple(name.split(".")) if name else ()
             if id(module) not in self._paths:
-                self._hooks.callback(module.register_forward_pre_hook(self._enter).remove)
-                self._hooks.callback(module.register_forward_hook(self._leave, with_kwargs=True).remove)
+                self._hooks.callback(module.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+                self._hooks.callback(module.register_forward_hook(self._leave).remove)
             self._paths.setdefault(id(module), []).append(path)
         return self
 
@@ -127,9 +144,9 @@ class _Recorder:
 
     def ended(self) -> list[ReferenceCall]:
         """The calls, in the order in which they ended."""
-        numbers = {began: number for number, began in enumerate(self._order)}
+        numbers = {began: number for number, began in enumerate(self.order)}
         calls = []
-        for number, began in enumerate(self._order):
+        for number, began in enumerate(self.order):
             path, module, index, parent = self._began[began]
             info = self._tree.module(path) if path in self._tree else None
             calls.append(
@@ -148,29 +165,32 @@ class _Recorder:
             )
         return calls
 
-    def _enter(self, module: torch.nn.Module, _: object) -> None:
+    def _enter(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if not self._stack and module is self._root:  # the model is run again
             self._counts.clear()
         index = self._counts.get(id(module), 0)
         self._counts[id(module)] = index + 1
         parent = self._stack[-1][1] if self._stack else None
-        self._stack.append((id(module), len(self._began)))
+        given = tuple(_tensors((args, kwargs)))  # now: a dictionary of them may be added to
+        if len(self._began) == self._given_to:
+            self.given = tuple(map(_copied, given))
+        self._stack.append((id(module), len(self._began), given))
         self._began.append((self._called_as(module, parent), id(module), index, parent))
 
-    def _leave(self, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _leave(self, module: torch.nn.Module, _: object, output: Any) -> None:
         while self._stack and self._stack[-1][0] != id(module):  # of calls that raised
             self._stack.pop()
         if not self._stack:
             return
-        _, began = self._stack.pop()
-        number = len(self._order)
-        self._order.append(began)
+        _, began, received = self._stack.pop()
+        number = len(self.order)
+        self.order.append(began)
         self.numbers[id(module), self._began[began][2]] = number
         returned = list(_tensors(output))
         self._several.append(len(returned) > 1)
         made = [tensor for tensor in returned if tensor.is_floating_point()]
         if len(made) > 1:  # what is only handed through is no output; a single one may be changed in place
-            given = {id(tensor) for tensor in _tensors((args, kwargs))}
+            given = {id(tensor) for tensor in received}
             made = [tensor for tensor in made if id(tensor) not in given]
         self._passed_on.append(tuple(self._first_return(tensor, number, index) for index, tensor in enumerate(made)))
         size = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in made)
@@ -194,11 +214,10 @@ class _Recorder:
     def _called_as(self, module: torch.nn.Module, parent: int | None) -> ModulePath:
         """The name below the caller, of those that a module goes by; else the first."""
         paths = self._paths[id(module)]
-        if parent is None or len(paths) == 1:
-            return paths[0]
-        caller = self._began[parent][0]
-        below = [path for path in paths if path[: len(caller)] == caller]
-        return next((path for path in below if len(path) == len(caller) + 1), below[0] if below else paths[0])
+        return paths[0] if parent is None else name_for_caller(paths, self._began[parent][0], self._is_container)
+
+    def _is_container(self, path: ModulePath) -> bool:
+        return path in self._tree and self._tree.module(path).container
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -27,7 +27,7 @@ class ReferenceCall:
         call: The 0-based index of the call.
         repeated: Whether the module ran more than once.
         parent: The number of the call that it was made from; None for the root's.
-        bytes: Of its outputs; 0 where that is not known.
+        bytes: Of its outputs, roughly.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
             is; None where there is none, and nothing where that is not known.
         several: Whether it returned more than one tensor, of any type.
@@ -68,6 +68,9 @@ class Reference(Protocol):
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
+
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call was given."""
 
 
 def packed_calls(calls: Sequence[ReferenceCall], wanted: Sequence[int], max_bytes: int) -> Iterator[list[int]]:

@@ -16,7 +16,7 @@ class Errors:
         max_abs: The largest difference.
         mean_abs: The mean difference.
         relative: The largest difference over the reference's largest value; infinite where NaNs or infinities are in
-            other places than the reference's.
+            other places than the reference's, and where whole numbers or truths differ at all.
         cosine: The cosine of the angle between both, 1 for the same direction.
         sqnr_db: The signal to quantization noise ratio: ten times the decimal logarithm of the reference's sum of
             squares over that of the difference; infinite where there is no difference.
@@ -78,8 +78,11 @@ class Isolated:
 
     Attributes:
         call: The module call.
-        added: The error on the reference's tensors.
-        over: Whether that alone is over the tolerance.
+        added: The error on the reference's tensors, that of the operations `between` included.
+        alone: The error on just what the reference's module was given, so without these; None where there are none
+            between, or where what it was given can't be told.
+        source: The call whose own operations make the error: this one, or the one that those before it belong to; None
+            where nothing is over the tolerance, or where that can't be told.
         fed: The tensors that were replaced by the reference's.
         between: The modules that contain it, or stand before it, whose operations lie between those tensors and the
             module, and so are part of the error: a residual connection's, say.
@@ -88,10 +91,16 @@ class Isolated:
 
     call: CallComparison
     added: Errors
-    over: bool
+    alone: Errors | None
+    source: CallComparison | None
     fed: tuple[str, ...]
     between: tuple[str, ...]
     not_fed: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the module itself adds more than the tolerance."""
+        return self.source is self.call
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,13 @@ class PartComparison:
         return next((call for call in self.calls if call.over), None)
 
     @property
+    def culprit(self) -> CallComparison | None:
+        """The call that makes the first error: the first to leave the reference, or what does something before it."""
+        first = self.first_over
+        found = next((each for each in self.isolated if each.call is first), None)
+        return first if found is None or found.source is None else found.source
+
+    @property
     def skipped(self) -> dict[str, int]:
         """How many calls with nodes were not compared, by reason."""
         return dict(Counter(call.skipped for call in self.calls if call.skipped is not None).most_common())
@@ -152,7 +168,7 @@ class PartComparison:
     @property
     def looks_foreign(self) -> bool:
         """Whether so many of the first modules are off by themselves, and far, as other weights would make them."""
-        far = {each.call.path for each in self.isolated if each.over and each.added.relative > _FAR}
+        far = {each.call.path for each in self.isolated if each.over and (each.alone or each.added).relative > _FAR}
         return len(far) >= _MANY
 
     @property

@@ -2,11 +2,17 @@
 
 ONNX's own shape inference answers, on a copy of the graph in which the weights are left out. It knows nothing of ONNX
 Runtime's own operators: for those the type is that of their input.
+
+It loses the symbol of a dynamic axis at the first Reshape with a `-1`, but not a size. So it is asked twice more, with
+two sizes for each symbol: an axis that has a symbol's size both times is that symbol, one that has the sum of two is
+their sum, and axes that have the same sizes both times are equal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.extraction.cutting import Scope, reads
@@ -48,6 +54,8 @@ _RANK_KEPT = frozenset(
     "ReduceMean".split()
 )
 _MAX_ROUNDS = 64
+# Sizes for symbols: no two are equal, and no sum of two is one of them or the sum of two others.
+_SIZES = (1009, 1301, 1801, 2609, 3907, 5903, 9049, 14009)
 
 
 def tensor_types(
@@ -62,14 +70,30 @@ def tensor_types(
         spans: Where the parts of each of them are.
 
     Returns:
-        Types by name. A dynamic axis has its symbol, which tensors of equal size share, or None.
+        Types by name. A dynamic axis has its symbol, which tensors of equal size share, or None; symbols that begin
+        with `unk__` are not the file's own.
     """
-    known: dict[str, Value] = {}
-    outer: dict[str, Span] = {}
     head = b"".join(data[slice(*span)] for span in model.head)
     head += b"".join(encode_message(MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
+    types = _types(data, head, scopes, spans, {})
+    inputs = (value for scope in scopes for value in scope.graph.inputs)
+    symbols = dict.fromkeys(size for value in inputs for size in value.shape or () if isinstance(size, str) and size)
+    assigned = [_assigned(list(symbols), sizes) for sizes in (_SIZES, _SIZES[::-1])]
+    if not all(assigned):
+        return types
+    sized = [_types(data, head, scopes, spans, sizes) for sizes in assigned]
+    names = _axis_names(*assigned)
+    return {name: _with_symbols(value, [each.get(name) for each in sized], names) for name, value in types.items()}
+
+
+def _types(
+    data: Data, head: bytes, scopes: Sequence[Scope], spans: Sequence[GraphSpans], sizes: Mapping[str, int]
+) -> dict[str, Value]:
+    """What is known of the tensors, where the symbols of the inputs have sizes."""
+    known: dict[str, Value] = {}
+    outer: dict[str, Span] = {}
     for scope, parts in zip(scopes, spans, strict=True):
-        known.update({value.name: value for value in scope.graph.inputs if value.elem_type})
+        known.update({value.name: _of_sizes(value, sizes) for value in scope.graph.inputs if value.elem_type})
         made = {name for node in scope.graph.nodes for name in node.outputs}
         outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
         given = [known[name] for name in outside if name in known]
@@ -77,6 +101,47 @@ def tensor_types(
         known |= _infer(data, head, parts, scope.graph.nodes, given, stored)
         outer |= parts.tensors
     return known
+
+
+def _of_sizes(value: Value, sizes: Mapping[str, int]) -> Value:
+    if value.shape is None:
+        return value
+    return replace(value, shape=tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in value.shape))
+
+
+def _assigned(symbols: Sequence[str], sizes: Sequence[int]) -> dict[str, int]:
+    """A size for each symbol, for `a + b`, as Optimum names such an axis, the sum of theirs; none if they don't suffice."""
+    sums = {symbol: parts for symbol in symbols if len(parts := symbol.split(" + ")) == 2 and {*parts} <= {*symbols}}
+    single = [symbol for symbol in symbols if symbol not in sums]
+    if len(single) > len(sizes):
+        return {}
+    assigned = dict(zip(single, sizes, strict=False))
+    return assigned | {symbol: sum(assigned.get(part, 0) for part in parts) for symbol, parts in sums.items()}
+
+
+def _axis_names(first: Mapping[str, int], second: Mapping[str, int]) -> dict[tuple[int, int], str]:
+    """What an axis is called that has these two sizes: a symbol of the file, or the sum of two."""
+    sizes = {symbol: (first[symbol], second[symbol]) for symbol in first}
+    names = {
+        (one[0] + other[0], one[1] + other[1]): f"{left} + {right}"
+        for (left, one), (right, other) in combinations(sizes.items(), 2)
+    }
+    return names | {pair: symbol for symbol, pair in sizes.items()}
+
+
+def _with_symbols(value: Value, sized: Sequence[Value | None], names: Mapping[tuple[int, int], str]) -> Value:
+    """A type whose dynamic axes have the symbols that two sets of sizes tell, where they tell."""
+    first, second = (each.shape if each is not None else None for each in sized)
+    if first is None or second is None or len(first) != len(second):
+        return value
+    known = value.shape if value.shape is not None and len(value.shape) == len(first) else (None,) * len(first)
+    shape: list[int | str | None] = []
+    for at, (one, other) in enumerate(zip(first, second, strict=True)):
+        if isinstance(known[at], int) or not isinstance(one, int) or not isinstance(other, int):
+            shape.append(known[at])
+        else:
+            shape.append(one if one == other else names.get((one, other), f"unk__{one}_{other}"))
+    return replace(value, shape=tuple(shape))
 
 
 def _infer(

@@ -74,14 +74,23 @@ from optimum_htp.onnxfile.schema import (
     TENSOR_FIELDS,
     TENSOR_NAME,
     TENSOR_PACKED_DIMS,
+    TENSOR_TYPE,
     TENSOR_TYPE_ONLY,
+    TYPE_ELEM_TYPE,
+    TYPE_SHAPE,
+    VALUE_NAME,
+    VALUE_TYPE,
 )
-from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed
+from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed, signed32
 
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from optimum_htp.onnxfile.attributes import Body, Field
     from optimum_htp.onnxfile.wire import Data
+
+    _Shape: TypeAlias = list[int | str | None] | None
 
 
 def read_model(path: str | Path) -> OnnxModel:
@@ -288,13 +297,13 @@ class _Reader:
             if tag in (TENSOR_DIM, TENSOR_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
             elif tag == TENSOR_DATA_TYPE:
-                data_type = signed(first)
+                data_type = signed32(first)
             elif tag == TENSOR_NAME:
                 name = self.text(first, stop)
             elif tag == TENSOR_EXTERNAL_DATA:
                 self.entry(where, first, stop)
             elif tag == TENSOR_DATA_LOCATION:
-                is_external = first == EXTERNAL
+                is_external = signed32(first) == EXTERNAL
             elif tag >> 3 == TENSOR_DIM >> 3:
                 raise WireError("the dimensions of a tensor are no integers", at)
         if not is_external:
@@ -331,20 +340,29 @@ class _Reader:
         return replace(values, dims=tuple(dims))
 
     def value(self, start: int, end: int) -> Value:
-        found = last_fields(self.data, start, end, NAME_AND_TYPE)
-        name = self.text(*found[1]) if 1 in found else ""
-        of_tensor = last_fields(self.data, *found[2], TENSOR_TYPE_ONLY).get(1) if 2 in found else None
-        if of_tensor is None:
-            return Value(name, 0, None)
-        found = last_fields(self.data, *of_tensor, ELEM_TYPE_AND_SHAPE)
-        elem_type = signed(found[1][0]) if 1 in found else 0
-        if 2 not in found:
-            return Value(name, elem_type, None)
-        shape: list[int | str | None] = []
-        for tag, _, first, stop in fields(self.data, *found[2], DIMENSIONS):
-            if tag == DIMENSION:
-                shape.append(self.dimension(first, stop))
-        return Value(name, elem_type, tuple(shape))
+        """Reads a value; parts of its type that stand in several pieces are put together, as protobuf does."""
+        name, elem_type, shape = "", 0, None
+        for tag, _, first, stop in fields(self.data, start, end, NAME_AND_TYPE):
+            if tag == VALUE_NAME:
+                name = self.text(first, stop)
+            elif tag == VALUE_TYPE:
+                for inner, _, at, to in fields(self.data, first, stop, TENSOR_TYPE_ONLY):
+                    if inner == TENSOR_TYPE:
+                        elem_type, shape = self.tensor_type(at, to, elem_type, shape)
+        return Value(name, elem_type, None if shape is None else tuple(shape))
+
+    def tensor_type(self, start: int, end: int, elem_type: int, shape: _Shape) -> tuple[int, _Shape]:
+        """Reads a tensor's type on top of what is known of it."""
+        for tag, _, first, stop in fields(self.data, start, end, ELEM_TYPE_AND_SHAPE):
+            if tag == TYPE_ELEM_TYPE:
+                elem_type = signed32(first)
+            elif tag == TYPE_SHAPE:
+                dimensions = fields(self.data, first, stop, DIMENSIONS)
+                shape = [
+                    *(shape or ()),
+                    *(self.dimension(at, to) for inner, _, at, to in dimensions if inner == DIMENSION),
+                ]
+        return elem_type, shape
 
     def dimension(self, start: int, end: int) -> int | str | None:
         size: int | str | None = None

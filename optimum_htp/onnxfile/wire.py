@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Piece: TypeAlias = bytes | tuple[int, int]
 
 
+_MAX_LENGTH_BYTES = 5  # of the length of a field; protobuf reads no more
+
 _BUFFER_BYTES = 1 << 20
 _RELEASE_BYTES = 1 << 24
 # Shorter ranges are collected from the mapped file, as a rewritten graph has thousands.
@@ -151,10 +153,15 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def encode_varint(value: int) -> bytes:
-    """Returns the shortest varint for a non-negative number, as protobuf writes it."""
+def signed32(value: int) -> int:
+    """Returns the int32 that protobuf reads from the unsigned `value`, of which it drops what is too much."""
+    return ((value & 0xFFFF_FFFF) ^ 0x8000_0000) - 0x8000_0000
+
+
+def encode_varint(value: int, width: int = 1) -> bytes:
+    """Returns the varint for a non-negative number: the shortest, as protobuf writes it, or one of `width` bytes."""
     encoded = bytearray()
-    while value > 0x7F:
+    while value > 0x7F or len(encoded) + 1 < width:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
     encoded.append(value)
@@ -185,7 +192,11 @@ class Splice:
         self._kept = stop
 
     def replace(self, tag: int, span: tuple[int, int, int], content: Splice | None) -> None:
-        """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it."""
+        """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it.
+
+        A length that was written wider than it need be, by a writer that leaves room for any, keeps its width, so that
+        taking the new content back takes everything back.
+        """
         if content is None:
             return
         at, first, stop = span
@@ -193,7 +204,10 @@ class Splice:
             self.cut(first, stop)  # the header stays, also where it is not the shortest possible
         else:
             self.cut(at, stop)
-            self._append(encode_varint(tag) + encode_varint(content.length_bytes))
+            head = encode_varint(tag)
+            width = min(first - at - len(head), _MAX_LENGTH_BYTES)
+            is_wide = width > len(encode_varint(stop - first))
+            self._append(head + encode_varint(content.length_bytes, width if is_wide else 1))
         length_bytes = self.length_bytes + content.length_bytes
         for piece in content.pieces[:1]:  # only the first can join what stands before it
             self._append(piece)

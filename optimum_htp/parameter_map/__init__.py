@@ -18,10 +18,12 @@ from optimum_htp.package import HtpFile, HtpPackage, load_package
 from optimum_htp.parameter_map.identity import own_name, refuse_other_model
 from optimum_htp.parameter_map.matching import Match, Matcher
 from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renamed
+from optimum_htp.parameter_map.readings import Reading
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor, Values, stored_tensors
-from optimum_htp.references import SourceModel, find_parts, load_source_model
+from optimum_htp.references import SourceModel, find_parts, load_source_model, source_facts
 from optimum_htp.sidecar import StoredParameter
+from optimum_htp.tagged import TaggedFile, tagged_file
 
 
 if TYPE_CHECKING:
@@ -44,11 +46,12 @@ class ParameterRow:
         kind: `"parameter"` (or a buffer); `"constant"`, which no parameter went into: integers, truth values, or one
             number throughout; `"unknown"`.
         parameters: The parameters of the PyTorch model that it was made of.
-        changes: What was done to them: `same`, or some of `transposed`, `reshaped`, `cast`, `scaled`, `shifted`, `folded` (with a
+        changes: What was done to them: `same`, or some of `transposed`, `reshaped`, `sliced` (some rows), `gathered` (rows
+            in another order), `cast` (to another type), `scaled` (by one number), `shifted` (by one), `folded` (with a
             batch norm), `concatenated`, `quantized`; for the scale and the zero point of a quantized one those words.
         duplicates: Other parameters that it stands for as well, because they have the same values.
-        scale: The stored tensor with the scale of a quantized one.
-        zero_point: The stored tensor with its zero point.
+        scale: The stored tensors whose product is the scale of a quantized one: one, or for a bias two.
+        zero_point: The stored tensor with its zero point; None where there is none.
         anonymous: Whether its name was none of a parameter's.
     """
 
@@ -62,7 +65,7 @@ class ParameterRow:
     parameters: tuple[str, ...]
     changes: tuple[str, ...]
     duplicates: tuple[str, ...]
-    scale: str | None
+    scale: tuple[str, ...]
     zero_point: str | None
     anonymous: bool
 
@@ -123,17 +126,21 @@ def parameters(
     """
     package = load_package(path)
     files = _chosen(package, file)
+    tagged = [tagged_file(each, package=package) for each in files]
     undescribed = [each.path for each in files if each.evidence != "sidecar" or not package.path.is_dir()]
     if rename and undescribed:
         raise PackageError(
             f"{undescribed[0]}: no sidecar describes it, and the old names would be lost; tag the package first"
         )
-    facts = package.sidecar.source if package.sidecar is not None else {}
-    task, library = (value if isinstance(value := facts.get(key), str) else None for key in ("task", "library"))
-    source = load_source_model(model, task=task, library=library, trust_remote_code=trust_remote_code)
+    facts = source_facts(
+        package.sidecar.source if package.sidecar is not None else {},
+        [tree.root for each in tagged for tree in each.trees],
+        with_past=any(value.name.startswith("past_key_values") for each in files for value in each.model.graph.inputs),
+    )
+    source = load_source_model(model, **facts, trust_remote_code=trust_remote_code)
     found: dict[str, list[ParameterRow]] = {}
-    for each in files:
-        found[each.name] = _rows(each, package, source)
+    for each, with_tags in zip(files, tagged, strict=True):
+        found[each.name] = _rows(each, with_tags, package, source)
     saved = False
     if (save or rename) and not undescribed:
         saved = True
@@ -150,40 +157,33 @@ def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     files = [each for name, each in package.files.items() if pattern is None or fnmatchcase(name, pattern)]
     if not files:
         raise PackageError(f"{package.path}: no file of it is called {pattern!r}; it has {', '.join(package.files)}")
-    for each in files:
-        if each.evidence == "none":
-            raise PackageError(
-                f"{each.path}: its nodes are not tagged; tag them with: optimum-cli htp tag {package.path}"
-            )
     return files
 
 
-def _rows(file: HtpFile, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
-    module, places = _module_of(file, package, source)
+def _rows(file: HtpFile, tagged: TaggedFile, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
+    module, places = _module_of(file, tagged, package, source)
     tensors = SourceTensors.of(module)
-    stored = stored_tensors(file)
+    stored = stored_tensors(tagged)
     with Values(file) as values:
 
         def read(tensor: StoredTensor) -> np.ndarray[Any, Any] | None:
             return values.read(tensor.graph, tensor.tensor)
 
-        matcher = Matcher(tensors, {tensor.tensor.name: tensor for tensor in stored}, read)
-        rows = [_row(file, tensor, matcher, places) for tensor in stored]
-        rows = _with_scales(rows)
+        matcher = Matcher(tensors, {(tensor.graph, tensor.tensor.name): tensor for tensor in stored}, read)
+        rows = _with_scales([_row(file, tensor, matcher, places) for tensor in stored], matcher)
         refuse_other_model(file, source.name, rows, stored, tensors, read, places=list(places.values()))
     return rows
 
 
-def _module_of(file: HtpFile, package: HtpPackage, source: SourceModel) -> tuple[Any, dict[str, str]]:
+def _module_of(
+    file: HtpFile, tagged: TaggedFile, package: HtpPackage, source: SourceModel
+) -> tuple[Any, dict[str, str]]:
     """The PyTorch module that a file was exported from, and where in it each root of the file is, by the root's tag."""
     import torch
 
-    roots = [split_tag(tree.tag(()))[0] for tree in file.hierarchy.trees]
-    record = file.record
-    known = record is not None and record.trees == file.hierarchy.trees
-    at = record.roots_in_model if known and record is not None else ("",) * len(roots)
-    if isinstance(source.model, torch.nn.Module) and None not in at:
-        return source.model, {root: place or "" for root, place in zip(roots, at, strict=True)}
+    roots = [split_tag(tree.tag(()))[0] for tree in tagged.trees]
+    if isinstance(source.model, torch.nn.Module) and None not in tagged.places:
+        return source.model, {root: place or "" for root, place in zip(roots, tagged.places, strict=True)}
     parts = [part for part in find_parts(source, package.files) if part.file == file.name]
     if not parts:
         raise HtpError(f"{file.path}: which part of {source.name} it was exported from is not known")
@@ -197,8 +197,10 @@ def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[
     if named is not None:  # the values have the last word, but of equal ones those of the name are meant
         paths = list(dict.fromkeys((named.rpartition(".")[0], *paths)))
     array = matcher.read(stored)
-    match = matcher.match(stored, array, paths) if array is not None else None
-    kind = "parameter" if match is not None else "constant" if array is None or _is_constant(array) else "unknown"
+    match = matcher.match(stored, array, paths, named=named) if array is not None else None
+    kind = "parameter" if match is not None else "constant"
+    if match is None and array is not None and not _is_constant(array, matcher.readings(stored, array)):
+        kind = "unknown"
     match = match or Match((), ())
     return ParameterRow(
         file=file.name,
@@ -222,25 +224,28 @@ def _in_model(tag: str, places: Mapping[str, str]) -> str:
     return f"{place}.{path}" if place and path else place or path
 
 
-def _is_constant(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.kind in "iub" or array.size < 2 or bool((array == array.flat[0]).all())
+def _is_constant(array: np.ndarray[Any, Any], readings: Iterable[Reading]) -> bool:
+    if array.size < 2 or bool((array == array.flat[0]).all()):
+        return True
+    return array.dtype.kind in "iub" and all(reading.step is None for reading in readings)
 
 
-def _with_scales(rows: list[ParameterRow]) -> list[ParameterRow]:
+def _with_scales(rows: list[ParameterRow], matcher: Matcher) -> list[ParameterRow]:
     """Says of the scales and zero points of quantized parameters whose they are."""
-    roles: dict[str, tuple[str, tuple[str, ...]]] = {}
+    roles: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     for row in rows:
-        for role, name in (("scale", row.scale), ("zero_point", row.zero_point)):
-            if name is not None:
-                before = roles.get(name, (role, ()))[1]
-                roles[name] = role, (*before, *row.parameters)
-    return [
-        replace(row, kind="parameter", changes=(roles[row.name][0],), parameters=roles[row.name][1][:1],
-                duplicates=roles[row.name][1][1:])
-        if row.name in roles
-        else row
-        for row in rows
-    ]  # fmt: skip
+        scale = row.scale[0] if len(row.scale) == 1 else None
+        for role, name in (("scale", scale), ("zero_point", row.zero_point)):
+            stored = matcher.find(row.graph, name) if name is not None else None
+            if stored is not None:
+                key = stored.graph, stored.tensor.name
+                roles[key] = role, (*roles.get(key, ("", ()))[1], *row.parameters[:1])
+    return [_with_role(row, *roles[row.graph, row.name]) if (row.graph, row.name) in roles else row for row in rows]
+
+
+def _with_role(row: ParameterRow, role: str, parameters: tuple[str, ...]) -> ParameterRow:
+    named, *others = dict.fromkeys(parameters)
+    return replace(row, kind="parameter", changes=(role,), parameters=(named,), duplicates=tuple(others))
 
 
 def _new_names(file: HtpFile, rows: Iterable[ParameterRow], rename: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package import HtpFile
+from optimum_htp.parameter_map.readings import FLOATS
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MERGED = re.compile(r"_merged_\d+$")
-_FLOATS = (1, 10, 11, 16)
+_BY_MORE_THAN_ROUNDING = "; or they were quantized by more than rounding, as GPTQ does"
 
 
 class Row(Protocol):
@@ -29,6 +30,10 @@ class Row(Protocol):
     @property
     def name(self) -> str:
         """Its name."""
+
+    @property
+    def scale(self) -> tuple[str, ...]:
+        """The scale of a quantized one."""
 
 
 def own_name(name: str, source: SourceTensors, places: Iterable[str]) -> str | None:
@@ -67,13 +72,19 @@ def refuse_other_model(
             raise PackageError(
                 f"{file.path}: {model} is not what it was exported from: {_difference(tensor, known, source, read)}"
             )
-    floats = [tensor for tensor in stored if tensor.tensor.data_type in _FLOATS and _size(tensor) > 1]
+    weights = [
+        tensor
+        for row, tensor in zip(rows, stored, strict=True)
+        if _size(tensor) > 1 and (tensor.tensor.data_type in FLOATS or row.kind == "unknown" or row.scale)
+    ]
     missing = [tensor for _, tensor in lost if _size(tensor) > 1]
-    if sum(map(_size, missing)) * 2 > sum(map(_size, floats)) > 0:
+    if sum(map(_size, missing)) * 2 > sum(map(_size, weights)) > 0:
         largest = max(missing, key=_size)
+        quantized = all(tensor.tensor.data_type not in FLOATS for tensor in missing)
         raise PackageError(
             f"{file.path}: {model} is not what it was exported from: the values of {len(missing)} of its "
-            f"{len(floats)} weights are nowhere in it, the largest being {largest.tensor.name!r} {list(largest.tensor.dims)}"
+            f"{len(weights)} weights are nowhere in it, the largest being {largest.tensor.name!r} "
+            f"{list(largest.tensor.dims)}{_BY_MORE_THAN_ROUNDING if quantized else ''}"
         )
 
 

@@ -129,8 +129,8 @@ def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
                 replace(
                     each,
                     name=change.names.get(each.name, each.name),
-                    scale=_new(each.scale, change.names),
-                    zero_point=_new(each.zero_point, change.names),
+                    scale=tuple(change.names.get(name, name) for name in each.scale),
+                    zero_point=change.names.get(each.zero_point or "", each.zero_point),
                 )
                 for each in change.parameters
             )
@@ -158,7 +158,3 @@ def _staged(change: RenamedFile, staging: StagedDirectory) -> OnnxModel:
         entries = {SKELETON: skeleton} if skeleton is not None else {}
         rewrite_metadata(target, nodes={}, owned=lambda key: key == SKELETON, model=entries)
     return model
-
-
-def _new(name: str | None, names: Mapping[str, str]) -> str | None:
-    return name if name is None else names.get(name, name)

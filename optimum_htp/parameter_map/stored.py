@@ -12,6 +12,7 @@ from optimum_htp.onnxfile import Initializer, Node
 from optimum_htp.package import HtpFile
 from optimum_htp.packed import names_problem
 from optimum_htp.spans import model_spans, scope_spans
+from optimum_htp.tagged import TaggedFile
 from optimum_htp.tensors import SourceFiles
 
 
@@ -57,7 +58,7 @@ class StoredTensor:
     tags: tuple[str, ...]
 
 
-def stored_tensors(file: HtpFile) -> list[StoredTensor]:
+def stored_tensors(file: TaggedFile) -> list[StoredTensor]:
     """The stored tensors of a file in order."""
     readers = _Readers(file)
     return [
@@ -75,7 +76,7 @@ def stored_tensors(file: HtpFile) -> list[StoredTensor]:
 class _Readers:
     """Which nodes read a tensor, from whatever graph."""
 
-    def __init__(self, file: HtpFile) -> None:
+    def __init__(self, file: TaggedFile) -> None:
         self.file = file
         self.graphs = dict(file.model.graphs())
         self.made = {

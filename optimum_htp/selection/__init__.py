@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optimum_htp.annotations import check_layer_annotations, write_layer_annotations
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.package import HtpPackage
 from optimum_htp.patterns import ModulePattern, near_names
 from optimum_htp.selection.choosing import Chooser
 from optimum_htp.selection.report import NODE_NAME_FORMATS, FileSelection, SelectedNode, Selection
@@ -62,7 +62,7 @@ def select(
     written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not written:
         raise HtpError("no pattern says which modules to select; '*' selects all")
-    chosen = [Chooser(each, written, _places(opened.files[each.name], each)) for each in _files(opened, file)]
+    chosen = [Chooser(each, written) for each in _files(opened, file)]
     for position, pattern in enumerate(written):
         if not any(each.modules[position] for each in chosen):
             raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, chosen)}")
@@ -99,13 +99,6 @@ def _files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
     if not names:
         raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(package.files)}")
     return [tagged_file(package.files[name], package=package) for name in names]
-
-
-def _places(file: HtpFile, tagged: TaggedFile) -> list[str]:
-    """Where each root sits in the whole model; `""` where it is the model, or where that is not known."""
-    if file.record is None or file.record.trees != tagged.trees:
-        return [""] * len(tagged.trees)
-    return [place or "" for place in file.record.roots_in_model]
 
 
 def _advice(text: str, chosen: Sequence[Chooser]) -> str:

@@ -23,14 +23,14 @@ class Chooser:
         modules: For each pattern the modules: the position of the tree, and the first of the module's paths.
     """
 
-    def __init__(self, file: TaggedFile, patterns: Sequence[str], above: Sequence[str]) -> None:
+    def __init__(self, file: TaggedFile, patterns: Sequence[str]) -> None:
         self.file = file
         self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
         self.modules: list[dict[_Module, None]] = []
         for _, pattern in self._patterns:
             found: dict[_Module, None] = {}
-            for index, tree in enumerate(file.trees):
-                found |= {(index, info.path): None for info in tree.select(pattern, above=above[index])}
+            for index, (tree, place) in enumerate(zip(file.trees, file.places, strict=True)):
+                found |= {(index, info.path): None for info in tree.select(pattern, above=place or "")}
             self.modules.append(found)
         self._chains: dict[str, tuple[_Module, ...]] = {}
         self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}

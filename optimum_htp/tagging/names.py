@@ -4,9 +4,12 @@ The TorchScript exporter names a node `<scope>/<operator>[_<n>]`, and its scope 
 one part for each call below the root, the last attribute that the module is registered by, with the numbers after it
 (`layer.0`). The second scope that spells the same gets `_1` at its end, the third `_2`, in the order in which nodes are
 named; scopes without nodes use up no number. A part says neither who called nor which of several names was used, and
-two different calls may spell the same, so a scope is read in every way that the tree of modules allows. Where the ways
-lead to different modules, weights that only this scope reads decide, or that the other ways leave out a module which
-is called in this very graph; else nothing is decided, because a wrong tag is worse than none.
+two different calls may spell the same, so a scope is read in every way that the tree of modules allows. Two kinds of
+evidence narrow that down: what the nodes of a scope read is held by its module, or inside it; and a module that is
+certain to call another, or to read a weight, in one scope does so in each. Where more than one module is left, or more
+than one of its names, nothing is decided, because a wrong tag is worse than none.
+
+That a module calls what it contains, and not what is elsewhere under the same name, is taken for granted.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey, name_for_caller
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.tagging.evidence import Evidence, Owner, call_owner
 from optimum_htp.tracing import ModuleTrace
@@ -187,18 +190,20 @@ def _repetitions(spelled: str, present: Iterable[str]) -> Iterator[tuple[str, in
         yield match["scope"], int(match["number"])
 
 
+_Deed = int | str
+"""What a call does: a module that it calls, by identity, or a weight that it reads, by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Reading:
     """One way to read a scope.
 
     Attributes:
         path: The module, by the name below its caller.
-        passed_over: The modules between a caller and what it called that were not called on the way.
         borrowed: Whether a module called one that it does not contain.
     """
 
     path: ModulePath
-    passed_over: tuple[ModulePath, ...] = ()
     borrowed: bool = False
 
 
@@ -211,128 +216,95 @@ class _StaticScopes:
         for module in trace.tree:
             self._by_name.setdefault(_shown(module.path), []).append(module)
         self._slashes = max(name.count("/") for name in self._by_name)
-        self._known: dict[str, list[_Reading]] = {"": [_Reading(())]}
-        self._decided: dict[str, Owner | None] = {}
         self._present = set(spelled)
-        self._holders, self._read_holders = self._weight_holders(trace, weights)
-        self._inside = self._holders_inside()
-        self._callers = self._certain_callers()
+        self._tensors = trace.tensors
+        self._read = _by_scope(weights, trace.tensors)
+        self._holders = self._weight_holders(trace)
+        self._known: dict[str, list[_Reading]] = {"": [_Reading(())]}
+        self._inside: dict[str, set[str]] = {}
+        for scope in self._present:
+            for each in _with_callers(scope):
+                self._inside.setdefault(each.rpartition("/")[0], set()).add(each)
+        self._decided: dict[str, set[ModulePath]] = {}
+        self._certain = self._certain_deeds()
 
     def owner(self, spelled: str) -> Owner | None:
         """The module that a scope spells, None where it may be one or another."""
+        paths = self._narrowed(spelled)
+        return Owner(next(iter(paths))) if len(paths) == 1 else None
+
+    def _narrowed(self, spelled: str) -> set[ModulePath]:
+        """The modules that a scope may be, without those that do elsewhere what is not done here."""
         if spelled not in self._decided:
-            self._decided[spelled] = self._decide(spelled)
+            paths = {reading.path for reading in self._readings(spelled)}
+            self._decided[spelled] = paths
+            if len(paths) > 1:
+                done = self._done(spelled)
+                self._decided[spelled] = {path for path in paths if not self._does_more(path, spelled, done)}
         return self._decided[spelled]
 
-    def _decide(self, spelled: str) -> Owner | None:
-        """The module that the evidence is for, unless the nodes read a weight of another that the scope may be."""
-        readings = self._all_readings(spelled)
-        owner = self._favoured(spelled, readings)
-        read: Set[ModulePath] = self._read_holders.get(spelled, frozenset())
-        if owner is None or owner.path in read or all(reading.path not in read for reading in readings):
-            return owner
-        return None
+    def _done(self, spelled: str) -> set[_Deed]:
+        """The weights that the nodes of a scope read, and the modules that may be called inside it."""
+        # What a repeated call calls stands inside the scope that it repeats.
+        scopes = [spelled, *(scope for scope, _ in _repetitions(spelled, self._present))]
+        inside = [each for scope in scopes for each in self._inside.get(scope, ())]
+        called = {id(self._tree.module(path)) for each in inside for path in self._narrowed(each)}
+        return called | self._read.get(spelled, set())
 
-    def _favoured(self, spelled: str, readings: list[_Reading]) -> Owner | None:
-        best = self._best(readings)
-        if len({id(self._tree.module(reading.path)) for reading in readings}) == 1:
-            return Owner((best or readings[0]).path)
-        holders = self._holders.get(spelled, ())
-        proven = [reading for reading in readings if reading.path in holders]
-        if proven:
-            return Owner(proven[0].path) if len(proven) == 1 else None
-        if self._is_repeated(spelled):
-            return None
-        inside = self._inside.get(spelled, ())
-        around = [reading for reading in readings if all(_contains(reading.path, holder) for holder in inside)]
-        if inside and len(around) == 1:
-            return Owner(around[0].path)
-        if best is None or best not in around:
-            return None
-        others = [each for each in readings if each is not best]
-        certain = all(any(self._is_called(path, spelled) for path in each.passed_over) for each in others)
-        return Owner(best.path) if certain else None
+    def _does_more(self, path: ModulePath, spelled: str, done: set[_Deed]) -> bool:
+        """Whether a module, where it is certain to be called, calls or reads what this scope does not."""
+        elsewhere = self._certain.get(id(self._tree.module(path)), {})
+        return any(deeds - done for scope, deeds in elsewhere.items() if scope != spelled)
 
-    def _is_called(self, path: ModulePath, disputed: str) -> bool:
-        """Whether a scope other than a disputed one, and not inside it, is certain to show a call of a module."""
-        scopes = self._callers.get(id(self._tree.module(path)), ())
-        return any(scope != disputed and not scope.startswith(f"{disputed}/") for scope in scopes)
-
-    def _certain_callers(self) -> dict[int, list[str]]:
-        """For each module, the scopes that show a call of it: those with one reading, or one that weights prove."""
-        callers: dict[int, list[str]] = {}
-        for scope in self._present:
-            readings = self._unnarrowed(scope)
-            holders = self._holders.get(scope, ())
-            readings = [reading for reading in readings if reading.path in holders] or readings
-            if any(r.borrowed for r in readings) or len({id(self._tree.module(r.path)) for r in readings}) != 1:
-                continue
-            for module in set.intersection(*(self._called_on_the_way(reading) for reading in readings)):
-                callers.setdefault(module, []).append(scope)
-        return callers
-
-    def _called_on_the_way(self, reading: _Reading) -> set[int]:
-        steps = (reading.path[:length] for length in range(len(reading.path) + 1))
-        return {id(self._tree.module(path)) for path in steps if path not in reading.passed_over}
-
-    def _all_readings(self, spelled: str) -> list[_Reading]:
-        """The readings of a scope as it stands, and as a repetition; within the caller, where that is decided."""
-        readings = self._unnarrowed(spelled)
-        caller = spelled.rpartition("/")[0]
-        if len(readings) > 1 and caller and not self._is_repeated(spelled):
-            owner = self.owner(caller)
-            within = [each for each in readings if owner is not None and _contains(owner.path, each.path)]
-            readings = within or readings
-        return readings
-
-    def _unnarrowed(self, spelled: str) -> list[_Reading]:
-        """The readings of a scope as it stands, and as a repetition."""
-        readings = self._literal(spelled)
-        again = [each for scope, _ in _repetitions(spelled, self._present) for each in self._literal(scope)]
-        if again and all(reading.borrowed for reading in readings):
-            readings = []
-        return readings + again
+    def _certain_deeds(self) -> dict[int, dict[str, set[_Deed]]]:
+        """By a module, the scopes that can be of no other, with what it calls and reads of its own in each."""
+        owners: dict[str, ModulePath] = {}
+        for scope in {*self._inside, *(each for inside in self._inside.values() for each in inside)}:
+            paths = {reading.path for reading in self._readings(scope)}
+            if len(paths) == 1:
+                owners[scope] = paths.pop()
+        certain: dict[int, dict[str, set[_Deed]]] = {}
+        for scope, path in owners.items():
+            called = {owners[each] for each in self._inside.get(scope, ()) if each in owners}
+            deeds: set[_Deed] = {id(self._tree.module(each)) for each in called if _contains(path, each)}
+            deeds |= {name for name in self._read.get(scope, ()) if self._tensors[name] in self._names(path)}
+            certain.setdefault(id(self._tree.module(path)), {})[scope] = deeds
+        return certain
 
     @property
     def unread(self) -> int:
         """How many scopes can't be read in any way, or only by a module calling one that it does not contain."""
         return sum(all(reading.borrowed for reading in self._literal(scope)) for scope in self._present)
 
-    def _is_repeated(self, spelled: str) -> bool:
-        return f"{spelled}_1" in self._present or any(_repetitions(spelled, self._present))
+    def _readings(self, spelled: str) -> list[_Reading]:
+        """The readings of a scope as it stands, and as a repetition, that the weights allow which its nodes read."""
+        repeated = [scope for scope, _ in _repetitions(spelled, self._present)]
+        groups = [self._literal(scope) for scope in (spelled, *repeated)]
+        return [reading for group in groups for reading in self._allowed(group, spelled)]
 
-    def _holders_inside(self) -> dict[str, set[ModulePath]]:
-        """For each scope, the modules that scopes inside it are proven to be."""
-        inside: dict[str, set[ModulePath]] = {}
-        for scope, holders in self._holders.items():
-            proven = {reading.path for reading in self._literal(scope)} & holders
-            above = scope.rpartition("/")[0]
-            while above and proven:
-                inside.setdefault(above, set()).update(proven)
-                above = above.rpartition("/")[0]
-        return inside
+    def _allowed(self, readings: list[_Reading], spelled: str) -> list[_Reading]:
+        return [reading for reading in readings if self._may_read(reading.path, spelled)] or readings
 
-    def _weight_holders(
-        self, trace: ModuleTrace, weights: Mapping[str, set[str]]
-    ) -> tuple[dict[str, set[ModulePath]], dict[str, set[ModulePath]]]:
-        """The modules whose named weights only this scope, or a repetition of it, reads; and those it reads at all."""
-        alone: dict[str, set[ModulePath]] = {}
-        read: dict[str, set[ModulePath]] = {}
-        for name in weights.keys() & trace.tensors.keys():
-            module = self._tree.module(trace.tensors[name])
-            only_here = len({_unrepeated(scope) for scope in weights[name]}) == 1
-            for scope in weights[name]:
-                for holders in (alone, read) if only_here else (read,):
-                    holders.setdefault(scope, set()).update((module.path, *module.aliases))
-        return alone, read
+    def _may_read(self, path: ModulePath, spelled: str) -> bool:
+        """Whether a module, or one that it contains, holds each of the weights that the nodes of a scope read."""
+        held = self._holders.get(spelled, ())
+        return all(
+            any(_contains(each, holder) for each in self._names(path) for holder in holders) for holders in held
+        )
 
-    @staticmethod
-    def _best(readings: list[_Reading]) -> _Reading | None:
-        """The reading that passes over fewer modules than any other."""
-        ranked = sorted(readings, key=lambda reading: (reading.borrowed, len(reading.passed_over)))
-        if len(ranked) > 1 and len(ranked[0].passed_over) == len(ranked[1].passed_over):
-            return None
-        return ranked[0] if ranked else None
+    def _names(self, path: ModulePath) -> tuple[ModulePath, ...]:
+        module = self._tree.module(path)
+        return (module.path, *module.aliases)
+
+    def _weight_holders(self, trace: ModuleTrace) -> dict[str, list[tuple[ModulePath, ...]]]:
+        """For each scope, the modules that hold the named weights which its nodes read."""
+        holders: dict[str, list[tuple[ModulePath, ...]]] = {}
+        for scope, names in self._read.items():
+            for name in names:
+                own = trace.holders.get(name, (trace.tensors[name],))
+                every = tuple(path for holder in own for path in self._names(holder))
+                holders.setdefault(scope, []).append(every)
+        return holders
 
     def _literal(self, scope: str) -> list[_Reading]:
         """Every reading of a scope whose end is no number of a repetition."""
@@ -352,30 +324,39 @@ class _StaticScopes:
             self._known[scope] = known
         return known
 
+    def _below(self, path: ModulePath, name: str) -> Iterator[ModulePath]:
+        """The modules of a name that a module contains, each by its name there."""
+        above = len(path)
+        for module in self._by_name.get(name, ()):
+            below = [each for each in (module.path, *module.aliases) if each[:above] == path != each]
+            if below and not module.container:
+                yield name_for_caller(below, path, lambda path: self._tree.module(path).container)
+
     def _called_from(self, caller: _Reading, name: str) -> Iterator[_Reading]:
         """The modules of a name that a module may have called: those that it contains, else any."""
-        above = len(caller.path)
-        found = False
-        for module in self._by_name[name]:
-            below = [path for path in (module.path, *module.aliases) if path[:above] == caller.path != path]
-            if below:
-                found = True
-                path = next((path for path in below if len(path) == above + 1), below[0])
-                between = [path[:length] for length in range(above + 1, len(path))]
-                passed = tuple(step for step in between if not self._tree.module(step).container)
-                yield _Reading(path, caller.passed_over + passed, caller.borrowed)
-        if not found:
-            for module in self._by_name[name]:
-                yield _Reading(module.path, caller.passed_over, True)
+        below = list(self._below(caller.path, name))
+        yield from (_Reading(path, caller.borrowed) for path in below)
+        if not below:
+            yield from (_Reading(module.path, True) for module in self._by_name[name] if not module.container)
+
+
+def _by_scope(readers: Mapping[str, set[str]], tensors: Mapping[str, ModulePath]) -> dict[str, set[str]]:
+    """The named weights that the nodes of each scope read."""
+    read: dict[str, set[str]] = {}
+    for name in readers.keys() & tensors.keys():
+        for scope in readers[name]:
+            read.setdefault(scope, set()).add(name)
+    return read
+
+
+def _with_callers(scope: str) -> Iterator[str]:
+    """A scope and those that it lies in."""
+    yield scope
+    yield from (scope[:end] for end in range(1, len(scope)) if scope[end] == "/")
 
 
 def _contains(path: ModulePath, other: ModulePath) -> bool:
     return other[: len(path)] == path
-
-
-def _unrepeated(scope: str) -> str:
-    match = _REPEATED.fullmatch(scope)
-    return match["scope"] if match is not None else scope
 
 
 @dataclass(frozen=True, slots=True)

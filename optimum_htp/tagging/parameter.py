@@ -15,6 +15,9 @@ def decide(key: NodeKey, evidence: Evidence) -> Owner | None:
     for name in evidence.nodes[key].outputs:
         holder = trace.tensors.get(name)
         if holder is not None:
+            if trace.tree.module(holder).aliases and evidence.readers_in_doubt(key):
+                evidence.doubtful.add(key)  # by which of its names it was called is not known
+                return None
             reader = evidence.common(evidence.consumer_owners(key))
             if reader is not None and trace.tree.module(reader.path) is trace.tree.module(holder):
                 return reader

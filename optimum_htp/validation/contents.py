@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.configs import CONFIG, MODEL_INDEX, architectures, parse_config, read_config, read_small
+from optimum_htp.configs import CONFIG, MODEL_INDEX, architectures
+from optimum_htp.documents import parse_config, read_config, read_small
 from optimum_htp.errors import HtpError, OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package import HtpFile, onnx_files
@@ -92,6 +93,10 @@ class Contents:
     def has(self, name: str) -> bool:
         """Whether the package has a file."""
         return name in self.packed.encoded if self.packed is not None else (self.directory / name).is_file()
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of that name, if only a pipe."""
+        return name in self.packed.encoded if self.packed is not None else (self.directory / name).exists()
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none.

@@ -16,7 +16,7 @@ from optimum_htp.validation.report import Finding, failed, good, skipped, warnin
 
 
 # ONNX Runtime's minor version: the highest IR version, and the highest opset of ai.onnx, that it takes. Measured with
-# the CPU wheels 1.19.2 to 1.31.1 of PyPI, a one-node model for each version; 1.18 is from
+# the CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
 # https://onnxruntime.ai/docs/reference/compatibility.html. A later version takes at least what the last one here takes.
 _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 18): (10, 21),
@@ -33,6 +33,7 @@ _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 29): (13, 26),
     (1, 30): (13, 26),
     (1, 31): (13, 26),
+    (1, 32): (14, 28),
 }
 _LOWEST_OPSET = 7
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
@@ -120,6 +121,8 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
     for name, model in package.readable.items():
         for tensor in external_tensors(model):
             file = Path(package.files[name].parent, tensor.location or "")
+            if _leads_out(package, name, tensor.location or ""):
+                continue  # `paths` says so; what lies there is nobody's business
             label, longest = needed.get(file, ("", 0))
             needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + tensor_bytes(tensor)))
     for file, (label, size) in needed.items():
@@ -165,10 +168,7 @@ def check_paths(package: Contents) -> Iterator[Finding]:
     advice = "do not use this package, unless you know who made it and why"
     for name, model in package.readable.items():
         for location in sorted({str(tensor.location) for tensor in external_tensors(model)}):
-            parts = re.split(r"[/\\]", location)
-            where = package.files[name].parent / location if "\0" not in location else None
-            absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location)
-            if absolute or ".." in parts or where is None or not is_inside(where, package.directory):
+            if _leads_out(package, name, location):
                 yield failed(f"{name} reads its weights from {location!r}, outside the package", advice)
     entries = package.entries()
     for entry in entries:
@@ -182,6 +182,14 @@ def check_paths(package: Contents) -> Iterator[Finding]:
         yield warning(f"more than {MAX_ENTRIES:,} files; the rest was not looked at", "is this the right directory?")
     else:
         yield good("nothing leads out of the package")
+
+
+def _leads_out(package: Contents, name: str, location: str) -> bool:
+    """Whether a file's external weights would be read from outside the package, on any system."""
+    absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location) is not None
+    if absolute or "\0" in location or ".." in re.split(r"[/\\]", location):
+        return True
+    return not is_inside(package.files[name].parent / location, package.directory)
 
 
 def check_files(package: Contents) -> Iterator[Finding]:

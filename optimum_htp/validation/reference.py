@@ -65,16 +65,15 @@ def check_outputs(
     Raises:
         PackageError: There is no such model, or it can't be loaded in PyTorch.
     """
-    from optimum_htp.references import find_parts, fixed_sizes, load_source_model
+    from optimum_htp.references import find_parts, fixed_sizes, load_source_model, source_facts
 
-    recorded = package.records.source if package.records is not None else {}
-    known = task or recorded.get("task")
+    records = package.records
+    roots = [tree.root for record in records.files.values() for tree in record.trees] if records is not None else []
+    past = any(name.startswith("past_key_values") for name in package.inputs())
     source = load_source_model(
         model,
-        task=known if isinstance(known, str) and known != "auto" else None,
-        library=package.library,
+        **source_facts(records.source if records is not None else {}, roots, task=task, with_past=past),
         dtype=weights_type(package),
-        with_past=any(name.startswith("past_key_values") for name in package.inputs()),
         trust_remote_code=trust_remote_code,
     )
     try:

@@ -13,8 +13,9 @@ from optimum_htp.views.terminal import Column, Line, print_heading, print_table,
 
 
 _COLUMNS = (
-    Column("module"), Column("class"), Column("call", True), Column("max abs", True), Column("mean abs", True),
-    Column("relative", True), Column("cosine", True), Column("SQNR dB", True), Column(""),
+    Column("module", is_path=True), Column("class", spare=4), Column("call", True), Column("max abs", True, spare=1),
+    Column("mean abs", True, spare=3), Column("relative", True), Column("cosine", True, spare=2), Column("SQNR dB", True),
+    Column(""),
 )  # fmt: skip
 _WORST = 5
 
@@ -66,11 +67,11 @@ def print_comparison_json(report: CompareReport, *, stream: TextIO | None = None
 
 
 def _heading(part: PartComparison) -> Iterator[str]:
-    first = part.first_over
+    first, culprit = part.first_over, part.culprit
     worst = max((errors.relative for errors in part.outputs.values()), default=0.0)
     name = printable(part.label)
-    if first is not None:
-        yield f"{name}: {_name(first)} is the first to leave {printable(part.reference)}"
+    if first is not None and culprit is not None:
+        yield f"{name}: {_name(culprit)} is the first to leave {printable(part.reference)}"
         yield from _first(part, first)
     elif part.ok:
         yield f"{name}: agrees with {printable(part.reference)} in every module that was compared"
@@ -92,10 +93,11 @@ def _heading(part: PartComparison) -> Iterator[str]:
 
 def _first(part: PartComparison, first: CallComparison) -> Iterator[str]:
     assert first.errors is not None  # it is over the tolerance
-    yield f"relative error {first.errors.relative:.1e}, tolerance {part.tolerance:.0e}"
     isolated = next((each for each in part.isolated if each.call is first), None)
+    whose = "" if part.culprit is first else f" of {_name(first)}, the first output that shows it"
+    yield f"relative error {first.errors.relative:.1e}{whose}; tolerance {part.tolerance:.0e}"
     if isolated is None:
-        yield "what of it the module adds itself can't be told: it can't be run on the reference's tensors"
+        yield "what of it the module adds itself can't be told: it was not run on the reference's tensors"
     else:
         yield from _isolated(isolated)
     if part.looks_foreign:
@@ -106,9 +108,18 @@ def _first(part: PartComparison, first: CallComparison) -> Iterator[str]:
 
 
 def _isolated(isolated: Isolated) -> Iterator[str]:
-    verdict = "the error is its own" if isolated.over else "the rest is inherited, little by little"
-    yield f"on the reference's tensors it is off by {isolated.added.relative:.1e}: {verdict}"
-    if isolated.between:
+    alone = isolated.alone or isolated.added
+    if isolated.source is None and isolated.alone is None:
+        verdict = "the rest is inherited, little by little"
+    elif isolated.over:
+        verdict = "the error is its own"
+    elif isolated.source is None:
+        verdict = "the error is of the operations before it"
+    else:
+        verdict = f"the error is of what {_name(isolated.source)} itself does before it"
+    what = "inputs" if isolated.alone is not None else "tensors"
+    yield f"on the reference's {what} it is off by {alone.relative:.1e}: {verdict}"
+    if isolated.between and isolated.alone is None:
         names = ", ".join(map(printable, isolated.between[:3]))
         more = f" and {len(isolated.between) - 3} more" if len(isolated.between) > 3 else ""
         yield f"that includes operations of {names}{more} right before it"
@@ -169,11 +180,14 @@ def _part_document(part: PartComparison) -> dict[str, Any]:
         "looks_foreign": part.looks_foreign,
         "random": list(part.random),
         "first_over": None if first is None else _identity(first),
+        "culprit": None if part.culprit is None else _identity(part.culprit),
         "isolated": [
             {
                 **_identity(each.call),
                 "added": _errors_document(each.added),
+                "alone": None if each.alone is None else _errors_document(each.alone),
                 "over": each.over,
+                "source": None if each.source is None else _identity(each.source),
                 "fed": list(each.fed),
                 "between": list(each.between),
                 "not_fed": each.not_fed,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 from optimum_htp.diffing import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
@@ -13,13 +13,28 @@ from optimum_htp.views.terminal import Column, Line, print_heading, print_table,
 
 
 _COLUMNS = (
-    Column("module"),
+    Column("module", is_path=True),
     Column("class"),
     Column("before", True),
     Column("after", True),
     Column("change", True),
-    Column("what"),
+    Column("what", wraps=True),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Modules that differ in the same way, such as those of all layers.
+
+    Attributes:
+        parts: The names in their path; for those of several, the numbers as ranges.
+        like: One of them.
+        count: How many they are.
+    """
+
+    parts: tuple[str, ...] | None
+    like: ModuleDiff
+    count: int = 1
 
 
 def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
@@ -40,7 +55,7 @@ def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
         print_heading(title, details, stream)
         if file.changed_modules:
             print(file=stream)
-            print_table(_COLUMNS, [*map(_line, file.changed_modules), _total(file)], stream)
+            print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)], stream)
 
 
 def diff_document(report: DiffReport) -> dict[str, Any]:
@@ -108,31 +123,86 @@ def _value(value: int | str | None) -> str:
     return "none" if value is None else printable(value) if isinstance(value, str) else f"{value:,}"
 
 
-def _line(module: ModuleDiff) -> Line:
-    left, right = module.before, module.after
-    name = "(unresolved)" if module.path is None else printable(module.path) or "(root)"
-    before, after = (side.nodes if side is not None else 0 for side in (left, right))
+def _rows(modules: Sequence[ModuleDiff]) -> list[_Row]:
+    """The modules that differ, those together whose paths differ in one number and that changed alike."""
+    rows = [_Row(None if module.path is None else tuple(module.path.split(".")), module) for module in modules]
+    deepest = max((sum(map(_is_number, row.parts or ())) for row in rows), default=0)
+    for which in range(deepest):
+        groups: dict[Any, list[_Row]] = {}
+        for position, row in enumerate(rows):
+            numbers = [at for at, name in enumerate(row.parts or ()) if name[:1].isdigit()]
+            at = numbers[which] if which < len(numbers) else None
+            alike: Any = (position,)
+            if row.parts is not None and at is not None and _is_number(row.parts[at]):
+                alike = row.parts[:at], row.parts[at + 1 :], row.count, _changes_of(row.like)
+            groups.setdefault(alike, []).append(row)
+        rows = [_joined(group, which) for group in groups.values()]
+    return rows
+
+
+def _joined(rows: Sequence[_Row], which: int) -> _Row:
+    first = rows[0]
+    if len(rows) == 1 or first.parts is None:
+        return first
+    at = [at for at, name in enumerate(first.parts) if name[:1].isdigit()][which]
+    numbers = sorted(int(row.parts[at]) for row in rows if row.parts is not None)
+    parts = (*first.parts[:at], _ranges(numbers), *first.parts[at + 1 :])
+    return _Row(parts, first.like, first.count * len(rows))
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in ascending order as people write them.
+
+    >>> _ranges([0, 1, 2, 5, 7, 8])
+    '0-2,5,7-8'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _changes_of(module: ModuleDiff) -> object:
+    """All that a line says of a module but its name."""
+    sides = (
+        None if side is None else (side.class_name, side.nodes, side.parameters, side.calls)
+        for side in (module.before, module.after)
+    )
+    return (*sides, module.operators)
+
+
+def _line(row: _Row) -> Line:
+    left, right = row.like.before, row.like.after
+    name = "(unresolved)" if row.parts is None else printable(".".join(row.parts)) or "(root)"
+    before, after = (side.nodes * row.count if side is not None else 0 for side in (left, right))
     classes = dict.fromkeys(printable(side.class_name) for side in (left, right) if side is not None)
     return Line(
         (
-            name,
+            name if row.count == 1 else f"{name} ({row.count})",
             " -> ".join(classes),
             "-" if left is None else f"{before:,}",
             "-" if right is None else f"{after:,}",
             f"{after - before:+,}" if after != before else "",
-            "; ".join(_what(module)),
+            "; ".join(_what(row)),
         )
     )
 
 
-def _what(module: ModuleDiff) -> Iterator[str]:
-    left, right = module.before, module.after
-    if module.path is not None and (left is None or right is None):
+def _what(row: _Row) -> Iterator[str]:
+    left, right = row.like.before, row.like.after
+    if row.like.path is not None and (left is None or right is None):
         yield "only in the second" if left is None else "only in the first"
     if left is not None and right is not None:
-        yield from _facts(left, right)
-    if module.operators:
-        yield ", ".join(_operator(change) for change in module.operators)
+        yield from (f"{fact}{' each' if row.count > 1 else ''}" for fact in _facts(left, right))
+    if row.like.operators:
+        yield ", ".join(_operator(change, row.count) for change in row.like.operators)
 
 
 def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
@@ -142,9 +212,9 @@ def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
         yield f"calls {left.calls:,} -> {right.calls:,}"
 
 
-def _operator(change: Change) -> str:
+def _operator(change: Change, count: int) -> str:
     before, after = (value if isinstance(value, int) else 0 for value in (change.before, change.after))
-    return f"{after - before:+,} {printable(change.name)}"
+    return f"{(after - before) * count:+,} {printable(change.name)}"
 
 
 def _total(file: FileDiff) -> Line:

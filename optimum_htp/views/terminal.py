@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its title, and whether it holds numbers, which stand on the right."""
+    """A column of a table.
+
+    Attributes:
+        title: What stands above it.
+        number: Whether it holds numbers, which stand on the right.
+        is_path: Whether it holds paths, of which the end tells more than the beginning.
+        wraps: Whether what is too long for a narrow terminal goes on in the next line.
+        spare: The columns with the highest number are the first that a narrow terminal does without; 0 is never left
+            out.
+    """
 
     title: str
     number: bool = False
+    is_path: bool = False
+    wraps: bool = False
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,7 @@ class Line:
 # Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
 _GAP = 2
 _NARROWEST = 8
+_READABLE = 24  # before that, columns that can be spared are left out
 
 
 def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
@@ -111,26 +124,63 @@ def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: Te
     from rich.text import Text
 
     console = Console(file=stream)
-    listed = list(lines)
+    listed = [Line(tuple(column.title for column in columns)), *lines]
+    natural = [max(cell_len(line.cells[position]) for line in listed) for position in range(len(columns))]
+    shown = _shown(columns, natural, console.width)
+    widths = _fitted([columns[at] for at in shown], [natural[at] for at in shown], console.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    natural = [
-        max(map(cell_len, (column.title, *(line.cells[position] for line in listed))))
-        for position, column in enumerate(columns)
-    ]
-    for column, width in zip(columns, _fitted(columns, natural, console.width), strict=True):
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True, width=width)
-    for line in listed:
-        table.add_row(*map(Text, line.cells), style="dim" if line.faint else "")
+    for at, width in zip(shown, widths, strict=True):
+        column = columns[at]
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
+        table.add_column(column.title, justify=justify, overflow=overflow, no_wrap=not column.wraps, width=width)
+    for line in listed[1:]:
+        cells = [
+            _end_of(line.cells[at], width) if columns[at].is_path else line.cells[at]
+            for at, width in zip(shown, widths, strict=True)
+        ]
+        table.add_row(*map(Text, cells), style="dim" if line.faint else "")
     console.print(table)
+    if len(shown) < len(columns):
+        left_out = ", ".join(column.title for at, column in enumerate(columns) if at not in shown)
+        console.print(Text(f"this terminal is too narrow for: {left_out}", style="dim"))
+
+
+def _shown(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
+    """The columns that a terminal has room for: those that can be spared make it for what is left of names."""
+    shown = list(range(len(columns)))
+
+    def needed() -> int:
+        widths = (natural[at] if columns[at].number else min(natural[at], _READABLE) for at in shown)
+        return sum(widths) + _GAP * (len(shown) - 1)
+
+    while needed() > total and any(columns[at].spare for at in shown):
+        shown.remove(max(shown, key=lambda at: columns[at].spare))
+    return shown
+
+
+def _end_of(text: str, width: int) -> str:
+    """The end of a text that is too long, after what shows that there is more."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
+        return text
+    while text and cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"
 
 
 def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
-    """Widths that fit into a terminal: the widest columns of names get narrower, those of numbers never."""
+    """Widths that fit into a terminal: the widest columns of names get narrower, those of numbers never.
+
+    Columns that say the most, whose names are cut at their start or that wrap, stay twice as wide as others.
+    """
     widths = [min(width, total) for width in natural]
     names = [position for position, column in enumerate(columns) if not column.number]
+    shares = [1 + (column.is_path or column.wraps) for column in columns]
     for _ in range(sum(widths) + _GAP * (len(widths) - 1) - total):
-        widest = max(names, key=lambda position: widths[position])
-        if widths[widest] <= _NARROWEST:
+        narrowable = [position for position in names if widths[position] > _NARROWEST]
+        if not narrowable:
             break
-        widths[widest] -= 1
+        widths[max(narrowable, key=lambda position: widths[position] / shares[position])] -= 1
     return widths

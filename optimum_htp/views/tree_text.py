@@ -106,8 +106,8 @@ def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[Line]:
 
 
 def _label(row: ModuleRow) -> str:
-    if row.path:
-        return printable(row.attribute)
+    if row.tag.count("/") > 1:
+        return printable(row.attribute) or "''"
     return f"(root: {printable(row.in_model)})" if row.in_model else "(root)"
 
 

@@ -1,0 +1,90 @@
+"""What completing and checking a package costs, and how large what we add is."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from measuring import Row, make_base_model, minilm, run_step, serve
+
+
+def rows(scratch: Path, repeats: int) -> Iterator[Row]:
+    """What is done beside tagging in an export of BERT-base, what `validate` takes, and sizes for MiniLM."""
+    model, package = scratch / "model", scratch / "package"
+    run_step(make_package, model, package)
+    runs = [run_step(beside_tagging, package, model, scratch / "copy") for _ in range(repeats)]
+    configs, sidecar = ([run[key] for run in runs] for key in ("configs", "sidecar"))
+    both = [sum(pair) for pair in zip(configs, sidecar, strict=True)]
+    yield Row.of("BERT-base: config and tokenizer completed, CPU", configs, form="{:.0f} ms")
+    yield Row.of("`export_metadata.json` made and written, CPU", sidecar, form="{:.0f} ms")
+    yield Row.of("both together, which is all beside tagging, CPU", both, "100 ms", form="{:.0f} ms")
+    checked = [run_step(structure, package)["ms"] for _ in range(repeats)]
+    yield Row.of("`validate()` of it without loading weights, CPU", checked, "50 ms", form="{:.0f} ms")
+
+    sizes = run_step(minilm_sizes, scratch / "minilm")
+    share = f"{sizes['sidecar'] / sizes['package']:.2%} of the package"
+    yield Row("MiniLM: `export_metadata.json`", f"{sizes['sidecar'] / 1000:.0f} KB, {share}", "1%")
+    yield Row("MiniLM: the skeleton in the ONNX file", f"{sizes['skeleton'] / 1000:.1f} KB", "20 KB")
+
+
+def make_package(model: Path, package: Path) -> None:
+    from optimum_htp import main_export
+
+    make_base_model(model)
+    main_export(str(model), package, task="text-classification", do_validation=False)
+
+
+def beside_tagging(package: Path, model: Path, scratch: Path) -> dict[str, float]:
+    """Milliseconds of CPU for what an export adds beside its ONNX files."""
+    from optimum_htp.configs import add_config_metadata, complete_package
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.sidecar import FileRecord, Sidecar, library_versions
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    shutil.copyfile(package / "config.json", scratch / "config.json")
+    file = HtpPackage(package).files["model.onnx"]
+    assert file.record is not None
+    started = time.process_time()
+    added = complete_package(scratch, model)
+    add_config_metadata(scratch, {file.name: file.record})
+    configs = time.process_time() - started
+    assert "tokenizer.json" in added
+    started = time.process_time()
+    roots = {"": (file.record.trees[0], "")}
+    record = FileRecord.of(file.model, file.record.tags, trees=roots)
+    Sidecar({file.name: record}, versions=library_versions()).write(scratch)
+    return {"configs": configs * 1000, "sidecar": (time.process_time() - started) * 1000}
+
+
+def structure(package: Path) -> dict[str, float]:
+    """Milliseconds of CPU inside `validate()`, as the first thing that a process does."""
+    from optimum_htp import validate
+
+    started = time.process_time()
+    report = validate(package)
+    spent = time.process_time() - started
+    assert report.ok, report.failed
+    assert not {"torch", "onnx", "onnxruntime", "numpy"} & set(sys.modules)
+    return {"ms": spent * 1000}
+
+
+def minilm_sizes(package: Path) -> dict[str, float]:
+    """Bytes of the package, of its sidecar and of the skeleton."""
+    from optimum_htp import main_export
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.skeleton import SKELETON
+
+    main_export(str(minilm()), package, task="feature-extraction", library_name="transformers", do_validation=False)
+    return {
+        "package": sum(file.stat().st_size for file in package.rglob("*") if file.is_file()),
+        "sidecar": (package / "export_metadata.json").stat().st_size,
+        "skeleton": len(HtpPackage(package).files["model.onnx"].model.metadata[SKELETON]),
+    }
+
+
+if __name__ == "__main__":
+    serve(make_package, beside_tagging, structure, minilm_sizes)

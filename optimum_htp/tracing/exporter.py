@@ -1,0 +1,222 @@
+"""All that is private to torch: the scopes of a trace, two passes of the TorchScript exporter, and its writer.
+
+Where a torch lacks one of these, exports work all the same, and what can't be recorded is decided by weaker evidence.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+logger = logging.getLogger(__name__)
+
+# The mark that carries a call's number in the class part of a scope.
+_CALL_MARK = "optimum_htp.call."
+_NAMING_PASS = "_jit_pass_onnx_assign_scoped_names_for_node_and_value"
+_INLINING_PASS = "_jit_pass_inline"
+# A mark is a node without inputs and outputs, of a kind that no pass takes for dead code.
+_MARK_KIND = "prim::Print"
+_MARK_ATTRIBUTE = "optimum_htp_mark"
+
+# What calls of a private interface raise that is not what it was.
+_CHANGED = (AttributeError, TypeError, ValueError, RuntimeError)
+
+Written = Callable[[bytes, Path], "Iterable[bytes | memoryview] | None"]
+
+
+class NumberedScopes:
+    """The numbers of module calls on the scopes of a trace: put there while it runs, read when the nodes get names.
+
+    A context manager, open while an export runs.
+
+    Attributes:
+        numbers: The number of the call that made a value, by the value's name in the exported graph.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self._marks = False
+        self._passes = ExitStack()
+
+    def __enter__(self) -> NumberedScopes:
+        with ExitStack() as passes:
+            # Without that pass nothing would take the marks away again.
+            self._marks = passes.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
+            passes.enter_context(_pass_extended(_NAMING_PASS, after=self._read))
+            self._passes = passes.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._passes.close()
+
+    def begin(self, module: torch.nn.Module, number: int) -> None:
+        """Puts a number on the scope that torch is about to push for a call of a module."""
+        import torch
+
+        scopes = getattr(getattr(torch.jit, "_trace", None), "_trace_module_map", None) or {}
+        scope = scopes.get(module)
+        if isinstance(scope, str) and "::" in scope:
+            scopes[module] = f"{_CALL_MARK}{number}::{scope.split('::', 1)[1]}"
+
+    def end(self, number: int) -> None:
+        """Puts each scripted function that was called in a call that just ended between two marks with its number.
+
+        The call's scope was popped: what was traced in it is in the node before the one that comes next.
+        """
+        import torch
+
+        if not self._marks:
+            return
+        try:
+            state = torch._C._get_tracing_state()
+            if state is not None:
+                _mark_scripted_calls(state, number)
+        except _CHANGED as error:
+            self._marks = False
+            logger.warning(
+                "This torch's traces can't be marked: scripted functions are tagged by data flow: %s", error
+            )
+
+    def _read(self, graph: Any) -> None:
+        self.numbers.clear()
+        try:
+            for node in _graph_nodes(graph):
+                _, mark, rest = node.scopeName().rpartition(_CALL_MARK)
+                if mark:
+                    number = int(rest.split("::", 1)[0])
+                    for value in node.outputs():
+                        self.numbers[value.debugName()] = number
+        except _CHANGED as error:
+            self.numbers.clear()
+            logger.warning("This torch's graphs can't be read, tags are decided by weaker evidence: %s", error)
+
+
+def _mark_scripted_calls(state: Any, number: int) -> None:
+    node = state.graph().insertPoint().prev()
+    scope = f"{_CALL_MARK}{number}"
+    if node.kind() != "prim::TracedModuleForward" or not node.s("scope").startswith(f"{scope}::"):
+        return
+    calls = [each for block in node.blocks() for each in block.nodes() if each.kind() == "prim::CallFunction"]
+    if not calls:
+        return
+    state.push_scope(scope)
+    try:
+        for call in calls:
+            for insert in ("insertBefore", "insertAfter"):
+                mark = state.graph().create(_MARK_KIND, [], 0)
+                mark.i_(_MARK_ATTRIBUTE, 1)
+                getattr(mark, insert)(call)
+    finally:
+        state.pop_scope()
+
+
+def _scope_what_was_inlined(graph: Any) -> None:
+    """Gives what stands between two marks, and has no scope of its own, the marks' scope; removes the marks."""
+    mark = None
+    marks = []
+    for node in list(graph.nodes()):
+        if node.kind() == _MARK_KIND and node.hasAttribute(_MARK_ATTRIBUTE):
+            marks.append(node)
+            mark = node if mark is None else None
+        elif mark is not None:
+            with suppress(*_CHANGED):  # what keeps no scope is tagged by data flow, but no mark may stay
+                for inlined in (node, *(inner for block in node.blocks() for inner in _graph_nodes(block))):
+                    if not inlined.scopeName():
+                        inlined.copyMetadata(mark)
+    for mark in marks:
+        mark.destroy()
+
+
+def _graph_nodes(block: Any) -> Iterator[Any]:
+    """The nodes of a TorchScript graph and of every block inside it."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _graph_nodes(inner)
+
+
+@contextmanager
+def _pass_extended(
+    name: str, *, before: Callable[[Any], None] | None = None, after: Callable[[Any], None] | None = None
+) -> Iterator[bool]:
+    """Calls functions with the graph right before and after one of the exporter's passes runs.
+
+    Yields:
+        Whether this torch has the pass.
+    """
+    import torch
+
+    original = getattr(torch._C, name, None)
+    if original is None:
+        logger.warning("This torch has no %s: tags are decided by weaker evidence.", name)
+        yield False
+        return
+
+    thread = threading.get_ident()
+
+    def extended(graph: Any, *args: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(graph, *args)
+        if before is not None:
+            before(graph)
+        result = original(graph, *args)
+        if after is not None:
+            after(graph)
+        return result
+
+    try:
+        setattr(torch._C, name, extended)
+        yield True
+    finally:
+        setattr(torch._C, name, original)
+
+
+@contextmanager
+def writing_replaced(written: Written | None) -> Iterator[None]:
+    """Lets a function say what the TorchScript exporter writes into its file, while that is still in memory.
+
+    So nothing has to be copied later to make room for the tags. Where this torch has no such writer, the file is
+    written as it is.
+    """
+    try:
+        from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer
+    except ImportError:
+        writer = None  # type: ignore[assignment]
+    original = getattr(writer, "_export_file", None)
+    if written is None or original is None:
+        yield
+        return
+    thread = threading.get_ident()
+
+    def export_file(*args: Any, **kwargs: Any) -> None:
+        given: list[Any] = [*args, *kwargs.values()]
+        file_name = given[1] if len(given) == 3 else None
+        pieces = None
+        if (
+            threading.get_ident() == thread
+            and isinstance(file_name, str)
+            and isinstance(given[0], bytes)
+            and not given[2]
+        ):
+            pieces = written(given[0], Path(file_name))
+        if file_name is None or pieces is None:
+            original(*args, **kwargs)
+            return
+        with Path(file_name).open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+
+    try:
+        writer._export_file = export_file
+        yield
+    finally:
+        writer._export_file = original
