@@ -243,6 +243,14 @@ def test_folded_weights_join_their_reader() -> None:
     assert answers(tagged(source, "head", "a"), target) == ["scope a"]
 
 
+def test_bodies_whose_names_stand_everywhere() -> None:
+    """A body with the names of a hundred others is known by the node that holds it."""
+    body = graph([node("Relu", "x", "t", "relu")], "", "t")
+    source = model([node("If", "c", f"y{i}", then_branch=body) for i in range(100)], "c x", "y0")
+    names = [*["a"] * 100, *(f"m{i}" for i in range(100))]
+    assert answers(tagged(source, *names), source) == [f"scope {name}" for name in names]
+
+
 def test_no_op_removal_moves_a_name() -> None:
     """The node that makes `y` now is the one that made `c`, by name and operator."""
     source = model([node("Conv", "x w", "c", "conv"), node("Identity", "c", "y"), node("Relu", "c", "z")], weights="w")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 
 from optimum_htp.projection.flow import GLUE, PLAIN, QUANTIZING
@@ -73,7 +73,7 @@ def _anchor_by_names(join: Join, index: _Index) -> None:
         join.anchor(number, candidates[0])
 
 
-def _may_be(join: Join, found: int, anchors: list[int]) -> bool:
+def _may_be(join: Join, found: int, anchors: Collection[int]) -> bool:
     """Whether a tagged node may be that of its name in the target, which makes the results of `anchors`."""
     owner = join.owner[found]
     if owner is not None:
@@ -81,7 +81,7 @@ def _may_be(join: Join, found: int, anchors: list[int]) -> bool:
     return not join.survives(found) and (not anchors or _leads(join, found, anchors))
 
 
-def _leads(join: Join, start: int, ends: list[int]) -> bool:
+def _leads(join: Join, start: int, ends: Collection[int]) -> bool:
     """Whether what a tagged node makes reaches others through nodes that are gone."""
     outputs = [value for value in join.old.operations[start].outputs if value >= 0]
     seen: set[int] = set()
