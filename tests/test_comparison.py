@@ -346,6 +346,7 @@ def test_quantized_package_against_its_origin(package: Callable[[str], Path], tm
     report = compare(tmp_path, reference=package("bert"), threads=1)
     (part,) = report.parts
     assert part.tolerance == pytest.approx(0.2)
+    assert compare(package("bert"), reference=tmp_path, threads=1).parts[0].tolerance == part.tolerance
     assert part.compared >= 0.9 * len(part.calls)
     errors = [call.errors for call in part.calls if call.errors]
     assert any(each.max_abs > 1e-4 for each in errors)
@@ -540,6 +541,11 @@ def test_model_that_is_not_the_source(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(PackageError, match=r"not what model.onnx was exported from.*parameters"):
         compare(package("bert"), tmp_path / "deeper")
+
+
+def test_model_that_is_nowhere(package: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"none: no such model directory"):
+        compare(package("bert"), tmp_path / "none")
 
 
 def test_other_weights_look_foreign(

@@ -70,6 +70,10 @@ class PackageReference:
             for number, name in chosen.items()
         }
 
+    def named(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors with some names, those that the graph makes itself."""
+        return self._prober.run([name for name in names if name in self._prober.flat.maker], self.inputs)
+
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call takes from outside."""
         return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
@@ -83,7 +87,14 @@ class PackageReference:
         """The calls with the sizes of what they return, which a run tells that holds nothing."""
         chosen = {call.number: self._output(call.number) for call in self.calls}
         lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
-        return [replace(call, bytes=_BYTES * lengths.get(chosen[call.number] or "", 0)) for call in self.calls]
+        return [
+            replace(
+                call,
+                bytes=_BYTES * lengths.get(chosen[call.number] or "", 0),
+                fused=bool(self._boundaries.fused_with(call.number)),
+            )
+            for call in self.calls
+        ]
 
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""
