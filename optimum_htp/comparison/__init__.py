@@ -202,7 +202,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             theirs = FlatGraph(reference.model, reference.tags, branch=branch)
             check_inputs(given, reference.model, where=f"the inputs of {package.path}")
             with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-                recorded = PackageReference(str(other.path), reference, prober, given)
+                recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.maker)
                 label = "" if phase == "forward" else phase
                 compared.append(_compare(tagged, ours, recorded, options, branch=label, origin=reference.model))
     if not compared:
