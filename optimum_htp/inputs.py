@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # ONNX's numbers of the element types that inputs have, and numpy's names for them.
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
           11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
+_POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _DEFAULT_SEQUENCE = 128
 _DEFAULT_IMAGE = 224
 _ONE_SECOND = 16_000  # samples of sound
@@ -123,13 +124,21 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            given = {name: archive[name] for name in archive.files}
+            given = {name: _in_native_order(archive[name]) for name in archive.files}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise HtpError(f"{path}: not a file of named numpy arrays; write one with numpy.savez") from error
+    except Exception as error:  # of zipfile, zlib, tokenize and numpy, for what is damaged or something else
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if "allow_pickle" in reason:  # numpy's advice, which nobody should follow
+            reason = "pickled objects, or no arrays at all, are not loaded"
+        raise HtpError(f"{path}: not a file of named numpy arrays ({reason}); write one with numpy.savez") from error
     check_inputs(given, model, where=str(path))
     return given
+
+
+def _in_native_order(array: Array) -> Array:
+    """An array with its bytes in the order of this machine; what is no array has no type, and is refused so."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
@@ -267,6 +276,7 @@ class _Maker:
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
         # Two of the positions are no token's where the padding's is counted in, and a decode step takes one more.
         longest = [limit - 3 for name in names if (limit := self._setting(name)) is not None]
+        longest = longest or [rows - 3 for rows in _position_rows(self.model)]
         return max(1, min([_DEFAULT_SEQUENCE, *longest]))
 
     def _picture(self, symbol: str) -> int | None:
@@ -295,6 +305,14 @@ class _Maker:
     def _nested(self, name: str) -> Any:
         parts = (part for part in self.config.values() if isinstance(part, dict))
         return next((part[name] for part in parts if part.get(name)), None)
+
+
+def _position_rows(model: OnnxModel) -> Iterator[int]:
+    """The heights of the stored tables of positions, by their names: for files without a config."""
+    for _, graph in model.graphs():
+        for tensor in graph.initializers:
+            if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
+                yield tensor.dims[0]
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:

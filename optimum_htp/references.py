@@ -151,6 +151,8 @@ def load_source_model(
 
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     name = str(model)
+    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
+        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
     try:
         library = library or TasksManager.infer_library_from_model(name)
         if task is None:

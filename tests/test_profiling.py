@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import re
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -222,6 +224,59 @@ def test_wrong_inputs_are_told(
     np.savez(tmp_path / "inputs.npz", **made)
     with pytest.raises(HtpError, match=message):
         load_inputs(tmp_path / "inputs.npz", model)
+
+
+def test_a_file_alone_is_run_on_what_it_takes(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without a config, how long a text may be is told by the table of positions."""
+    shutil.copy(package("bert") / "model.onnx", tmp_path / "alone.onnx")
+    report = profile(tmp_path / "alone.onnx", threads=1, runs=1, warmup=0)
+    assert report.phases[0].inputs["input_ids"] == (1, 61)
+    assert report.phases[0].attributed == 1.0
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("unpickled",)
+
+
+def archive_of(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("input_ids", content)
+        archive.writestr("input_ids.npy", content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK",
+        b"hello",
+        pickle.dumps(Trap()),
+        archive_of(b"no array"),
+        archive_of(b"\x93NUMPY\x01\x00\x10\x00{'descr':((((((("),
+        archive_of(b"\x93NUMPY\x01\x00\x46\x00{'descr':'<i8','fortran_order':False,'shape':(1,10**12)}".ljust(80)),
+        archive_of(b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr':'|O','fortran_order':False,'shape':(1,)}".ljust(117) + b"\n"
+                   + pickle.dumps([Trap()])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("cut", [1.0, 0.6])
+def test_inputs_that_are_no_arrays(content: bytes, cut: float, package: Callable[[str], Path], tmp_path: Path) -> None:
+    """Damaged, something else, or objects, which are never unpickled: one line says what is the matter."""
+    (tmp_path / "inputs.npz").write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(HtpError, match=r"inputs.npz: not a file of named numpy arrays"):
+        load_inputs(tmp_path / "inputs.npz", read_model(package("bert") / "model.onnx"))
+
+
+def test_byte_order_of_inputs_is_no_matter(package: Callable[[str], Path], tmp_path: Path) -> None:
+    model = read_model(package("bert") / "model.onnx")
+    made = make_inputs(model, None, sizes=InputSizes(sequence_length=5))
+    np.savez(tmp_path / "inputs.npz", **{name: array.astype(">i8") for name, array in made.items()})
+    loaded = load_inputs(tmp_path / "inputs.npz", model)
+    assert all(np.array_equal(loaded[name], array) and loaded[name].dtype == np.int64 for name, array in made.items())
 
 
 def test_phases_of_decoders(package: Callable[[str], Path]) -> None:

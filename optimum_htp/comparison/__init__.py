@@ -97,7 +97,8 @@ def compare(
         sizes: The sizes of the inputs; None means usual ones.
         inputs: An .npz file with the inputs of the one file that is compared.
         file: Which ONNX files to compare, a name or a glob; None means all.
-        tolerance: What the relative error may be; None means by the type that the model computes with (`TOLERANCES`).
+        tolerance: What the relative error may be; None means by the type that the model, or
+            the package that it is compared with, computes with (`TOLERANCES`).
         max_memory_bytes: How much the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
@@ -198,8 +199,9 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             theirs = FlatGraph(reference.model, reference.tags, branch=branch)
             check_inputs(given, reference.model, where=f"the inputs of {package.path}")
             with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-                recorded = PackageReference(str(other.path), reference, prober, given)
-                compared.append(_compare(tagged, ours, recorded, options, branch="" if phase == "forward" else phase))
+                recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.maker)
+                label = "" if phase == "forward" else phase
+                compared.append(_compare(tagged, ours, recorded, options, branch=label, origin=reference.model))
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
@@ -207,9 +209,16 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare(
-    tagged: TaggedFile, flat: FlatGraph, reference: Reference, options: _Options, *, branch: str
+    tagged: TaggedFile,
+    flat: FlatGraph,
+    reference: Reference,
+    options: _Options,
+    *,
+    branch: str,
+    origin: OnnxModel | None = None,
 ) -> PartComparison:
-    tolerance = options.tolerance if options.tolerance is not None else _tolerance(tagged.model)
+    models = (tagged.model,) if origin is None else (tagged.model, origin)
+    tolerance = options.tolerance if options.tolerance is not None else max(map(_tolerance, models))
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:
         matcher = Matcher(prober, reference, tolerance=tolerance, max_bytes=options.max_bytes)
         calls = matcher.calls()

@@ -30,6 +30,7 @@ class ReferenceCall:
         bytes: Of its outputs, roughly.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
             is; None where there is none, and nothing where that is not known.
+        fused: Whether an optimizer fused a part of it with other modules, so that what it returned is nowhere.
         several: Whether it returned more than one tensor, of any type.
     """
 
@@ -42,6 +43,7 @@ class ReferenceCall:
     parent: int | None
     bytes: int
     passed_on: tuple[tuple[int, int] | None, ...] = ()
+    fused: bool = False
     several: bool = False
 
 
@@ -68,6 +70,9 @@ class Reference(Protocol):
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
+
+    def named(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors with some names, those that there are; none where the reference is no graph."""
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given."""
