@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage, load_package
-from optimum_htp.parameter_map.identity import own_name, refuse_other_model
+from optimum_htp.parameter_map.identity import is_anonymous, own_name, refuse_other_model
 from optimum_htp.parameter_map.matching import Match, Matcher
 from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renamed
 from optimum_htp.parameter_map.readings import Reading
@@ -52,7 +52,7 @@ class ParameterRow:
         duplicates: Other parameters that it stands for as well, because they have the same values.
         scale: The stored tensors whose product is the scale of a quantized one: one, or for a bias two.
         zero_point: The stored tensor with its zero point; None where there is none.
-        anonymous: Whether its name was none of a parameter's.
+        anonymous: Whether its name was none of a parameter's, nor one with what a quantizer puts behind it.
     """
 
     file: str
@@ -215,7 +215,7 @@ def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[
         duplicates=match.duplicates,
         scale=match.scale,
         zero_point=match.zero_point,
-        anonymous=named is None,
+        anonymous=is_anonymous(tensor.name, matcher.source, list(places.values())),
     )
 
 
