@@ -12,12 +12,12 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.documents import read_config, read_small
 from optimum_htp.errors import PackageError
-from optimum_htp.package import MAX_CONFIG_BYTES
 from optimum_htp.sidecar import write_text_atomically
 
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-MAX_JSON_DEPTH = 64
-"""How deep the values of a config may be nested: real ones have five levels or so."""
 
 MAX_CODE_BYTES = 10_000_000
 MAX_CODE_FILES = 200
@@ -58,70 +55,23 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Architectures whose class generates: the ends of their names.
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
-
-def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
-    """What a JSON file that should hold an object says.
-
-    Args:
-        content: The file.
-        where: Its name, for messages.
-
-    Raises:
-        PackageError: It is too long, nested too deep, no JSON, or no object.
-
-    >>> parse_config(b'{"model_type": "bert"}', where="config.json")
-    {'model_type': 'bert'}
-    """
-    if len(content) > MAX_CONFIG_BYTES:
-        raise PackageError(f"{where}: larger than {MAX_CONFIG_BYTES:,} bytes, which no config is")
-    too_deep = PackageError(f"{where}: nested deeper than {MAX_JSON_DEPTH} levels, which no config is")
-    try:
-        value = json.loads(content)
-    except RecursionError as error:
-        raise too_deep from error
-    except ValueError as error:
-        raise PackageError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise PackageError(f"{where}: holds no JSON object")
-    level: list[Any] = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        level = [item for each in level for item in _items(each) if isinstance(item, (dict, list))]
-        if not level:
-            return value
-    raise too_deep
-
-
-def read_config(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON file as `parse_config` does; None where there is none.
-
-    Raises:
-        PackageError: It is no regular file, can't be read, or is not as `parse_config` wants it.
-    """
-    content = read_small(path, MAX_CONFIG_BYTES)
-    return None if content is None else parse_config(content, where=str(path))
-
-
-def read_small(path: Path, limit_bytes: int) -> bytes | None:
-    """The content of a regular file of at most so many bytes; None where there is none.
-
-    Raises:
-        PackageError: It is something else, longer, or can't be read.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its other end
-            raise PackageError(f"{path}: not a regular file")
-        if status.st_size > limit_bytes:
-            raise PackageError(f"{path}: {status.st_size:,} bytes, and {limit_bytes:,} is more than such a file needs")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+# Which task the end of an architecture's name stands for, where the package does not say it; the first that fits.
+_TASKS = (
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForImageClassification", "image-classification"),
+    ("ForAudioClassification", "audio-classification"),
+    ("ForAudioFrameClassification", "audio-frame-classification"),
+    ("ForSemanticSegmentation", "semantic-segmentation"),
+    ("ForObjectDetection", "object-detection"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForMultipleChoice", "multiple-choice"),
+    ("ForMaskedLM", "fill-mask"),
+    ("ForCausalLM", "text-generation"),
+    ("WithLMHeadModel", "fill-mask"),  # XLM and its kin
+    ("LMHeadModel", "text-generation"),
+    ("ForCTC", "automatic-speech-recognition"),
+)
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -155,6 +105,19 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
     """The class names in `architectures`; empty where there are none, or something else."""
     listed = config.get("architectures")
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """The task that `architectures` stands for, None where it may be one or another.
+
+    >>> task_of({"architectures": ["BertForTokenClassification"]})
+    'token-classification'
+    """
+    for name in architectures(config):
+        for end, task in _TASKS:
+            if name.endswith(end):
+                return task
+    return None
 
 
 def code_files(*configs: Mapping[str, Any] | None) -> list[str]:

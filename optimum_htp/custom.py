@@ -8,13 +8,14 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.annotations import HtpOptions
 from optimum_htp.errors import HtpError
 from optimum_htp.export import ExportResult, HTPExporter
+from optimum_htp.sources import dtype_of
 from optimum_htp.staging import StagedDirectory
 from optimum_htp.tracing import ModuleTap
 
@@ -75,7 +76,7 @@ def export_module(
         input_names: Names for the graph's inputs, in the order of the forward's parameters; None means the names of
             those parameters.
         output_names: Names for the graph's outputs; None means the keys of the dict that the module returns, as
-            transformers' models do, else `output`, or what Optimum's class for the task reads (`logits`).
+            transformers' models do, or the fields of a data class, else `output`, or what Optimum's class for the task reads (`logits`).
         dynamic_axes: Which axes of which inputs and outputs have no fixed size, as for `torch.onnx.export`.
         opset: The ONNX opset; None means the exporter's default.
         htp_options: What to write beside the tags; None means the defaults.
@@ -111,11 +112,13 @@ def export_module(
 
         with _evaluating(model), ModuleTap(exporter.annotate) as tap, ExitStack() as patched:
             tap.whole_model = model
-            results = call.results()
+            results = call.results() if dynamo else _plain(call.results())
             outputs = _output_names(results, output_names, task)
             document = _document(model, config, _label_count(results, task))
             args, kwargs = (
-                (call.args, call.kwargs or None) if dynamo else (patched.enter_context(call.tensors_only()), None)
+                (_copied(call.args), _copied(call.kwargs) or None)
+                if dynamo
+                else (patched.enter_context(call.tensors_only()), None)
             )
             torch.onnx.export(
                 model,
@@ -143,6 +146,8 @@ def _check(model: object, file_name: str, dynamo: bool) -> None:
     if not isinstance(model, torch.nn.Module) or isinstance(model, torch.jit.ScriptModule):
         advice = "give the module itself, an object of a subclass of torch.nn.Module"
         raise HtpError(f"can't export a {type(model).__name__}: {advice}")
+    if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
+        raise HtpError("can't export what torch.compile made: give the module that it was made of, model._orig_mod")
     if Path(file_name).name != file_name or not file_name.endswith(".onnx") or file_name.startswith("."):
         raise HtpError(f"{file_name!r} is no name for an ONNX file: give one like model.onnx, without a directory")
     if dynamo and importlib.util.find_spec("onnxscript") is None:
@@ -208,11 +213,13 @@ class _Call:
                     args[place] = value
                 else:
                     kwargs[place] = value
-            return forward(*args, **kwargs)
+            return _plain(forward(*args, **kwargs))
 
         model.__dict__["forward"] = call
         try:
-            yield tuple(value for _, value in places)
+            args = tuple(_copied(value) for _, value in places)
+            # The exporter takes a dict that stands last for keyword arguments.
+            yield (*args, {}) if isinstance(args[-1], Mapping) else args
         finally:
             del model.__dict__["forward"]
             if replaced is not None:
@@ -248,12 +255,8 @@ class _Call:
         """What the module returns."""
         import torch
 
-        state = torch.get_rng_state()
-        try:
-            with torch.no_grad():
-                return self.model(*_copied(self.args), **_copied(self.kwargs))
-        finally:
-            torch.set_rng_state(state)
+        with torch.no_grad():
+            return self.model(*_copied(self.args), **_copied(self.kwargs))
 
 
 def _copied(value: Any) -> Any:
@@ -317,14 +320,25 @@ def _only_output(task: str | None) -> str:
     return "logits" if task.endswith("classification") else _OUTPUT_OF_TASK.get(task, "output")
 
 
+def _plain(results: Any) -> Any:
+    """What a module returns, as a dict where it is an object of a data class, which no exporter takes."""
+    if is_dataclass(results) and not isinstance(results, (type, Mapping)):
+        return {each.name: getattr(results, each.name) for each in fields(results)}
+    return results
+
+
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards the mode of every module and the content of every buffer are as they were."""
+    """Evaluation mode; afterwards the modes, the content of every buffer and the random state are as they were."""
+    import torch
+
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     modes = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     contents = [(each, each._version, each.detach().clone()) for each in model.buffers() if not each.is_inference()]
     try:
         model.eval()
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         for module, training, buffers in modes:
             module.training = training
@@ -424,6 +438,9 @@ def _source(model: torch.nn.Module, task: str | None, opsets: set[int]) -> dict[
     }
     if task is not None:
         source["task"] = task
+    dtype = dtype_of(model)
+    if dtype is not None:
+        source["dtype"] = dtype
     if len(opsets) == 1:
         source["opset"] = opsets.pop()
     return source

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import OnnxModel, Value
-from optimum_htp.package import HtpPackage, read_json_object
+from optimum_htp.package import HtpPackage
 
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # ONNX's numbers of the element types that inputs have, and numpy's names for them.
 _TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
           11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
+_POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _DEFAULT_SEQUENCE = 128
 _DEFAULT_IMAGE = 224
 _ONE_SECOND = 16_000  # samples of sound
@@ -82,11 +84,16 @@ def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
         PackageError: It can't be read.
     """
     directory = (package.directory / name).parent
-    return read_json_object(directory / "config.json") if directory != package.directory else None
+    return read_config(directory / "config.json") if directory != package.directory else None
 
 
 def make_inputs(
-    model: OnnxModel, config: Mapping[str, Any] | None, *, sizes: InputSizes | None = None, phase: str = "forward"
+    model: OnnxModel,
+    config: Mapping[str, Any] | None,
+    *,
+    sizes: InputSizes | None = None,
+    phase: str = "forward",
+    varied: bool = False,
 ) -> dict[str, Array]:
     """Inputs of the given sizes for one phase.
 
@@ -95,13 +102,15 @@ def make_inputs(
         config: The content of config.json, which knows the size of images and the longest text.
         sizes: The sizes; None means usual ones.
         phase: One of `phases(model)`.
+        varied: Leave the last of the tokens out by the attention mask, and take tokens of several types, so that it
+            shows what the model makes of these.
 
     Raises:
         HtpError: The size or the type of an input is not known.
     """
     import numpy as np
 
-    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0))
+    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0), varied)
     return {value.name: maker.make(value) for value in graph_inputs(model)}
 
 
@@ -115,13 +124,21 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            given = {name: archive[name] for name in archive.files}
+            given = {name: _in_native_order(archive[name]) for name in archive.files}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise HtpError(f"{path}: not a file of named numpy arrays; write one with numpy.savez") from error
+    except Exception as error:  # of zipfile, zlib, tokenize and numpy, for what is damaged or something else
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if "allow_pickle" in reason:  # numpy's advice, which nobody should follow
+            reason = "pickled objects, or no arrays at all, are not loaded"
+        raise HtpError(f"{path}: not a file of named numpy arrays ({reason}); write one with numpy.savez") from error
     check_inputs(given, model, where=str(path))
     return given
+
+
+def _in_native_order(array: Array) -> Array:
+    """An array with its bytes in the order of this machine; what is no array has no type, and is refused so."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
@@ -162,6 +179,7 @@ class _Maker:
     sizes: InputSizes
     phase: str
     random: np.random.Generator
+    varied: bool
 
     def make(self, value: Value) -> Array:
         import numpy as np
@@ -176,7 +194,10 @@ class _Maker:
         if value.name == "use_cache_branch":
             return np.full(shape, self.phase == "decode")
         if "mask" in value.name or dtype == "bool":
-            return np.ones(shape, dtype)
+            ones = np.ones(shape, dtype)
+            if self.varied and value.name.endswith("attention_mask") and len(shape) == 2:
+                ones[:, shape[1] - shape[1] // 4 :] = 0
+            return ones
         if dtype.startswith("float"):
             return self.random.standard_normal(shape).astype(dtype)
         return self._integers(value.name, shape).astype(dtype)
@@ -187,15 +208,17 @@ class _Maker:
         if "position" in name and len(shape) == 2:
             start = self._past() if self.phase == "decode" else 0
             return np.tile(np.arange(start, start + shape[1]), (shape[0], 1))
-        if name in ("token_type_ids", "bbox"):
+        if name == "bbox" or (name == "token_type_ids" and not self.varied):
             return np.zeros(shape, np.int64)
         return self.random.integers(0, self._bound(name), shape)
 
     def _bound(self, name: str) -> int:
         """How many rows the tables have that an input's values are looked up in."""
         rows = list(_table_rows(self.model, name))
-        vocabulary = self._setting("vocab_size")
-        return min(rows) if rows else vocabulary or 2
+        if rows:
+            return min(rows)
+        types = name == "token_type_ids"
+        return self._setting("type_vocab_size" if types else "vocab_size") or (1 if types else 2)
 
     def _size(self, size: int | str | None, value: Value, axis: int) -> int:
         if isinstance(size, int):
@@ -253,6 +276,7 @@ class _Maker:
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
         # Two of the positions are no token's where the padding's is counted in, and a decode step takes one more.
         longest = [limit - 3 for name in names if (limit := self._setting(name)) is not None]
+        longest = longest or [rows - 3 for rows in _position_rows(self.model)]
         return max(1, min([_DEFAULT_SEQUENCE, *longest]))
 
     def _picture(self, symbol: str) -> int | None:
@@ -281,6 +305,14 @@ class _Maker:
     def _nested(self, name: str) -> Any:
         parts = (part for part in self.config.values() if isinstance(part, dict))
         return next((part[name] for part in parts if part.get(name)), None)
+
+
+def _position_rows(model: OnnxModel) -> Iterator[int]:
+    """The heights of the stored tables of positions, by their names: for files without a config."""
+    for _, graph in model.graphs():
+        for tensor in graph.initializers:
+            if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
+                yield tensor.dims[0]
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpFile, HtpPackage, read_json_object
+from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.packed import PackedFiles, read_packed
 from optimum_htp.sessions import generic_config, session_model_class
 
@@ -241,21 +242,27 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
     given = kwargs.get("config")
     if given is not None:
         config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
+    task = None if task == "auto" else task
+    if task is not None and _plain_task(task) is None:
+        from optimum.exporters.tasks import TasksManager
+
+        raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
     return _Opened(directory, config, _plain_task(task or recorded) or _inferred_task(directory, config), files)
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
-    found = read_json_object(directory / "config.json")
-    return found if found is not None else read_json_object(directory / "model_index.json")
+    found = read_config(directory / "config.json")
+    return found if found is not None else read_config(directory / "model_index.json")
 
 
 def _plain_task(task: str | None) -> str | None:
-    """A task by Optimum's name for it, without `-with-past`."""
+    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
     if task is None:
         return None
     from optimum.exporters.tasks import TasksManager
 
-    return str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    return plain if plain in _CLASSES or plain in TasksManager.get_all_tasks() else None
 
 
 def _inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:

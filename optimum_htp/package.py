@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.annotations import read_tags
+from optimum_htp.configs import task_of
+from optimum_htp.documents import parse_config, read_config
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
     Hierarchy,
@@ -19,10 +20,6 @@ from optimum_htp.hierarchy import (
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.packed import read_packed
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, TagCounts
-
-
-MAX_CONFIG_BYTES = 50_000_000
-"""A config of a few megabytes is already unheard of; a larger file is not read."""
 
 
 class HtpFile:
@@ -146,19 +143,28 @@ class HtpPackage:
         """
         for name in ("config.json", "model_index.json"):
             if self.packed is None:
-                config = read_json_object(self.directory / name)
+                config = read_config(self.directory / name)
             else:
                 content = self.packed.read(name)
-                config = None if content is None else _json_object(content, f"{self.path}: {name}")
+                config = None if content is None else parse_config(content, where=f"{self.path}: {name}")
             if config is not None:
                 return config
         return None
 
     @property
     def task(self) -> str | None:
-        """The task that it was exported for, as the sidecar says; None where that is not known."""
+        """What it was exported for: as the sidecar says, else by its architecture; None where that is not known.
+
+        Raises:
+            PackageError: There is no sidecar, and config.json is no JSON object.
+        """
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
-        return task if isinstance(task, str) else None
+        if isinstance(task, str) and task != "auto":
+            return task
+        task = task_of(self.config or {})
+        inputs = (value.name for file in self.files.values() for value in file.model.graph.inputs)
+        cached = task == "text-generation" and any(name.startswith("past_key_values") for name in inputs)
+        return f"{task}-with-past" if cached else task
 
 
 def package_directory(file: Path) -> Path:
@@ -200,30 +206,3 @@ def onnx_files(path: Path) -> dict[str, Path]:
         advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
         raise PackageError(f"{path}: no ONNX file in it; {advice}")
     return files
-
-
-def read_json_object(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON file that should hold an object; None where there is no such file.
-
-    Raises:
-        PackageError: It can't be read, is too large, or holds something else.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise PackageError(f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes, which no config is")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
-    return _json_object(content, str(path))
-
-
-def _json_object(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise PackageError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise PackageError(f"{where}: holds no JSON object")
-    return value

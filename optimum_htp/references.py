@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.sources import local_task_inference
+from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.sources import local_task_inference, task_of_class
 
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _AXES: dict[str, tuple[str, ...]] = {
     "input_features": ("batch_size", "feature_size", "nb_max_frames"),
     "input_values": ("batch_size", "audio_sequence_length"),
 }
+# Of a pipeline's files some are of transformers' classes: the library that the others are from comes first.
+_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 _VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
@@ -92,6 +95,32 @@ class SourceModel:
     preprocessors: list[Any]
 
 
+def source_facts(
+    recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
+) -> dict[str, Any]:
+    """What `load_source_model` is to be told of a package's source model: `task`, `library` and `with_past`.
+
+    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package is asked
+    before the model: what its sidecar says, else what the classes of its root modules tell.
+
+    Args:
+        recorded: What the package's sidecar says of its source.
+        roots: The root modules of its files.
+        task: The task, if the user gave one.
+        with_past: Whether the files take past key values.
+    """
+    classes = [info.qualified_class for info in roots]
+    known = task or recorded.get("task")
+    library = recorded.get("library")
+    if not isinstance(library, str):
+        packages = {name.partition(".")[0] for name in classes}
+        library = next((name for name in _LIBRARIES if name in packages), None)
+    if not isinstance(known, str) or known == "auto":
+        known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
+        known = f"{known}-with-past" if known and with_past else known
+    return {"task": known, "library": library, "with_past": with_past}
+
+
 def load_source_model(
     model: str | Path,
     *,
@@ -122,6 +151,8 @@ def load_source_model(
 
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     name = str(model)
+    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
+        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
     try:
         library = library or TasksManager.infer_library_from_model(name)
         if task is None:

@@ -78,8 +78,8 @@ def tag_package(
     Args:
         path: The package's directory, or one ONNX file of it.
         model: The model that it was exported from: an id on the Hub or a local directory. None means what the
-            package's own config.json says. Where the package has no config.json, the model's is written, with
-            tokenizer and processor.
+            package's own config.json says. Config, tokenizer and processor files that the package has none of are
+            written.
         trust_remote_code: Run code that comes with the model.
         force: Tag again what an export tagged and the sidecar still describes; that loses the calls.
         htp_options: What to write beside the tags; None means the defaults.
@@ -205,13 +205,16 @@ class _Sources:
         return f"{name} is no export of what {self.directory(name) / 'config.json'} describes ({described}): {advice}."
 
     def complete_package(self) -> tuple[str, ...]:
-        """Writes config, tokenizer and processor where the package has no config, and says which files."""
+        """Writes config, tokenizer and processor where the package has none, and says which files."""
         directory = self._package.directory
-        if self._source is None or any((directory / name).exists() for name in ("config.json", "model_index.json")):
+        if self._source is None or (directory / "model_index.json").exists():
             return ()
+        source, trust = self._source, self._trust_remote_code
+        if (directory / "config.json").exists():
+            return tuple(sorted(complete_package(directory, source.directory, trust_remote_code=trust)))
         with StagedDirectory(directory) as staging:
-            self._source.save_configs(staging.path, trust_remote_code=self._trust_remote_code)
-            complete_package(staging.path, self._source.directory, trust_remote_code=self._trust_remote_code)
+            source.save_configs(staging.path, trust_remote_code=trust)
+            complete_package(staging.path, source.directory, trust_remote_code=trust)
             for file in staging.path.iterdir():
                 if (directory / file.name).exists():
                     file.unlink()

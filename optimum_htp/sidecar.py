@@ -18,6 +18,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.documents import read_small
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
     SOURCES,
@@ -184,15 +185,8 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         path = directory / SIDECAR
-        try:
-            if path.stat().st_size > _MAX_SIDECAR_BYTES:
-                raise PackageError(f"{path}: too large to be an export's metadata; delete it and export again")
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls.parse(content, where=str(path))
+        content = read_small(path, _MAX_SIDECAR_BYTES)
+        return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Sidecar:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from optimum_htp.documents import read_config
 from optimum_htp.errors import PackageError
-from optimum_htp.package import read_json_object
 
 
 if TYPE_CHECKING:
@@ -68,6 +68,18 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
         return next(iter(_tasks_of_class(TasksManager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS, pipeline)), None)
     config = _read_json(directory / "config.json")
     return _transformers_task(config)
+
+
+def task_of_class(qualified_class: str) -> str | None:
+    """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
+
+    >>> task_of_class("transformers.models.bert.modeling_bert.BertForMaskedLM")    # doctest: +SKIP
+    'fill-mask'
+    """
+    package, *inside, name = qualified_class.split(".")
+    if package != "transformers" or len(inside) < 2:
+        return None
+    return _transformers_task({"architectures": [name], "model_type": inside[1]})
 
 
 def _transformers_task(config: dict[str, Any]) -> str | None:
@@ -136,7 +148,7 @@ def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return read_json_object(path) or {}
+        return read_config(path) or {}
     except PackageError:  # Optimum's own reading of the file says what is wrong with it
         return {}
 
@@ -188,11 +200,11 @@ def find_source(model: str | Path) -> ModelSource:
 
 
 def model_facts(model: Any) -> dict[str, str | None]:
-    """What a loaded model, or a diffusion pipeline, says of itself: library, type of its weights, and revision.
+    """What a loaded model, or a diffusion pipeline, says of itself.
 
     Returns:
-        `library` and `dtype` by Optimum's names for them (`"fp32"`, `"fp16"`, `"bf16"`), and `revision`, the commit
-        that its config came from, as far as they are known.
+        `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
+        config, each None where it is not known.
     """
     from optimum.exporters.tasks import TasksManager
 
@@ -200,12 +212,18 @@ def model_facts(model: Any) -> dict[str, str | None]:
         library = str(TasksManager.infer_library_from_model(model))
     except (ValueError, AttributeError, TypeError):  # none of those that Optimum knows
         library = None
-    dtype = str(getattr(model, "dtype", None)).removeprefix("torch.")
-    if dtype == "None" and hasattr(model, "parameters"):  # timm's models don't say
-        dtype = str(next((parameter.dtype for parameter in model.parameters()), "")).removeprefix("torch.")
-    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return {"library": library, "dtype": names.get(dtype), "revision": commit if isinstance(commit, str) else None}
+    return {"library": library, "dtype": dtype_of(model), "revision": commit if isinstance(commit, str) else None}
+
+
+def dtype_of(model: object) -> str | None:
+    """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
+    components = getattr(model, "components", None) if not hasattr(model, "parameters") else None
+    parts = list(components.values()) if isinstance(components, dict) else [model]
+    weights = (weight for part in parts if hasattr(part, "parameters") for weight in part.parameters())
+    found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
+    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    return None if found is None else names.get(found, found.removeprefix("torch."))
 
 
 def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -237,7 +255,7 @@ def instantiate_on_meta(
         PackageError: The config can't be read or names no class that is installed.
     """
     directory = Path(directory)
-    config = read_json_object(directory / "config.json") or {}
+    config = read_config(directory / "config.json") or {}
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}

@@ -34,6 +34,7 @@ from optimum_htp.views.compare import comparison_document, print_comparison
 
 pytestmark = pytest.mark.xdist_group("comparison")
 
+LAYER = "bert.encoder.layer.0"
 MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
 
 
@@ -274,7 +275,6 @@ def op_to(op_type: str, ending: str) -> Change:
     return change
 
 
-LAYER = "bert.encoder.layer.0"
 ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
 
 
@@ -346,23 +346,45 @@ def test_quantized_package_against_its_origin(package: Callable[[str], Path], tm
     report = compare(tmp_path, reference=package("bert"), threads=1)
     (part,) = report.parts
     assert part.tolerance == pytest.approx(0.2)
+    turned = compare(package("bert"), reference=tmp_path, threads=1)
+    assert turned.ok and turned.coverage == 1.0 and turned.parts[0].tolerance == part.tolerance
     assert part.compared >= 0.9 * len(part.calls)
     errors = [call.errors for call in part.calls if call.errors]
     assert any(each.max_abs > 1e-4 for each in errors)
     assert all(each.sqnr_db > 10 for each in errors)
 
 
-def test_optimized_package_against_its_origin(package: Callable[[str], Path], tmp_path: Path) -> None:
-    """What is fused across modules is not compared, and counted."""
+@pytest.fixture(scope="module")
+def optimized(package: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT at O2: what is left of its layers are nodes that are fused across modules."""
     from optimum.onnxruntime import OptimizationConfig, ORTOptimizer
 
+    directory = tmp_path_factory.mktemp("optimized")
     optimizer = ORTOptimizer.from_pretrained(str(package("bert")), file_names=["model.onnx"])
-    optimizer.optimize(OptimizationConfig(optimization_level=2), save_dir=str(tmp_path))
-    report = compare(tmp_path, reference=package("bert"), threads=1)
-    (part,) = report.parts
-    assert report.ok
-    assert part.compared + sum(part.skipped.values()) == len(part.calls)
-    assert part.compared > 20
+    optimizer.optimize(OptimizationConfig(optimization_level=2), save_dir=str(directory))
+    return directory
+
+
+def test_optimized_package_and_its_origin(package: Callable[[str], Path], optimized: Path) -> None:
+    """Either against the other: what is fused in part is compared in a tensor that both graphs name."""
+    for left, right in ((optimized, package("bert")), (package("bert"), optimized)):
+        report = compare(left, reference=right, threads=1)
+        (part,) = report.parts
+        assert report.ok and part.compared == len(part.calls) == 30, (part.first_over, part.skipped)
+        dense = next(call for call in part.calls if call.path == f"{LAYER}.intermediate.dense")
+        assert dense.tensors == ("/bert/encoder/layer.0/intermediate/dense/MatMul_output_0",)
+
+
+@pytest.mark.parametrize("path", [f"{LAYER}.intermediate.dense", f"{LAYER}.attention.output.dense"])
+def test_fault_in_an_optimized_package(
+    path: str, package: Callable[[str], Path], optimized: Path, tmp_path: Path
+) -> None:
+    """Of a module whose bias another node adds."""
+    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), source=package("bert"))
+    faulty = planted(tmp_path / "tagged", tmp_path / "faulty", "model_optimized.onnx", path, change_one_weight)
+    (part,) = compare(faulty, reference=package("bert"), threads=1).parts
+    assert part.culprit is not None and part.culprit.path == path
+    assert part.isolated[0].over
 
 
 def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> None:
@@ -371,6 +393,37 @@ def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> N
     (part,) = compare(faulty, reference=package("bert"), threads=1).parts
     assert part.first_over is not None and is_below(part.first_over.path, path)
     assert part.isolated[0].over
+
+
+def test_packages_in_pieces_that_fit(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much each call returns is known before the first run that shows it."""
+    held: list[tuple[int, int]] = []
+    original = Prober.run
+
+    def run(self: Prober, names: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = original(self, names, *args, **kwargs)
+        held.append((len(found), sum(array.nbytes for array in found.values())))
+        return found
+
+    monkeypatch.setattr(Prober, "run", run)
+    (part,) = compare(package("vit"), reference=package("vit"), threads=1, max_memory_bytes=60_000).parts
+    assert part.ok and part.chunks > 1 and part.compared == len(part.calls)
+    assert all(size <= 20_000 for tensors, size in held if tensors > 1)
+    assert max(tensors for tensors, _ in held) > 3
+
+
+def test_inputs_that_show_more(package: Callable[[str], Path]) -> None:
+    """Between packages some tokens are left out by the mask, and have several types: faults there would hide."""
+    (part,) = compare(package("bert"), reference=package("bert"), threads=1).parts
+    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(2, 16), varied=True)
+    assert part.ok
+    assert made["attention_mask"].sum(1).tolist() == [12, 12]
+    assert set(made["token_type_ids"].ravel()) == {0, 1}
+
+
+def test_packages_with_nothing_in_common(package: Callable[[str], Path]) -> None:
+    with pytest.raises(PackageError, match=r"nothing in common: .*a BertForSequence.* and that a AlbertForSequence"):
+        compare(package("bert"), reference=package("albert"), threads=1)
 
 
 # --- Parts --------------------------------------------------------------------------------------------------------
@@ -509,6 +562,11 @@ def test_model_that_is_not_the_source(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(PackageError, match=r"not what model.onnx was exported from.*parameters"):
         compare(package("bert"), tmp_path / "deeper")
+
+
+def test_model_that_is_nowhere(package: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=r"none: no such model directory"):
+        compare(package("bert"), tmp_path / "none")
 
 
 def test_other_weights_look_foreign(

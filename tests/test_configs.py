@@ -12,18 +12,15 @@ from typing import Any
 import pytest
 
 from optimum_htp.configs import (
-    MAX_CONFIG_BYTES,
-    MAX_JSON_DEPTH,
     METADATA_KEY,
     add_config_metadata,
     code_files,
     complete_package,
     generates,
     is_inside,
-    parse_config,
-    read_config,
     remove_config_metadata,
 )
+from optimum_htp.documents import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, parse_config, read_config
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree
 from optimum_htp.sidecar import FileRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -190,6 +191,48 @@ def test_what_a_module_returns_names_the_outputs(tmp_path: Path) -> None:
     assert [value.name for value in session.get_inputs()] == ["x", "rest_0", "rest_1"]
 
 
+class TakesDict(nn.Module):
+    """Takes a dict, and changes what is in it."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Uses up some of torch's random numbers on the way."""
+        torch.rand(3)
+        return batch["x"].add_(batch["y"])
+
+
+def test_a_dict_is_an_argument_too(tmp_path: Path) -> None:
+    """Which the exporter alone would take for keyword arguments; neither it nor the random state is changed."""
+    batch = {"x": torch.ones(2), "y": torch.ones(2)}
+    state = torch.get_rng_state()
+    export_module(TakesDict(), (batch,), tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [value.name for value in session.get_inputs()] == ["batch_0", "batch_1"]
+    assert torch.equal(batch["x"], torch.ones(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@dataclasses.dataclass
+class Answer:
+    """What a module may return."""
+
+    logits: Tensor
+    states: tuple[Tensor, Tensor]
+
+
+class ReturnsDataClass(nn.Module):
+    """Returns an object of a data class."""
+
+    def forward(self, x: Tensor) -> Answer:
+        """A value and a pair."""
+        return Answer(torch.sin(x), (torch.cos(x), torch.tan(x)))
+
+
+def test_the_fields_of_a_data_class_name_the_outputs(tmp_path: Path) -> None:
+    export_module(ReturnsDataClass(), torch.ones(2), tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [value.name for value in session.get_outputs()] == ["logits", "states.0", "states.1"]
+
+
 def test_the_model_is_not_changed(tmp_path: Path) -> None:
     """Modes, buffers, parameters, hooks and torch's random state are as they were, also after a failure."""
     model = Classifier().train()
@@ -216,8 +259,13 @@ def test_the_sidecar(tmp_path: Path) -> None:
     result = export_module(Classifier(), features(), tmp_path, task="text-classification", opset=17)
     document = json.loads((tmp_path / SIDECAR).read_text())
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
-    source = {"model": "test_custom.Classifier", "library": "torch", "task": "text-classification", "opset": 17}
-    assert document["source"] == source
+    assert document["source"] == {
+        "model": "test_custom.Classifier",
+        "library": "torch",
+        "task": "text-classification",
+        "dtype": "fp32",
+        "opset": 17,
+    }
     assert document["files"]["model.onnx"]["root_in_model"] == ""
     assert result.files["model.onnx"].unresolved == 0
     assert HtpPackage(tmp_path).task == "text-classification"
@@ -329,6 +377,7 @@ def test_a_plain_module_loads_with_our_class(tmp_path: Path) -> None:
     [
         (torch.ones(1), features(), {}, "can't export a Tensor"),
         (torch.jit.script(nn.Linear(2, 2)), torch.ones(1, 2), {}, "can't export a RecursiveScriptModule"),
+        (torch.compile(nn.Linear(2, 2)), torch.ones(1, 2), {}, "model._orig_mod"),
         (Classifier(), None, {}, "hold no tensor"),
         (Classifier(), (1, 2), {}, "hold no tensor"),
         (Classifier(), {"nothing": features()}, {}, r"don't fit Classifier.forward\(features"),

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import zoo
+from onnxruntime.quantization import quantize_dynamic
 
 import optimum_htp.extraction.writing
 from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package, main_export
@@ -312,6 +313,22 @@ def test_an_optimized_package(exported: Callable[..., Path], tmp_path: Path) -> 
         extract(package, f"{BERT_LAYER}.attention.self.query", tmp_path / "no.onnx")
 
 
+def test_a_quantized_package_that_was_not_projected(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """The quantizer's nodes have no tags; the skeleton in the file says whose they are. A module takes and gives floats."""
+    package = tmp_path / "package"
+    package.mkdir()
+    quantize_dynamic(exported("bert") / "model.onnx", package / "model.onnx")
+    module = f"{BERT_LAYER}.intermediate"
+    plain = extract(exported("bert"), module, tmp_path / "plain.onnx")
+    report = extract(package, module, tmp_path / "part.onnx")
+    assert (report.inputs, report.outputs) == (plain.inputs, plain.outputs)
+    feed = {plain.inputs[0].name: np.random.default_rng(0).standard_normal((2, 3, 16)).astype(np.float32)}
+    expected, actual = (
+        onnxruntime.InferenceSession(each.output, options()).run(None, feed)[0] for each in (plain, report)
+    )
+    assert 0 < np.abs(actual - expected).max() < 0.05 * np.abs(expected).max()
+
+
 # --- Toys: cuts that are known ------------------------------------------------------------------------------------
 
 
@@ -389,6 +406,30 @@ def test_a_constant_of_another_module_is_copied(tmp_path: Path) -> None:
     assert [value.name for value in extract(package, "a", tmp_path / "a.onnx").outputs] == ["one"]
 
 
+def test_nodes_in_any_order(tmp_path: Path) -> None:
+    """Some tools append nodes to the end; ONNX Runtime takes such a file, and the part that is cut out is in order."""
+    nodes = [
+        ("", "Neg", ["four"], "y"),
+        ("a", "Add", ["two", "three"], "four"),
+        ("a", "Relu", ["one"], "three"),
+        ("a", "Mul", ["one", "w"], "two"),
+        ("", "Abs", ["x"], "one"),
+    ]
+    package = write_toy(tmp_path / "package", nodes, modules=["a"])
+    report = extract(package, "a", tmp_path / "part.onnx")
+    onnx.checker.check_model(report.output, full_check=True)
+    assert ([value.name for value in report.inputs], [value.name for value in report.outputs]) == (["one"], ["four"])
+    assert report.outputs[0].shape == ("n", 4)
+
+
+def test_an_output_has_the_shape_that_the_file_declares(tmp_path: Path) -> None:
+    """Where inference does not find one, as behind a Reshape by computed numbers."""
+    nodes = [("a", "Foo", ["x"], "one"), ("a", "Relu", ["one"], "y")]
+    package = write_toy(tmp_path / "package", nodes, modules=["a"])
+    report = extract(package, "a", tmp_path / "part.onnx")
+    assert report.outputs[0].shape == ("n", 4)
+
+
 # --- What can go wrong --------------------------------------------------------------------------------------------
 
 
@@ -427,7 +468,7 @@ def test_a_graph_without_tags(
     write_toy(tmp_path / "toy", [("", "Neg", ["x"], "y")], modules=[])
     shutil.copy(tmp_path / "toy" / "model.onnx", package)
     assert main(["extract", str(package), "a", str(tmp_path / "part.onnx")]) == 2
-    assert f"tag them with: optimum-cli htp tag {package}" in capsys.readouterr().err
+    assert f"tag them first: optimum-cli htp tag {package}" in capsys.readouterr().err
 
 
 def test_nothing_of_the_users_is_replaced(exported: Callable[..., Path], tmp_path: Path) -> None:

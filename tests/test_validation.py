@@ -16,9 +16,9 @@ import pytest
 import zoo
 
 import optimum_htp
-from optimum_htp import PackageError, main_export, pack, strip, validate, validate_optimum_compatibility
+from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
-from optimum_htp.configs import MAX_JSON_DEPTH
+from optimum_htp.documents import MAX_JSON_DEPTH
 from optimum_htp.validation import file_checks
 from optimum_htp.validation.report import Check, Finding, combine, failed, good, skipped, warning
 from optimum_htp.validation.shape_checks import vocabulary_sizes
@@ -133,6 +133,15 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     assert report["sidecar"].status == "ok"
 
 
+def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """One of the files in it is damaged."""
+    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
+    report = validate(packed)
+    assert [found.name for found in report.failed] == ["files"]
+    assert "'notes.txt' is not base64" in report["files"].reason
+
+
 def test_file_in_a_package(exported: Callable[[str], Path]) -> None:
     """An ONNX file is validated with what lies beside it."""
     assert statuses(validate(exported("t5") / "encoder_model.onnx"))["sidecar"] == "ok"
@@ -168,11 +177,27 @@ def test_package_of_plain_optimum(package: Callable[[str], Path]) -> None:
     assert validate_optimum_compatibility(bert)
 
 
+@pytest.mark.parametrize(("name", "task"), [("bert", "text-classification"), ("gpt2", "text-generation-with-past")])
+def test_task_of_plain_optimum(package: Callable[[str], Path], name: str, task: str) -> None:
+    """Without a sidecar, the class in config.json and the graph say it."""
+    plain = package(name)
+    strip(plain)
+    assert load_package(plain).task == task
+
+
 # --- Broken packages ----------------------------------------------------------------------------------------------
 
 
 def _drop(name: str) -> Callable[[Path], None]:
     return lambda package: (package / name).unlink()
+
+
+def _pipe(name: str) -> Callable[[Path], None]:
+    def replace(package: Path) -> None:
+        (package / name).unlink()
+        os.mkfifo(package / name)
+
+    return replace
 
 
 def _write(name: str, content: str | bytes) -> Callable[[Path], None]:
@@ -291,6 +316,22 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "tokenizer.json is no JSON object, or is cut off",
     ),
     "processor config is no object": ("vit", _write("preprocessor_config.json", "3"), "preprocessors", "no JSON object"),
+    "no tokenizer": (
+        "bert",
+        lambda package: [(package / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
+        "preprocessors",
+        "there is no tokenizer: the model loads, but `pipeline` needs a tokenizer",
+    ),
+    "no image processor": ("vit", _drop("preprocessor_config.json"), "preprocessors", "there is no image processor"),
+    "no feature extractor": (
+        "wav2vec2",
+        _drop("preprocessor_config.json"),
+        "preprocessors",
+        "there is no feature extractor: the model loads, but `pipeline` needs a feature extractor",
+    ),
+    "tokenizer is a pipe": ("bert", _pipe("tokenizer.json"), "preprocessors", "not a regular file"),
+    "sidecar is a pipe": ("bert", _pipe("export_metadata.json"), "sidecar", "not a regular file"),
+    "onnx is a pipe": ("bert", _pipe("model.onnx"), "onnx", "not a regular file"),
     "no decoder": (
         "t5",
         lambda package: [file.unlink() for file in package.glob("decoder*.onnx")],
@@ -323,7 +364,8 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "a node is not tagged": ("bert", _onnx(_untag_one), "tags", "1 of 233 nodes are not tagged, such as"),
     "a key twice": ("bert", _onnx(_repeat_key), "keys", "has the metadata key 'someone.else' twice"),
     "another graph": ("bert", _onnx(_rename_tensor), "sidecar", "model.onnx was changed after"),
-    "another tag": ("bert", _onnx(_other_tag), "sidecar", "1 nodes have other tags than in export_metadata.json"),
+    "another tag": ("bert", _onnx(_other_tag), "sidecar", "1 nodes have other tags than in export_metadata.json, or none"),
+    "a tag that only the sidecar has": ("bert", _onnx(_untag_one), "sidecar", "1 nodes have other tags than in"),
     "sidecar cut off": ("bert", _cut("export_metadata.json"), "sidecar", "not JSON"),
     "sidecar of another package": ("bert", lambda package: edit(package / "export_metadata.json", files={}), "sidecar",
                                    "does not know model.onnx"),
@@ -353,12 +395,12 @@ def test_broken_package(package: Callable[[str], Path], case: str, monkeypatch: 
 
 @pytest.mark.parametrize("location", ["../outside", "/etc/passwd", "a/../../outside", "C:\\data", "..\\outside"])
 def test_external_data_outside(package: Callable[[str], Path], location: str) -> None:
-    """Weights are never looked for outside the package, wherever the file says they are."""
+    """Weights are never looked for outside the package, wherever the file says they are, and what is there is not told."""
     bert = package("bert")
     relocate(bert, location)
     shutil.copyfile(bert / "model.onnx_data", bert.parent / "outside")
     report = validate(bert)
-    assert report["paths"].status == "failed"
+    assert [check.name for check in report.failed] == ["paths"]
     assert f"reads its weights from {location!r}, outside the package" in report["paths"].reason
 
 
@@ -393,13 +435,6 @@ def test_missing_config_says_how_to_repair_it(package: Callable[[str], Path]) ->
 
 # What is done to a package, the check that warns, and a part of its reason: it still loads.
 WARNINGS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
-    "no tokenizer": (
-        "bert",
-        lambda package: [(package / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
-        "preprocessors",
-        "there is no tokenizer: the model loads, but `pipeline` needs a tokenizer",
-    ),
-    "no image processor": ("vit", _drop("preprocessor_config.json"), "preprocessors", "there is no image processor"),
     "no generation config": ("gpt2", _drop("generation_config.json"), "generation", "there is no generation_config"),
     "no architectures": ("bert", _config(architectures=None), "config", "has no `architectures`"),
     "gap in the labels": (
@@ -424,6 +459,28 @@ def test_incomplete_package(package: Callable[[str], Path], case: str) -> None:
     assert [found.name for found in report.warnings] == [check]
     assert reason in report[check].reason
     assert report.ok
+
+
+REPAIRED = ("no config", "no tokenizer", "another tag", "a tag that only the sidecar has", "sidecar cut off",
+            "sidecar is a pipe", "another graph", "sidecar is missing")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REPAIRED)
+def test_the_advice_repairs_the_package(
+    package: Callable[[str], Path], zoo_model: Callable[[str], Path], case: str
+) -> None:
+    """The command that a check names mends what it complains of."""
+    name, damage, check, _ = BREAKS[case] if case in BREAKS else WARNINGS[case]
+    broken = package(name)
+    damage(broken)
+    advice = validate(broken)[check].advice
+    if advice.startswith("delete it"):
+        (broken / "export_metadata.json").unlink()
+    words = advice.replace("MODEL", str(zoo_model(name))).partition("optimum-cli htp ")[2].split()
+    assert main(words) == 0
+    assert {
+        found.name: found.reason for found in validate(broken).checks if found.status in ("failed", "warning")
+    } == {}
 
 
 def test_labels_that_share_a_name(package: Callable[[str], Path]) -> None:
@@ -527,6 +584,15 @@ def test_command_json(package: Callable[[str], Path], capsys: pytest.CaptureFixt
     assert (document["ok"], document["task"]) == (False, "text-classification")
     assert document["counts"]["failed"] == 1
     assert {"name", "status", "reason", "advice"} == document["checks"][0].keys()
+
+
+@pytest.mark.parametrize("option", [["--task", "fill-mask"], ["--shape", "batch_size=2"], ["--tolerance", "0.1"]])
+def test_options_of_what_is_not_asked_for(
+    exported: Callable[[str], Path], option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is for `--load` or `--model` is not ignored without them."""
+    assert main(["validate", str(exported("bert")), *option]) == 2
+    assert "--model MODEL" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--tolerance", "-1"], ["--tolerance", "x"], ["--shape", "a"], ["--shape", "a=0"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares a package; 1 where it is over the tolerance."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
     from optimum_htp.comparison import compare
     from optimum_htp.views.compare import print_comparison, print_comparison_json
 

@@ -48,8 +48,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
     parser.add_argument("--warmup", type=count, default=3, metavar="N", help="Runs before those (3).")
-    parser.add_argument("--speedscope", metavar="FILE", help="Write a profile for speedscope.app.")
-    parser.add_argument("--chrome-trace", metavar="FILE", help="Write a trace for chrome://tracing or Perfetto.")
+    parser.add_argument("--speedscope", metavar="FILE", help="Write a profile of PKG for speedscope.app.")
+    parser.add_argument(
+        "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
@@ -75,8 +77,10 @@ def input_sizes(args: Namespace) -> Any:
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
+    from optimum_htp.package import load_package
     from optimum_htp.profiling import compare_profiles, profile
-    from optimum_htp.views.profile_text import print_delta, print_delta_json, print_profile, print_profile_json
+    from optimum_htp.views.profile_delta import print_delta, print_delta_json
+    from optimum_htp.views.profile_text import print_profile, print_profile_json
     from optimum_htp.views.profile_traces import write_chrome_trace, write_speedscope
 
     def of(package: str, origin: str | None) -> Any:
@@ -85,6 +89,8 @@ def run(args: Namespace) -> int:
             threads=args.threads, runs=args.runs, warmup=args.warmup, origin=origin,
         )  # fmt: skip
 
+    if args.compare:
+        load_package(args.compare)  # or the first profile would be for nothing
     report = of(args.package, args.compare)
     if args.speedscope:
         write_speedscope(report, args.speedscope)
@@ -95,7 +101,7 @@ def run(args: Namespace) -> int:
         if args.json:
             print_delta_json(delta)
         else:
-            print_delta(delta, depth=args.depth, top=args.top)
+            print_delta(delta, by=args.by, depth=args.depth, top=args.top, sort=args.sort)
     elif args.json:
         print_profile_json(report)
     else:

@@ -16,7 +16,7 @@ _EXIT_CODES = """\
 exit codes:
   0  no check failed (there may be warnings)
   1  a check failed
-  2  the path is no package, or the model to compare with can't be loaded
+  2  the path is no package, the model to compare with can't be loaded, or an option is for --load or --model only
 """
 
 
@@ -36,13 +36,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Also compare the outputs with this source model (a directory, or an id on the Hub) in PyTorch, on the "
         "same inputs, of two sizes.",
     )
-    parser.add_argument("--task", help="The task to load and compare for; default: the one that the package says.")
+    parser.add_argument(
+        "--task", help="The task to load and compare for (--load, --model); default: the one that the package says."
+    )
     parser.add_argument(
         "--tolerance",
         type=_tolerance,
         metavar="X",
-        help="How far outputs may be from PyTorch's, relative to the largest value of each output; default: by the "
-        "type of the weights (1e-4 for float32).",
+        help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
+        "by the type of the weights (1e-4 for float32).",
     )
     parser.add_argument(
         "--shape",
@@ -50,7 +52,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=N",
-        help="A size of the inputs to compare with, by Optimum's name for it (sequence_length=32); may be repeated.",
+        help="A size of the inputs to compare with (--model), by Optimum's name for it (sequence_length=32); may be "
+        "repeated.",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")

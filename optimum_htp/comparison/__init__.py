@@ -36,7 +36,7 @@ from optimum_htp.inputs import (
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage
-from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model
+from optimum_htp.references import Part, SourceModel, find_parts, fixed_sizes, load_source_model, source_facts
 from optimum_htp.roots import returns_attentions
 from optimum_htp.runtime import DEFAULT_PROVIDER, check_provider
 from optimum_htp.tagged import TaggedFile, tagged_file
@@ -97,7 +97,8 @@ def compare(
         sizes: The sizes of the inputs; None means usual ones.
         inputs: An .npz file with the inputs of the one file that is compared.
         file: Which ONNX files to compare, a name or a glob; None means all.
-        tolerance: What the relative error may be; None means by the type that the model computes with (`TOLERANCES`).
+        tolerance: What the relative error may be; None means by the type that the model, or
+            the package that it is compared with, computes with (`TOLERANCES`).
         max_memory_bytes: How much the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
@@ -134,15 +135,12 @@ def _with_model(
         if _is_chosen(name, options.file, package)
     }
     recorded = package.sidecar.source if package.sidecar is not None else {}
-    known = task or package.task
-    library = recorded.get("library_name") or recorded.get("library")
+    roots = [tree.root for each in tagged.values() for tree in each.trees]
     past = any(each.name.startswith("past_key_values") for file in tagged.values() for each in file.model.graph.inputs)
     source = load_source_model(
         model,
-        task=known if known != "auto" else None,
-        library=library if isinstance(library, str) else None,
+        **source_facts(recorded, roots, task=task, with_past=past),
         dtype=_weights_type(file.model for file in tagged.values()),
-        with_past=past,
         trust_remote_code=trust_remote_code,
         **_attention(file.model for file in tagged.values()),
     )
@@ -189,6 +187,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             continue
         tagged = tagged_file(file, package=package, origin=other)
         reference = tagged_file(partner, package=other, origin=package)
+        if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
+            roots = (each.trees[0].root.class_name for each in (tagged, reference))
+            refused[file.name] = f"no module of it is in {other.path}: it is a {next(roots)}, and that a {next(roots)}"
+            continue
         config = package.config or other.config
         for phase in phases(tagged.model):
             given = _package_inputs(tagged.model, component_config(package, file.name) or config, options, phase)
@@ -197,17 +199,26 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             theirs = FlatGraph(reference.model, reference.tags, branch=branch)
             check_inputs(given, reference.model, where=f"the inputs of {package.path}")
             with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-                recorded = PackageReference(str(other.path), reference, prober, given)
-                compared.append(_compare(tagged, ours, recorded, options, branch="" if phase == "forward" else phase))
+                recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.maker)
+                label = "" if phase == "forward" else phase
+                compared.append(_compare(tagged, ours, recorded, options, branch=label, origin=reference.model))
     if not compared:
-        raise PackageError(f"{package.path} and {other.path} have no file in common")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return CompareReport(str(package.path), str(other.path), options.provider, tuple(compared), refused)
 
 
 def _compare(
-    tagged: TaggedFile, flat: FlatGraph, reference: Reference, options: _Options, *, branch: str
+    tagged: TaggedFile,
+    flat: FlatGraph,
+    reference: Reference,
+    options: _Options,
+    *,
+    branch: str,
+    origin: OnnxModel | None = None,
 ) -> PartComparison:
-    tolerance = options.tolerance if options.tolerance is not None else _tolerance(tagged.model)
+    models = (tagged.model,) if origin is None else (tagged.model, origin)
+    tolerance = options.tolerance if options.tolerance is not None else max(map(_tolerance, models))
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:
         matcher = Matcher(prober, reference, tolerance=tolerance, max_bytes=options.max_bytes)
         calls = matcher.calls()
@@ -235,7 +246,7 @@ def _package_inputs(
 ) -> dict[str, Array]:
     if options.inputs is not None:
         return load_inputs(options.inputs, model)
-    return make_inputs(model, config, sizes=options.sizes, phase=phase)
+    return make_inputs(model, config, sizes=options.sizes, phase=phase, varied=True)
 
 
 def _is_chosen(name: str, pattern: str | None, package: HtpPackage) -> bool:
@@ -265,7 +276,7 @@ def _shapes(sizes: InputSizes) -> dict[str, int]:
     return {**shapes, **sizes.dims}
 
 
-def _attention(models: Iterable[OnnxModel]) -> dict[str, str]:
+def _attention(models: Iterable[OnnxModel]) -> dict[str, Any]:
     """Optimum loads a model whose attention weights are exported with the implementation that computes them."""
     return {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
 

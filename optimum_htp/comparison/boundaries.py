@@ -18,6 +18,7 @@ from optimum_htp.hierarchy import NodeTag
 MAX_CANDIDATES = 12
 """How many tensors of a call are looked at for one output."""
 
+_SCALES = "DynamicQuantizeLinear"  # what it makes in floating point is no tensor of the model
 _VIEWS = frozenset(("Shape", "Size"))
 
 
@@ -85,6 +86,8 @@ class Boundaries:
         looked_at: list[str] = []
         inside: list[str] = []
         for at in sorted(nodes, reverse=True):
+            if self._op(at) == _SCALES:
+                continue
             for name in self.flat.nodes[at].node.outputs:
                 if not name or not self._may_be_float(name):
                     continue

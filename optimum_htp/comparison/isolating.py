@@ -50,8 +50,7 @@ class Isolator:
         stops = self._reference_tensors(number)
         nodes, needed = self._prober.flat.slice_to(self._names(number), stop=stops)
         fed = {name: stops[name] for name in needed if name in stops}
-        wanted = self._reference.returned(list(dict.fromkeys(each for each, _ in fed.values())))
-        given = {name: self._as_type(name, wanted[each][index]) for name, (each, index) in fed.items()}
+        given = {name: self._as_type(name, array) for name, array in self._values(fed).items()}
         added = self._error(number, given)
         if added is None:
             return None
@@ -73,19 +72,27 @@ class Isolator:
     def _names(self, number: int) -> list[str]:
         return [name for name in self._matcher.matched[number].names if name is not None]
 
-    def _reference_tensors(self, number: int) -> dict[str, tuple[int, int]]:
+    def _reference_tensors(self, number: int) -> dict[str, tuple[int, int] | None]:
         """The tensors that other calls returned, but for those that contain this one: the call, and which output.
 
-        Those of the calls inside it are among them, so that what is left is what the module does itself.
+        None stands for those that the reference's graph has by the same name. Those of the calls inside it are among
+        them, so that what is left is what the module does itself.
         """
         around = set(self._matcher.boundaries.around(number))
-        stops: dict[str, tuple[int, int]] = {}
+        stops: dict[str, tuple[int, int] | None] = {}
         for other, found in self._matcher.matched.items():
+            if other in around or self._matcher.is_fused(other):
+                continue
             target = other if found.compared_as is None else found.compared_as
-            for index, name in enumerate(found.names) if other not in around else ():
+            for index, name in enumerate(found.names):
                 if name is not None and found.errors[index] is not None and index not in found.turned:
-                    stops.setdefault(name, (target, index))
+                    stops.setdefault(name, None if found.by_name else (target, index))
         return stops
+
+    def _values(self, fed: Mapping[str, tuple[int, int] | None]) -> dict[str, Array]:
+        wanted = self._reference.returned(list(dict.fromkeys(place[0] for place in fed.values() if place is not None)))
+        named = self._reference.named([name for name, place in fed.items() if place is None])
+        return {name: named[name] if place is None else wanted[place[0]][place[1]] for name, place in fed.items()}
 
     def _error(self, number: int, given: Mapping[str, Array]) -> Errors | None:
         """How far off a call is where some tensors are given; None where that can't be run."""

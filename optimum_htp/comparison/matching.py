@@ -41,6 +41,7 @@ class Found:
         errors: For each output how far off that is.
         compared_as: The call whose outputs these are, where it is another's: a BatchNorm's.
         problem: Why there is no tensor.
+        by_name: Whether it was fused in part, and a tensor is compared that the reference's graph has as well.
         turned: The outputs whose tensors have their axes in another order.
         spare: A tensor that only the module itself uses and that agrees with its one output, where the tensor that is
             used outside does not: its name, how far off it is, and whether its axes are in another order.
@@ -50,6 +51,7 @@ class Found:
     errors: list[Errors | None]
     compared_as: int | None = None
     problem: str | None = None
+    by_name: bool = False
     turned: set[int] = field(default_factory=set)
     spare: tuple[str, Errors, bool] | None = None
 
@@ -120,7 +122,7 @@ class Matcher:
                 off = [
                     errors for name, errors in zip(found.names, found.errors, strict=True) if name in after and errors
                 ]
-                if off and not self._is_fused(other):
+                if off and not self.is_fused(other):
                     return any(errors.relative > self._tolerance for errors in off)
         return False
 
@@ -149,6 +151,7 @@ class Matcher:
         self._look_at_batch_norms([number for number in chunk if self._is_doubtful(number)])
         for number in chunk:
             self._forget_unfound(number)
+        self._look_by_name([number for number in chunk if self.is_fused(number)])
 
     def _is_root(self, number: int) -> bool:
         return self._reference.calls[number].parent is None and bool(self._results())
@@ -160,7 +163,10 @@ class Matcher:
 
     def expected(self, number: int) -> tuple[Array, ...]:
         """What the reference has for a call: of one with a BatchNorm folded into it, what that returned."""
-        compared_as = self.matched[number].compared_as
+        found = self.matched[number]
+        if found.by_name:
+            return tuple(self._reference.named([name for name in found.names if name is not None]).values())
+        compared_as = found.compared_as
         target = number if compared_as is None else compared_as
         return self._expected(number, self._reference.returned([target])[target])
 
@@ -298,11 +304,27 @@ class Matcher:
             logger.debug("%s", error)
             return None
 
-    def _is_fused(self, number: int) -> bool:
+    def _look_by_name(self, fused: Sequence[int]) -> None:
+        """Of calls that are fused in part compares what is left of them: tensors that the reference's graph has too."""
+        candidates = {number: self.boundaries.candidates(number) for number in fused}
+        known = self._reference.named([name for names in candidates.values() for name in names[:MAX_CANDIDATES]])
+        chosen = {
+            number: name
+            for number, names in candidates.items()
+            if (name := next((name for name in names if name in known), None)) is not None
+        }
+        values = self.run(list(chosen.values()), {}) if chosen else None
+        for number, name in chosen.items() if values is not None else ():
+            value, array = values[name], known[name]  # type: ignore[index]
+            if value.shape == array.shape and value.dtype.kind == array.dtype.kind == "f":
+                self.matched[number] = Found([name], [measure_errors(value, array)], by_name=True)
+
+    def is_fused(self, number: int) -> bool:
         """Whether an optimizer fused a part of a call with other modules, and its tensor does not agree."""
-        errors = self.matched[number].worst
-        agrees = errors is not None and errors.relative <= self._tolerance
-        return not agrees and bool(self.boundaries.fused_with(number))
+        found = self.matched[number]
+        if found.by_name or (found.worst is not None and found.worst.relative <= self._tolerance):
+            return False
+        return self._reference.calls[number].fused or bool(self.boundaries.fused_with(number))
 
     def _hidden(self, number: int) -> CallComparison:
         call = self._reference.calls[number]
@@ -316,7 +338,7 @@ class Matcher:
         problem = found.problem if errors is None else None
         if errors is None and problem is None:
             problem = NO_TENSOR
-        if self._is_fused(number):
+        if self.is_fused(number):
             errors, over, problem = None, False, FUSED
         compared_as = self._reference.calls[found.compared_as].path if found.compared_as is not None else None
         return CallComparison(

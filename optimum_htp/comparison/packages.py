@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.comparison.boundaries import Boundaries
 from optimum_htp.comparison.probing import Prober
-from optimum_htp.comparison.reference import ReferenceCall
+from optimum_htp.comparison.reference import ReferenceCall, packed_calls
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.profiling.comparing import stem
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_TENSORS_AT_ONCE = 32
+_BYTES = 4  # of a number, or fewer
 
 _Key = tuple[str, int]
 
@@ -34,36 +35,40 @@ class PackageReference:
         tagged: The file.
         prober: Its graph.
         inputs: The inputs.
+        shared: The tensors of the graph that is compared: of several that a call may have returned, one of these.
     """
 
-    def __init__(self, name: str, tagged: TaggedFile, prober: Prober, inputs: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        name: str,
+        tagged: TaggedFile,
+        prober: Prober,
+        inputs: Mapping[str, Array],
+        *,
+        shared: Collection[str] = (),
+    ) -> None:
         self.name = name
         self.inputs = inputs
         self._tagged = tagged
         self._prober = prober
+        self._shared = shared
         self._counts = _call_counts(tagged, prober)
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
+        self.calls = self._with_sizes()
         found = prober.run(prober.flat.outputs, inputs)
         self.outputs: Mapping[str, Array] = {name: value for name, value in found.items() if hasattr(value, "dtype")}
 
     def call_of(self, tag: NodeTag) -> int | None:
-        """The number of the call that a node belongs to; None where that is not known."""
-        if tag.call is None and self._counts.get(tag.tag, 1) > 1:
-            return None
-        return self._numbers.get((tag.tag, tag.call or 0))
+        """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
+        known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
+        return known[-1] if known else None
 
     def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        """What some calls returned; how much that is, shows when it is there, so the next chunk follows the last."""
-        size = _TENSORS_AT_ONCE
-        left = list(wanted)
-        while left:
-            found = self.returned(left[:size])
-            left = left[size:]
-            largest = max((array.nbytes for arrays in found.values() for array in arrays), default=1)
-            size = max(1, min(4 * size, max_bytes // max(1, largest)))
-            yield found
+        """What some calls returned, so many at once as fit."""
+        for numbers in packed_calls(self.calls, wanted, max_bytes):
+            yield self.returned(numbers)
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned: the last floating-point tensor that is used outside."""
@@ -74,6 +79,10 @@ class PackageReference:
             for number, name in chosen.items()
         }
 
+    def named(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors with some names, those that the graph makes itself."""
+        return self._prober.run([name for name in names if name in self._prober.flat.maker], self.inputs)
+
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call takes from outside."""
         return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
@@ -81,7 +90,22 @@ class PackageReference:
     def _output(self, number: int) -> str | None:
         if number not in self._boundaries.found or self._boundaries.fused_with(number):
             return None
-        return next(iter(self._boundaries.candidates(number)), None)
+        candidates = self._boundaries.candidates(number)
+        used = (name for name in candidates if self._boundaries.is_used(number, name))
+        return next((name for name in used if name in self._shared), next(iter(candidates), None))
+
+    def _with_sizes(self) -> list[ReferenceCall]:
+        """The calls with the sizes of what they return, which a run tells that holds nothing."""
+        chosen = {call.number: self._output(call.number) for call in self.calls}
+        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
+        return [
+            replace(
+                call,
+                bytes=_BYTES * lengths.get(chosen[call.number] or "", 0),
+                fused=bool(self._boundaries.fused_with(call.number)),
+            )
+            for call in self.calls
+        ]
 
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""
@@ -109,15 +133,22 @@ class PackageReference:
 
     def _chain(self, tag: NodeTag) -> Iterator[_Key]:
         """The calls that a node belongs to, as far as they are known."""
-        count = self._counts.get(tag.tag, 1)
+        count = self._count(tag.tag)
         if tag.call is None and count > 1:
             return
         for above in tag_ancestors(tag.tag):
-            outer = self._counts.get(above, 1)
+            outer = self._count(above)
             if outer == 1:
                 yield above, 0
             elif count % outer == 0:
                 yield above, (tag.call or 0) // (count // outer)
+
+    def _count(self, tag: str) -> int:
+        """How often a module ran, also one that has no nodes left here."""
+        if tag not in self._counts:
+            info = self._tagged.module(tag)
+            self._counts[tag] = max(1, info.calls) if info is not None else 1
+        return self._counts[tag]
 
     def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:
         above = tag.rpartition("/")[0]

@@ -27,6 +27,9 @@ from optimum_htp.onnxfile.schema import (
     GRAPH_SPARSE_INITIALIZER,
     MODEL_FUNCTION,
     MODEL_GRAPH,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
 )
 from optimum_htp.onnxfile.wire import encode_message, encode_varint
 from optimum_htp.runtime import open_session, run_session, session_options
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 _NUMBERS = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
             "float64": 11}  # fmt: skip
 _FLOATS = frozenset((1, 10, 11, 16))
+_LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -116,6 +120,26 @@ class Prober:
         found = run_session(session, wanted, feed, name=str(self._model.path))
         return {**passed, **dict(zip(wanted, found, strict=True))}
 
+    def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
+        """How many numbers some tensors have, which are not held for it.
+
+        Raises:
+            HtpError: As `run`.
+        """
+        wanted = list(dict.fromkeys(names))
+        nodes, needed = self.flat.slice_to(wanted)
+        feed = {name: inputs[name] for name in needed}
+        counted = {f"{name}{_LENGTH}": name for name in wanted}
+        counters = [
+            encode_message(NODE_INPUT, name.encode())
+            + encode_message(NODE_OUTPUT, counter.encode())
+            + encode_message(NODE_OP_TYPE, b"Size")
+            for counter, name in counted.items()
+        ]
+        pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
+        found = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
+        return {name: int(length) for name, length in zip(wanted, found, strict=True)}
+
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
         if declared is not None:
@@ -123,13 +147,16 @@ class Prober:
         number = _NUMBERS.get(str(array.dtype), 1)
         return Value(name, number, tuple(f"{name}_{axis}" for axis in range(array.ndim)))
 
-    def _pieces(self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str]) -> list[Piece]:
+    def _pieces(
+        self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
+    ) -> list[Piece]:
         graph: list[Piece] = []
         used: dict[str, None] = {}
         for at in nodes:
             flat = self.flat.nodes[at]
             graph += _message(GRAPH_NODE, self._scopes[flat.scope].nodes[flat.position])
             used.update(dict.fromkeys(reads(flat.node)))
+        graph += [encode_message(GRAPH_NODE, node) for node in more]
         graph.append(encode_message(GRAPH_NAME, b"probe"))
         for name in used:
             graph += self._stored(name)

@@ -74,6 +74,10 @@ class TorchReference:
             self._run()
         return {number: recorder.kept[number] for number in wanted}
 
+    def named(self, _: Sequence[str]) -> dict[str, Array]:
+        """No tensors: those of PyTorch have no names."""
+        return {}
+
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given; the model runs again for them."""
         recorder = _Recorder(self._part.module, self._tree, only=frozenset(), given_to=self._began[number])

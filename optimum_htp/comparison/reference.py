@@ -27,9 +27,10 @@ class ReferenceCall:
         call: The 0-based index of the call.
         repeated: Whether the module ran more than once.
         parent: The number of the call that it was made from; None for the root's.
-        bytes: Of its outputs; 0 where that is not known.
+        bytes: Of its outputs, roughly.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
             is; None where there is none, and nothing where that is not known.
+        fused: Whether an optimizer fused a part of it with other modules, so that what it returned is nowhere.
         several: Whether it returned more than one tensor, of any type.
     """
 
@@ -42,6 +43,7 @@ class ReferenceCall:
     parent: int | None
     bytes: int
     passed_on: tuple[tuple[int, int] | None, ...] = ()
+    fused: bool = False
     several: bool = False
 
 
@@ -68,6 +70,9 @@ class Reference(Protocol):
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
+
+    def named(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors with some names, those that there are; none where the reference is no graph."""
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given."""

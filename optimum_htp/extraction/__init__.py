@@ -110,7 +110,7 @@ def extract(
     package = load_package(path)
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
-    source = choice.file.path
+    source = choice.file.model.path
     with SourceFiles(source) as files, _explained(source, target):
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
@@ -200,7 +200,7 @@ def _typed(choice: Choice, found: Cut, types: Mapping[str, Value]) -> dict[str, 
         value = types.get(name)
         if value is None:
             advice = "run it through onnx.shape_inference and cut again, or extract a module around it"
-            raise PackageError(f"{choice.file.path}: the type of the tensor {name!r} is not known; {advice}")
+            raise PackageError(f"{choice.file.model.path}: the type of the tensor {name!r} is not known; {advice}")
         shape = value.shape
         if shape is not None:
             shape = tuple(
@@ -227,10 +227,7 @@ def _tag(choice: Choice, found: Cut, staged: Path, *, sidecar: bool) -> None:
         write_tags(model, tags, trees=[tree], options=HtpOptions())
         model = read_model(staged)
     if sidecar:
-        record = choice.file.record
-        index = choice.file.hierarchy.trees.index(choice.tree)
-        known = record is not None and record.trees == choice.file.hierarchy.trees
-        place = record.roots_in_model[index] if known and record is not None else None
+        place = choice.file.places[choice.file.trees.index(choice.tree)]
         entry = FileRecord.of(model, tags, trees={tree.tag(()): (tree, place)})
         Sidecar({staged.name: entry}, versions=library_versions()).write(staged.parent)
 

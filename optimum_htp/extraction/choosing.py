@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, common_ancestor
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import HtpFile, HtpPackage
+from optimum_htp.package import HtpPackage
+from optimum_htp.tagged import TaggedFile, tagged_file
 
 
 _CALL = re.compile(r"(?P<module>.*)@(?P<call>\d{1,9})")
@@ -33,7 +34,7 @@ class Choice:
         positions: Where in that graph.
     """
 
-    file: HtpFile
+    file: TaggedFile
     tree: ModuleTree
     paths: tuple[ModulePath, ...]
     call: int | None
@@ -85,24 +86,26 @@ def choose(
     return having[0].choice(module, call)
 
 
-def _tagged_files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
+def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
     files = [each for name, each in package.files.items() if pattern is None or fnmatchcase(name, pattern)]
     if not files:
         known = ", ".join(package.files)
         raise PackageError(f"{package.path}: no file of it is called {pattern!r}; it has {known}")
-    tagged = [each for each in files if each.evidence != "none"]
+    tagged: list[TaggedFile] = []
+    refused: list[PackageError] = []
+    for each in files:
+        try:
+            tagged.append(tagged_file(each, package=package))
+        except PackageError as error:
+            refused.append(error)
     if not tagged:
-        advice = f"tag them with: optimum-cli htp tag {package.path}"
-        raise PackageError(f"{files[0].path}: its nodes are not tagged; {advice}")
+        raise refused[0]
     return tagged
 
 
-def _locate(file: HtpFile, module: str) -> Iterator[tuple[ModuleTree, tuple[ModulePath, ...]]]:
+def _locate(file: TaggedFile, module: str) -> Iterator[tuple[ModuleTree, tuple[ModulePath, ...]]]:
     """The module trees of a file that know a name, and the modules that it stands for there."""
-    record = file.record
-    trees = file.hierarchy.trees
-    places = record.roots_in_model if record is not None and record.trees == trees else [None] * len(trees)
-    for tree, in_model in zip(trees, places, strict=True):
+    for tree, in_model in zip(file.trees, file.places, strict=True):
         paths = _paths(tree, module)
         if not paths and in_model and (module == in_model or module.startswith(in_model + ".")):
             paths = _paths(tree, module[len(in_model) + 1 :])
@@ -136,11 +139,9 @@ def _range(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
     return tuple(path for path in found if path is not None) if None not in found else ()
 
 
-def _near(files: Iterable[HtpFile], module: str) -> str:
+def _near(files: Iterable[TaggedFile], module: str) -> str:
     """What to say to somebody who named a module that is not there."""
-    known = list(
-        dict.fromkeys(".".join(info.path) for file in files for tree in file.hierarchy.trees for info in tree)
-    )
+    known = list(dict.fromkeys(".".join(info.path) for file in files for tree in file.trees for info in tree))
     ends = [name for name in known if name.endswith("." + module)][:4]
     near = ends or get_close_matches(module, known, n=4, cutoff=0.5)
     if near:
@@ -151,7 +152,7 @@ def _near(files: Iterable[HtpFile], module: str) -> str:
 class _Candidate:
     """The nodes of the named modules in one file, before a call is chosen."""
 
-    def __init__(self, file: HtpFile, tree: ModuleTree, paths: tuple[ModulePath, ...], graph: str | None) -> None:
+    def __init__(self, file: TaggedFile, tree: ModuleTree, paths: tuple[ModulePath, ...], graph: str | None) -> None:
         self.file = file
         self.tree = tree
         self.paths = paths
@@ -230,10 +231,10 @@ class _Candidate:
         counts = ", ".join(f"{path or 'main'!r} ({len(found)} nodes)" for path, found in graphs.items())
         named = f"; --graph {self.wanted_graph} is none of them" if self.wanted_graph is not None else ""
         raise PackageError(
-            f"{self.file.path}: {module!r} has nodes in several graphs, which are branches that run at different times: "
+            f"{self.file.model.path}: {module!r} has nodes in several graphs, which are branches that run at different times: "
             f"{counts}{named}; choose one with --graph"
             if len(graphs) > 1
-            else f"{self.file.path}: {module!r} has its nodes in the graph {counts}{named}; leave --graph out"
+            else f"{self.file.model.path}: {module!r} has its nodes in the graph {counts}{named}; leave --graph out"
         )
 
     def _only_constants(self, path: str, positions: Iterable[int]) -> bool:
@@ -314,7 +315,7 @@ def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
         path_of_holder = tree.path_of_tag(holder) or ()
         where = ".".join(path_of_holder) or "the whole model"
         return f"{module!r} has no nodes of its own: an optimizer fused its work with others' into {node!r}; extract {where}"
-    if all(info.calls == 0 for info in infos) and file.evidence == "sidecar":
+    if all(info.calls == 0 for info in infos) and tree.root.calls:
         reason = "it did not run in the export"
     else:
         reason = "what it does leaves no operation in the graph (as dropout does, or a norm that is folded into a convolution)"
@@ -325,7 +326,7 @@ def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
         if not tree.module(path).container and any(_below(tag, tree.tag(path)) for tag in counts):
             break
     above = f"; the module around it that has some is {'.'.join(path) or 'the root'}"
-    return f"{file.path}: {module!r} has no nodes: {reason}{above}"
+    return f"{file.model.path}: {module!r} has no nodes: {reason}{above}"
 
 
 def _name(paths: Sequence[ModulePath], call: int | None) -> str:

@@ -6,8 +6,9 @@ exporters share shape computations between modules, and copying them along chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from optimum_htp.errors import PackageError
 from optimum_htp.extraction.choosing import Choice, ancestor_name
@@ -18,6 +19,7 @@ from optimum_htp.onnxfile import Graph, Node, OnnxModel, Value, node_id
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 )
+_QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _INT64, _BOOL = 7, 9
 
 
@@ -28,12 +30,15 @@ class Scope:
     Attributes:
         path: Its path.
         graph: The graph.
+        order: The positions of its nodes, each behind those whose tensors it reads; ONNX asks for that order in the file
+            too, but some tools append nodes at the end, and ONNX Runtime doesn't mind.
         constants: Names of its tensors that depend on nothing but stored ones.
         stored: Names of its initializers.
     """
 
     path: str
     graph: Graph
+    order: tuple[int, ...]
     constants: frozenset[str]
     stored: frozenset[str]
 
@@ -81,12 +86,35 @@ def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
         stored = frozenset(tensor.name for tensor in graph.initializers)
         known |= stored
         constants: set[str] = set()
-        for node in graph.nodes:
+        order = _order(graph.nodes)
+        for node in (graph.nodes[at] for at in order):
             if node.op_type not in _RANDOM and all(read in known for read in reads(node)):
                 constants.update(node.outputs)
                 known.update(node.outputs)
-        scopes.append(Scope(name, graph, frozenset(constants) - {""}, stored))
+        scopes.append(Scope(name, graph, order, frozenset(constants) - {""}, stored))
     return tuple(scopes)
+
+
+def _order(nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The positions of nodes, each behind those whose tensors it reads, and otherwise as they stand."""
+    makers = {name: at for at, node in enumerate(nodes) for name in node.outputs if name}
+    needed = [{makers[name] for name in reads(node) if name in makers} for node in nodes]
+    if all(before < at for at, wanted in enumerate(needed) for before in wanted):
+        return tuple(range(len(nodes)))
+    readers: dict[int, list[int]] = {}
+    for at, wanted in enumerate(needed):
+        for before in wanted:
+            readers.setdefault(before, []).append(at)
+    missing = [len(wanted) for wanted in needed]
+    ready = [at for at, count in enumerate(missing) if not count]
+    order: list[int] = []
+    while ready:
+        order.append(heappop(ready))
+        for at in readers.get(order[-1], ()):
+            missing[at] -= 1
+            if not missing[at]:
+                heappush(ready, at)
+    return (*order, *(at for at, count in enumerate(missing) if count))
 
 
 def reads(node: Node) -> Iterator[str]:
@@ -117,38 +145,65 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
         PackageError: There is no clean cut; the message says what lies between, and what could be cut out instead.
     """
     scopes = scopes_of(choice.file.model, choice.graph)
-    graph, constants = scopes[-1].graph, scopes[-1].constants
+    scope = scopes[-1]
+    graph, constants = scope.graph, scope.constants
     core = {at for at in choice.positions if not constants.issuperset(filter(None, graph.nodes[at].outputs))}
     core = core or set(choice.positions)
-    between = _between(graph, core)
+    core -= _quantizers_behind(graph, core)
+    between = _between(scope, core)
     _refuse_interleaved(choice, graph, [at for at in between if not _may_come_along(choice, graph, at, types)])
+    between |= _quantizers_before(graph, core | between)
     inner = core | between
     _refuse_fused(choice, graph, inner, types)
     outputs = _outputs(graph, core, inner)
     if not outputs:
-        raise PackageError(f"{choice.file.path}: nothing reads what {choice.name!r} makes, so it has no output")
+        raise PackageError(
+            f"{choice.file.model.path}: nothing reads what {choice.name!r} makes, so it has no output; extract the "
+            "module around it"
+        )
     last = len(scopes) - 1
     nodes, inputs, stored = _closure(scopes, [(last, at) for at in sorted(inner)])
+    ranks = [{at: rank for rank, at in enumerate(each.order)} for each in scopes]
+    ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
     shared = tuple(node_id(graph.nodes[at], at) for at in sorted(between))
-    return Cut(scopes, nodes, len(core), shared, inputs, outputs, stored)
+    return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored)
 
 
-def _between(graph: Graph, core: set[int]) -> set[int]:
+def _between(scope: Scope, core: set[int]) -> set[int]:
     """The nodes on the ways that leave a set of nodes and come back to it."""
     after: set[int] = set()
     made: set[str] = set()
-    for position, node in enumerate(graph.nodes):
-        if position in core or any(name in made for name in reads(node)):
+    nodes = scope.graph.nodes
+    for position in scope.order:
+        if position in core or any(name in made for name in reads(nodes[position])):
             after.add(position)
-            made.update(filter(None, node.outputs))
+            made.update(filter(None, nodes[position].outputs))
     before: set[int] = set()
     wanted: set[str] = set()
-    for position in range(len(graph.nodes) - 1, -1, -1):
-        node = graph.nodes[position]
-        if position in core or any(name in wanted for name in node.outputs if name):
+    for position in reversed(scope.order):
+        if position in core or any(name in wanted for name in nodes[position].outputs if name):
             before.add(position)
-            wanted.update(reads(node))
+            wanted.update(reads(nodes[position]))
     return (after & before) - core
+
+
+def _quantizers_behind(graph: Graph, core: set[int]) -> set[int]:
+    """The nodes at the end of a module that quantize what it gives, for others: without them it gives floats."""
+    inside = {name for at in core for name in reads(graph.nodes[at])}
+    behind = {
+        at for at in core if graph.nodes[at].op_type in _QUANTIZERS and inside.isdisjoint(graph.nodes[at].outputs)
+    }
+    return behind if behind != core else set()
+
+
+def _quantizers_before(graph: Graph, inner: set[int]) -> set[int]:
+    """The nodes outside that quantize what a module takes: with them it takes floats."""
+    wanted = {name for at in inner for name in reads(graph.nodes[at])}
+    return {
+        at
+        for at, node in enumerate(graph.nodes)
+        if at not in inner and node.op_type in _QUANTIZERS and not wanted.isdisjoint(node.outputs)
+    }
 
 
 def _may_come_along(choice: Choice, graph: Graph, at: int, types: Mapping[str, Value]) -> bool:
@@ -177,7 +232,7 @@ def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) 
     instead = ancestor_name(choice, (tag.tag for tag in tags)) or "the whole model"
     example = node_id(graph.nodes[found[0]], found[0])
     raise PackageError(
-        f"{choice.file.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
+        f"{choice.file.model.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
         f"{listed} (the first makes {example!r}); extract {instead}, which contains them all"
     )
 
@@ -201,7 +256,7 @@ def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[
             )
             instead = ancestor_name(choice, tag.origins) or "the whole model"
             raise PackageError(
-                f"{choice.file.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
+                f"{choice.file.model.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
                 f"into {node_id(node, at)!r} ({node.op_type}); extract {instead}, or export without optimizing"
             )
 
@@ -241,4 +296,4 @@ def _closure(
                 used[name] = None
             else:
                 found[name] = None
-    return tuple(sorted(chosen)), tuple(found), tuple(used)
+    return tuple(chosen), tuple(found), tuple(used)

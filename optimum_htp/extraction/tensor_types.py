@@ -98,7 +98,11 @@ def _types(
         outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
         given = [known[name] for name in outside if name in known]
         stored = {name: outer[name] for name in outside if name in outer} | dict(parts.tensors)
-        known |= _infer(data, head, parts, scope.graph.nodes, given, stored)
+        known |= _infer(data, head, parts, scope, given, stored)
+        for value in scope.graph.outputs:  # what the file says of them, where inference says less
+            inferred = known.get(value.name)
+            if value.elem_type and (inferred is None or inferred.shape is None):
+                known[value.name] = value
         outer |= parts.tensors
     return known
 
@@ -148,11 +152,12 @@ def _infer(
     data: Data,
     head: bytes,
     parts: GraphSpans,
-    nodes: Sequence[Node],
+    scope: Scope,
     given: Iterable[Value],
     stored: Mapping[str, Span],
 ) -> dict[str, Value]:
-    body = [encode_message(GRAPH_NODE, data[slice(*span)]) for span in parts.nodes]
+    nodes = [scope.graph.nodes[at] for at in scope.order]
+    body = [encode_message(GRAPH_NODE, data[slice(*parts.nodes[at])]) for at in scope.order]
     body += [encode_message(10 + 8, b"g")]
     body += [encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)) for span in stored.values()]
     body += [encode_message(GRAPH_INPUT, value_info(value)) for value in given]

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.package import HtpFile, HtpPackage, load_package
-from optimum_htp.parameter_map.identity import own_name, refuse_other_model
+from optimum_htp.parameter_map.identity import is_anonymous, own_name, refuse_other_model
 from optimum_htp.parameter_map.matching import Match, Matcher
 from optimum_htp.parameter_map.naming import RenamedFile, new_names, write_renamed
 from optimum_htp.parameter_map.readings import Reading
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor, Values, stored_tensors
-from optimum_htp.references import SourceModel, find_parts, load_source_model
+from optimum_htp.references import SourceModel, find_parts, load_source_model, source_facts
 from optimum_htp.sidecar import StoredParameter
 from optimum_htp.tagged import TaggedFile, tagged_file
 
@@ -52,7 +52,7 @@ class ParameterRow:
         duplicates: Other parameters that it stands for as well, because they have the same values.
         scale: The stored tensors whose product is the scale of a quantized one: one, or for a bias two.
         zero_point: The stored tensor with its zero point; None where there is none.
-        anonymous: Whether its name was none of a parameter's.
+        anonymous: Whether its name was none of a parameter's, nor one with what a quantizer puts behind it.
     """
 
     file: str
@@ -132,9 +132,12 @@ def parameters(
         raise PackageError(
             f"{undescribed[0]}: no sidecar describes it, and the old names would be lost; tag the package first"
         )
-    facts = package.sidecar.source if package.sidecar is not None else {}
-    task, library = (value if isinstance(value := facts.get(key), str) else None for key in ("task", "library"))
-    source = load_source_model(model, task=task, library=library, trust_remote_code=trust_remote_code)
+    facts = source_facts(
+        package.sidecar.source if package.sidecar is not None else {},
+        [tree.root for each in tagged for tree in each.trees],
+        with_past=any(value.name.startswith("past_key_values") for each in files for value in each.model.graph.inputs),
+    )
+    source = load_source_model(model, **facts, trust_remote_code=trust_remote_code)
     found: dict[str, list[ParameterRow]] = {}
     for each, with_tags in zip(files, tagged, strict=True):
         found[each.name] = _rows(each, with_tags, package, source)
@@ -212,7 +215,7 @@ def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[
         duplicates=match.duplicates,
         scale=match.scale,
         zero_point=match.zero_point,
-        anonymous=named is None,
+        anonymous=is_anonymous(tensor.name, matcher.source, list(places.values())),
     )
 
 

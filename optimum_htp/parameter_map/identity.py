@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MERGED = re.compile(r"_merged_\d+$")
+_QUANTIZED = re.compile(r"(_quantized)?(_scale|_zero_point)?$")
 _BY_MORE_THAN_ROUNDING = "; or they were quantized by more than rounding, as GPTQ does"
 
 
@@ -47,6 +48,11 @@ def own_name(name: str, source: SourceTensors, places: Iterable[str]) -> str | N
     plain = _MERGED.sub("", name)
     candidates = (plain, *(f"{place}.{plain}" for place in places if place))
     return next((each for each in candidates if each in source.tensors), None)
+
+
+def is_anonymous(name: str, source: SourceTensors, places: Iterable[str]) -> bool:
+    """Whether a stored tensor has no parameter's name, not even with what a quantizer puts behind it."""
+    return all(own_name(each, source, places) is None for each in (name, _QUANTIZED.sub("", name, count=1)))
 
 
 def refuse_other_model(

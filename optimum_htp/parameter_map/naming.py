@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, count, takewhile
 from typing import Protocol
 
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model, rewrite_metadata
@@ -55,7 +55,8 @@ def new_names(model: OnnxModel, rows: Iterable[Row], *, place: str) -> dict[str,
     """The new names of stored tensors by old ones; those that have the name of their parameter keep it.
 
     A name is relative to the module that the file was exported from, as the exporter's own names are. One that is in
-    use in any graph of the file is passed over for the next, at last with what was done behind it.
+    use in any graph of the file is passed over for the next: that of a duplicate, one with what was done behind it, one
+    with a number behind it.
 
     Args:
         model: The file.
@@ -70,13 +71,17 @@ def new_names(model: OnnxModel, rows: Iterable[Row], *, place: str) -> dict[str,
         if not row.parameters or row.name in fixed or stored.count(row.name) != 1:
             continue
         wanted = list(_wanted(row, place))
-        if row.name in wanted:
+        if any(row.name == name or _is_numbered(row.name, name) for name in wanted):
             continue
-        free = next((name for name in wanted if name not in taken), None)
-        if free is not None:
-            names[row.name] = free
-            taken.add(free)
+        numbered = (f"{wanted[0]}.{number}" for number in count(2))
+        names[row.name] = next(name for name in chain(wanted, numbered) if name not in taken)
+        taken.add(names[row.name])
     return names
+
+
+def _is_numbered(name: str, wanted: str) -> bool:
+    head, _, number = name.rpartition(".")
+    return head == wanted and number.isdecimal()
 
 
 def _wanted(row: Row, place: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ def side_by_side(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
     """The phases of two profiles, and their modules, paired.
 
     Raises:
-        HtpError: They have no phase in common.
+        HtpError: They have no phase, or in none of them a module, in common.
     """
     others = list(right.phases)
     pairs: list[PhaseDelta] = []
@@ -33,6 +33,12 @@ def side_by_side(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
     lonely += [f"{right.package}: {phase.file} ({phase.phase})" for phase in others]
     if not pairs:
         raise HtpError(f"{left.package} and {right.package} have no file and phase in common: {', '.join(lonely)}")
+    if not any(module.left and module.right for pair in pairs for module in pair.modules):
+        roots = (phase.modules[0].class_name for phase in (pairs[0].left, pairs[0].right) if phase.modules)
+        raise HtpError(
+            f"{left.package} and {right.package} have no module in common: they are exports of {' and '.join(roots)}; "
+            "compare packages of the same model"
+        )
     return ProfileDelta(left, right, tuple(pairs), tuple(lonely))
 
 

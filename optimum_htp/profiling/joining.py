@@ -107,16 +107,16 @@ class _GraphIndex:
 
     def find(self, events: Sequence[Event]) -> list[int | None]:
         """The positions of the nodes of some events, which may run repeatedly, as the body of a loop does."""
-        numbers: dict[str, list[int]] = {}
+        numbers: dict[str, dict[int, int]] = {}
         for event in events:
-            seen = numbers.setdefault(event.op_type, [])
-            if self._is_unnamed(event) and event.index not in seen:
-                seen.append(event.index)
+            if self._is_unnamed(event):
+                seen = numbers.setdefault(event.op_type, {})
+                seen.setdefault(event.index, len(seen))
         turns: dict[tuple[str, str], int] = {}
         return [self._position(event, numbers, turns) for event in events]
 
     def _position(
-        self, event: Event, numbers: Mapping[str, list[int]], turns: dict[tuple[str, str], int]
+        self, event: Event, numbers: Mapping[str, Mapping[int, int]], turns: dict[tuple[str, str], int]
     ) -> int | None:
         key = (event.name, event.op_type)
         positions = self.named.get(key)
@@ -124,7 +124,7 @@ class _GraphIndex:
             turn = turns[key] = turns.get(key, -1) + 1
             return positions[turn % len(positions)]
         if self._is_unnamed(event):
-            order = numbers[event.op_type].index(event.index)
+            order = numbers[event.op_type][event.index]
             unnamed = self._unnamed[event.op_type]
             return unnamed[order] if order < len(unnamed) else None
         return None

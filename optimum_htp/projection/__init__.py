@@ -66,13 +66,10 @@ def project(
     match_renamed(join)
     match_vanished(join)
     if require_descent:
-        fit = descent(join)
+        fit = descent(join, [source.model for source in sources])
         if not fit.plausible:
-            raise HtpError(
-                f"{target.path}: not made from the tagged graph: {fit.fitting} of {fit.nodes} nodes that can be "
-                f"compared fit, and {fit.known} of {fit.all_nodes} make a tensor that the tagged graph makes; "
-                "give the tagged file that it was made from"
-            )
+            advice = "give the tagged file that it was made from"
+            raise HtpError(f"{target.path}: not made from the tagged graph: {fit}; {advice}")
     known: dict[int, NodeTag] = {}
     for number, operation in enumerate(pairing.old.operations):
         tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)

@@ -30,13 +30,13 @@ class Match:
     """What a node of the target is known to do.
 
     Attributes:
-        anchors: Tagged nodes whose results it makes, or that it is by name and operator.
+        anchors: Tagged nodes whose results it makes, or that it is by name and operator, in the order of their finding.
         work: All tagged nodes whose work it does, anchors included.
         kin: A tagged node that it belongs to without doing all its work: a part of a decomposition, an adapter.
         weight: The value of the tagged side that its result was made from, as the names say.
     """
 
-    anchors: list[int] = field(default_factory=list)
+    anchors: dict[int, None] = field(default_factory=dict)
     work: list[int] = field(default_factory=list)
     kin: int | None = None
     weight: int | None = None
@@ -76,15 +76,13 @@ class Join:
 
     def anchor(self, number: int, found: int) -> None:
         """Records that a node of the target makes the results of a tagged one."""
-        anchors = self.matches[number].anchors
-        if found not in anchors:
-            anchors.append(found)
+        self.matches[number].anchors[found] = None
         if self.owner[found] is None:
             self.owner[found] = number
 
     def make_kin(self, number: int, found: int) -> None:
         """Records that a node of the target only passes on what a tagged one makes."""
-        self.matches[number].anchors.remove(found)
+        del self.matches[number].anchors[found]
         self.matches[number].kin = found
         self.owner[found] = None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from itertools import islice
+
 from optimum_htp.projection.flow import GLUE, PLAIN, QUANTIZING
 from optimum_htp.projection.join import BREADTH, REACH, Join
 
 
 _BOUNDARIES = frozenset("_:/.-")
 _LONGEST_NAME = 2_000
+_MOST_SUFFIXES = 64
 
 
 def match_names(join: Join) -> None:
@@ -69,7 +73,7 @@ def _anchor_by_names(join: Join, index: _Index) -> None:
         join.anchor(number, candidates[0])
 
 
-def _may_be(join: Join, found: int, anchors: list[int]) -> bool:
+def _may_be(join: Join, found: int, anchors: Collection[int]) -> bool:
     """Whether a tagged node may be that of its name in the target, which makes the results of `anchors`."""
     owner = join.owner[found]
     if owner is not None:
@@ -77,7 +81,7 @@ def _may_be(join: Join, found: int, anchors: list[int]) -> bool:
     return not join.survives(found) and (not anchors or _leads(join, found, anchors))
 
 
-def _leads(join: Join, start: int, ends: list[int]) -> bool:
+def _leads(join: Join, start: int, ends: Collection[int]) -> bool:
     """Whether what a tagged node makes reaches others through nodes that are gone."""
     outputs = [value for value in join.old.operations[start].outputs if value >= 0]
     seen: set[int] = set()
@@ -142,15 +146,22 @@ def _by_prefix(join: Join, number: int, index: _Index) -> tuple[int | None, int 
     best, found = 0, None
     weight = next((join.same[each] for each in operation.outputs if each in join.same), None)
     for text in (*operation.node.outputs[:1], operation.node.name) if scope is not None else ():
-        if scope is None or len(text) > _LONGEST_NAME:
+        if scope is None:
             continue
-        for stop in range(len(text) - 1, best, -1):
-            if text[stop] not in _BOUNDARIES:
-                continue
-            value = join.old.find(scope, text[:stop])
-            named = index.get((scope, text[:stop]), []) if value is None else []
+        for name in shorter_names(text):
+            if len(name) <= best:
+                break
+            value = join.old.find(scope, name)
+            named = index.get((scope, name), []) if value is None else []
             if value is not None or len(named) == 1:
-                best, found = stop, join.old.values[value].maker if value is not None else named[0]
+                best, found = len(name), join.old.values[value].maker if value is not None else named[0]
                 weight = weight if value is None else value
                 break
     return found, weight
+
+
+def shorter_names(text: str) -> Iterator[str]:
+    """The names that one may have been made from by putting something behind them, the longest first."""
+    if len(text) <= _LONGEST_NAME:
+        ends = (stop for stop in range(len(text) - 1, 0, -1) if text[stop] in _BOUNDARIES)
+        yield from (text[:stop] for stop in islice(ends, _MOST_SUFFIXES))

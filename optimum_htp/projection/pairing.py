@@ -47,13 +47,17 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
     origin: list[int] = []
     copies: list[dict[str, int]] = []  # for each scope of `old` the scopes that were added together with it, by path
     scopes: list[int | None] = [None] * len(new.scopes)
+    holders = _Holders(graphs)
     for number, scope in enumerate(new.scopes):
         around = scopes[scope.parent] if scope.parent is not None else None
         bodies: Counter[_Place] = Counter()
         for child in children.get(number, ()):
             bodies |= votes[child]  # the larger of both counts
         holder = new.operations[scope.holder].node if scope.holder is not None else None
-        place = _best(votes[number], bodies, _Seen(scope.path, holder, _inside(old, origin, around)), graphs)
+        outer = _inside(old, origin, around)
+        place = _best(votes[number], bodies, _Seen(scope.path, holder, outer), graphs)
+        if place is None and outer is not None and holder is not None:  # the names inside stand everywhere
+            place = holders.body(outer, holder, scope.path.rpartition(".")[2])
         if place is None:
             continue
         if around is not None and origin[around] == place[0] and place[1] in copies[around]:
@@ -64,6 +68,28 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
         copies += [{old.scopes[each].path: each for each in added}] * len(added)
         scopes[number] = added[0]
     return Pairing(old, origin, scopes, _same_values(old, new, scopes))
+
+
+class _Holders:
+    """Finds bodies by the nodes that hold them."""
+
+    def __init__(self, graphs: Mapping[_Place, Graph]) -> None:
+        self._graphs = graphs
+        self._positions: dict[_Place, dict[str, int]] = {}
+
+    def body(self, around: _Place, holder: Node, element: str) -> _Place | None:
+        """The body of the node in a tagged graph that has the results of a node of the target, or its name."""
+        known = self._positions.get(around)
+        if known is None:
+            nodes = [(i, node) for i, node in enumerate(self._graphs[around].nodes) if node.bodies]
+            known = {name: i for i, node in nodes for name in _names([(node.name, node.outputs)])}
+            self._positions[around] = known
+        source, path = around
+        for name in (*holder.outputs, f"/{holder.name}"):
+            if name in known:
+                place = source, f"{path}/{known[name]}.{element}" if path else f"{known[name]}.{element}"
+                return place if place in self._graphs else None
+        return None
 
 
 def _inside(old: Flow, origin: list[int], around: int | None) -> tuple[int, str] | None:

@@ -140,7 +140,7 @@ def _split_regions(join: Join) -> None:
         if not work and not part:
             join.orphans.add(number)
             if end is not None and join.matches[end].anchors:
-                match.kin = join.matches[end].anchors[-1]
+                match.kin = next(reversed(join.matches[end].anchors))
 
 
 def _region(join: Join, values: list[int], claims: set[int]) -> list[int]:
@@ -233,11 +233,14 @@ def _hand_to_makers(join: Join) -> None:
 
     A convolution takes on the addition and the activation behind it and keeps the name of its own result.
     """
+    itself: dict[int, bool] = {}
     for found in join.old.order:
         owner = join.owner[found]
-        if owner is None or owner < 0 or join.is_anchor(found) or join.constant[found]:
+        if owner is None or owner < 0 or join.is_anchor(found) or join.constant[found] or join.op(found) in GLUE:
             continue
-        if join.op(found) in GLUE or not join.is_itself(owner):
+        if owner not in itself:
+            itself[owner] = join.is_itself(owner)
+        if not itself[owner]:
             continue
         makers = [join.owner[maker] for maker in join.old.makers(found)]
         renamed = [each for each in makers if each is not None and each != owner and each in join.renamed]

@@ -82,12 +82,20 @@ def validate(
 
     Raises:
         PackageError: There is no such path, it has no ONNX file, or `model` can't be loaded.
+        HtpError: An argument is given that is for `load` or `model`, and that is not.
 
     Example:
         >>> report = validate("bert_onnx")                            # doctest: +SKIP
         >>> report.ok, [check.name for check in report.failed]        # doctest: +SKIP
         (True, [])
     """
+    if task is not None and not load and model is None:
+        raise HtpError(
+            f"the task {task!r} is to load or compare for: give --load or --model MODEL (load=, model=) too"
+        )
+    if (shapes or tolerance is not None) and model is None:
+        given = "sizes of inputs" if shapes else "a tolerance"
+        raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
     contents = Contents(path)
     checks = _structure(contents, {**_OPTIMUM_CHECKS, **_HTP_CHECKS})
     if load:

@@ -15,8 +15,8 @@ from optimum_htp.configs import (
     architectures,
     code_files,
     generates,
-    parse_config,
 )
+from optimum_htp.documents import parse_config
 from optimum_htp.errors import PackageError
 from optimum_htp.validation.contents import Contents
 from optimum_htp.validation.report import Finding, failed, good, skipped, warning
@@ -239,11 +239,10 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
     for kind, files in needed.items():
         if not any(package.has(directory + name) for name in files for directory in directories):
-            advice = (
-                f"copy {'its files' if kind == _TOKENIZER[0] else files[0]} from the source model into the package"
-            )
-            yield warning(f"there is no {kind[2:] if kind[1] == ' ' else kind[3:]}: the model loads, but `pipeline` "
-                          f"needs {kind}", advice)  # fmt: skip
+            reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
+            # Nobody knows what prepares the inputs of a model of one's own.
+            problem = failed if package.library in _TRANSFORMERS_LIKE else warning
+            yield problem(reason, f"copy it from the source model: optimum-cli htp tag {package.path} --model MODEL")
     if not needed:
         yield skipped("the graph takes neither text, images nor audio" if inputs else "nothing has to be prepared")
     else:
@@ -254,7 +253,7 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
     """A tokenizer.json that was cut off; of a long one, parsing would take longer than everything else."""
     name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
     try:
-        if not package.has(name):
+        if not package.exists(name):
             return
         first, last, size = package.ends(name)
         if size < _PARSED_TOKENIZER_BYTES:

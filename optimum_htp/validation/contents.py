@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.configs import CONFIG, MODEL_INDEX, architectures, parse_config, read_config, read_small
+from optimum_htp.configs import CONFIG, MODEL_INDEX, task_of
+from optimum_htp.documents import parse_config, read_config, read_small
 from optimum_htp.errors import HtpError, OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package import HtpFile, onnx_files
@@ -20,23 +21,6 @@ MAX_ENTRIES = 100_000
 
 _MAX_SMALL_BYTES = 500_000_000
 _END_BYTES = 1000
-
-# Which task the end of an architecture's name stands for, where the package does not say it; the first that fits.
-_TASKS = (
-    ("ForSequenceClassification", "text-classification"),
-    ("ForTokenClassification", "token-classification"),
-    ("ForImageClassification", "image-classification"),
-    ("ForAudioClassification", "audio-classification"),
-    ("ForAudioFrameClassification", "audio-frame-classification"),
-    ("ForSemanticSegmentation", "semantic-segmentation"),
-    ("ForObjectDetection", "object-detection"),
-    ("ForQuestionAnswering", "question-answering"),
-    ("ForMultipleChoice", "multiple-choice"),
-    ("ForMaskedLM", "fill-mask"),
-    ("ForCausalLM", "text-generation"),
-    ("LMHeadModel", "text-generation"),
-    ("ForCTC", "automatic-speech-recognition"),
-)
 
 
 class Contents:
@@ -92,6 +76,10 @@ class Contents:
     def has(self, name: str) -> bool:
         """Whether the package has a file."""
         return name in self.packed.encoded if self.packed is not None else (self.directory / name).is_file()
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of that name, if only a pipe."""
+        return name in self.packed.encoded if self.packed is not None else (self.directory / name).exists()
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none.
@@ -191,11 +179,7 @@ class Contents:
         recorded = self.records.source.get("task") if self.records is not None else None
         if isinstance(recorded, str) and recorded != "auto":
             return recorded.removesuffix("-with-past")
-        for name in architectures(self.main_config):
-            for end, task in _TASKS:
-                if name.endswith(end):
-                    return task
-        return None
+        return task_of(self.main_config)
 
     @cached_property
     def library(self) -> str | None:

@@ -9,7 +9,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 
 from optimum_htp.configs import is_inside
-from optimum_htp.errors import OnnxFileError
+from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import Initializer, OnnxModel
 from optimum_htp.validation.contents import MAX_ENTRIES, Contents
 from optimum_htp.validation.report import Finding, failed, good, skipped, warning
@@ -121,6 +121,8 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
     for name, model in package.readable.items():
         for tensor in external_tensors(model):
             file = Path(package.files[name].parent, tensor.location or "")
+            if _leads_out(package, name, tensor.location or ""):
+                continue  # `paths` says so; what lies there is nobody's business
             label, longest = needed.get(file, ("", 0))
             needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + tensor_bytes(tensor)))
     for file, (label, size) in needed.items():
@@ -166,10 +168,7 @@ def check_paths(package: Contents) -> Iterator[Finding]:
     advice = "do not use this package, unless you know who made it and why"
     for name, model in package.readable.items():
         for location in sorted({str(tensor.location) for tensor in external_tensors(model)}):
-            parts = re.split(r"[/\\]", location)
-            where = package.files[name].parent / location if "\0" not in location else None
-            absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location)
-            if absolute or ".." in parts or where is None or not is_inside(where, package.directory):
+            if _leads_out(package, name, location):
                 yield failed(f"{name} reads its weights from {location!r}, outside the package", advice)
     entries = package.entries()
     for entry in entries:
@@ -185,8 +184,21 @@ def check_paths(package: Contents) -> Iterator[Finding]:
         yield good("nothing leads out of the package")
 
 
+def _leads_out(package: Contents, name: str, location: str) -> bool:
+    """Whether a file's external weights would be read from outside the package, on any system."""
+    absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location) is not None
+    if absolute or "\0" in location or ".." in re.split(r"[/\\]", location):
+        return True
+    return not is_inside(package.files[name].parent / location, package.directory)
+
+
 def check_files(package: Contents) -> Iterator[Finding]:
-    """The ONNX files that Optimum's classes look for are there together."""
+    """The ONNX files that Optimum's classes look for are there together, and what is packed in a file can be unpacked."""
+    for name in package.packed.encoded if package.packed is not None else ():
+        try:
+            package.read(name)
+        except PackageError as error:
+            yield failed(str(error))
     names = [name for name in package.files if "/" not in name]
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]

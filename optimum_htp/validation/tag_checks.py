@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimum_htp.annotations import read_tags
+from optimum_htp.annotations import owned_keys, read_tags
 from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, node_id
@@ -73,7 +73,9 @@ def check_keys(package: Contents) -> Iterator[Finding]:
         try:
             for where, key in _repeated_keys(package.files[name], len(model.graph.nodes)):
                 reason = f"{name}: the node {where} has the metadata key {key!r} twice"
-                yield failed(reason, f"write the tags again: optimum-cli htp tag {package.path}")
+                ours = owned_keys(model)(key)
+                again = f"write the tags again: optimum-cli htp project {package.path}"
+                yield failed(reason, again if ours else "take one out: readers differ in which they take")
         except OnnxFileError as error:
             yield failed(str(error))
     yield good("each key once per node") if package.readable else skipped("no file could be read")
@@ -137,7 +139,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
     sidecar = package.sidecar
     again = f"tag the package again: optimum-cli htp tag {package.path}"
     if isinstance(sidecar, PackageError):
-        yield failed(str(sidecar), again)
+        yield failed(str(sidecar), f"delete it, then {again}")
         return
     if sidecar is None:
         reason = f"there is no {SIDECAR}: the export did not end, or another tool wrote the package"
@@ -156,11 +158,13 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
             advice = f"carry the tags over: optimum-cli htp project {package.path}"
             yield failed(f"{name} was changed after it was described in {SIDECAR}", advice)
             continue
+        # A file that is too large for tags has none at all.
         written = read_tags(file.model)
-        differing = [key for key, tag in written.items() if file.record.tags.get(key) != tag]
+        differing = [key for key, tag in file.record.tags.items() if written and written.get(key) != tag]
         if differing:
-            node = _name(file.model, differing[0])
-            yield failed(f"{name}: {len(differing):,} nodes have other tags than in {SIDECAR}, such as {node}", again)
+            what = f"{len(differing):,} nodes have other tags than in {SIDECAR}, or none"
+            advice = f"write them again: optimum-cli htp project {package.path}"
+            yield failed(f"{name}: {what}, such as {_name(file.model, differing[0])}", advice)
     if not package.tagged_files:
         yield skipped("there is no graph that could be read")
         return

@@ -13,8 +13,9 @@ from optimum_htp.views.terminal import Column, Line, print_heading, print_table,
 
 
 _COLUMNS = (
-    Column("module"), Column("class"), Column("call", True), Column("max abs", True), Column("mean abs", True),
-    Column("relative", True), Column("cosine", True), Column("SQNR dB", True), Column(""),
+    Column("module", is_path=True), Column("class", spare=4), Column("call", True), Column("max abs", True, spare=1),
+    Column("mean abs", True, spare=3), Column("relative", True), Column("cosine", True, spare=2), Column("SQNR dB", True),
+    Column(""),
 )  # fmt: skip
 _WORST = 5
 

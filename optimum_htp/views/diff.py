@@ -13,7 +13,7 @@ from optimum_htp.views.terminal import Column, Line, print_heading, print_table,
 
 
 _COLUMNS = (
-    Column("module", ends=True),
+    Column("module", is_path=True),
     Column("class"),
     Column("before", True),
     Column("after", True),

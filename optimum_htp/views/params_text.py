@@ -28,7 +28,7 @@ def print_params(report: ParameterReport, *, stream: TextIO | None = None) -> No
     """
     stream = stream or sys.stdout
     columns = (
-        Column("initializer", ends=True), Column("shape"), Column("parameter", ends=True), Column("change", wraps=True)
+        Column("initializer", is_path=True), Column("shape"), Column("parameter", is_path=True), Column("change", wraps=True)
     )  # fmt: skip
     for file, listed in groupby(report.rows, key=lambda row: row.file):
         rows = list(listed)

@@ -14,14 +14,17 @@ class Column:
     Attributes:
         title: What stands above it.
         number: Whether it holds numbers, which stand on the right.
-        ends: Whether names in it differ at their ends, as those of modules do: a narrow terminal cuts off the start.
+        is_path: Whether it holds paths, of which the end tells more than the beginning.
         wraps: Whether what is too long for a narrow terminal goes on in the next line.
+        spare: The columns with the highest number are the first that a narrow terminal does without; 0 is never left
+            out.
     """
 
     title: str
     number: bool = False
-    ends: bool = False
+    is_path: bool = False
     wraps: bool = False
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Line:
 # Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
 _GAP = 2
 _NARROWEST = 8
+_READABLE = 24  # before that, columns that can be spared are left out
 
 
 def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
@@ -119,27 +123,51 @@ def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: Te
     from rich.table import Table
     from rich.text import Text
 
-    def fitted(cell: str, column: Column, width: int) -> Text:
-        if column.ends and cell_len(cell) > width:
-            start = next(at for at in range(len(cell)) if cell_len(cell[at:]) < width)
-            cell = f"…{cell[start:]}"
-        return Text(cell)
-
     console = Console(file=stream)
-    listed = list(lines)
+    listed = [Line(tuple(column.title for column in columns)), *lines]
+    natural = [max(cell_len(line.cells[position]) for line in listed) for position in range(len(columns))]
+    shown = _shown(columns, natural, console.width)
+    widths = _fitted([columns[at] for at in shown], [natural[at] for at in shown], console.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    natural = [
-        max(map(cell_len, (column.title, *(line.cells[position] for line in listed))))
-        for position, column in enumerate(columns)
-    ]
-    widths = _fitted(columns, natural, console.width)
-    for column, width in zip(columns, widths, strict=True):
+    for at, width in zip(shown, widths, strict=True):
+        column = columns[at]
         justify: Literal["left", "right"] = "right" if column.number else "left"
         overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
         table.add_column(column.title, justify=justify, overflow=overflow, no_wrap=not column.wraps, width=width)
-    for line in listed:
-        table.add_row(*map(fitted, line.cells, columns, widths), style="dim" if line.faint else "")
+    for line in listed[1:]:
+        cells = [
+            _end_of(line.cells[at], width) if columns[at].is_path else line.cells[at]
+            for at, width in zip(shown, widths, strict=True)
+        ]
+        table.add_row(*map(Text, cells), style="dim" if line.faint else "")
     console.print(table)
+    if len(shown) < len(columns):
+        left_out = ", ".join(column.title for at, column in enumerate(columns) if at not in shown)
+        console.print(Text(f"this terminal is too narrow for: {left_out}", style="dim"))
+
+
+def _shown(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
+    """The columns that a terminal has room for: those that can be spared make it for what is left of names."""
+    shown = list(range(len(columns)))
+
+    def needed() -> int:
+        widths = (natural[at] if columns[at].number else min(natural[at], _READABLE) for at in shown)
+        return sum(widths) + _GAP * (len(shown) - 1)
+
+    while needed() > total and any(columns[at].spare for at in shown):
+        shown.remove(max(shown, key=lambda at: columns[at].spare))
+    return shown
+
+
+def _end_of(text: str, width: int) -> str:
+    """The end of a text that is too long, after what shows that there is more."""
+    from rich.cells import cell_len
+
+    if cell_len(text) <= width:
+        return text
+    while text and cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"
 
 
 def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
@@ -149,7 +177,7 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> li
     """
     widths = [min(width, total) for width in natural]
     names = [position for position, column in enumerate(columns) if not column.number]
-    shares = [1 + (column.ends or column.wraps) for column in columns]
+    shares = [1 + (column.is_path or column.wraps) for column in columns]
     for _ in range(sum(widths) + _GAP * (len(widths) - 1) - total):
         narrowable = [position for position in names if widths[position] > _NARROWEST]
         if not narrowable:
