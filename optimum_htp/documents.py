@@ -76,7 +76,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise PackageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise PackageError(f"{path}: cannot be read: {error.strerror or error}; mend its permissions") from error
 
 
 def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

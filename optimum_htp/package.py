@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -196,6 +197,8 @@ def onnx_files(path: Path) -> dict[str, Path]:
         return {path.name: path}
     if not path.is_dir():
         raise PackageError(f"{path}: no such package; give a directory with ONNX files, or an ONNX file")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise PackageError(f"{path}: cannot be read: no permission; mend its permissions")
     found = {file.relative_to(path): file for file in sorted(path.rglob("*.onnx"))}
     files = {
         relative.as_posix(): file

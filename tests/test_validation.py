@@ -461,7 +461,7 @@ def test_incomplete_package(package: Callable[[str], Path], case: str) -> None:
     assert report.ok
 
 
-REPAIRED = ("no config", "no tokenizer", "another tag", "a tag that only the sidecar has", "sidecar cut off",
+REPAIRED = ("no config", "config cut off", "no model type", "no tokenizer", "another tag", "a tag that only the sidecar has", "sidecar cut off",
             "sidecar is a pipe", "another graph", "sidecar is missing")  # fmt: skip
 
 
@@ -474,8 +474,8 @@ def test_the_advice_repairs_the_package(
     broken = package(name)
     damage(broken)
     advice = validate(broken)[check].advice
-    if advice.startswith("delete it"):
-        (broken / "export_metadata.json").unlink()
+    if "delete it" in advice:
+        (broken / ("config.json" if check == "config" else "export_metadata.json")).unlink()
     words = advice.replace("MODEL", str(zoo_model(name))).partition("optimum-cli htp ")[2].split()
     assert main(words) == 0
     assert {
@@ -546,6 +546,13 @@ def test_limits_are_those_of_the_installed_runtime() -> None:
 
 
 # --- What is no package -------------------------------------------------------------------------------------------
+
+
+def test_no_permission(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that may not be looked into is not taken for an empty one."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PackageError, match="mend its permissions"):
+        validate(package("bert"))
 
 
 def test_no_package(tmp_path: Path) -> None:

@@ -69,34 +69,38 @@ def check_config(package: Contents) -> Iterator[Finding]:
     try:
         config = package.config(CONFIG)
     except PackageError as error:
-        yield failed(str(error), _repair(package))
+        yield failed(str(error), _rewrite(package))
         return
     if config is None:
-        yield failed(f"there is no {CONFIG}, which says what kind of model this is", _repair(package))
+        yield failed(f"there is no {CONFIG}, which says what kind of model this is", f"write it: {_repair(package)}")
         return
     yield from _check_kind(package, config)
 
 
 def _repair(package: Contents) -> str:
-    return f"write it: optimum-cli htp tag {package.path} --model MODEL"
+    return f"optimum-cli htp tag {package.path} --model MODEL"
+
+
+def _rewrite(package: Contents) -> str:
+    return f"mend it, or delete it and write it anew: {_repair(package)}"
 
 
 def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Finding]:
     if "architecture" in config and "model_type" not in config:  # as timm writes it
         if not isinstance(config["architecture"], str):
-            yield failed(f"{CONFIG}: `architecture` is no text but {config['architecture']!r}", _repair(package))
+            yield failed(f"{CONFIG}: `architecture` is no text but {config['architecture']!r}", _rewrite(package))
         return
     kind, listed = config.get("model_type"), config.get("architectures")
     custom = package.library not in _TRANSFORMERS_LIKE
     if kind is None or kind == "":
         message, advice = f"{CONFIG} has no `model_type`", "AutoConfig can't load it; AutoModelForONNX can"
-        yield warning(message, advice) if custom else failed(message, _repair(package))
+        yield warning(message, advice) if custom else failed(message, _rewrite(package))
     elif not isinstance(kind, str):
-        yield failed(f"{CONFIG}: `model_type` is no text but {kind!r}", _repair(package))
+        yield failed(f"{CONFIG}: `model_type` is no text but {kind!r}", _rewrite(package))
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(f"{CONFIG}: `architectures` is no list of class names but {str(listed)[:100]}", _repair(package))
+        yield failed(f"{CONFIG}: `architectures` is no list of class names but {str(listed)[:100]}", _rewrite(package))
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
@@ -242,7 +246,7 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
             reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
             # Nobody knows what prepares the inputs of a model of one's own.
             problem = failed if package.library in _TRANSFORMERS_LIKE else warning
-            yield problem(reason, f"copy it from the source model: optimum-cli htp tag {package.path} --model MODEL")
+            yield problem(reason, f"copy it from the source model: {_repair(package)}")
     if not needed:
         yield skipped("the graph takes neither text, images nor audio" if inputs else "nothing has to be prepared")
     else:
