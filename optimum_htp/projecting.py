@@ -22,6 +22,7 @@ from optimum_htp.hierarchy import NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import project as project_graph
+from optimum_htp.projection import refuse_empty
 from optimum_htp.recording import TaggedGraph, stage_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
 from optimum_htp.skeleton import SKELETON
@@ -128,6 +129,7 @@ class _Plan:
 
 def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
     """The tags of one file, by the first evidence that fits it."""
+    refuse_empty(file.model)  # whatever there is to tell its tags: this says more
     refused: list[HtpError] = []
     for evidence in evidence_for(file, package, given):
         try:

@@ -217,6 +217,32 @@ def test_kept_node_metadata_serves(tagged: Export, tmp_path: Path) -> None:
     assert read_model(target).graph.nodes[-1].metadata["namespace"] == before.graph.nodes[-1].metadata["namespace"]
 
 
+def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
+    """What the nodes kept serves; where they kept nothing, the message says what is damaged and what to do."""
+    import onnx
+
+    model = onnx.load(tagged("bert") / "model.onnx")
+    next(entry for entry in model.metadata_props if entry.key == SKELETON).value = "no skeleton"
+    onnx.save(model, tmp_path / "kept.onnx")
+    for each in model.graph.node:
+        del each.metadata_props[:]
+    onnx.save(model, tmp_path / "dropped.onnx")
+    with pytest.raises(HtpError, match=r"dropped.onnx: the skeleton .* is damaged .*--from"):
+        project(tmp_path / "dropped.onnx")
+    assert project(tmp_path / "kept.onnx").files["kept.onnx"].evidence == "the metadata that its nodes kept"
+    unpack_skeleton(read_model(tmp_path / "kept.onnx").metadata[SKELETON])
+
+
+def test_empty_graph_without_any_evidence(tmp_path: Path) -> None:
+    """That a tool left no nodes says more than that nothing tells their tags."""
+    from onnx import TensorProto, helper, save
+
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    save(helper.make_model(helper.make_graph([], "g", [], [value]), ir_version=8), tmp_path / "model.onnx")
+    with pytest.raises(HtpError, match="ORTOptimizer"):
+        project(tmp_path / "model.onnx")
+
+
 def test_sidecar_serves_last(tagged: Export, tmp_path: Path) -> None:
     """A file without any metadata, in a package whose sidecar knows the nodes by their results."""
     import onnx
