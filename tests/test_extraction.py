@@ -406,6 +406,23 @@ def test_a_constant_of_another_module_is_copied(tmp_path: Path) -> None:
     assert [value.name for value in extract(package, "a", tmp_path / "a.onnx").outputs] == ["one"]
 
 
+def test_a_folded_batch_norm_is_told_of(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A convolution that gives what the norm behind it gives is not just the convolution."""
+    layer = "resnet.embedder.embedder"
+    report = extract(exported("resnet"), f"{layer}.convolution", tmp_path / "part.onnx")
+    assert report.folded == (f"{layer}.normalization",)
+    assert extract(exported("resnet"), layer, tmp_path / "layer.onnx").folded == ()
+    text = io.StringIO()
+    print_extract(report, stream=text)
+    assert f"folded in: {layer}.normalization" in text.getvalue()
+
+
+def test_a_name_with_an_at_sign(tmp_path: Path) -> None:
+    """It is a name before it is a call."""
+    package = write_toy(tmp_path / "package", [("a@1", "Relu", ["x"], "y")], modules=["a@1"])
+    assert extract(package, "a@1", tmp_path / "part.onnx").modules == ("a@1",)
+
+
 def test_nodes_in_any_order(tmp_path: Path) -> None:
     """Some tools append nodes to the end; ONNX Runtime takes such a file, and the part that is cut out is in order."""
     nodes = [

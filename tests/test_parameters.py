@@ -476,6 +476,19 @@ def test_the_map_is_in_the_sidecar(
     assert not record.renamed
 
 
+def test_one_file_of_a_package(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its part of the sidecar is written, and the other files stay as they are."""
+    package = shutil.copytree(exported("t5"), tmp_path / "package")
+    report = parameters(package / "encoder_model.onnx", zoo_model("t5"), rename=True)
+    assert report.saved
+    files = load_package(package).files
+    assert {file.evidence for file in files.values()} == {"sidecar"}
+    renamed = {name: bool(file.record and file.record.renamed) for name, file in files.items()}
+    assert renamed == {name: name == "encoder_model.onnx" for name in files}
+
+
 def test_fused_copies_have_numbers(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from optimum_htp.hierarchy import Hierarchy, ModuleInfo, ModuleTree, NodeTag
 from optimum_htp.layer_annotations import MAX_SETTING_CHARACTERS
 from optimum_htp.onnxfile import read_model
 from optimum_htp.package import load_package
-from optimum_htp.patterns import ModulePattern
+from optimum_htp.patterns import ModulePattern, near_names, pattern_of
 from optimum_htp.selection import NODE_NAME_FORMATS, FileSelection, Selection
 from optimum_htp.sidecar import FileRecord, Sidecar
 from optimum_htp.tagged import tagged_file
@@ -192,6 +193,20 @@ def test_range_is_a_name_too() -> None:
     """Where a module is called just so."""
     tree = ModuleTree([info("", "Net"), info("2-3", "Block"), info("3", "Block"), info("4", "Block")])
     assert [module.path for module in Hierarchy([tree], {}).select("2-3")] == [("2-3",), ("3",)]
+
+
+ODD_NAMES = ["a/b", "50%", "*", "[x]", "q?", "x y", "größe", "!no", "a@1", "a@b", "re:x", "class:z", "/abs", "1-2"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_every_name_can_be_written(name: str) -> None:
+    """Also those that read like something else, for which the pattern is suggested that means them."""
+    tree = ModuleTree([ModuleInfo((), "Net", "toy.Net"), *(ModuleInfo((each,), "B", "toy.B") for each in ODD_NAMES)])
+    assert [info.path for info in tree.select(ModulePattern.parse(pattern_of(name)))] == [(name,)]
+    text = name.removeprefix("!")
+    wrong = replace(ModulePattern.parse(text), text=name)
+    if not tree.select(wrong):
+        assert near_names(wrong, paths=ODD_NAMES, classes=["B"], tags=[]) == [pattern_of(name)]
 
 
 @pytest.mark.parametrize(
