@@ -367,6 +367,11 @@ def test_external_data_outside_is_refused(tagged: Export, tmp_path: Path) -> Non
     (tmp_path / "in" / "w").rename(tmp_path / "w")
     model = onnx.load(target, load_external_data=False)
     for tensor in model.graph.initializer:
+        tensor.external_data[0].value = "w\0"
+    onnx.save(model, target)
+    with pytest.raises(HtpError, match="is not there"):
+        project(target, output=tmp_path / "out" / "m.onnx")
+    for tensor in model.graph.initializer:
         tensor.external_data[0].value = "../w"
     onnx.save(model, target)
     for optimized, output in ((target, tmp_path / "out" / "far" / "m.onnx"), (target.parent, tmp_path / "out")):
@@ -385,6 +390,8 @@ def test_output_of_the_wrong_kind(tagged: Export, tmp_path: Path) -> None:
     for optimized, output, message in (*wrong, (directory, "new.onnx", "is a directory")):
         with pytest.raises(HtpError, match=message):
             project(optimized, output=tmp_path / output)
+    with pytest.raises(HtpError, match="empty"):
+        project(directory, output="")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
 
