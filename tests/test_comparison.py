@@ -421,6 +421,34 @@ def test_inputs_that_show_more(package: Callable[[str], Path]) -> None:
     assert set(made["token_type_ids"].ravel()) == {0, 1}
 
 
+def test_outputs_that_are_whole_numbers(tmp_path: Path) -> None:
+    """Nothing else tells that another index was chosen: no module returns one."""
+    import torch
+
+    class Chooser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scores(x).argmax(-1)
+
+    optimum_htp.export_module(Chooser(), (torch.ones(2, 4),), tmp_path / "good")
+
+    def other(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
+        node = next(node for node in nodes if node.op_type == "ArgMax")
+        node.op_type = "ArgMin"
+        return node
+
+    faulty = planted(tmp_path / "good", tmp_path / "faulty", "model.onnx", "", other)
+    assert compare(tmp_path / "good", reference=tmp_path / "good", threads=1).ok
+    report = compare(faulty, reference=tmp_path / "good", threads=1)
+    assert not report.ok and report.parts[0].first_over is None
+    assert "and the outputs do not" in text(report)
+    (document,) = json.loads(json.dumps(comparison_document(report), allow_nan=False))["parts"]
+    assert next(iter(document["outputs"].values()))["max_abs"] > 0
+
+
 def test_packages_with_nothing_in_common(package: Callable[[str], Path]) -> None:
     with pytest.raises(PackageError, match=r"nothing in common: .*a BertForSequence.* and that a AlbertForSequence"):
         compare(package("bert"), reference=package("albert"), threads=1)
