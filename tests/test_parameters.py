@@ -20,7 +20,7 @@ import zoo
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import optimum_htp
-from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, strip
+from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import Initializer, Node, read_model
@@ -474,6 +474,31 @@ def test_the_map_is_in_the_sidecar(
         (row.name, row.parameters, row.changes) for row in report.rows
     ]
     assert not record.renamed
+
+
+@pytest.mark.parametrize("tool", ["nothing", "quantizer"])
+def test_names_come_back_without_the_sidecar(
+    tool: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The file has its old names too, and takes them along: `strip` gives back what there was."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    parameters(package, zoo_model("bert"), rename=True)
+    (package / "export_metadata.json").unlink()
+    if tool == "quantizer":
+        shutil.move(package / "model.onnx", tmp_path / "model.onnx")
+        quantize_dynamic(tmp_path / "model.onnx", package / "model.onnx", nodes_to_exclude=["/classifier/Gemm"])
+        project(package)
+        (package / "export_metadata.json").unlink()
+    strip(package)
+    plain = shutil.copytree(exported("bert"), tmp_path / "plain")
+    strip(plain)
+    if tool == "nothing":
+        assert (package / "model.onnx").read_bytes() == (plain / "model.onnx").read_bytes()
+    model = read_model(package / "model.onnx")
+    assert not any(key.startswith("pkg.optimum_htp") for key in model.metadata)
+    before = {tensor.name for tensor in read_model(plain / "model.onnx").graph.initializers}
+    after = {tensor.name for tensor in model.graph.initializers}
+    assert {name for name in after if not name.endswith(("_quantized", "_scale", "_zero_point"))} <= before
 
 
 def test_one_file_of_a_package(
