@@ -18,7 +18,7 @@ import zoo
 from onnxruntime.quantization import quantize_dynamic
 
 import optimum_htp.extraction.writing
-from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package, main_export
+from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package
 from optimum_htp.annotations import read_tags
 from optimum_htp.cli.main import main
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeKey, NodeTag
@@ -32,20 +32,6 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 BERT_LAYER = "bert.encoder.layer.0"
 ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str, **options: Any) -> Path:
-        output = root / "-".join((name, *map(str, options.values())))
-        if not output.exists():
-            model = zoo_model(name)
-            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
-        return output
-
-    return export
 
 
 # --- What PyTorch says --------------------------------------------------------------------------------------------

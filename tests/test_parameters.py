@@ -37,20 +37,6 @@ ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attenti
 BIAS = "bert.encoder.layer.0.output.dense.bias"
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str, **options: Any) -> Path:
-        output = root / "-".join((name, *map(str, options.values())))
-        if not output.exists():
-            model = zoo_model(name)
-            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
-        return output
-
-    return export
-
-
 def check_values(report: ParameterReport, package: Path, model: Any) -> None:
     """Makes each stored tensor anew from the parameters that the report names, and finds the values of the file."""
     source = SourceTensors.of(model)

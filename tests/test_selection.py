@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from optimum_htp import HtpOptions, PackageError, annotate_layers, main_export, select, strip
+from optimum_htp import HtpOptions, PackageError, annotate_layers, select, strip
 from optimum_htp.annotations import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
 from optimum_htp.cli.main import main
 from optimum_htp.cli.select import FORMATS
@@ -122,22 +122,6 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy package; treat it as read-only."""
     return toy_package(tmp_path_factory.mktemp("toy") / "package")
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A function from a zoo name to its exported package; treat it as read-only."""
-    import zoo
-
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str) -> Path:
-        if not (root / name).exists():
-            source = zoo_model(name)
-            main_export(source, root / name, **zoo.ZOO[name].main_export_kwargs(source))
-        return root / name
-
-    return export
 
 
 def chosen(package: Path, *patterns: str, **options: Any) -> FileSelection:

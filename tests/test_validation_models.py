@@ -34,21 +34,6 @@ UPSTREAM = {"longformer": "dynamic-axes", "longt5": "dynamic-axes", "decision_tr
 NOT_COMPARED = frozenset(("remote-code", "submodels", "speecht5"))
 
 
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("exported")
-    made: dict[str, Path] = {}
-
-    def export(name: str) -> Path:
-        if name not in made:
-            model = zoo_model(name)
-            main_export(str(model), root / name, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model))
-            made[name] = root / name
-        return made[name]
-
-    return export
-
-
 def compare(package: Path, model: Path, name: str, **options: Any) -> dict[str, tuple[str, str]]:
     checks = check_outputs(Contents(package), str(model), shapes=zoo.ZOO[name].shapes, **options)
     return {check.name: (check.status, check.reason) for check in checks}
