@@ -30,6 +30,8 @@ SOURCE = PREFIX + "source"
 ORIGINS = PREFIX + "origins"
 KEYS = PREFIX + "keys"
 """On the model: the JSON list of the keys without our prefix that we wrote on nodes."""
+RENAMED = PREFIX + "renamed"
+"""On the model: the old names of stored tensors that we renamed, by their new ones, as JSON."""
 
 NAMESPACE = "namespace"
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -151,7 +153,8 @@ class Annotations:
                 for key in borrowed:
                     entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
                 nodes[path, position] = entries
-        return cls(nodes, {KEYS: json.dumps(borrowed), **(model_metadata or {})}, owned)
+        kept = {RENAMED: model.metadata[RENAMED]} if RENAMED in model.metadata else {}
+        return cls(nodes, {KEYS: json.dumps(borrowed), **kept, **(model_metadata or {})}, owned)
 
     def stand_in(self, model: OnnxModel) -> bool:
         """Whether a file, as it was read, has just these already."""
@@ -261,6 +264,17 @@ def strip_tags(path: Path) -> bool:
         return False
     rewrite_metadata(path, nodes={}, owned=owned, model={})
     return True
+
+
+def renamed_tensors(model: OnnxModel) -> dict[str, str]:
+    """The old names of stored tensors that we renamed, by their new ones, as the file has them."""
+    try:
+        names = json.loads(model.metadata.get(RENAMED, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(names, dict):
+        return {}
+    return {new: old for new, old in names.items() if isinstance(old, str)}
 
 
 def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:

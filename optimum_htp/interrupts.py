@@ -10,10 +10,13 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[list[int]]:
     """Interrupts that come in the block take effect when it has ended, also when it ends with an exception.
 
     Only the main thread is ever interrupted: in another one this does nothing.
+
+    Yields:
+        The signals that came in so far, for a block that would rather undo what it did.
     """
     asked: list[int] = []
     before: list[tuple[signal.Signals, Any]] = []
@@ -28,7 +31,7 @@ def uninterrupted() -> Iterator[None]:
                 if handler not in (None, signal.SIG_IGN):  # None: what is not Python's can't be put back
                     signal.signal(number, ask)
                     before.append((number, handler))
-        yield
+        yield asked
     finally:
         for number, handler in before:
             signal.signal(number, handler)

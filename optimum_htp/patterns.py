@@ -133,6 +133,18 @@ class ModulePattern:
         return lambda dotted, classes, _: self.body in classes or any(map(test, dotted))
 
 
+def pattern_of(path: str) -> str:
+    """The pattern that selects the module with a dotted path and nothing else.
+
+    >>> pattern_of("encoder.layer.0"), pattern_of("a*[0]"), pattern_of("!not"), pattern_of("a@1")
+    ('encoder.layer.0', 'a[*][[]0]', '?not', 'a[@]1')
+    """
+    spelled = re.sub(r"[*?[]|@(?=\d)", lambda special: f"[{special[0]}]", path)
+    if path.startswith("!"):
+        return f"?{spelled[1:]}"
+    return f"[{spelled[0]}]{spelled[1:]}" if path.startswith(("/", "re:", "class:")) else spelled
+
+
 def near_names(
     pattern: ModulePattern, *, paths: Iterable[str], classes: Iterable[str], tags: Iterable[str]
 ) -> list[str]:
@@ -145,6 +157,8 @@ def near_names(
         tags: Their tags.
     """
     paths, classes = list(paths), sorted(set(classes))
+    if pattern.text in paths:  # a name that reads like something else
+        return [pattern_of(pattern.text)]
     if pattern.kind == "path":
         return []
     if pattern.kind == "name" and pattern.body:
@@ -153,7 +167,8 @@ def near_names(
             return [f"*.{pattern.body}"]
     if pattern.kind == "name":
         # `encoder.layer.*.atention` is nearest to `encoder.layer.*.attention`, however many layers there are.
-        candidates = [*classes, *(_NUMBER.sub("*", path) for path in paths), *(paths if pattern.literal else ())]
+        spelled = list(map(pattern_of, paths))
+        candidates = [*classes, *(_NUMBER.sub("*", path) for path in spelled), *(spelled if pattern.literal else ())]
     else:
         candidates = classes if pattern.kind == "class" else list(tags)
     folded: dict[str, str] = {}

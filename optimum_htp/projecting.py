@@ -22,6 +22,7 @@ from optimum_htp.hierarchy import NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import project as project_graph
+from optimum_htp.projection import refuse_empty
 from optimum_htp.recording import TaggedGraph, stage_tags
 from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar, library_versions
 from optimum_htp.skeleton import SKELETON
@@ -108,7 +109,7 @@ def project(
     """
     package = HtpPackage(optimized)
     package.require_unpacked()
-    target = _checked_output(package.path, Path(output)) if output is not None else None
+    target = _checked_output(package.path, output) if output is not None else None
     given = HtpPackage(source) if source is not None else None
     plans = {name: _plan(file, package, given) for name, file in package.files.items()}
     graphs = {name: plan.graph for name, plan in plans.items()}
@@ -128,6 +129,7 @@ class _Plan:
 
 def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
     """The tags of one file, by the first evidence that fits it."""
+    refuse_empty(file.model)  # whatever there is to tell its tags: this says more
     refused: list[HtpError] = []
     for evidence in evidence_for(file, package, given):
         try:
@@ -171,12 +173,15 @@ def _listed_keys(model: OnnxModel) -> set[str] | None:
 # --- Writing ---
 
 
-def _checked_output(optimized: Path, output: Path) -> Path | None:
+def _checked_output(optimized: Path, given: str | Path) -> Path | None:
     """Where to write, None for in place.
 
     Raises:
         HtpError: It is of the wrong kind, or inside what is read.
     """
+    output = Path(given)
+    if given == "":
+        raise HtpError("the output is an empty name; give one, or leave it out to tag in place")
     if output.exists() and output.samefile(optimized):
         return None
     if optimized.is_file():
@@ -239,7 +244,7 @@ def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
     """Copies the external data of a file, which is there under the names that the file knows."""
     for location in sorted(external_data_files(file.model)):
         source, target = file.path.parent / location, output / location
-        if target.resolve() == source.resolve():
+        if os.path.normpath(target.absolute()) == os.path.normpath(source.absolute()):
             continue
         if Path(location).is_absolute() or ".." in Path(location).parts:
             raise HtpError(f"{file.path}: its external data {location} is outside its directory; tag it in place")
@@ -248,7 +253,7 @@ def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
         if not target.exists():
             (staged / location).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, staged / location)
-        elif not filecmp.cmp(source, target, shallow=False):
+        elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
             raise HtpError(f"{target}: is there already, and the model's external data would replace it")
 
 

@@ -279,7 +279,7 @@ def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def same_random_numbers() -> Iterator[None]:
     """Draws the same random numbers each time, in torch, numpy and Python; the caller's go on as if nothing was drawn."""
     import numpy as np
     import torch
@@ -296,7 +296,7 @@ def _same_random_numbers() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-@_same_random_numbers()
+@same_random_numbers()
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
 

@@ -28,6 +28,7 @@ from optimum_htp.onnxfile.wire import (
     Splice,
     encode_message,
     fields,
+    release_pages,
     replacing,
     write_pieces,
 )
@@ -127,7 +128,9 @@ class _Renamer:
 
     def graph(self, start: int, end: int) -> Splice | None:
         splice = Paste(start)
+        released = start
         for tag, at, first, stop in fields(self.data, start, end, {}):
+            released = release_pages(self.data, stop, released)
             if tag == GRAPH_INITIALIZER:
                 splice.replace(tag, (at, first, stop), self.named(first, stop, TENSOR_NAME))
             elif tag in (_VALUE_INFO, _QUANTIZATION):

@@ -82,7 +82,8 @@ def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree,
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise HtpError(
-            f"the skeleton in the model's metadata is damaged ({reason}): export the model again"
+            f"the skeleton in the model's metadata is damaged ({reason}): give the tagged file or package that "
+            "it was made from (--from), or export the model again"
         ) from error
 
 

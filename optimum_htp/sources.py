@@ -218,9 +218,11 @@ def model_facts(model: Any) -> dict[str, str | None]:
 
 def dtype_of(model: object) -> str | None:
     """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
-    components = getattr(model, "components", None) if not hasattr(model, "parameters") else None
-    parts = list(components.values()) if isinstance(components, dict) else [model]
-    weights = (weight for part in parts if hasattr(part, "parameters") for weight in part.parameters())
+    import torch
+
+    components = getattr(model, "components", None)
+    parts = [model, *(components.values() if isinstance(components, dict) else ())]
+    weights = (weight for part in parts if isinstance(part, torch.nn.Module) for weight in part.parameters())
     found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
     names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
     return None if found is None else names.get(found, found.removeprefix("torch."))

@@ -21,7 +21,7 @@ from optimum_htp.onnxfile.schema import (
     SPARSE_VALUES,
     TENSOR_NAME,
 )
-from optimum_htp.onnxfile.wire import fields, last_fields
+from optimum_htp.onnxfile.wire import fields, last_fields, release_pages
 
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def graph_spans(data: Data, span: Span) -> GraphSpans:
     tensors: dict[str, Span] = {}
     sparse: dict[str, Span] = {}
     value_infos: list[Span] = []
+    released = span[0]
     for tag, _, first, stop in fields(data, *span, {}):
+        released = release_pages(data, stop, released)  # or those around each tensor's head pile up
         if tag == GRAPH_NODE:
             nodes.append((first, stop))
         elif tag == GRAPH_INITIALIZER:

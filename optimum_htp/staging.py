@@ -75,7 +75,7 @@ class StagedDirectory:
     def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
         """Moves every staged file to its place, after the output's files named in `remove` are gone.
 
-        If a move fails, what was there before is put back. An interrupt waits until all is done.
+        If a move fails, or an interrupt comes in meanwhile, what was there before is put back.
 
         Args:
             remove: Files of the output that the package replaces or outdates.
@@ -86,7 +86,7 @@ class StagedDirectory:
         """
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
         staged = sorted(found, key=lambda path: (path == Path(last), path))
-        with uninterrupted():
+        with uninterrupted() as asked:
             try:
                 (self._root / _MOVES).write_text(json.dumps([path.as_posix() for path in staged]))
                 for relative in dict.fromkeys((*map(Path, remove), *staged)):
@@ -94,6 +94,8 @@ class StagedDirectory:
                 for relative in staged:
                     self._make((self.output / relative).parent)
                     (self.path / relative).replace(self.output / relative)
+                if asked:
+                    raise KeyboardInterrupt
                 (self._root / _MOVES).unlink()
             except BaseException as error:
                 _put_back(self._root, self.output)

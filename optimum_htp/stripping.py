@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from optimum_htp.annotations import strip_tags
+from optimum_htp.annotations import renamed_tensors, strip_tags
 from optimum_htp.configs import CONFIG, remove_config_metadata
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import read_model
@@ -67,10 +67,15 @@ def _forget(directory: Path, files: Mapping[str, Path]) -> None:
 
 
 def _undo_renames(directory: Path, files: Mapping[str, Path]) -> set[str]:
-    """Gives stored tensors their old names back, as the sidecar has them; returns the files that this changed."""
+    """Gives stored tensors their old names back, as the file and the sidecar have them; returns what this changed."""
     try:
         sidecar = Sidecar.read(directory)
-    except PackageError:  # it is broken: nobody knows of any, and it is deleted next
+    except PackageError:  # it is broken, and deleted next; the files tell too
         sidecar = None
     records = sidecar.files if sidecar is not None else {}
-    return {name for name, file in files.items() if name in records and undo_renames(file, records[name].renamed)}
+    changed: set[str] = set()
+    for name, file in files.items():
+        recorded = records[name].renamed if name in records else {}
+        if undo_renames(file, {**renamed_tensors(read_model(file)), **recorded}):
+            changed.add(name)
+    return changed

@@ -122,24 +122,28 @@ def evidence_for(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -
 
     Raises:
         PackageError: What is given is not tagged.
-        HtpError: A skeleton is broken.
+        HtpError: A skeleton is broken, in what is given, or in the file itself when all else has been tried.
     """
     if given is not None:
         yield _of_package(given, file.name)
         return
+    skeleton, damage = None, None
+    try:
+        skeleton = _of_skeleton(file)
+    except HtpError as error:
+        damage = error
     if file.record is not None and file.evidence == "sidecar":
-        own_skeleton = file.model.metadata.get(SKELETON)
         tagged = TaggedModel(file.model, file.record.tags)
-        yield Evidence((tagged,), _recorded_roots(file.record), SIDECAR, own_skeleton)
-    own = _of_skeleton(file) or _of_nodes(file)
-    if own is not None:
-        yield own
+        yield Evidence((tagged,), _recorded_roots(file.record), SIDECAR, skeleton.skeleton if skeleton else None)
+    yield from (each for each in (skeleton, _of_nodes(file)) if each is not None)
     others = [each for name, each in package.files.items() if name != file.name]
     found = [evidence for each in others if (evidence := _of_file(each)) is not None]
     if found:
         yield _joined(found, f"the other files of {package.path}")
     if file.record is not None:
         yield Evidence((_listed(file.record),), _recorded_roots(file.record), f"the list of nodes in {SIDECAR}")
+    if damage is not None:
+        raise damage
 
 
 def _of_package(given: HtpPackage, name: str) -> Evidence:

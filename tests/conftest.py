@@ -1,15 +1,18 @@
-"""Shared fixtures: tiny models, each made once per session (and per worker)."""
+"""Shared fixtures: tiny models and their packages, each made once for all workers."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 
 os.environ.update(
@@ -40,19 +43,53 @@ def _interruptible() -> None:
 
 
 @pytest.fixture(scope="session")
-def zoo_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def shared_directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A directory that all workers of one run share."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
+
+
+@pytest.fixture(scope="session")
+def zoo_model(shared_directory: Path) -> Callable[[str], Path]:
     """A function from a zoo name to that model's directory, built on first use; treat it as read-only."""
     import zoo
 
-    root = tmp_path_factory.mktemp("zoo")
-    built: dict[str, Path] = {}
-
     def model(name: str) -> Path:
-        if name not in built:
-            entry = zoo.ZOO[name]
-            if not entry.available:
-                pytest.skip(f"{name} needs {', '.join(entry.needs)}")
-            built[name] = zoo.build(name, root / name)
-        return built[name]
+        entry = zoo.ZOO[name]
+        if not entry.available:
+            pytest.skip(f"{name} needs {', '.join(entry.needs)}")
+        return _made_once(shared_directory / "models" / name, lambda path: zoo.build(name, path))
 
     return model
+
+
+@pytest.fixture(scope="session")
+def exported(shared_directory: Path, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
+    """A function from a zoo name, and options of `main_export`, to the exported package; treat it as read-only."""
+    import zoo
+
+    from optimum_htp import main_export
+
+    def package(name: str, **options: Any) -> Path:
+        source = zoo_model(name)
+        arguments = {"do_validation": False, **zoo.ZOO[name].main_export_kwargs(source), **options}
+        output = (
+            shared_directory / "packages" / "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))])
+        )
+        return _made_once(output, lambda path: main_export(str(source), path, **arguments))
+
+    return package
+
+
+def _made_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """Makes a directory unless a worker did; one that a worker did not finish is made anew."""
+    done = path.with_name(f"{path.name}.done")
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)
+            make(path)
+            done.touch()
+    return path

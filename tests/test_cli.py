@@ -119,6 +119,19 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tree" in capsys.readouterr().err
 
 
+def test_interrupted_before_the_arguments_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading Optimum's options takes a moment, in which a person may think better of it."""
+
+    def interrupted(given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "build_parser", interrupted)
+    assert main(["export"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 # --- Options ------------------------------------------------------------------------------------------------------
 
 

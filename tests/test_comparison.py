@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import zoo
 from onnx import numpy_helper
 
 import optimum_htp
@@ -39,27 +38,12 @@ MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
 
 
 @pytest.fixture(scope="module")
-def package(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from a zoo name to its exported package; treat it as read-only."""
-    root = tmp_path_factory.mktemp("compared")
-
-    def export(name: str) -> Path:
-        output = root / name
-        if not output.exists():
-            model = zoo_model(name)
-            main_export(str(model), str(output), **zoo.ZOO[name].main_export_kwargs(model))
-        return output
-
-    return export
-
-
-@pytest.fixture(scope="module")
-def compared(package: Callable[[str], Path], zoo_model: Callable[[str], Path]) -> Callable[[str], CompareReport]:
+def compared(exported: Callable[..., Path], zoo_model: Callable[[str], Path]) -> Callable[[str], CompareReport]:
     made: dict[str, CompareReport] = {}
 
     def of(name: str) -> CompareReport:
         if name not in made:
-            made[name] = compare(package(name), zoo_model(name), threads=1)
+            made[name] = compare(exported(name), zoo_model(name), threads=1)
         return made[name]
 
     return of
@@ -117,10 +101,10 @@ def test_batch_norm_is_compared_in_the_convolution(zoo_model: Callable[[str], Pa
 
 
 def test_outputs_that_are_added_to_what_was_given(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path]
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """The modules of sentence-transformers return the dictionary that they were given, with a tensor more."""
-    report = compare(package("sentence-transformers"), zoo_model("sentence-transformers"), threads=1)
+    report = compare(exported("sentence-transformers"), zoo_model("sentence-transformers"), threads=1)
     assert report.ok and report.coverage == 1.0, report.parts[0].skipped
 
 
@@ -135,11 +119,11 @@ def test_order_is_that_in_which_calls_ended(compared: Callable[[str], CompareRep
 
 @pytest.mark.parametrize("max_memory", [1, 40_000])
 def test_chunks_bound_the_memory_and_change_nothing(
-    max_memory: int, package: Callable[[str], Path], zoo_model: Callable[[str], Path],
+    max_memory: int, exported: Callable[..., Path], zoo_model: Callable[[str], Path],
     compared: Callable[[str], CompareReport],
 ) -> None:  # fmt: skip
     """Of one call each, where there is no room for more: then PyTorch runs again for each."""
-    (part,) = compare(package("vit"), zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
+    (part,) = compare(exported("vit"), zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
     (whole,) = compared("vit").parts
     assert part.chunks > 1
     assert max_memory > 1 or part.chunks == len(part.calls)
@@ -148,12 +132,12 @@ def test_chunks_bound_the_memory_and_change_nothing(
 
 
 def test_every_run_of_the_source_has_the_same_inputs(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path]
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """Where there is no room, PyTorch runs again: with the mask that it had before. The caller's dice stay as they are."""
     import torch
 
-    output, model = package("bert"), zoo_model("bert")
+    output, model = exported("bert"), zoo_model("bert")
     state = random.getstate(), torch.get_rng_state()
     (part,) = compare(output, model, threads=1, max_memory_bytes=1).parts
     assert part.ok and part.compared == len(part.calls)
@@ -234,11 +218,11 @@ FAULTS = [
 @pytest.mark.parametrize("change", [change_one_weight, replace_one_op])
 @pytest.mark.parametrize(("name", "file", "path"), FAULTS)
 def test_planted_fault_is_named(
-    name: str, file: str, path: str, change: Change, package: Callable[[str], Path],
+    name: str, file: str, path: str, change: Change, exported: Callable[..., Path],
     zoo_model: Callable[[str], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
     """Just the module whose node has the fault, and the error is its own."""
-    owner = plant(package(name), tmp_path / "faulty", file, path, change)
+    owner = plant(exported(name), tmp_path / "faulty", file, path, change)
     report = compare(tmp_path / "faulty", zoo_model(name), file=file, threads=1)
     faulty = [part for part in report.parts if part.culprit is not None]
     assert faulty and not report.ok
@@ -250,11 +234,11 @@ def test_planted_fault_is_named(
 
 
 def test_inherited_error_is_told_from_added(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Behind the fault modules are off, and on the reference's tensors they are not."""
     path = "bert.encoder.layer.0.attention.self.query"
-    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     (part,) = compare(faulty, zoo_model("bert"), threads=1, isolate=40).parts
     assert part.first_over is not None and part.first_over.path == path
     own = {isolated.call.path for isolated in part.isolated if isolated.over}
@@ -292,11 +276,11 @@ ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
     ],
 )  # fmt: skip
 def test_fault_of_a_module_before_one_inside_it(
-    name: str, path: str, change: Change, shows: str, package: Callable[[str], Path],
+    name: str, path: str, change: Change, shows: str, exported: Callable[..., Path],
     zoo_model: Callable[[str], Path], tmp_path: Path,
 ) -> None:  # fmt: skip
     """A residual connection or a mask: the module inside shows it first, and is sound on what it should be given."""
-    faulty = planted(package(name), tmp_path / "faulty", "model.onnx", path, change)
+    faulty = planted(exported(name), tmp_path / "faulty", "model.onnx", path, change)
     (part,) = compare(faulty, zoo_model(name), threads=1).parts
     assert part.first_over is not None and part.first_over.path == shows
     assert part.culprit is not None and part.culprit.path == path
@@ -307,22 +291,20 @@ def test_fault_of_a_module_before_one_inside_it(
 
 @pytest.mark.parametrize("name", ["intermediate.dense", "attention.self.value"])
 def test_fault_in_the_last_operation_of_a_module(
-    name: str, package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    name: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Its biases are 0, so that what came before the fault is just what the module should return."""
     path = f"{LAYER}.{name}"
-    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, op_to("Sub", "Add"))
+    faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, op_to("Sub", "Add"))
     (part,) = compare(faulty, zoo_model("bert"), threads=1).parts
     assert part.first_over is not None and part.first_over.path == path
     assert part.isolated[0].over
 
 
-def test_fault_beside_a_tuple(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_fault_beside_a_tuple(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """Llama's rotary embedding returns two tensors, of which the graph uses others: it is not accused for that."""
     path = "model.layers.0.self_attn.q_proj"
-    faulty = planted(package("llama"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    faulty = planted(exported("llama"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     (part,) = compare(faulty, zoo_model("llama"), threads=1).parts
     assert part.culprit is not None and part.culprit.path == path
 
@@ -331,22 +313,22 @@ def test_fault_beside_a_tuple(
 
 
 @pytest.mark.parametrize("name", ["albert", "gpt2", "t5"])
-def test_package_agrees_with_itself(name: str, package: Callable[[str], Path]) -> None:
+def test_package_agrees_with_itself(name: str, exported: Callable[..., Path]) -> None:
     """In every call, and in both phases of what generates."""
-    report = compare(package(name), reference=package(name), threads=1)
+    report = compare(exported(name), reference=exported(name), threads=1)
     assert report.ok and report.coverage > 0.97
     assert all(call.errors.relative < 1e-5 for part in report.parts for call in part.calls if call.errors)
 
 
-def test_quantized_package_against_its_origin(package: Callable[[str], Path], tmp_path: Path) -> None:
+def test_quantized_package_against_its_origin(exported: Callable[..., Path], tmp_path: Path) -> None:
     """Untagged by its own: the origin tells; off, but within what int8 may be."""
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(str(package("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
-    report = compare(tmp_path, reference=package("bert"), threads=1)
+    quantize_dynamic(str(exported("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
+    report = compare(tmp_path, reference=exported("bert"), threads=1)
     (part,) = report.parts
     assert part.tolerance == pytest.approx(0.2)
-    turned = compare(package("bert"), reference=tmp_path, threads=1)
+    turned = compare(exported("bert"), reference=tmp_path, threads=1)
     assert turned.ok and turned.coverage == 1.0 and turned.parts[0].tolerance == part.tolerance
     assert part.compared >= 0.9 * len(part.calls)
     errors = [call.errors for call in part.calls if call.errors]
@@ -355,19 +337,19 @@ def test_quantized_package_against_its_origin(package: Callable[[str], Path], tm
 
 
 @pytest.fixture(scope="module")
-def optimized(package: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def optimized(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT at O2: what is left of its layers are nodes that are fused across modules."""
     from optimum.onnxruntime import OptimizationConfig, ORTOptimizer
 
     directory = tmp_path_factory.mktemp("optimized")
-    optimizer = ORTOptimizer.from_pretrained(str(package("bert")), file_names=["model.onnx"])
+    optimizer = ORTOptimizer.from_pretrained(str(exported("bert")), file_names=["model.onnx"])
     optimizer.optimize(OptimizationConfig(optimization_level=2), save_dir=str(directory))
     return directory
 
 
-def test_optimized_package_and_its_origin(package: Callable[[str], Path], optimized: Path) -> None:
+def test_optimized_package_and_its_origin(exported: Callable[..., Path], optimized: Path) -> None:
     """Either against the other: what is fused in part is compared in a tensor that both graphs name."""
-    for left, right in ((optimized, package("bert")), (package("bert"), optimized)):
+    for left, right in ((optimized, exported("bert")), (exported("bert"), optimized)):
         report = compare(left, reference=right, threads=1)
         (part,) = report.parts
         assert report.ok and part.compared == len(part.calls) == 30, (part.first_over, part.skipped)
@@ -377,25 +359,25 @@ def test_optimized_package_and_its_origin(package: Callable[[str], Path], optimi
 
 @pytest.mark.parametrize("path", [f"{LAYER}.intermediate.dense", f"{LAYER}.attention.output.dense"])
 def test_fault_in_an_optimized_package(
-    path: str, package: Callable[[str], Path], optimized: Path, tmp_path: Path
+    path: str, exported: Callable[..., Path], optimized: Path, tmp_path: Path
 ) -> None:
     """Of a module whose bias another node adds."""
-    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), source=package("bert"))
+    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), source=exported("bert"))
     faulty = planted(tmp_path / "tagged", tmp_path / "faulty", "model_optimized.onnx", path, change_one_weight)
-    (part,) = compare(faulty, reference=package("bert"), threads=1).parts
+    (part,) = compare(faulty, reference=exported("bert"), threads=1).parts
     assert part.culprit is not None and part.culprit.path == path
     assert part.isolated[0].over
 
 
-def test_fault_in_a_package(package: Callable[[str], Path], tmp_path: Path) -> None:
+def test_fault_in_a_package(exported: Callable[..., Path], tmp_path: Path) -> None:
     path = "bert.encoder.layer.1.intermediate"
-    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
-    (part,) = compare(faulty, reference=package("bert"), threads=1).parts
+    faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    (part,) = compare(faulty, reference=exported("bert"), threads=1).parts
     assert part.first_over is not None and is_below(part.first_over.path, path)
     assert part.isolated[0].over
 
 
-def test_packages_in_pieces_that_fit(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_in_pieces_that_fit(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """How much each call returns is known before the first run that shows it."""
     held: list[tuple[int, int]] = []
     original = Prober.run
@@ -406,24 +388,52 @@ def test_packages_in_pieces_that_fit(package: Callable[[str], Path], monkeypatch
         return found
 
     monkeypatch.setattr(Prober, "run", run)
-    (part,) = compare(package("vit"), reference=package("vit"), threads=1, max_memory_bytes=60_000).parts
+    (part,) = compare(exported("vit"), reference=exported("vit"), threads=1, max_memory_bytes=60_000).parts
     assert part.ok and part.chunks > 1 and part.compared == len(part.calls)
     assert all(size <= 20_000 for tensors, size in held if tensors > 1)
     assert max(tensors for tensors, _ in held) > 3
 
 
-def test_inputs_that_show_more(package: Callable[[str], Path]) -> None:
+def test_inputs_that_show_more(exported: Callable[..., Path]) -> None:
     """Between packages some tokens are left out by the mask, and have several types: faults there would hide."""
-    (part,) = compare(package("bert"), reference=package("bert"), threads=1).parts
-    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(2, 16), varied=True)
+    (part,) = compare(exported("bert"), reference=exported("bert"), threads=1).parts
+    made = make_inputs(read_model(exported("bert") / "model.onnx"), None, sizes=InputSizes(2, 16), varied=True)
     assert part.ok
     assert made["attention_mask"].sum(1).tolist() == [12, 12]
     assert set(made["token_type_ids"].ravel()) == {0, 1}
 
 
-def test_packages_with_nothing_in_common(package: Callable[[str], Path]) -> None:
+def test_outputs_that_are_whole_numbers(tmp_path: Path) -> None:
+    """Nothing else tells that another index was chosen: no module returns one."""
+    import torch
+
+    class Chooser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scores(x).argmax(-1)
+
+    optimum_htp.export_module(Chooser(), (torch.ones(2, 4),), tmp_path / "good")
+
+    def other(_: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> onnx.NodeProto:
+        node = next(node for node in nodes if node.op_type == "ArgMax")
+        node.op_type = "ArgMin"
+        return node
+
+    faulty = planted(tmp_path / "good", tmp_path / "faulty", "model.onnx", "", other)
+    assert compare(tmp_path / "good", reference=tmp_path / "good", threads=1).ok
+    report = compare(faulty, reference=tmp_path / "good", threads=1)
+    assert not report.ok and report.parts[0].first_over is None
+    assert "and the outputs do not" in text(report)
+    (document,) = json.loads(json.dumps(comparison_document(report), allow_nan=False))["parts"]
+    assert next(iter(document["outputs"].values()))["max_abs"] > 0
+
+
+def test_packages_with_nothing_in_common(exported: Callable[..., Path]) -> None:
     with pytest.raises(PackageError, match=r"nothing in common: .*a BertForSequence.* and that a AlbertForSequence"):
-        compare(package("bert"), reference=package("albert"), threads=1)
+        compare(exported("bert"), reference=exported("albert"), threads=1)
 
 
 # --- Parts --------------------------------------------------------------------------------------------------------
@@ -494,9 +504,9 @@ def test_shapes_that_fit() -> None:
     assert assign(["other"], [(2, 4)], shapes.get) == [None]
 
 
-def test_prober_cuts_anywhere(package: Callable[[str], Path]) -> None:
+def test_prober_cuts_anywhere(exported: Callable[..., Path]) -> None:
     """A tensor that is given is not computed: what it depends on is not needed."""
-    file = HtpPackage(package("bert")).files["model.onnx"]
+    file = HtpPackage(exported("bert")).files["model.onnx"]
     flat = FlatGraph(file.model, file.tags)
     name = next(node.node.outputs[0] for node in flat.nodes if node.node.op_type == "LayerNormalization")
     with Prober(file.model, flat, provider="CPUExecutionProvider", threads=1) as prober:
@@ -509,9 +519,9 @@ def test_prober_cuts_anywhere(package: Callable[[str], Path]) -> None:
 
 
 def test_external_weights_stay_where_they_are(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(package("bert"), tmp_path / "external")
+    shutil.copytree(exported("bert"), tmp_path / "external")
     path = tmp_path / "external" / "model.onnx"
     onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=64)
     assert any(tensor.location for tensor in read_model(path).graph.initializers)
@@ -521,13 +531,13 @@ def test_external_weights_stay_where_they_are(
 # --- Inputs -------------------------------------------------------------------------------------------------------
 
 
-def test_sizes_and_inputs(package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_sizes_and_inputs(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """Of the dummy inputs, and of what a file holds."""
     sizes = InputSizes(batch_size=3, sequence_length=5)
-    (part,) = compare(package("bert"), zoo_model("bert"), sizes=sizes, threads=1).parts
+    (part,) = compare(exported("bert"), zoo_model("bert"), sizes=sizes, threads=1).parts
     assert part.inputs["input_ids"] == (3, 5) and part.ok
-    np.savez(tmp_path / "inputs.npz", **make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=sizes))
-    (part,) = compare(package("bert"), zoo_model("bert"), inputs=tmp_path / "inputs.npz", threads=1).parts
+    np.savez(tmp_path / "inputs.npz", **make_inputs(read_model(exported("bert") / "model.onnx"), None, sizes=sizes))
+    (part,) = compare(exported("bert"), zoo_model("bert"), inputs=tmp_path / "inputs.npz", threads=1).parts
     assert part.inputs["input_ids"] == (3, 5) and part.ok and part.compared == len(part.calls)
 
 
@@ -539,38 +549,38 @@ def test_sizes_and_inputs(package: Callable[[str], Path], zoo_model: Callable[[s
     ],
 )
 def test_wrong_inputs_are_told(
-    change: Callable[[dict[str, Any]], Any], message: str, package: Callable[[str], Path], tmp_path: Path
+    change: Callable[[dict[str, Any]], Any], message: str, exported: Callable[..., Path], tmp_path: Path
 ) -> None:
-    made = make_inputs(read_model(package("bert") / "model.onnx"), None, sizes=InputSizes(sequence_length=4))
+    made = make_inputs(read_model(exported("bert") / "model.onnx"), None, sizes=InputSizes(sequence_length=4))
     change(made)
     np.savez(tmp_path / "inputs.npz", **made)
     with pytest.raises(HtpError, match=message):
-        compare(package("bert"), reference=package("bert"), inputs=tmp_path / "inputs.npz")
+        compare(exported("bert"), reference=exported("bert"), inputs=tmp_path / "inputs.npz")
 
 
 # --- Bad input ----------------------------------------------------------------------------------------------------
 
 
 def test_model_that_is_not_the_source(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """What shows it is said."""
     with pytest.raises(PackageError, match=r"root is a BertForSequenceClassification, and the model is a Albert"):
-        compare(package("bert"), zoo_model("albert"))
+        compare(exported("bert"), zoo_model("albert"))
     shutil.copytree(zoo_model("bert"), tmp_path / "deeper")
     config = tmp_path / "deeper" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(PackageError, match=r"not what model.onnx was exported from.*parameters"):
-        compare(package("bert"), tmp_path / "deeper")
+        compare(exported("bert"), tmp_path / "deeper")
 
 
-def test_model_that_is_nowhere(package: Callable[[str], Path], tmp_path: Path) -> None:
+def test_model_that_is_nowhere(exported: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"none: no such model directory"):
-        compare(package("bert"), tmp_path / "none")
+        compare(exported("bert"), tmp_path / "none")
 
 
 def test_other_weights_look_foreign(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The same architecture, trained otherwise: every module is off by itself."""
     from transformers import AutoModelForSequenceClassification
@@ -580,31 +590,31 @@ def test_other_weights_look_foreign(
         parameter.data += 0.3
     shutil.copytree(zoo_model("bert"), tmp_path / "other")
     model.save_pretrained(tmp_path / "other")
-    report = compare(package("bert"), tmp_path / "other", threads=1)
+    report = compare(exported("bert"), tmp_path / "other", threads=1)
     assert not report.ok and report.parts[0].looks_foreign
 
 
 def test_graph_that_is_not_tagged(
-    package: Callable[[str], Path],
+    exported: Callable[..., Path],
     zoo_model: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plain = tmp_path / "plain"
-    shutil.copytree(package("bert"), plain)
+    shutil.copytree(exported("bert"), plain)
     optimum_htp.strip(plain)
     assert main(["compare", str(plain), "--model", str(zoo_model("bert"))]) == 2
     assert f"optimum-cli htp tag {plain}" in capsys.readouterr().err
 
 
-def test_provider_that_is_not_installed(package: Callable[[str], Path]) -> None:
+def test_provider_that_is_not_installed(exported: Callable[..., Path]) -> None:
     with pytest.raises(HtpError, match="'cuda' is not installed"):
-        compare(package("bert"), reference=package("bert"), provider="cuda")
+        compare(exported("bert"), reference=exported("bert"), provider="cuda")
 
 
-def test_one_reference_is_needed(package: Callable[[str], Path]) -> None:
+def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
     with pytest.raises(HtpError, match="give one of both"):
-        compare(package("bert"))
+        compare(exported("bert"))
 
 
 # --- What is shown ------------------------------------------------------------------------------------------------
@@ -617,10 +627,10 @@ def text(report: CompareReport, **options: Any) -> str:
 
 
 def test_first_module_stands_at_the_top(
-    package: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = "bert.encoder.layer.1.output.dense"
-    faulty = planted(package("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
+    faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     report = compare(faulty, zoo_model("bert"), threads=1)
     shown = text(report)
     assert shown.startswith(f"model.onnx: {path} (Linear) is the first to leave ")
@@ -639,16 +649,16 @@ def test_all_calls_are_listed(compared: Callable[[str], CompareReport]) -> None:
 
 
 def test_command_line(
-    package: Callable[[str], Path],
+    exported: Callable[..., Path],
     zoo_model: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its exit codes: 0 within the tolerance, 1 over it."""
-    arguments = ["compare", str(package("bert")), "--threads", "1"]
+    arguments = ["compare", str(exported("bert")), "--threads", "1"]
     assert main([*arguments, "--model", str(zoo_model("bert")), "--max-memory", "10M"]) == 0
     assert "agrees with" in capsys.readouterr().out
-    assert main([*arguments, "--reference", str(package("bert")), "--json"]) == 0
+    assert main([*arguments, "--reference", str(exported("bert")), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["coverage"] == 1.0
     assert main([*arguments, "--model", str(zoo_model("bert")), "--tolerance", "1e-12", "--top", "2"]) == 1
     assert "more over the tolerance" in capsys.readouterr().out

@@ -114,22 +114,6 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_package(tmp_path_factory.mktemp("right") / "after", RIGHT, RIGHT_NODES, opset=18, weight=(2, 4))
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A function from a zoo name to its exported package; treat it as read-only."""
-    import zoo
-
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str) -> Path:
-        if not (root / name).exists():
-            source = zoo_model(name)
-            main_export(source, root / name, **zoo.ZOO[name].main_export_kwargs(source))
-        return root / name
-
-    return export
-
-
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 0) -> str:
     assert main(["diff", *arguments]) == code
     output = capsys.readouterr()

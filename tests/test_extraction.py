@@ -18,7 +18,7 @@ import zoo
 from onnxruntime.quantization import quantize_dynamic
 
 import optimum_htp.extraction.writing
-from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package, main_export
+from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package
 from optimum_htp.annotations import read_tags
 from optimum_htp.cli.main import main
 from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeKey, NodeTag
@@ -32,20 +32,6 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 BERT_LAYER = "bert.encoder.layer.0"
 ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0"
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str, **options: Any) -> Path:
-        output = root / "-".join((name, *map(str, options.values())))
-        if not output.exists():
-            model = zoo_model(name)
-            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
-        return output
-
-    return export
 
 
 # --- What PyTorch says --------------------------------------------------------------------------------------------
@@ -404,6 +390,23 @@ def test_a_constant_of_another_module_is_copied(tmp_path: Path) -> None:
     assert (report.nodes, report.constants, report.initializers) == (1, 1, 1)
     assert [value.name for value in report.inputs] == ["one"]
     assert [value.name for value in extract(package, "a", tmp_path / "a.onnx").outputs] == ["one"]
+
+
+def test_a_folded_batch_norm_is_told_of(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A convolution that gives what the norm behind it gives is not just the convolution."""
+    layer = "resnet.embedder.embedder"
+    report = extract(exported("resnet"), f"{layer}.convolution", tmp_path / "part.onnx")
+    assert report.folded == (f"{layer}.normalization",)
+    assert extract(exported("resnet"), layer, tmp_path / "layer.onnx").folded == ()
+    text = io.StringIO()
+    print_extract(report, stream=text)
+    assert f"folded in: {layer}.normalization" in text.getvalue()
+
+
+def test_a_name_with_an_at_sign(tmp_path: Path) -> None:
+    """It is a name before it is a call."""
+    package = write_toy(tmp_path / "package", [("a@1", "Relu", ["x"], "y")], modules=["a@1"])
+    assert extract(package, "a@1", tmp_path / "part.onnx").modules == ("a@1",)
 
 
 def test_nodes_in_any_order(tmp_path: Path) -> None:

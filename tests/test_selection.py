@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optimum_htp import HtpOptions, PackageError, annotate_layers, main_export, select, strip
+from optimum_htp import HtpOptions, PackageError, annotate_layers, select, strip
 from optimum_htp.annotations import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
 from optimum_htp.cli.main import main
 from optimum_htp.cli.select import FORMATS
@@ -23,7 +24,7 @@ from optimum_htp.hierarchy import Hierarchy, ModuleInfo, ModuleTree, NodeTag
 from optimum_htp.layer_annotations import MAX_SETTING_CHARACTERS
 from optimum_htp.onnxfile import read_model
 from optimum_htp.package import load_package
-from optimum_htp.patterns import ModulePattern
+from optimum_htp.patterns import ModulePattern, near_names, pattern_of
 from optimum_htp.selection import NODE_NAME_FORMATS, FileSelection, Selection
 from optimum_htp.sidecar import FileRecord, Sidecar
 from optimum_htp.tagged import tagged_file
@@ -123,22 +124,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_package(tmp_path_factory.mktemp("toy") / "package")
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A function from a zoo name to its exported package; treat it as read-only."""
-    import zoo
-
-    root = tmp_path_factory.mktemp("exported")
-
-    def export(name: str) -> Path:
-        if not (root / name).exists():
-            source = zoo_model(name)
-            main_export(source, root / name, **zoo.ZOO[name].main_export_kwargs(source))
-        return root / name
-
-    return export
-
-
 def chosen(package: Path, *patterns: str, **options: Any) -> FileSelection:
     (file,) = select(package, patterns, **options).files
     return file
@@ -192,6 +177,20 @@ def test_range_is_a_name_too() -> None:
     """Where a module is called just so."""
     tree = ModuleTree([info("", "Net"), info("2-3", "Block"), info("3", "Block"), info("4", "Block")])
     assert [module.path for module in Hierarchy([tree], {}).select("2-3")] == [("2-3",), ("3",)]
+
+
+ODD_NAMES = ["a/b", "50%", "*", "[x]", "q?", "x y", "größe", "!no", "a@1", "a@b", "re:x", "class:z", "/abs", "1-2"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_every_name_can_be_written(name: str) -> None:
+    """Also those that read like something else, for which the pattern is suggested that means them."""
+    tree = ModuleTree([ModuleInfo((), "Net", "toy.Net"), *(ModuleInfo((each,), "B", "toy.B") for each in ODD_NAMES)])
+    assert [info.path for info in tree.select(ModulePattern.parse(pattern_of(name)))] == [(name,)]
+    text = name.removeprefix("!")
+    wrong = replace(ModulePattern.parse(text), text=name)
+    if not tree.select(wrong):
+        assert near_names(wrong, paths=ODD_NAMES, classes=["B"], tags=[]) == [pattern_of(name)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import zoo
 
 import optimum_htp
-from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
+from optimum_htp import PackageError, load_package, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
 from optimum_htp.documents import MAX_JSON_DEPTH
 from optimum_htp.validation import file_checks
@@ -27,22 +27,6 @@ from optimum_htp.validation.shape_checks import vocabulary_sizes
 QUICK = ("bert", "gpt2", "t5", "vit")
 STRUCTURE = ("config", "labels", "generation", "preprocessors", "code", "files", "onnx", "versions", "external-data",
              "paths", "dimensions", "tags", "keys", "sidecar")  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory, zoo_model: Callable[[str], Path]) -> Callable[[str], Path]:
-    """A function from a zoo name to that model's exported package, made on first use; treat it as read-only."""
-    root = tmp_path_factory.mktemp("exported")
-    made: dict[str, Path] = {}
-
-    def export(name: str) -> Path:
-        if name not in made:
-            model = zoo_model(name)
-            main_export(str(model), root / name, do_validation=False, **zoo.ZOO[name].main_export_kwargs(model))
-            made[name] = root / name
-        return made[name]
-
-    return export
 
 
 @pytest.fixture

@@ -22,12 +22,14 @@ columns:
   max abs   the largest difference of the module's output
   mean abs  the mean difference
   relative  the largest difference over the largest value of the reference; this is held against the tolerance:
-            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 2e-1 for one that is quantized
+            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 2e-1 for one that is quantized;
+            of two packages the larger
   cosine    of the angle between both
   SQNR dB   the signal over the difference, in decibel
 
-The first modules that are off are run again on the reference's tensors, which tells the error that each adds itself from
-what it inherits.
+The module at the top makes the first error. The first calls that are off are run again on the reference's tensors, which
+tells the error that each adds itself from what it inherits; where the operations before a module are to blame, as a
+residual connection's, the module that these belong to is named.
 
 exit codes: 0 all that was compared is within the tolerance, 1 something is not, 2 it could not be compared
 """

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
 
 _EXAMPLES = """\
+Inputs and outputs have the names of the tensors in the package. The outputs are what the rest of the model reads: what a
+module returns and nobody takes is none of them.
+
 examples:
   optimum-cli htp extract PKG bert.encoder.layer.0 layer.onnx
   optimum-cli htp extract PKG bert.encoder.layer.2-5 layers        a range, into the directory `layers`

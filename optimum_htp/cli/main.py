@@ -21,12 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are wrong (2), or help or the version was asked for (0).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return outcome(lambda: _run(given))
+
+
+def _run(given: Sequence[str]) -> int:
     parser = build_parser(given)
     args = parser.parse_args(given)
     if not hasattr(args, "run"):
         parser.print_help(sys.stderr)
         return FAULT
-    return outcome(lambda: int(args.run(args)))
+    return int(args.run(args))
 
 
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:

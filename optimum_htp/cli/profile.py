@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--by", choices=("module", "class", "layer", "call", "op"), default="module",
                         help="Add times up by module (the default), class, layer, call or operator.")  # fmt: skip
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
-    parser.add_argument("--top", type=positive, metavar="N", help="Show the first N only, sorted by time.")
+    parser.add_argument("--top", type=positive, metavar="N", help="Show the first N only, by time or as sorted.")
     parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help="Sort by this.")
     parser.add_argument("--compare", metavar="OTHER", help="Profile this package too, and show both side by side.")
     add_input_arguments(parser)
@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.add_argument("--json", action="store_true", help="Print JSON: everything, whatever is to be shown.")
 
 
 def add_input_arguments(parser: ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.comparison.reference import ReferenceCall, packed_calls
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, name_for_caller, tag_module_path
-from optimum_htp.references import Example, Part, SourceModel, run_reference
+from optimum_htp.references import Example, Part, SourceModel, run_reference, same_random_numbers
 
 
 if TYPE_CHECKING:
@@ -266,6 +266,7 @@ def run_part(
         raise HtpError(f"{part.file}: PyTorch can't run it on these inputs: {reason}; give other sizes") from error
 
 
+@same_random_numbers()
 def _run_given(part: Part, given: Mapping[str, Array]) -> Example:
     import torch
 

@@ -49,6 +49,8 @@ class ExtractReport:
         constants: How many constant nodes were copied along.
         shared: What identifies the nodes of others that were copied along: shape computations that modules share, and
             what stands between the layers of a range.
+        folded: The dotted paths of batch norms beside the module's convolutions that have no nodes: exporters fold them
+            into the convolution, which then gives what the batch norm gives.
         inputs: The model's inputs: names, element types (ONNX's numbers) and shapes.
         outputs: Its outputs.
         initializers: How many stored tensors it has.
@@ -66,6 +68,7 @@ class ExtractReport:
     nodes: int
     constants: int
     shared: tuple[str, ...]
+    folded: tuple[str, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     initializers: int
@@ -147,12 +150,28 @@ def _report(
         nodes=found.own,
         constants=len(found.nodes) - found.own - len(found.shared),
         shared=found.shared,
+        folded=tuple(_folded_norms(choice)),
         inputs=tuple(types[name] for name in found.inputs),
         outputs=tuple(types[name] for name in found.outputs),
         initializers=written.initializers,
         weight_bytes=written.weight_bytes,
         external_data=written.external,
     )
+
+
+def _folded_norms(choice: Choice) -> Iterator[str]:
+    """The batch norms that were folded into convolutions that were cut out without them."""
+    tree = choice.tree
+    graph = dict(choice.file.model.graphs())[choice.graph]
+    convolutions = (at for at in choice.positions if "Conv" in graph.nodes[at].op_type)
+    owners = (tree.path_of_tag(choice.file.tags[choice.graph, at].tag) for at in convolutions)
+    beside = {owner[:-1] for owner in owners if owner}
+    tags = {tag.tag for tag in choice.file.tags.values()}
+    for info in tree:
+        tag = tree.tag(info.path)
+        is_norm = "BatchNorm" in info.class_name and info.calls > 0 and info.path[:-1] in beside
+        if is_norm and tag not in tags and not choice.owns(tag):
+            yield ".".join(info.path)
 
 
 def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:

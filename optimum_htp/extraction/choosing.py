@@ -67,12 +67,12 @@ def choose(
     Raises:
         PackageError: There is no such module, it has no nodes, or several files, graphs or calls have some.
     """
+    files = _tagged_files(package, file)
     named = _CALL.fullmatch(module)
-    if named is not None:
+    if named is not None and not any(True for each in files for _ in _locate(each, module)):
         if call is not None and call != int(named["call"]):
             raise PackageError(f"{module!r} and call {call} are two different calls; give one of them")
         module, call = named["module"], int(named["call"])
-    files = _tagged_files(package, file)
     found = [(each, *located) for each in files for located in _locate(each, module)]
     if not found:
         raise PackageError(f"{package.path}: no module is called {module!r}; {_near(files, module)}")

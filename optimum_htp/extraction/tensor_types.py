@@ -31,7 +31,7 @@ from optimum_htp.onnxfile.schema import (
     TENSOR_NAME,
     TENSOR_PACKED_DIMS,
 )
-from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields
+from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields, release_pages
 from optimum_htp.spans import GraphSpans, ModelSpans, Span
 
 
@@ -159,7 +159,10 @@ def _infer(
     nodes = [scope.graph.nodes[at] for at in scope.order]
     body = [encode_message(GRAPH_NODE, data[slice(*parts.nodes[at])]) for at in scope.order]
     body += [encode_message(10 + 8, b"g")]
-    body += [encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)) for span in stored.values()]
+    released = 0
+    for span in stored.values():
+        body.append(encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)))
+        released = release_pages(data, span[1], released)
     body += [encode_message(GRAPH_INPUT, value_info(value)) for value in given]
     body += [encode_message(_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
     known = {value.name: value for value in given}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from optimum_htp.onnxfile.schema import (
     MODEL_GRAPH,
     MODEL_METADATA,
 )
-from optimum_htp.onnxfile.wire import Splice, encode_message, encode_varint
+from optimum_htp.onnxfile.wire import Splice, encode_message, encode_varint, release_pages
 from optimum_htp.packed import is_pack_key, names_problem
 from optimum_htp.skeleton import SKELETON
 from optimum_htp.spans import GraphSpans, ModelSpans, Span
@@ -80,7 +80,7 @@ class PartWriter:
             OSError: As the system says it.
         """
         location = target.name + "_data"
-        weights = [self._weight(tensor, location) for tensor in cut.initializers]
+        weights = list(self._weights(cut.initializers, location))
         graph: list[Piece] = []
         for scope, at in cut.nodes:
             graph += _message(GRAPH_NODE, self._rewritten("node", self.scopes[scope].nodes[at], location))
@@ -104,13 +104,15 @@ class PartWriter:
             len(weights), inside + sum(stop - start for _, (start, stop) in self._ranges), bool(self._ranges)
         )
 
-    def _weight(self, name: str, location: str) -> tuple[int, list[Piece]]:
-        for spans in reversed(self.scopes):
-            if name in spans.tensors:
-                return GRAPH_INITIALIZER, self._rewritten("tensor", spans.tensors[name], location)
-            if name in spans.sparse:
-                return GRAPH_SPARSE_INITIALIZER, self._rewritten("sparse", spans.sparse[name], location)
-        raise KeyError(name)
+    def _weights(self, names: Iterable[str], location: str) -> Iterator[tuple[int, list[Piece]]]:
+        released = 0
+        for name in names:
+            spans = next(each for each in reversed(self.scopes) if name in each.tensors or name in each.sparse)
+            is_sparse = name not in spans.tensors
+            span = spans.sparse[name] if is_sparse else spans.tensors[name]
+            tag = GRAPH_SPARSE_INITIALIZER if is_sparse else GRAPH_INITIALIZER
+            yield tag, self._rewritten("sparse" if is_sparse else "tensor", span, location)
+            released = release_pages(self.files.data, span[1], released)
 
     def _rewritten(self, kind: str, span: Span, location: str) -> list[Piece]:
         """A message with its external data pointing into the new file."""

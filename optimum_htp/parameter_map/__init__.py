@@ -104,7 +104,7 @@ def parameters(
     """Finds the PyTorch parameter of every stored tensor of a package, by value.
 
     Args:
-        path: The package's directory, or an ONNX file.
+        path: The package's directory, or an ONNX file of it.
         model: The model that it was exported from: a directory, or an id on the Hub.
         file: The files of the package, by a glob; None means all.
         rename: Give stored tensors the names of their parameters, in the files. Inputs, outputs and nodes keep their
@@ -127,7 +127,9 @@ def parameters(
     package = load_package(path)
     files = _chosen(package, file)
     tagged = [tagged_file(each, package=package) for each in files]
-    undescribed = [each.path for each in files if each.evidence != "sidecar" or not package.path.is_dir()]
+    undescribed = [each.path for each in files if each.evidence != "sidecar" or package.packed is not None]
+    if rename:
+        package.require_unpacked()
     if rename and undescribed:
         raise PackageError(
             f"{undescribed[0]}: no sidecar describes it, and the old names would be lost; tag the package first"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 from typing import Protocol
 
+from optimum_htp.annotations import RENAMED
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model, rewrite_metadata
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import TaggedModel
@@ -143,23 +145,25 @@ def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
             renamed = {new: record.renamed.get(old, old) for old, new in change.names.items()}
             digest = record.digest
             if change.names:
-                digest = graph_digest(_staged(change, staging))
+                digest = graph_digest(_staged(change, staging, {**before, **renamed}))
             record = replace(record, digest=digest, parameters=parameters, renamed={**before, **renamed})
             records[change.file.name] = record
         Sidecar.write(replace(package.sidecar, files=records), staging.path)
         staging.commit()
 
 
-def _staged(change: RenamedFile, staging: StagedDirectory) -> OnnxModel:
-    """Writes a file with its new names to the staging directory."""
+def _staged(change: RenamedFile, staging: StagedDirectory, renamed: Mapping[str, str]) -> OnnxModel:
+    """Writes a file with its new names, and the old ones in its metadata, to the staging directory."""
     target = staging.path / change.file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     rename_initializers(change.file.path, change.names, destination=target)
     model = read_model(target)
     record = change.file.record
+    entries: dict[str, str] = {RENAMED: json.dumps(renamed, ensure_ascii=False)}
     if record is not None and SKELETON in model.metadata:
         roots = {tree.tag(()): (tree, place) for tree, place in zip(record.trees, record.roots_in_model, strict=True)}
         skeleton = pack_skeleton(TaggedModel(model, record.tags), roots)
-        entries = {SKELETON: skeleton} if skeleton is not None else {}
-        rewrite_metadata(target, nodes={}, owned=lambda key: key == SKELETON, model=entries)
+        if skeleton is not None:
+            entries[SKELETON] = skeleton
+    rewrite_metadata(target, nodes={}, owned=lambda key: key in (SKELETON, RENAMED), model=entries)
     return model

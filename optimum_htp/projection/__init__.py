@@ -58,7 +58,7 @@ def project(
     Raises:
         HtpError: The target is broken, or descent is required and too little of the target fits.
     """
-    _refuse_empty(target)
+    refuse_empty(target)
     new = Flow.of(target)
     pairing = pair([source.model for source in sources], new)
     join = Join(pairing, new)
@@ -82,8 +82,12 @@ def project(
     return {(path, i): found[path, i] for path, graph in target.graphs() for i in range(len(graph.nodes))}
 
 
-def _refuse_empty(target: OnnxModel) -> None:
-    """Names the tool that leaves graphs without nodes, which no runtime loads."""
+def refuse_empty(target: OnnxModel) -> None:
+    """Refuses a graph without nodes, which no runtime loads, and names the tool that leaves such.
+
+    Raises:
+        HtpError: It is one.
+    """
     graph = target.graph
     given = {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
     if not graph.nodes and any(value.name not in given for value in graph.outputs):
@@ -105,4 +109,4 @@ def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:
     return found
 
 
-__all__ = ["TaggedModel", "project"]
+__all__ = ["TaggedModel", "project", "refuse_empty"]

@@ -32,6 +32,7 @@ class Descent:
         nodes: Nodes that say something: that compute, and claim by a name to be tagged ones or do no known work.
         fitting: Those that read what the tagged nodes read whose results they make.
         known: Nodes of any kind that make a result that the tagged graph makes too.
+        linked: Those of them that read what the tagged graph has, or nothing.
         all_nodes: All nodes.
         strange: Names of tensors, such as an exporter gives, that the tagged graph does not have.
         names: Names of tensors such as an exporter gives.
@@ -40,6 +41,7 @@ class Descent:
     nodes: int
     fitting: int
     known: int
+    linked: int
     all_nodes: int
     strange: int
     names: int
@@ -50,7 +52,7 @@ class Descent:
         if self.strange >= _FEW and self.strange > _STRANGE * self.names:
             return False
         if not self.nodes:
-            return self.known > 0 or not self.all_nodes
+            return self.linked > 0 or not self.all_nodes
         return self.fitting >= _ENOUGH * self.nodes
 
     def __str__(self) -> str:
@@ -63,22 +65,23 @@ class Descent:
 
 def descent(join: Join, sources: Iterable[OnnxModel]) -> Descent:
     """Measures how well a target fits the tagged side that it was joined with, and the names in its sources."""
-    nodes = fitting = known = 0
+    nodes = fitting = known = linked = 0
     for number, match in enumerate(join.matches):
+        reads = join.reads(number)
         known += bool(match.anchors)
+        linked += bool(match.anchors) and bool(reads or not join.new.operations[number].inputs)
         if join.new_op(number) in GLUE or join.new_op(number) == "Constant":
             continue
         if not match.anchors:
             nodes += number in join.orphans
             continue
-        reads = join.reads(number)
         if reads:
             nodes += 1
             # A node of which nothing but its result is known can't contradict.
             fitting += any(
                 not join.op(each) or not reads.isdisjoint(join.old.operations[each].inputs) for each in match.work
             )
-    return Descent(nodes, fitting, known, len(join.matches), *_strange_names(join, sources))
+    return Descent(nodes, fitting, known, linked, len(join.matches), *_strange_names(join, sources))
 
 
 def _strange_names(join: Join, sources: Iterable[OnnxModel]) -> tuple[int, int]:

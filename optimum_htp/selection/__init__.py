@@ -103,7 +103,7 @@ def _files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
 
 def _advice(text: str, chosen: Sequence[Chooser]) -> str:
     trees = [tree for each in chosen for tree in each.file.trees]
-    pattern = ModulePattern.parse(text.removeprefix("!"))
+    pattern = replace(ModulePattern.parse(text.removeprefix("!")), text=text)
     if pattern.calls is not None:
         most = max((info.calls for tree in trees for info in tree.select(replace(pattern, calls=None))), default=0)
         if most:

@@ -47,6 +47,9 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
         read = names.read_names(model, trace)
         evidence.named.update(read.owners)
         evidence.doubtful.update(read.doubtful)
+    elif not trace.scripted:
+        unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
+        evidence.doubtful.update(names.scripted_nodes(unscoped))
     for key in reversed(evidence.order):
         _try(RULES, key, evidence)
     for key in evidence.order:

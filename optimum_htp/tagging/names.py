@@ -67,7 +67,7 @@ def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
     reader = _TracedScopes(trace, spelled) if trace.calls else _StaticScopes(trace, spelled, _weights(model, scopes))
     read = {scope: reader.owner(scope) for scope in spelled}
     owners = {key: owner for key, scope in scopes.items() if (owner := read.get(scope)) is not None}
-    doubtful = unscoped.keys() if foreign else _scripted(unscoped)
+    doubtful = unscoped.keys() if foreign else scripted_nodes(unscoped)
     return NameEvidence(owners, frozenset((scopes.keys() - owners.keys()) | doubtful))
 
 
@@ -88,7 +88,7 @@ def _scopes_of(model: OnnxModel) -> tuple[dict[NodeKey, str], dict[NodeKey, Node
     return scopes, unscoped, foreign
 
 
-def _scripted(unscoped: Mapping[NodeKey, Node]) -> Set[NodeKey]:
+def scripted_nodes(unscoped: Mapping[NodeKey, Node]) -> Set[NodeKey]:
     """The nodes without a scope that may come from a scripted function, if any does."""
     others = {key: node for key, node in unscoped.items() if node.name != _MERGING_NODE}
     if all(node.op_type in _ADDED_BY_PASSES for node in others.values()):

@@ -58,7 +58,13 @@ class CallRecorder:
     def trace(self) -> ModuleTrace:
         """What was recorded, as data that holds on to no module."""
         tree = module_tree(self._modules, self._counts)
-        return ModuleTrace(tree, tuple(self._calls), self._scopes.numbers, tensor_owners(self._modules))
+        return ModuleTrace(
+            tree,
+            calls=tuple(self._calls),
+            scopes=self._scopes.numbers,
+            tensors=tensor_owners(self._modules),
+            scripted=self._scopes.scripted,
+        )
 
     def _make_room(self) -> None:
         """Lets modules be nested as deep as without us: torch calls one with hooks by one function more."""

@@ -40,17 +40,18 @@ class NumberedScopes:
 
     Attributes:
         numbers: The number of the call that made a value, by the value's name in the exported graph.
+        scripted: Whether values that scripted functions made are among them.
     """
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
-        self._marks = False
+        self.scripted = False
         self._passes = ExitStack()
 
     def __enter__(self) -> NumberedScopes:
         with ExitStack() as passes:
             # Without that pass nothing would take the marks away again.
-            self._marks = passes.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
+            self.scripted = passes.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
             passes.enter_context(_pass_extended(_NAMING_PASS, after=self._read))
             self._passes = passes.pop_all()
         return self
@@ -74,17 +75,15 @@ class NumberedScopes:
         """
         import torch
 
-        if not self._marks:
+        if not self.scripted:
             return
         try:
             state = torch._C._get_tracing_state()
             if state is not None:
                 _mark_scripted_calls(state, number)
         except _CHANGED as error:
-            self._marks = False
-            logger.warning(
-                "This torch's traces can't be marked: scripted functions are tagged by data flow: %s", error
-            )
+            self.scripted = False
+            logger.warning("This torch's traces can't be marked: scripted functions stay untagged: %s", error)
 
     def _read(self, graph: Any) -> None:
         self.numbers.clear()
@@ -128,7 +127,7 @@ def _scope_what_was_inlined(graph: Any) -> None:
             marks.append(node)
             mark = node if mark is None else None
         elif mark is not None:
-            with suppress(*_CHANGED):  # what keeps no scope is tagged by data flow, but no mark may stay
+            with suppress(*_CHANGED):  # what keeps no scope is decided by the data flow, but no mark may stay
                 for inlined in (node, *(inner for block in node.blocks() for inner in _graph_nodes(block))):
                     if not inlined.scopeName():
                         inlined.copyMetadata(mark)
@@ -157,7 +156,7 @@ def _pass_extended(
 
     original = getattr(torch._C, name, None)
     if original is None:
-        logger.warning("This torch has no %s: tags are decided by weaker evidence.", name)
+        logger.warning("This torch has no %s: tags are decided by weaker evidence, or stay open.", name)
         yield False
         return
 

@@ -33,6 +33,7 @@ class ModuleTrace:
         tree: The static module tree below the exported root.
         calls: Every call, in the order in which they began; a call's number is its position here.
         scopes: The number of the call that made a value, by the value's name in the exported graph.
+        scripted: Whether the scopes tell of values that scripted functions made, too.
         tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
         holders: For a tensor that several modules hold, all of them, by each of its names.
     """
@@ -40,6 +41,7 @@ class ModuleTrace:
     tree: ModuleTree
     calls: tuple[ModuleCall, ...] = ()
     scopes: dict[str, int] = field(default_factory=dict)
+    scripted: bool = True
     tensors: dict[str, ModulePath] = field(default_factory=dict)
     holders: dict[str, tuple[ModulePath, ...]] = field(default_factory=dict)
 

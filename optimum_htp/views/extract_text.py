@@ -63,6 +63,8 @@ def _details(report: ExtractReport) -> list[str]:
     ]
     if report.shared:
         details.append(f"copied along, because it shares them with other modules: {', '.join(report.shared)}")
+    if report.folded:
+        details.append(f"its convolutions have what follows them folded in: {', '.join(report.folded)}")
     return details
 
 

@@ -38,7 +38,7 @@ class Line:
 # Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
 _GAP = 2
 _NARROWEST = 8
-_READABLE = 24  # before that, columns that can be spared are left out
+_READABLE = 30  # before that, columns that can be spared are left out
 
 
 def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
