@@ -82,6 +82,7 @@ def toy_package(directory: Path, *, sidecar: bool = True, hostile: bool = False)
     directory.mkdir(parents=True, exist_ok=True)
     names = {"left": HOSTILE} if hostile else {}
     nodes = [helper.make_node(operator, ["x"], [names.get(output, output)]) for operator, output, _ in MAIN]
+    nodes[[output for _, output, _ in MAIN].index("ids")].name = "Gather_0"
     value = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     inner = [helper.make_node(operator, ["x"], [output]) for operator, output, _ in BRANCH]
     branch = helper.make_graph(inner, "branch", [], [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)])
@@ -251,6 +252,7 @@ def test_json(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert modules["decoder"]["nodes"][0] == {
         "graph": "",
         "id": "y",
+        "name": "",
         "operator": "custom::If",
         "source": "scope",
         "call": None,

@@ -20,6 +20,7 @@ class NodeRow:
     Attributes:
         graph: The path of its graph; `""` is the main graph.
         id: What identifies it in its graph (`onnxfile.node_id`).
+        name: Its name, as profilers and quantizers call it; `""` where it has none.
         operator: Its operator, with the domain in front where that is not ONNX's.
         source: The evidence that decided its owner.
         call: The 0-based index of the owner's call, where the owner ran more than once and one call owns the node.
@@ -27,6 +28,7 @@ class NodeRow:
 
     graph: str
     id: str
+    name: str
     operator: str
     source: str
     call: int | None
@@ -156,7 +158,7 @@ def _file_tree(file: HtpFile) -> FileTree:
             tag = file.tags.get((graph_path, position)) or NodeTag("/", "unresolved")
             tags.append(tag)
             operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            row = NodeRow(graph_path, node_id(node, position), operator, tag.source, tag.call)
+            row = NodeRow(graph_path, node_id(node, position), node.name, operator, tag.source, tag.call)
             if tag.source == "unresolved":
                 unresolved.append(row)
             else:

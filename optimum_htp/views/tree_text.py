@@ -134,7 +134,8 @@ def _node_line(node: NodeRow, guide: str) -> Line:
     where = f"{node.graph}: " if node.graph else ""
     call = "" if node.call is None else f", call {node.call}"
     evidence = printable(node.source) + call
-    return Line((f"{guide}- {printable(where + node.id)}", printable(node.operator), "", "", "", "", evidence), True)
+    name = printable(where + (node.name or node.id))
+    return Line((f"{guide}- {name}", printable(node.operator), "", "", "", "", evidence), True)
 
 
 def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]]:
