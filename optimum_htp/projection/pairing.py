@@ -52,7 +52,9 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
         around = scopes[scope.parent] if scope.parent is not None else None
         bodies: Counter[_Place] = Counter()
         for child in children.get(number, ()):
-            bodies |= votes[child]  # the larger of both counts
+            bodies.update(
+                {place: count - bodies[place] for place, count in votes[child].items() if count > bodies[place]}
+            )
         holder = new.operations[scope.holder].node if scope.holder is not None else None
         outer = _inside(old, origin, around)
         place = _best(votes[number], bodies, _Seen(scope.path, holder, outer), graphs)
