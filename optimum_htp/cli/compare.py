@@ -67,12 +67,14 @@ def run(args: Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
     from optimum_htp.comparison import compare
     from optimum_htp.views.compare import print_comparison, print_comparison_json
+    from optimum_htp.views.terminal import printable, working
 
-    report = compare(
-        args.package, args.model, reference=args.reference, sizes=input_sizes(args), inputs=args.inputs,
-        file=args.file, tolerance=args.tolerance, max_memory_bytes=args.max_memory, provider=args.provider,
-        threads=args.threads, isolate=args.isolate, task=args.task, trust_remote_code=args.trust_remote_code,
-    )  # fmt: skip
+    with working(f"Comparing {printable(args.package)}"):
+        report = compare(
+            args.package, args.model, reference=args.reference, sizes=input_sizes(args), inputs=args.inputs,
+            file=args.file, tolerance=args.tolerance, max_memory_bytes=args.max_memory, provider=args.provider,
+            threads=args.threads, isolate=args.isolate, task=args.task, trust_remote_code=args.trust_remote_code,
+        )  # fmt: skip
     if args.json:
         print_comparison_json(report)
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.options import htp_options
 from optimum_htp.errors import HtpError
-from optimum_htp.views.terminal import is_terminal, printable
+from optimum_htp.views.terminal import printable, working
 
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
         KeyboardInterrupt: It was interrupted.
     """
     results: list[ExportResult] = []
-    with _orderly_interrupts(), _progress(f"Exporting {printable(str(args.model))}"):
+    with _orderly_interrupts(), working(f"Exporting {printable(str(args.model))}"):
         try:
             with ExitStack() as stack:
                 stack.enter_context(_less_noise())
@@ -165,18 +165,3 @@ def _orderly_interrupts() -> Iterator[None]:
     finally:
         for changed, before in replaced.items():
             signal.signal(changed, before)
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[None]:
-    """Shows on a terminal that work is going on, and for how long; quiet in a pipe."""
-    if not is_terminal(sys.stderr):
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as progress:
-        progress.add_task(text, total=None)
-        yield

@@ -54,16 +54,18 @@ def run(args: Namespace) -> int:
     """Cuts the module out and says what it takes and gives."""
     from optimum_htp.extraction import extract
     from optimum_htp.views.extract_text import print_extract, print_extract_json
+    from optimum_htp.views.terminal import printable, working
 
-    report = extract(
-        args.package,
-        args.module,
-        args.output,
-        file=args.file,
-        graph=args.graph,
-        call=args.call,
-        overwrite=args.overwrite,
-    )
+    with working(f"Extracting from {printable(args.package)}"):
+        report = extract(
+            args.package,
+            args.module,
+            args.output,
+            file=args.file,
+            graph=args.graph,
+            call=args.call,
+            overwrite=args.overwrite,
+        )
     show = print_extract_json if args.json else print_extract
     show(report)
     return 0

@@ -25,9 +25,10 @@ def run(args: Namespace) -> int:
     import json
 
     from optimum_htp.packing import pack
-    from optimum_htp.views.terminal import printable
+    from optimum_htp.views.terminal import printable, working
 
-    written = pack(args.package, args.file, overwrite=args.overwrite)
+    with working(f"Packing {printable(args.package)}"):
+        written = pack(args.package, args.file, overwrite=args.overwrite)
     size = written.stat().st_size
     if args.json:
         print(json.dumps({"file": str(written), "bytes": size}, indent=2))

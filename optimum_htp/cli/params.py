@@ -56,15 +56,17 @@ def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
     from optimum_htp.parameter_map import parameters
     from optimum_htp.views.params_text import print_params, print_params_json
+    from optimum_htp.views.terminal import printable, working
 
-    report = parameters(
-        args.package,
-        args.model,
-        file=args.file,
-        rename=args.rename,
-        save=not args.no_save,
-        trust_remote_code=args.trust_remote_code,
-    )
+    with working(f"Tracing the tensors of {printable(args.package)}"):
+        report = parameters(
+            args.package,
+            args.model,
+            file=args.file,
+            rename=args.rename,
+            save=not args.no_save,
+            trust_remote_code=args.trust_remote_code,
+        )
     show = print_params_json if args.json else print_params
     show(report)
     return 0

@@ -82,6 +82,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.views.profile_delta import print_delta, print_delta_json
     from optimum_htp.views.profile_text import print_profile, print_profile_json
     from optimum_htp.views.profile_traces import write_chrome_trace, write_speedscope
+    from optimum_htp.views.terminal import printable, working
 
     def of(package: str, origin: str | None) -> Any:
         return profile(
@@ -91,13 +92,15 @@ def run(args: Namespace) -> int:
 
     if args.compare:
         load_package(args.compare)  # or the first profile would be for nothing
-    report = of(args.package, args.compare)
+    with working(f"Profiling {printable(args.package)}"):
+        report = of(args.package, args.compare)
     if args.speedscope:
         write_speedscope(report, args.speedscope)
     if args.chrome_trace:
         write_chrome_trace(report, args.chrome_trace)
     if args.compare:
-        delta = compare_profiles(report, of(args.compare, args.package))
+        with working(f"Profiling {printable(args.compare)}"):
+            delta = compare_profiles(report, of(args.compare, args.package))
         if args.json:
             print_delta_json(delta)
         else:

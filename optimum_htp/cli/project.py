@@ -41,9 +41,10 @@ def run(args: Namespace) -> int:
     from dataclasses import asdict
 
     from optimum_htp.projecting import project
-    from optimum_htp.views.terminal import printable
+    from optimum_htp.views.terminal import printable, working
 
-    report = project(args.optimized, source=args.source, output=args.output)
+    with working(f"Projecting onto {printable(args.optimized)}"):
+        report = project(args.optimized, source=args.source, output=args.output)
     if args.json:
         files = {name: asdict(file) for name, file in report.files.items()}
         print(json.dumps({"output": str(report.output), "files": files}, indent=2))

@@ -40,14 +40,16 @@ def run(args: Namespace) -> int:
     import json
 
     from optimum_htp.retagging import tag_package
+    from optimum_htp.views.terminal import printable, working
 
-    result = tag_package(
-        args.package,
-        model=args.model,
-        trust_remote_code=args.trust_remote_code,
-        force=args.force,
-        htp_options=htp_options(args),
-    )
+    with working(f"Tagging {printable(args.package)}"):
+        result = tag_package(
+            args.package,
+            model=args.model,
+            trust_remote_code=args.trust_remote_code,
+            force=args.force,
+            htp_options=htp_options(args),
+        )
     if args.json:
         print(json.dumps(_document(result), indent=2))
     else:

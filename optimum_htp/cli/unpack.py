@@ -25,9 +25,10 @@ def run(args: Namespace) -> int:
     import json
 
     from optimum_htp.packing import unpack
-    from optimum_htp.views.terminal import printable
+    from optimum_htp.views.terminal import printable, working
 
-    written = unpack(args.file, args.directory, overwrite=args.overwrite)
+    with working(f"Unpacking {printable(args.file)}"):
+        written = unpack(args.file, args.directory, overwrite=args.overwrite)
     if args.json:
         print(json.dumps({"directory": args.directory, "files": [str(path) for path in written]}, indent=2))
     else:

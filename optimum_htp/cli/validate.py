@@ -62,17 +62,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Validates a package and prints what was found."""
     from optimum_htp.validation import validate
+    from optimum_htp.views.terminal import printable, working
     from optimum_htp.views.validate import print_validation, print_validation_json
 
-    report = validate(
-        args.package,
-        load=args.load,
-        model=args.model,
-        task=args.task,
-        trust_remote_code=args.trust_remote_code,
-        tolerance=args.tolerance,
-        shapes=dict(args.shape),
-    )
+    with working(f"Validating {printable(args.package)}"):
+        report = validate(
+            args.package,
+            load=args.load,
+            model=args.model,
+            task=args.task,
+            trust_remote_code=args.trust_remote_code,
+            tolerance=args.tolerance,
+            shapes=dict(args.shape),
+        )
     show = print_validation_json if args.json else print_validation
     show(report)
     return 0 if report.ok else 1

@@ -33,7 +33,7 @@ def print_extract(report: ExtractReport, *, stream: TextIO | None = None) -> Non
     print_heading(
         f"Wrote {printable(report.output)}: {printable(_modules(report))}", map(printable, _details(report)), stream
     )
-    columns = (Column(""), Column("tensor"), Column("type"), Column("shape"))
+    columns = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
     lines = [Line((kind, *_cells(value))) for kind, value in _values(report)]
     print_table(columns, lines, stream)
 

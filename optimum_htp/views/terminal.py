@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
@@ -89,6 +91,27 @@ def is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows on a terminal that work is going on, and for how long; quiet in a pipe.
+
+    Args:
+        text: What is done, safe to print.
+    """
+    if not is_terminal(sys.stderr):
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    console = Console(stderr=True)
+    # Drawn seldom, because what is measured meanwhile shares the machine.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, refresh_per_second=4) as progress:
+        progress.add_task(text, total=None)
+        yield
 
 
 def short_count(number: int) -> str:
