@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zoo
-
 
 TEXT = "the cat sat on the tree"
 
@@ -78,21 +76,6 @@ def _text(text: str = TEXT) -> Callable[[], Any]:
 _NEW = {"max_new_tokens": 4}
 _PIL = ("PIL",)
 _OURS = "ORTSessionModel"
-
-# Two heads that the zoo has no model for.
-for _name, _head in (("frame", "ForAudioFrameClassification"), ("xvector", "ForXVector")):
-    _config = zoo._W2V | {"tdnn_dim": [8, 8], "tdnn_kernel": [3, 1], "tdnn_dilation": [1, 1], "xvector_output_dim": 8}
-    _task = {"frame": "audio-frame-classification", "xvector": "audio-xvector"}[_name]
-    zoo.ZOO.setdefault(
-        f"wav2vec2-{_name}",
-        zoo.ZooEntry(
-            f"wav2vec2-{_name}",
-            _task,
-            zoo._model("Wav2Vec2", _head, _config, zoo._WAVE),
-            frozenset(("audio", "weight-norm", "case")),
-            shapes=zoo._AUDIO_SHAPES,
-        ),
-    )
 
 CASES = (
     Case("text-classification", "bert", "ORTModelForSequenceClassification", "text-classification", _text()),

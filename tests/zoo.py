@@ -714,6 +714,9 @@ def _speech(name: str, prefix: str, config: Mapping[str, Any], tags: str = "", h
 _speech("wav2vec2", "Wav2Vec2", _W2V, "weight-norm")
 _speech("wav2vec2-classifier", "Wav2Vec2", _W2V | {"classifier_proj_size": 8}, "weight-norm", _SEQ,
         "audio-classification")  # fmt: skip
+_speech("wav2vec2-frame", "Wav2Vec2", _W2V, "weight-norm", "ForAudioFrameClassification", "audio-frame-classification")
+_speech("wav2vec2-xvector", "Wav2Vec2", _W2V | {"tdnn_dim": [8, 8], "tdnn_kernel": [3, 1], "tdnn_dilation": [1, 1],
+        "xvector_output_dim": 8}, "weight-norm", "ForXVector", "audio-xvector")  # fmt: skip
 _speech("hubert", "Hubert", _W2V | {"feat_extract_norm": "layer"}, "weight-norm")
 _speech("wavlm", "WavLM", _W2V | {"num_buckets": 8, "max_bucket_distance": 16}, "weight-norm")
 _speech("unispeech", "UniSpeech", _W2V | {"num_ctc_classes": 32}, "weight-norm")
