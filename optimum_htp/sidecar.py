@@ -40,7 +40,7 @@ _MAX_CALL = 1 << 31
 _MAX_NUMBER = 1 << 62
 _MAX_NAME = 1_000  # characters in the name of a module or its class
 _MAX_DEPTH = 500
-_MAX_TAG_CHARACTERS = 1 << 27  # in all the tags of a file: a deep tree with long names would fill the memory with them
+_MAX_TAG_CHARACTERS = 1 << 25  # in all the tags of a file: a deep tree with long names would fill the memory with them
 _MAX_GRAPH_PATH = 4_000
 _KINDS = ("parameter", "constant", "unknown")
 
