@@ -37,6 +37,7 @@ class Node:
         outputs: Names of the tensors it makes; empty for an output that is not wanted.
         metadata: Its `metadata_props`; of a repeated key, the last.
         bodies: The graphs in its attributes: the attribute's name (for the i-th of a list, `name[i]`) and the graph.
+        repeated_keys: The keys that stand in its `metadata_props` more than once.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Node:
     outputs: tuple[str, ...]
     metadata: dict[str, str]
     bodies: tuple[tuple[str, Graph], ...]
+    repeated_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,6 +246,7 @@ class _Reader:
         inputs: list[str] = []
         outputs: list[str] = []
         metadata: dict[str, str] = {}
+        repeated: list[str] = []
         bodies: list[tuple[str, Graph]] = []
         first = start
         try:
@@ -259,7 +260,10 @@ class _Reader:
                     if attribute is not None:
                         self.attribute(attribute, bodies, external, depth)
                 elif tag == NODE_METADATA:
-                    self.entry(metadata, first, stop)
+                    known = len(metadata)
+                    key = self.entry(metadata, first, stop)
+                    if len(metadata) == known:
+                        repeated.append(key)
                 elif tag == NODE_NAME:
                     name = texts[data[first:stop]]
                 elif tag == NODE_OP_TYPE:
@@ -270,7 +274,7 @@ class _Reader:
             raise WireError("a string is not valid UTF-8", first) from None
         if len(bodies) > 1 and len({element for element, _ in bodies}) < len(bodies):
             raise WireError("a node has two attributes of the same name", start)
-        return Node(name, op_type, domain, tuple(inputs), tuple(outputs), metadata, tuple(bodies))
+        return Node(name, op_type, domain, tuple(inputs), tuple(outputs), metadata, tuple(bodies), tuple(repeated))
 
     def attribute(
         self,
@@ -379,7 +383,8 @@ class _Reader:
         found = last_fields(self.data, start, end, DOMAIN_AND_VERSION)
         return self.text(*found[1]) if 1 in found else "", signed(found[2][0]) if 2 in found else 0
 
-    def entry(self, entries: dict[str, str], start: int, end: int) -> None:
+    def entry(self, entries: dict[str, str], start: int, end: int) -> str:
+        """Adds a key and its value, and returns the key."""
         encoded = self.data[start:end]
         known = self.entries.get(encoded)
         if known is None:
@@ -387,6 +392,7 @@ class _Reader:
             known = tuple(self.text(*found[number]) if number in found else "" for number in (1, 2))
             self.entries[encoded] = known
         entries[known[0]] = known[1]
+        return known[0]
 
 
 def _is_size(text: str) -> bool:

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum_htp.annotations import owned_keys, read_tags
-from optimum_htp.errors import OnnxFileError, PackageError
+from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, node_id
-from optimum_htp.onnxfile.opening import mapped
-from optimum_htp.onnxfile.wire import fields, last_fields
 from optimum_htp.sidecar import SIDECAR
 from optimum_htp.validation.contents import Contents
 from optimum_htp.validation.report import Finding, failed, good, skipped, warning
 
 
 if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
-
-
-# Field number << 3 | wire type, as in onnx.proto.
-_MODEL_GRAPH, _MODEL_FUNCTION, _GRAPH_NODE, _FUNCTION_NODE = 58, 202, 10, 58
-_NODE_ATTRIBUTE, _NODE_METADATA, _ATTRIBUTE_G, _ATTRIBUTE_GRAPHS, _ENTRY_KEY = 42, 74, 50, 90, 10
-
-
-_Span = tuple[int, int, int, int]
-"""A graph: where it starts and ends, the field of its nodes, and after how many of them to leave it (-1: never)."""
+    pass
 
 
 def check_tags(package: Contents) -> Iterator[Finding]:
@@ -70,68 +58,13 @@ def _name(model: OnnxModel, key: NodeKey) -> str:
 def check_keys(package: Contents) -> Iterator[Finding]:
     """No node has a metadata key twice: readers differ in which one they take."""
     for name, model in package.readable.items():
-        try:
-            for where, key in _repeated_keys(package.files[name], len(model.graph.nodes)):
-                reason = f"{name}: the node {where} has the metadata key {key!r} twice"
-                ours = owned_keys(model)(key)
-                again = f"write the tags again: optimum-cli htp project {package.path}"
-                yield failed(reason, again if ours else "take one out: readers differ in which they take")
-        except OnnxFileError as error:
-            yield failed(str(error))
+        ours = owned_keys(model)
+        again = f"write the tags again: optimum-cli htp project {package.path}"
+        for position, node in ((at, node) for _, graph in model.graphs() for at, node in enumerate(graph.nodes)):
+            for key in node.repeated_keys:
+                reason = f"{name}: the node {node.name or f'#{position}'!r} has the metadata key {key!r} twice"
+                yield failed(reason, again if ours(key) else "take one out: readers differ in which they take")
     yield good("each key once per node") if package.readable else skipped("no file could be read")
-
-
-def _repeated_keys(path: Path, main_nodes: int) -> list[tuple[str, str]]:
-    """The nodes, by name or position, that have a metadata key more than once, and the key.
-
-    The main graph is left after its last node, so that the walk does not touch the weights behind it.
-    """
-    with mapped(path) as (_, data):
-        found: list[tuple[str, str]] = []
-        graphs: list[_Span] = []
-        for tag, _, first, stop in fields(data, 0, len(data), {}):
-            if tag == _MODEL_GRAPH:
-                graphs.append((first, stop, _GRAPH_NODE, main_nodes))
-            elif tag == _MODEL_FUNCTION:
-                graphs.append((first, stop, _FUNCTION_NODE, -1))
-        while graphs:
-            start, end, node_tag, last = graphs.pop()
-            position = 0
-            for tag, _, first, stop in fields(data, start, end, {}):
-                if tag == node_tag:
-                    _scan_node(data, first, stop, position, found, graphs)
-                    position += 1
-                    if position == last:
-                        break
-        return found
-
-
-def _scan_node(
-    data: Data, start: int, end: int, position: int, found: list[tuple[str, str]], graphs: list[_Span]
-) -> None:
-    keys: set[bytes] = set()
-    for tag, _, first, stop in fields(data, start, end, {}):
-        if tag == _NODE_METADATA:
-            key = _key(data, first, stop)
-            if key in keys:
-                name = last_fields(data, start, end, {3: 2}).get(3)
-                label = data[slice(*name)].decode(errors="replace") if name else f"#{position}"
-                found.append((repr(label or f"#{position}"), key.decode(errors="replace")))
-            keys.add(key)
-        elif tag == _NODE_ATTRIBUTE:
-            for inner, _, at, until in fields(data, first, stop, {}):
-                if inner in (_ATTRIBUTE_G, _ATTRIBUTE_GRAPHS):
-                    graphs.append((at, until, _GRAPH_NODE, -1))
-
-
-def _key(data: Data, start: int, end: int) -> bytes:
-    """The key of a metadata entry; every writer puts it first, in a few bytes."""
-    if end - start > 2 and data[start] == _ENTRY_KEY and data[start + 1] < 0x80:
-        stop = start + 2 + data[start + 1]
-        if stop <= end and (stop == end or data[stop] != _ENTRY_KEY):
-            return data[start + 2 : stop]
-    found = last_fields(data, start, end, {1: 2})
-    return data[slice(*found[1])] if 1 in found else b""
 
 
 def check_sidecar(package: Contents) -> Iterator[Finding]:
