@@ -140,6 +140,19 @@ def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
     return list(names)
 
 
+def preprocessors_of(directory: Path) -> dict[str, bool]:
+    """Whether a model directory, or a pipeline's, has what prepares its inputs: a `tokenizer`, a `processor`.
+
+    The sidecar of an export says so, for not every model has them, and one that lost them has to be told apart.
+    """
+    places = {"tokenizer": ("", "tokenizer", "tokenizer_2"), "processor": ("", "feature_extractor")}
+    files = {"tokenizer": (TOKENIZER_CONFIG, *VOCABULARY_FILES), "processor": PROCESSOR_FILES}
+    return {
+        kind: any((directory / place / name).is_file() for place in places[kind] for name in files[kind])
+        for kind in files
+    }
+
+
 def complete_package(directory: str | Path, source: str | Path, *, trust_remote_code: bool = False) -> list[str]:
     """Copies what Optimum left behind from a local model directory, and gives all files the modes of new ones.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
 from optimum_htp.annotations import HtpOptions, strip_tags
-from optimum_htp.configs import add_config_metadata, complete_package, remove_config_metadata
+from optimum_htp.configs import add_config_metadata, complete_package, preprocessors_of, remove_config_metadata
 from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
@@ -116,6 +116,7 @@ class HTPExporter:
             try:
                 records = self._tag_package(staging.path, tap)
                 self.complete(staging.path, source, records)
+                source = {**source, **preprocessors_of(staging.path)}
                 htp_seconds = time.perf_counter() - started + tap.seconds
                 timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
                 self.record(records, source=source, timings=timings).write(staging.path)

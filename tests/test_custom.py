@@ -265,6 +265,8 @@ def test_the_sidecar(tmp_path: Path) -> None:
         "task": "text-classification",
         "dtype": "fp32",
         "opset": 17,
+        "tokenizer": False,
+        "processor": False,
     }
     assert document["files"]["model.onnx"]["root_in_model"] == ""
     assert result.files["model.onnx"].unresolved == 0

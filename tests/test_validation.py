@@ -16,7 +16,7 @@ import pytest
 import zoo
 
 import optimum_htp
-from optimum_htp import PackageError, load_package, pack, strip, validate, validate_optimum_compatibility
+from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
 from optimum_htp.documents import MAX_JSON_DEPTH
 from optimum_htp.validation import file_checks
@@ -527,6 +527,19 @@ def test_limits_are_those_of_the_installed_runtime() -> None:
     if known == version:
         assert not taken(highest_ir + 1, 13)
         assert not taken(8, highest_opset + 1)
+
+
+def test_source_without_a_tokenizer(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """The package has all that there was: said, but no failure."""
+    source = Path(shutil.copytree(zoo_model("bert"), tmp_path / "source"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (source / name).unlink()
+    main_export(str(source), tmp_path / "package", task="text-classification", do_validation=False)
+    report = validate(tmp_path / "package")
+    assert report.ok
+    assert report["preprocessors"].status == "warning"
+    assert report["preprocessors"].reason.endswith("the source model had none")
+    assert validate_optimum_compatibility(tmp_path / "package")
 
 
 # --- What is no package -------------------------------------------------------------------------------------------

@@ -244,6 +244,9 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
     for kind, files in needed.items():
         if not any(package.has(directory + name) for name in files for directory in directories):
             reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
+            if not package.exported_with("tokenizer" if kind == _TOKENIZER[0] else "processor"):
+                yield warning(f"{reason}; the source model had none")
+                continue
             # Nobody knows what prepares the inputs of a model of one's own.
             problem = failed if package.library in _TRANSFORMERS_LIKE else warning
             yield problem(reason, f"copy it from the source model: {_repair(package)}")

@@ -187,6 +187,10 @@ class Contents:
         library = self.records.source.get("library") if self.records is not None else None
         return library if isinstance(library, str) else None
 
+    def exported_with(self, kind: str) -> bool:
+        """Whether the export put a `tokenizer` or a `processor` into the package; True where no sidecar says."""
+        return self.records is None or self.records.source.get(kind) is not False
+
     def inputs(self) -> set[str]:
         """The names of the inputs of all ONNX files."""
         return {value.name for model in self.readable.values() for value in model.graph.inputs}
