@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.documents import read_config, read_small
+from optimum_htp.documents import read_config, read_small, write_text_atomically
 from optimum_htp.errors import PackageError
-from optimum_htp.sidecar import write_text_atomically
 
 
 if TYPE_CHECKING:

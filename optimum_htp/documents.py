@@ -1,9 +1,11 @@
-"""Small files that are read whole: with a limit to their size, and never from a pipe or a device, which may never end."""
+"""Small files that are read whole, never from a pipe or a device, which may never end; and written whole or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,30 @@ def read_small(path: Path, limit_bytes: int) -> bytes | None:
         return None
     except OSError as error:
         raise PackageError(f"{path}: cannot be read: {error.strerror or error}; mend its permissions") from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that the path holds the old content or the new, whatever happens.
+
+    Raises:
+        PackageError: It could not be written; what was there stands.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(temporary).chmod(0o666 & ~mask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PackageError(f"{path}: cannot be written: {error.strerror}; free space or mend permissions") from error
 
 
 def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

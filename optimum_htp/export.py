@@ -17,7 +17,7 @@ from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 from optimum_htp.annotations import HtpOptions, strip_tags
 from optimum_htp.configs import add_config_metadata, complete_package, preprocessors_of, remove_config_metadata
 from optimum_htp.errors import HtpError, TaggingError
-from optimum_htp.hierarchy import ModuleTree, NodeTags, tag_ancestors
+from optimum_htp.hierarchy import ModuleTree, NodeTags, root_tags
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.projection import TaggedModel, project
 from optimum_htp.recording import TaggedGraph, tagging_error, write_package_tags
@@ -163,7 +163,7 @@ class HTPExporter:
             tags = sources[0].tags
         else:
             tags = project(sources, model, trees=[export.trace.tree for export in exports])
-        used = {next(tag_ancestors(name)) for tag in tags.values() for name in (tag.tag, *tag.origins)}
+        used = root_tags(tags.values())
         roots: _Roots = {}
         for export in exports:
             tree = export.trace.tree

@@ -284,6 +284,11 @@ class NodeTag:
     origins: tuple[str, ...] = ()
 
 
+def root_tags(tags: Iterable[NodeTag]) -> set[str]:
+    """The tags of the root modules that tags, and the origins that they list, lie below."""
+    return {next(tag_ancestors(name)) for tag in tags for name in (tag.tag, *tag.origins)}
+
+
 SOURCES = ("metadata", "scope", "parameter", "dataflow", "fused", "inserted", "unresolved")
 """The kinds of evidence, in the order in which they are tried; `unresolved` is the absence of any."""
 

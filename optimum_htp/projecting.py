@@ -18,7 +18,7 @@ from pathlib import Path
 
 from optimum_htp.annotations import CLASS_HIERARCHY, KEYS, NAME_SCOPES, NAMESPACE, HtpOptions
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import NodeTags, tag_ancestors
+from optimum_htp.hierarchy import NodeTags, root_tags
 from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import HtpFile, HtpPackage
 from optimum_htp.projection import project as project_graph
@@ -138,7 +138,7 @@ def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan
         except HtpError as error:
             refused.append(error)
             continue
-        used = {next(tag_ancestors(name)) for tag in tags.values() for name in (tag.tag, *tag.origins)}
+        used = root_tags(tags.values())
         roots = {root: place for root, place in evidence.roots.items() if root in used}
         return _Plan(TaggedGraph(file.model, tags, roots, evidence.skeleton), evidence.origin)
     if refused:

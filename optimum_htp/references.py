@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModuleInfo
-from optimum_htp.sources import local_task_inference, task_of_class
+from optimum_htp.sources import library_of_classes, local_task_inference, task_of_class
 
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ _AXES: dict[str, tuple[str, ...]] = {
     "input_features": ("batch_size", "feature_size", "nb_max_frames"),
     "input_values": ("batch_size", "audio_sequence_length"),
 }
-# Of a pipeline's files some are of transformers' classes: the library that the others are from comes first.
-_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 _VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
@@ -113,8 +111,7 @@ def source_facts(
     known = task or recorded.get("task")
     library = recorded.get("library")
     if not isinstance(library, str):
-        packages = {name.partition(".")[0] for name in classes}
-        library = next((name for name in _LIBRARIES if name in packages), None)
+        library = library_of_classes(classes)
     if not isinstance(known, str) or known == "auto":
         known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
         known = f"{known}-with-past" if known and with_past else known

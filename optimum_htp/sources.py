@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,9 @@ from optimum_htp.errors import PackageError
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+
+
+_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 
 @contextmanager
@@ -214,6 +217,18 @@ def model_facts(model: Any) -> dict[str, str | None]:
         library = None
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return {"library": library, "dtype": dtype_of(model), "revision": commit if isinstance(commit, str) else None}
+
+
+def library_of_classes(qualified: Iterable[str]) -> str | None:
+    """The library that a model of these classes is from, by Optimum's name for it; None for any other.
+
+    Of a pipeline's parts some are of transformers' classes: the library of the others comes first.
+
+    >>> library_of_classes(["transformers.models.clip.modeling_clip.CLIPTextModel", "diffusers.models.unets.UNet"])
+    'diffusers'
+    """
+    packages = {name.partition(".")[0] for name in qualified}
+    return next((name for name in _LIBRARIES if name in packages), None)
 
 
 def dtype_of(model: object) -> str | None:

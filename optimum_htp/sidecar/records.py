@@ -1,0 +1,111 @@
+"""What the sidecar says of one ONNX file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, split_tag
+from optimum_htp.onnxfile import OnnxModel, graph_digest, node_id
+
+
+@dataclass(frozen=True, slots=True)
+class TagCounts:
+    """How the nodes of a graph were tagged.
+
+    Attributes:
+        nodes: Nodes in all, those of bodies and functions included.
+        tagged: Nodes whose owner is known.
+        unresolved: Nodes of which nothing is known; they carry the root's tag.
+        root_by_dataflow: Of the tagged ones, those that data flow alone leaves at the root.
+        by_source: Nodes by the kind of evidence that decided them, unresolved ones included.
+    """
+
+    nodes: int
+    tagged: int
+    unresolved: int
+    root_by_dataflow: int
+    by_source: dict[str, int]
+
+    @classmethod
+    def of(cls, tags: Iterable[NodeTag]) -> TagCounts:
+        """Counts tags."""
+        listed = list(tags)
+        by_source = Counter(tag.source for tag in listed)
+        at_root = sum(tag.source == "dataflow" and len(split_tag(tag.tag)) == 1 for tag in listed)
+        unresolved = by_source["unresolved"]
+        return cls(len(listed), len(listed) - unresolved, unresolved, at_root, dict(sorted(by_source.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredParameter:
+    """Which parameters a stored tensor was made of; `parameter_map.ParameterRow` says what each word means.
+
+    Attributes:
+        graph: The path of the graph that stores it.
+        name: Its name.
+        kind: `"parameter"`, `"constant"` or `"unknown"`.
+        parameters: The parameters that it was made of.
+        changes: What was done to them.
+        duplicates: Other parameters that it stands for.
+        scale: The stored tensors whose product is the scale of a quantized one.
+        zero_point: The stored tensor with its zero point.
+    """
+
+    graph: str
+    name: str
+    kind: str
+    parameters: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+    scale: tuple[str, ...] = ()
+    zero_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What the sidecar says of one ONNX file.
+
+    Attributes:
+        digest: `onnxfile.graph_digest` of the graph that was tagged.
+        roots_in_model: For each root module, where it sits in the whole model: a dotted path, `""` for the model
+            itself, None where it is no submodule of it.
+        trees: The module tree of each root; one, unless a file was merged from exports of different modules.
+        tags: A tag for each node.
+        node_ids: What identifies each node within its graph (`onnxfile.node_id`).
+        parameters: The parameters that its stored tensors were made of, where that was asked for.
+        renamed: The old names of stored tensors that were renamed, by their new ones.
+    """
+
+    digest: str
+    roots_in_model: tuple[str | None, ...]
+    trees: tuple[ModuleTree, ...]
+    tags: Mapping[NodeKey, NodeTag]
+    node_ids: Mapping[NodeKey, str]
+    parameters: tuple[StoredParameter, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, trees: Mapping[str, tuple[ModuleTree, str | None]]
+    ) -> FileRecord:
+        """Records a tagged graph; `trees` gives each root's tree and place in the model by its tag."""
+        ids = {(path, i): node_id(node, i) for path, graph in model.graphs() for i, node in enumerate(graph.nodes)}
+        found = tuple(trees.values())
+        return cls(graph_digest(model), tuple(at for _, at in found), tuple(tree for tree, _ in found), tags, ids)
+
+    def keeping(self, earlier: FileRecord | None) -> FileRecord:
+        """The record, with what an earlier one says of the file's stored tensors, which tags have no part in.
+
+        Of a graph that was changed since, only the old names of what was renamed: its tensors may be others now.
+        """
+        if earlier is None:
+            return self
+        parameters = earlier.parameters if earlier.digest == self.digest else ()
+        return replace(self, parameters=parameters, renamed=earlier.renamed)
+
+    @property
+    def counts(self) -> TagCounts:
+        """How the nodes were tagged."""
+        return TagCounts.of(self.tags.values())
