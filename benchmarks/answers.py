@@ -56,9 +56,9 @@ def profile_base(package: Path) -> dict[str, float]:
     """CPU seconds of `profile` beyond those of loading the session and running it as often without a profiler."""
     import onnxruntime
 
-    import optimum_htp.profiling
-    from optimum_htp.inputs import make_inputs
-    from optimum_htp.onnxfile import read_model
+    import optimum_htp.verbs.profile
+    from optimum_htp.models.inputs import make_inputs
+    from optimum_htp.onnxfile.reading import read_model
 
     inputs = make_inputs(read_model(package / "model.onnx"), None)
     started = time.process_time()
@@ -70,7 +70,7 @@ def profile_base(package: Path) -> dict[str, float]:
     plain = time.process_time() - started
     del session
     started = time.process_time()
-    optimum_htp.profiling.profile(package, threads=1, runs=RUNS, warmup=WARMUP)
+    optimum_htp.verbs.profile.profile(package, threads=1, runs=RUNS, warmup=WARMUP)
     return {"extra": time.process_time() - started - plain}
 
 
@@ -78,11 +78,11 @@ def compare_minilm(package: Path) -> dict[str, float]:
     import_module("optimum.exporters.onnx.model_configs")  # before the clock starts
     import torch
 
-    import optimum_htp.comparison
+    import optimum_htp.verbs.compare
 
     torch.set_num_threads(1)
     started = time.process_time()
-    report = optimum_htp.comparison.compare(package, minilm(), threads=1)
+    report = optimum_htp.verbs.compare.compare(package, minilm(), threads=1)
     assert report.ok
     return {"cpu": time.process_time() - started}
 
@@ -126,8 +126,8 @@ def coverage(scratch: Path) -> dict[str, float]:
     import zoo
 
     from optimum_htp import main_export
-    from optimum_htp.comparison import compare
-    from optimum_htp.profiling import profile
+    from optimum_htp.verbs.compare.verb import compare
+    from optimum_htp.verbs.profile.verb import profile
 
     sources = {"minilm": str(minilm()), **{name: str(zoo.build(name, scratch / f"{name}-model")) for name in MODELS}}
     parts, phases = [], []

@@ -151,7 +151,7 @@ def measure(row: Row, package: Path) -> list[str]:
 
 def checked(package: Path, *, load: bool) -> str:
     """What `validate` says: yes, or the checks that failed or warn; with `load`, those that come on top."""
-    from optimum_htp.validation import validate
+    from optimum_htp.verbs.validate.verb import validate
 
     before = {check.name for check in validate(package).checks} if load else set()
     checks = [check for check in validate(package, load=load).checks if check.name not in before]

@@ -73,10 +73,11 @@ def pass_alone(source: Path, package: Path, scratch: Path) -> dict[str, float]:
     They take turns, and the first turn of each does not count: memory that the machine has not used yet is slow the
     first time that a file is cached in it, whoever writes the file.
     """
-    from optimum_htp.annotations import HtpOptions, write_tags
-    from optimum_htp.onnxfile import read_model
-    from optimum_htp.package import HtpPackage
-    from optimum_htp.sidecar import FileRecord, Sidecar
+    from optimum_htp.onnxfile.reading import read_model
+    from optimum_htp.package.node_metadata import HtpOptions, write_tags
+    from optimum_htp.package.package import HtpPackage
+    from optimum_htp.package.sidecar.record import FileRecord
+    from optimum_htp.package.sidecar.sidecar import Sidecar
 
     known = HtpPackage(package).files["model.onnx"]
     assert known.record is not None
@@ -142,12 +143,13 @@ def many_nodes(nodes: Path, directory: Path) -> dict[str, float]:
 
 def tag(file: Path) -> dict[str, float]:
     """All that the pass does to one file: read, decide, write, record."""
-    from optimum_htp.annotations import HtpOptions, write_tags
-    from optimum_htp.hierarchy import ModuleInfo, ModuleTree
-    from optimum_htp.onnxfile import read_model
-    from optimum_htp.sidecar import FileRecord, Sidecar
-    from optimum_htp.tagging import tag_model
-    from optimum_htp.tracing import ModuleCall, ModuleTrace
+    from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+    from optimum_htp.onnxfile.reading import read_model
+    from optimum_htp.package.node_metadata import HtpOptions, write_tags
+    from optimum_htp.package.sidecar.record import FileRecord
+    from optimum_htp.package.sidecar.sidecar import Sidecar
+    from optimum_htp.tagging.rules.order import tag_model
+    from optimum_htp.tagging.tracing.trace import ModuleCall, ModuleTrace
 
     tree = ModuleTree([ModuleInfo((), "Net", "pkg.Net", calls=1), ModuleInfo(("fc",), "Linear", "Linear", calls=1)])
     started = time.perf_counter()

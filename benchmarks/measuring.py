@@ -67,7 +67,7 @@ def peak_mb() -> float:
 
 def command_cpu_seconds(*arguments: object) -> float:
     """CPU seconds of `optimum-htp` with these arguments, from the start of Python to its end."""
-    command = [sys.executable, "-m", "optimum_htp.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "optimum_htp", *map(str, arguments)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

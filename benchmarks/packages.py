@@ -39,9 +39,10 @@ def make_package(model: Path, package: Path) -> None:
 
 def beside_tagging(package: Path, model: Path, scratch: Path) -> dict[str, float]:
     """Milliseconds of CPU for what an export adds beside its ONNX files."""
-    from optimum_htp.configs import add_config_metadata, complete_package
-    from optimum_htp.package import HtpPackage
-    from optimum_htp.sidecar import FileRecord, Sidecar, library_versions
+    from optimum_htp.package.configs import add_config_metadata, complete_package
+    from optimum_htp.package.package import HtpPackage
+    from optimum_htp.package.sidecar.record import FileRecord
+    from optimum_htp.package.sidecar.sidecar import Sidecar, library_versions
 
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -75,8 +76,8 @@ def structure(package: Path) -> dict[str, float]:
 def minilm_sizes(package: Path) -> dict[str, float]:
     """Bytes of the package, of its sidecar and of the skeleton."""
     from optimum_htp import main_export
-    from optimum_htp.package import HtpPackage
-    from optimum_htp.skeleton import SKELETON
+    from optimum_htp.package.package import HtpPackage
+    from optimum_htp.package.skeleton import SKELETON
 
     main_export(str(minilm()), package, task="feature-extraction", library_name="transformers", do_validation=False)
     return {

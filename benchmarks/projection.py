@@ -32,10 +32,10 @@ import rewriters  # noqa: E402
 import zoo  # noqa: E402
 
 from optimum_htp.errors import HtpError  # noqa: E402
-from optimum_htp.hierarchy import NodeTag  # noqa: E402
-from optimum_htp.onnxfile import Graph, Initializer, Node, OnnxModel, Value  # noqa: E402
-from optimum_htp.package import HtpPackage  # noqa: E402
-from optimum_htp.projection import TaggedModel, project  # noqa: E402
+from optimum_htp.hierarchy.tags import NodeTag  # noqa: E402
+from optimum_htp.onnxfile.model import Graph, Initializer, Node, OnnxModel, Value  # noqa: E402
+from optimum_htp.package.package import HtpPackage  # noqa: E402
+from optimum_htp.tagging.projection.steps import TaggedModel, project  # noqa: E402
 
 
 REPORT = HERE.parent / "docs" / "projection.md"

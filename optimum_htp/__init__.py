@@ -10,66 +10,91 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from optimum_htp.annotations import HtpOptions
-    from optimum_htp.comparison import CompareReport, compare
-    from optimum_htp.custom import export_module
-    from optimum_htp.diffing import DiffReport, diff
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
-    from optimum_htp.export import ExportResult, HTPExporter, main_export
-    from optimum_htp.extraction import ExtractReport, extract
-    from optimum_htp.modeling import AutoModelForONNX
-    from optimum_htp.package import HtpPackage, load_package
-    from optimum_htp.packing import pack, unpack
-    from optimum_htp.parameter_map import ParameterReport, parameters
-    from optimum_htp.profiling import ProfileReport, profile
-    from optimum_htp.projecting import ProjectionReport, project
-    from optimum_htp.retagging import TaggingResult, tag_package
-    from optimum_htp.selection import Selection, annotate_layers, select
-    from optimum_htp.stripping import strip
-    from optimum_htp.validation import ValidationReport, validate, validate_optimum_compatibility
+    from optimum_htp.export import ExportResult, HTPExporter, export_module, main_export
+    from optimum_htp.models import AutoModelForONNX
+    from optimum_htp.package import HtpOptions, HtpPackage, load_package
+    from optimum_htp.verbs.compare import CompareReport, compare
+    from optimum_htp.verbs.diff import DiffReport, diff
+    from optimum_htp.verbs.extract import ExtractReport, extract
+    from optimum_htp.verbs.pack import pack, unpack
+    from optimum_htp.verbs.params import ParameterReport, parameters
+    from optimum_htp.verbs.profile import ProfileReport, profile
+    from optimum_htp.verbs.project import ProjectionReport, project
+    from optimum_htp.verbs.select import Selection, annotate_layers, select
+    from optimum_htp.verbs.strip import strip
+    from optimum_htp.verbs.tag import TaggingResult, tag_package
+    from optimum_htp.verbs.validate import ValidationReport, validate, validate_optimum_compatibility
 
 
 __version__ = "0.1.0"
 
-# Where each public name lives, grouped as in `__all__`.
-_HOMES = {
-    "ExportResult": "export",
-    "HTPExporter": "export",
-    "HtpOptions": "annotations",
-    "export_module": "custom",
-    "main_export": "export",
-    "HtpPackage": "package",
-    "load_package": "package",
-    "strip": "stripping",
-    "TaggingResult": "retagging",
-    "tag_package": "retagging",
-    "ProjectionReport": "projecting",
-    "project": "projecting",
-    "pack": "packing",
-    "unpack": "packing",
-    "ValidationReport": "validation",
-    "validate": "validation",
-    "validate_optimum_compatibility": "validation",
-    "AutoModelForONNX": "modeling",
-    "ProfileReport": "profiling",
-    "profile": "profiling",
-    "CompareReport": "comparison",
-    "compare": "comparison",
-    "Selection": "selection",
-    "annotate_layers": "selection",
-    "select": "selection",
-    "ParameterReport": "parameter_map",
-    "parameters": "parameter_map",
-    "ExtractReport": "extraction",
-    "extract": "extraction",
-    "DiffReport": "diffing",
-    "diff": "diffing",
-    "HtpError": "errors",
-    "ModelTooLargeError": "errors",
-    "OnnxFileError": "errors",
-    "PackageError": "errors",
-    "TaggingError": "errors",
+# The room that hands each public name out.
+_ROOMS = {
+    "export": (
+        "ExportResult",
+        "HTPExporter",
+        "export_module",
+        "main_export",
+    ),
+    "package": (
+        "HtpOptions",
+        "HtpPackage",
+        "load_package",
+    ),
+    "models": ("AutoModelForONNX",),
+    "verbs.tag": (
+        "TaggingResult",
+        "tag_package",
+    ),
+    "verbs.project": (
+        "ProjectionReport",
+        "project",
+    ),
+    "verbs.strip": ("strip",),
+    "verbs.pack": (
+        "pack",
+        "unpack",
+    ),
+    "verbs.validate": (
+        "ValidationReport",
+        "validate",
+        "validate_optimum_compatibility",
+    ),
+    "verbs.profile": (
+        "ProfileReport",
+        "profile",
+    ),
+    "verbs.compare": (
+        "CompareReport",
+        "compare",
+    ),
+    "verbs.select": (
+        "Selection",
+        "annotate_layers",
+        "select",
+    ),
+    "verbs.params": (
+        "ParameterReport",
+        "parameters",
+    ),
+    "verbs.extract": (
+        "ExtractReport",
+        "extract",
+    ),
+    "verbs.diff": (
+        "DiffReport",
+        "diff",
+    ),
+    "errors": (
+        "HtpError",
+        "ModelTooLargeError",
+        "OnnxFileError",
+        "PackageError",
+        "TaggingError",
+    ),
 }
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (grouped by what they are for)
     # Export.

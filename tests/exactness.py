@@ -9,9 +9,9 @@ from typing import Any
 
 import oracle
 
-from optimum_htp.export import main_export
-from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.package import HtpPackage
+from optimum_htp.export.exporter import main_export
+from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.package.package import HtpPackage
 
 
 @dataclass(slots=True)

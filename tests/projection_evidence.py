@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from rewriters import sample_inputs, session_options
 
-from optimum_htp.annotations import read_tags
-from optimum_htp.hierarchy import NodeTags, tag_module_path
-from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpFile
-from optimum_htp.projection import TaggedModel, project
+from optimum_htp.hierarchy.tags import NodeTags, tag_module_path
+from optimum_htp.onnxfile.model import OnnxModel
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import read_tags
+from optimum_htp.package.package import HtpFile
+from optimum_htp.tagging.projection.steps import TaggedModel, project
 
 
 def projected(file: HtpFile, target: Path) -> tuple[OnnxModel, NodeTags]:

@@ -56,7 +56,7 @@ def rewrite(name: str, source: Path, target: Path) -> Path:
 
 def is_empty(file: Path) -> bool:
     """Whether a tool left no nodes, as ORTOptimizer does with merged decoders at O2."""
-    from optimum_htp.onnxfile import read_model
+    from optimum_htp.onnxfile.reading import read_model
 
     return not read_model(file).graph.nodes
 
@@ -249,7 +249,7 @@ def _size(name: str, size: int | str | None) -> int:
 
 def sample_inputs(file: Path, *, seed: int = 0) -> dict[str, Any]:
     """Random inputs that fit the file: ids below 30, masks of ones, normal floats."""
-    from optimum_htp.onnxfile import read_model
+    from optimum_htp.onnxfile.reading import read_model
 
     random = np.random.default_rng(seed)
     graph = read_model(file).graph

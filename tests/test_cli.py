@@ -17,15 +17,15 @@ import pytest
 from optimum.commands.export.onnx import ONNXExportCommand
 
 import optimum_htp
-from optimum_htp.annotations import HtpOptions
 from optimum_htp.cli import main as cli_main
 from optimum_htp.cli.main import main
 from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
 from optimum_htp.errors import HtpError
-from optimum_htp.export import ExportResult
-from optimum_htp.sidecar import TagCounts
+from optimum_htp.export.exporter import ExportResult
+from optimum_htp.package.node_metadata import HtpOptions
+from optimum_htp.package.sidecar.record import TagCounts
 
 
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "numpy", "rich", "diffusers"}
@@ -165,7 +165,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What Optimum's `main_export` and ours are called with; neither runs."""
     import optimum.exporters.onnx
 
-    import optimum_htp.export
+    import optimum_htp.export.exporter
 
     made: list[dict[str, Any]] = []
 

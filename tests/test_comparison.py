@@ -18,17 +18,18 @@ from onnx import numpy_helper
 import optimum_htp
 from optimum_htp import main_export
 from optimum_htp.cli.main import main
-from optimum_htp.comparison import CompareReport, PartComparison, compare
-from optimum_htp.comparison.boundaries import assign, fits
-from optimum_htp.comparison.flattening import FlatGraph
-from optimum_htp.comparison.measuring import compare_arrays, measure_errors, measure_in_any_layout
-from optimum_htp.comparison.probing import Prober
+from optimum_htp.cli.views.compare import comparison_document, print_comparison
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.inputs import InputSizes, make_inputs
-from optimum_htp.onnxfile import read_model
-from optimum_htp.package import HtpPackage
-from optimum_htp.views.compare import comparison_document, print_comparison
+from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.models.inputs import InputSizes, make_inputs
+from optimum_htp.models.measures import compare_arrays, measure_errors, measure_in_any_layout
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.package import HtpPackage
+from optimum_htp.verbs.compare.boundaries import assign, fits
+from optimum_htp.verbs.compare.flat_graph import FlatGraph
+from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.report import CompareReport, PartComparison
+from optimum_htp.verbs.compare.verb import compare
 
 
 pytestmark = pytest.mark.xdist_group("comparison")

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from optimum_htp.configs import (
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.package.configs import (
     METADATA_KEY,
     add_config_metadata,
     code_files,
@@ -20,10 +22,8 @@ from optimum_htp.configs import (
     is_inside,
     remove_config_metadata,
 )
-from optimum_htp.documents import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, parse_config, read_config
-from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree
-from optimum_htp.sidecar import FileRecord
+from optimum_htp.package.json_files import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, parse_config, read_config
+from optimum_htp.package.sidecar.record import FileRecord
 
 
 TREE = ModuleTree(

@@ -21,12 +21,12 @@ from toynets import TOYS, Owner, ToyNet
 
 import optimum_htp
 from optimum_htp import AutoModelForONNX, HtpError, HtpOptions, HtpPackage, TaggingError, export_module
-from optimum_htp.annotations import TAG
-from optimum_htp.export import HTPExporter
-from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.onnxfile import Graph
-from optimum_htp.sidecar import SIDECAR
-from optimum_htp.stripping import strip
+from optimum_htp.export.exporter import HTPExporter
+from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.onnxfile.model import Graph
+from optimum_htp.package.node_metadata import TAG
+from optimum_htp.package.sidecar.sidecar import SIDECAR
+from optimum_htp.verbs.strip import strip
 
 
 ZooModel = Callable[[str], Path]

@@ -17,14 +17,16 @@ from test_selection import toy_package as other_toy
 from test_tree import Terminal, plain
 
 from optimum_htp import HtpOptions, PackageError, diff, main_export, strip
-from optimum_htp.annotations import write_tags
 from optimum_htp.cli.main import main
-from optimum_htp.diffing import FileDiff, element_type, pair_files
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag
-from optimum_htp.onnxfile import read_model
-from optimum_htp.sidecar import FileRecord, Sidecar
-from optimum_htp.views.diff import print_diff
-from optimum_htp.wiring import same_wiring
+from optimum_htp.cli.views.diff import print_diff
+from optimum_htp.hierarchy.tags import NodeTag
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import write_tags
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.verbs.diff.verb import FileDiff, element_type, pair_files
+from optimum_htp.verbs.diff.wiring import same_wiring
 
 
 def info(path: str, class_name: str, **facts: Any) -> ModuleInfo:
@@ -187,7 +189,7 @@ def test_names_that_a_pipe_cannot_take(tmp_path: Path) -> None:
     tree = ModuleTree([info("", "Net", calls=1), info("größe", "Layer", calls=1)])
     left = toy_package(tmp_path / "A", tree, [("Erf", "größe")])
     right = toy_package(tmp_path / "B", tree, [("Relu", "größe")])
-    command = [sys.executable, "-m", "optimum_htp.cli.main", "diff", str(left), str(right)]
+    command = [sys.executable, "-m", "optimum_htp", "diff", str(left), str(right)]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"gr\xf6\xdfe" in done.stdout

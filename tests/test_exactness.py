@@ -15,8 +15,8 @@ import zoo
 from exactness import check_export
 from onnx import numpy_helper
 
-from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.package import HtpFile
+from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.package.package import HtpFile
 
 
 Owners = dict[bytes, set[str]]

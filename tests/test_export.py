@@ -28,14 +28,14 @@ import zoo
 from oracle import seed_everything
 
 import optimum_htp
-from optimum_htp import export as export_module
-from optimum_htp.annotations import NAME_SCOPES, NAMESPACE, SOURCE, TAG, Annotations, HtpOptions
 from optimum_htp.errors import HtpError, PackageError, TaggingError
-from optimum_htp.export import HTPExporter, main_export
-from optimum_htp.package import HtpPackage
-from optimum_htp.sidecar import SIDECAR, Sidecar
-from optimum_htp.stripping import strip
-from optimum_htp.tracing import ModuleTap
+from optimum_htp.export import exporter as export_module
+from optimum_htp.export.exporter import HTPExporter, main_export
+from optimum_htp.package.node_metadata import NAME_SCOPES, NAMESPACE, SOURCE, TAG, Annotations, HtpOptions
+from optimum_htp.package.package import HtpPackage
+from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.tagging.tracing.tap import ModuleTap
+from optimum_htp.verbs.strip import strip
 
 
 ZooModel = Callable[[str], Path]
@@ -309,8 +309,8 @@ def test_sidecar(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
 
 def export_module_tags(path: Path) -> dict[tuple[str, int], Any]:
     """The tags on the nodes of a file."""
-    from optimum_htp.annotations import read_tags
-    from optimum_htp.onnxfile import read_model
+    from optimum_htp.onnxfile.reading import read_model
+    from optimum_htp.package.node_metadata import read_tags
 
     return read_tags(read_model(path))
 

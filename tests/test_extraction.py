@@ -17,15 +17,17 @@ import pytest
 import zoo
 from onnxruntime.quantization import quantize_dynamic
 
-import optimum_htp.extraction.writing
+import optimum_htp.verbs.extract.part
 from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package
-from optimum_htp.annotations import read_tags
 from optimum_htp.cli.main import main
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeKey, NodeTag
-from optimum_htp.onnxfile import read_model
-from optimum_htp.references import find_parts, load_source_model, run_reference
-from optimum_htp.sidecar import FileRecord, Sidecar
-from optimum_htp.views.extract_text import print_extract
+from optimum_htp.cli.views.extract import print_extract
+from optimum_htp.hierarchy.tags import NodeKey, NodeTag
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.models.torch_parts import find_parts, load_source_model, run_reference
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import read_tags
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import Sidecar
 
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -503,7 +505,7 @@ def test_a_failure_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(optimum_htp.extraction.writing.os, "fsync", full)
+    monkeypatch.setattr(optimum_htp.verbs.extract.part.os, "fsync", full)
     with pytest.raises(HtpError, match="No space left on device; free space"):
         extract(exported("bert"), BERT_LAYER, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -12,13 +12,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from optimum_htp.annotations import ORIGINS, SOURCE, TAG, HtpOptions, read_tags, write_tags
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag, tree_of_tags
-from optimum_htp.onnxfile import read_model
-from optimum_htp.package import load_package
-from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar
+from optimum_htp.hierarchy.tags import NodeTag
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, tree_of_tags
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import ORIGINS, SOURCE, TAG, HtpOptions, read_tags, write_tags
+from optimum_htp.package.package import load_package
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 
 
 FILE = "model.onnx"

@@ -1,9 +1,10 @@
-"""Imports point downwards, heavy libraries are imported where they are used, and only views and the command line print."""
+"""The house: rooms import one way and by their faces, heavy libraries come in late, and only the command line prints."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,47 +14,27 @@ import optimum_htp
 
 PACKAGE = Path(optimum_htp.__file__).parent
 
-# A module may import what stands on its own line or above. A new module of the package needs a place here.
-LAYERS = (
-    ("errors", "interrupts", "patterns", "hierarchy"),
-    ("onnxfile", "documents"),
-    (
-        "tracing",
-        "tagging",
-        "projection",
-        "annotations",
-        "layer_annotations",
-        "skeleton",
-        "packed",
-        "tensors",
-        "renaming",
-        "spans",
-        "wiring",
-    ),
-    (
-        "sidecar",
-        "package",
-        "configs",
-        "sources",
-        "references",
-        "roots",
-        "staging",
-        "packing",
-        "recording",
-        "sessions",
-        "tagged",
-    ),
-    ("stripping", "inputs", "runtime"),
-    ("export", "custom", "retagging", "validation", "modeling", "projecting"),
-    ("profiling", "comparison", "parameter_map", "extraction", "selection", "diffing"),
-    ("views",),
+# A room may import those on lines above its own. The verbs don't import each other.
+FLOORS = (
+    ("errors",),
+    ("onnxfile", "hierarchy"),
+    ("tagging",),
+    ("package",),
+    ("models",),
+    ("export",),
+    ("verbs",),
     ("cli",),
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 HEAVY = {"torch", "transformers", "onnxruntime", "optimum", "onnx", "diffusers", "accelerate", "numpy", "rich"}
 # A subclass of Optimum's command needs that class when it is made; `optimum.commands` loads nothing heavy.
 ALLOWED = {("cli/plugin.py", "optimum.commands.base"), ("cli/plugin.py", "optimum.commands.export.onnx")}
+
+# File names that several rooms have, because they mean the same there: what a verb does and what it reports; a verb in
+# the command line, in its room and in its view.
+VERBS = {path.stem for path in (PACKAGE / "verbs").iterdir() if not path.stem.startswith("_")}
+SHARED_NAMES = {"__init__", "verb", "report", "export", *VERBS}
 
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -62,63 +43,121 @@ def parse(source: str) -> ast.Module:
     return ast.parse((PACKAGE / source).read_text(encoding="utf-8"))
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+def module_of(source: str) -> str:
+    """`optimum_htp.verbs.profile.report`, from the file's path in the package."""
+    parts = source.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(["optimum_htp", *(part for part in parts if part != "__init__")])
 
 
-def imports(tree: ast.AST, *, inside_functions: bool) -> Iterator[tuple[int, str]]:
-    """The line and the full name of what is imported, as far as it is when the program runs."""
+MODULES = {module_of(source): source for source in SOURCES}
+
+
+def imports(tree: ast.AST, *, inside_functions: bool = True) -> Iterator[tuple[int, str, str]]:
+    """The line, module and name of everything that is imported; for type checkers alone, too."""
     stack: list[ast.AST] = [tree]
     while stack:
         node = stack.pop()
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            yield from ((node.lineno, alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
-            yield node.lineno, str(node.module)
-            if node.module == "optimum_htp":
-                yield from ((node.lineno, f"optimum_htp.{alias.name}") for alias in node.names)
-        elif is_type_checking(node):
-            assert isinstance(node, ast.If)
-            stack.extend(node.orelse)
+            yield from ((node.lineno, str(node.module), alias.name) for alias in node.names)
         elif inside_functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             stack.extend(ast.iter_child_nodes(node))
 
 
-def layer_of(source: str) -> str:
-    return source.removesuffix(".py").split("/")[0]
+def our_imports(source: str) -> Iterator[tuple[int, str]]:
+    """The line and the full name of each module of ours that a file imports, or imports from."""
+    for line, module, name in imports(parse(source)):
+        if module.split(".")[0] == "optimum_htp":
+            full = f"{module}.{name}"
+            yield line, full if full in MODULES else module
+
+
+def room_of(module: str) -> str:
+    """The face by which others reach a module: its room, and for verbs the room or file of the verb."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts[:1] == ["verbs"] else 1])
+
+
+def is_typing_block(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_imports_point_downwards(source: str) -> None:
-    """Also imports inside functions: a cycle that is put off is a cycle."""
-    if source == "__init__.py":
-        assert [name for _, name in imports(parse(source), inside_functions=True) if "optimum_htp." in name] == []
+def test_rooms_import_one_way(source: str) -> None:
+    """Downwards only, in functions and for type checkers too: a cycle that is put off is a cycle."""
+    own = room_of(module_of(source))
+    if own in ("", "__main__"):  # the public face, and the way in: they import from anywhere
         return
-    assert layer_of(source) in LEVEL, f"give {layer_of(source)} a place in LAYERS"
-    upwards = [
-        f"{source}:{line} imports {name}"
-        for line, name in imports(parse(source), inside_functions=True)
-        if name.startswith("optimum_htp.") and LEVEL.get(name.split(".")[1], 0) > LEVEL[layer_of(source)]
+    assert own.split(".")[0] in LEVEL, f"give {own} a place in FLOORS"
+    wrong = [
+        f"{source}:{line} imports {module}"
+        for line, module in our_imports(source)
+        if (room := room_of(module)) and room != own
+        if LEVEL[room.split(".")[0]] >= LEVEL[own.split(".")[0]]
     ]
-    assert upwards == []
+    assert wrong == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_rooms_are_entered_by_their_faces(source: str) -> None:
+    """What a room has for others is in its `__init__`; inside a room files import each other, never the face."""
+    own = room_of(module_of(source))
+    past = []
+    for line, module in our_imports(source):
+        room = room_of(module)
+        by_face = module == f"optimum_htp.{room}"
+        if room and own not in ("", "__main__") and (not by_face if room != own else by_face):
+            past.append(f"{source}:{line} imports {module}")
+    assert past == []
+
+
+def test_no_file_takes_part_in_a_cycle() -> None:
+    """Also within a room."""
+    graph = {module_of(source): {module for _, module in our_imports(source)} for source in SOURCES}
+    for module, imported in graph.items():
+        imported -= {module, "optimum_htp"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source.endswith("/__init__.py")])
+def test_a_face_only_hands_on(source: str) -> None:
+    """A docstring, imports and `__all__`."""
+    body = [node for node in parse(source).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    rest = [
+        node
+        for node in body
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) and not is_typing_block(node)
+    ]
+    assert all(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in rest)
+
+
+def test_no_file_name_has_two_meanings() -> None:
+    names = [Path(source).stem for source in SOURCES]
+    assert {name for name in names if names.count(name) > 1} - SHARED_NAMES == set()
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_heavy_libraries_are_imported_where_they_are_used(source: str) -> None:
     """Importing a module of ours imports none of them."""
+    tree = parse(source)
+    tree.body = [node for node in tree.body if not is_typing_block(node)]
     heavy = [
-        f"{source}:{line} imports {name}"
-        for line, name in imports(parse(source), inside_functions=False)
-        if name.split(".")[0] in HEAVY and (source, name) not in ALLOWED
+        f"{source}:{line} imports {module}"
+        for line, module, _ in imports(tree, inside_functions=False)
+        if module.split(".")[0] in HEAVY and (source, module) not in ALLOWED
     ]
     assert heavy == []
 
 
-@pytest.mark.parametrize("source", [source for source in SOURCES if layer_of(source) not in ("views", "cli")])
-def test_only_views_and_the_command_line_print(source: str) -> None:
+@pytest.mark.parametrize("source", [source for source in SOURCES if not source.startswith("cli/")])
+def test_only_the_command_line_prints(source: str) -> None:
     """The others compute and report."""
     tree = parse(source)
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     assert [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"] == []
-    assert [name for _, name in imports(tree, inside_functions=True) if name.split(".")[0] == "rich"] == []
+    assert [module for _, module, _ in imports(tree) if module.split(".")[0] == "rich"] == []

@@ -183,7 +183,10 @@ def test_unknown_model_type(exported: Callable[[str], Path], tmp_path: Path) -> 
     assert class_name(model) == "ORTModelForSequenceClassification"
     assert model.config.model_type == "tiny_remote"
     assert model.config.id2label == {0: "no", 1: "yes"}
-    assert type(model.config).__module__ == "optimum_htp.sessions" or "tiny" not in type(model.config).__module__
+    assert (
+        type(model.config).__module__ == "optimum_htp.models.session_model"
+        or "tiny" not in type(model.config).__module__
+    )
     model.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["model_type"] == "tiny_remote"
     assert class_name(AutoModelForONNX.from_pretrained(tmp_path / "saved")) == "ORTModelForSequenceClassification"

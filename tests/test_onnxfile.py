@@ -18,15 +18,11 @@ from onnx import TensorProto, helper
 
 from optimum_htp import onnxfile
 from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
-from optimum_htp.onnxfile import (
-    external_data_files,
-    graph_digest,
-    node_id,
-    read_model,
-    rewrite_metadata,
-    rewriting,
-    wire,
-)
+from optimum_htp.onnxfile import rewriting, wire
+from optimum_htp.onnxfile.digest import graph_digest
+from optimum_htp.onnxfile.model import external_data_files, node_id
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.rewriting import rewrite_metadata
 
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

@@ -20,7 +20,9 @@ from google.protobuf.message import DecodeError
 from test_onnxfile import entries_for, make_odd_model, ours
 
 from optimum_htp.errors import OnnxFileError
-from optimum_htp.onnxfile import Graph, OnnxModel, Value, read_model, rewrite_metadata
+from optimum_htp.onnxfile.model import Graph, OnnxModel, Value
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.rewriting import rewrite_metadata
 from optimum_htp.onnxfile.wire import encode_varint, fields
 
 

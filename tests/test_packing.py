@@ -30,9 +30,9 @@ from optimum_htp import (
     tag_package,
     unpack,
 )
-from optimum_htp.annotations import strip_tags
 from optimum_htp.cli.main import main
-from optimum_htp.packed import FILE_PREFIX, MANIFEST
+from optimum_htp.package.archive import FILE_PREFIX, MANIFEST
+from optimum_htp.package.node_metadata import strip_tags
 
 
 def tiny_model() -> onnx.ModelProto:
@@ -507,7 +507,7 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = with_entries(tmp_path / "packed.onnx", entries)
     for limit, complaint in (("MAX_FILES", "3 files"), ("MAX_FILE_BYTES", "60 bytes"), ("MAX_TOTAL_BYTES", "180 ")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"optimum_htp.packed.{limit}", 2)
+            patch.setattr(f"optimum_htp.package.archive.{limit}", 2)
             with pytest.raises(PackageError, match=complaint):
                 unpack(packed, tmp_path / "again")
 

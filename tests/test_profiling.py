@@ -19,25 +19,19 @@ import pytest
 
 import optimum_htp
 from optimum_htp.cli.main import main
+from optimum_htp.cli.views.profile import print_profile, profile_document
+from optimum_htp.cli.views.profile_delta import delta_document, print_delta
+from optimum_htp.cli.views.profile_rows import ORDERS, VIEWS, profile_rows
+from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
+from optimum_htp.cli.views.terminal import Column, Line, print_table
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.inputs import InputSizes, load_inputs, make_inputs, phases
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, read_model
-from optimum_htp.profiling import (
-    Microseconds,
-    PhaseProfile,
-    ProfileReport,
-    by_class,
-    by_op,
-    compare_profiles,
-    profile,
-    running,
-)
-from optimum_htp.profiling.joining import Event, Joiner, nest
-from optimum_htp.views.profile import ORDERS, VIEWS, profile_rows
-from optimum_htp.views.profile_delta import delta_document, print_delta
-from optimum_htp.views.profile_text import print_profile, profile_document
-from optimum_htp.views.profile_traces import chrome_document, speedscope_document
-from optimum_htp.views.terminal import Column, Line, print_table
+from optimum_htp.models.inputs import InputSizes, load_inputs, make_inputs, phases
+from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.verbs.profile import runs as running
+from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
+from optimum_htp.verbs.profile.report import Microseconds, PhaseProfile, ProfileReport, by_class, by_op
+from optimum_htp.verbs.profile.verb import compare_profiles, profile
 
 
 pytestmark = pytest.mark.xdist_group("profiling")

@@ -19,10 +19,11 @@ from projection_evidence import (
 )
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag, tag_ancestors
-from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value
-from optimum_htp.package import HtpPackage
-from optimum_htp.projection import TaggedModel, project
+from optimum_htp.hierarchy.tags import NodeTag, tag_ancestors
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
+from optimum_htp.package.package import HtpPackage
+from optimum_htp.tagging.projection.steps import TaggedModel, project
 
 
 Export = Callable[[str], HtpPackage]

@@ -16,14 +16,17 @@ import pytest
 import rewriters
 import zoo
 
-from optimum_htp.annotations import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import ModuleTree
-from optimum_htp.onnxfile import Graph, graph_digest, read_model
-from optimum_htp.package import SIDECAR, HtpFile, HtpPackage
-from optimum_htp.projecting import project
-from optimum_htp.projection import TaggedModel
-from optimum_htp.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.onnxfile.digest import graph_digest
+from optimum_htp.onnxfile.model import Graph
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
+from optimum_htp.package.package import HtpFile, HtpPackage
+from optimum_htp.package.sidecar.sidecar import SIDECAR
+from optimum_htp.package.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.tagging.projection.steps import TaggedModel
+from optimum_htp.verbs.project import project
 
 
 Export = Callable[[str], Path]
@@ -409,7 +412,7 @@ def test_output_that_is_the_input(tagged: Export, tmp_path: Path) -> None:
 
 def test_all_files_or_none(tagged: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If one file of a package can't be written, the others are as they were, and so is the sidecar."""
-    from optimum_htp.annotations import Annotations
+    from optimum_htp.package.node_metadata import Annotations
 
     source = shutil.copytree(tagged("t5"), tmp_path / "in")
     for path in source.glob("*.onnx"):

@@ -19,7 +19,7 @@ import rewriters
 import zoo
 
 from optimum_htp import project
-from optimum_htp.annotations import CALL, ORIGINS, TAG
+from optimum_htp.package.node_metadata import CALL, ORIGINS, TAG
 
 
 Owner = tuple[str, str | None]  # a tag and a call

@@ -21,21 +21,26 @@ from random_nets import random_net
 from toynets import TOYS, ToyNet
 
 import optimum_htp
-from optimum_htp.annotations import CLASS_HIERARCHY, NAME_SCOPES, SOURCE, TAG, HtpOptions
 from optimum_htp.cli.main import main
 from optimum_htp.errors import PackageError
-from optimum_htp.export import main_export
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag, NodeTags
-from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpPackage
-from optimum_htp.retagging import tag_package
-from optimum_htp.roots import choose_root
-from optimum_htp.sidecar import SIDECAR
-from optimum_htp.sources import instantiate_on_meta, tensor_shapes
-from optimum_htp.stripping import strip
-from optimum_htp.tagging import tag_model
-from optimum_htp.tagging.names import read_names
-from optimum_htp.tracing import ModuleTap, ModuleTrace, exporter, static_trace
+from optimum_htp.export.exporter import main_export
+from optimum_htp.hierarchy.tags import NodeTag, NodeTags
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.models.exported_root import choose_root
+from optimum_htp.models.torch_source import instantiate_on_meta, tensor_shapes
+from optimum_htp.onnxfile.model import OnnxModel
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import CLASS_HIERARCHY, NAME_SCOPES, SOURCE, TAG, HtpOptions
+from optimum_htp.package.package import HtpPackage
+from optimum_htp.package.sidecar.sidecar import SIDECAR
+from optimum_htp.tagging.rules.node_names import read_names
+from optimum_htp.tagging.rules.order import tag_model
+from optimum_htp.tagging.tracing import exporter
+from optimum_htp.tagging.tracing.modules import static_trace
+from optimum_htp.tagging.tracing.tap import ModuleTap
+from optimum_htp.tagging.tracing.trace import ModuleTrace
+from optimum_htp.verbs.strip import strip
+from optimum_htp.verbs.tag import tag_package
 
 
 ZooModel = Callable[[str], Path]

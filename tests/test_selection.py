@@ -16,19 +16,22 @@ from typing import Any
 import pytest
 
 from optimum_htp import HtpOptions, PackageError, annotate_layers, select, strip
-from optimum_htp.annotations import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
 from optimum_htp.cli.main import main
 from optimum_htp.cli.select import FORMATS
+from optimum_htp.cli.views.select import SELECT_FORMATS
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import Hierarchy, ModuleInfo, ModuleTree, NodeTag
-from optimum_htp.layer_annotations import MAX_SETTING_CHARACTERS
-from optimum_htp.onnxfile import read_model
-from optimum_htp.package import load_package
-from optimum_htp.patterns import ModulePattern, near_names, pattern_of
-from optimum_htp.selection import NODE_NAME_FORMATS, FileSelection, Selection
-from optimum_htp.sidecar import FileRecord, Sidecar
-from optimum_htp.tagged import tagged_file
-from optimum_htp.views.select import SELECT_FORMATS
+from optimum_htp.hierarchy.hierarchy import Hierarchy
+from optimum_htp.hierarchy.patterns import ModulePattern, near_names, pattern_of
+from optimum_htp.hierarchy.tags import NodeTag
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
+from optimum_htp.package.package import load_package
+from optimum_htp.package.resolver import tagged_file
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS
+from optimum_htp.verbs.select.report import NODE_NAME_FORMATS, FileSelection, Selection
 
 
 def info(path: str, class_name: str, **facts: Any) -> ModuleInfo:

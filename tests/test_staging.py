@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from optimum_htp.errors import PackageError
-from optimum_htp.interrupts import uninterrupted
-from optimum_htp.staging import StagedDirectory
+from optimum_htp.package.interrupts import uninterrupted
+from optimum_htp.package.staging import StagedDirectory
 
 
 Contents = dict[str, str]

@@ -12,10 +12,11 @@ import torch
 from oracle import collect_oracle
 from toynets import TOYS, Owner, ToyNet, nested
 
-from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.onnxfile import Graph
-from optimum_htp.tagging import tag_model
-from optimum_htp.tracing import ModuleTap, exporter
+from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.onnxfile.model import Graph
+from optimum_htp.tagging.rules.order import tag_model
+from optimum_htp.tagging.tracing import exporter
+from optimum_htp.tagging.tracing.tap import ModuleTap
 
 
 def _depth_first(path: str, graph: Graph):

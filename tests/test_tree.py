@@ -18,15 +18,17 @@ from typing import Any
 import pytest
 
 from optimum_htp import HtpOptions, main_export
-from optimum_htp.annotations import read_tags, write_tags
 from optimum_htp.cli.main import main
+from optimum_htp.cli.views.tree import print_trees
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModuleTree, NodeTag
-from optimum_htp.onnxfile import read_model
-from optimum_htp.package import HtpPackage, load_package
-from optimum_htp.sidecar import SIDECAR, FileRecord, Sidecar
-from optimum_htp.views.tree import FileTree, module_trees
-from optimum_htp.views.tree_text import print_trees
+from optimum_htp.hierarchy.tags import NodeTag
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.node_metadata import read_tags, write_tags
+from optimum_htp.package.package import HtpPackage, load_package
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.verbs.tree import FileTree, module_trees
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -454,5 +456,5 @@ def test_strip_takes_the_sidecar_first(tmp_path: Path, monkeypatch: pytest.Monke
         assert not (tmp_path / SIDECAR).exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("optimum_htp.stripping.strip_tags", interrupted)
+    monkeypatch.setattr("optimum_htp.verbs.strip.strip_tags", interrupted)
     assert main(["strip", str(tmp_path)]) == 130

@@ -18,10 +18,10 @@ import zoo
 import optimum_htp
 from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
-from optimum_htp.documents import MAX_JSON_DEPTH
-from optimum_htp.validation import file_checks
-from optimum_htp.validation.report import Check, Finding, combine, failed, good, skipped, warning
-from optimum_htp.validation.shape_checks import vocabulary_sizes
+from optimum_htp.package.json_files import MAX_JSON_DEPTH
+from optimum_htp.verbs.validate import file_checks
+from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
+from optimum_htp.verbs.validate.shape_checks import vocabulary_sizes
 
 
 QUICK = ("bert", "gpt2", "t5", "vit")

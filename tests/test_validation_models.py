@@ -16,11 +16,11 @@ import zoo
 
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
-from optimum_htp.references import fixed_sizes
-from optimum_htp.validation import loading
-from optimum_htp.validation.contents import Contents
-from optimum_htp.validation.loading import check_loading
-from optimum_htp.validation.reference import TOLERANCES, check_outputs, difference, weights_type
+from optimum_htp.models.torch_parts import fixed_sizes
+from optimum_htp.verbs.validate import loading
+from optimum_htp.verbs.validate.contents import Contents
+from optimum_htp.verbs.validate.loading import check_loading
+from optimum_htp.verbs.validate.outputs import TOLERANCES, check_outputs, difference, weights_type
 
 
 QUICK = ("bert", "gpt2", "t5", "vit")

@@ -65,9 +65,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Compares a package; 1 where it is over the tolerance."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
-    from optimum_htp.comparison import compare
-    from optimum_htp.views.compare import print_comparison, print_comparison_json
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.compare import print_comparison, print_comparison_json
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.compare import compare
 
     with working(f"Comparing {printable(args.package)}"):
         report = compare(

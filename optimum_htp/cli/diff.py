@@ -43,8 +43,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
-    from optimum_htp.diffing import diff
-    from optimum_htp.views.diff import print_diff, print_diff_json
+    from optimum_htp.cli.views.diff import print_diff, print_diff_json
+    from optimum_htp.verbs.diff import diff
 
     report = diff(args.before, args.after, depth=args.depth)
     show = print_diff_json if args.json else print_diff

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.options import htp_options
+from optimum_htp.cli.views.terminal import printable, working
 from optimum_htp.errors import HtpError
-from optimum_htp.views.terminal import printable, working
 
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
             if message is None:
                 raise
             raise HtpError(message) from error
-    from optimum_htp.views.export_text import print_export
+    from optimum_htp.cli.views.export import print_export
 
     for result in results:
         print_export(result)

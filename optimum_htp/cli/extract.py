@@ -52,9 +52,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Cuts the module out and says what it takes and gives."""
-    from optimum_htp.extraction import extract
-    from optimum_htp.views.extract_text import print_extract, print_extract_json
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.extract import print_extract, print_extract_json
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.extract import extract
 
     with working(f"Extracting from {printable(args.package)}"):
         report = extract(

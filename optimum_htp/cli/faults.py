@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import optimum_htp
-from optimum_htp.staging import without_staging
+from optimum_htp.package import without_staging
 
 
 # What libraries raise for what they are given. An AttributeError, TypeError or IndexError is a bug, unless it comes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import optimum_htp
 from optimum_htp.cli.outcome import FAULT, outcome
-from optimum_htp.cli.verbs import VERBS, Verb, load_verb
+from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,13 +45,6 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def add_verb(parser: argparse.ArgumentParser, verb: Verb) -> None:
-    """Makes a parser that of a verb."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    verb.add_arguments(parser)
-    parser.set_defaults(run=verb.run)
-
-
 _DESCRIPTION = "Optimum's ONNX export, with every node knowing the PyTorch module that it comes from."
 _EPILOG = "The same commands: optimum-cli export htp, and optimum-cli htp COMMAND."
 
@@ -64,7 +57,3 @@ def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *, w
 
         HtpExportCommand.parse_args(parser)
         parser.set_defaults(run=lambda args: HtpExportCommand.of(args, parser).execute())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

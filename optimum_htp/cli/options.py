@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
-    from optimum_htp.annotations import HtpOptions
+    from optimum_htp.package import HtpOptions
 
 
 def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool = True) -> None:
@@ -39,7 +39,7 @@ def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool =
 
 def htp_options(args: Namespace) -> HtpOptions:
     """What the parsed arguments ask for."""
-    from optimum_htp.annotations import HtpOptions
+    from optimum_htp.package import HtpOptions
 
     return HtpOptions(
         namespace=not args.no_namespace,

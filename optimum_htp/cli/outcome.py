@@ -21,8 +21,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from optimum_htp.cli.views.terminal import printable
 from optimum_htp.errors import HtpError
-from optimum_htp.views.terminal import printable
 
 
 FAULT = 2

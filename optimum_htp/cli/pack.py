@@ -24,8 +24,8 @@ def run(args: Namespace) -> int:
     """Packs a package and says what was written."""
     import json
 
-    from optimum_htp.packing import pack
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.pack import pack
 
     with working(f"Packing {printable(args.package)}"):
         written = pack(args.package, args.file, overwrite=args.overwrite)

@@ -54,9 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
-    from optimum_htp.parameter_map import parameters
-    from optimum_htp.views.params_text import print_params, print_params_json
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.params import print_params, print_params_json
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.params import parameters
 
     with working(f"Tracing the tensors of {printable(args.package)}"):
         report = parameters(

@@ -13,10 +13,9 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
 
 from optimum_htp.cli.export import export
-from optimum_htp.cli.main import add_verb
 from optimum_htp.cli.options import add_htp_arguments
 from optimum_htp.cli.outcome import FAULT, outcome
-from optimum_htp.cli.verbs import VERBS, load_verb
+from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
 
 if TYPE_CHECKING:

@@ -70,19 +70,19 @@ def add_input_arguments(parser: ArgumentParser) -> None:
 
 def input_sizes(args: Namespace) -> Any:
     """The sizes that the arguments ask for."""
-    from optimum_htp.inputs import InputSizes
+    from optimum_htp.models import InputSizes
 
     return InputSizes(args.batch_size, args.sequence_length, args.height, args.width, dict(args.dim))
 
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
+    from optimum_htp.cli.views.profile import print_profile, print_profile_json
+    from optimum_htp.cli.views.profile_delta import print_delta, print_delta_json
+    from optimum_htp.cli.views.profile_traces import write_chrome_trace, write_speedscope
+    from optimum_htp.cli.views.terminal import printable, working
     from optimum_htp.package import load_package
-    from optimum_htp.profiling import compare_profiles, profile
-    from optimum_htp.views.profile_delta import print_delta, print_delta_json
-    from optimum_htp.views.profile_text import print_profile, print_profile_json
-    from optimum_htp.views.profile_traces import write_chrome_trace, write_speedscope
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.verbs.profile import compare_profiles, profile
 
     def of(package: str, origin: str | None) -> Any:
         return profile(

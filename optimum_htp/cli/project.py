@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from optimum_htp.projecting import FileProjection
+    from optimum_htp.verbs.project import FileProjection
 
 
 HELP = "Carry the tags of a package onto what tools made from it: optimized, quantized, merged, converted."
@@ -40,8 +40,8 @@ def run(args: Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from optimum_htp.projecting import project
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.project import project
 
     with working(f"Projecting onto {printable(args.optimized)}"):
         report = project(args.optimized, source=args.source, output=args.output)

@@ -64,8 +64,8 @@ def run(args: Namespace) -> int:
     import io
     import sys
 
-    from optimum_htp.selection import annotate_layers, select
-    from optimum_htp.views.select import LAYER_FORMAT, print_selection, selection_notes
+    from optimum_htp.cli.views.select import LAYER_FORMAT, print_selection, selection_notes
+    from optimum_htp.verbs.select import annotate_layers, select
 
     form = "json" if args.json else args.format or (LAYER_FORMAT if args.write_layer_annotations else "names")
     selection = select(args.package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)

@@ -27,10 +27,9 @@ def run(args: Namespace) -> int:
     import json
     from pathlib import Path
 
-    from optimum_htp.package import onnx_files
-    from optimum_htp.sidecar import SIDECAR
-    from optimum_htp.stripping import strip
-    from optimum_htp.views.terminal import printable
+    from optimum_htp.cli.views.terminal import printable
+    from optimum_htp.package import SIDECAR, onnx_files
+    from optimum_htp.verbs.strip import strip
 
     path = Path(args.package)
     files = [*onnx_files(path), *([SIDECAR] if (path / SIDECAR).is_file() else [])]

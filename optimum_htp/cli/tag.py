@@ -10,7 +10,7 @@ from optimum_htp.cli.options import add_htp_arguments, htp_options
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from optimum_htp.retagging import TaggingResult
+    from optimum_htp.verbs.tag import TaggingResult
 
 
 HELP = "Tag an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again."
@@ -39,8 +39,8 @@ def run(args: Namespace) -> int:
     """Tags a package and says how the nodes of each file are tagged."""
     import json
 
-    from optimum_htp.retagging import tag_package
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.tag import tag_package
 
     with working(f"Tagging {printable(args.package)}"):
         result = tag_package(
@@ -64,8 +64,8 @@ def _document(result: TaggingResult) -> dict[str, Any]:
 
 
 def _print(result: TaggingResult) -> None:
-    from optimum_htp.views.terminal import printable
-    from optimum_htp.views.tree_text import evidence_text
+    from optimum_htp.cli.views.terminal import printable
+    from optimum_htp.cli.views.tree import evidence_text
 
     for name, counts in result.files.items():
         done = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({printable(evidence_text(counts.by_source))})"

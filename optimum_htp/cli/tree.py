@@ -40,9 +40,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
+    from optimum_htp.cli.views.tree import print_trees, print_trees_json
     from optimum_htp.package import load_package
-    from optimum_htp.views.tree import module_trees
-    from optimum_htp.views.tree_text import print_trees, print_trees_json
+    from optimum_htp.verbs.tree import module_trees
 
     report = module_trees(load_package(args.package), file=args.file, module=args.module, depth=args.depth)
     show = print_trees_json if args.json else print_trees

@@ -24,8 +24,8 @@ def run(args: Namespace) -> int:
     """Unpacks a file and says what was written."""
     import json
 
-    from optimum_htp.packing import unpack
-    from optimum_htp.views.terminal import printable, working
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.verbs.pack import unpack
 
     with working(f"Unpacking {printable(args.file)}"):
         written = unpack(args.file, args.directory, overwrite=args.overwrite)

@@ -61,9 +61,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Validates a package and prints what was found."""
-    from optimum_htp.validation import validate
-    from optimum_htp.views.terminal import printable, working
-    from optimum_htp.views.validate import print_validation, print_validation_json
+    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.cli.views.validate import print_validation, print_validation_json
+    from optimum_htp.verbs.validate import validate
 
     with working(f"Validating {printable(args.package)}"):
         report = validate(

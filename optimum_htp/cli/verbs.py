@@ -6,6 +6,7 @@ line in `VERBS`. Its module is imported whenever a parser is built, so it import
 
 from __future__ import annotations
 
+import argparse
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -52,3 +53,10 @@ class Verb(Protocol):
 def load_verb(name: str) -> Verb:
     """The module of a verb."""
     return cast("Verb", import_module(f"optimum_htp.cli.{name}"))
+
+
+def add_verb(parser: ArgumentParser, verb: Verb) -> None:
+    """Makes a parser that of a verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.add_arguments(parser)
+    parser.set_defaults(run=verb.run)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
+from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import path_name, scan_attribute
 from optimum_htp.onnxfile.model import (
     MAX_BODY_DEPTH,
@@ -37,16 +38,8 @@ from optimum_htp.onnxfile.schema import (
     NODE_FIELDS,
     NODE_METADATA,
 )
-from optimum_htp.onnxfile.wire import (
-    Splice,
-    WireError,
-    encode_message,
-    fields,
-    last_fields,
-    release_pages,
-    replacing,
-    write_pieces,
-)
+from optimum_htp.onnxfile.splice import Splice, write_pieces
+from optimum_htp.onnxfile.wire import WireError, encode_message, fields, last_fields, release_pages
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,227 @@
+"""How comparisons are shown: the first module that is off at the top, then a table, or all of it as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any, TextIO
+
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.models import Errors
+from optimum_htp.verbs.compare import CallComparison, CompareReport, Isolated, PartComparison
+
+
+_COLUMNS = (
+    Column("module", is_path=True), Column("class", spare=4), Column("call", True), Column("max abs", True, spare=1),
+    Column("mean abs", True, spare=3), Column("relative", True), Column("cosine", True, spare=2), Column("SQNR dB", True),
+    Column(""),
+)  # fmt: skip
+_WORST = 5
+
+
+def print_comparison(
+    report: CompareReport, *, top: int = 20, every: bool = False, stream: TextIO | None = None
+) -> None:
+    """Prints a table for each file.
+
+    Args:
+        report: The comparison.
+        top: How many of the calls that are off; where none is, the few worst are shown.
+        every: Show all calls, those too that were not compared.
+        stream: Where to print; None means standard output.
+    """
+    stream = stream or sys.stdout
+    for position, part in enumerate(report.parts):
+        if position:
+            print(file=stream)
+        title, *details = _heading(part)
+        print_heading(title, details, stream)
+        shown = _shown(part, top=top, every=every)
+        if shown:
+            print(file=stream)
+            print_table(_COLUMNS, [_line(call) for call in shown], stream)
+        more = len(part.over) - len(shown)
+        if more > 0:
+            print(f"and {more:,} more over the tolerance (--top N, --all)", file=stream)
+    for name, reason in report.not_compared.items():
+        print(f"{printable(name)}: not compared: {printable(reason)}", file=stream)
+
+
+def comparison_document(report: CompareReport) -> dict[str, Any]:
+    """A comparison as a JSON document; what is infinite is null."""
+    return {
+        "package": report.package,
+        "reference": report.reference,
+        "provider": report.provider,
+        "ok": report.ok,
+        "coverage": report.coverage,
+        "not_compared": dict(report.not_compared),
+        "parts": [_part_document(part) for part in report.parts],
+    }
+
+
+def print_comparison_json(report: CompareReport, *, stream: TextIO | None = None) -> None:
+    """Prints a comparison as JSON, all of it."""
+    print(json.dumps(comparison_document(report), indent=2, allow_nan=False), file=stream or sys.stdout)
+
+
+def _heading(part: PartComparison) -> Iterator[str]:
+    first, culprit = part.first_over, part.culprit
+    worst = max((errors.relative for errors in part.outputs.values()), default=0.0)
+    name = printable(part.label)
+    if first is not None and culprit is not None:
+        yield f"{name}: {_name(culprit)} is the first to leave {printable(part.reference)}"
+        yield from _first(part, first)
+    elif part.ok:
+        yield f"{name}: agrees with {printable(part.reference)} in every module that was compared"
+    else:
+        yield f"{name}: every module that was compared agrees with {printable(part.reference)}, and the outputs do not"
+    yield (
+        f"compared {part.compared:,} of {len(part.calls):,} module calls that have nodes, {len(part.over):,} over the "
+        f"tolerance of {part.tolerance:.0e}; {part.without_nodes:,} more have no nodes"
+    )
+    if part.random:
+        yield f"it draws random numbers ({', '.join(part.random)}): what comes after them differs from run to run"
+    for reason, number in part.skipped.items():
+        yield f"not compared: {number:,}, because {reason}"
+    yield f"outputs: {len(part.outputs):,}, off by {worst:.1e} at most, relative to their largest value"
+    shapes = [f"{printable(key)} {list(shape)}" for key, shape in part.inputs.items()]
+    more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
+    yield f"inputs: {', '.join(shapes[:4])}{more}"
+
+
+def _first(part: PartComparison, first: CallComparison) -> Iterator[str]:
+    assert first.errors is not None  # it is over the tolerance
+    isolated = next((each for each in part.isolated if each.call is first), None)
+    whose = "" if part.culprit is first else f" of {_name(first)}, the first output that shows it"
+    yield f"relative error {first.errors.relative:.1e}{whose}; tolerance {part.tolerance:.0e}"
+    if isolated is None:
+        yield "what of it the module adds itself can't be told: it was not run on the reference's tensors"
+    else:
+        yield from _isolated(isolated)
+    if part.looks_foreign:
+        yield (
+            "several of the first modules are off by themselves, as if the weights were another model's: is the "
+            "reference what this was exported from?"
+        )
+
+
+def _isolated(isolated: Isolated) -> Iterator[str]:
+    alone = isolated.alone or isolated.added
+    if isolated.source is None and isolated.alone is None:
+        verdict = "the rest is inherited, little by little"
+    elif isolated.over:
+        verdict = "the error is its own"
+    elif isolated.source is None:
+        verdict = "the error is of the operations before it"
+    else:
+        verdict = f"the error is of what {_name(isolated.source)} itself does before it"
+    what = "inputs" if isolated.alone is not None else "tensors"
+    yield f"on the reference's {what} it is off by {alone.relative:.1e}: {verdict}"
+    if isolated.between and isolated.alone is None:
+        names = ", ".join(map(printable, isolated.between[:3]))
+        more = f" and {len(isolated.between) - 3} more" if len(isolated.between) > 3 else ""
+        yield f"that includes operations of {names}{more} right before it"
+    if not isolated.fed:
+        yield "no tensor of the reference could be put before it: it was run from the model's inputs"
+
+
+def _shown(part: PartComparison, *, top: int, every: bool) -> list[CallComparison]:
+    if every:
+        return list(part.calls)
+    if part.over:
+        return list(part.over[:top])
+    known = [call for call in part.calls if call.errors is not None]
+    worst = sorted(known, key=lambda call: -_relative(call))[: min(top, _WORST)]
+    return sorted(worst, key=lambda call: call.order)
+
+
+def _relative(call: CallComparison) -> float:
+    return call.errors.relative if call.errors is not None else 0.0
+
+
+def _line(call: CallComparison) -> Line:
+    remark = "over" if call.over else (call.skipped or "")
+    if call.compared_as is not None:
+        remark = f"{remark} as {printable(call.compared_as)}".strip()
+    which = "" if call.call is None else str(call.call)
+    names = (printable(call.path) or "(root)", printable(call.class_name), which)
+    return Line((*names, *_figures(call.errors), remark), call.errors is None)
+
+
+def _figures(errors: Errors | None) -> tuple[str, ...]:
+    if errors is None:
+        return ("",) * 5
+    return (
+        f"{errors.max_abs:.2e}", f"{errors.mean_abs:.2e}", f"{errors.relative:.2e}", f"{errors.cosine:.6f}",
+        f"{errors.sqnr_db:.1f}",
+    )  # fmt: skip
+
+
+def _name(call: CallComparison) -> str:
+    which = "" if call.call is None else f", call {call.call}"
+    return f"{printable(call.path) or 'the root'} ({printable(call.class_name)}{which})"
+
+
+def _part_document(part: PartComparison) -> dict[str, Any]:
+    first = part.first_over
+    return {
+        "file": part.file,
+        "branch": part.branch,
+        "reference": part.reference,
+        "inputs": {name: list(shape) for name, shape in part.inputs.items()},
+        "tolerance": part.tolerance,
+        "ok": part.ok,
+        "compared": part.compared,
+        "calls_with_nodes": len(part.calls),
+        "calls_without_nodes": part.without_nodes,
+        "not_compared": part.skipped,
+        "looks_foreign": part.looks_foreign,
+        "random": list(part.random),
+        "first_over": None if first is None else _identity(first),
+        "culprit": None if part.culprit is None else _identity(part.culprit),
+        "isolated": [
+            {
+                **_identity(each.call),
+                "added": _errors_document(each.added),
+                "alone": None if each.alone is None else _errors_document(each.alone),
+                "over": each.over,
+                "source": None if each.source is None else _identity(each.source),
+                "fed": list(each.fed),
+                "between": list(each.between),
+                "not_fed": each.not_fed,
+            }
+            for each in part.isolated
+        ],
+        "outputs": {name: _errors_document(errors) for name, errors in part.outputs.items()},
+        "calls": [
+            {
+                **_identity(call),
+                "nodes": call.nodes,
+                "tensors": list(call.tensors),
+                "outputs": call.outputs,
+                "errors": None if call.errors is None else _errors_document(call.errors),
+                "over": call.over,
+                "not_compared": call.skipped,
+                "compared_as": call.compared_as,
+            }
+            for call in part.calls
+        ],
+    }
+
+
+def _identity(call: CallComparison) -> dict[str, Any]:
+    return {"path": call.path, "class": call.class_name, "tag": call.tag, "call": call.call, "order": call.order}
+
+
+def _errors_document(errors: Errors) -> dict[str, float | None]:
+    figures = {
+        "max_abs": errors.max_abs,
+        "mean_abs": errors.mean_abs,
+        "relative": errors.relative,
+        "cosine": errors.cosine,
+        "sqnr_db": errors.sqnr_db,
+    }
+    return {name: value if isfinite(value) else None for name, value in figures.items()}

@@ -1,0 +1,107 @@
+"""The parameters of a package, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby, takewhile
+from typing import TYPE_CHECKING, TextIO
+
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+
+
+if TYPE_CHECKING:
+    from optimum_htp.verbs.params import ParameterReport, ParameterRow
+
+
+_SHOWN_NAMES = 3
+
+
+def print_params(report: ParameterReport, *, stream: TextIO | None = None) -> None:
+    """Prints a line for each stored tensor: its name, shape, parameters, and what was done to them.
+
+    Args:
+        report: What was found.
+        stream: Where to print; None means standard output.
+    """
+    stream = stream or sys.stdout
+    columns = (
+        Column("initializer", is_path=True), Column("shape"), Column("parameter", is_path=True), Column("change", wraps=True)
+    )  # fmt: skip
+    for file, listed in groupby(report.rows, key=lambda row: row.file):
+        rows = list(listed)
+        print_heading(f"{printable(file)}: {_counts(rows)}", (), stream)
+        print_table(columns, map(_line, rows), stream)
+    renamed = sum(row.new_name is not None for row in report.rows)
+    if renamed:
+        print(
+            f"renamed: {renamed:,}; the old names are in the sidecar (optimum-cli htp strip gives them back)",
+            file=stream,
+        )
+    elif report.saved:
+        print("the map is in the sidecar", file=stream)
+
+
+def print_params_json(report: ParameterReport, *, stream: TextIO | None = None) -> None:
+    """Prints the report as JSON."""
+    json.dump({**asdict(report), "counts": report.counts}, stream or sys.stdout, indent=2)
+    print(file=stream or sys.stdout)
+
+
+def _counts(rows: list[ParameterRow]) -> str:
+    kinds = (f"{sum(row.kind == kind for row in rows):,} {word}" for kind, word in _KINDS)
+    anonymous = sum(row.anonymous and row.kind == "parameter" for row in rows)
+    return f"{len(rows):,} initializers: {', '.join(kinds)}; {anonymous:,} of the parameters under another name"
+
+
+_KINDS = (("parameter", "parameters"), ("constant", "constants"), ("unknown", "unknown"))
+
+
+def _line(row: ParameterRow) -> Line:
+    name = printable(row.name) if row.new_name is None else f"{printable(row.name)} -> {printable(row.new_name)}"
+    shape = "x".join(map(str, row.shape)) or "scalar"
+    return Line((name, shape, printable(_parameters(row)), ", ".join(_changes(row))), row.kind != "parameter")
+
+
+def _parameters(row: ParameterRow) -> str:
+    if not row.parameters:
+        return f"({row.kind})"
+    text = "(as named)" if row.parameters == (row.name,) else _braced(row.parameters)
+    if row.duplicates:
+        more = len(row.duplicates) - _SHOWN_NAMES
+        text += f" (also {', '.join(row.duplicates[:_SHOWN_NAMES])}{f' and {more} more' if more > 0 else ''})"
+    return text
+
+
+def _braced(names: Sequence[str]) -> str:
+    """Names with what they share written once, as a shell takes them.
+
+    >>> _braced(["layer.query.weight", "layer.key.weight"]), _braced(["weight"])
+    ('layer.{query,key}.weight', 'weight')
+    """
+    parts = [name.split(".") for name in names]
+    head = _shared(parts)
+    tail = _shared([each[: len(head) - 1 : -1] if head else each[::-1] for each in parts])[::-1]
+    middle = [".".join(each[len(head) : len(each) - len(tail)]) for each in parts]
+    return ".".join([*head, *([f"{{{','.join(middle)}}}"] if len(names) > 1 else middle), *tail]).strip(".")
+
+
+def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
+    """What all the lists start with, short of the whole of any."""
+    columns = zip(*(each[:-1] for each in lists), strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+
+
+def _changes(row: ParameterRow) -> Iterator[str]:
+    for change in row.changes:
+        if change == "folded":
+            yield "folded with a batch norm"
+        elif change == "quantized":
+            zero = f", zero point {printable(row.zero_point)}" if row.zero_point is not None else ""
+            yield f"quantized (scale {printable(' * '.join(row.scale))}{zero})"
+        elif change in ("scale", "zero_point"):
+            yield f"its {change.replace('_', ' ')}"
+        else:
+            yield change

@@ -1,0 +1,136 @@
+"""Profiles for other programs to show: speedscope's format and Chrome's trace events.
+
+Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.cli.views.profile_rows import fused_label
+from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
+from optimum_htp.package import write_text_atomically
+from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
+
+
+_UNKNOWN = "(unattributed)"
+
+
+def write_speedscope(report: ProfileReport, path: str | Path) -> None:
+    """Writes a profile for https://www.speedscope.app: modules as stacks, in the order in which kernels ran.
+
+    Raises:
+        PackageError: The file could not be written.
+    """
+    write_text_atomically(Path(path), json.dumps(speedscope_document(report)) + "\n")
+
+
+def write_chrome_trace(report: ProfileReport, path: str | Path) -> None:
+    """Writes a profile for chrome://tracing or https://ui.perfetto.dev: kernels in time, modules around them.
+
+    Raises:
+        PackageError: The file could not be written.
+    """
+    write_text_atomically(Path(path), json.dumps(chrome_document(report)) + "\n")
+
+
+def speedscope_document(report: ProfileReport) -> dict[str, Any]:
+    """A profile in speedscope's format: a profile for each phase, a sample for each kernel."""
+    frames: dict[str, int] = {}
+    profiles = []
+    for phase in report.phases:
+        samples = [[frames.setdefault(name, len(frames)) for name in _stack(kernel)] for kernel in phase.timeline]
+        weights = [kernel.time_us for kernel in phase.timeline]
+        profiles.append(
+            {
+                "type": "sampled",
+                "name": _title(phase),
+                "unit": "microseconds",
+                "startValue": 0,
+                "endValue": sum(weights),
+                "samples": samples,
+                "weights": weights,
+            }
+        )
+    return {
+        "$schema": "https://www.speedscope.app/file-format-schema.json",
+        "exporter": "optimum-htp",
+        "name": report.package,
+        "activeProfileIndex": 0,
+        "shared": {"frames": [{"name": name} for name in frames]},
+        "profiles": profiles,
+    }
+
+
+def chrome_document(report: ProfileReport) -> dict[str, Any]:
+    """A profile as Chrome trace events: a process for each phase, the kernels of its run of median length."""
+    events: list[dict[str, Any]] = []
+    for number, phase in enumerate(report.phases):
+        events.append({"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": _title(phase)}})
+        events += _module_spans(phase, number)
+        events += (_kernel_event(kernel, number) for kernel in phase.timeline)
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _title(phase: PhaseProfile) -> str:
+    return phase.file if phase.phase == "forward" else f"{phase.file} ({phase.phase})"
+
+
+def _stack(kernel: Kernel) -> Iterator[str]:
+    if kernel.tag is None:
+        yield _UNKNOWN
+    else:
+        yield from (_frame(tag) for tag in tag_ancestors(kernel.tag))
+        if len(kernel.origins) > 1:
+            yield f"fused: {_origins(kernel)}"
+    yield kernel.op_type
+
+
+def _frame(tag: str) -> str:
+    path = tag_module_path(tag)
+    name = split_tag(tag)[-1].partition(".")[0]
+    return f"{path} ({name})" if path else name
+
+
+def _origins(kernel: Kernel) -> str:
+    from optimum_htp.verbs.profile import FusedTime, Microseconds
+
+    return fused_label(FusedTime(kernel.tag or "/", kernel.origins, 1, Microseconds((kernel.time_us,)), {}))
+
+
+def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
+    args: dict[str, Any] = {"op_type": kernel.op_type, "module": kernel.tag or _UNKNOWN}
+    if kernel.call is not None:
+        args["call"] = kernel.call
+    if len(kernel.origins) > 1:
+        args["origins"] = list(kernel.origins)
+    return {
+        "name": kernel.node or kernel.op_type, "cat": "kernel", "ph": "X", "ts": kernel.start_us,
+        "dur": kernel.time_us, "pid": process, "tid": 0, "args": args,
+    }  # fmt: skip
+
+
+def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:
+    """For each module the spans in which nothing but its kernels ran, from the beginning of the first to the last's end.
+
+    Every level of the tree is a thread of its own, so that spans never overlap in one.
+    """
+    open_spans: list[tuple[str, int, int]] = []  # tag, begin, end
+    for kernel in [*phase.timeline, None]:
+        chain = list(tag_ancestors(kernel.tag)) if kernel is not None and kernel.tag is not None else []
+        keep = 0
+        while keep < min(len(chain), len(open_spans)) and open_spans[keep][0] == chain[keep]:
+            keep += 1
+        for level in range(len(open_spans) - 1, keep - 1, -1):
+            tag, begin, end = open_spans.pop()
+            yield {
+                "name": _frame(tag), "cat": "module", "ph": "X", "ts": begin, "dur": end - begin, "pid": process,
+                "tid": level + 1, "args": {"tag": tag},
+            }  # fmt: skip
+        if kernel is not None:
+            end = kernel.start_us + kernel.time_us
+            open_spans = [(tag, begin, max(end, last)) for tag, begin, last in open_spans]
+            open_spans += [(tag, kernel.start_us, end) for tag in chain[keep:]]

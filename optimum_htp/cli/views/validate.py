@@ -1,0 +1,80 @@
+"""How a validation is shown: a line for each check on a terminal or in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TextIO
+
+from optimum_htp.cli.views.terminal import is_terminal, print_heading, printable
+from optimum_htp.verbs.validate import Check, ValidationReport
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def print_validation(report: ValidationReport, *, stream: TextIO | None = None) -> None:
+    """Prints each check with its reason, and below it what to do; the verdict comes last.
+
+    Args:
+        report: What was found.
+        stream: Where to print; None means standard output.
+    """
+    stream = stream or sys.stdout
+    task = f" ({printable(report.task)})" if report.task else ""
+    print_heading(f"{printable(report.path)}{task}", (), stream)
+    if is_terminal(stream):
+        _print_coloured(report, stream)
+    else:
+        _print_plain(report, stream)
+    print(f"\n{verdict(report)}", file=stream)
+
+
+def print_validation_json(report: ValidationReport, *, stream: TextIO | None = None) -> None:
+    """Prints the report as JSON.
+
+    Args:
+        report: What was found.
+        stream: Where to print; None means standard output.
+    """
+    print(json.dumps(report.to_dict(), indent=2), file=stream or sys.stdout)
+
+
+def verdict(report: ValidationReport) -> str:
+    """What a validation found, in one line."""
+    failed, warnings = len(report.failed), len(report.warnings)
+    parts = [f"{failed} failed"] if failed else ["nothing failed"]
+    if warnings:
+        parts.append(f"{warnings} {'warning' if warnings == 1 else 'warnings'}")
+    return f"{len(report.checks)} checks: {', '.join(parts)}"
+
+
+def _cells(check: Check) -> tuple[str, str, str]:
+    return printable(check.name), printable(check.status), printable(check.reason)
+
+
+def _print_plain(report: ValidationReport, stream: TextIO) -> None:
+    rows = [_cells(check) for check in report.checks]
+    names, statuses = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    for check, (name, status, reason) in zip(report.checks, rows, strict=True):
+        print(f"{name:{names}}  {status:{statuses}}  {reason}".rstrip(), file=stream)
+        if check.advice:
+            print(f"{'':{names}}  {'':{statuses}}  -> {printable(check.advice)}", file=stream)
+
+
+def _print_coloured(report: ValidationReport, stream: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in report.checks:
+        name, status, reason = _cells(check)
+        text = Text(reason)
+        if check.advice:
+            text.append(f"\n→ {printable(check.advice)}", style="italic")
+        table.add_row(name, Text(status, style=_STYLES[check.status]), text)
+    Console(file=stream).print(table)

@@ -1,0 +1,46 @@
+"""The vocabulary: module paths, tags, module trees, and the patterns that select modules."""
+
+from __future__ import annotations
+
+from optimum_htp.hierarchy.calls import CallsOf
+from optimum_htp.hierarchy.hierarchy import Hierarchy
+from optimum_htp.hierarchy.patterns import ModulePattern, near_names
+from optimum_htp.hierarchy.tags import (
+    SOURCES,
+    ModulePath,
+    NodeKey,
+    NodeTag,
+    NodeTags,
+    common_ancestor,
+    escape_name,
+    root_tags,
+    split_tag,
+    tag_ancestors,
+    tag_class,
+    tag_module_path,
+)
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, name_for_caller, tree_of_tags
+
+
+__all__ = [
+    "SOURCES",
+    "CallsOf",
+    "Hierarchy",
+    "ModuleInfo",
+    "ModulePath",
+    "ModulePattern",
+    "ModuleTree",
+    "NodeKey",
+    "NodeTag",
+    "NodeTags",
+    "common_ancestor",
+    "escape_name",
+    "name_for_caller",
+    "near_names",
+    "root_tags",
+    "split_tag",
+    "tag_ancestors",
+    "tag_class",
+    "tag_module_path",
+    "tree_of_tags",
+]

@@ -1,0 +1,205 @@
+"""The tree of the modules of a model: what every path means and how it is spelled as a tag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import unquote
+
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.patterns import ModulePattern
+from optimum_htp.hierarchy.tags import ModulePath, NodeTags, escape_name, split_tag
+
+
+def name_for_caller(
+    names: Sequence[ModulePath], caller: ModulePath, is_container: Callable[[ModulePath], bool]
+) -> ModulePath:
+    """Of the names that a module goes by, the one nearest below a module that calls it; the first, if none is below it.
+
+    Args:
+        names: The paths that the module is registered under.
+        caller: The path that the caller goes by.
+        is_container: Whether the module at a path is a container, which makes no distance.
+
+    >>> name_for_caller([("a", "act"), ("acts", "0")], (), {("acts",)}.__contains__)
+    ('acts', '0')
+    """
+    if len(names) == 1:
+        return names[0]
+
+    def modules_between(path: ModulePath) -> int:
+        return sum(not is_container(path[:length]) for length in range(len(caller) + 1, len(path)))
+
+    below = [path for path in names if path[: len(caller)] == caller]
+    return min(below, key=modules_between) if below else names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """One module of the traced model.
+
+    Attributes:
+        path: Its registered names from the root; of several, the first that `named_modules` visits.
+        class_name: `type(module).__name__`.
+        qualified_class: The class with its Python module, as torch writes it (`torch.nn.modules.linear.Linear`).
+        container: Whether the class has no forward of its own, so that it makes no segment above others.
+        calls: How often it ran in the trace.
+        parameters: Elements of the parameters at and below it, each tensor counted once.
+        aliases: The other paths that it is registered under.
+    """
+
+    path: ModulePath
+    class_name: str
+    qualified_class: str
+    container: bool = False
+    calls: int = 0
+    parameters: int = 0
+    aliases: tuple[ModulePath, ...] = ()
+
+
+class ModuleTree:
+    """The static tree of modules of one exported root: what every path means and how it is spelled as a tag."""
+
+    def __init__(self, modules: Iterable[ModuleInfo]) -> None:
+        self.modules: tuple[ModuleInfo, ...] = tuple(modules)
+        self._by_path: dict[ModulePath, ModuleInfo] = {}
+        for module in self.modules:
+            for path in (module.path, *module.aliases):
+                self._by_path[path] = module
+        self._by_dotted = {".".join(path): path for path in reversed(self._by_path)}
+        self._tags: dict[ModulePath, str] = {}
+        self._by_tag: dict[str, ModulePath] | None = None
+
+    def __contains__(self, path: ModulePath) -> bool:
+        return path in self._by_path
+
+    def __iter__(self) -> Iterator[ModuleInfo]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    @property
+    def root(self) -> ModuleInfo:
+        """The module that was exported."""
+        return self._by_path[()]
+
+    def module(self, path: ModulePath) -> ModuleInfo:
+        """The module at a path, by any of its names.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._by_path[path]
+
+    def find(self, dotted: str) -> ModulePath | None:
+        """The path that a dotted name means, or None: `"encoder.layer.0"` is `("encoder", "layer", "0")`."""
+        return self._by_dotted.get(dotted)
+
+    def tag(self, path: ModulePath) -> str:
+        """The tag of the module at a path: every ancestor a segment, containers in front of their child's name.
+
+        Raises:
+            KeyError: There is no module at the path or above it.
+        """
+        tag = self._tags.get(path)
+        if tag is None:
+            root, *below = self._segments(path)
+            tag = "/" + "/".join((root[0], *map(".".join, below)))
+            self._tags[path] = tag
+        return tag
+
+    def path_of_tag(self, tag: str) -> ModulePath | None:
+        """The path that a tag spells, by any alias, or None where no module has that tag."""
+        if self._by_tag is None:
+            self._by_tag = {self.tag(path): path for path in self._by_path}
+        return self._by_tag.get(tag)
+
+    def chain(self, path: ModulePath) -> list[tuple[ModulePath, ModuleInfo]]:
+        """The modules that make the segments of a tag, root first, each with its path."""
+        chain = []
+        for length in range(len(path) + 1):
+            module = self._by_path[path[:length]]
+            if not module.container or length in (0, len(path)):
+                chain.append((path[:length], module))
+        return chain
+
+    def namespace(self, path: ModulePath) -> str:
+        """The module's chain in torch's `namespace` format: `: pkg.Net/layers.0: pkg.Blk`.
+
+        Model Explorer's ONNX adapter reads it: parts joined by `/`, each `cumulative dotted path: qualified class`,
+        where the root's path is empty.
+        """
+        return "/".join(
+            f"{'.'.join(map(escape_name, part))}: {module.qualified_class.replace('/', '%2F')}"
+            for part, module in self.chain(path)
+        )
+
+    def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
+        """The path of the lowest module, not a container, that contains the modules at all the paths.
+
+        Paths of one and the same module are no distance apart, however it was reached.
+        """
+        first = paths[0]
+        if all(path == first or self._by_path[path] is self._by_path[first] for path in paths):
+            return first
+        length = min(map(len, paths))
+        while length and any(path[:length] != first[:length] for path in paths):
+            length -= 1
+        while length and self._by_path[first[:length]].container:
+            length -= 1
+        return first[:length]
+
+    def select(self, pattern: ModulePattern, *, above: str = "") -> list[ModuleInfo]:
+        """The modules that a pattern selects, in the tree's order.
+
+        Args:
+            pattern: The pattern.
+            above: Where the root sits in a larger model: dotted paths from that model's root will do as well.
+        """
+        named = [(info, [".".join(path) for path in (info.path, *info.aliases)]) for info in self.modules]
+        if above:
+            named = [(info, [*paths, *(f"{above}.{path}".rstrip(".") for path in paths)]) for info, paths in named]
+        matches = pattern.matcher(path for _, paths in named for path in paths)
+        return [
+            info
+            for info, paths in named
+            if matches(paths, (info.class_name, info.qualified_class), partial(self.tag, info.path))
+            and pattern.may_call(info.calls, container=info.container)
+        ]
+
+    def _segments(self, path: ModulePath) -> Iterator[tuple[str, str]]:
+        above = 0
+        for part, module in self.chain(path):
+            yield escape_name(module.class_name), ".".join(map(escape_name, part[above:]))
+            above = len(part)
+
+
+_MAX_NAMES = 20_000_000
+
+
+def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
+    """Module trees as far as tags alone tell: the modules on the way to a tagged node, and their classes.
+
+    Calls and parameters are not known then, and stand as 0; containers have no class.
+
+    Raises:
+        HtpError: They name more modules, and deeper ones, than any model has.
+    """
+    names = 0  # in all the paths that are made, each of which holds those of the modules above it
+    roots: dict[str, dict[ModulePath, ModuleInfo]] = {}
+    for tag in dict.fromkeys(name for each in tags.values() for name in (each.tag, *each.origins)):
+        root, *segments = split_tag(tag)
+        known = roots.setdefault(root, {(): ModuleInfo((), unquote(root), unquote(root))})
+        path: ModulePath = ()
+        for segment in segments:
+            class_name, _, attributes = segment.partition(".")
+            for name in attributes.split("."):
+                path = (*path, unquote(name))
+                names += len(path)
+                known.setdefault(path, ModuleInfo(path, "", "", container=True))
+            known[path] = ModuleInfo(path, unquote(class_name), unquote(class_name))
+        if names > _MAX_NAMES:
+            raise HtpError("the tags name more modules than any model has; remove them: optimum-cli htp strip")
+    return [ModuleTree(known.values()) for known in roots.values()]

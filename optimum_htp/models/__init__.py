@@ -1,0 +1,79 @@
+"""What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs."""
+
+from __future__ import annotations
+
+from optimum_htp.models.auto import AutoModelForONNX
+from optimum_htp.models.exported_root import choose_root, returns_attentions
+from optimum_htp.models.inputs import (
+    InputSizes,
+    check_inputs,
+    component_config,
+    graph_inputs,
+    load_inputs,
+    make_inputs,
+    phases,
+)
+from optimum_htp.models.measures import TOLERANCES, Errors, compare_arrays, measure_errors, measure_in_any_layout
+from optimum_htp.models.optimum_tasks import local_task_inference
+from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
+from optimum_htp.models.torch_parts import (
+    Example,
+    Part,
+    SourceModel,
+    dummy_inputs,
+    find_parts,
+    fixed_sizes,
+    load_source_model,
+    run_reference,
+    same_random_numbers,
+    source_facts,
+)
+from optimum_htp.models.torch_source import (
+    ModelSource,
+    dtype_of,
+    find_source,
+    instantiate_on_meta,
+    library_of_classes,
+    model_facts,
+)
+
+
+__all__ = [
+    "DEFAULT_PROVIDER",
+    "TOLERANCES",
+    "AutoModelForONNX",
+    "Errors",
+    "Example",
+    "InputSizes",
+    "ModelSource",
+    "Part",
+    "SourceModel",
+    "check_inputs",
+    "check_provider",
+    "choose_root",
+    "compare_arrays",
+    "component_config",
+    "dtype_of",
+    "dummy_inputs",
+    "find_parts",
+    "find_source",
+    "fixed_sizes",
+    "graph_inputs",
+    "instantiate_on_meta",
+    "library_of_classes",
+    "load_inputs",
+    "load_source_model",
+    "local_task_inference",
+    "make_inputs",
+    "measure_errors",
+    "measure_in_any_layout",
+    "model_facts",
+    "open_session",
+    "phases",
+    "returns_attentions",
+    "run_reference",
+    "run_session",
+    "same_random_numbers",
+    "session_options",
+    "source_facts",
+]

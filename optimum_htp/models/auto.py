@@ -1,0 +1,400 @@
+"""`AutoModelForONNX`: a package, or a packed file, as the `ORTModel` of its task, in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.models.session_model import generic_config, session_model_class
+from optimum_htp.onnxfile import OnnxModel, read_model
+from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config, read_packed
+
+
+logger = logging.getLogger(__name__)
+
+# Task: Optimum's class for one ONNX file, and the outputs that the class reads.
+_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "audio-classification": ("ORTModelForAudioClassification", ("logits",)),
+    "audio-frame-classification": ("ORTModelForAudioFrameClassification", ("logits",)),
+    "audio-xvector": ("ORTModelForAudioXVector", ("logits", "embeddings")),
+    "automatic-speech-recognition": ("ORTModelForCTC", ("logits",)),
+    "feature-extraction": ("ORTModelForFeatureExtraction", ("last_hidden_state",)),
+    "fill-mask": ("ORTModelForMaskedLM", ("logits",)),
+    "image-classification": ("ORTModelForImageClassification", ("logits",)),
+    "image-segmentation": ("ORTModelForSemanticSegmentation", ("logits",)),
+    "image-to-image": ("ORTModelForImageToImage", ("reconstruction",)),
+    "multiple-choice": ("ORTModelForMultipleChoice", ("logits",)),
+    "question-answering": ("ORTModelForQuestionAnswering", ("start_logits", "end_logits")),
+    "semantic-segmentation": ("ORTModelForSemanticSegmentation", ("logits",)),
+    "text-classification": ("ORTModelForSequenceClassification", ("logits",)),
+    "text-generation": ("ORTModelForCausalLM", ("logits",)),
+    "token-classification": ("ORTModelForTokenClassification", ("logits",)),
+    "zero-shot-image-classification": (
+        "ORTModelForZeroShotImageClassification",
+        ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"),
+    ),
+}
+
+# Task: Optimum's class for an encoder and a decoder.
+_ENCODER_DECODER = {
+    "automatic-speech-recognition": "ORTModelForSpeechSeq2Seq",
+    "image-to-text": "ORTModelForVision2Seq",
+    "text2text-generation": "ORTModelForSeq2SeqLM",
+}
+
+_PIPELINES = {"image-to-image": "ORTPipelineForImage2Image", "inpainting": "ORTPipelineForInpainting"}
+
+# Outputs that only these kinds of segmentation have; Optimum's class would drop them.
+_NOT_SEMANTIC = frozenset(("pred_masks", "masks_queries_logits"))
+
+# What a repository holds for others than ONNX Runtime.
+_OTHER_WEIGHTS = "*.safetensors *.h5 *.msgpack *.pt *.pth *.ckpt *.gguf *.ot *pytorch_model*.bin openvino_*".split()
+
+
+class AutoModelForONNX:
+    """Loads an exported package as the `ORTModelForX` of its task, or as the diffusion pipeline that it is.
+
+    The task is the one in `export_metadata.json`, else what `architectures` in config.json says. Where Optimum has no
+    class for it, or its class does not fit the graph, the result is a plain `ORTModel` with the graph's outputs by
+    name. The result works in `transformers.pipeline` and in Optimum's.
+
+    Example:
+        >>> model = AutoModelForONNX.from_pretrained("bert_onnx")                           # doctest: +SKIP
+        >>> pipeline("text-classification", model=model, tokenizer=tokenizer)("fine film")  # doctest: +SKIP
+    """
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise OSError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(path_or_file)")
+
+    @classmethod
+    def from_pretrained(cls, model_id: str | Path, *, task: str | None = None, **kwargs: Any) -> Any:
+        """Loads a package.
+
+        Args:
+            model_id: The package's directory, an ONNX file of it, a packed file (`pack`), or a repository on the Hub.
+            task: What the package is for; None reads it from the package.
+            **kwargs: What the chosen class of Optimum takes: `provider`, `providers`, `provider_options`,
+                `session_options`, `use_io_binding`, `use_cache`, `file_name`, `subfolder`, `config`,
+                `trust_remote_code`, `export` and so on. Code that came with the model is only run with
+                `trust_remote_code=True`, and a config of an unknown type loads without it.
+
+        Returns:
+            An `ORTModel`, or an `ORTDiffusionPipeline`. What a packed file holds beside the model is in a temporary
+            directory, `model.model_save_dir`, for as long as the model is there: load the tokenizer from it.
+
+        Raises:
+            HtpError: The package is incomplete, does not say what it is, or a provider is not installed; the message
+                says what to do.
+            Exception: Whatever Optimum or ONNX Runtime raises.
+        """
+        wanted = _check_providers(kwargs)
+        path = Path(model_id)
+        if path.is_file():
+            model = _load_file(path, task, kwargs)
+        elif path.is_dir():
+            model = _load_directory(path, task, kwargs)
+        else:
+            model = _load_directory(_download(str(model_id), kwargs), task, kwargs)
+        _check_started(model, wanted)
+        return model
+
+
+def _check_providers(kwargs: Mapping[str, Any]) -> list[str]:
+    """The providers that the caller asks for, after a look at whether they are installed.
+
+    Raises:
+        HtpError: One of them is not.
+    """
+    import onnxruntime
+
+    wanted = kwargs.get("providers") or ([kwargs["provider"]] if kwargs.get("provider") else [])
+    available = onnxruntime.get_available_providers()
+    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
+    for provider in names:
+        if provider not in available:
+            advice = "install the onnxruntime that has it (onnxruntime-gpu for CUDA and TensorRT) in place of this one"
+            message = f"this onnxruntime {onnxruntime.__version__} has {', '.join(available)}"
+            raise HtpError(f"the provider {provider!r} is not installed: {message}; choose one of these, or {advice}")
+    return names
+
+
+def _check_started(model: Any, wanted: list[str]) -> None:
+    """ONNX Runtime falls back to the CPU when a provider's own libraries are missing; whoever asked should know.
+
+    Raises:
+        HtpError: The first provider that was asked for does not run the model.
+    """
+    if wanted and wanted[0] not in model.providers:
+        advice = "its libraries (CUDA, cuDNN, TensorRT) were not found or do not fit, the lines above say which"
+        raise HtpError(f"{wanted[0]} could not be started, only {', '.join(model.providers)}: {advice}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a package says of itself before anything is loaded.
+
+    Attributes:
+        directory: Where it is.
+        config: The content of config.json or model_index.json.
+        task: What it is for, without `-with-past`; None where nothing says so.
+        files: Its ONNX files by path, those of the subfolder only if the caller named one.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    task: str | None
+    files: dict[str, HtpFile]
+
+    def named(self, *words: str) -> list[str]:
+        """The files that have any of these words in their name."""
+        return [name for name in self.files if any(word in name.rpartition("/")[2] for word in words)]
+
+
+def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
+    packed = read_packed(read_model(path))
+    if packed is None:
+        directory = path.parent
+        if _read_config(directory) is None and _read_config(directory.parent) is not None:
+            # As in many repositories: `onnx/model.onnx`, with the config above.
+            kwargs = {**kwargs, "subfolder": directory.name}
+            directory = directory.parent
+        return _load_directory(directory, task, {**kwargs, "file_name": path.name})
+    scratch = _small_files(packed, path)
+    name = Path(packed.onnx_name).name
+    # Optimum's models keep the directory until they go themselves; it goes at exit at the latest.
+    return _load_directory(Path(scratch.name), task, {**kwargs, "file_name": name, "model_save_dir": scratch})
+
+
+def _small_files(packed: PackedFiles, path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary directory with what is packed in a file, and a link to the file itself."""
+    scratch = tempfile.TemporaryDirectory(prefix="optimum-htp-", ignore_cleanup_errors=True)
+    for name in packed.encoded:
+        target = Path(scratch.name, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(packed.read(name) or b"")
+    link = Path(scratch.name, packed.onnx_name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    for make in (os.symlink, os.link, shutil.copyfile):  # the system, or the file system, may know no links
+        try:
+            make(path.resolve(), link)
+            break
+        except OSError:
+            if make is shutil.copyfile:
+                raise
+    return scratch
+
+
+def _download(model_id: str, kwargs: Mapping[str, Any]) -> Path:
+    """The snapshot of a repository on the Hub, from the cache where it can't be asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+    given = {name: kwargs[name] for name in options if kwargs.get(name) is not None}
+    try:
+        unwanted = None if kwargs.get("export") else _OTHER_WEIGHTS
+        return Path(snapshot_download(model_id, ignore_patterns=unwanted, **given))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        advice = "give a directory with ONNX files, an ONNX file, or a repository that can be reached or is cached"
+        raise PackageError(f"{model_id}: no such package; {advice}") from error
+
+
+def _load_directory(directory: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
+    opened = _open(directory, task, kwargs)
+    if "_class_name" in opened.config and "model_type" not in opened.config:
+        return _load_pipeline(opened, kwargs)
+    name, extra = _choose(opened, kwargs)
+    if kwargs.get("config") is None and _needs_generic_config(opened.config, kwargs):
+        extra["config"] = generic_config(opened.config, where=str(directory))
+    loaded = _class(name, opened).from_pretrained(directory, **{**extra, **kwargs})
+    if not hasattr(loaded, "main_input_name"):
+        # transformers' speech recognition pipeline asks for it, and ORTModelForCTC of optimum-onnx 0.1 has none.
+        loaded.main_input_name = next(iter(loaded.input_names), "")
+    logger.info("%s is loaded as %s (task %s).", directory, type(loaded).__name__, opened.task)
+    return loaded
+
+
+def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Opened:
+    subfolder = kwargs.get("subfolder") or ""
+    if kwargs.get("export"):
+        config, recorded, files = _read_config(directory / subfolder), None, {}
+    else:
+        package = HtpPackage(directory)
+        inside = f"{Path(subfolder).as_posix()}/" if subfolder else ""
+        files = {name: file for name, file in package.files.items() if name.startswith(inside)}
+        if not files:
+            raise PackageError(f"{directory}: no ONNX file in its subfolder {subfolder!r}")
+        config, recorded = _read_config(directory / subfolder) or package.config, package.task
+    if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
+        advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
+        raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
+    given = kwargs.get("config")
+    if given is not None:
+        config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
+    task = None if task == "auto" else task
+    if task is not None and _plain_task(task) is None:
+        from optimum.exporters.tasks import TasksManager
+
+        raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
+    return _Opened(directory, config, _plain_task(task or recorded) or _inferred_task(directory, config), files)
+
+
+def _read_config(directory: Path) -> dict[str, Any] | None:
+    found = read_config(directory / "config.json")
+    return found if found is not None else read_config(directory / "model_index.json")
+
+
+def _plain_task(task: str | None) -> str | None:
+    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
+    if task is None:
+        return None
+    from optimum.exporters.tasks import TasksManager
+
+    plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    return plain if plain in _CLASSES or plain in TasksManager.get_all_tasks() else None
+
+
+def _inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """The task that `architectures` stands for: as Optimum's tables have it, else by transformers' naming."""
+    from optimum.exporters.tasks import TasksManager
+
+    from optimum_htp.models.optimum_tasks import infer_local_task
+
+    if "architecture" in config and "model_type" not in config:
+        return "image-classification"  # timm
+    if (directory / "config.json").is_file():
+        task = infer_local_task(directory, "transformers")
+        if task is not None:
+            return _plain_task(task)
+    named = config.get("architectures")
+    for task, loaders in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items():
+        for loader in (loaders,) if isinstance(loaders, str) else loaders:
+            head = loader.removeprefix("AutoModel")
+            if head and isinstance(named, list) and any(str(name).endswith(head) for name in named):
+                return str(task)
+    return None
+
+
+def _choose(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The class of Optimum that fits, None for ours, and what it has to be told."""
+    task = opened.task or ""
+    if not opened.files:
+        name = _CLASSES.get(task, (None,))[0]
+        names = opened.config.get("architectures") or [""]
+        encoder_decoder = opened.config.get("is_encoder_decoder") or not str(names[0]).endswith("ForCTC")
+        return (_ENCODER_DECODER.get(task, name) if encoder_decoder else name), {}
+    if opened.named("encoder") and opened.named("decoder") and not kwargs.get("file_name"):
+        return _choose_encoder_decoder(opened, kwargs)
+    if task == "text-generation" and opened.named("decoder") and not kwargs.get("file_name"):
+        return "ORTModelForCausalLM", {}  # as Optimum wrote decoders before 1.15; it knows which file to take
+    file = _main_file(opened, kwargs.get("file_name"))
+    extra: dict[str, Any] = {"file_name": file.path.name}
+    name = _fitting_class(opened, file.model)
+    if name == "ORTModelForCausalLM":
+        # Optimum's default is to use the cache, and to fail at the first token of a model that has none.
+        extra["use_cache"] = any(value.name.startswith("past_key_values") for value in file.model.graph.inputs)
+    return name, extra
+
+
+def _choose_encoder_decoder(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    name = _ENCODER_DECODER.get(opened.task or "")
+    if name is None:
+        listed = ", ".join(sorted(opened.files))
+        advice = "load one of them with file_name=NAME"
+        raise PackageError(f"{opened.directory}: Optimum has no class for {opened.task} in {listed}; {advice}")
+    if opened.config.get("model_type") == "pix2struct":
+        name = "ORTModelForPix2Struct"
+    if any(kwargs.get(option) for option in ("decoder_file_name", "decoder_with_past_file_name")):
+        return name, {}
+    # Optimum looks for the files that it hopes for, and warns or fails where they are not.
+    merged, with_past = opened.named("merged"), opened.named("with_past")
+    return name, {} if merged else {"use_merged": False, "use_cache": bool(with_past)}
+
+
+def _main_file(opened: _Opened, file_name: str | None) -> HtpFile:
+    """The file to load: the one that the caller names, else model.onnx, else the only one."""
+    by_name = {file.path.name: file for file in reversed(list(opened.files.values()))}
+    if file_name is not None or len(opened.files) > 1:
+        found = by_name.get(file_name or "model.onnx")
+        if found is None:
+            listed = ", ".join(sorted(opened.files))
+            problem = f"no file {file_name!r} among" if file_name else "several ONNX files, and which to load is open:"
+            raise PackageError(f"{opened.directory}: {problem} {listed}; give file_name=NAME")
+        return found
+    return next(iter(opened.files.values()))
+
+
+def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
+    """Optimum's class for the task, if it takes the graph's inputs and reads outputs that the graph has."""
+    import optimum.onnxruntime
+
+    name, needed = _CLASSES.get(opened.task or "", (None, ()))
+    outputs = {value.name for value in model.graph.outputs}
+    if name is not None and not outputs.issuperset(needed):
+        # `architectures` names the class of the checkpoint, also where only its trunk was exported.
+        name, needed = _CLASSES["feature-extraction"]
+    if name is None or not outputs.issuperset(needed):
+        return None
+    if name == "ORTModelForCausalLM":
+        # The class reads the sizes of the cache from the config.
+        sizes = ("hidden_size", "num_attention_heads")
+        return name if _is_known(opened.config) or all(size in opened.config for size in sizes) else None
+    if opened.task == "image-segmentation" and outputs & _NOT_SEMANTIC:
+        return None
+    taken = inspect.signature(getattr(optimum.onnxruntime, name).forward).parameters
+    return name if all(value.name in taken for value in model.graph.inputs) else None
+
+
+def _class(name: str | None, opened: _Opened) -> Any:
+    import optimum.onnxruntime
+    from optimum.exporters.tasks import TasksManager
+
+    if name is not None:
+        return getattr(optimum.onnxruntime, name)
+    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(opened.task or "", "AutoModel")
+    return session_model_class(_auto_class(opened, (loaders,) if isinstance(loaders, str) else loaders))
+
+
+def _auto_class(opened: _Opened, loaders: Iterable[str]) -> str:
+    """Of the transformers classes that load models of a task, the one that knows the architecture."""
+    import transformers
+
+    listed = list(loaders)
+    named = opened.config.get("architectures") or []
+    for loader in listed:
+        mapping = getattr(getattr(transformers, loader, None), "_model_mapping", None)
+        known = mapping._model_mapping.values() if mapping is not None else ()
+        if any(name in (names if isinstance(names, tuple) else (names,)) for names in known for name in named):
+            return loader
+    return next((loader for loader in listed if hasattr(transformers, loader)), "AutoModel")
+
+
+def _is_known(config: Mapping[str, Any]) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+def _needs_generic_config(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `AutoConfig` would refuse a config, which ONNX Runtime does not need to be known."""
+    if _is_known(config) or ("architecture" in config and "model_type" not in config):
+        return False
+    return not (kwargs.get("trust_remote_code") and "auto_map" in config)
+
+
+def _load_pipeline(opened: _Opened, kwargs: dict[str, Any]) -> Any:
+    if importlib.util.find_spec("diffusers") is None:
+        raise HtpError(f"{opened.directory}: a diffusion pipeline, which needs diffusers: pip install diffusers")
+    import optimum.onnxruntime
+
+    name = _PIPELINES.get(opened.task or "", "ORTDiffusionPipeline")
+    return getattr(optimum.onnxruntime, name).from_pretrained(opened.directory, **kwargs)

@@ -1,0 +1,143 @@
+"""Which module of a model a graph is an export of: the one that has the weights and scopes that the graph names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import ModuleTree
+from optimum_htp.models.torch_source import tensor_shapes
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.tagging import ModuleTrace, ScopeFit, fit_scopes, in_doubt, static_trace
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Of the weights that a graph names, the share that a model must have for the graph to be an export of it.
+_MIN_EXPLAINED = 0.9
+# What Optimum adds to the names of weights that the two parts of a merged decoder share.
+_MERGED = re.compile(r"_merged_\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedRoot:
+    """A module that a file may be an export of.
+
+    Attributes:
+        trace: What it shows without running.
+        in_model: Its dotted path in the whole model.
+        explained: How many of the weights that the graph names are its own, by name and shape.
+        contradicted: How many are its own by name, but of another shape.
+        coverage: Which share of its own weights the graph names.
+        fit: How it explains the scopes in the nodes' names.
+    """
+
+    trace: ModuleTrace
+    in_model: str
+    explained: int
+    contradicted: int
+    coverage: float
+    fit: ScopeFit
+
+
+def returns_attentions(model: OnnxModel) -> bool:
+    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
+    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
+    return any(name == "attentions" for name in names)
+
+
+def choose_root(
+    model: OnnxModel, candidates: Iterable[torch.nn.Module]
+) -> tuple[ExportedRoot | None, torch.nn.Module]:
+    """The module that a graph is an export of, None where there is none or no telling; and the likeliest whole model.
+
+    The first candidate that has every weight that the graph names, and can read every scope, is the one; else the one
+    that has most.
+    """
+    named = _named_weights(model)
+    best: ExportedRoot | None = None
+    whole: torch.nn.Module | None = None
+    for candidate in candidates:
+        whole = candidate if whole is None else whole
+        root = _best_part(model, candidate, named)
+        if root is None:
+            continue
+        if best is None or (root.explained, -root.fit.unread) > (best.explained, -best.fit.unread):
+            best = root
+        if best.explained == len(named) and not best.fit.unread:
+            break
+    if whole is None:
+        raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
+    if best is None or not _is_export_of(model, best, len(named)):
+        return None, whole
+    return best, whole
+
+
+def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
+    """Whether a module has the weights that a graph names, and can explain the scopes where a tool renamed them."""
+    if root.explained < _MIN_EXPLAINED * (root.explained + root.contradicted):
+        return False
+    if named and root.explained >= _MIN_EXPLAINED * named:
+        return True
+    if root.fit.scopes:
+        return not root.fit.unread and (root.explained > 0 or not named)
+    nodes = [node for _, graph in model.graphs() for node in graph.nodes]
+    return not named and any(not in_doubt(node, root.trace.tree) for node in nodes)
+
+
+def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
+    """The names in a graph that may be those of parameters and buffers, with their shapes."""
+    named: dict[str, tuple[int, ...]] = {}
+    for _, graph in model.graphs():
+        for tensor in graph.initializers:
+            name = _MERGED.sub("", tensor.name)
+            if "::" not in name and "/" not in name and not name.isdecimal():
+                named[name] = tensor.dims
+    return named
+
+
+def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]]) -> ExportedRoot | None:
+    """The part of a model, or all of it, that explains most of a graph; None where there is no telling which."""
+    shapes = tensor_shapes(whole)
+    found: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        for length in range(len(parts)):
+            if named.get(".".join(parts[length:])) == shape:
+                found[".".join(parts[:length])] += 1
+    most = max(found.values(), default=0)
+    places = [place for place, number in found.items() if number == most] or [""]
+    roots = [_root(model, whole, place, named, shapes) for place in places]
+    roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
+    first = roots[0]
+    rivals = [
+        root for root in roots[1:]
+        if first.in_model and (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)
+    ]  # fmt: skip
+    same = all(_spelled(root.trace.tree) == _spelled(first.trace.tree) for root in rivals)
+    return first if same else None
+
+
+def _root(
+    model: OnnxModel,
+    whole: torch.nn.Module,
+    place: str,
+    named: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> ExportedRoot:
+    own = {name: shapes.get(f"{place}.{name}" if place else name) for name in named}
+    explained = sum(own[name] == shape for name, shape in named.items())
+    contradicted = sum(own[name] not in (None, shape) for name, shape in named.items())
+    trace = static_trace(whole.get_submodule(place))
+    coverage = explained / max(len(trace.tensors), 1)
+    return ExportedRoot(trace, place, explained, contradicted, coverage, fit_scopes(model, trace))
+
+
+def _spelled(tree: ModuleTree) -> list[str]:
+    return [tree.tag(module.path) for module in tree]

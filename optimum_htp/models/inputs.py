@@ -1,0 +1,328 @@
+"""Inputs for an ONNX file, made from what its graph and its config say, or read from an .npz file.
+
+No torch and no ONNX Runtime is needed. The values are arbitrary, and the same each time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.errors import HtpError
+from optimum_htp.onnxfile import OnnxModel, Value
+from optimum_htp.package import HtpPackage, read_config
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+# ONNX's numbers of the element types that inputs have, and numpy's names for them.
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+          11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
+_POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
+_DEFAULT_SEQUENCE = 128
+_DEFAULT_IMAGE = 224
+_ONE_SECOND = 16_000  # samples of sound
+# Sizes of the rarer dimensions of Optimum's exports.
+_OTHER_SIZES = {
+    "num_choices": 4, "nb_points_per_image": 2, "point_batch_size": 1, "num_queries": 10, "visual_seq_length": 16,
+    "nb_max_frames": 3000, "audio_sequence_length": _ONE_SECOND, "step": 1, "sample_height": 64, "sample_width": 64,
+    "n_spectrums": 20, "latent_height": 64, "latent_width": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InputSizes:
+    """The sizes of what a model is run on; None means a usual one that the model takes.
+
+    Attributes:
+        batch_size: Examples at once; usually one.
+        sequence_length: Tokens of each: of the text, or in decode steps of what came before.
+        height: Pixels.
+        width: Pixels.
+        dims: Sizes of other dimensions, or of these, by the names that the graph has for them.
+    """
+
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    height: int | None = None
+    width: int | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+
+def phases(model: OnnxModel) -> tuple[str, ...]:
+    """What an ONNX file is run for when its model generates: `prefill`, then `decode` steps; else `forward`.
+
+    A decoder that takes past key values does both; one that also takes those of the encoder in place of the encoder's
+    output only decodes.
+    """
+    names = [value.name for value in graph_inputs(model)]
+    past = [name for name in names if name.startswith("past_key_values")]
+    if not past:
+        makes = any(value.name.startswith("present") for value in model.graph.outputs)
+        return ("prefill",) if makes else ("forward",)
+    crossed = any(".encoder." in name for name in past)
+    return ("decode",) if crossed and "use_cache_branch" not in names else ("prefill", "decode")
+
+
+def graph_inputs(model: OnnxModel) -> list[Value]:
+    """The inputs that have to be given: in old files stored tensors are listed as inputs too."""
+    stored = {tensor.name for tensor in model.graph.initializers}
+    return [value for value in model.graph.inputs if value.name not in stored]
+
+
+def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
+    """The config beside a file in a directory of a package, as for the components of a pipeline; None elsewhere.
+
+    Raises:
+        PackageError: It can't be read.
+    """
+    directory = (package.directory / name).parent
+    return read_config(directory / "config.json") if directory != package.directory else None
+
+
+def make_inputs(
+    model: OnnxModel,
+    config: Mapping[str, Any] | None,
+    *,
+    sizes: InputSizes | None = None,
+    phase: str = "forward",
+    varied: bool = False,
+) -> dict[str, Array]:
+    """Inputs of the given sizes for one phase.
+
+    Args:
+        model: The graph.
+        config: The content of config.json, which knows the size of images and the longest text.
+        sizes: The sizes; None means usual ones.
+        phase: One of `phases(model)`.
+        varied: Leave the last of the tokens out by the attention mask, and take tokens of several types, so that it
+            shows what the model makes of these.
+
+    Raises:
+        HtpError: The size or the type of an input is not known.
+    """
+    import numpy as np
+
+    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0), varied)
+    return {value.name: maker.make(value) for value in graph_inputs(model)}
+
+
+def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
+    """Reads inputs from an .npz file, and checks that they are what the graph takes.
+
+    Raises:
+        HtpError: The file can't be read, or an input is missing, unknown, or of the wrong type or shape.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            given = {name: _in_native_order(archive[name]) for name in archive.files}
+    except FileNotFoundError as error:
+        raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
+    except Exception as error:  # of zipfile, zlib, tokenize and numpy, for what is damaged or something else
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if "allow_pickle" in reason:  # numpy's advice, which nobody should follow
+            reason = "pickled objects, or no arrays at all, are not loaded"
+        raise HtpError(f"{path}: not a file of named numpy arrays ({reason}); write one with numpy.savez") from error
+    check_inputs(given, model, where=str(path))
+    return given
+
+
+def _in_native_order(array: Array) -> Array:
+    """An array with its bytes in the order of this machine; what is no array has no type, and is refused so."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
+    """Checks that inputs are what a graph takes; `where` names them in errors.
+
+    Raises:
+        HtpError: An input is missing, unknown, or of the wrong type or shape.
+    """
+    wanted = {value.name: value for value in graph_inputs(model)}
+    missing = [name for name in wanted if name not in given]
+    unknown = [name for name in given if name not in wanted]
+    if missing or unknown:
+        lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} besides"
+        raise HtpError(f"{where}: {model.path.name} takes the inputs {', '.join(wanted)}; the file {lacks}")
+    known: dict[str, int] = {}
+    for name, value in wanted.items():
+        array = given[name]
+        expected = _TYPES.get(value.elem_type)
+        if expected is not None and array.dtype != expected:
+            raise HtpError(f"{where}: the input {name!r} is {array.dtype}, and {model.path.name} takes {expected}")
+        if value.shape is None:
+            continue
+        fits = len(value.shape) == array.ndim and all(
+            known.setdefault(size, actual) == actual if isinstance(size, str) else size in (None, actual)
+            for size, actual in zip(value.shape, array.shape, strict=True)
+        )
+        if not fits:
+            shape = ", ".join(str(size if size is not None else "?") for size in value.shape)
+            raise HtpError(
+                f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{shape}]"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    model: OnnxModel
+    config: Mapping[str, Any]
+    sizes: InputSizes
+    phase: str
+    random: np.random.Generator
+    varied: bool
+
+    def make(self, value: Value) -> Array:
+        import numpy as np
+
+        dtype = _TYPES.get(value.elem_type)
+        if dtype is None or value.shape is None:
+            what = "type" if dtype is None else "shape"
+            raise HtpError(
+                f"{self.model.path}: the {what} of the input {value.name!r} isn't known; give --inputs FILE.npz"
+            )
+        shape = [self._size(size, value, axis) for axis, size in enumerate(value.shape)]
+        if value.name == "use_cache_branch":
+            return np.full(shape, self.phase == "decode")
+        if "mask" in value.name or dtype == "bool":
+            ones = np.ones(shape, dtype)
+            if self.varied and value.name.endswith("attention_mask") and len(shape) == 2:
+                ones[:, shape[1] - shape[1] // 4 :] = 0
+            return ones
+        if dtype.startswith("float"):
+            return self.random.standard_normal(shape).astype(dtype)
+        return self._integers(value.name, shape).astype(dtype)
+
+    def _integers(self, name: str, shape: list[int]) -> Array:
+        import numpy as np
+
+        if "position" in name and len(shape) == 2:
+            start = self._past() if self.phase == "decode" else 0
+            return np.tile(np.arange(start, start + shape[1]), (shape[0], 1))
+        if name == "bbox" or (name == "token_type_ids" and not self.varied):
+            return np.zeros(shape, np.int64)
+        return self.random.integers(0, self._bound(name), shape)
+
+    def _bound(self, name: str) -> int:
+        """How many rows the tables have that an input's values are looked up in."""
+        rows = list(_table_rows(self.model, name))
+        if rows:
+            return min(rows)
+        types = name == "token_type_ids"
+        return self._setting("type_vocab_size" if types else "vocab_size") or (1 if types else 2)
+
+    def _size(self, size: int | str | None, value: Value, axis: int) -> int:
+        if isinstance(size, int):
+            return size
+        if size is None:
+            raise HtpError(
+                f"{self.model.path}: the size of axis {axis} of the input {value.name!r} isn't known; "
+                "give --inputs FILE.npz"
+            )
+        if size in self.sizes.dims:
+            return self.sizes.dims[size]
+        terms = re.split(r" ([+*x]) ", size)
+        total = self._symbol(terms[0], value, axis)
+        for operator, term in zip(terms[1::2], terms[2::2], strict=True):
+            number = self._symbol(term, value, axis)
+            total = total + number if operator == "+" else total * number
+        return total
+
+    def _symbol(self, symbol: str, value: Value, axis: int) -> int:
+        if symbol in self.sizes.dims:
+            return self.sizes.dims[symbol]
+        if symbol.isdecimal():
+            return int(symbol)
+        if "batch" in symbol:
+            return self.sizes.batch_size or 1
+        if symbol.startswith("past"):
+            return self._past()
+        if value.name == "input_values" and "sequence" in symbol:
+            return self.sizes.sequence_length or _ONE_SECOND
+        if value.name == "input_features":
+            return self._sound(symbol, axis)
+        if "sequence" in symbol:
+            return self._tokens(symbol)
+        known = self._picture(symbol) or self._setting(symbol) or _OTHER_SIZES.get(symbol)
+        if known is None:
+            raise HtpError(
+                f"{self.model.path}: the size of {symbol!r}, an axis of the input {value.name!r}, isn't known; "
+                f"give --dim {symbol}=N"
+            )
+        return known
+
+    def _past(self) -> int:
+        return self._length() if self.phase == "decode" else 0
+
+    def _tokens(self, symbol: str) -> int:
+        """Tokens that are new in this phase; a decoder beside an encoder starts with one, as generation does."""
+        if symbol == "encoder_sequence_length":
+            return self._length()
+        beside = any(value.name.startswith("encoder_") for value in self.model.graph.inputs)
+        return 1 if self.phase == "decode" or (beside and symbol.startswith("decoder")) else self._length()
+
+    def _length(self) -> int:
+        if self.sizes.sequence_length is not None:
+            return self.sizes.sequence_length
+        names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+        # Two of the positions are no token's where the padding's is counted in, and a decode step takes one more.
+        longest = [limit - 3 for name in names if (limit := self._setting(name)) is not None]
+        longest = longest or [rows - 3 for rows in _position_rows(self.model)]
+        return max(1, min([_DEFAULT_SEQUENCE, *longest]))
+
+    def _picture(self, symbol: str) -> int | None:
+        if "channels" in symbol:
+            return self._setting("num_channels") or 3
+        if "height" not in symbol and "width" not in symbol:
+            return None
+        index = int("width" in symbol)
+        given = self.sizes.width if index else self.sizes.height
+        said = (self.config.get(name) or self._nested(name) for name in ("image_size", "sample_size"))
+        size = given or next(filter(None, said), None)
+        if isinstance(size, list) and len(size) == 2:
+            size = size[index]
+        return size if isinstance(size, int) and size > 0 else _DEFAULT_IMAGE
+
+    def _sound(self, symbol: str, axis: int) -> int:
+        if axis == 1 and "sequence" not in symbol:
+            return self._setting("num_mel_bins") or 80
+        positions = self._setting("max_source_positions")
+        return 2 * positions if positions else _OTHER_SIZES["nb_max_frames"]
+
+    def _setting(self, name: str) -> int | None:
+        value = self.config.get(name) or self._nested(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+    def _nested(self, name: str) -> Any:
+        parts = (part for part in self.config.values() if isinstance(part, dict))
+        return next((part[name] for part in parts if part.get(name)), None)
+
+
+def _position_rows(model: OnnxModel) -> Iterator[int]:
+    """The heights of the stored tables of positions, by their names: for files without a config."""
+    for _, graph in model.graphs():
+        for tensor in graph.initializers:
+            if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
+                yield tensor.dims[0]
+
+
+def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:
+    """The heights of the stored tables that a graph gathers rows of with the values of an input."""
+    stored = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
+    same = {name}
+    for _, graph in model.graphs():
+        for node in graph.nodes:
+            if node.op_type in ("Identity", "Cast", "Reshape") and node.inputs and node.inputs[0] in same:
+                same.update(node.outputs)
+            elif node.op_type == "Gather" and node.inputs[1] in same:
+                table = stored.get(node.inputs[0], ())
+                if len(table) == 2:
+                    yield table[0]

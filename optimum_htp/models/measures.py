@@ -1,0 +1,129 @@
+"""How far two tensors are from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations
+from math import inf, log10
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-1}
+"""What the relative error of a module may be, by the type of what it computes with."""
+
+_MOST_AXES = 4
+_BLOCK = 1 << 18  # numbers that are looked at at once
+_TINY = 1e-12  # where a reference is 0 everywhere, what is left of rounding is no error
+
+
+def compare_arrays(actual: Array, expected: Array) -> Errors:
+    """How far a tensor is from its reference, which may have another shape or type: then it is as far off as can be.
+
+    Whole numbers and truths have to be equal: the next index is no better than any other.
+    """
+    if actual.shape != expected.shape or (actual.dtype.kind == "f") != (expected.dtype.kind == "f"):
+        return _NO_NUMBER
+    errors = measure_errors(actual, expected)
+    return errors if actual.dtype.kind == "f" or not errors.max_abs else replace(errors, relative=inf)
+
+
+def measure_in_any_layout(actual: Array, expected: Array, *, tolerance: float) -> Errors | None:
+    """How far a tensor is from its reference in the order of axes in which both agree, else as it stands.
+
+    Optimizers move transpositions from one module into the next. Returns None where no order has the right shape.
+    """
+    if actual.shape == expected.shape:
+        errors = measure_errors(actual, expected)
+        if errors.relative <= tolerance:
+            return errors
+    if sorted(actual.shape) != sorted(expected.shape) or not 2 <= actual.ndim <= _MOST_AXES:
+        return measure_errors(actual, expected) if actual.shape == expected.shape else None
+    for order in permutations(range(actual.ndim)):
+        turned = actual.transpose(order)
+        if turned.shape == expected.shape:
+            errors = measure_errors(turned, expected)
+            if errors.relative <= tolerance:
+                return errors
+    return measure_errors(actual, expected) if actual.shape == expected.shape else None
+
+
+def measure_errors(actual: Array, expected: Array) -> Errors:
+    """How far off a tensor is from its reference, which has the same shape; of any type that holds numbers or truths.
+
+    Infinities, of the same sign, and NaNs have to be in the same places, and so have values at the end of what the type
+    can hold, which attention masks are filled with.
+    """
+    import numpy as np
+
+    limit = 0.9 * min(
+        (float(np.finfo(each.dtype).max) for each in (actual, expected) if each.dtype.kind == "f"), default=inf
+    )
+    left, right = actual.ravel(), expected.ravel()
+    worst = total = noise = signal = energy = product = largest = 0.0
+    count = 0
+    for start in range(0, right.size, _BLOCK):
+        ours, theirs = (each[start : start + _BLOCK].astype(np.float64) for each in (left, right))
+        special = _special(theirs, limit)
+        if not np.array_equal(special, _special(ours, limit)):
+            return _NO_NUMBER
+        if special.any():
+            ours, theirs = ours[special == 0], theirs[special == 0]
+        if not theirs.size:
+            continue
+        difference = np.abs(ours - theirs)
+        count += theirs.size
+        worst = max(worst, float(difference.max()))
+        largest = max(largest, float(np.abs(theirs).max()))
+        total += float(difference.sum())
+        noise += float(np.dot(difference, difference))
+        signal += float(np.dot(theirs, theirs))
+        energy += float(np.dot(ours, ours))
+        product += float(np.dot(ours, theirs))
+    if not noise:
+        return EXACT
+    length = energy**0.5 * signal**0.5
+    return Errors(
+        max_abs=worst,
+        mean_abs=total / count,
+        relative=worst / max(largest, _TINY),
+        cosine=product / length if length else 0.0,
+        sqnr_db=10 * log10(signal / noise) if signal else -inf,
+    )
+
+
+def _special(values: Array, limit: float) -> Array:
+    """0 for ordinary numbers, 1 and -1 for those past a limit, 2 for NaNs."""
+    import numpy as np
+
+    return np.select([np.isnan(values), values >= limit, values <= -limit], [2, 1, -1], 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How far a tensor is from its reference.
+
+    Attributes:
+        max_abs: The largest difference.
+        mean_abs: The mean difference.
+        relative: The largest difference over the reference's largest value; infinite where NaNs or infinities are in
+            other places than the reference's, and where whole numbers or truths differ at all.
+        cosine: The cosine of the angle between both, 1 for the same direction.
+        sqnr_db: The signal to quantization noise ratio: ten times the decimal logarithm of the reference's sum of
+            squares over that of the difference; infinite where there is no difference.
+    """
+
+    max_abs: float
+    mean_abs: float
+    relative: float
+    cosine: float
+    sqnr_db: float
+
+
+EXACT = Errors(0.0, 0.0, 0.0, 1.0, inf)
+
+_NO_NUMBER = Errors(inf, inf, inf, 0.0, -inf)

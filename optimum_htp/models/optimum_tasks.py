@@ -1,0 +1,147 @@
+"""The task that Optimum exports a model for, inferred for local directories too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import PackageError
+from optimum_htp.package import read_config
+
+
+_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
+
+
+@contextmanager
+def local_task_inference() -> Iterator[None]:
+    """Lets Optimum's own task inference answer for a local directory, as it does for a repository on the Hub.
+
+    Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556); `task="auto"` then means
+    just what it means for a Hub id, the with-past default included. Where the directory does not say what it holds,
+    Optimum's own error stands. Can go when Optimum infers the task of local directories itself.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    name = "_infer_task_from_model_name_or_path"
+    descriptor = TasksManager.__dict__.get(name)
+    if descriptor is None:
+        yield
+        return
+    original = getattr(TasksManager, name)
+
+    def infer(cls: Any, model_name_or_path: str, subfolder: str = "", *args: Any, **kwargs: Any) -> str:
+        directory = Path(model_name_or_path, subfolder or "")
+        library = kwargs.get("library_name") or _inferred_library(model_name_or_path, subfolder)
+        task = infer_local_task(directory, library) if directory.is_dir() else None
+        return task or original(model_name_or_path, subfolder, *args, **kwargs)
+
+    try:
+        setattr(TasksManager, name, classmethod(infer))
+        yield
+    finally:
+        setattr(TasksManager, name, descriptor)
+
+
+def infer_local_task(directory: Path, library: str | None) -> str | None:
+    """The task of a local model directory, or None where nothing in it says so.
+
+    transformers: from `architectures` in config.json (of several tasks of a class, the first that Optimum exports for
+    the model type), else from the auto class that remote code registers in `auto_map`. diffusers: from the pipeline's
+    class in model_index.json.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    if library == "timm":
+        return "image-classification"
+    if library == "sentence_transformers":
+        return "feature-extraction"
+    if library == "diffusers":
+        pipeline = _read_json(directory / "model_index.json").get("_class_name")
+        return next(iter(_tasks_of_class(TasksManager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS, pipeline)), None)
+    config = _read_json(directory / "config.json")
+    return _transformers_task(config)
+
+
+def task_of_class(qualified_class: str) -> str | None:
+    """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
+
+    >>> task_of_class("transformers.models.bert.modeling_bert.BertForMaskedLM")    # doctest: +SKIP
+    'fill-mask'
+    """
+    package, *inside, name = qualified_class.split(".")
+    if package != "transformers" or len(inside) < 2:
+        return None
+    return _transformers_task({"architectures": [name], "model_type": inside[1]})
+
+
+def _transformers_task(config: dict[str, Any]) -> str | None:
+    from optimum.exporters.tasks import TasksManager
+
+    listed = config.get("architectures")
+    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    candidates = [
+        task
+        for name in architectures
+        for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
+    ]
+    candidates += [
+        task
+        for (_, model_type, task), (_, name) in TasksManager._CUSTOM_CLASSES.items()
+        if name in architectures and model_type == config.get("model_type")
+    ]
+    loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
+    if "feature-extraction" in candidates:
+        # Every base model can be loaded for the tasks of AutoModel; one that has a task of its own is meant for that.
+        candidates.sort(key=lambda task: "AutoModel" in _names(loaders.get(task)))
+    candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), architectures)
+    exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
+    exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
+    supported = exportable.get("onnx", {})
+    return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
+
+
+def _tasks_of_remote_code(auto_map: Any, architectures: list[str]) -> list[str]:
+    """The tasks of the auto classes that remote code registers, those first that load the checkpoint's own class."""
+    from optimum.exporters.tasks import TasksManager
+
+    if not isinstance(auto_map, dict):
+        return []
+    own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in architectures}
+    return [
+        task
+        for registered in (own, set(auto_map))
+        for task, names in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items()
+        if registered.intersection(_names(names))
+    ]
+
+
+def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
+    found = []
+    for task, classes in mappings.items():
+        for names in classes.values():
+            if class_name in _names(names):
+                found.append(task)
+                break
+    return found
+
+
+def _names(names: Any) -> tuple[Any, ...]:
+    return tuple(names) if isinstance(names, (tuple, list)) else (names,)
+
+
+def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        return str(TasksManager.infer_library_from_model(model_name_or_path, subfolder=subfolder))
+    except (ValueError, OSError):
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_config(path) or {}
+    except PackageError:  # Optimum's own reading of the file says what is wrong with it
+        return {}

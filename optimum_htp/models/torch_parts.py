@@ -1,0 +1,388 @@
+"""A source model in PyTorch as the reference for what was exported from it: loaded, cut up as Optimum does, and run.
+
+Optimum's own export configs make the inputs, patch the model as for the export and name the outputs, so the answers
+can be held against the ONNX files input by input and output by output.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
+from optimum_htp.models.torch_source import library_of_classes
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+logger = logging.getLogger(__name__)
+
+_MERGED = "decoder_model_merged"
+_BRANCHES = {"decoder_model": False, "decoder_with_past_model": True}
+# Optimum's names for the sizes of inputs, and of which axes a fixed size says that it was exported with it.
+_AXES: dict[str, tuple[str, ...]] = {
+    "input_ids": ("batch_size", "sequence_length"),
+    "pixel_values": ("batch_size", "num_channels", "height", "width"),
+    "input_features": ("batch_size", "feature_size", "nb_max_frames"),
+    "input_values": ("batch_size", "audio_sequence_length"),
+}
+_VARIANTS = ("", "_optimized", "_quantized", "_fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One ONNX file and the PyTorch module that it stands for.
+
+    Attributes:
+        name: Optimum's name for the part.
+        file: The ONNX file, by its path in the package.
+        module: The PyTorch module.
+        onnx_config: Optimum's export config of it.
+        branch: Of a merged decoder, whether the branch with past key values is meant; None for any other file.
+    """
+
+    name: str
+    file: str
+    module: Any
+    onnx_config: Any
+    branch: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Inputs of an ONNX file, and what PyTorch makes of them.
+
+    Attributes:
+        inputs: The inputs of the ONNX file by name.
+        outputs: PyTorch's outputs by the names that the ONNX file has for them.
+        shapes: The sizes that the inputs were made for.
+    """
+
+    inputs: dict[str, np.ndarray[Any, Any]]
+    outputs: dict[str, np.ndarray[Any, Any]]
+    shapes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """A source model in PyTorch.
+
+    Attributes:
+        model: The model, or the diffusion pipeline.
+        task: The task that it was loaded for, as Optimum names it, with `-with-past` where that is meant.
+        library: The library that it is from.
+        name: What the user called it.
+        float_dtype: Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`.
+        preprocessors: Tokenizer, processor and so on, as far as they could be loaded: some give the inputs their sizes.
+    """
+
+    model: Any
+    task: str
+    library: str
+    name: str
+    float_dtype: str
+    preprocessors: list[Any]
+
+
+def source_facts(
+    recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
+) -> dict[str, Any]:
+    """What `load_source_model` is to be told of a package's source model: `task`, `library` and `with_past`.
+
+    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package is asked
+    before the model: what its sidecar says, else what the classes of its root modules tell.
+
+    Args:
+        recorded: What the package's sidecar says of its source.
+        roots: The root modules of its files.
+        task: The task, if the user gave one.
+        with_past: Whether the files take past key values.
+    """
+    classes = [info.qualified_class for info in roots]
+    known = task or recorded.get("task")
+    library = recorded.get("library")
+    if not isinstance(library, str):
+        library = library_of_classes(classes)
+    if not isinstance(known, str) or known == "auto":
+        known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
+        known = f"{known}-with-past" if known and with_past else known
+    return {"task": known, "library": library, "with_past": with_past}
+
+
+def load_source_model(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    library: str | None = None,
+    dtype: str | None = None,
+    with_past: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> SourceModel:
+    """Loads a source model as Optimum's export does.
+
+    Args:
+        model: A model directory, or an id on the Hub.
+        task: The task; None infers it.
+        library: The library; None infers it.
+        dtype: `"fp32"`, `"fp16"`, `"bf16"`; None means float32.
+        with_past: Whether an inferred task means past key values.
+        trust_remote_code: Run code that comes with the model.
+        **options: What `from_pretrained` takes beside.
+
+    Raises:
+        PackageError: There is no such model, or it can't be loaded for the task.
+    """
+    import torch
+    from optimum.exporters.tasks import TasksManager
+    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    name = str(model)
+    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
+        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
+    try:
+        library = library or TasksManager.infer_library_from_model(name)
+        if task is None:
+            with local_task_inference():
+                task = TasksManager.infer_task_from_model(name, library_name=library)
+            task += "-with-past" if with_past else ""
+        task = TasksManager.map_from_synonym(task)
+        loaded = TasksManager.get_model_from_task(
+            task,
+            name,
+            framework="pt",
+            library_name=library,
+            torch_dtype=types.get(dtype or "", torch.float32),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason}") from error
+    if isinstance(loaded, torch.nn.Module):
+        loaded.eval()
+    TasksManager.standardize_model_attributes(loaded)
+    preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
+    return SourceModel(loaded, str(task), str(library), name, dtype or "fp32", preprocessors)
+
+
+def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
+    """The ONNX files of a package with the module that each stands for.
+
+    Args:
+        source: The source model.
+        files: The paths of the ONNX files in the package.
+
+    Returns:
+        The parts, a merged decoder twice. Files that Optimum's export config knows nothing of are left out.
+
+    Raises:
+        HtpError: Optimum has no export config for the model.
+    """
+    listed = set(files)
+    cut = _cut_up(source, monolith=False)
+    if len(cut) > 1 and not any(_file_of(name, listed) for name in (*cut, _MERGED)):
+        cut = _cut_up(source, monolith=True)
+    parts = []
+    for name, (module, onnx_config) in cut.items():
+        file = _file_of(name, listed)
+        if file is not None:
+            parts.append(Part(name, file, module, onnx_config))
+    if not parts and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
+        ((name, (module, onnx_config)),) = cut.items()
+        return [Part(name, next(iter(listed)), module, onnx_config)]
+    merged = _file_of(_MERGED, listed)
+    if merged is not None:
+        for name, (module, onnx_config) in _cut_up(source, monolith=False).items():
+            if name in _BRANCHES:
+                _mark_merged(onnx_config, use_cache=_BRANCHES[name])
+                parts.append(Part(name, merged, module, onnx_config, _BRANCHES[name]))
+    return parts
+
+
+def fixed_sizes(inputs: Iterable[tuple[str, Iterable[Any] | None]]) -> dict[str, int]:
+    """The sizes that an export has fixed, by Optimum's names for them.
+
+    Args:
+        inputs: The names and shapes of a graph's inputs.
+
+    >>> fixed_sizes([("input_features", ("batch_size", 80, 3000))])
+    {'feature_size': 80, 'nb_max_frames': 3000}
+    >>> fixed_sizes([("input_ids", ("batch_size", 1))])
+    {}
+    """
+    sizes: dict[str, int] = {}
+    for name, shape in inputs:
+        axes, dims = _AXES.get(name, ()), tuple(shape or ())
+        if len(axes) != len(dims) or (name == "input_ids" and not all(isinstance(dim, int) for dim in dims)):
+            continue  # a decoder with past key values takes one token, whatever the batch
+        sizes.update({axis: dim for axis, dim in zip(axes, dims, strict=True) if isinstance(dim, int) and dim > 0})
+    return sizes
+
+
+def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
+    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
+    from optimum.exporters.tasks import TasksManager
+
+    config = source.model.config
+    kind = getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
+    if source.library == "transformers" and kind not in TasksManager._SUPPORTED_MODEL_TYPE:
+        raise HtpError(f"Optimum has no export config for the model type {kind!r}, which would make the inputs")
+    if source.task.endswith("with-past"):
+        config.use_cache = True
+    try:
+        _, cut = _get_submodels_and_onnx_configs(
+            model=source.model,
+            task=source.task,
+            monolith=monolith,
+            custom_onnx_configs={},
+            custom_architecture=False,
+            float_dtype=source.float_dtype,
+            _variant="default",
+            library_name=source.library,
+            preprocessors=source.preprocessors,
+        )
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HtpError(f"Optimum can't cut up {source.name} for {source.task}: {reason}") from error
+    return dict(cut)
+
+
+def _file_of(name: str, files: set[str]) -> str | None:
+    candidates = [f"{name}{variant}.onnx" for variant in _VARIANTS] + [f"{name}/model.onnx"]
+    return next((each for each in candidates if each in files), None)
+
+
+def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
+    """What Optimum's `post_process_exported_models` does to the configs once it has merged the decoders."""
+    inner = getattr(onnx_config, "_decoder_onnx_config", None)
+    for each in (onnx_config, inner):
+        if each is not None:
+            each.is_merged, each.use_cache_branch = True, use_cache
+            if not use_cache:
+                each.use_past_in_inputs = True
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Draws the same random numbers each time, in torch, numpy and Python; the caller's go on as if nothing was drawn."""
+    import numpy as np
+    import torch
+
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+@same_random_numbers()
+def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
+    """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
+
+    Each call makes the same inputs: their values are random, and so is how much of them a mask leaves out.
+
+    Args:
+        part: What to run.
+        input_names: The inputs of the ONNX file.
+        shapes: Sizes by Optimum's names for them (`batch_size`, `sequence_length`, ...); others have their defaults.
+
+    Raises:
+        Exception: Whatever the model raises for inputs of these sizes.
+    """
+    import torch
+    from optimum.utils import DEFAULT_DUMMY_SHAPES
+
+    onnx_config = part.onnx_config
+    made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes})
+    given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
+    with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
+        answer = part.module(**given)
+    outputs: dict[str, Any] = {}
+    for key, value in answer.items():
+        name = "present" if key == "past_key_values" else key
+        if isinstance(value, (list, tuple)):
+            name = onnx_config.torch_to_onnx_output_map.get(name, name)
+            outputs.update(onnx_config.flatten_output_collection_property(name, value))
+        elif value is not None:
+            outputs[name] = value
+    named = {onnx_config.torch_to_onnx_output_map.get(name, name): value for name, value in outputs.items()}
+    inputs = _flat_inputs(onnx_config, onnx_config.generate_dummy_inputs_for_validation(made, input_names))
+    wanted = {name: _array(value) for name, value in inputs.items() if name in input_names}
+    return Example(wanted, {name: _array(value) for name, value in named.items()}, dict(shapes))
+
+
+def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, (list, tuple)):
+            flat.update(onnx_config.flatten_output_collection_property(name, value))
+        elif isinstance(value, dict):
+            flat.update(value)
+        else:
+            flat[name] = value
+    return flat
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    import torch
+
+    tensor = value.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+
+
+def dummy_inputs(
+    config: Any,
+    *,
+    task: str,
+    library: str,
+    shapes: Mapping[str, int] | None = None,
+    directory: str | Path | None = None,
+) -> dict[str, Any]:
+    """Inputs for a whole model, as torch tensors, made from its config alone.
+
+    Args:
+        config: A transformers config.
+        task: The task, without `-with-past`.
+        library: The library that the model is from.
+        shapes: Sizes by Optimum's names for them; None means the defaults.
+        directory: Where its processors are, from which some models take sizes; None means nowhere.
+
+    Raises:
+        HtpError: Optimum has no export config for the model type and task.
+    """
+    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+    from optimum.exporters.tasks import TasksManager
+    from optimum.utils import DEFAULT_DUMMY_SHAPES
+    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    kind = getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
+    try:
+        constructor = TasksManager.get_exporter_config_constructor(
+            "onnx", model_type=kind, task=task, library_name=library
+        )
+        preprocessors = maybe_load_preprocessors(str(directory)) if directory is not None else []
+        onnx_config = constructor(config, preprocessors=preprocessors)
+        made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **(shapes or {})})
+    except Exception as error:  # of many kinds, for configs that lack what an export config reads
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise HtpError(f"Optimum makes no inputs for a {kind} model and {task}: {reason}") from error
+    return dict(made)

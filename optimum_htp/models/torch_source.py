@@ -1,0 +1,307 @@
+"""The PyTorch side of a package: what a local model directory says of itself, and loading its source model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from optimum_htp.errors import PackageError
+from optimum_htp.models.optimum_tasks import _LIBRARIES
+from optimum_htp.package import read_config
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model's configs are.
+
+    Attributes:
+        name: The id on the Hub, or the directory, as it was given.
+        directory: A local directory with its configs.
+    """
+
+    name: str
+    directory: Path
+
+    def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
+        """Writes config, generation config, tokenizer and processor, as Optimum's export does.
+
+        Raises:
+            PackageError: The config can't be read.
+        """
+        from optimum.utils.save_utils import maybe_save_preprocessors
+        from transformers import GenerationConfig
+
+        _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
+        if (self.directory / "generation_config.json").is_file():
+            GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
+        maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
+
+
+def find_source(model: str | Path) -> ModelSource:
+    """Finds a model's configs: in a local directory, else on the Hub or in its cache, without the weights.
+
+    Raises:
+        PackageError: There is no such model.
+    """
+    directory = Path(model)
+    if not directory.is_dir():
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.txt", "*.py", "*.model", "*.jinja", "*/*.json", "*/*.txt", "*/*.model"]
+        try:
+            directory = Path(snapshot_download(str(model), allow_patterns=patterns))
+        except Exception as error:  # the Hub's client raises errors of several libraries
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise PackageError(f"{model}: no such directory, and not to be had from the Hub: {reason}") from error
+    return ModelSource(str(model), directory)
+
+
+def model_facts(model: Any) -> dict[str, str | None]:
+    """What a loaded model, or a diffusion pipeline, says of itself.
+
+    Returns:
+        `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
+        config, each None where it is not known.
+    """
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        library = str(TasksManager.infer_library_from_model(model))
+    except (ValueError, AttributeError, TypeError):  # none of those that Optimum knows
+        library = None
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return {"library": library, "dtype": dtype_of(model), "revision": commit if isinstance(commit, str) else None}
+
+
+def library_of_classes(qualified: Iterable[str]) -> str | None:
+    """The library that a model of these classes is from, by Optimum's name for it; None for any other.
+
+    Of a pipeline's parts some are of transformers' classes: the library of the others comes first.
+
+    >>> library_of_classes(["transformers.models.clip.modeling_clip.CLIPTextModel", "diffusers.models.unets.UNet"])
+    'diffusers'
+    """
+    packages = {name.partition(".")[0] for name in qualified}
+    return next((name for name in _LIBRARIES if name in packages), None)
+
+
+def dtype_of(model: object) -> str | None:
+    """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
+    import torch
+
+    components = getattr(model, "components", None)
+    parts = [model, *(components.values() if isinstance(components, dict) else ())]
+    weights = (weight for part in parts if isinstance(part, torch.nn.Module) for weight in part.parameters())
+    found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
+    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
+    return None if found is None else names.get(found, found.removeprefix("torch."))
+
+
+def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter and buffer of a model, by each of the names that it has."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    buffers = model.named_buffers(remove_duplicate=False)
+    return {name: tuple(tensor.shape) for named in (parameters, buffers) for name, tensor in named}
+
+
+def instantiate_on_meta(
+    directory: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    tasks: bool = False,
+    attn_implementation: str | None = None,
+) -> Iterator[torch.nn.Module]:
+    """Instantiates what a config describes on torch's `meta` device: every module, no weight.
+
+    Args:
+        directory: A directory with config.json; for a sentence-transformers model, with modules.json too.
+        trust_remote_code: Run code that comes with the model.
+        tasks: Go on, after the classes that `architectures` names, with those that Optimum would load for each task.
+        attn_implementation: Which of its attention implementations a model has, as for `from_pretrained`.
+
+    Yields:
+        The models, each made when it is asked for; those that cannot be made are left out.
+
+    Raises:
+        PackageError: The config can't be read or names no class that is installed.
+    """
+    directory = Path(directory)
+    config = read_config(directory / "config.json") or {}
+    failures: list[str] = []
+    made = 0
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    for maker in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
+        try:
+            model = maker()
+        except Exception as error:  # whatever the model's own constructor raises
+            failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
+            continue
+        made += 1
+        yield model.eval()
+    if not made:
+        reason = failures[0] if failures else "it names no class in architectures or _class_name that is installed"
+        raise PackageError(f"{directory / 'config.json'}: the model can't be made of it: {reason}; give --model MODEL")
+
+
+def _makers(
+    directory: Path, config: dict[str, Any], options: dict[str, Any], *, trust_remote_code: bool, tasks: bool
+) -> Iterator[Callable[[], torch.nn.Module]]:
+    """What makes each model that a config may mean, the likeliest first."""
+    if (directory / "modules.json").is_file():
+        yield lambda: _sentence_transformer(directory, whole=True, trust_remote_code=trust_remote_code)
+    class_name = config.get("_class_name")
+    if isinstance(class_name, str):
+        yield lambda: _diffusers_component(class_name, config)
+        return
+    if "model_type" not in config and "architectures" not in config:
+        return
+    loaded = _load_config(directory, trust_remote_code=trust_remote_code)
+    for cls in _transformers_classes(directory, loaded, trust_remote_code=trust_remote_code, tasks=tasks):
+        yield partial(_on_meta, cls, loaded, **options)
+    if tasks:
+        yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
+
+
+def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            str(directory), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
+        raise PackageError(f"{directory / 'config.json'}: transformers can't load it: {reason}{advice}") from error
+    return config
+
+
+def _transformers_classes(
+    directory: Path, config: PretrainedConfig, *, trust_remote_code: bool, tasks: bool
+) -> Iterator[Any]:
+    """The classes that a config names, then those of the tasks of its model type; each once."""
+    import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    seen: set[Any] = set()
+    names = config.architectures or []
+    auto_map = getattr(config, "auto_map", None) or {}
+    for name in names:
+        reference = next((each for each in auto_map.values() if str(each).rpartition(".")[2] == name), None)
+        cls = getattr(transformers, name, None)
+        if trust_remote_code and isinstance(reference, str):
+            cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
+        if cls is not None and cls not in seen:
+            seen.add(cls)
+            yield cls
+    for cls in _task_classes(config) if tasks else ():
+        if cls not in seen:
+            seen.add(cls)
+            yield cls
+
+
+def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
+    """The class that Optimum loads for each task that it exports a model type for."""
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        supported = TasksManager.get_supported_tasks_for_model_type(
+            config.model_type, "onnx", library_name="transformers"
+        )
+    except KeyError:
+        return
+    for task in supported:
+        try:
+            auto = TasksManager.get_model_class_for_task(task, model_type=config.model_type)
+        except (KeyError, ValueError):
+            continue
+        mapping = getattr(auto, "_model_mapping", None)
+        if mapping is None:
+            yield auto
+        elif type(config) in mapping:
+            cls = mapping[type(config)]
+            yield from cls if isinstance(cls, tuple) else (cls,)
+
+
+def _on_meta(cls: Any, config: Any, **options: Any) -> torch.nn.Module:
+    import torch
+    from transformers.modeling_utils import no_init_weights
+
+    def make() -> Any:
+        with no_init_weights():
+            return cls._from_config(copy.deepcopy(config), **options)
+
+    try:
+        with torch.device("meta"):
+            model = make()
+    except (NotImplementedError, RuntimeError):  # a constructor that looks at values, which meta tensors don't have
+        from accelerate import init_empty_weights
+
+        with init_empty_weights(include_buffers=False):
+            model = make()
+    model.tie_weights()
+    return cast("torch.nn.Module", model)
+
+
+def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Module:
+    import diffusers
+    import torch
+
+    cls = getattr(diffusers, class_name)
+    with torch.device("meta"):
+        return cast("torch.nn.Module", cls.from_config(config))
+
+
+def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bool) -> torch.nn.Module:
+    """A sentence-transformers model; of one whose modules.json is gone, as from an export, the first module only."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Transformer
+
+    with _weights_left_out(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the import path, which older releases need
+        if whole:
+            options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+            model = SentenceTransformer(str(directory), device="meta", **options)
+        else:
+            model = SentenceTransformer(modules=[Transformer(str(directory))], device="meta")
+    return cast("torch.nn.Module", model)
+
+
+@contextmanager
+def _weights_left_out() -> Iterator[None]:
+    """While it is open, transformers' `from_pretrained` for models makes them on the `meta` device."""
+    from transformers import AutoConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    def of_auto(cls: Any, name: str, /, *_: Any, config: Any = None, **options: Any) -> Any:
+        trust = bool(options.get("trust_remote_code"))
+        loaded = AutoConfig.from_pretrained(name, trust_remote_code=trust) if config is None else config
+        found = cls._model_mapping.get(type(loaded), None)
+        if found is None:
+            raise PackageError(f"{name}: {cls.__name__} knows no class for {type(loaded).__name__}")
+        return _on_meta(found[0] if isinstance(found, tuple) else found, loaded)
+
+    def of_class(cls: Any, name: str, /, *_: Any, config: Any = None, **__: Any) -> Any:
+        return _on_meta(cls, cls.config_class.from_pretrained(name) if config is None else config)
+
+    name = "from_pretrained"
+    owners: tuple[type, ...] = (_BaseAutoModelClass, PreTrainedModel)
+    originals = [owner.__dict__[name] for owner in owners]
+    try:
+        setattr(_BaseAutoModelClass, name, classmethod(of_auto))
+        setattr(PreTrainedModel, name, classmethod(of_class))
+        yield
+    finally:
+        for owner, original in zip(owners, originals, strict=True):
+            setattr(owner, name, original)

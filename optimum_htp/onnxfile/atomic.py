@@ -1,0 +1,91 @@
+"""Files that are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from optimum_htp.onnxfile.splice import copy_range
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(target: Path, *, mode: int) -> Iterator[int]:
+    """Gives a descriptor to write to, and puts what was written in `target`'s place when the block ends well.
+
+    The content reaches the disk before the name does. Whatever goes wrong, `target` stays what it was and nothing
+    else is left: on Linux the new file has no name until it is complete, so that holds for `kill -9` too.
+
+    Args:
+        target: The file to create or replace; no symbolic link.
+        mode: Permission bits of the new file.
+
+    Raises:
+        OSError: As the system says it.
+    """
+    temporary = target.parent / f".optimum-htp-{secrets.token_hex(8)}.tmp"
+    descriptor, named = -1, False
+    try:
+        descriptor, named = _open_new(temporary)
+        yield descriptor
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+        if not named:
+            _give_name(descriptor, temporary)
+        os.close(descriptor)
+        descriptor = -1
+        os.replace(temporary, target)  # noqa: PTH105 (tests make os.replace fail)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    _sync_directory(target.parent)
+
+
+def _open_new(temporary: Path) -> tuple[int, bool]:
+    """Returns the descriptor of a new file beside `temporary`, and whether it already has that name."""
+    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    if hasattr(os, "O_TMPFILE"):
+        # File systems without O_TMPFILE (NFS, some overlays) refuse it; what else may be wrong shows right below.
+        with contextlib.suppress(OSError):
+            return os.open(temporary.parent, flags | os.O_TMPFILE, 0o600), False
+    return os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+
+
+def _give_name(descriptor: int, name: Path) -> None:
+    """Makes a file without a name appear as `name`, by a copy where the system can't link it (no /proc, gVisor)."""
+    directory = os.open(name.parent, os.O_RDONLY)
+    try:
+        # Only linkat follows the link in /proc, and Python calls linkat only if a directory descriptor is given.
+        os.link(f"/proc/self/fd/{descriptor}", name.name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        status = os.fstat(descriptor)
+        named = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            copy_range(descriptor, named, 0, status.st_size)
+            os.fchmod(named, status.st_mode & 0o7777)
+            os.fsync(named)
+        finally:
+            os.close(named)
+    finally:
+        os.close(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    # The new file is in place; a system that can't sync a directory has nothing more to offer.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,152 @@
+"""Files written from pieces of others: bytes in memory and ranges that are copied."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import TYPE_CHECKING
+
+from optimum_htp.onnxfile.wire import MAX_LENGTH_BYTES, encode_varint
+
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile.wire import Data, Piece
+
+
+_BUFFER_BYTES = 1 << 20
+
+# Shorter ranges are collected from the mapped file, as a rewritten graph has thousands.
+_SMALL_RANGE_BYTES = 1 << 16
+
+
+class Splice:
+    """The new content of one message: what to keep of the old file, and what to put in between, in order.
+
+    Call `cut`, `replace` and `finish` in the order of the file.
+    """
+
+    __slots__ = ("_kept", "_start", "length_bytes", "pieces")
+
+    def __init__(self, start: int) -> None:
+        self.pieces: list[Piece] = []
+        self.length_bytes = 0
+        self._start = self._kept = start
+
+    def cut(self, start: int, stop: int) -> None:
+        """Leaves out the old `[start, stop)`; everything before it that was not cut stays."""
+        self._append((self._kept, start))
+        self._kept = stop
+
+    def replace(self, tag: int, span: tuple[int, int, int], content: Splice | None) -> None:
+        """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it.
+
+        A length that was written wider than it need be, by a writer that leaves room for any, keeps its width, so that
+        taking the new content back takes everything back.
+        """
+        if content is None:
+            return
+        at, first, stop = span
+        if content.length_bytes == stop - first:
+            self.cut(first, stop)  # the header stays, also where it is not the shortest possible
+        else:
+            self.cut(at, stop)
+            head = encode_varint(tag)
+            width = min(first - at - len(head), MAX_LENGTH_BYTES)
+            is_wide = width > len(encode_varint(stop - first))
+            self._append(head + encode_varint(content.length_bytes, width if is_wide else 1))
+        length_bytes = self.length_bytes + content.length_bytes
+        for piece in content.pieces[:1]:  # only the first can join what stands before it
+            self._append(piece)
+        self.pieces.extend(content.pieces[1:])
+        self.length_bytes = length_bytes
+
+    def finish(self, end: int, addition: bytes = b"") -> Splice | None:
+        """Keeps the rest of the message, up to `end`, and puts `addition` after it.
+
+        Returns:
+            The splice, or None where the message is the same as before.
+        """
+        if not self.pieces and not addition and self._kept == self._start:
+            return None
+        self.cut(end, end)
+        self._append(addition)
+        return self
+
+    def _append(self, piece: Piece) -> None:
+        if isinstance(piece, bytes):
+            self.length_bytes += len(piece)
+            if piece:
+                self.pieces.append(piece)
+            return
+        start, stop = piece
+        self.length_bytes += stop - start
+        if start == stop:
+            return
+        last = self.pieces[-1] if self.pieces else None
+        if isinstance(last, tuple) and last[1] == start:
+            self.pieces[-1] = (last[0], stop)
+        else:
+            self.pieces.append(piece)
+
+
+def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -> None:
+    """Writes pieces to a file descriptor, long ranges of the source file without mapping them.
+
+    Args:
+        pieces: What to write, in order.
+        source: Descriptor of the file that the ranges refer to.
+        data: The same file, mapped.
+        target: Descriptor to write to, at its position.
+
+    Raises:
+        OSError: As the system says it.
+    """
+    pending: list[bytes] = []
+    pending_bytes = 0
+    for piece in pieces:
+        if isinstance(piece, tuple) and piece[1] - piece[0] > _SMALL_RANGE_BYTES:
+            _write(target, b"".join(pending))
+            pending, pending_bytes = [], 0
+            copy_range(source, target, *piece)
+            continue
+        pending.append(piece if isinstance(piece, bytes) else data[piece[0] : piece[1]])
+        pending_bytes += len(pending[-1])
+        if pending_bytes >= _BUFFER_BYTES:
+            _write(target, b"".join(pending))
+            pending, pending_bytes = [], 0
+    _write(target, b"".join(pending))
+
+
+def _write(target: int, content: bytes | memoryview) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(target, view) :]
+
+
+def copy_range(source: int, target: int, start: int, stop: int) -> None:
+    """Copies `[start, stop)` of one file to the position of another.
+
+    Through a small buffer that stays in the processor's cache: measured on 417 MB (ext4, Linux 6.18) this takes 0.10 to
+    0.19 s, sendfile and copy_file_range 0.16 to 0.32 s, as their pages seldom line up after an insertion.
+    """
+    buffer = memoryview(bytearray(min(_BUFFER_BYTES, stop - start)))
+    with io.FileIO(source, closefd=False) as file:
+        file.seek(start)
+        while start < stop:
+            count = file.readinto(buffer[: stop - start])
+            if not count:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            _write(target, buffer[:count])
+            start += count
+
+
+class Paste(Splice):
+    """A splice into which ranges of other files go too."""
+
+    __slots__ = ()
+
+    def paste(self, pieces: list[Piece]) -> None:
+        """Puts pieces after what was kept or cut last."""
+        for piece in pieces:
+            self._append(piece)

@@ -1,0 +1,1 @@
+"""`export_metadata.json`: what is written to it, and how it is read back."""

@@ -1,0 +1,106 @@
+"""`export_metadata.json`, the sidecar of a package: what is written to it, and how it is read back.
+
+The sidecar is the authority on what is known of a package: tools that drop the metadata of nodes leave it alone. It is
+written last, so that its presence says that the export is complete. What is read is not believed (`reading.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib import metadata as importlib_metadata
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import PackageError
+from optimum_htp.package.json_files import read_small, write_text_atomically
+from optimum_htp.package.sidecar.document import file_document
+from optimum_htp.package.sidecar.parse import parse_members
+from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
+
+
+__all__ = ["SCHEMA_VERSION", "SIDECAR", "FileRecord", "Sidecar", "StoredParameter", "TagCounts", "library_versions"]
+
+SIDECAR = "export_metadata.json"
+SCHEMA_VERSION = 1
+_LIBRARIES = ("optimum_htp", "optimum", "optimum-onnx", "transformers", "torch", "onnx", "onnxruntime")
+_MAX_SIDECAR_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """The content of `export_metadata.json`.
+
+    Attributes:
+        files: What is known of each ONNX file, by its path in the package.
+        source: Model, revision, task, library, opset and dtype of the export, as far as they are known.
+        timings: Seconds spent in Optimum and in the HTP pass.
+        versions: The version of each library that took part.
+    """
+
+    files: dict[str, FileRecord]
+    source: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> Path:
+        """Writes `export_metadata.json`, atomically.
+
+        Raises:
+            PackageError: It could not be written; what was there stands.
+        """
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "versions": self.versions,
+            "source": self.source,
+            "timings": self.timings,
+            "files": {name: file_document(record) for name, record in self.files.items()},
+        }
+        path = directory / SIDECAR
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+        # Half of a surrogate pair, as a path that is not UTF-8 has, can't be written.
+        write_text_atomically(path, text.encode("utf-8", "replace").decode("utf-8") + "\n")
+        return path
+
+    @classmethod
+    def read(cls, directory: Path) -> Sidecar | None:
+        """Reads `export_metadata.json`; None where there is none.
+
+        Raises:
+            PackageError: It is not what an export writes.
+        """
+        path = directory / SIDECAR
+        content = read_small(path, _MAX_SIDECAR_BYTES)
+        return None if content is None else cls.parse(content, where=str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, *, where: str) -> Sidecar:
+        """Reads what `export_metadata.json` holds; `where` names it in errors.
+
+        Raises:
+            PackageError: It is not what an export writes.
+        """
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
+        try:
+            version = document["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
+            return cls(**parse_members(document))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"[:300]
+            message = f"{where}: not written by optimum_htp ({reason}); delete it, export again"
+            raise PackageError(" ".join(message.split())) from error
+
+
+def library_versions() -> dict[str, str]:
+    """The installed version of each library that takes part in an export."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib_metadata.version(name)
+        except importlib_metadata.PackageNotFoundError:
+            continue
+    return versions

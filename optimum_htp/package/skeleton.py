@@ -1,0 +1,361 @@
+"""The skeleton of a tagged graph, packed into a string that travels in the model's own metadata.
+
+It holds what projection needs, and no weights: nodes with their operators, names, edges, tags and calls, and the
+module trees. Tools that drop the metadata of nodes keep that of the model, so that a file that came through them can be
+tagged again from itself.
+
+The string is base85 (RFC 1924's alphabet) of zlib of JSON. The JSON is a table of columns: nodes come graph by graph, a
+parent before its bodies. A tensor is written as its distance from the newest name, so that the layers of a model look
+alike and compress to almost nothing: 0 is a new name, -1 an input or output that is not there. A tensor that is named
+`<node>_output_<i>` after the node that makes it has an empty name in the table. What comes out of a file is not
+believed: lengths are bounded before anything is made of them, and every number is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value
+from optimum_htp.tagging import TaggedModel
+
+
+SKELETON = "pkg.optimum_htp.skeleton"
+"""The key in the model's metadata."""
+
+VERSION = 1
+MAX_UNPACKED_BYTES = 16_777_216
+"""How long the JSON may be: ten times that of a graph of 20,000 nodes."""
+
+_MAX_PACKED = MAX_UNPACKED_BYTES  # characters
+_MAX_NAME = 1_000  # characters in the name of a module or its class
+_MAX_DEPTH = 500
+_MAX_ALIAS_NAMES = 200_000
+_NEW, _ABSENT = 0, -1
+
+Roots = Mapping[str, tuple[ModuleTree, "str | None"]]
+"""For each root module, by its tag, its tree and its place in the whole model."""
+
+
+def pack_skeleton(tagged: TaggedModel, roots: Roots) -> str | None:
+    """Packs a tagged graph and its module trees.
+
+    Args:
+        tagged: The graph; each node has a tag.
+        roots: By the tag of each root module its tree and its place in the whole model.
+
+    Returns:
+        The string, without spaces or control characters; None for a graph that is too large to be unpacked.
+    """
+    document = _Packer(tagged, roots).document()
+    content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(content) > MAX_UNPACKED_BYTES:
+        return None
+    return base64.b85encode(zlib.compress(content, 9)).decode("ascii")
+
+
+def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
+    """Unpacks what `pack_skeleton` packed.
+
+    Returns:
+        The tagged graph (its path is empty, its tensors have no types), and by the tag of each root module its tree and
+        its place in the whole model.
+
+    Raises:
+        HtpError: It is no skeleton, or that of a newer version.
+    """
+    try:
+        document = json.loads(_decompressed(text))
+        if not isinstance(document, dict) or document.get("v") != VERSION:
+            version = document.get("v") if isinstance(document, dict) else None
+            raise HtpError(
+                f"the skeleton has version {version!r}; this optimum_htp reads version {VERSION}: update it"
+            )
+        return _Unpacker(document).tagged_model()
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise HtpError(
+            f"the skeleton in the model's metadata is damaged ({reason}): give the tagged file or package that "
+            "it was made from (--from), or export the model again"
+        ) from error
+
+
+def _decompressed(text: str) -> bytes:
+    if len(text) > _MAX_PACKED:
+        raise ValueError(f"{len(text)} characters, more than {_MAX_PACKED}")
+    decompressor = zlib.decompressobj()
+    content = decompressor.decompress(base64.b85decode(text), MAX_UNPACKED_BYTES)
+    if not decompressor.eof:
+        raise ValueError(f"cut off, or more than {MAX_UNPACKED_BYTES} bytes unpacked")
+    return content
+
+
+class _Packer:
+    """Collects the columns."""
+
+    def __init__(self, tagged: TaggedModel, roots: Roots) -> None:
+        self._tagged = tagged
+        self._roots = roots
+        self._names: dict[str, int] = {}
+        self._table: list[str] = []
+        self._modules = {
+            tree.tag(info.path): number
+            for number, (tree, info) in enumerate((tree, info) for tree, _ in roots.values() for info in tree)
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The whole skeleton, as JSON holds it."""
+        operators: dict[tuple[str, str], int] = {}
+        tags: dict[NodeTag, int] = {}
+        names: list[str] = []
+        columns: dict[str, list[int]] = {key: [] for key in ("op", "ni", "no", "io", "tag")}
+        graphs = []
+        for path, graph in self._tagged.model.graphs():
+            given = self._references(value.name for value in graph.inputs)
+            read = {name for node in graph.nodes for name in node.inputs}
+            stored = self._references(tensor.name for tensor in graph.initializers if tensor.name in read)
+            for position, node in enumerate(graph.nodes):
+                columns["op"].append(operators.setdefault((node.domain, node.op_type), len(operators)))
+                columns["ni"].append(len(node.inputs))
+                columns["no"].append(len(node.outputs))
+                columns["io"] += self._references(node.inputs)
+                columns["io"] += self._references(node.outputs, node.name)
+                tag = self._tagged.tags.get((path, position))
+                columns["tag"].append(tags.setdefault(tag, len(tags)) if tag is not None else _ABSENT)
+                names.append(node.name)
+            returned = self._references(value.name for value in graph.outputs)
+            graphs.append([path, len(graph.nodes), given, stored, returned])
+        return {
+            "v": VERSION, "graphs": graphs, **columns, "ops": [list(each) for each in operators], "names": names,
+            "tensors": self._table, "tags": [self._tag(tag) for tag in tags],
+            "roots": [[at, _tree_columns(tree)] for tree, at in self._roots.values()],
+        }  # fmt: skip
+
+    def _references(self, names: Iterable[str], maker: str | None = None) -> list[int]:
+        found = []
+        for position, name in enumerate(names):
+            if not name:
+                found.append(_ABSENT)
+                continue
+            known = self._names.get(name)
+            found.append(_NEW if known is None else len(self._table) - known)
+            if known is None:
+                self._names[name] = len(self._table)
+                self._table.append("" if maker and name == f"{maker}_output_{position}" else name)
+        return found
+
+    def _tag(self, tag: NodeTag) -> list[Any]:
+        row: list[Any] = [self._modules.get(tag.tag, tag.tag), SOURCES.index(tag.source), tag.call]
+        if tag.origins:
+            row.append([self._modules.get(origin, origin) for origin in tag.origins])
+        return row
+
+
+def _tree_columns(tree: ModuleTree) -> dict[str, Any]:
+    """A module tree by columns: each module's parent, by its place in the list, and its last name."""
+    places: dict[ModulePath, int] = {}
+    classes: dict[tuple[str, str], int] = {}
+    columns: dict[str, list[Any]] = {key: [] for key in ("parent", "name", "class", "calls", "parameters")}
+    for number, info in enumerate(tree):
+        places[info.path] = number
+        above = places.get(info.path[:-1], _ABSENT) if info.path else _ABSENT
+        columns["parent"].append(above)
+        columns["name"].append(info.path[-1] if above >= 0 else list(info.path))
+        columns["class"].append(classes.setdefault((info.class_name, info.qualified_class), len(classes)))
+        columns["calls"].append(info.calls)
+        columns["parameters"].append(info.parameters)
+    rest = {
+        "classes": [[short, _shortened(full, short)] for short, full in classes],
+        "containers": [number for number, info in enumerate(tree) if info.container],
+        "aliases": [[number, list(map(list, info.aliases))] for number, info in enumerate(tree) if info.aliases],
+    }
+    return {**columns, **rest}
+
+
+def _shortened(qualified: str, short: str) -> str:
+    return qualified[: -len(short)] + "*" if qualified.endswith("." + short) else qualified
+
+
+class _Unpacker:
+    """Makes the graph of the columns; anything that does not fit raises one of the errors that `unpack` catches."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self._names = _strings(document["names"])
+        self._table = _strings(document["tensors"])
+        self._seen = self._made = 0
+        self._columns = {key: iter(_integers(document[key])) for key in ("op", "ni", "no", "io", "tag")}
+        self._operators = [(_string(domain), _string(op_type)) for domain, op_type in document["ops"]]
+        self._roots = self._read_roots()
+        self._modules = [tree.tag(info.path) for tree, _ in self._roots for info in tree]
+        self._tags = [self._tag(*row) for row in document["tags"]]
+
+    def tagged_model(self) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
+        """The graph with its tags, and the trees by their root's tag."""
+        tags: dict[NodeKey, NodeTag] = {}
+        graphs: dict[str, Graph] = {}
+        names = iter(self._names)
+        for path, count, given, stored, returned in self._document["graphs"]:
+            inputs = tuple(Value(name, 0, None) for name in self._resolve(_integers(given)))
+            tensors = tuple(Initializer(name, 0, (), None, 0, None) for name in self._resolve(_integers(stored)))
+            nodes = []
+            for position, name in enumerate(islice(names, _count(count, len(self._names)))):
+                nodes.append(self._node(name))
+                tag = self._next("tag")
+                if tag != _ABSENT:
+                    tags[path, position] = self._tags[_index(tag, len(self._tags))]
+            outputs = tuple(Value(name, 0, None) for name in self._resolve(_integers(returned)))
+            graphs[_string(path)] = Graph("", nodes, inputs, outputs, tensors)
+        model = OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], _assembled(graphs))
+        return TaggedModel(model, tags), {tree.tag(()): (tree, at) for tree, at in self._roots}
+
+    def _node(self, name: str) -> Node:
+        domain, op_type = self._operators[_index(self._next("op"), len(self._operators))]
+        counts = [_count(self._next(key), len(self._table) + 1_000) for key in ("ni", "no")]
+        references = [[self._next("io") for _ in range(count)] for count in counts]
+        inputs = self._resolve(references[0])
+        outputs = self._resolve(references[1], name)
+        return Node(name, op_type, domain, tuple(inputs), tuple(outputs), {}, ())
+
+    def _next(self, column: str) -> int:
+        value = next(self._columns[column], None)
+        if value is None:
+            raise ValueError(f"the column {column!r} is too short")
+        return value
+
+    def _resolve(self, references: Iterable[int], maker: str | None = None) -> list[str]:
+        found = []
+        for position, reference in enumerate(references):
+            if reference == _ABSENT:
+                found.append("")
+                continue
+            if reference == _NEW:
+                if not self._table[self._seen] and maker:
+                    self._table[self._seen] = f"{maker}_output_{position}"
+                    self._made += len(maker)
+                    if self._made > MAX_UNPACKED_BYTES:
+                        raise ValueError("longer names than any model has")
+                self._seen += 1
+            found.append(self._table[_index(self._seen - max(reference, 1), self._seen)])
+        return found
+
+    def _tag(self, tag: Any, source: Any, call: Any, origins: Any = ()) -> NodeTag:
+        if call is not None:
+            _count(call, MAX_UNPACKED_BYTES)
+        return NodeTag(
+            self._tag_name(tag), SOURCES[_index(source, len(SOURCES))], call, tuple(map(self._tag_name, origins))
+        )
+
+    def _tag_name(self, tag: Any) -> str:
+        if isinstance(tag, int):
+            return self._modules[_index(tag, len(self._modules))]
+        if not _string(tag).startswith("/"):
+            raise ValueError(f"{tag!r} is no tag")
+        return _string(tag)
+
+    def _read_roots(self) -> list[tuple[ModuleTree, str | None]]:
+        roots = [
+            (ModuleTree(_modules(columns)), None if at is None else _string(at))
+            for at, columns in self._document["roots"]
+        ]
+        for tree, _ in roots:
+            for path in (alias for info in tree for alias in info.aliases):
+                tree.tag(path)  # an alias of a module that isn't there is found out now
+        return roots
+
+
+def _modules(columns: Any) -> Iterator[ModuleInfo]:
+    containers = set(_integers(columns["containers"]))
+    aliases = {number: tuple(tuple(_strings(path)) for path in paths) for number, paths in columns["aliases"]}
+    if sum(map(len, chain.from_iterable(aliases.values()))) > _MAX_ALIAS_NAMES:
+        raise ValueError("more aliases than any model has")
+    classes = [(_name(short), _string(full)) for short, full in columns["classes"]]
+    paths: list[ModulePath] = []
+    lengths: list[int] = []  # of the tags, roughly: a deep tree with long names would fill the memory with them
+    total = 0
+    rows = zip(*(columns[key] for key in ("parent", "name", "class", "calls", "parameters")), strict=True)
+    for number, (parent, name, class_number, calls, parameters) in enumerate(rows):
+        short, full = classes[_index(class_number, len(classes))]
+        if parent == _ABSENT:
+            paths.append(tuple(map(_name, _strings(name))))
+            lengths.append(sum(map(len, paths[-1])))
+        else:
+            paths.append((*paths[_index(parent, number)], _name(name)))
+            lengths.append(lengths[parent] + len(short) + len(name) + 2)
+        total += lengths[-1]
+        if total > 4 * MAX_UNPACKED_BYTES or len(paths[-1]) > _MAX_DEPTH:
+            raise ValueError("the module tree is deeper than any")
+        yield ModuleInfo(
+            path=paths[-1], class_name=short, qualified_class=full[:-1] + short if full.endswith(".*") else full,
+            container=number in containers, calls=_count(calls, 1 << 62), parameters=_count(parameters, 1 << 62),
+            aliases=aliases.get(number, ()),
+        )  # fmt: skip
+
+
+def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
+    """Puts bodies into the nodes that hold them, innermost first, and returns the functions."""
+    functions = []
+    bodies: dict[tuple[str, int], list[tuple[str, Graph]]] = {}
+    for path, graph in reversed(graphs.items()):
+        for position, node in enumerate(graph.nodes):
+            held = bodies.pop((path, position), None)
+            if held is not None:
+                node.bodies = tuple(reversed(held))
+        parent, _, last = path.rpartition("/")
+        place, _, element = last.partition(".")
+        inside = parent in graphs and (parent or "::" not in last)
+        if path and place.isdecimal() and element and inside:
+            bodies.setdefault((parent, _index(int(place), len(graphs[parent].nodes))), []).append((element, graph))
+        elif path:
+            domain, separator, rest = path.partition("::")
+            name, _, overload = rest.partition(":")
+            if not separator:
+                raise ValueError(f"{path[:80]!r} is no graph's path")
+            functions.append(Function(domain, name, overload, graph))
+    if bodies:
+        raise ValueError("a body stands before the graph that holds it")
+    return tuple(reversed(functions))
+
+
+# --- What was read, checked ---
+
+
+def _integers(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError("a column is no list of integers")
+    return values
+
+
+def _strings(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("a column is no list of strings")
+    return list(values)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.80} is no string")
+    return value
+
+
+def _name(value: Any) -> str:
+    if len(_string(value)) > _MAX_NAME:
+        raise ValueError(f"a name of {len(value)} characters")
+    return _string(value)
+
+
+def _count(value: Any, limit: int) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ValueError(f"{value!r:.80} is no number from 0 to {limit}")
+    return value
+
+
+def _index(value: Any, length: int) -> int:
+    return _count(value, length - 1)

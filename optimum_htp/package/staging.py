@@ -1,0 +1,215 @@
+"""Writing a package as a whole: everything into a staging directory, then into place, or nothing.
+
+Whatever goes wrong, the user's own files are as they were, and none of ours are left. Where the process is killed in
+the middle, the next one that writes to the same directory puts back what was there and removes the rest.
+
+The staging directory is hidden in the output directory and holds
+
+| name | what |
+|---|---|
+| `new/` | the files to be put into place |
+| `old/` | while that goes on, the files of the output whose place they take |
+| `moves` | while that goes on, the names of the new files, as JSON |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from optimum_htp.errors import PackageError
+from optimum_htp.package.interrupts import uninterrupted
+
+
+_PREFIX = ".optimum-htp-"
+_NEW, _OLD, _MOVES = "new", "old", "moves"
+_STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")
+
+
+class StagedDirectory:
+    """A directory to write a package into, and the moves that put it in its place.
+
+    A context manager. `path` lies inside the output directory, so that every move is a rename within one file system.
+    Leaving without `commit`, by an exception or an interrupt, removes all that was written, the output directory and
+    its parents too where this made them.
+
+    Raises:
+        PackageError: The output directory can't be made or written to.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._root = output / f"{_PREFIX}{secrets.token_hex(4)}"
+        self._made: list[Path] = []
+        self._lock = -1
+
+    @property
+    def path(self) -> Path:
+        """Where to write."""
+        return self._root / _NEW
+
+    def __enter__(self) -> StagedDirectory:
+        try:
+            with uninterrupted():
+                self._make_output()
+                _clear_up(self.output)
+                self._root.mkdir(mode=0o700)
+                self._lock = _locked(self._root)
+                self.path.mkdir()
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, OSError):
+                raise PackageError(_unusable(self.output, error)) from error
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
+        """Moves every staged file to its place, after the output's files named in `remove` are gone.
+
+        If a move fails, or an interrupt comes in meanwhile, what was there before is put back.
+
+        Args:
+            remove: Files of the output that the package replaces or outdates.
+            last: The file to move last: where it is, all others are.
+
+        Raises:
+            PackageError: A file could not be moved.
+        """
+        found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
+        staged = sorted(found, key=lambda path: (path == Path(last), path))
+        with uninterrupted() as asked:
+            try:
+                (self._root / _MOVES).write_text(json.dumps([path.as_posix() for path in staged]))
+                for relative in dict.fromkeys((*map(Path, remove), *staged)):
+                    self._move_away(relative)
+                for relative in staged:
+                    self._make((self.output / relative).parent)
+                    (self.path / relative).replace(self.output / relative)
+                if asked:
+                    raise KeyboardInterrupt
+                (self._root / _MOVES).unlink()
+            except BaseException as error:
+                _put_back(self._root, self.output)
+                if isinstance(error, OSError):
+                    raise PackageError(_unusable(self.output, error)) from error
+                raise
+            self._made.clear()
+
+    def _move_away(self, relative: Path) -> None:
+        target = self.output / relative
+        if target.is_dir() and not target.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, f"{relative} is a directory there")
+        if target.is_symlink() or target.exists():
+            old = self._root / _OLD / relative
+            old.parent.mkdir(parents=True, exist_ok=True)
+            target.replace(old)
+
+    def _make_output(self) -> None:
+        self._make(self.output)
+        if not self.output.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+    def _make(self, directory: Path) -> None:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir()
+            self._made.append(path)
+
+    def _remove(self) -> None:
+        with uninterrupted():
+            shutil.rmtree(self._root, ignore_errors=True)
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+            for path in reversed(self._made):
+                try:
+                    path.rmdir()
+                except OSError:  # somebody else put something there: it stays
+                    return
+
+
+def without_staging(text: str) -> str:
+    """A message that names files as if they were in their place already: where they are staged is nobody's concern.
+
+    >>> without_staging("cannot read out/.optimum-htp-01ab/new/model.onnx")
+    'cannot read out/model.onnx'
+    """
+    return _STAGED.sub("", text)
+
+
+def _put_back(root: Path, output: Path) -> None:
+    """Undoes the moves of a commit that did not come to its end."""
+    for name in _moves(root):
+        new, placed = root / _NEW / name, output / name
+        if _is_inside(placed, output) and not os.path.lexists(new) and os.path.lexists(placed):
+            placed.replace(new)
+    for old in sorted((root / _OLD).rglob("*")):
+        placed = output / old.relative_to(root / _OLD)
+        if _is_inside(placed, output) and (old.is_symlink() or not old.is_dir()):
+            old.replace(placed)
+
+
+def _is_inside(file: Path, directory: Path) -> bool:
+    """Whether a file is really in a directory: somebody else's package may come with a staging directory in it."""
+    return file.name not in ("", "..") and file.parent.resolve().is_relative_to(directory.resolve())
+
+
+def _moves(root: Path) -> list[str]:
+    """The names of the files that a commit is moving; none where there is no commit going on."""
+    try:
+        names = json.loads((root / _MOVES).read_text())
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _clear_up(output: Path) -> None:
+    """Puts back and removes what processes that were killed left in a directory."""
+    for root in output.glob(f"{_PREFIX}*"):
+        lock = _locked(root) if root.is_dir() and not root.is_symlink() else -1
+        if lock < 0:  # a process is at work there, or there is no telling
+            continue
+        try:
+            if (root / _MOVES).is_file():
+                _put_back(root, output)
+            shutil.rmtree(root, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that holds a directory until it is closed, by whatever end; -1 where it is held, or can't be."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return -1
+    descriptor = -1
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    if descriptor >= 0:
+        os.close(descriptor)
+    return -1
+
+
+def _unusable(output: Path, error: OSError) -> str:
+    advice = {
+        errno.ENOTDIR: "it, or a directory above it, is a file: give another path",
+        errno.EEXIST: "it, or a directory above it, is a file: give another path",
+        errno.EACCES: "no permission to write there: give another path or mend its permissions",
+        errno.EPERM: "no permission to write there: give another path or mend its permissions",
+        errno.EROFS: "the file system is read-only: give another path",
+        errno.ENOSPC: "no space is left: free some or give a path on another disk",
+    }
+    reason = advice.get(error.errno or 0) or f"{error.strerror or error}: give another path"
+    return f"cannot write the package to {output}: {reason}"

@@ -1,0 +1,112 @@
+"""Projection: tags of a graph, carried onto the graphs that tools make from it.
+
+Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives best
+are the names of tensors: `graph_pairs` finds which graph was made from which, `join`, `renamed` and `vanished` whose work
+each node does, and `deciding` what that means for its tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.tagging.projection.deciding import Decider
+from optimum_htp.tagging.projection.descent import descent
+from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.graph_pairs import pair
+from optimum_htp.tagging.projection.join import Join
+from optimum_htp.tagging.projection.renamed import match_names
+from optimum_htp.tagging.projection.vanished import match_renamed, match_vanished
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedModel:
+    """A graph with tags for its nodes.
+
+    Attributes:
+        model: The graph.
+        tags: A tag for each node; nodes without one are no evidence for others.
+    """
+
+    model: OnnxModel
+    tags: Mapping[NodeKey, NodeTag]
+
+
+def project(
+    sources: Sequence[TaggedModel],
+    target: OnnxModel,
+    *,
+    trees: Iterable[ModuleTree] = (),
+    require_descent: bool = False,
+) -> dict[NodeKey, NodeTag]:
+    """Tags a graph that was made from tagged ones.
+
+    Args:
+        sources: The tagged graphs that the target may descend from, the likeliest first.
+        target: The graph to tag.
+        trees: The module trees of the sources, as far as they are known.
+        require_descent: Refuse a target that doesn't look as if it had been made from the sources.
+
+    Returns:
+        A tag for each node: that of the tagged node that it still is; `fused` where it does the work of others, with
+        the lowest module that contains them, and the list of them; `inserted` where a tool put it in; `unresolved`,
+        with the root's tag, where nothing is known.
+
+    Raises:
+        HtpError: The target is broken, or descent is required and too little of the target fits.
+    """
+    refuse_empty(target)
+    new = Flow.of(target)
+    pairing = pair([source.model for source in sources], new)
+    join = Join(pairing, new)
+    match_names(join)
+    match_renamed(join)
+    match_vanished(join)
+    if require_descent:
+        fit = descent(join, [source.model for source in sources])
+        if not fit.plausible:
+            advice = "give the tagged file that it was made from"
+            raise HtpError(f"{target.path}: not made from the tagged graph: {fit}; {advice}")
+    known: dict[int, NodeTag] = {}
+    for number, operation in enumerate(pairing.old.operations):
+        tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)
+        if tag is not None and tag.source != "unresolved":
+            known[number] = tag
+    decided = Decider(join, known, trees=trees, returned=_returned(sources)).run()
+    roots = {next(tag_ancestors(tag.tag)) for source in sources for tag in source.tags.values()}
+    unresolved = NodeTag(min(roots, default="/"), "unresolved")
+    found = {operation.key: tag or unresolved for operation, tag in zip(new.operations, decided, strict=True)}
+    return {(path, i): found[path, i] for path, graph in target.graphs() for i in range(len(graph.nodes))}
+
+
+def refuse_empty(target: OnnxModel) -> None:
+    """Refuses a graph without nodes, which no runtime loads, and names the tool that leaves such.
+
+    Raises:
+        HtpError: It is one.
+    """
+    graph = target.graph
+    given = {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
+    if not graph.nodes and any(value.name not in given for value in graph.outputs):
+        raise HtpError(
+            f"{target.path}: the graph has outputs and no nodes. Optimum's ORTOptimizer writes such files of merged "
+            "decoders at O2 and above; optimize with O1, or optimize the decoders before they are merged"
+        )
+
+
+def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:
+    """The tag of the node that makes each result of the tagged models."""
+    found: dict[str, NodeTag] = {}
+    for source in sources:
+        results = {value.name for value in source.model.graph.outputs}
+        for position, node in enumerate(source.model.graph.nodes):
+            tag = source.tags.get(("", position))
+            if tag is not None:
+                found.update({name: tag for name in results.intersection(node.outputs) if name not in found})
+    return found
+
+
+__all__ = ["TaggedModel", "project", "refuse_empty"]

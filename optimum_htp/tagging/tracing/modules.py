@@ -1,0 +1,98 @@
+"""What a model shows of itself without running: its tree of modules, and who holds which tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree
+from optimum_htp.tagging.tracing.trace import ModuleTrace
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+
+    Registered: TypeAlias = dict[int, tuple[torch.nn.Module, list[ModulePath]]]
+
+
+_MAX_ALIASES = 100_000
+
+
+def static_trace(model: torch.nn.Module) -> ModuleTrace:
+    """What a model shows of itself without running."""
+    modules = registered_paths(model)
+    return ModuleTrace(module_tree(modules, {}), tensors=tensor_owners(modules), holders=shared_tensors(modules))
+
+
+def registered_paths(model: torch.nn.Module) -> Registered:
+    """Every module below a model with all the paths that it is registered under, in the order of `named_modules`.
+
+    A module that contains itself is not followed into itself.
+    """
+    found: Registered = {}
+    count = 0
+
+    def visit(module: torch.nn.Module, path: ModulePath, above: frozenset[int]) -> None:
+        nonlocal count
+        count += 1
+        found.setdefault(id(module), (module, []))[1].append(path)
+        inside = above | {id(module)}
+        for name, child in module._modules.items():
+            # Shared subtrees in shared subtrees multiply: past the limit only modules not seen before are followed.
+            if child is not None and id(child) not in inside and (count < _MAX_ALIASES or id(child) not in found):
+                visit(child, (*path, name), inside)
+
+    visit(model, (), frozenset())
+    return found
+
+
+def module_tree(modules: Registered, calls: Mapping[int, int]) -> ModuleTree:
+    """The tree of registered modules.
+
+    Args:
+        modules: What `registered_paths` found.
+        calls: How often a module ran, by its identity.
+    """
+    return ModuleTree(
+        ModuleInfo(
+            path=paths[0],
+            class_name=type(module).__name__,
+            qualified_class=f"{type(module).__module__}.{type(module).__qualname__}",
+            container=is_container(module),
+            calls=calls.get(identity, 0),
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            aliases=tuple(paths[1:]),
+        )
+        for identity, (module, paths) in modules.items()
+    )
+
+
+def is_container(module: torch.nn.Module) -> bool:
+    """Whether a module's class has no forward of its own, as `nn.ModuleList` and `nn.ModuleDict`."""
+    import torch
+
+    return type(module).forward is torch.nn.Module.forward
+
+
+def tensor_owners(modules: Registered) -> dict[str, ModulePath]:
+    """The module that holds each parameter and buffer, by the names that the root's state dict may have for it."""
+    owners: dict[str, ModulePath] = {}
+    for module, paths in modules.values():
+        for path in paths:
+            for name in (*module._parameters, *module._buffers):
+                owners.setdefault(".".join((*path, name)), path)
+    return owners
+
+
+def shared_tensors(modules: Registered) -> dict[str, tuple[ModulePath, ...]]:
+    """The modules that hold a tensor, for each name of one that several hold."""
+    names: dict[int, list[str]] = {}
+    holders: dict[int, list[ModulePath]] = {}
+    for module, paths in modules.values():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), []).extend(".".join((*path, name)) for path in paths)
+                holders.setdefault(id(tensor), []).append(paths[0])
+    return {name: tuple(holders[tensor]) for tensor in names if len(holders[tensor]) > 1 for name in names[tensor]}

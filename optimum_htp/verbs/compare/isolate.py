@@ -1,0 +1,171 @@
+"""Calls that are off, run on the reference's tensors: what of the error each adds itself, apart from what it inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.models import Errors, compare_arrays, measure_in_any_layout
+from optimum_htp.verbs.compare.matching import Matcher
+from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.reference import Reference
+from optimum_htp.verbs.compare.report import CallComparison, Isolated
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+class Isolator:
+    """Runs calls on what the reference has before them.
+
+    Args:
+        matcher: The calls, compared.
+        prober: Their graph.
+        reference: What it is compared with.
+        calls: What came out of the comparison.
+        tolerance: What the relative error may be.
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        prober: Prober,
+        reference: Reference,
+        calls: Sequence[CallComparison],
+        *,
+        tolerance: float,
+    ) -> None:
+        self._matcher = matcher
+        self._prober = prober
+        self._reference = reference
+        self._calls = {call.order: call for call in calls}
+        self._tolerance = tolerance
+
+    def isolate(self, comparison: CallComparison) -> Isolated | None:
+        """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
+        number = comparison.order
+        stops = self._reference_tensors(number)
+        nodes, needed = self._prober.flat.slice_to(self._names(number), stop=stops)
+        fed = {name: stops[name] for name in needed if name in stops}
+        given = {name: self._as_type(name, array) for name, array in self._values(fed).items()}
+        added = self._error(number, given)
+        if added is None:
+            return None
+        inside = self._matcher.boundaries.found[number].nodes
+        before = [at for at in nodes if at not in inside and at in self._prober.flat.varying]
+        alone, source = None, None
+        if added.relative > self._tolerance:
+            alone, source = self._source(number, self._calls_of(before), given)
+        return Isolated(
+            call=comparison,
+            added=added,
+            alone=alone,
+            source=self._calls.get(source) if source is not None else None,
+            fed=tuple(fed),
+            between=tuple(sorted({self._path(each) for each in self._calls_of(filter(self._computes, before))})),
+            not_fed=len(needed) - len(fed),
+        )
+
+    def _names(self, number: int) -> list[str]:
+        return [name for name in self._matcher.matched[number].names if name is not None]
+
+    def _reference_tensors(self, number: int) -> dict[str, tuple[int, int] | None]:
+        """The tensors that other calls returned, but for those that contain this one: the call, and which output.
+
+        None stands for those that the reference's graph has by the same name. Those of the calls inside it are among
+        them, so that what is left is what the module does itself.
+        """
+        around = set(self._matcher.boundaries.around(number))
+        stops: dict[str, tuple[int, int] | None] = {}
+        for other, found in self._matcher.matched.items():
+            if other in around or self._matcher.is_fused(other):
+                continue
+            target = other if found.compared_as is None else found.compared_as
+            for index, name in enumerate(found.names):
+                if name is not None and found.errors[index] is not None and index not in found.turned:
+                    stops.setdefault(name, None if found.by_name else (target, index))
+        return stops
+
+    def _values(self, fed: Mapping[str, tuple[int, int] | None]) -> dict[str, Array]:
+        wanted = self._reference.returned(list(dict.fromkeys(place[0] for place in fed.values() if place is not None)))
+        named = self._reference.named([name for name, place in fed.items() if place is None])
+        return {name: named[name] if place is None else wanted[place[0]][place[1]] for name, place in fed.items()}
+
+    def _error(self, number: int, given: Mapping[str, Array]) -> Errors | None:
+        """How far off a call is where some tensors are given; None where that can't be run."""
+        values = self._matcher.run(self._names(number), given)
+        if values is None:
+            return None
+        expected = self._matcher.expected(number)
+        measured = [
+            measure_in_any_layout(values[name], array, tolerance=self._tolerance)
+            for name, array in zip(self._matcher.matched[number].names, expected, strict=False)
+            if name is not None
+        ]
+        pairs = [errors for errors in measured if errors is not None]
+        return max(pairs, key=lambda errors: errors.relative) if pairs else None
+
+    def _calls_of(self, nodes: Iterable[int]) -> set[int]:
+        """The calls that some nodes belong to."""
+        return {call for at in nodes if (call := self._matcher.boundaries.owner[at]) is not None}
+
+    def _computes(self, at: int) -> bool:
+        """Whether a node makes a floating-point tensor."""
+        return any(name and self._prober.may_be_float(name) for name in self._prober.flat.nodes[at].node.outputs)
+
+    def _path(self, number: int) -> str:
+        return self._reference.calls[number].path or "(root)"
+
+    def _source(self, number: int, before: set[int], given: Mapping[str, Array]) -> tuple[Errors | None, int | None]:
+        """The error of a call on what the reference's module was given, and the call whose own operations make it.
+
+        Args:
+            number: The call.
+            before: The calls whose own operations lie between it and the reference's tensors.
+            given: These tensors.
+        """
+        alone = self._on_inputs_of(number, number, given) if before else None
+        if alone is None or alone.relative > self._tolerance:
+            return alone, number
+        _, *around = self._matcher.boundaries.around(number)
+        for each in around:
+            errors = self._on_inputs_of(each, number, given) if each in before else alone
+            if errors is None or errors.relative > self._tolerance:
+                return alone, each
+        unknown = [each for each in before.difference(around) if each not in self._calls or not self._agrees(each)]
+        return alone, max(unknown, default=None)
+
+    def _agrees(self, number: int) -> bool:
+        call = self._calls[number]
+        return call.errors is not None and not call.over
+
+    def _on_inputs_of(self, outer: int, number: int, given: Mapping[str, Array]) -> Errors | None:
+        """How far off a call is where one around it, or it itself, gets just what the reference's was given.
+
+        Which is which is told by shapes and, where several have the same, by which is nearest. None where that does not
+        tell it.
+        """
+        entering = [name for name in self._matcher.boundaries.entering(outer) if name not in given]
+        values = self._matcher.run(entering, given) if entering else None
+        if values is None:
+            return None
+        received = dict(enumerate(self._reference.received(outer)))
+        distances = [
+            (compare_arrays(value, array).relative, name, index)
+            for name, value in values.items()
+            for index, array in received.items()
+            if value.shape == array.shape and value.dtype.kind == array.dtype.kind
+        ]
+        inputs: dict[str, Array] = {}
+        for _, name, index in sorted(distances):
+            if name not in inputs and index in received:
+                inputs[name] = received.pop(index).astype(values[name].dtype)
+        return self._error(number, {**given, **inputs}) if inputs else None
+
+    def _as_type(self, name: str, array: Array) -> Array:
+        """A tensor of the reference in the type that the graph has there."""
+        value = self._prober.types.get(name)
+        return array.astype("float16") if value is not None and value.elem_type == 10 else array

@@ -1,0 +1,181 @@
+"""A package as the reference for another that was made from it, or from the same model: no PyTorch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
+from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, stem
+from optimum_htp.verbs.compare.boundaries import Boundaries
+from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_BYTES = 4  # of a number, or fewer
+
+_Key = tuple[str, int]
+
+
+class PackageReference:
+    """A file of another package, run on the same inputs.
+
+    Which call of a module another call was made in is not known here but where each made as many, which is the rule.
+
+    Args:
+        name: What it is, for people.
+        tagged: The file.
+        prober: Its graph.
+        inputs: The inputs.
+        shared: The tensors of the graph that is compared: of several that a call may have returned, one of these.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tagged: TaggedFile,
+        prober: Prober,
+        inputs: Mapping[str, Array],
+        *,
+        shared: Collection[str] = (),
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self._tagged = tagged
+        self._prober = prober
+        self._shared = shared
+        self._counts = _call_counts(tagged, prober)
+        self.calls: Sequence[ReferenceCall] = self._find_calls()
+        self._numbers = {(call.tag, call.call): call.number for call in self.calls}
+        self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
+        self.calls = self._with_sizes()
+        found = prober.run(prober.flat.outputs, inputs)
+        self.outputs: Mapping[str, Array] = {name: value for name, value in found.items() if hasattr(value, "dtype")}
+
+    def call_of(self, tag: NodeTag) -> int | None:
+        """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
+        known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
+        return known[-1] if known else None
+
+    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
+        """What some calls returned, so many at once as fit."""
+        for numbers in packed_calls(self.calls, wanted, max_bytes):
+            yield self.returned(numbers)
+
+    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
+        """What some calls returned: the last floating-point tensor that is used outside."""
+        chosen = {number: self._output(number) for number in wanted}
+        values = self._prober.run([name for name in chosen.values() if name is not None], self.inputs)
+        return {
+            number: (values[name],) if name is not None and values[name].dtype.kind == "f" else ()
+            for number, name in chosen.items()
+        }
+
+    def named(self, names: Sequence[str]) -> dict[str, Array]:
+        """The tensors with some names, those that the graph makes itself."""
+        return self._prober.run([name for name in names if name in self._prober.flat.maker], self.inputs)
+
+    def received(self, number: int) -> tuple[Array, ...]:
+        """The tensors that a call takes from outside."""
+        return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
+
+    def _output(self, number: int) -> str | None:
+        if number not in self._boundaries.found or self._boundaries.fused_with(number):
+            return None
+        candidates = self._boundaries.candidates(number)
+        used = (name for name in candidates if self._boundaries.is_used(number, name))
+        return next((name for name in used if name in self._shared), next(iter(candidates), None))
+
+    def _with_sizes(self) -> list[ReferenceCall]:
+        """The calls with the sizes of what they return, which a run tells that holds nothing."""
+        chosen = {call.number: self._output(call.number) for call in self.calls}
+        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
+        return [
+            replace(
+                call,
+                bytes=_BYTES * lengths.get(chosen[call.number] or "", 0),
+                fused=bool(self._boundaries.fused_with(call.number)),
+            )
+            for call in self.calls
+        ]
+
+    def _find_calls(self) -> list[ReferenceCall]:
+        """The calls of modules with nodes, in the order of their last nodes."""
+        last: dict[_Key, int] = {}
+        for at, flat in enumerate(self._prober.flat.nodes):
+            if flat.tag is not None and flat.tag.source != "unresolved":
+                for key in self._chain(flat.tag):
+                    last[key] = at
+        # Of calls that end with the same node the inner ones end first.
+        order = sorted(last, key=lambda key: (last[key], -key[0].count("/")))
+        numbers = {key: number for number, key in enumerate(order)}
+        return [
+            ReferenceCall(
+                number=number,
+                tag=tag,
+                path=tag_module_path(tag),
+                class_name=tag_class(tag),
+                call=call,
+                repeated=self._counts.get(tag, 1) > 1,
+                parent=self._parent(tag, call, numbers),
+                bytes=0,
+            )
+            for number, (tag, call) in enumerate(order)
+        ]
+
+    def _chain(self, tag: NodeTag) -> Iterator[_Key]:
+        """The calls that a node belongs to, as far as they are known."""
+        count = self._count(tag.tag)
+        if tag.call is None and count > 1:
+            return
+        for above in tag_ancestors(tag.tag):
+            outer = self._count(above)
+            if outer == 1:
+                yield above, 0
+            elif count % outer == 0:
+                yield above, (tag.call or 0) // (count // outer)
+
+    def _count(self, tag: str) -> int:
+        """How often a module ran, also one that has no nodes left here."""
+        if tag not in self._counts:
+            info = self._tagged.module(tag)
+            self._counts[tag] = max(1, info.calls) if info is not None else 1
+        return self._counts[tag]
+
+    def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:
+        above = tag.rpartition("/")[0]
+        inner, outer = self._counts.get(tag, 1), self._counts.get(above, 1)
+        if not above or inner % outer:
+            return None
+        return numbers.get((above, call // (inner // outer)))
+
+
+def partner_of(file: HtpFile, other: HtpPackage) -> HtpFile | None:
+    """The file of another package that goes with one, whatever tools called it."""
+    if file.name in other.files:
+        return other.files[file.name]
+    same = [each for name, each in other.files.items() if stem(name) == stem(file.name)]
+    if len(same) == 1:
+        return same[0]
+    return next(iter(other.files.values())) if len(other.files) == 1 else None
+
+
+def _call_counts(tagged: TaggedFile, prober: Prober) -> dict[str, int]:
+    """How often each module ran: as the module tree says, else as the tags show."""
+    counts: dict[str, int] = {}
+    for flat in prober.flat.nodes:
+        if flat.tag is None:
+            continue
+        for above in tag_ancestors(flat.tag.tag):
+            if above not in counts:
+                info = tagged.module(above)
+                counts[above] = max(1, info.calls if info is not None else 1)
+        if flat.tag.call is not None:
+            counts[flat.tag.tag] = max(counts[flat.tag.tag], flat.tag.call + 1)
+    return counts

@@ -1,0 +1,211 @@
+"""Sessions that show what happens inside a graph: any of its tensors as outputs, or as inputs in place of their makers.
+
+The parts of the file are copied as they stand in it; weights are neither parsed nor held in memory, and external ones
+are read from where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.errors import HtpError
+from optimum_htp.models import open_session, run_session, session_options
+from optimum_htp.onnxfile import (
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NAME,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    GRAPH_SPARSE_INITIALIZER,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    GraphSpans,
+    OnnxModel,
+    SourceFiles,
+    Span,
+    Value,
+    encode_message,
+    encode_varint,
+    external_data_files,
+    model_spans,
+    scope_spans,
+    scopes_of,
+    tensor_types,
+    value_info,
+)
+from optimum_htp.verbs.compare.flat_graph import FlatGraph, reads
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from optimum_htp.onnxfile import Piece
+
+    Array = np.ndarray[Any, Any]
+
+_NUMBERS = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+            "float64": 11}  # fmt: skip
+_FLOATS = frozenset((1, 10, 11, 16))
+_LENGTH = "/optimum_htp_length"
+_IN_MEMORY_BYTES = 64_000_000
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class Prober:
+    """Runs a graph, or a part of it, with tensors of its inside as outputs. A context manager.
+
+    Args:
+        model: The file.
+        flat: Its nodes.
+        provider: ONNX Runtime's execution provider.
+        threads: Threads within an operator; None for ONNX Runtime's own choice.
+    """
+
+    def __init__(self, model: OnnxModel, flat: FlatGraph, *, provider: str, threads: int | None = None) -> None:
+        self.flat = flat
+        self._model = model
+        self._provider = provider
+        self._threads = threads
+        self._stack = ExitStack()
+        self._files = self._stack.enter_context(SourceFiles(model.path))
+        self._spans = model_spans(self._files.data)
+        self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
+        self._declared = {value.name: value for value in model.graph.inputs}
+        self._external = bool(external_data_files(model))
+        self.types = tensor_types(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes)
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def may_be_float(self, name: str) -> bool:
+        """Whether a tensor is of a floating-point type, as far as that is known."""
+        value = self.types.get(name)
+        return value is None or value.elem_type in _FLOATS or not value.elem_type
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """What is known of a tensor's shape; None where not even the number of its axes is."""
+        value = self.types.get(name)
+        return value.shape if value is not None else None
+
+    def run(
+        self, names: Sequence[str], inputs: Mapping[str, Array], *, given: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """The values of some tensors.
+
+        Args:
+            names: The tensors.
+            inputs: The graph's inputs; those that nothing depends on are left out.
+            given: Tensors to take as they are given, instead of computing them.
+
+        Raises:
+            HtpError: ONNX Runtime can't load or run the part of the graph that they depend on.
+        """
+        given = given or {}
+        values = {**inputs, **given}
+        passed = {name: values[name] for name in names if name in values}
+        wanted = [name for name in dict.fromkeys(names) if name not in passed]
+        if not wanted:
+            return passed
+        nodes, needed = self.flat.slice_to(wanted, stop=given)
+        missing = [name for name in needed if name not in values]
+        if missing:
+            raise HtpError(f"{self._model.path}: needs the inputs {', '.join(missing)}, which are not given")
+        feed = {name: values[name] for name in needed}
+        pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], wanted)
+        session = self._open(pieces)
+        found = run_session(session, wanted, feed, name=str(self._model.path))
+        return {**passed, **dict(zip(wanted, found, strict=True))}
+
+    def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
+        """How many numbers some tensors have, which are not held for it.
+
+        Raises:
+            HtpError: As `run`.
+        """
+        wanted = list(dict.fromkeys(names))
+        nodes, needed = self.flat.slice_to(wanted)
+        feed = {name: inputs[name] for name in needed}
+        counted = {f"{name}{_LENGTH}": name for name in wanted}
+        counters = [
+            encode_message(NODE_INPUT, name.encode())
+            + encode_message(NODE_OUTPUT, counter.encode())
+            + encode_message(NODE_OP_TYPE, b"Size")
+            for counter, name in counted.items()
+        ]
+        pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
+        found = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
+        return {name: int(length) for name, length in zip(wanted, found, strict=True)}
+
+    def _input(self, name: str, array: Array) -> Value:
+        declared = self._declared.get(name)
+        if declared is not None:
+            return declared
+        number = _NUMBERS.get(str(array.dtype), 1)
+        return Value(name, number, tuple(f"{name}_{axis}" for axis in range(array.ndim)))
+
+    def _pieces(
+        self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
+    ) -> list[Piece]:
+        graph: list[Piece] = []
+        used: dict[str, None] = {}
+        for at in nodes:
+            flat = self.flat.nodes[at]
+            graph += _message(GRAPH_NODE, self._scopes[flat.scope].nodes[flat.position])
+            used.update(dict.fromkeys(reads(flat.node)))
+        graph += [encode_message(GRAPH_NODE, node) for node in more]
+        graph.append(encode_message(GRAPH_NAME, b"probe"))
+        for name in used:
+            graph += self._stored(name)
+        graph += [encode_message(GRAPH_INPUT, value_info(value)) for value in inputs]
+        # ONNX Runtime infers the types of outputs.
+        graph += [encode_message(GRAPH_OUTPUT, encode_message(10, name.encode())) for name in outputs]
+        length = sum(_length(piece) for piece in graph)
+        content: list[Piece] = [*self._spans.head, encode_varint(MODEL_GRAPH) + encode_varint(length), *graph]
+        for span in self._spans.functions:
+            content += _message(MODEL_FUNCTION, span)
+        return content
+
+    def _stored(self, name: str) -> list[Piece]:
+        for spans in reversed(self._scopes):
+            if name in spans.tensors:
+                return _message(GRAPH_INITIALIZER, spans.tensors[name])
+            if name in spans.sparse:
+                return _message(GRAPH_SPARSE_INITIALIZER, spans.sparse[name])
+        return []
+
+    def _open(self, pieces: list[Piece]) -> Any:
+        options = session_options(threads=self._threads)
+        name = str(self._model.path)
+        if self._external:
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._model.path.parent.resolve()))
+        if self._external or sum(map(_length, pieces)) <= _IN_MEMORY_BYTES:
+            data = self._files.data
+            content = b"".join(piece if isinstance(piece, bytes) else data[slice(*piece)] for piece in pieces)
+            return open_session(content, options, provider=self._provider, name=name)
+        with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
+            file = Path(directory, "probe.onnx")
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+            try:
+                self._files.write(pieces, descriptor)
+            finally:
+                os.close(descriptor)
+            return open_session(file, options, provider=self._provider, name=name)
+
+
+def _length(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
+
+
+def _message(tag: int, span: Span) -> list[Piece]:
+    return [encode_varint(tag) + encode_varint(span[1] - span[0]), span]

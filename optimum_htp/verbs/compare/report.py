@@ -1,0 +1,185 @@
+"""What a comparison says: how far each module call is from its reference, and which is the first to leave it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optimum_htp.models import Errors
+
+
+# How many modules that are off by themselves by how much look as if the weights were another model's.
+_MANY, _FAR = 3, 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class CallComparison:
+    """One call of a module.
+
+    Attributes:
+        order: Its place in the order in which the calls ended.
+        tag: The module's tag.
+        path: Its dotted path.
+        class_name: Its class.
+        call: The 0-based index of the call; None where the module ran once.
+        nodes: Nodes of the call, those of the calls in it included.
+        tensors: The tensors of the graph that were compared, in the order of the module's outputs.
+        outputs: How many floating-point tensors the module returned.
+        errors: Those of the output that is farthest off; None where it was not compared.
+        over: Whether that is over the tolerance.
+        skipped: Why it was not compared; None where it was.
+        compared_as: The path of the module whose output this one's tensor was compared with, where that was folded
+            into it: a BatchNorm after a convolution.
+    """
+
+    order: int
+    tag: str
+    path: str
+    class_name: str
+    call: int | None
+    nodes: int
+    tensors: tuple[str, ...]
+    outputs: int
+    errors: Errors | None
+    over: bool
+    skipped: str | None = None
+    compared_as: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """The error that a module adds itself, apart from what it inherits: it was run on the reference's tensors.
+
+    These stand for what the modules before it and the modules in it returned, so of a module that contains others only
+    what it does itself is left.
+
+    Attributes:
+        call: The module call.
+        added: The error on the reference's tensors, that of the operations `between` included.
+        alone: The error on just what the reference's module was given, so without these; None where there are none
+            between, or where what it was given can't be told.
+        source: The call whose own operations make the error: this one, or the one that those before it belong to; None
+            where nothing is over the tolerance, or where that can't be told.
+        fed: The tensors that were replaced by the reference's.
+        between: The modules that contain it, or stand before it, whose operations lie between those tensors and the
+            module, and so are part of the error: a residual connection's, say.
+        not_fed: Tensors that it depends on and that no module returned: made from the model's inputs, as in the file.
+    """
+
+    call: CallComparison
+    added: Errors
+    alone: Errors | None
+    source: CallComparison | None
+    fed: tuple[str, ...]
+    between: tuple[str, ...]
+    not_fed: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the module itself adds more than the tolerance."""
+        return self.source is self.call
+
+
+@dataclass(frozen=True, slots=True)
+class PartComparison:
+    """One ONNX file, or one branch of a merged decoder.
+
+    Attributes:
+        file: The file's path in the package.
+        branch: Of a merged decoder the branch that ran: `with past` or `without past`; else "".
+        reference: What it was compared with.
+        inputs: The shape of each input.
+        tolerance: What the relative error may be.
+        calls: The module calls that have nodes, in the order in which they ended.
+        outputs: The model's outputs.
+        isolated: The first calls over the tolerance, run on the reference's tensors.
+        without_nodes: Module calls that have no nodes, such as dropout's.
+        chunks: In how many runs the tensors were exposed.
+        random: The operators of the graph that draw random numbers: what comes after them differs from run to run.
+    """
+
+    file: str
+    branch: str
+    reference: str
+    inputs: Mapping[str, tuple[int, ...]]
+    tolerance: float
+    calls: tuple[CallComparison, ...]
+    outputs: Mapping[str, Errors]
+    isolated: tuple[Isolated, ...]
+    without_nodes: int
+    chunks: int
+    random: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The file, and the branch of it."""
+        return f"{self.file} ({self.branch})" if self.branch else self.file
+
+    @property
+    def compared(self) -> int:
+        """How many module calls were compared."""
+        return sum(call.errors is not None for call in self.calls)
+
+    @property
+    def over(self) -> tuple[CallComparison, ...]:
+        """The calls over the tolerance."""
+        return tuple(call for call in self.calls if call.over)
+
+    @property
+    def first_over(self) -> CallComparison | None:
+        """The first call to leave the reference."""
+        return next((call for call in self.calls if call.over), None)
+
+    @property
+    def culprit(self) -> CallComparison | None:
+        """The call that makes the first error: the first to leave the reference, or what does something before it."""
+        first = self.first_over
+        found = next((each for each in self.isolated if each.call is first), None)
+        return first if found is None or found.source is None else found.source
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many calls with nodes were not compared, by reason."""
+        return dict(Counter(call.skipped for call in self.calls if call.skipped is not None).most_common())
+
+    @property
+    def looks_foreign(self) -> bool:
+        """Whether so many of the first modules are off by themselves, and far, as other weights would make them."""
+        far = {each.call.path for each in self.isolated if each.over and (each.alone or each.added).relative > _FAR}
+        return len(far) >= _MANY
+
+    @property
+    def ok(self) -> bool:
+        """Whether all modules and outputs are within the tolerance."""
+        return not self.over and all(errors.relative <= self.tolerance for errors in self.outputs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class CompareReport:
+    """How far a package is from its reference, module by module.
+
+    Attributes:
+        package: The package.
+        reference: The source model, or the package, that it was compared with.
+        provider: ONNX Runtime's execution provider.
+        parts: The files.
+        not_compared: The files that were not compared, and why.
+    """
+
+    package: str
+    reference: str
+    provider: str
+    parts: tuple[PartComparison, ...]
+    not_compared: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was compared is within the tolerance."""
+        return all(part.ok for part in self.parts)
+
+    @property
+    def coverage(self) -> float:
+        """The share of module calls with nodes that were compared."""
+        calls = sum(len(part.calls) for part in self.parts)
+        return sum(part.compared for part in self.parts) / calls if calls else 0.0

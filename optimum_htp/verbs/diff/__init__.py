@@ -1,0 +1,15 @@
+"""`diff`: what two packages of one model differ in, module by module."""
+
+from __future__ import annotations
+
+from optimum_htp.verbs.diff.verb import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide, diff
+
+
+__all__ = [
+    "Change",
+    "DiffReport",
+    "FileDiff",
+    "ModuleDiff",
+    "ModuleSide",
+    "diff",
+]

@@ -1,0 +1,11 @@
+"""`extract`: a module of a package as an ONNX file of its own."""
+
+from __future__ import annotations
+
+from optimum_htp.verbs.extract.verb import ExtractReport, extract
+
+
+__all__ = [
+    "ExtractReport",
+    "extract",
+]

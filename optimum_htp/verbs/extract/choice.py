@@ -1,0 +1,293 @@
+"""Which nodes a person means who names a module: the file, the modules, the call and the graph that they stand in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import CallsOf, ModulePath, ModuleTree, NodeKey, common_ancestor
+from optimum_htp.onnxfile import node_id
+from optimum_htp.package import HtpPackage, TaggedFile, tagged_file
+
+
+_CALL = re.compile(r"(?P<module>.*)@(?P<call>\d{1,9})")
+_RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The nodes that are meant.
+
+    Attributes:
+        file: The file that they are in.
+        tree: The module tree that the modules are of.
+        paths: The modules: one, or those of a range or a container.
+        call: The index of the modules' call; None where they ran once.
+        tags: Every tag of the modules: a module that goes by several names has several.
+        graph: The path of the graph that the nodes stand in.
+        positions: Where in that graph.
+    """
+
+    file: TaggedFile
+    tree: ModuleTree
+    paths: tuple[ModulePath, ...]
+    call: int | None
+    tags: tuple[str, ...]
+    graph: str
+    positions: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """How the modules are called in what is said about them."""
+        return _name(self.paths, self.call)
+
+    def owns(self, tag: str) -> bool:
+        """Whether a tag is that of one of the modules, or of a module below."""
+        return any(_below(tag, above) for above in self.tags)
+
+
+def choose(
+    package: HtpPackage, module: str, *, file: str | None = None, graph: str | None = None, call: int | None = None
+) -> Choice:
+    """Finds the nodes of a module.
+
+    Args:
+        package: The package.
+        module: A dotted path or a tag; `@1` behind it is its second call, `layer.2-5` a range with both ends in it.
+        file: The file of the package, or a glob; None means the one that has nodes of the module.
+        graph: The path of the graph, or its end (`then_branch`); None means the one that has nodes of the module.
+        call: The index of the call.
+
+    Raises:
+        PackageError: There is no such module, it has no nodes, or several files, graphs or calls have some.
+    """
+    files = _tagged_files(package, file)
+    named = _CALL.fullmatch(module)
+    if named is not None and not any(True for each in files for _ in _locate(each, module)):
+        if call is not None and call != int(named["call"]):
+            raise PackageError(f"{module!r} and call {call} are two different calls; give one of them")
+        module, call = named["module"], int(named["call"])
+    found = [(each, *located) for each in files for located in _locate(each, module)]
+    if not found:
+        raise PackageError(f"{package.path}: no module is called {module!r}; {_near(files, module)}")
+    candidates = [_Candidate(each, tree, paths, graph) for each, tree, paths in found]
+    having = [candidate for candidate in candidates if candidate.keys]
+    if not having:
+        raise PackageError(_no_nodes(candidates[0], module, graph))
+    if len(having) > 1:
+        names = ", ".join(dict.fromkeys(candidate.file.name for candidate in having))
+        raise PackageError(f"{package.path}: {module!r} has nodes in several files; name one with --file: {names}")
+    return having[0].choice(module, call)
+
+
+def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
+    files = [each for name, each in package.files.items() if pattern is None or fnmatchcase(name, pattern)]
+    if not files:
+        known = ", ".join(package.files)
+        raise PackageError(f"{package.path}: no file of it is called {pattern!r}; it has {known}")
+    tagged: list[TaggedFile] = []
+    refused: list[PackageError] = []
+    for each in files:
+        try:
+            tagged.append(tagged_file(each, package=package))
+        except PackageError as error:
+            refused.append(error)
+    if not tagged:
+        raise refused[0]
+    return tagged
+
+
+def _locate(file: TaggedFile, module: str) -> Iterator[tuple[ModuleTree, tuple[ModulePath, ...]]]:
+    """The module trees of a file that know a name, and the modules that it stands for there."""
+    for tree, in_model in zip(file.trees, file.places, strict=True):
+        paths = _paths(tree, module)
+        if not paths and in_model and (module == in_model or module.startswith(in_model + ".")):
+            paths = _paths(tree, module[len(in_model) + 1 :])
+        if paths:
+            yield tree, paths
+
+
+def _paths(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
+    path = tree.path_of_tag(module) if module.startswith("/") else tree.find(module)
+    if path is None:
+        return _range(tree, module)
+    if tree.module(path).container and path:
+        return tuple(_inside(tree, path))
+    return (path,)
+
+
+def _inside(tree: ModuleTree, container: ModulePath) -> Iterator[ModulePath]:
+    """The modules right below a container that are no containers themselves."""
+    for info in tree:
+        for path in (info.path, *info.aliases):
+            if path[:-1] == container and len(path) > len(container):
+                yield from _inside(tree, path) if info.container else (path,)
+
+
+def _range(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
+    """The modules of a range such as `encoder.layer.2-5`, if all of them are there."""
+    match = _RANGE.fullmatch(module)
+    if match is None or int(match["first"]) > int(match["last"]) or int(match["last"]) > len(tree):
+        return ()
+    found = [tree.find(f"{match['head']}{index}") for index in range(int(match["first"]), int(match["last"]) + 1)]
+    return tuple(path for path in found if path is not None) if None not in found else ()
+
+
+def _near(files: Iterable[TaggedFile], module: str) -> str:
+    """What to say to somebody who named a module that is not there."""
+    known = list(dict.fromkeys(".".join(info.path) for file in files for tree in file.trees for info in tree))
+    ends = [name for name in known if name.endswith("." + module)][:4]
+    near = ends or get_close_matches(module, known, n=4, cutoff=0.5)
+    if near:
+        return f"near it are: {', '.join(near)}"
+    return "`optimum-cli htp tree` lists those that there are"
+
+
+class _Candidate:
+    """The nodes of the named modules in one file, before a call is chosen."""
+
+    def __init__(self, file: TaggedFile, tree: ModuleTree, paths: tuple[ModulePath, ...], graph: str | None) -> None:
+        self.file = file
+        self.tree = tree
+        self.paths = paths
+        self.by_module = [self._tags_of(path) for path in paths]
+        self.tags = tuple(dict.fromkeys(tag for tags in self.by_module for tag in tags))
+        self.wanted_graph = graph
+        self.keys = [
+            key
+            for key, tag in file.tags.items()
+            if tag.source != "unresolved" and any(_below(tag.tag, above) for above in self.tags)
+        ]
+
+    def _tags_of(self, path: ModulePath) -> tuple[str, ...]:
+        """The tag by which a module was named, if there are nodes with it, else every tag that it has."""
+        exact = self.tree.tag(path)
+        if any(_below(tag.tag, exact) for tag in self.file.tags.values()):
+            return (exact,)
+        info = self.tree.module(path)
+        return tuple(self.tree.tag(alias) for alias in (info.path, *info.aliases))
+
+    def choice(self, module: str, call: int | None) -> Choice:
+        keys, call = self._of_call(module, call)
+        graph, positions = self._in_graph(module, keys)
+        return Choice(self.file, self.tree, self.paths, call, self.tags, graph, frozenset(positions))
+
+    def _of_call(self, module: str, call: int | None) -> tuple[list[NodeKey], int | None]:
+        """The nodes of one call; where the modules ran once, all."""
+        owners: dict[NodeKey, int | None] = {}
+        count = 1
+        for path, tags in zip(self.paths, self.by_module, strict=True):
+            keys = [key for key in self.keys if any(_below(self.file.tags[key].tag, above) for above in tags)]
+            calls = CallsOf(self.tree.module(path), tags, {key: self.file.tags[key] for key in keys}, self.tree)
+            owners.update(calls.owners)
+            count = max(count, calls.count)
+        if count == 1:
+            if call:
+                raise PackageError(
+                    f"{module!r} ran once in the export, so there is no call {call} of it; leave it out"
+                )
+            return self.keys, None
+        having = sorted({owner for owner in owners.values() if owner is not None})
+        if call is None:
+            if len(having) != 1:
+                listed = ", ".join(f"{module}@{index}" for index in having[:8]) + (", ..." if len(having) > 8 else "")
+                raise PackageError(f"{module!r} ran {count} times in the export; name one call: {listed}")
+            (call,) = having
+        if call not in having:
+            raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {having}")
+        return [key for key in self.keys if owners.get(key, call) == call], call
+
+    def _in_graph(self, module: str, keys: Sequence[NodeKey]) -> tuple[str, list[int]]:
+        """The one graph that the nodes stand in; the nodes in bodies come with the nodes that have the bodies."""
+        holders = {
+            f"{path}/{position}.{element}".lstrip("/"): (path, position)
+            for path, graph in self.file.model.graphs()
+            for position, node in enumerate(graph.nodes)
+            for element, _ in node.bodies
+        }
+        chosen = set(keys)
+        graphs: dict[str, list[int]] = {}
+        for key in keys:
+            holder = holders.get(key[0])
+            while holder is not None and holder not in chosen:
+                holder = holders.get(holder[0])
+            if holder is None:
+                graphs.setdefault(key[0], []).append(key[1])
+        if self.wanted_graph is not None:
+            wanted = self.wanted_graph
+            matching = [path for path in graphs if path == wanted or path.endswith(f".{wanted}")]
+        else:
+            matching = list(graphs)
+            if len(matching) > 1:  # constants may stand apart from what reads them
+                matching = [path for path in graphs if not self._only_constants(path, graphs[path])]
+        if len(matching) == 1:
+            return matching[0], graphs[matching[0]]
+        counts = ", ".join(f"{path or 'main'!r} ({len(found)} nodes)" for path, found in graphs.items())
+        named = f"; --graph {self.wanted_graph} is none of them" if self.wanted_graph is not None else ""
+        raise PackageError(
+            f"{self.file.model.path}: {module!r} has nodes in several graphs, which are branches that run at different times: "
+            f"{counts}{named}; choose one with --graph"
+            if len(graphs) > 1
+            else f"{self.file.model.path}: {module!r} has its nodes in the graph {counts}{named}; leave --graph out"
+        )
+
+    def _only_constants(self, path: str, positions: Iterable[int]) -> bool:
+        graph = dict(self.file.model.graphs())[path]
+        stored = {tensor.name for _, each in self.file.model.graphs() for tensor in each.initializers}
+        return all(not set(graph.nodes[position].inputs) - stored - {""} for position in positions)
+
+
+def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
+    """Why a module has no nodes, and what to take instead."""
+    file, tree = candidate.file, candidate.tree
+    infos = [tree.module(path) for path in candidate.paths]
+    fused = {
+        tag.tag: node_id(file_graph.nodes[position], position)
+        for path, file_graph in file.model.graphs()
+        for position in range(len(file_graph.nodes))
+        if (tag := file.tags.get((path, position))) is not None
+        and any(_below(origin, above) for origin in tag.origins for above in candidate.tags)
+    }
+    if fused:
+        holder, node = next(iter(fused.items()))
+        path_of_holder = tree.path_of_tag(holder) or ()
+        where = ".".join(path_of_holder) or "the whole model"
+        return f"{module!r} has no nodes of its own: an optimizer fused its work with others' into {node!r}; extract {where}"
+    if all(info.calls == 0 for info in infos) and tree.root.calls:
+        reason = "it did not run in the export"
+    else:
+        reason = "what it does leaves no operation in the graph (as dropout does, or a norm that is folded into a convolution)"
+    counts = Counter(tag.tag for tag in file.tags.values() if tag.source != "unresolved")
+    path = candidate.paths[0]
+    while path:
+        path = path[:-1]
+        if not tree.module(path).container and any(_below(tag, tree.tag(path)) for tag in counts):
+            break
+    above = f"; the module around it that has some is {'.'.join(path) or 'the root'}"
+    return f"{file.model.path}: {module!r} has no nodes: {reason}{above}"
+
+
+def _name(paths: Sequence[ModulePath], call: int | None) -> str:
+    first, last = ".".join(paths[0]), ".".join(paths[-1])
+    text = first if len(paths) == 1 else f"{first} to {last}"
+    return (text or "the whole model") + (f"@{call}" if call is not None else "")
+
+
+def _below(tag: str, above: str) -> bool:
+    return tag == above or tag.startswith(above + "/")
+
+
+def ancestor_name(choice: Choice, tags: Iterable[str]) -> str:
+    """The dotted path of the lowest module around the chosen ones and others; `""` is the root."""
+    own = [choice.tree.tag(path) for path in choice.paths]
+    try:
+        shared = common_ancestor([*own, *tags])
+    except ValueError:  # of another root, in a file that was merged from several
+        return ""
+    path = choice.tree.path_of_tag(shared)
+    return ".".join(path) if path else ""

@@ -1,0 +1,207 @@
+"""The cut: which nodes make a module, what they need from outside, and what others need from them.
+
+A module can be cut out of a graph if nothing that leaves it comes back to it. Integers and truth values are let off:
+exporters share shape computations between modules, and copying them along changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import NodeTag, tag_module_path
+from optimum_htp.onnxfile import Graph, Scope, Value, node_id, reads, scopes_of
+from optimum_htp.verbs.extract.choice import Choice, ancestor_name
+
+
+_QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+_INT64, _BOOL = 7, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What an extracted model consists of.
+
+    Attributes:
+        scopes: The graphs from the main graph to the one that is cut, which is the last.
+        nodes: Its nodes in order: the number of their scope, and their position there.
+        own: How many of them are the module's.
+        shared: What identifies those of other modules that had to come along, constants left out.
+        inputs: Names of the tensors that are made outside.
+        outputs: Names of the tensors that are read outside.
+        initializers: Names of the stored tensors that are read.
+    """
+
+    scopes: tuple[Scope, ...]
+    nodes: tuple[tuple[int, int], ...]
+    own: int
+    shared: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    initializers: tuple[str, ...]
+
+
+def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
+    """Cuts the chosen nodes out.
+
+    Args:
+        choice: The nodes.
+        types: What is known of the type of each tensor of the graph.
+
+    Raises:
+        PackageError: There is no clean cut; the message says what lies between, and what could be cut out instead.
+    """
+    scopes = scopes_of(choice.file.model, choice.graph)
+    scope = scopes[-1]
+    graph, constants = scope.graph, scope.constants
+    core = {at for at in choice.positions if not constants.issuperset(filter(None, graph.nodes[at].outputs))}
+    core = core or set(choice.positions)
+    core -= _quantizers_behind(graph, core)
+    between = _between(scope, core)
+    _refuse_interleaved(choice, graph, [at for at in between if not _may_come_along(choice, graph, at, types)])
+    between |= _quantizers_before(graph, core | between)
+    inner = core | between
+    _refuse_fused(choice, graph, inner, types)
+    outputs = _outputs(graph, core, inner)
+    if not outputs:
+        raise PackageError(
+            f"{choice.file.model.path}: nothing reads what {choice.name!r} makes, so it has no output; extract the "
+            "module around it"
+        )
+    last = len(scopes) - 1
+    nodes, inputs, stored = _closure(scopes, [(last, at) for at in sorted(inner)])
+    ranks = [{at: rank for rank, at in enumerate(each.order)} for each in scopes]
+    ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
+    shared = tuple(node_id(graph.nodes[at], at) for at in sorted(between))
+    return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored)
+
+
+def _between(scope: Scope, core: set[int]) -> set[int]:
+    """The nodes on the ways that leave a set of nodes and come back to it."""
+    after: set[int] = set()
+    made: set[str] = set()
+    nodes = scope.graph.nodes
+    for position in scope.order:
+        if position in core or any(name in made for name in reads(nodes[position])):
+            after.add(position)
+            made.update(filter(None, nodes[position].outputs))
+    before: set[int] = set()
+    wanted: set[str] = set()
+    for position in reversed(scope.order):
+        if position in core or any(name in wanted for name in nodes[position].outputs if name):
+            before.add(position)
+            wanted.update(reads(nodes[position]))
+    return (after & before) - core
+
+
+def _quantizers_behind(graph: Graph, core: set[int]) -> set[int]:
+    """The nodes at the end of a module that quantize what it gives, for others: without them it gives floats."""
+    inside = {name for at in core for name in reads(graph.nodes[at])}
+    behind = {
+        at for at in core if graph.nodes[at].op_type in _QUANTIZERS and inside.isdisjoint(graph.nodes[at].outputs)
+    }
+    return behind if behind != core else set()
+
+
+def _quantizers_before(graph: Graph, inner: set[int]) -> set[int]:
+    """The nodes outside that quantize what a module takes: with them it takes floats."""
+    wanted = {name for at in inner for name in reads(graph.nodes[at])}
+    return {
+        at
+        for at, node in enumerate(graph.nodes)
+        if at not in inner and node.op_type in _QUANTIZERS and not wanted.isdisjoint(node.outputs)
+    }
+
+
+def _may_come_along(choice: Choice, graph: Graph, at: int, types: Mapping[str, Value]) -> bool:
+    """Whether a node may be copied into the module: shape computations, and what stands between layers of a range."""
+    tag = choice.file.tags.get((choice.graph, at))
+    if tag is not None and (choice.owns(tag.tag) and tag.call is None):
+        return True
+    if len(choice.paths) > 1 and tag is not None and tag.tag == _parent_tag(choice):
+        return True
+    known = [types.get(name) for name in graph.nodes[at].outputs if name]
+    return all(value is not None and value.elem_type in (_INT64, _BOOL) for value in known)
+
+
+def _parent_tag(choice: Choice) -> str:
+    path = choice.tree.find(ancestor_name(choice, ()))
+    return choice.tree.tag(path or ())
+
+
+def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) -> None:
+    found = list(positions)
+    if not found:
+        return
+    tags = [choice.file.tags.get((choice.graph, at)) or NodeTag(choice.tree.tag(()), "unresolved") for at in found]
+    others = list(dict.fromkeys(tag_module_path(tag.tag) or "the root" for tag in tags))
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    instead = ancestor_name(choice, (tag.tag for tag in tags)) or "the whole model"
+    example = node_id(graph.nodes[found[0]], found[0])
+    raise PackageError(
+        f"{choice.file.model.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
+        f"{listed} (the first makes {example!r}); extract {instead}, which contains them all"
+    )
+
+
+def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[str, Value]) -> None:
+    """Refuses where an optimizer fused the module's work with others', so that a part of it is in a node outside."""
+    made = {name for at in inner for name in graph.nodes[at].outputs if name}
+    wanted = {name for at in inner for name in reads(graph.nodes[at])}
+    for at, node in enumerate(graph.nodes):
+        tag = choice.file.tags.get((choice.graph, at))
+        if at in inner or tag is None or not tag.origins:
+            continue
+        touches = not wanted.isdisjoint(node.outputs) or not made.isdisjoint(reads(node))
+        first = types.get(node_id(node, at))
+        computes = first is None or first.elem_type not in (_INT64, _BOOL)
+        if touches and computes and any(choice.owns(origin) for origin in tag.origins):
+            others = ", ".join(
+                dict.fromkeys(
+                    tag_module_path(origin) or "the root" for origin in tag.origins if not choice.owns(origin)
+                )
+            )
+            instead = ancestor_name(choice, tag.origins) or "the whole model"
+            raise PackageError(
+                f"{choice.file.model.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
+                f"into {node_id(node, at)!r} ({node.op_type}); extract {instead}, or export without optimizing"
+            )
+
+
+def _outputs(graph: Graph, core: set[int], inner: set[int]) -> tuple[str, ...]:
+    """What the module makes and somebody outside reads, in the order of the graph."""
+    outside = {name for at, node in enumerate(graph.nodes) if at not in inner for name in reads(node)}
+    outside |= {value.name for value in graph.outputs}
+    made = (name for at in sorted(core) for name in graph.nodes[at].outputs)
+    return tuple(name for name in made if name and name in outside)
+
+
+def _closure(
+    scopes: tuple[Scope, ...], inner: list[tuple[int, int]]
+) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]:
+    """Adds the constant nodes that nodes read, and says what else they read: inputs, and stored tensors."""
+    makers: dict[str, tuple[int, int]] = {}
+    for number, scope in enumerate(scopes):
+        for at, node in enumerate(scope.graph.nodes):
+            makers.update(dict.fromkeys(filter(None, node.outputs), (number, at)))
+    constants = frozenset().union(*(scope.constants for scope in scopes))
+    stored = frozenset().union(*(scope.stored for scope in scopes))
+    chosen = dict.fromkeys(inner)
+    found: dict[str, None] = {}
+    used: dict[str, None] = {}
+    stack = list(reversed(inner))
+    while stack:
+        number, at = stack.pop()
+        for name in reads(scopes[number].graph.nodes[at]):
+            maker = makers.get(name)
+            if maker in chosen:
+                continue
+            if maker is not None and name in constants:
+                chosen[maker] = None
+                stack.append(maker)
+            elif maker is None and name in stored:
+                used[name] = None
+            else:
+                found[name] = None
+    return tuple(chosen), tuple(found), tuple(used)

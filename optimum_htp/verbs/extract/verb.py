@@ -1,0 +1,301 @@
+"""Cut a module out of an exported package as an ONNX model of its own.
+
+The nodes are those that carry the module's tag, with the constants and weights that they read; what they need from
+outside becomes an input, and what others need from them an output, by the names that the tensors have in the package.
+The parts are copied as they stand in the file: weights are neither parsed nor held in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimum_htp.errors import HtpError, OnnxFileError, PackageError
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.onnxfile import (
+    SourceFiles,
+    Value,
+    WireError,
+    model_spans,
+    read_model,
+    scope_spans,
+    scopes_of,
+    tensor_types,
+)
+from optimum_htp.package import (
+    SIDECAR,
+    FileRecord,
+    HtpOptions,
+    HtpPackage,
+    Sidecar,
+    StagedDirectory,
+    library_versions,
+    load_package,
+    read_tags,
+    write_tags,
+)
+from optimum_htp.verbs.extract.choice import Choice, choose
+from optimum_htp.verbs.extract.cut import Cut, cut
+from optimum_htp.verbs.extract.part import PartWriter, Written
+
+
+_FILE_NAME = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractReport:
+    """What was cut out, and where it is.
+
+    Attributes:
+        package: The package.
+        file: The file of it that the module was cut out of.
+        graph: The path of the graph in that file; `""` is the main graph.
+        modules: The dotted paths of the modules: one, or those of a range or a container.
+        call: The index of the modules' call; None where they ran once.
+        output: The ONNX file that was written.
+        files: All files that were written.
+        nodes: How many nodes are the module's own.
+        constants: How many constant nodes were copied along.
+        shared: What identifies the nodes of others that were copied along: shape computations that modules share, and
+            what stands between the layers of a range.
+        folded: The dotted paths of batch norms beside the module's convolutions that have no nodes: exporters fold them
+            into the convolution, which then gives what the batch norm gives.
+        inputs: The model's inputs: names, element types (ONNX's numbers) and shapes.
+        outputs: Its outputs.
+        initializers: How many stored tensors it has.
+        weight_bytes: Their size.
+        external_data: Whether they are in a file of their own, as in the package.
+    """
+
+    package: str
+    file: str
+    graph: str
+    modules: tuple[str, ...]
+    call: int | None
+    output: str
+    files: tuple[str, ...]
+    nodes: int
+    constants: int
+    shared: tuple[str, ...]
+    folded: tuple[str, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    initializers: int
+    weight_bytes: int
+    external_data: bool
+
+
+def extract(
+    path: str | Path,
+    module: str,
+    output: str | Path,
+    *,
+    file: str | None = None,
+    graph: str | None = None,
+    call: int | None = None,
+    overwrite: bool = False,
+) -> ExtractReport:
+    """Cuts a module out of a package as an ONNX model of its own.
+
+    Args:
+        path: The package's directory, or an ONNX file. It is only read.
+        module: The module's dotted path or tag. `encoder.layer.2-5` means these layers, both ends included, and a
+            container such as `encoder.layer` all that is in it; `layer@1` is the second call of a module that ran
+            more than once.
+        output: The ONNX file to write, whose name ends in `.onnx`; else a directory for `model.onnx` and its sidecar.
+        file: The file of the package to cut from, or a glob; None means the one that has the module's nodes.
+        graph: Which graph to cut from where the module is in several, as in both branches of a merged decoder: the
+            name of the branch (`then_branch`), or the path of the graph.
+        call: The index of the module's call, instead of `@` in `module`.
+        overwrite: Replace what an earlier extraction wrote there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PackageError: There is no such module, it has no nodes, no clean cut around it exists, or the output is in use.
+        HtpError: A file is no ONNX model, or the output could not be written; what was there stands.
+
+    Example:
+        >>> extract("bert_onnx", "bert.encoder.layer.0", "layer.onnx")    # doctest: +SKIP
+    """
+    package = load_package(path)
+    target = _target(package, Path(output), overwrite=overwrite)
+    choice = choose(package, module, file=file, graph=graph, call=call)
+    source = choice.file.model.path
+    with SourceFiles(source) as files, _explained(source, target):
+        model = model_spans(files.data)
+        spans = scope_spans(files.data, model.graph, choice.graph)
+        types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
+        found = cut(choice, types)
+        typed = _typed(choice, found, types)
+        with StagedDirectory(target.parent) as staging:
+            staged = staging.path / target.name
+            writer = PartWriter(files, source.parent, model, spans)
+            written = writer.write(found, staged, name=choice.name, types=typed)
+            _tag(choice, found, staged, sidecar=target != Path(output))
+            names = sorted(each.name for each in staging.path.iterdir())
+            staging.commit()
+    return _report(package, choice, found, typed, written, tuple(str(target.parent / name) for name in names), target)
+
+
+def _report(
+    package: HtpPackage,
+    choice: Choice,
+    found: Cut,
+    types: Mapping[str, Value],
+    written: Written,
+    files: tuple[str, ...],
+    target: Path,
+) -> ExtractReport:
+    return ExtractReport(
+        package=str(package.path),
+        file=choice.file.name,
+        graph=choice.graph,
+        modules=tuple(".".join(path) for path in choice.paths),
+        call=choice.call,
+        output=str(target),
+        files=files,
+        nodes=found.own,
+        constants=len(found.nodes) - found.own - len(found.shared),
+        shared=found.shared,
+        folded=tuple(_folded_norms(choice)),
+        inputs=tuple(types[name] for name in found.inputs),
+        outputs=tuple(types[name] for name in found.outputs),
+        initializers=written.initializers,
+        weight_bytes=written.weight_bytes,
+        external_data=written.external,
+    )
+
+
+def _folded_norms(choice: Choice) -> Iterator[str]:
+    """The batch norms that were folded into convolutions that were cut out without them."""
+    tree = choice.tree
+    graph = dict(choice.file.model.graphs())[choice.graph]
+    convolutions = (at for at in choice.positions if "Conv" in graph.nodes[at].op_type)
+    owners = (tree.path_of_tag(choice.file.tags[choice.graph, at].tag) for at in convolutions)
+    beside = {owner[:-1] for owner in owners if owner}
+    tags = {tag.tag for tag in choice.file.tags.values()}
+    for info in tree:
+        tag = tree.tag(info.path)
+        is_norm = "BatchNorm" in info.class_name and info.calls > 0 and info.path[:-1] in beside
+        if is_norm and tag not in tags and not choice.owns(tag):
+            yield ".".join(info.path)
+
+
+def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
+    """The ONNX file to write, if that harms nothing."""
+    single = output.suffix == ".onnx"
+    if single and output.is_dir():
+        raise PackageError(f"{output}: a directory; give the path of the ONNX file to write")
+    if not single and output.exists() and not output.is_dir():
+        raise PackageError(f"{output}: a file; give a directory, or a file whose name ends in .onnx")
+    target = output if single else output / _FILE_NAME
+    real = Path(os.path.realpath(target))
+    if package.path.is_dir() and real.is_relative_to(package.path.resolve()):
+        raise PackageError(f"{output}: inside the package that is cut from; write somewhere else")
+    if real == package.path.resolve():
+        raise PackageError(f"{output}: the file that is cut from; write somewhere else")
+    written = [target, target.with_name(target.name + "_data")]
+    if not single:
+        written.append(output / SIDECAR)
+        strangers = [each.name for each in output.iterdir() if each not in written] if output.is_dir() else []
+        if strangers:
+            raise PackageError(f"{output}: has other files in it ({strangers[0]}); give a new directory")
+    there = next((each for each in written if os.path.lexists(each)), None)
+    if there is not None and not overwrite:
+        raise PackageError(f"{there}: there already; give --overwrite to replace it, or another path")
+    return target
+
+
+@contextmanager
+def _explained(source: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except WireError as error:
+        raise OnnxFileError(f"not a valid ONNX file: {error.message}", path=source, offset=error.offset) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free space on that disk and run it again" if full else "write elsewhere or mend the permissions"
+        raise HtpError(f"cannot write {target}: {error.strerror or error}; {advice}") from error
+
+
+def _typed(choice: Choice, found: Cut, types: Mapping[str, Value]) -> dict[str, Value]:
+    """The types of the inputs and outputs, with names for the axes whose size is not known."""
+    names: dict[str, str] = {}
+    typed = {}
+    for name in (*found.inputs, *found.outputs):
+        value = types.get(name)
+        if value is None:
+            advice = "run it through onnx.shape_inference and cut again, or extract a module around it"
+            raise PackageError(f"{choice.file.model.path}: the type of the tensor {name!r} is not known; {advice}")
+        shape = value.shape
+        if shape is not None:
+            shape = tuple(
+                names.setdefault(size, f"dim_{len(names)}")
+                if isinstance(size, str) and size.startswith("unk__")
+                else size
+                for size in shape
+            )
+        typed[name] = replace(value, shape=shape)
+    return typed
+
+
+def _tag(choice: Choice, found: Cut, staged: Path, *, sidecar: bool) -> None:
+    """Sees to it that the nodes of the new file have their tags, and writes its sidecar."""
+    moved = {(found.scopes[scope].path, at): position for position, (scope, at) in enumerate(found.nodes)}
+    tags: dict[NodeKey, NodeTag] = {}
+    for key, tag in choice.file.tags.items():
+        new = _moved_key(key, moved)
+        if new is not None:
+            tags[new] = tag
+    tree = _part_of_tree(choice, tags.values())
+    model = read_model(staged)
+    if read_tags(model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
+        write_tags(model, tags, trees=[tree], options=HtpOptions())
+        model = read_model(staged)
+    if sidecar:
+        place = choice.file.places[choice.file.trees.index(choice.tree)]
+        entry = FileRecord.of(model, tags, trees={tree.tag(()): (tree, place)})
+        Sidecar({staged.name: entry}, versions=library_versions()).write(staged.parent)
+
+
+def _moved_key(key: NodeKey, moved: Mapping[NodeKey, int]) -> NodeKey | None:
+    """Where a node of the old file is in the new one; None where it did not come along."""
+    graph, position = key
+    if key in moved:
+        return "", moved[key]
+    parts = graph.split("/") if graph else []
+    for depth, part in enumerate(parts):
+        at, _, element = part.partition(".")
+        holder = ("/".join(parts[:depth]), int(at) if at.isdigit() else -1)
+        if holder in moved:
+            return "/".join([f"{moved[holder]}.{element}", *parts[depth + 1 :]]), position
+    return None
+
+
+def _part_of_tree(choice: Choice, tags: Iterable[NodeTag]) -> ModuleTree:
+    """The modules that were cut out, those around them, and those of the nodes that came along."""
+    tree = choice.tree
+    named = {name for tag in tags for name in (tag.tag, *tag.origins)}
+    wanted = {path for name in named if (path := tree.path_of_tag(name)) is not None} | set(choice.paths)
+    inside = [
+        info
+        for info in tree
+        if any(path[: len(top)] == top for path in (info.path, *info.aliases) for top in choice.paths)
+    ]
+    wanted.update(path for info in inside for path in (info.path, *info.aliases))
+    kept = {id(tree.module(path[:length])) for path in wanted for length in range(len(path) + 1)}
+    return ModuleTree(
+        replace(info, aliases=tuple(alias for alias in info.aliases if _is_known(alias, tree, kept)))
+        for info in tree
+        if id(info) in kept
+    )
+
+
+def _is_known(alias: ModulePath, tree: ModuleTree, kept: set[int]) -> bool:
+    return all(id(tree.module(alias[:length])) in kept for length in range(len(alias)))

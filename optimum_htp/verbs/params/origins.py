@@ -1,0 +1,296 @@
+"""What was done to the parameters of a PyTorch model to make a stored tensor: found by value.
+
+Each kind of change is one method that proves itself on the values. Those of the modules whose nodes read the tensor are
+tried first, because equal values are common: biases start as zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.verbs.params.initializers import StoredTensor
+from optimum_htp.verbs.params.readings import Reading, changes_to, readings
+from optimum_htp.verbs.params.state_dict import SourceTensors, distance
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_MAX_PIECES = 16
+_SCALE = ("weight", "running_var")
+_SHIFT = ("bias", "running_mean", "weight", "running_var")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a stored tensor was made of, and how.
+
+    Attributes:
+        parameters: The parameters and buffers that it was made of; the one that it is named after is the first.
+        changes: What was done to them, in order: `same` or some of `CHANGES`.
+        duplicates: Other parameters that it stands for, because they have the same values.
+        scale: The stored tensors whose product is the scale of a quantized one.
+        zero_point: The stored tensor that holds its zero point; None where there is none.
+    """
+
+    parameters: tuple[str, ...]
+    changes: tuple[str, ...]
+    duplicates: tuple[str, ...] = ()
+    scale: tuple[str, ...] = ()
+    zero_point: str | None = None
+
+
+CHANGES = (
+    "transposed", "reshaped", "sliced", "gathered", "cast", "scaled", "shifted", "folded", "concatenated", "quantized",
+)  # fmt: skip
+"""What may be done to parameters. `parameter_map.ParameterRow` says what the words mean."""
+
+
+class Matcher:
+    """Finds what stored tensors were made of.
+
+    Args:
+        source: The model's tensors.
+        stored: The stored tensors of the file, by the path of their graph and their name.
+        read: Gives the values of a stored tensor.
+    """
+
+    def __init__(
+        self,
+        source: SourceTensors,
+        stored: Mapping[tuple[str, str], StoredTensor],
+        read: Callable[[StoredTensor], Array | None],
+    ) -> None:
+        self.source = source
+        self.stored = stored
+        self.read = read
+
+    def readings(self, tensor: StoredTensor, array: Array) -> Iterator[Reading]:
+        """The ways to read a tensor."""
+        return readings(tensor, array, find=lambda name: self.find(tensor.graph, name), read=self.read)
+
+    def find(self, graph: str, name: str) -> StoredTensor | None:
+        """The stored tensor that a name means in a graph: of that graph, or of one around it."""
+        while (graph, name) not in self.stored and graph:
+            graph = graph.rpartition("/")[0]
+        return self.stored.get((graph, name))
+
+    def match(
+        self, tensor: StoredTensor, array: Array, paths: Sequence[str], *, named: str | None = None
+    ) -> Match | None:
+        """What a tensor was made of; None where that is not known.
+
+        Args:
+            tensor: The tensor.
+            array: Its values.
+            paths: The dotted paths, in the whole model, of the modules that it is for.
+            named: The parameter that it has the name of, which is meant where several have these values.
+        """
+        for reading in self.readings(tensor, array):
+            found = self._plain(reading, paths, named)
+            if found is None and reading.values.dtype.kind == "f":
+                found = (
+                    self._folded(reading, paths)
+                    or self._norm(reading, paths)
+                    or self._concatenated(reading, paths)
+                    or self._rows(reading, paths)
+                )
+                if found is None and reading.step is None:
+                    found = self._scaled(reading, paths) or self._shifted(reading, paths)
+            if found is not None:
+                word = "quantized" if reading.step is not None else "cast" if reading.rounding else ""
+                changes = found.changes if not word or word in found.changes else (*found.changes, word)
+                return replace(found, changes=changes, scale=reading.scale, zero_point=reading.zero_point)
+        return None
+
+    def _plain(self, reading: Reading, paths: Sequence[str], named: str | None) -> Match | None:
+        """A parameter itself, in another shape, order or type."""
+        size = reading.values.size
+        near, far = self.source.near(paths, self.source.by_size.get(size, ()))
+        if size < 2:  # one number is equal to many: only the module's own can be meant
+            near = [name for name in near if any(distance(name, path) == 0 for path in paths)]
+        for names in (near, far) if reading.telling else (near,):
+            found = [(name, changes) for name in names if (changes := changes_to(self.source.tensors[name], reading))]
+            if found:
+                if names is near:
+                    found = _nearest(found, paths)
+                # Of a square matrix with equal values, the one that is just the same is meant.
+                first = min(found, key=lambda item: (item[0] != named, len(item[1]) > 1, item[1] != ("same",)))
+                return Match((first[0],), first[1], tuple(name for name, _ in found if name != first[0]))
+        return None
+
+    def _folded(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """The weight or the bias of a convolution with the batch norm behind it."""
+        if reading.values.ndim == 2 or not self.source.norms:
+            return None
+        found = [parts for path in paths if (parts := self._fold(reading, path))]
+        if not found:
+            return None
+        others = dict.fromkeys(parts[0] for parts in found if parts[0] not in found[0])
+        return Match(found[0], ("folded",), tuple(others))
+
+    def _fold(self, reading: Reading, path: str) -> tuple[str, ...]:
+        """The parameters of a convolution at a path and of a batch norm that make a tensor together."""
+        shape = reading.values.shape
+        norms = [norm for norm in self.source.norms if norm.scale.size in shape]
+        norms.sort(key=lambda norm: -_shared_prefix(norm.name, path))
+        weights = [name for name, value in self.source.tensors.items() if name.endswith("weight") and value.ndim > 2]
+        for weight in self.source.near([path], weights)[0]:
+            own = f"{weight.rpartition('.')[0]}.bias"
+            for norm in norms:
+                parts = [weight, f"{norm.name}.weight", f"{norm.name}.running_var"]
+                expected = _per_channel(self.source.tensors[weight], norm.scale, shape)
+                if len(shape) == 1:
+                    before = self.source.tensors.get(own)
+                    expected = norm.shift if before is None else norm.shift + before * norm.scale
+                    parts = [own, f"{norm.name}.bias", f"{norm.name}.running_mean", *parts[1:]]
+                if expected is not None and reading.is_made_by(expected):
+                    return tuple(part for part in parts if part in self.source.tensors)
+        return ()
+
+    def _norm(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """What a batch norm that stands for itself multiplies by, or adds, computed beforehand."""
+        found = []
+        for norm in self.source.norms:
+            if norm.scale.size != reading.values.size or norm.name not in paths:
+                continue
+            made = ((norm.scale, _SCALE), (norm.shift, _SHIFT))
+            shape = reading.values.shape
+            parts = next((parts for each, parts in made if reading.is_made_by(each.reshape(shape))), ())
+            names = tuple(f"{norm.name}.{part}" for part in parts if f"{norm.name}.{part}" in self.source.tensors)
+            found += [names] if names else []
+        return Match(found[0], ("folded",), tuple(names[0] for names in found[1:])) if found else None
+
+    def _concatenated(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""
+        near, _ = self.source.near(paths, self.source.tensors)
+        axes = reading.values.ndim
+        for axis in sorted({axes - 1, 0}, reverse=True) if axes in (1, 2) else ():
+            parts = list(self._pieces(reading.moved(axis), near))
+            if len(parts) > 1:
+                # In the first axis the rows of a Linear's weight stand as they are; in the last they were transposed.
+                transposed = axes == 2 and any((change == "same") == (axis == 1) for _, change in parts)
+                names = tuple(name for name, _ in parts)
+                return Match(names, (*(("transposed",) if transposed else ()), "concatenated"))
+        return None
+
+    def _pieces(self, whole: Reading, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The parameters that fill a tensor along its first axis; nothing where they don't fill all of it."""
+        import numpy as np
+
+        parts: list[tuple[str, str]] = []
+        at, width, length = 0, 0, len(whole.values)
+        while at < length and len(parts) < _MAX_PIECES:
+            found = next(self._starting(whole.part(at, length), names, {name for name, _ in parts}), None)
+            if found is None:
+                if not width or np.any(whole.values[at : at + width]):
+                    return
+                at += width
+                continue
+            name, change, width = found
+            parts.append((name, change))
+            at += width
+        if at == length:
+            yield from parts
+
+    def _starting(self, whole: Reading, names: Iterable[str], used: set[str]) -> Iterator[tuple[str, str, int]]:
+        """The parameters that a tensor starts with along its first axis."""
+        shape = whole.values.shape
+        for name in names:
+            value = self.source.tensors[name]
+            if name in used or value.ndim != len(shape) or not 0 < value.size <= whole.values.size:
+                continue
+            for change, each in (("same", value), ("transposed", value.T)) if value.ndim == 2 else (("same", value),):
+                if len(each) <= shape[0] and each.shape[1:] == shape[1:] and whole.part(0, len(each)).is_of(each):
+                    yield name, change, len(each)
+
+    def _rows(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """Some rows of a table: a part of it (`sliced`), or those that constant numbers choose (`gathered`)."""
+        if reading.step is not None or not reading.telling:
+            return None
+        near, _ = self.source.near(paths, self.source.tensors)
+        for name in near:
+            value = self.source.tensors[name]
+            if value.ndim > 1 and value.dtype.kind == "f" and value.shape[-1] > 1:
+                change = _rows_change(value, reading)
+                if change:
+                    return Match((name,), (change,))
+        return None
+
+    def _scaled(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """A parameter times a number, as a division by √d that was multiplied into a weight."""
+        import numpy as np
+
+        array = reading.values
+        near, _ = self.source.near(paths, self.source.by_size.get(array.size, ()))
+        for name in near:
+            value = self.source.tensors[name]
+            if value.dtype.kind != "f" or array.size < 2:
+                continue
+            for change, each in (("", value), ("transposed", value.T)):
+                if each.shape != array.shape:
+                    continue
+                top = np.unravel_index(int(np.argmax(np.abs(each))), each.shape)
+                if each[top] and array[top] and reading.is_made_by(each * (array[top] / each[top])):
+                    return Match((name,), (*((change,) if change else ()), "scaled"))
+        return None
+
+    def _shifted(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+        """A parameter plus a number, as the `1 + weight` of Gemma's norms."""
+        array, found = reading.values, []
+        for name in self.source.by_size.get(array.size, ()):
+            value = self.source.tensors[name]
+            own = any(distance(name, path) == 0 for path in paths)
+            alike = array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape
+            if own and alike and reading.is_made_by(value + (array.flat[0] - value.flat[0])):
+                found.append(name)
+        return Match((found[0],), ("shifted",), tuple(found[1:])) if found else None
+
+
+def _nearest(found: list[tuple[str, tuple[str, ...]]], paths: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """For each module that a tensor is for, the parameters that are nearest to it."""
+    wanted: set[str] = set()
+    for path in paths:
+        nearest = min(distance(name, path) for name, _ in found)
+        wanted.update(name for name, _ in found if distance(name, path) == nearest < 3)
+    return [item for item in found if item[0] in wanted]
+
+
+def _per_channel(weight: Array, scale: Array, shape: tuple[int, ...]) -> Array | None:
+    """A convolution's weight with each output channel multiplied; None where the shapes don't fit."""
+    if weight.shape != shape:
+        return None
+    axis = next((axis for axis in (0, 1) if shape[axis] == scale.size), None)
+    if axis is None:
+        return None
+    made: Array = weight * scale.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
+    return made
+
+
+def _rows_change(table: Array, reading: Reading) -> str:
+    """Whether a tensor holds rows of a table, whichever axis they lie along: `sliced`, `gathered`, or nothing."""
+    import numpy as np
+
+    width = table.shape[-1]
+    rows = np.ascontiguousarray(table.reshape(-1, width).astype(reading.values.dtype, copy=False))
+    known = {row.tobytes(): at for at, row in reversed(list(enumerate(rows)))}
+    for axis in [at for at, size in enumerate(reading.values.shape) if size == width]:
+        wanted = np.ascontiguousarray(np.moveaxis(reading.values, axis, -1)).reshape(-1, width)
+        chosen = [known.get(row.tobytes(), -1) for row in wanted]
+        if -1 not in chosen:
+            return "sliced" if chosen == list(range(chosen[0], chosen[0] + len(chosen))) else "gathered"
+    return ""
+
+
+def _shared_prefix(left: str, right: str) -> int:
+    pairs = zip(left.split("."), right.split("."), strict=False)
+    length = 0
+    for one, other in pairs:
+        if one != other:
+            break
+        length += 1
+    return length

@@ -1,0 +1,37 @@
+"""`profile`: where the time goes, by module."""
+
+from __future__ import annotations
+
+from optimum_htp.verbs.profile.report import (
+    FusedTime,
+    GroupTime,
+    Kernel,
+    Microseconds,
+    ModuleTime,
+    OpTime,
+    PhaseDelta,
+    PhaseProfile,
+    ProfileDelta,
+    ProfileReport,
+    by_class,
+    by_op,
+)
+from optimum_htp.verbs.profile.verb import compare_profiles, profile
+
+
+__all__ = [
+    "FusedTime",
+    "GroupTime",
+    "Kernel",
+    "Microseconds",
+    "ModuleTime",
+    "OpTime",
+    "PhaseDelta",
+    "PhaseProfile",
+    "ProfileDelta",
+    "ProfileReport",
+    "by_class",
+    "by_op",
+    "compare_profiles",
+    "profile",
+]

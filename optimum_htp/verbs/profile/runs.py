@@ -1,0 +1,116 @@
+"""Runs of an ONNX file under ONNX Runtime's own profiler, with the graph that it really ran."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimum_htp.errors import HtpError
+from optimum_htp.models import open_session, run_session, session_options
+from optimum_htp.onnxfile import OnnxModel, external_data_files, read_model
+from optimum_htp.verbs.profile.joiner import Event
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Inputs = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+logger = logging.getLogger(__name__)
+
+_KERNEL = "_kernel_time"
+_OUTGROWN = 1_000_000  # events after which ONNX Runtime's profiler stops recording
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: its kernels in the order in which they ended, when it began, and how long it took (microseconds)."""
+
+    events: list[Event]
+    start_us: int
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one ONNX file.
+
+    Attributes:
+        optimized: The graph that ONNX Runtime made; None where it can't write it, as with compiled providers.
+        runs: For each of the inputs that were given, the runs after the warm-up.
+    """
+
+    optimized: OnnxModel | None
+    runs: list[list[Run]]
+
+
+def measure(
+    model: OnnxModel, inputs: Sequence[Inputs], *, provider: str, threads: int | None, warmup: int, runs: int
+) -> Measured:
+    """Runs a file on each of some inputs, so and so often.
+
+    Raises:
+        HtpError: ONNX Runtime can't load it, or can't run it on the inputs.
+    """
+    with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
+        written = Path(directory, "optimized.onnx")
+        options = session_options(threads=threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(directory, "profile"))
+        session = _open(model, options, written, provider=provider)
+        try:
+            for each in inputs:
+                for _ in range(warmup + runs):
+                    run_session(session, None, each, name=str(model.path))
+        finally:
+            profile = Path(session.end_profiling())
+        optimized = read_model(written) if written.is_file() else None
+        found = _runs(json.loads(profile.read_bytes()))
+    expected = len(inputs) * (warmup + runs)
+    if len(found) != expected:
+        raise HtpError(
+            f"{model.path}: ONNX Runtime's profiler recorded {len(found)} of {expected} runs (it stops after "
+            f"{_OUTGROWN:,} kernels); take fewer: --runs N --warmup N"
+        )
+    each_phase = [found[first : first + warmup + runs] for first in range(0, expected, warmup + runs)]
+    return Measured(optimized, [phase[warmup:] for phase in each_phase])
+
+
+def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> Any:
+    """Starts the session, which writes the graph that it made; without, where the provider can't."""
+    options.optimized_model_filepath = str(written)
+    if external_data_files(model):  # may be too large for one file
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(prefix + "file_name", "optimized.data")
+        options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+    try:
+        return open_session(model.path, options, provider=provider, name=str(model.path))
+    except HtpError:
+        if provider == "CPUExecutionProvider":
+            raise
+        logger.debug("%s can't write the graph that it made", provider, exc_info=True)
+        options.optimized_model_filepath = ""
+        return open_session(model.path, options, provider=provider, name=str(model.path))
+
+
+def _runs(trace: list[dict[str, Any]]) -> list[Run]:
+    """The runs of a profile; the event of a run comes after those of its kernels."""
+    found: list[Run] = []
+    events: list[Event] = []
+    for entry in trace:
+        name = str(entry.get("name", ""))
+        if entry.get("cat") == "Node" and name.endswith(_KERNEL):
+            args = entry["args"]
+            index = int(args.get("node_index", -1))
+            op_type = str(args.get("op_name", ""))
+            events.append(Event(name.removesuffix(_KERNEL), op_type, index, int(entry["ts"]), int(entry["dur"])))
+        elif entry.get("cat") == "Session" and name == "model_run":
+            found.append(Run(events, int(entry["ts"]), int(entry["dur"])))
+            events = []
+    return found

@@ -1,0 +1,282 @@
+"""Tags carried onto the files that tools made from tagged ones: what `optimum-cli htp project` does.
+
+What a file's tags are projected from is looked for in this order: the tagged files that are given; what the sidecar
+says, where it describes just this graph; the skeleton in the file's own metadata; what its nodes still carry; the other
+files of its package; the sidecar's list of nodes. The report says which it was.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import NodeTags, root_tags
+from optimum_htp.onnxfile import OnnxModel, external_data_files
+from optimum_htp.package import (
+    CLASS_HIERARCHY,
+    KEYS,
+    NAME_SCOPES,
+    NAMESPACE,
+    SIDECAR,
+    SKELETON,
+    FileRecord,
+    HtpFile,
+    HtpOptions,
+    HtpPackage,
+    Sidecar,
+    StagedDirectory,
+    TaggedGraph,
+    evidence_for,
+    library_versions,
+    stage_tags,
+)
+from optimum_htp.tagging import project as project_graph
+from optimum_htp.tagging import refuse_empty
+
+
+@dataclass(frozen=True, slots=True)
+class FileProjection:
+    """How the nodes of one ONNX file were tagged.
+
+    Attributes:
+        nodes: Nodes in all, those of bodies and functions included.
+        by_source: Nodes by the kind of evidence.
+        unresolved: Nodes of which nothing is known.
+        below_root: Nodes whose module lies below the root.
+        several_origins: Nodes that came from several modules, and carry the list.
+        evidence: What the tags were projected from, in words.
+    """
+
+    nodes: int
+    by_source: dict[str, int]
+    unresolved: int
+    below_root: int
+    several_origins: int
+    evidence: str
+
+    @classmethod
+    def of(cls, tags: NodeTags, evidence: str) -> FileProjection:
+        """Counts tags."""
+        by_source = Counter(tag.source for tag in tags.values())
+        return cls(
+            nodes=len(tags),
+            by_source=dict(sorted(by_source.items())),
+            unresolved=by_source["unresolved"],
+            below_root=sum("/" in tag.tag[1:] for tag in tags.values()),
+            several_origins=sum(bool(tag.origins) for tag in tags.values()),
+            evidence=evidence,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionReport:
+    """What a projection did.
+
+    Attributes:
+        output: The package or file that has the tags now.
+        files: Its ONNX files, by their path in the package.
+    """
+
+    output: Path
+    files: dict[str, FileProjection]
+
+    @property
+    def unresolved(self) -> int:
+        """Nodes of which nothing is known, in all files."""
+        return sum(file.unresolved for file in self.files.values())
+
+
+def project(
+    optimized: str | Path, *, source: str | Path | None = None, output: str | Path | None = None
+) -> ProjectionReport:
+    """Carries tags onto a file, or each file of a package, that tools made from tagged ones.
+
+    Args:
+        optimized: An ONNX file, or a directory with ONNX files.
+        source: The tagged file or package that it was made from; None means what the files themselves tell.
+        output: Where to write: a file for a file, a directory for a directory. External data comes along, and what is
+            there under the same names is replaced, other models' external data excepted. None writes in place.
+
+    Whatever is written, it is all of it or nothing.
+
+    Returns:
+        How the nodes were tagged, and what told it.
+
+    Raises:
+        HtpError: Nothing tells what the nodes came from, or what there is describes another model, or the output can't
+            be written; then nothing is.
+
+    Example:
+        >>> report = project("bert_quantized", source="bert_onnx")     # doctest: +SKIP
+        >>> report.files["model_quantized.onnx"].unresolved            # doctest: +SKIP
+        0
+    """
+    package = HtpPackage(optimized)
+    package.require_unpacked()
+    target = _checked_output(package.path, output) if output is not None else None
+    given = HtpPackage(source) if source is not None else None
+    plans = {name: _plan(file, package, given) for name, file in package.files.items()}
+    graphs = {name: plan.graph for name, plan in plans.items()}
+    _write(package, given, graphs, target)
+    files = {name: FileProjection.of(plan.graph.tags, plan.evidence) for name, plan in plans.items()}
+    return ProjectionReport(target or package.path, files)
+
+
+# --- What there is to project from ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    graph: TaggedGraph
+    evidence: str
+
+
+def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
+    """The tags of one file, by the first evidence that fits it."""
+    refuse_empty(file.model)  # whatever there is to tell its tags: this says more
+    refused: list[HtpError] = []
+    for evidence in evidence_for(file, package, given):
+        try:
+            trees = [tree for tree, _ in evidence.roots.values()]
+            tags = project_graph(evidence.models, file.model, trees=trees, require_descent=True)
+        except HtpError as error:
+            refused.append(error)
+            continue
+        used = root_tags(tags.values())
+        roots = {root: place for root, place in evidence.roots.items() if root in used}
+        return _Plan(TaggedGraph(file.model, tags, roots, evidence.skeleton), evidence.origin)
+    if refused:
+        raise refused[0]
+    raise HtpError(
+        f"{file.path}: nothing in it tells which modules its nodes came from; give the tagged file or package that it "
+        "was made from (--from)"
+    )
+
+
+def _options(models: Iterable[OnnxModel]) -> HtpOptions:
+    """What is written beside the tags: what stands beside those that are there; the defaults where nothing is left."""
+    found = [(keys, SKELETON in model.metadata) for model in models if (keys := _listed_keys(model)) is not None]
+    if not found:
+        return HtpOptions()
+    keys = found[0][0]
+    return HtpOptions(
+        namespace=NAMESPACE in keys,
+        torch_metadata={NAME_SCOPES, CLASS_HIERARCHY} <= keys,
+        skeleton=any(has_skeleton for _, has_skeleton in found),
+    )
+
+
+def _listed_keys(model: OnnxModel) -> set[str] | None:
+    try:
+        keys = json.loads(model.metadata.get(KEYS, ""))
+    except (ValueError, RecursionError):
+        return None
+    return {*map(str, keys)} if isinstance(keys, list) else None
+
+
+# --- Writing ---
+
+
+def _checked_output(optimized: Path, given: str | Path) -> Path | None:
+    """Where to write, None for in place.
+
+    Raises:
+        HtpError: It is of the wrong kind, or inside what is read.
+    """
+    output = Path(given)
+    if given == "":
+        raise HtpError("the output is an empty name; give one, or leave it out to tag in place")
+    if output.exists() and output.samefile(optimized):
+        return None
+    if optimized.is_file():
+        if output.is_dir() or output.suffix != ".onnx":
+            raise HtpError(f"{output}: {optimized} is a file; give the name of a file that ends in .onnx")
+        return output
+    if output.is_file() or (output.suffix == ".onnx" and not output.exists()):
+        raise HtpError(f"{output}: the name of a file, and {optimized} is a directory; give a directory")
+    if optimized.resolve() in output.resolve().parents:
+        raise HtpError(f"{output}: lies in the package that is read; leave the output out to tag it in place")
+    return output
+
+
+def _write(
+    package: HtpPackage, given: HtpPackage | None, graphs: Mapping[str, TaggedGraph], output: Path | None
+) -> None:
+    files = (*package.files.values(), *(given.files.values() if given is not None else ()))
+    options = _options(file.model for file in files)
+    records = {
+        name: FileRecord.of(graph.model, graph.tags, trees=graph.roots).keeping(package.files[name].record)
+        for name, graph in graphs.items()
+    }
+    whole = package.path.is_dir()
+    directory = package.directory if output is None else output if whole else output.parent
+    with StagedDirectory(directory) as staging:
+        if output is not None and whole:
+            _copy_others(package, staging.path)
+        elif output is not None:
+            (name,) = graphs
+            _copy_data(package.files[name], staging.path, directory)
+            graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
+        too_large = stage_tags(graphs, staging.path, options=options, whole=output is not None)
+        if whole:
+            _sidecar(package, given, records).write(staging.path)
+        else:
+            _amend_sidecar(directory, records, staging.path, needed=bool(too_large))
+        staging.commit(last=SIDECAR)
+
+
+def _copy_others(package: HtpPackage, staged: Path) -> None:
+    """Copies all of a directory but its tagged files and its sidecar: configs, tokenizers, external data."""
+    tagged = {package.path / name for name in (*package.files, SIDECAR)}
+    for file in package.files.values():
+        for location in external_data_files(file.model):
+            if not Path(os.path.normpath(file.path.parent / location)).is_relative_to(os.path.normpath(package.path)):
+                raise HtpError(f"{file.path}: its external data {location} is outside the package; tag it in place")
+    try:
+        shutil.copytree(
+            package.path,
+            staged,
+            dirs_exist_ok=True,
+            ignore=lambda directory, names: [name for name in names if Path(directory, name) in tagged],
+        )
+    except shutil.Error as error:
+        source, _, reason = error.args[0][0]
+        raise HtpError(f"{source}: cannot be copied: {reason}") from error
+
+
+def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
+    """Copies the external data of a file, which is there under the names that the file knows."""
+    for location in sorted(external_data_files(file.model)):
+        source, target = file.path.parent / location, output / location
+        if os.path.normpath(target.absolute()) == os.path.normpath(source.absolute()):
+            continue
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise HtpError(f"{file.path}: its external data {location} is outside its directory; tag it in place")
+        if not source.is_file():
+            raise HtpError(f"{source}: the external data of {file.path} is not there; get the whole model")
+        if not target.exists():
+            (staged / location).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, staged / location)
+        elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
+            raise HtpError(f"{target}: is there already, and the model's external data would replace it")
+
+
+def _sidecar(package: HtpPackage, given: HtpPackage | None, records: dict[str, FileRecord]) -> Sidecar:
+    """What the sidecar of a whole package says now; of its source what is known, here or where the tags are from."""
+    known = (each.sidecar for each in (package, given) if each is not None)
+    sidecar = next((each for each in known if each is not None), Sidecar(files={}))
+    return replace(sidecar, files=records, versions=library_versions())
+
+
+def _amend_sidecar(directory: Path, records: dict[str, FileRecord], staged: Path, *, needed: bool) -> None:
+    """Brings the sidecar beside a single file in step, where it has a record of it or nothing else could have one."""
+    sidecar = Sidecar.read(directory) or Sidecar(files={})
+    if needed or records.keys() <= sidecar.files.keys():
+        replace(sidecar, files={**sidecar.files, **records}, versions=library_versions()).write(staged)

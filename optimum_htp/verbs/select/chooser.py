@@ -1,0 +1,128 @@
+"""Which nodes of one file belong to the modules that patterns select."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from optimum_htp.hierarchy import CallsOf, ModulePath, ModulePattern, ModuleTree, NodeKey, NodeTag
+from optimum_htp.onnxfile import node_id
+from optimum_htp.package import TaggedFile
+from optimum_htp.verbs.select.report import FileSelection, SelectedNode
+
+
+_Module = tuple[int, ModulePath]
+
+
+class Chooser:
+    """The modules and nodes that patterns select in one file.
+
+    Attributes:
+        file: The file.
+        modules: For each pattern the modules: the position of the tree, and the first of the module's paths.
+    """
+
+    def __init__(self, file: TaggedFile, patterns: Sequence[str]) -> None:
+        self.file = file
+        self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
+        self.modules: list[dict[_Module, None]] = []
+        for _, pattern in self._patterns:
+            found: dict[_Module, None] = {}
+            for index, (tree, place) in enumerate(zip(file.trees, file.places, strict=True)):
+                found |= {(index, info.path): None for info in tree.select(pattern, above=place or "")}
+            self.modules.append(found)
+        self._chains: dict[str, tuple[_Module, ...]] = {}
+        self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}
+
+    def choose(self, *, own: bool, fused: bool) -> FileSelection:
+        """Selects the nodes."""
+        nodes: list[SelectedNode] = []
+        others: set[str] = set()
+        unknown = unresolved = 0
+        for path, graph in self.file.model.graphs():
+            for position, node in enumerate(graph.nodes):
+                tag = self.file.tags.get((path, position)) or NodeTag("/", "unresolved")
+                unresolved += tag.source == "unresolved"
+                how = self._how((path, position), tag, own=own, fused=fused)
+                unknown += how == "unknown"
+                if how not in ("owned", "fused"):
+                    others.add(node.name)
+                    continue
+                operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                identity = node_id(node, position)
+                nodes.append(
+                    SelectedNode(path, position, identity, node.name, operator, tag.tag, tag.call, how == "fused")
+                )
+        return FileSelection(
+            self.file.name, self._tags(), tuple(nodes), unknown, unresolved, frozenset(others), self.file
+        )
+
+    def _tags(self) -> tuple[str, ...]:
+        added = [found for (negated, _), found in zip(self._patterns, self.modules, strict=True) if not negated]
+        wanted = {module for found in added for module in found}
+        ordered = ((index, info.path) for index, tree in enumerate(self.file.trees) for info in tree)
+        return tuple(self.file.trees[index].tag(path) for index, path in ordered if (index, path) in wanted)
+
+    def _how(self, key: NodeKey, tag: NodeTag, *, own: bool, fused: bool) -> str:
+        """Whether a node is selected: `"owned"`, `"fused"`, `"unknown"` or `""`."""
+        if tag.source == "unresolved":
+            return ""
+        how = "" if any(not negated for negated, _ in self._patterns) else "owned"
+        for (negated, pattern), modules in zip(self._patterns, self.modules, strict=True):
+            found = self._match(key, tag, pattern, modules, own=own, fused=fused)
+            if negated:
+                if found in ("owned", "fused"):
+                    return ""
+            elif found and how != "owned":
+                how = max(how, found, key=("", "unknown", "fused", "owned").index)
+        return how
+
+    def _match(
+        self,
+        key: NodeKey,
+        tag: NodeTag,
+        pattern: ModulePattern,
+        modules: Mapping[_Module, None],
+        *,
+        own: bool,
+        fused: bool,
+    ) -> str:
+        chain = self._chain(tag.tag)
+        holders = [module for module in (chain[-1:] if own else chain) if module in modules]
+        if pattern.calls is not None:
+            calls = [self._call(key, module) for module in holders]
+            first, last = pattern.calls
+            if any(call is not None and first <= call <= last for call in calls):
+                return "owned"
+            return "unknown" if None in calls else ""
+        if holders:
+            return "owned"
+        origins = tag.origins if fused else ()
+        chains = (self._chain(origin) for origin in origins)
+        return "fused" if any(module in modules for each in chains for module in (each[-1:] if own else each)) else ""
+
+    def _call(self, key: NodeKey, module: _Module) -> int | None:
+        """Which call of a module a node at or below it is of."""
+        if module not in self._calls:
+            index, path = module
+            tree = self.file.trees[index]
+            info = tree.module(path)
+            below = {each: tag for each, tag in self.file.tags.items()
+                     if tag.source != "unresolved" and module in self._chain(tag.tag)}  # fmt: skip
+            calls = CallsOf(info, [tree.tag(alias) for alias in (info.path, *info.aliases)], below, tree)
+            self._calls[module] = dict.fromkeys(below, 0) if calls.count == 1 else calls.owners
+        return self._calls[module].get(key)
+
+    def _chain(self, tag: str) -> tuple[_Module, ...]:
+        """The modules from the root down to the one with a tag, containers too."""
+        chain = self._chains.get(tag)
+        if chain is None:
+            chain = self._chains[tag] = tuple(_chain(self.file.trees, tag))
+        return chain
+
+
+def _chain(trees: Iterable[ModuleTree], tag: str) -> Iterator[_Module]:
+    for index, tree in enumerate(trees):
+        path = tree.path_of_tag(tag)
+        if path is not None:
+            yield from ((index, tree.module(path[:length]).path) for length in range(len(path) + 1))
+            return

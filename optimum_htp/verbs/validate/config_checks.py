@@ -1,0 +1,286 @@
+"""Checks of the files beside the graphs: config, labels, generation config, tokenizer and processor, custom code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optimum_htp.errors import PackageError
+from optimum_htp.package import (
+    CONFIG,
+    GENERATION_CONFIG,
+    MODEL_INDEX,
+    PROCESSOR_FILES,
+    TOKENIZER_CONFIG,
+    VOCABULARY_FILES,
+    architectures,
+    code_files,
+    generates,
+    parse_config,
+)
+from optimum_htp.verbs.validate.contents import Contents
+from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
+
+
+_TRANSFORMERS_LIKE = (None, "transformers", "diffusers", "sentence_transformers", "timm")
+
+# Task: where in the output `logits` the labels are (an axis), and how many more than labels there may be: detection
+# heads of the DETR family have one more, "no object".
+_LABEL_AXES: dict[str, tuple[int, tuple[int, ...]]] = {
+    "text-classification": (-1, (0,)),
+    "token-classification": (-1, (0,)),
+    "image-classification": (-1, (0,)),
+    "audio-classification": (-1, (0,)),
+    "audio-frame-classification": (-1, (0,)),
+    "semantic-segmentation": (1, (0,)),
+    "image-segmentation": (1, (0,)),
+    "object-detection": (-1, (0, 1)),
+}
+_LOGITS_RANKS = {"text-classification": 2, "image-classification": 2, "audio-classification": 2,
+                 "semantic-segmentation": 4, "image-segmentation": 4}  # fmt: skip
+
+# Input of a graph: what a pipeline needs to make it, and the files, one of which has that.
+_TOKENIZER = ("a tokenizer", (TOKENIZER_CONFIG, *VOCABULARY_FILES))
+_PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "input_ids": _TOKENIZER,
+    "pixel_values": ("an image processor", PROCESSOR_FILES),
+    "flattened_patches": ("an image processor", PROCESSOR_FILES),
+    "input_features": ("a feature extractor", PROCESSOR_FILES),
+    "input_values": ("a feature extractor", PROCESSOR_FILES),
+}
+
+# Tasks whose outputs are made into text.
+_DECODING = frozenset(("automatic-speech-recognition", "image-to-text"))
+# Models whose inputs of these names are no text, no audio: nothing has to prepare them.
+_PREPARED_BY_NOTHING = frozenset(("time-series-forecasting", "reinforcement-learning"))
+
+_PARSED_TOKENIZER_BYTES = 200_000
+
+_GENERATING_TASKS = frozenset(("text-generation", "text2text-generation", "image-to-text"))
+
+
+def check_config(package: Contents) -> Iterator[Finding]:
+    """config.json is there, can be read, and says what kind of model this is."""
+    if package.packed_error is not None:
+        yield failed(str(package.packed_error))
+    if package.is_pipeline:
+        yield from _check_pipeline(package)
+        return
+    try:
+        config = package.config(CONFIG)
+    except PackageError as error:
+        yield failed(str(error), _rewrite(package))
+        return
+    if config is None:
+        yield failed(f"there is no {CONFIG}, which says what kind of model this is", f"write it: {_repair(package)}")
+        return
+    yield from _check_kind(package, config)
+
+
+def _repair(package: Contents) -> str:
+    return f"optimum-cli htp tag {package.path} --model MODEL"
+
+
+def _rewrite(package: Contents) -> str:
+    return f"mend it, or delete it and write it anew: {_repair(package)}"
+
+
+def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Finding]:
+    if "architecture" in config and "model_type" not in config:  # as timm writes it
+        if not isinstance(config["architecture"], str):
+            yield failed(f"{CONFIG}: `architecture` is no text but {config['architecture']!r}", _rewrite(package))
+        return
+    kind, listed = config.get("model_type"), config.get("architectures")
+    custom = package.library not in _TRANSFORMERS_LIKE
+    if kind is None or kind == "":
+        message, advice = f"{CONFIG} has no `model_type`", "AutoConfig can't load it; AutoModelForONNX can"
+        yield warning(message, advice) if custom else failed(message, _rewrite(package))
+    elif not isinstance(kind, str):
+        yield failed(f"{CONFIG}: `model_type` is no text but {kind!r}", _rewrite(package))
+    if listed is None:
+        yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
+    elif not architectures(config) or len(architectures(config)) != len(listed):
+        yield failed(f"{CONFIG}: `architectures` is no list of class names but {str(listed)[:100]}", _rewrite(package))
+
+
+def _check_pipeline(package: Contents) -> Iterator[Finding]:
+    """A diffusion pipeline: each component that has an ONNX file has a config, and those without have their files."""
+    try:
+        index = package.config(MODEL_INDEX) or {}
+    except PackageError as error:
+        yield failed(str(error), "export the pipeline again")
+        return
+    if not isinstance(index.get("_class_name"), str):
+        yield failed(f"{MODEL_INDEX} has no `_class_name`", "export the pipeline again")
+    for name in sorted({file.rpartition("/")[0] for file in package.files} - {""}):
+        try:
+            if package.config(f"{name}/{CONFIG}") is None:
+                yield failed(f"there is no {name}/{CONFIG}", "export the pipeline again")
+        except PackageError as error:
+            yield failed(str(error), "export the pipeline again")
+    if "scheduler" in index and not package.has("scheduler/scheduler_config.json"):
+        yield failed("there is no scheduler/scheduler_config.json", "copy the directory `scheduler` from the model")
+
+
+def check_labels(package: Contents) -> Iterator[Finding]:
+    """id2label, label2id and num_labels agree with each other, and with the width of the logits."""
+    config = package.main_config
+    if not config:
+        yield skipped(f"no {CONFIG} that could be read")
+        return
+    names, ids, count = config.get("id2label"), config.get("label2id"), config.get("num_labels")
+    problems = list(_label_problems(names, ids, count))
+    yield from problems
+    if problems:
+        return
+    if isinstance(names, dict):
+        labels = len(names)
+    elif isinstance(count, int):
+        labels = count
+    elif isinstance(config.get("num_classes"), int):
+        labels = config["num_classes"]
+    elif config.get("model_type") and package.library in _TRANSFORMERS_LIKE:
+        labels = 2  # what transformers takes where a config says nothing
+    else:
+        yield skipped(f"{CONFIG} has no labels")
+        return
+    yield from _check_width(package, labels)
+
+
+def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
+    advice = f"correct {CONFIG}, or export again"
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+        yield failed(f"`num_labels` is no count but {count!r}", advice)
+        return
+    if names is not None and not isinstance(names, dict):
+        yield failed(f"`id2label` is no object but {str(names)[:60]!r}", advice)
+        return
+    if names is None:
+        return
+    numbers = [int(key) for key in names if key.isascii() and key.isdecimal() and len(key) < 10]
+    if len(numbers) != len(names):
+        yield failed("`id2label` has keys that are no numbers", advice)
+        return
+    if sorted(numbers) != list(range(len(numbers))):
+        yield warning(f"`id2label` does not number its {len(names)} labels from 0 on", advice)
+    if count is not None and count != len(names):
+        yield failed(f"`num_labels` is {count}, but `id2label` has {len(names)} labels", advice)
+    if ids is not None:
+        yield from _label2id_problems(names, ids, advice)
+
+
+def _label2id_problems(names: Mapping[str, Any], ids: Any, advice: str) -> Iterator[Finding]:
+    if not isinstance(ids, dict):
+        yield failed(f"`label2id` is no object but {str(ids)[:60]!r}", advice)
+        return
+    for label, number in ids.items():
+        if str(names.get(str(number))) != label:
+            found = names.get(str(number))
+            yield failed(f"`label2id` has {label!r}: {number!r}, but `id2label` has {number!r}: {found!r}", advice)
+            return
+    missing = [str(label) for label in names.values() if str(label) not in ids]
+    if missing:
+        yield failed(f"`label2id` lacks {missing[0]!r}, which `id2label` has", advice)
+
+
+def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
+    task = package.task
+    if task not in _LABEL_AXES:
+        yield good(f"consistent; {task or 'an unknown task'} has no logits to hold them against")
+        return
+    axis, extra = _LABEL_AXES[task]
+    compared = 0
+    for name, model in package.readable.items():
+        for value in model.graph.outputs:
+            if value.name != "logits" or value.shape is None:
+                continue
+            width = value.shape[axis] if len(value.shape) == _LOGITS_RANKS.get(task, len(value.shape)) > 1 else None
+            if not isinstance(width, int):
+                continue
+            compared += 1
+            if width - labels not in extra:
+                advice = f"correct `id2label` and `label2id` in {CONFIG}, or export again"
+                yield failed(f"{CONFIG} has {labels} labels, but the logits of {name} have {width}", advice)
+    if not compared:
+        yield good(f"{labels} labels, consistent; the graph does not say how wide its logits are")
+    else:
+        yield good(f"{labels} labels, as many as the logits have")
+
+
+def check_generation(package: Contents) -> Iterator[Finding]:
+    """A generating model has a generation config."""
+    try:
+        found = package.config(GENERATION_CONFIG)
+    except PackageError as error:
+        yield failed(str(error), "copy it from the source model, or delete it: defaults from config.json hold then")
+        return
+    # CTC models transcribe without generating; a package of plain Optimum does not say its task.
+    told_by_class = package.task in (None, "automatic-speech-recognition") and generates(package.main_config)
+    if package.task not in _GENERATING_TASKS and not told_by_class:
+        yield skipped(f"{package.task or 'the model'} does not generate" if found is None else "not needed")
+    elif found is None:
+        advice = "copy it from the source model, or set what you need in generate()"
+        yield warning(f"there is no {GENERATION_CONFIG}: generate() takes defaults from {CONFIG}", advice)
+
+
+def check_preprocessors(package: Contents) -> Iterator[Finding]:
+    """What a pipeline needs to make the inputs of the graph is there and can be read."""
+    directories = ("tokenizer/",) if package.is_pipeline else ("",)
+    for name in (*PROCESSOR_FILES, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"):
+        for directory in directories:
+            try:
+                package.config(directory + name)
+            except PackageError as error:
+                yield failed(str(error), "copy it from the source model again")
+    yield from _check_tokenizer_json(package, directories[0])
+    inputs = package.inputs() if package.task not in _PREPARED_BY_NOTHING else set()
+    needed = {kind: files for name, (kind, files) in _PREPROCESSORS.items() if name in inputs}
+    if package.task in _DECODING:
+        needed.setdefault(*_TOKENIZER)
+    if "pretrained_cfg" in package.main_config:  # timm's config says how to prepare images, and transformers reads it
+        needed.pop("an image processor", None)
+    if package.is_pipeline:
+        needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
+    for kind, files in needed.items():
+        if not any(package.has(directory + name) for name in files for directory in directories):
+            reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
+            if not package.exported_with("tokenizer" if kind == _TOKENIZER[0] else "processor"):
+                yield warning(f"{reason}; the source model had none")
+                continue
+            # Nobody knows what prepares the inputs of a model of one's own.
+            problem = failed if package.library in _TRANSFORMERS_LIKE else warning
+            yield problem(reason, f"copy it from the source model: {_repair(package)}")
+    if not needed:
+        yield skipped("the graph takes neither text, images nor audio" if inputs else "nothing has to be prepared")
+    else:
+        yield good(" and ".join(needed))
+
+
+def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding]:
+    """A tokenizer.json that was cut off; of a long one, parsing would take longer than everything else."""
+    name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
+    try:
+        if not package.exists(name):
+            return
+        first, last, size = package.ends(name)
+        if size < _PARSED_TOKENIZER_BYTES:
+            parse_config(package.read(name) or b"", where=name)
+    except PackageError as error:
+        yield failed(str(error), advice)
+        return
+    if (first.lstrip()[:1], last.rstrip()[-1:]) != (b"{", b"}"):
+        yield failed(f"{name} is no JSON object, or is cut off", advice)
+
+
+def check_code(package: Contents) -> Iterator[Finding]:
+    """The Python files that an `auto_map` names are there; they are never run by a validation of the structure."""
+    configs = [package.lenient(name) for name in (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)]
+    named = code_files(*configs)
+    if not any("auto_map" in config for config in configs):
+        yield skipped("the model has no code of its own")
+        return
+    for name in named:
+        if not package.has(name):
+            advice = "copy it from the source model; ONNX Runtime itself does not need it"
+            yield warning(f"`auto_map` names {name}, which is not there: trust_remote_code=True will fail", advice)
+    yield good(f"{len(named)} files of code, which runs with trust_remote_code=True only")

@@ -1,0 +1,220 @@
+"""Checks of the files as such: ONNX that can be read and run here, external data, links and paths, the set of files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from importlib import metadata as importlib_metadata
+from pathlib import Path
+
+from optimum_htp.errors import OnnxFileError, PackageError
+from optimum_htp.onnxfile import Initializer, OnnxModel
+from optimum_htp.package import is_inside
+from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
+from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
+
+
+# ONNX Runtime's minor version: the highest IR version, and the highest opset of ai.onnx, that it takes. Measured with
+# the CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
+# https://onnxruntime.ai/docs/reference/compatibility.html. A later version takes at least what the last one here takes.
+_RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
+    (1, 18): (10, 21),
+    (1, 19): (10, 21),
+    (1, 20): (10, 21),
+    (1, 21): (10, 22),
+    (1, 22): (10, 22),
+    (1, 23): (11, 23),
+    (1, 24): (13, 25),
+    (1, 25): (13, 26),
+    (1, 26): (13, 26),
+    (1, 27): (13, 26),
+    (1, 28): (13, 26),
+    (1, 29): (13, 26),
+    (1, 30): (13, 26),
+    (1, 31): (13, 26),
+    (1, 32): (14, 28),
+}
+_LOWEST_OPSET = 7
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
+             "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training")  # fmt: skip
+
+# Bits of one element, by ONNX's number of the type (TensorProto.DataType); strings are never external.
+_ELEMENT_BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
+    17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
+}  # fmt: skip
+
+_EXPORT_AGAIN = "export or download the package again"
+
+
+def check_onnx(package: Contents) -> Iterator[Finding]:
+    """Every ONNX file can be read, and has a graph that gives something."""
+    for name, model in package.models.items():
+        if isinstance(model, OnnxFileError):
+            reason = str(model).replace(str(package.files[name]), name, 1)
+            yield failed(reason, _EXPORT_AGAIN)
+        elif not model.graph.outputs:
+            # ORTOptimizer writes such a file for a merged decoder at O2 and O3.
+            yield failed(f"{name}: the graph is empty", "optimize the package again, at another level")
+    if package.readable:
+        nodes = sum(len(graph.nodes) for model in package.readable.values() for _, graph in model.graphs())
+        yield good(
+            f"{len(package.readable)} files, {nodes:,} nodes" if len(package.models) > 1 else f"{nodes:,} nodes"
+        )
+
+
+def check_versions(package: Contents) -> Iterator[Finding]:
+    """The installed ONNX Runtime takes the IR version and the opset; it is not imported for that."""
+    runtime = installed_runtime()
+    if runtime is None:
+        yield skipped("ONNX Runtime is not installed here")
+        return
+    opsets = {name: max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
+              for name, model in package.readable.items()}  # fmt: skip
+    for name, model in package.readable.items():
+        yield from _too_new(name, {"IR version": model.ir_version, "opset": opsets[name]}, runtime)
+        if not model.ir_version:
+            yield failed(f"{name}: it has no IR version", _EXPORT_AGAIN)
+        elif not opsets[name] and any(not node.domain for node in model.graph.nodes):
+            yield failed(f"{name}: it does not say which opset its nodes are from", _EXPORT_AGAIN)
+        elif 0 < opsets[name] < _LOWEST_OPSET:
+            advice = f"convert it to opset {_LOWEST_OPSET} or above with onnx.version_converter"
+            yield warning(f"{name}: opset {opsets[name]}; ONNX Runtime promises nothing below {_LOWEST_OPSET}", advice)
+    if not package.readable:
+        yield skipped("there is no graph that could be read")
+        return
+    versions = ", ".join(str(version) for version in sorted({model.ir_version for model in package.readable.values()}))
+    numbers = ", ".join(map(str, sorted(set(opsets.values()))))
+    yield good(f"ONNX Runtime {runtime[0]}.{runtime[1]} takes IR version {versions} and opset {numbers}")
+
+
+def _too_new(name: str, versions: dict[str, int], runtime: tuple[int, int]) -> Iterator[Finding]:
+    known = max((version for version in _RUNTIME_LIMITS if version <= runtime), default=min(_RUNTIME_LIMITS))
+    highest = dict(zip(("IR version", "opset"), _RUNTIME_LIMITS[known], strict=True))
+    this = f"ONNX Runtime {runtime[0]}.{runtime[1]}"
+    for what, value in versions.items():
+        if value <= highest[what]:
+            continue
+        if runtime > max(_RUNTIME_LIMITS):
+            yield warning(f"{name}: {what} {value}; whether {this} takes it is not known", "try it with --load")
+        else:
+            advice = "upgrade onnxruntime, or export again with a lower --opset"
+            yield failed(f"{name}: {what} {value}, and {this} takes {highest[what]} at most", advice)
+
+
+def installed_runtime() -> tuple[int, int] | None:
+    """The major and minor version of the installed ONNX Runtime, None where there is none; it is not imported."""
+    for name in _RUNTIMES:
+        try:
+            found = re.match(r"(\d+)\.(\d+)", importlib_metadata.version(name))
+        except importlib_metadata.PackageNotFoundError:
+            continue
+        if found is not None:
+            return int(found[1]), int(found[2])
+    return None
+
+
+def check_external_data(package: Contents) -> Iterator[Finding]:
+    """Every file of external weights is there, and as long as the tensors in it need."""
+    needed: dict[Path, tuple[str, int]] = {}
+    for name, model in package.readable.items():
+        for tensor in external_tensors(model):
+            file = Path(package.files[name].parent, tensor.location or "")
+            if _leads_out(package, name, tensor.location or ""):
+                continue  # `paths` says so; what lies there is nobody's business
+            label, longest = needed.get(file, ("", 0))
+            needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + tensor_bytes(tensor)))
+    for file, (label, size) in needed.items():
+        try:
+            actual = file.stat().st_size if file.is_file() else None
+        except (OSError, ValueError):
+            actual = None
+        if actual is None:
+            yield failed(f"{label} is not there", "copy it beside the ONNX file, under that name")
+        elif actual < size:
+            yield failed(f"{label} has {actual:,} bytes, and the tensors in it need {size:,}", _EXPORT_AGAIN)
+    if not needed:
+        yield skipped("no weights outside the ONNX files") if package.readable else skipped("no file could be read")
+    else:
+        total = sum(size for _, size in needed.values())
+        yield good(f"{total:,} bytes in {len(needed)} {'file' if len(needed) == 1 else 'files'}")
+
+
+def external_tensors(model: OnnxModel) -> Iterator[Initializer]:
+    """The tensors of a model that are stored outside its file."""
+    for _, graph in model.graphs():
+        for tensor in (*graph.initializers, *graph.external_attributes):
+            if tensor.location is not None:
+                yield tensor
+
+
+def tensor_bytes(tensor: Initializer) -> int:
+    """How many bytes of content a tensor has: as it says, else by its shape; 0 where neither is known."""
+    if tensor.length is not None:
+        return tensor.length
+    if any(size < 0 for size in tensor.dims):
+        return 0
+    return math.ceil(math.prod(tensor.dims) * _ELEMENT_BITS.get(tensor.data_type, 0) / 8)
+
+
+def _label(name: str, tensor: Initializer) -> str:
+    folder = name.rpartition("/")[0]
+    return f"{folder}/{tensor.location}" if folder else str(tensor.location)
+
+
+def check_paths(package: Contents) -> Iterator[Finding]:
+    """Nothing leads out of the package: no external data, no link."""
+    advice = "do not use this package, unless you know who made it and why"
+    for name, model in package.readable.items():
+        for location in sorted({str(tensor.location) for tensor in external_tensors(model)}):
+            if _leads_out(package, name, location):
+                yield failed(f"{name} reads its weights from {location!r}, outside the package", advice)
+    entries = package.entries()
+    for entry in entries:
+        if entry.is_symlink() and not is_inside(entry, package.directory):
+            name = entry.relative_to(package.directory).as_posix()
+            yield failed(f"{name} is a link to {str(entry.readlink())!r}, outside the package", advice)
+        elif entry.is_symlink() and not entry.exists():
+            name = entry.relative_to(package.directory).as_posix()
+            yield failed(f"{name} is a link to {str(entry.readlink())!r}, which is not there", _EXPORT_AGAIN)
+    if len(entries) > MAX_ENTRIES:
+        yield warning(f"more than {MAX_ENTRIES:,} files; the rest was not looked at", "is this the right directory?")
+    else:
+        yield good("nothing leads out of the package")
+
+
+def _leads_out(package: Contents, name: str, location: str) -> bool:
+    """Whether a file's external weights would be read from outside the package, on any system."""
+    absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location) is not None
+    if absolute or "\0" in location or ".." in re.split(r"[/\\]", location):
+        return True
+    return not is_inside(package.files[name].parent / location, package.directory)
+
+
+def check_files(package: Contents) -> Iterator[Finding]:
+    """The ONNX files that Optimum's classes look for are there together, and what is packed in a file can be unpacked."""
+    for name in package.packed.encoded if package.packed is not None else ():
+        try:
+            package.read(name)
+        except PackageError as error:
+            yield failed(str(error))
+    names = [name for name in package.files if "/" not in name]
+    encoders = [name for name in names if "encoder" in name]
+    decoders = [name for name in names if "decoder" in name and name not in encoders]
+    plain = package.main_config.get("is_encoder_decoder") is True or package.task == "text2text-generation"
+    if package.path.is_file() or package.is_pipeline:
+        yield good("one file" if package.path.is_file() else f"{len(package.files)} components")
+    elif encoders and not decoders and plain and not any(name.startswith("model") for name in names):
+        yield failed(f"there is {encoders[0]}, but no decoder", _EXPORT_AGAIN)
+    elif decoders and not encoders and plain:
+        yield failed(f"there is {decoders[0]}, but no encoder", _EXPORT_AGAIN)
+    elif encoders and decoders and not any("with_past" in name or "merged" in name for name in decoders):
+        task = package.records.source.get("task") if package.records is not None else None
+        if isinstance(task, str) and task.endswith("-with-past"):
+            yield failed("exported with past key values, but no decoder here takes any", _EXPORT_AGAIN)
+        yield good(", ".join(sorted((*encoders, *decoders))))
+    elif len(names) > 1 and not (encoders or decoders) and "model.onnx" not in names:
+        yield warning(f"several ONNX files, none of them model.onnx: {', '.join(names)}", "load with file_name=NAME")
+    else:
+        yield good(", ".join(package.files))

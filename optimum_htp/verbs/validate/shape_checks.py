@@ -1,0 +1,162 @@
+"""Checks of sizes that a config states against those that tensors in the graph have.
+
+A size that a config leaves out is not guessed (nested configs leave out defaults), and a graph that does not say a
+size is not searched for it: what fails here is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.verbs.validate.contents import Contents
+from optimum_htp.verbs.validate.report import Finding, failed, good, skipped
+
+
+_EMBEDDING_OPERATORS = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0)}
+"""Operator: the inputs that are the table of embeddings and the token ids."""
+
+_VOCABULARY_KEYS = ("vocab_size", "n_words", "decoder_vocab_size", "src_vocab_size", "tgt_vocab_size",
+                    "text_vocab_size")  # fmt: skip
+# Nested configs without words of their own.
+_WORDLESS = re.compile(r"vision|image|audio|speech|backbone|quantization|pretrain|vocoder|qformer|mask|prompt", re.I)
+# Models whose tables are meant to have other sizes than the vocabulary.
+_PADDED_VOCABULARIES = frozenset(("musicgen", "musicgen_melody", "moshi", "mllama", "csm", "dia", "bark", "kosmos-2"))
+
+_WORD_TASKS = frozenset(("text-generation", "fill-mask", "text2text-generation", "image-to-text",
+                         "automatic-speech-recognition"))  # fmt: skip
+
+_WIDTH_KEYS = ("hidden_size", "d_model", "n_embd", "n_embed", "dim", "emb_dim", "embed_dim", "d_latents")
+_EMBEDDING_KEYS = (*_WIDTH_KEYS, "embedding_size", "word_embed_proj_dim", "input_embedding_size", "emb_size",
+                   "hidden_dim", "d_embed", "embedding_dim", "word_embed_dim")  # fmt: skip
+
+# For how many layers past key values are kept; the first of these that a config has, its decoder's own first.
+_LAYER_KEYS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DECODER_CONFIGS = ("decoder", "text_config")
+_PAST = re.compile(r"past_key_values\.(\d+)\.(?:(?:decoder|encoder)\.)?(?:key|value)$")
+
+
+def check_dimensions(package: Contents) -> Iterator[Finding]:
+    """Vocabulary, hidden size and layers of the cache are in the graph what the config says."""
+    if package.is_pipeline:
+        yield skipped("each component of a pipeline has a config of its own")
+        return
+    config = package.main_config
+    if not config:
+        yield skipped("no config.json that could be read")
+        return
+    found: list[Finding] = []
+    for name, model in package.readable.items():
+        for look in (_check_vocabulary, _check_logits, _check_width, _check_cache):
+            found += look(package, name, model, config)
+    yield from (finding for finding in found if finding.status == "failed")
+    agreed = list(dict.fromkeys(finding.reason for finding in found if finding.status == "ok"))
+    yield good(", ".join(agreed)) if agreed else skipped("config.json and the graph state no size in common")
+
+
+def vocabulary_sizes(config: Mapping[str, Any]) -> set[int] | None:
+    """The sizes that a vocabulary of this model may have, or None where they can't be known.
+
+    >>> vocabulary_sizes({"vocab_size": 96}), vocabulary_sizes({"decoder": {"model_type": "bert"}})
+    ({96}, None)
+    """
+    if str(config.get("model_type")) in _PADDED_VOCABULARIES:
+        return None
+    sizes = {config[key] for key in _VOCABULARY_KEYS if isinstance(config.get(key), int)}
+    for name, nested in config.items():
+        if not isinstance(nested, dict) or not _is_config(nested) or _WORDLESS.search(name):
+            continue
+        inner = {nested[key] for key in _VOCABULARY_KEYS if isinstance(nested.get(key), int)}
+        if not inner and not {"image_size", "patch_size", "num_mel_bins"} & nested.keys():
+            return None  # it may have the default of its type
+        sizes |= inner
+    return sizes or None
+
+
+def _is_config(value: Mapping[str, Any]) -> bool:
+    return "model_type" in value or "hidden_size" in value or "vocab_size" in value
+
+
+def _embedding_shapes(model: OnnxModel) -> Iterator[tuple[int, int]]:
+    """The shapes of the tables that `input_ids` are looked up in."""
+    shapes = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
+    for _, graph in model.graphs():
+        for node in graph.nodes:
+            table, ids = _EMBEDDING_OPERATORS.get(node.op_type, (0, 0))
+            if table == ids or len(node.inputs) <= max(table, ids) or node.inputs[ids] != "input_ids":
+                continue
+            dims = shapes.get(node.inputs[table], ())
+            if len(dims) == 2:
+                yield dims[0], dims[1]
+
+
+def _check_vocabulary(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+    sizes = vocabulary_sizes(config)
+    widths = _known_sizes(config, _EMBEDDING_KEYS)
+    advice = "config.json is of another model: copy the right one, or export again"
+    for rows, width in set(_embedding_shapes(model)):
+        if sizes is not None and rows not in sizes:
+            stated = " or ".join(map(str, sorted(sizes)))
+            yield failed(f"the vocabulary is {stated} in config.json, {rows} in {name}", advice)
+        elif sizes is not None:
+            yield good(f"vocabulary {rows:,}")
+        if widths and width not in widths:
+            stated = " or ".join(map(str, sorted(widths)))
+            yield failed(f"the hidden size is {stated} in config.json, but embeddings in {name} have {width}", advice)
+
+
+def _known_sizes(config: Mapping[str, Any], keys: tuple[str, ...]) -> set[int]:
+    """The sizes that a config without nested ones states; with nested ones, whose is whose can't be known."""
+    if any(isinstance(value, dict) and _is_config(value) for value in config.values()):
+        return set()
+    return {config[key] for key in keys if isinstance(config.get(key), int)}
+
+
+def _check_logits(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+    sizes = vocabulary_sizes(config)
+    if package.task not in _WORD_TASKS or sizes is None:
+        return
+    for value in model.graph.outputs:
+        if value.name == "logits" and value.shape is not None and len(value.shape) == 3:
+            width = value.shape[-1]
+            if isinstance(width, int) and width not in sizes:
+                stated = " or ".join(map(str, sorted(sizes)))
+                advice = "config.json is of another model: copy the right one, or export again"
+                yield failed(
+                    f"the vocabulary is {stated} in config.json, but the logits of {name} have {width}", advice
+                )
+            elif isinstance(width, int):
+                yield good(f"vocabulary {width:,}")
+
+
+def _check_width(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+    widths = _known_sizes(config, _WIDTH_KEYS)
+    if not widths or "input_ids" not in {value.name for value in model.graph.inputs}:
+        return
+    for value in model.graph.outputs:
+        if value.name == "last_hidden_state" and value.shape is not None and len(value.shape) == 3:
+            width = value.shape[-1]
+            if isinstance(width, int) and width not in widths:
+                stated = " or ".join(map(str, sorted(widths)))
+                advice = "config.json is of another model: copy the right one, or export again"
+                yield failed(f"the hidden size is {stated} in config.json, {width} in {name}", advice)
+            elif isinstance(width, int):
+                yield good(f"hidden size {width:,}")
+
+
+def _check_cache(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+    numbers = {int(found[1]) for value in model.graph.inputs if (found := _PAST.match(value.name))}
+    if not numbers:
+        return
+    nested = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
+    source = nested if nested is not None else config
+    layers = next((source[key] for key in _LAYER_KEYS if isinstance(source.get(key), int)), None)
+    if layers is None:
+        return
+    if max(numbers) + 1 != layers or len(numbers) != layers:
+        reason = f"config.json has {layers} layers, but {name} takes past key values for {len(numbers)}"
+        yield failed(reason, "config.json is of another model: copy the right one, or export again")
+    else:
+        yield good(f"{layers} layers of past key values")

@@ -1,0 +1,98 @@
+"""Checks of what the HTP pass wrote: tags, distinct keys, and a sidecar that is in step with the graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import NodeKey
+from optimum_htp.onnxfile import OnnxModel, node_id
+from optimum_htp.package import SIDECAR, owned_keys, read_tags
+from optimum_htp.verbs.validate.contents import Contents
+from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
+
+
+def check_tags(package: Contents) -> Iterator[Finding]:
+    """Every node is tagged."""
+    tagged = total = 0
+    for name, file in package.tagged_files.items():
+        nodes = sum(len(graph.nodes) for _, graph in file.model.graphs())
+        tags = file.tags
+        unresolved = [key for key, tag in tags.items() if tag.source == "unresolved"]
+        missing = nodes - len(tags)
+        tagged, total = tagged + len(tags) - len(unresolved), total + nodes
+        again = f"tag it: optimum-cli htp tag {package.path}"
+        if nodes and not tags:
+            yield failed(f"{name}: no node is tagged", again)
+        elif missing:
+            example = next(_name(file.model, key) for key in _keys(file.model) if key not in tags)
+            advice = f"if a tool changed it: optimum-cli htp project {package.path} --from TAGGED; else {again}"
+            yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
+        if unresolved:
+            example = _name(file.model, unresolved[0])
+            yield warning(f"{name}: of {len(unresolved):,} nodes nothing is known, such as {example}")
+    if not package.tagged_files:
+        yield skipped("no file could be read")
+    else:
+        yield good(f"{tagged:,} of {total:,} nodes")
+
+
+def _keys(model: OnnxModel) -> Iterator[NodeKey]:
+    for path, graph in model.graphs():
+        for position in range(len(graph.nodes)):
+            yield path, position
+
+
+def _name(model: OnnxModel, key: NodeKey) -> str:
+    path, position = key
+    node = next(graph for each, graph in model.graphs() if each == path).nodes[position]
+    return f"{node.op_type} {node.name or node_id(node, position)!r}"
+
+
+def check_keys(package: Contents) -> Iterator[Finding]:
+    """No node has a metadata key twice: readers differ in which one they take."""
+    for name, model in package.readable.items():
+        ours = owned_keys(model)
+        again = f"write the tags again: optimum-cli htp project {package.path}"
+        for position, node in ((at, node) for _, graph in model.graphs() for at, node in enumerate(graph.nodes)):
+            for key in node.repeated_keys:
+                reason = f"{name}: the node {node.name or f'#{position}'!r} has the metadata key {key!r} twice"
+                yield failed(reason, again if ours(key) else "take one out: readers differ in which they take")
+    yield good("each key once per node") if package.readable else skipped("no file could be read")
+
+
+def check_sidecar(package: Contents) -> Iterator[Finding]:
+    """export_metadata.json describes just these graphs."""
+    sidecar = package.sidecar
+    again = f"tag the package again: optimum-cli htp tag {package.path}"
+    if isinstance(sidecar, PackageError):
+        yield failed(str(sidecar), f"delete it, then {again}")
+        return
+    if sidecar is None:
+        reason = f"there is no {SIDECAR}: the export did not end, or another tool wrote the package"
+        yield warning(reason, again)
+        return
+    names = set(package.files) if package.packed is None else {package.packed.onnx_name}
+    for name in sorted(names - sidecar.files.keys()):
+        yield failed(f"{SIDECAR} does not know {name}", again)
+    missing = sorted(sidecar.files.keys() - names)
+    if missing and package.path.is_dir():
+        yield failed(f"{SIDECAR} describes {missing[0]}, which is not there", again)
+    for name, file in package.tagged_files.items():
+        if file.record is None:
+            continue
+        if file.evidence != "sidecar":
+            advice = f"carry the tags over: optimum-cli htp project {package.path}"
+            yield failed(f"{name} was changed after it was described in {SIDECAR}", advice)
+            continue
+        # A file that is too large for tags has none at all.
+        written = read_tags(file.model)
+        differing = [key for key, tag in file.record.tags.items() if written and written.get(key) != tag]
+        if differing:
+            what = f"{len(differing):,} nodes have other tags than in {SIDECAR}, or none"
+            advice = f"write them again: optimum-cli htp project {package.path}"
+            yield failed(f"{name}: {what}, such as {_name(file.model, differing[0])}", advice)
+    if not package.tagged_files:
+        yield skipped("there is no graph that could be read")
+        return
+    yield good("describes just these graphs")

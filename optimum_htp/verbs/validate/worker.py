@@ -1,0 +1,167 @@
+"""The process of `--load`: reads what to do from its standard input, and writes each result as soon as it has it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
+
+
+_Result = tuple[str, str, str]
+
+_SOCKET_EVENTS = frozenset(("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
+                            "socket.sendmsg", "socket.bind"))  # fmt: skip
+
+
+def main() -> None:
+    """Checks, loads and runs the package that standard input names."""
+    sys.addaudithook(_no_network)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    request = json.loads(sys.stdin.read())
+    results: dict[str, _Result] = {}
+    run = _Run(request)
+    for name, work in (("checker", run.checker), ("load", run.load), ("run", run.run)):
+        results[name] = work()
+        Path(request["result"]).write_text(json.dumps(results), encoding="utf-8")
+
+
+def _no_network(event: str, _: tuple[Any, ...]) -> None:
+    if event in _SOCKET_EVENTS:
+        raise OSError("optimum_htp validates without network")
+
+
+class _Run:
+    """The package while it is looked at, and the model once it is loaded."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        self.model: Any = None
+
+    def checker(self) -> _Result:
+        import onnx
+
+        for file in self.request["files"]:
+            try:
+                onnx.checker.check_model(file)
+            except Exception as error:  # of several kinds, ValidationError and protobuf's among them
+                return FAILED, f"{Path(file).name}: {_line(error)}", "export the package again"
+        return OK, f"onnx {onnx.__version__} finds nothing wrong", ""
+
+    def load(self) -> _Result:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)
+        from optimum_htp.models import AutoModelForONNX
+
+        try:
+            self.model = AutoModelForONNX.from_pretrained(
+                self.request["path"],
+                task=self.request["task"],
+                provider="CPUExecutionProvider",
+                trust_remote_code=self.request["trust_remote_code"],
+            )
+        except PackageError as error:
+            return self._load_singly(error)
+        except Exception as error:  # whatever Optimum, transformers or ONNX Runtime raise
+            return FAILED, f"it can't be loaded: {_line(error)}", ""
+        return OK, f"loaded as {type(self.model).__name__}", ""
+
+    def _load_singly(self, reason: PackageError) -> _Result:
+        """Several files that Optimum has no class for: whether ONNX Runtime takes each of them."""
+        import onnxruntime
+
+        if len(self.request["files"]) < 2:
+            return FAILED, _line(reason), ""
+        for file in self.request["files"]:
+            try:
+                onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
+                return FAILED, f"{Path(file).name} can't be loaded: {_line(error)}", ""
+        message = f"ONNX Runtime loads each of {len(self.request['files'])} files, but no class of Optimum all of them"
+        return WARNING, f"{message}: {_line(reason)}", ""
+
+    def run(self) -> _Result:
+        if self.model is None:
+            return SKIPPED, "the package was not loaded as a whole", ""
+        call: Callable[[], Any]
+        if hasattr(self.model, "components"):
+            call = self._pipeline_call()
+        else:
+            try:
+                inputs = self._inputs()
+            except HtpError as error:
+                return SKIPPED, f"no inputs to run it on: {_line(error)}", ""
+            call = lambda: self.model(**inputs)  # noqa: E731 (two kinds of call, one place that reports)
+        try:
+            outputs = call()
+        except Exception as error:  # whatever Optimum or ONNX Runtime raise
+            return FAILED, f"it loads, but can't be run: {_line(error)}", ""
+        return OK, f"gave {_described(outputs)}", ""
+
+    def _pipeline_call(self) -> Callable[[], Any]:
+        return lambda: self.model("a photo of a cat", num_inference_steps=1, output_type="np")
+
+    def _inputs(self) -> dict[str, Any]:
+        """Inputs for the whole model: as Optimum makes them for the architecture, else as the graph's inputs are."""
+        from optimum_htp.models import dummy_inputs, fixed_sizes
+        from optimum_htp.verbs.validate.contents import Contents
+
+        contents = Contents(self.request["path"])
+        task = self.request["task"] or contents.task
+        names = set(getattr(self.model, "input_names", None) or ())
+        if task is None:
+            raise HtpError("the package does not say its task")
+        library = contents.library or "transformers"
+        values = [value for model in contents.readable.values() for value in model.graph.inputs]
+        shapes = fixed_sizes((value.name, value.shape) for value in values)
+        plain = task.removesuffix("-with-past")
+        try:
+            made = dummy_inputs(
+                self.model.config, task=plain, library=library, shapes=shapes, directory=contents.directory
+            )
+        except HtpError:
+            made = self._graph_inputs()
+        if hasattr(self.model, "encoder") or (hasattr(self.model, "can_generate") and self.model.can_generate()):
+            return {name: value for name, value in made.items() if not name.startswith("past_key_values")}
+        missing = names - made.keys()
+        if missing:
+            made = {**self._graph_inputs(), **made}
+        return {name: value for name, value in made.items() if name in names}
+
+    def _graph_inputs(self) -> dict[str, Any]:
+        """Inputs by what the session says of their types and sizes."""
+        import torch
+
+        sessions = getattr(self.model, "session", None)
+        if sessions is None:
+            raise HtpError("the model has several graphs")
+        sizes = {"batch_size": 2, "sequence_length": 16, "num_channels": 3, "height": 64, "width": 64}
+        types = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(bool)": torch.bool,
+                 "tensor(float16)": torch.float16, "tensor(double)": torch.float64}  # fmt: skip
+        made = {}
+        for value in sessions.get_inputs():
+            shape = [size if isinstance(size, int) else sizes.get(str(size), 2) for size in value.shape]
+            made[value.name] = torch.ones(shape, dtype=types.get(value.type, torch.float32))
+        return made
+
+
+def _described(outputs: Any) -> str:
+    if hasattr(outputs, "images"):
+        return f"images of the shape {list(getattr(outputs.images, 'shape', [len(outputs.images)]))}"
+    items = list(outputs.items()) if hasattr(outputs, "items") else [("output", outputs)]
+    shapes = [f"{name} {list(value.shape)}" for name, value in items if hasattr(value, "shape")]
+    more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
+    return (", ".join(shapes[:4]) or f"{len(items)} outputs") + more
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:400]
