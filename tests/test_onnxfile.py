@@ -641,7 +641,7 @@ HOSTILE = {
     "no UTF-8": (main_graph(b"\x0a\x04\x0a\x02\xff\xfe"), "UTF-8"),
     "no graph": (b"\x08\x0a", "no graph"),
     "two graphs": (main_graph(b"") * 2, "second main graph"),
-    "nesting bomb": (nested(onnxfile.MAX_BODY_DEPTH + 1), "nested deeper than 100"),
+    "nesting bomb": (nested(onnxfile.model.MAX_BODY_DEPTH + 1), "nested deeper than 100"),
     "deep nesting bomb": (nested(3000), "nested deeper than 100"),
     "two bodies of one name": (
         main_graph(wire.encode_message(10, wire.encode_message(42, b"\x0a\x01b\x32\x00") * 2)),
@@ -696,12 +696,12 @@ class TestHostile:
     def test_deepest_bodies(self, tmp_path):
         """As deep as allowed works, for reading, rewriting and hashing."""
         path = tmp_path / "deep.onnx"
-        path.write_bytes(nested(onnxfile.MAX_BODY_DEPTH, b"\x0a\x05\x22\x03Abs"))
+        path.write_bytes(nested(onnxfile.model.MAX_BODY_DEPTH, b"\x0a\x05\x22\x03Abs"))
         model = read_model(path)
         graph_digest(model)
         rewrite_metadata(path, nodes=entries_for(model), owned=ours, model={})
         *_, (deepest, graph) = read_model(path).graphs()
-        assert deepest == "/".join(["0.b"] * onnxfile.MAX_BODY_DEPTH)
+        assert deepest == "/".join(["0.b"] * onnxfile.model.MAX_BODY_DEPTH)
         assert graph.nodes[0].metadata["pkg.optimum_htp.tag"] == f"{deepest}|0|ž"
 
     def test_missing(self, tmp_path):

@@ -1,7 +1,7 @@
 """`export_metadata.json`, the sidecar of a package: what is written to it, and how it is read back.
 
 The sidecar is the authority on what is known of a package: tools that drop the metadata of nodes leave it alone. It is
-written last, so that its presence says that the export is complete. What is read is not believed (`reading.py`).
+written last, so that its presence says that the export is complete. What is read is not believed (`parse.py`).
 """
 
 from __future__ import annotations

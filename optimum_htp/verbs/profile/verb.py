@@ -1,8 +1,8 @@
 """Where the time goes: the time of each module in the session that users really run.
 
 ONNX Runtime's profiler times the kernels of the graph that ONNX Runtime made for itself: fused, folded, laid out anew.
-That graph is written out, the tags are projected onto it (`optimum_htp.projection`), and the events are joined to its
-nodes by name (`joining`). `running` measures, `summing` adds up, `report` is what comes out.
+That graph is written out, the tags are projected onto it (`tagging.projection`), and the events are joined to its
+nodes by name (`joiner`). `runs` measures, `sums` adds up, `report` is what comes out.
 """
 
 from __future__ import annotations
