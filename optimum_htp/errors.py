@@ -6,6 +6,7 @@ never an `HtpError`, so that whoever catches `HtpError` catches only what a pers
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 
@@ -42,3 +43,41 @@ class PackageError(HtpError):
 
 class TaggingError(HtpError):
     """The HTP pass failed for one ONNX file; the package that Optimum wrote stands untouched."""
+
+
+_MAX_REASON_CHARACTERS = 300
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM)
+_IS_A_FILE = (errno.ENOTDIR, errno.EEXIST)
+
+
+def reason(error: BaseException) -> str:
+    r"""What an exception says, for a message of ours: its type and its text, in one line that is not endless.
+
+    >>> reason(KeyError(17)), reason(ValueError("no\n  such"))
+    ('KeyError: 17', 'ValueError: no such')
+    """
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return text if len(text) <= _MAX_REASON_CHARACTERS else text[:_MAX_REASON_CHARACTERS].rstrip() + " [...]"
+
+
+def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None = None) -> HtpError:
+    """The error for a file or directory that the system does not let us write: what it says, and what to do.
+
+    Args:
+        target: What could not be written.
+        error: What the system said.
+        needed_bytes: How much room it takes, where that is known.
+    """
+    advice = "; what was there is unchanged"
+    if error.errno in _NO_ROOM:
+        room = "some space" if needed_bytes is None else f"{needed_bytes} bytes"
+        advice = f"; free {room} on that disk, or write to another"
+    elif error.errno in _NO_PERMISSION:
+        advice = "; fix its permissions and those of its directory, or write elsewhere"
+    elif error.errno == errno.EROFS:
+        advice = "; write to another disk"
+    elif error.errno in _IS_A_FILE:
+        advice = "; a file is in the way: write elsewhere"
+    return HtpError(f"cannot write {target}: {error.strerror or error}{advice}")

@@ -23,6 +23,7 @@ from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.model import external_data_files, node_id
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
+from optimum_htp.onnxfile.types import element_type
 
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -760,3 +761,12 @@ class TestHostile:
                 damaged[rng.randrange(len(damaged))] = rng.choice((rng.randrange(256), 0x7F, 0x80, 0xFF, 0))
             read += self.attempt(odd_path, bytes(damaged))
         assert 300 < read < 2900
+
+
+def test_element_types() -> None:
+    """The table has every type of the installed onnx, with the size that onnx gives it."""
+    for number in onnx.TensorProto.DataType.values():
+        known = element_type(number)
+        assert (known.number == number and known.kind != "unknown") or number == onnx.TensorProto.UNDEFINED
+        if known.bits is not None and known.bits >= 8:
+            assert known.bits == 8 * onnx.helper.tensor_dtype_to_np_dtype(number).itemsize

@@ -49,6 +49,11 @@ class Node:
     bodies: tuple[tuple[str, Graph], ...]
     repeated_keys: tuple[str, ...] = ()
 
+    @property
+    def operator(self) -> str:
+        """The operator with its domain, which ONNX's own do without: `MatMul`, `com.microsoft::Gelu`."""
+        return self.op_type if self.domain in ("", "ai.onnx") else f"{self.domain}::{self.op_type}"
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -171,6 +176,16 @@ class OnnxModel:
                 for position, node in reversed(list(enumerate(graph.nodes)))
                 for element, body in reversed(node.bodies)
             )
+
+    def nodes(self) -> Iterator[tuple[tuple[str, int], Node]]:
+        """Walks the nodes of all graphs, in the order of `graphs`.
+
+        Yields:
+            The node's key, which is the path of its graph and its index in it, and the node.
+        """
+        for path, graph in self.graphs():
+            for index, node in enumerate(graph.nodes):
+                yield (path, index), node
 
 
 def function_path(domain: str, name: str, overload: str) -> str:

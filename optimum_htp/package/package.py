@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,21 @@ class HtpPackage:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
+
+    def matching(self, pattern: str | None) -> dict[str, HtpFile]:
+        """The ONNX files that a name or a glob means, by their path in the package; all for None.
+
+        Raises:
+            PackageError: There is none.
+        """
+        found = {
+            name: file
+            for name, file in self.files.items()
+            if pattern is None or name == pattern or fnmatchcase(name, pattern)
+        }
+        if not found:
+            raise PackageError(f"{self.path}: no file of it is called {pattern!r}; it has {', '.join(self.files)}")
+        return found
 
     def require_unpacked(self) -> None:
         """Checks that this is no packed file, inside which what is written elsewhere could not be kept in step.
