@@ -22,11 +22,11 @@ from optimum_htp.onnxfile import (
     SourceFiles,
     Splice,
     TensorField,
-    WireError,
     external_data_files,
     read_model,
     replacing,
     rewrite_tensors,
+    wire_errors,
 )
 from optimum_htp.package import (
     FILE_PREFIX,
@@ -246,7 +246,7 @@ def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[External
         tensors.append(ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length))
         return field.with_content((starts[path] + offset, starts[path] + offset + length))
 
-    with _wire_errors(plan.onnx):
+    with wire_errors(plan.onnx):
         return tensors, rewrite_tensors(files.data, inline if plan.external else None)
 
 
@@ -267,7 +267,7 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
         weights.append((tensor, field.content))
         return field.with_entries(tensor.entries)
 
-    with _wire_errors(Path(packed.source)):
+    with wire_errors(Path(packed.source)):
         splice = rewrite_tensors(source.data, take_out if wanted else None)
     if len(weights) != len(packed.tensors):
         logger.warning("%s was changed since it was packed: its weights stay in the ONNX file.", packed.source)
@@ -316,14 +316,6 @@ def _write_all(target: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(target, view) :]
-
-
-@contextmanager
-def _wire_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except WireError as error:
-        raise OnnxFileError(f"not a valid ONNX file: {error.message}", path=path, offset=error.offset) from error
 
 
 @contextmanager
