@@ -44,8 +44,8 @@ from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import (
     WireError,
     encode_message,
-    encode_pieces,
     encode_varint,
+    message_pieces,
     pieces_length,
     release_pages,
 )
@@ -90,10 +90,10 @@ __all__ = [
     "WireError",
     "element_type",
     "encode_message",
-    "encode_pieces",
     "encode_varint",
     "external_data_files",
     "graph_digest",
+    "message_pieces",
     "model_spans",
     "node_id",
     "pieces_length",

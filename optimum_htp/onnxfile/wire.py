@@ -169,6 +169,6 @@ def pieces_length(pieces: Iterable[Piece]) -> int:
     return sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
 
 
-def encode_pieces(tag: int, pieces: Sequence[Piece]) -> list[Piece]:
+def message_pieces(tag: int, pieces: Sequence[Piece]) -> list[Piece]:
     """Returns a length-delimited field whose payload is made of pieces."""
     return [encode_varint(tag) + encode_varint(pieces_length(pieces)), *pieces]

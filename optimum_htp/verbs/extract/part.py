@@ -28,7 +28,7 @@ from optimum_htp.onnxfile import (
     TensorField,
     Value,
     encode_message,
-    encode_pieces,
+    message_pieces,
     pieces_length,
     release_pages,
     rewrite_part,
@@ -90,19 +90,19 @@ class PartWriter:
         weights = list(self._weights(cut.initializers, location))
         graph: list[Piece] = []
         for scope, at in cut.nodes:
-            graph += encode_pieces(GRAPH_NODE, self._rewritten("node", self.scopes[scope].nodes[at], location))
+            graph += message_pieces(GRAPH_NODE, self._rewritten("node", self.scopes[scope].nodes[at], location))
         graph.append(encode_message(GRAPH_NAME, name.encode()))
         for tag, pieces in weights:
-            graph += encode_pieces(tag, pieces)
+            graph += message_pieces(tag, pieces)
         for tag, names in ((GRAPH_INPUT, cut.inputs), (GRAPH_OUTPUT, cut.outputs)):
             graph += [encode_message(tag, value_info(types[each])) for each in names]
-        content: list[Piece] = [*self.model.head, *encode_pieces(MODEL_GRAPH, graph)]
+        content: list[Piece] = [*self.model.head, *message_pieces(MODEL_GRAPH, graph)]
         for span in self.model.functions:
-            content += encode_pieces(MODEL_FUNCTION, [span])
+            content += message_pieces(MODEL_FUNCTION, [span])
         for span in self.model.metadata:
             key = self.files.metadata_key(*span)
             if key != SKELETON and not is_pack_key(key):
-                content += encode_pieces(MODEL_METADATA, [span])
+                content += message_pieces(MODEL_METADATA, [span])
         self._write_file(target, content)
         if self._ranges:
             self._write_external(target.with_name(location))
