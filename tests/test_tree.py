@@ -341,7 +341,7 @@ def test_depth_that_is_none(depth: str, package: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as done:
         main(["tree", str(package), "--depth", depth])
     assert done.value.code == 2
-    assert "is no whole number" in capsys.readouterr().err
+    assert "is not a whole number" in capsys.readouterr().err
 
 
 def test_untagged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

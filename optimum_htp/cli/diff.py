@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import count
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("before", metavar="A", help="The first package's directory, or an ONNX file.")
     parser.add_argument("after", metavar="B", help="The second.")
     parser.add_argument(
-        "--depth", type=_depth, metavar="N", help="Count what is below N levels of modules with the module above it."
+        "--depth", type=count, metavar="N", help="Count what is below N levels of modules with the module above it."
     )
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -50,9 +51,3 @@ def run(args: Namespace) -> int:
     show = print_diff_json if args.json else print_diff
     show(report)
     return 1 if args.exit_code and report.changed else 0
-
-
-def _depth(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import count
 
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `tree`."""
     parser.epilog = _COLUMNS
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
-    parser.add_argument("--depth", type=_depth, metavar="N", help="Show N levels of modules below the first.")
+    parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the first.")
     parser.add_argument(
         "--module",
         metavar="GLOB",
@@ -48,9 +49,3 @@ def run(args: Namespace) -> int:
     show = print_trees_json if args.json else print_trees
     show(report, nodes=args.nodes)
     return 0
-
-
-def _depth(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)
