@@ -199,6 +199,15 @@ def load_package(path: str | Path) -> HtpPackage:
     return HtpPackage(path)
 
 
+def as_package(package: str | Path | HtpPackage) -> HtpPackage:
+    """The package at a path, or the one that was opened before.
+
+    Raises:
+        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
+    """
+    return package if isinstance(package, HtpPackage) else HtpPackage(package)
+
+
 def onnx_files(path: Path) -> dict[str, Path]:
     """The ONNX files of a package by their path in it; of a path to a file, that one. Hidden directories don't count.
 
