@@ -180,6 +180,11 @@ class HtpPackage:
         return f"{task}-with-past" if cached else task
 
 
+def as_package(package: str | Path | HtpPackage) -> HtpPackage:
+    """A package that is open already, or else the one at a path, opened."""
+    return package if isinstance(package, HtpPackage) else HtpPackage(package)
+
+
 def package_directory(file: Path) -> Path:
     """The directory of the package that a single file belongs to: for a component of a pipeline, the one above."""
     above = file.absolute().parent.parent
@@ -197,15 +202,6 @@ def load_package(path: str | Path) -> HtpPackage:
         >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
     """
     return HtpPackage(path)
-
-
-def as_package(package: str | Path | HtpPackage) -> HtpPackage:
-    """The package at a path, or the one that was opened before.
-
-    Raises:
-        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-    """
-    return package if isinstance(package, HtpPackage) else HtpPackage(package)
 
 
 def onnx_files(path: Path) -> dict[str, Path]:
