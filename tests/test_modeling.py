@@ -381,6 +381,12 @@ def test_provider_that_is_not_installed(options: dict[str, Any], exported: Calla
         AutoModelForONNX.from_pretrained("nowhere at all", **options)
 
 
+@pytest.mark.parametrize("options", [{"provider": "cpu"}, {"providers": ["cpu"]}], ids=str)
+def test_short_name_of_a_provider(options: dict[str, Any], exported: Callable[[str], Path]) -> None:
+    """As `profile` and `compare` take it: `cuda` stands for CUDAExecutionProvider."""
+    assert AutoModelForONNX.from_pretrained(exported("bert"), **options).providers == ["CPUExecutionProvider"]
+
+
 def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime lists it, but its libraries are missing, and runs on the CPU: an error here, not a slow model."""
     import onnxruntime
