@@ -19,8 +19,8 @@ import pytest
 
 import optimum_htp
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.profile import print_profile, profile_document
-from optimum_htp.cli.views.profile_delta import delta_document, print_delta
+from optimum_htp.cli.views.profile import print_profile
+from optimum_htp.cli.views.profile_delta import print_delta
 from optimum_htp.cli.views.profile_rows import ORDERS, VIEWS, profile_rows
 from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
 from optimum_htp.cli.views.terminal import Column, Line, print_table
@@ -30,8 +30,9 @@ from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
-from optimum_htp.verbs.profile.report import Microseconds, PhaseProfile, ProfileReport, by_class, by_op
-from optimum_htp.verbs.profile.verb import compare_profiles, profile
+from optimum_htp.verbs.profile.report import ProfileReport
+from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile, by_class, by_op
+from optimum_htp.verbs.profile.verb import profile
 
 
 pytestmark = pytest.mark.xdist_group("profiling")
@@ -167,8 +168,7 @@ def test_branches_of_a_merged_decoder_are_told_apart(profiled: Callable[[str], P
 
 
 def test_sizes_are_those_asked_for(exported: Callable[..., Path]) -> None:
-    sizes = InputSizes(batch_size=2, sequence_length=7)
-    report = profile(exported("bert"), sizes=sizes, threads=1, runs=1, warmup=0)
+    report = profile(exported("bert"), batch_size=2, sequence_length=7, threads=1, runs=1, warmup=0)
     assert report.phases[0].inputs["input_ids"] == (2, 7)
 
 
@@ -323,8 +323,8 @@ def test_packages_side_by_side(
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(str(exported("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
-    right = profile(tmp_path, threads=1, runs=3, warmup=1, origin=exported("bert"))
-    delta = compare_profiles(profiled("bert"), right)
+    right = profile(tmp_path, threads=1, runs=3, warmup=1, reference=exported("bert"))
+    delta = profiled("bert").compared_with(right)
     (phase,) = delta.phases
     assert delta.unpaired == ()
     layers = [module for module in phase.modules if module.class_name == "BertLayer"]
@@ -338,7 +338,7 @@ def test_packages_side_by_side(
 
 def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport]) -> None:
     with pytest.raises(HtpError, match="no file and phase in common"):
-        compare_profiles(profiled("bert"), profiled("gpt2"))
+        profiled("bert").compared_with(profiled("gpt2"))
 
 
 def printed_delta(delta: Any, **options: Any) -> list[str]:
@@ -350,7 +350,7 @@ def printed_delta(delta: Any, **options: Any) -> list[str]:
 def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) -> None:
     """A profile beside itself: both times are those that the profile alone shows, in its order."""
     (phase,) = profiled("albert").phases
-    delta = compare_profiles(profiled("albert"), profiled("albert"))
+    delta = profiled("albert").compared_with(profiled("albert"))
     for by in VIEWS:
         for sort in ("total", "self", "kernels"):
             rows = profile_rows(phase, by=by, sort=sort, top=4)
@@ -361,9 +361,9 @@ def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) ->
             if len(set(measures)) == len(measures):
                 assert [line.split()[0] for line in lines[1:]] == [row.label.split()[0] for row in rows]
             assert all(" 1.00 " in line or " 0.000 " in line for line in lines[1:]), lines
-    (document,) = delta_document(delta)["phases"]
+    (document,) = delta.to_dict()["phases"]
     assert [module["left_self"] for module in document["modules"]] == [
-        module["self_time"] for module in profile_document(profiled("albert"))["phases"][0]["modules"]
+        module["self_time"] for module in profiled("albert").to_dict()["phases"][0]["modules"]
     ]
 
 
@@ -404,7 +404,7 @@ def test_paths_that_are_too_long_keep_their_ends(monkeypatch: pytest.MonkeyPatch
 def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) -> None:
     """Each is one file that runs forward, and that is all that they share."""
     with pytest.raises(HtpError, match=r"no module in common.*BertForSequence.* and AlbertForSequence"):
-        compare_profiles(profiled("bert"), profiled("albert"))
+        profiled("bert").compared_with(profiled("albert"))
 
 
 # --- What is shown ------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ def test_chrome_document(profiled: Callable[[str], ProfileReport]) -> None:
 
 
 def test_document_is_json(profiled: Callable[[str], ProfileReport]) -> None:
-    document = json.loads(json.dumps(profile_document(profiled("albert"))))
+    document = json.loads(json.dumps(profiled("albert").to_dict()))
     (phase,) = document["phases"]
     assert phase["modules"][0]["total_time"]["runs_us"] == phase["kernel_time"]["runs_us"]
     assert len(phase["calls"]) > 2
@@ -494,11 +494,11 @@ def test_graph_that_is_not_tagged(
 
 def test_sizes_that_the_model_does_not_take(exported: Callable[..., Path]) -> None:
     with pytest.raises(HtpError, match=r"input_ids \[1, 500\]"):
-        profile(exported("bert"), sizes=InputSizes(sequence_length=500), threads=1)
+        profile(exported("bert"), sequence_length=500, threads=1)
 
 
 def test_file_that_is_not_there(exported: Callable[..., Path]) -> None:
-    with pytest.raises(PackageError, match=r"no ONNX file is called 'x'; there is model.onnx"):
+    with pytest.raises(PackageError, match=r"no file of it is called 'x'; it has model.onnx"):
         profile(exported("bert"), file="x")
 
 

@@ -47,7 +47,14 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, load_package, onnx_files, package_directory
+from optimum_htp.package.package import (
+    HtpFile,
+    HtpPackage,
+    as_package,
+    load_package,
+    onnx_files,
+    package_directory,
+)
 from optimum_htp.package.pairing import stem
 from optimum_htp.package.resolver import TaggedFile, evidence_for, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
@@ -89,6 +96,7 @@ __all__ = [
     "TaggedGraph",
     "add_config_metadata",
     "architectures",
+    "as_package",
     "check_layer_annotations",
     "check_sizes",
     "code_files",

@@ -180,6 +180,11 @@ class HtpPackage:
         return f"{task}-with-past" if cached else task
 
 
+def as_package(package: str | Path | HtpPackage) -> HtpPackage:
+    """A package that is open already, or else the one at a path, opened."""
+    return package if isinstance(package, HtpPackage) else HtpPackage(package)
+
+
 def package_directory(file: Path) -> Path:
     """The directory of the package that a single file belongs to: for a component of a pipeline, the one above."""
     above = file.absolute().parent.parent

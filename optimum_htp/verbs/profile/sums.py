@@ -10,7 +10,8 @@ from typing import TypeVar
 from optimum_htp.hierarchy import NodeKey, NodeTag, split_tag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.package import TaggedFile
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
-from optimum_htp.verbs.profile.report import (
+from optimum_htp.verbs.profile.runs import Run
+from optimum_htp.verbs.profile.times import (
     CallTime,
     FusedTime,
     Kernel,
@@ -19,7 +20,6 @@ from optimum_htp.verbs.profile.report import (
     OpTime,
     PhaseProfile,
 )
-from optimum_htp.verbs.profile.runs import Run
 
 
 @dataclass(slots=True)
