@@ -8,7 +8,6 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +25,8 @@ from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_doc
 from optimum_htp.cli.views.terminal import Column, Line, print_table
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models.inputs import InputSizes, load_inputs, make_inputs, phases
-from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.profile import runs as running
-from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile, by_class, by_op
 from optimum_htp.verbs.profile.verb import profile
@@ -264,53 +261,6 @@ def test_phases_of_decoders(exported: Callable[..., Path]) -> None:
         "decoder_with_past_model": ("decode",),
         "decoder_model_merged": ("prefill", "decode"),
     }
-
-
-# --- Joining events to nodes --------------------------------------------------------------------------------------
-
-
-def node(name: str, op_type: str, *bodies: tuple[str, Graph]) -> Node:
-    return Node(name, op_type, "", (), (f"{name}_out",), {}, bodies)
-
-
-def graph(*nodes: Node) -> Graph:
-    return Graph("", list(nodes), (), (), ())
-
-
-def test_names_that_stand_in_both_branches() -> None:
-    """Which branch ran is told by what ran in it; what ran before the If is not in it, though it took no time."""
-    branches = (("then_branch", graph(node("a", "Add"), node("b", "Mul"))),
-                ("else_branch", graph(node("a", "Add"), node("c", "Sub"))))  # fmt: skip
-    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("a", "Add"), node("if", "If", *branches)), ())
-    events = [
-        Event("a", "Add", 0, 0, 2),
-        Event("a", "Add", 0, 3, 1),
-        Event("c", "Sub", 1, 4, 1),
-        Event("if", "If", 1, 3, 3),
-    ]
-    joined = [(event.name, key) for event, key in Joiner(model).join(nest(events))]
-    assert joined == [("a", ("", 0)), ("a", ("1.else_branch", 0)), ("c", ("1.else_branch", 1))]
-
-
-def test_nodes_without_names_are_paired_by_order() -> None:
-    """The profiler calls them by operator and a number that is not their position."""
-    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("", "Gelu"), node("x", "Add"), node("", "Gelu")), ())
-    events = [Event("Gelu_40", "Gelu", 40, 0, 1), Event("x", "Add", 3, 1, 1), Event("Gelu_7", "Gelu", 7, 2, 1)]
-    assert [key for _, key in Joiner(model).join(nest(events))] == [("", 0), ("", 1), ("", 2)]
-
-
-def test_unknown_nodes_have_no_key() -> None:
-    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(node("x", "Add")), ())
-    assert [key for _, key in Joiner(model).join([Event("other", "Memcpy", 9, 0, 1)])] == [None]
-
-
-def test_bodies_of_loops_run_repeatedly() -> None:
-    loop = node("loop", "Loop", ("body", graph(node("a", "Add"), node("", "Mul"))))
-    model = OnnxModel(Path(), 0, {}, "", "", {}, graph(loop), ())
-    turns = [[Event("a", "Add", 0, t, 1), Event("Mul_1", "Mul", 1, t + 1, 1)] for t in (0, 2, 4)]
-    events = [event for turn in turns for event in turn]
-    joined = Joiner(model).join(nest([*events, Event("loop", "Loop", 0, 0, 7)]))
-    assert Counter(key for _, key in joined) == {("0.body", 0): 3, ("0.body", 1): 3}
 
 
 # --- Two packages -------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from optimum_htp.onnxfile.model import (
     Node,
     OnnxModel,
     Value,
+    body_path,
     external_data_files,
     node_id,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "TensorField",
     "Value",
     "WireError",
+    "body_path",
     "encode_message",
     "encode_varint",
     "external_data_files",
