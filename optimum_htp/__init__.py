@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.params import ParameterReport, parameters
     from optimum_htp.verbs.profile import ProfileReport, profile
     from optimum_htp.verbs.project import ProjectionReport, project
-    from optimum_htp.verbs.select import Selection, annotate_layers, select
+    from optimum_htp.verbs.select import Selection, select, write_layer_annotations
+    from optimum_htp.verbs.select import write_layer_annotations as annotate_layers  # noqa: F401 (an alias)
     from optimum_htp.verbs.strip import strip
     from optimum_htp.verbs.tag import TaggingResult, tag_package
     from optimum_htp.verbs.validate import ValidationReport, validate, validate_optimum_compatibility
@@ -71,8 +72,8 @@ _ROOMS = {
     ),
     "verbs.select": (
         "Selection",
-        "annotate_layers",
         "select",
+        "write_layer_annotations",
     ),
     "verbs.params": (
         "ParameterReport",
@@ -95,6 +96,9 @@ _ROOMS = {
     ),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+# Names from before, and what they are called now.
+_ALIASES = {"annotate_layers": "write_layer_annotations"}
 
 __all__ = [  # noqa: RUF022 (grouped by what they are for)
     # Export.
@@ -125,8 +129,8 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "CompareReport",
     "compare",
     "Selection",
-    "annotate_layers",
     "select",
+    "write_layer_annotations",
     "ParameterReport",
     "parameters",
     "ExtractReport",
@@ -146,10 +150,11 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
 
 def __getattr__(name: str) -> object:
     """Loads a public name when it is first used (PEP 562)."""
-    home = _HOMES.get(name)
+    current = _ALIASES.get(name, name)
+    home = _HOMES.get(current)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    value: object = getattr(import_module(f"{__name__}.{home}"), current)
     globals()[name] = value
     return value
 
