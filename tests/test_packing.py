@@ -505,7 +505,11 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits on the number of files, on each and on all together."""
     entries = {FILE_PREFIX + name: encoded(bytes(60)) for name in ("config.json", "a.txt", "b.txt")}
     packed = with_entries(tmp_path / "packed.onnx", entries)
-    for limit, complaint in (("MAX_FILES", "3 files"), ("MAX_FILE_BYTES", "60 bytes"), ("MAX_TOTAL_BYTES", "180 ")):
+    for limit, complaint in (
+        ("MAX_PACKED_FILES", "3 files"),
+        ("MAX_PACKED_FILE_BYTES", "60 bytes"),
+        ("MAX_SMALL_BYTES", "180 "),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"optimum_htp.package.archive.{limit}", 2)
             with pytest.raises(PackageError, match=complaint):

@@ -73,7 +73,7 @@ def check_outputs(
     """
     from optimum_htp.models import find_parts, fixed_sizes, load_source_model, source_facts
 
-    records = package.records
+    records = package.sidecar
     roots = [tree.root for record in records.files.values() for tree in record.trees] if records is not None else []
     past = any(name.startswith("past_key_values") for name in package.inputs())
     source = load_source_model(
@@ -240,7 +240,7 @@ class _Comparison:
         if self.session is None:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4  # what it complains of is in the exception
-            path = str(self.package.files[self.part.file])
+            path = str(self.package.files[self.part.file].path)
             self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return list(self.session.run(names, dict(inputs)))
 
