@@ -110,7 +110,7 @@ def test_what_is_found(exported: Callable[[str], Path]) -> None:
 
 def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """A packed file has its config, tokenizer and sidecar in it."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     report = validate(packed)
     assert report.ok
     assert report["labels"].reason == "3 labels, as many as the logits have"
@@ -119,7 +119,7 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """One of the files in it is damaged."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
     report = validate(packed)
     assert [found.name for found in report.failed] == ["files"]

@@ -83,9 +83,12 @@ def write_text_atomically(path: Path, text: str) -> None:
     """
     mask = os.umask(0)
     os.umask(mask)
-    with writing(path), replacing(path, mode=0o666 & ~mask) as descriptor:
-        with os.fdopen(descriptor, "wb", closefd=False) as stream:
-            stream.write(text.encode())
+    with (
+        writing(path),
+        replacing(path, mode=0o666 & ~mask) as descriptor,
+        os.fdopen(descriptor, "wb", closefd=False) as stream,
+    ):
+        stream.write(text.encode())
 
 
 def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
