@@ -329,7 +329,7 @@ def test_file_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         document = json.loads(shown([str(tmp_path), "--json", "--file", pattern], capsys))
         assert list(document["files"]) == ["vae/model.onnx"]
     line = refused(["tree", str(tmp_path), "--file", "other.onnx"], capsys)
-    assert "'other.onnx'; there is unet/model.onnx, vae/model.onnx" in line
+    assert "'other.onnx'; it has unet/model.onnx, vae/model.onnx" in line
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "encoder.layer.[5]", "Blo"])
