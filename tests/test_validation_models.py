@@ -123,7 +123,7 @@ def test_process_has_no_network(exported: Callable[[str], Path], monkeypatch: py
         server.bind(("127.0.0.1", 0))
         server.listen()
         code = (
-            "import sys, os, json, socket; from optimum_htp.validation import worker; sys.addaudithook(worker._no_network)\n"
+            "import sys, os, json, socket; from optimum_htp.verbs.validate import worker; sys.addaudithook(worker._no_network)\n"
             "r = json.load(sys.stdin); answer = os.environ['HF_HUB_OFFLINE']\n"
             f"try: socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); answer = 'connected'\n"
             "except OSError as error: answer += str(error)\n"

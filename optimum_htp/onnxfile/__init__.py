@@ -14,6 +14,7 @@ from optimum_htp.onnxfile.model import (
     Node,
     OnnxModel,
     Value,
+    body_path,
     external_data_files,
     node_id,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "TensorField",
     "Value",
     "WireError",
+    "body_path",
     "element_type",
     "encode_message",
     "encode_varint",

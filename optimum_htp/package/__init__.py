@@ -47,7 +47,7 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files, path_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
 from optimum_htp.package.resolver import TaggedFile, evidence_for, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
@@ -108,6 +108,7 @@ __all__ = [
     "pair_files",
     "parse_config",
     "partner",
+    "path_of",
     "plain_name",
     "preprocessors_of",
     "read_config",

@@ -240,6 +240,11 @@ def as_package(package: str | Path | HtpPackage) -> HtpPackage:
     return package if isinstance(package, HtpPackage) else HtpPackage(package)
 
 
+def path_of(package: str | Path | HtpPackage) -> Path:
+    """The path of a package, opened or not."""
+    return package.path if isinstance(package, HtpPackage) else Path(package)
+
+
 def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
     """The directory of a package, and its ONNX files by their path in it; of a path to a file, that one.
 
