@@ -546,8 +546,8 @@ class TestWriting:
         code = (
             "import os, signal, sys\n"
             "from optimum_htp import onnxfile\n"
-            "from optimum_htp.onnxfile import wire\n"
-            "wire._copy_range = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "from optimum_htp.onnxfile import splice\n"
+            "splice.copy_range = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "onnxfile.rewrite_metadata(sys.argv[1], nodes={}, owned=lambda key: False, model={'a': 'b'})\n"
         )
         done = subprocess.run([sys.executable, "-c", code, str(model_path)], check=False)

@@ -35,7 +35,7 @@ from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.tagging.rules.node_names import read_names
 from optimum_htp.tagging.rules.order import tag_model
-from optimum_htp.tagging.tracing import exporter
+from optimum_htp.tagging.tracing import torchscript
 from optimum_htp.tagging.tracing.modules import static_trace
 from optimum_htp.tagging.tracing.tap import ModuleTap
 from optimum_htp.tagging.tracing.trace import ModuleTrace
@@ -172,7 +172,7 @@ def test_names_stand_in_for_a_naming_pass_that_is_gone(
     """Where torch has no such pass, the calls are simulated from the names; nearly every one is known."""
     model, kwargs = zoo_model(name), zoo.ZOO[name].main_export_kwargs(zoo_model(name))
     exact = export(model, tmp_path / "exact", **kwargs)
-    monkeypatch.setattr(exporter, "_NAMING_PASS", "_jit_pass_that_is_gone")
+    monkeypatch.setattr(torchscript, "_NAMING_PASS", "_jit_pass_that_is_gone")
     fallback = export(model, tmp_path / "fallback", **kwargs)
     assert "_jit_pass_that_is_gone" in caplog.text
     for file_name, file in exact.files.items():

@@ -123,7 +123,7 @@ def test_process_has_no_network(exported: Callable[[str], Path], monkeypatch: py
         server.bind(("127.0.0.1", 0))
         server.listen()
         code = (
-            "import sys, os, json, socket; from optimum_htp.validation import worker; sys.addaudithook(worker._no_network)\n"
+            "import sys, os, json, socket; from optimum_htp.verbs.validate import worker; sys.addaudithook(worker._no_network)\n"
             "r = json.load(sys.stdin); answer = os.environ['HF_HUB_OFFLINE']\n"
             f"try: socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); answer = 'connected'\n"
             "except OSError as error: answer += str(error)\n"
@@ -161,7 +161,7 @@ def test_both_branches_of_a_merged_decoder(exported: Callable[[str], Path], zoo_
 
 def test_packed_file(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """A model in one file is compared whatever the file is called."""
-    found = compare(pack(exported("bert"), tmp_path / "film.onnx"), zoo_model("bert"), "bert")
+    found = compare(pack(exported("bert"), tmp_path / "film.onnx").file, zoo_model("bert"), "bert")
     assert {check: status for check, (status, _) in found.items()} == {"outputs": "ok", "dynamic-axes": "ok"}, found
 
 

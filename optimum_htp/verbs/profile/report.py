@@ -5,12 +5,13 @@ The times themselves are in `times`; how they are printed is in `cli/views/profi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.package import stem
+from optimum_htp.package import pair_files
 from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile
 
 
@@ -51,10 +52,11 @@ class ProfileReport:
             HtpError: They have no phase, or in none of them a module, in common.
         """
         others = list(other.phases)
+        partners = _partners(self.phases, others)
         pairs: list[PhaseDelta] = []
         unpaired: list[str] = []
         for phase in self.phases:
-            partner = _partner(phase, others)
+            partner = partners.get((phase.phase, phase.file))
             if partner is None:
                 unpaired.append(f"{self.package}: {phase.file} ({phase.phase})")
             else:
@@ -182,13 +184,17 @@ class ProfileDelta:
         }
 
 
-def _partner(phase: PhaseProfile, others: list[PhaseProfile]) -> PhaseProfile | None:
-    """The phase of the same file, whatever tools called it; else the only one of that kind."""
-    alike = [other for other in others if other.phase == phase.phase]
-    same = [other for other in alike if stem(other.file) == stem(phase.file)]
-    if same:
-        return same[0]
-    return alike[0] if len(alike) == 1 else None
+def _partners(phases: Iterable[PhaseProfile], others: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
+    """The phase of the other profile that goes with each, by its kind and file: of the same kind, the file's partner."""
+    sides: dict[str, tuple[dict[str, PhaseProfile], dict[str, PhaseProfile]]] = {}
+    for side, profiles in enumerate((phases, others)):
+        for phase in profiles:
+            sides.setdefault(phase.phase, ({}, {}))[side][phase.file] = phase
+    return {
+        (kind, file): theirs[partner]
+        for kind, (ours, theirs) in sides.items()
+        for file, partner in pair_files(ours, theirs).items()
+    }
 
 
 def _paired(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:
