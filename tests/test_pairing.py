@@ -8,7 +8,7 @@ import pytest
 
 from optimum_htp.models.torch_parts import _files_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
-from optimum_htp.verbs.profile.delta import _matches
+from optimum_htp.verbs.profile.report import _matches
 
 
 # What Optimum, ONNX Runtime, transformers.js, sentence-transformers, onnxslim and Olive call what they make.

@@ -21,8 +21,7 @@ from optimum_htp.hierarchy.tree import ModuleInfo
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG
-from optimum_htp.verbs.profile import runs as running
-from optimum_htp.verbs.profile import verb
+from optimum_htp.verbs.profile import runs as running, verb
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Measured, Run, measure
 from optimum_htp.verbs.profile.sums import PhaseSums

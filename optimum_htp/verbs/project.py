@@ -37,8 +37,7 @@ from optimum_htp.package import (
     library_versions,
     stage_tags,
 )
-from optimum_htp.tagging import project as project_graph
-from optimum_htp.tagging import refuse_empty
+from optimum_htp.tagging import project as project_graph, refuse_empty
 
 
 @dataclass(frozen=True, slots=True)

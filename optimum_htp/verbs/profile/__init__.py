@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.profile.report import PhaseDelta, ProfileDelta, ProfileReport
+from optimum_htp.verbs.profile.report import ModuleDelta, PhaseDelta, ProfileDelta, ProfileReport
 from optimum_htp.verbs.profile.times import (
+    CallTime,
     FusedTime,
     GroupTime,
     Kernel,
@@ -18,10 +19,12 @@ from optimum_htp.verbs.profile.verb import profile
 
 
 __all__ = [
+    "CallTime",
     "FusedTime",
     "GroupTime",
     "Kernel",
     "Microseconds",
+    "ModuleDelta",
     "ModuleTime",
     "OpTime",
     "PhaseDelta",

@@ -14,8 +14,13 @@ from pathlib import Path
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePattern, near_names
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, as_package, check_layer_annotations, tagged_file
-from optimum_htp.package import write_layer_annotations as annotate
+from optimum_htp.package import (
+    HtpPackage,
+    as_package,
+    check_layer_annotations,
+    tagged_file,
+    write_layer_annotations as annotate,
+)
 from optimum_htp.verbs.select.chooser import Chooser
 from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.report import Selection
