@@ -381,9 +381,7 @@ def test_provider_that_is_not_installed(options: dict[str, Any], exported: Calla
         AutoModelForONNX.from_pretrained("nowhere at all", **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{"provider": "cpu"}, {"providers": ["CPU"]}, {"providers": [("cpu", {})]}], ids=str
-)
+@pytest.mark.parametrize("options", [{"provider": "cpu"}, {"providers": ["CPU"]}], ids=str)
 def test_short_names_of_providers(options: dict[str, Any], exported: Callable[[str], Path]) -> None:
     """As `profile` and `compare` take them."""
     model = AutoModelForONNX.from_pretrained(exported("bert"), **options)
