@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError, TaggingError
-    from optimum_htp.export import ExportResult, HTPExporter, export_module, main_export
+    from optimum_htp.export import ExportReport, HtpExporter, export_module, main_export
     from optimum_htp.models import AutoModelForONNX
     from optimum_htp.package import HtpOptions, HtpPackage, load_package
     from optimum_htp.verbs.compare import CompareReport, compare
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.pack import pack, unpack
     from optimum_htp.verbs.params import ParameterReport, parameters
     from optimum_htp.verbs.profile import ProfileReport, profile
-    from optimum_htp.verbs.project import ProjectionReport, project
+    from optimum_htp.verbs.project import ProjectReport, project
     from optimum_htp.verbs.select import Selection, annotate_layers, select
     from optimum_htp.verbs.strip import strip
-    from optimum_htp.verbs.tag import TaggingResult, tag_package
+    from optimum_htp.verbs.tag import TagReport, tag
     from optimum_htp.verbs.validate import ValidationReport, validate, validate_optimum_compatibility
 
 
@@ -32,8 +32,8 @@ __version__ = "0.1.0"
 # The room that hands each public name out.
 _ROOMS = {
     "export": (
-        "ExportResult",
-        "HTPExporter",
+        "ExportReport",
+        "HtpExporter",
         "export_module",
         "main_export",
     ),
@@ -44,11 +44,11 @@ _ROOMS = {
     ),
     "models": ("AutoModelForONNX",),
     "verbs.tag": (
-        "TaggingResult",
-        "tag_package",
+        "TagReport",
+        "tag",
     ),
     "verbs.project": (
-        "ProjectionReport",
+        "ProjectReport",
         "project",
     ),
     "verbs.strip": ("strip",),
@@ -94,12 +94,20 @@ _ROOMS = {
         "TaggingError",
     ),
 }
+# Names of before, which still work.
+_OLD_NAMES = {
+    "ExportResult": "ExportReport",
+    "HTPExporter": "HtpExporter",
+    "ProjectionReport": "ProjectReport",
+    "TaggingResult": "TagReport",
+    "tag_package": "tag",
+}
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [  # noqa: RUF022 (grouped by what they are for)
     # Export.
-    "ExportResult",
-    "HTPExporter",
+    "ExportReport",
+    "HtpExporter",
     "HtpOptions",
     "export_module",
     "main_export",
@@ -107,9 +115,9 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
     "HtpPackage",
     "load_package",
     "strip",
-    "TaggingResult",
-    "tag_package",
-    "ProjectionReport",
+    "TagReport",
+    "tag",
+    "ProjectReport",
     "project",
     "pack",
     "unpack",
@@ -146,6 +154,8 @@ __all__ = [  # noqa: RUF022 (grouped by what they are for)
 
 def __getattr__(name: str) -> object:
     """Loads a public name when it is first used (PEP 562)."""
+    if name in _OLD_NAMES:
+        return __getattr__(_OLD_NAMES[name])
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -38,6 +38,7 @@ from optimum_htp.onnxfile.scopes import Scope, reads, scopes_of
 from optimum_htp.onnxfile.shapes import tensor_types, value_info
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice
+from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import SourceFiles, TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.wire import WireError, encode_message, encode_varint, release_pages
 
@@ -61,6 +62,7 @@ __all__ = [
     "NODE_OP_TYPE",
     "NODE_OUTPUT",
     "Data",
+    "FileStamp",
     "Function",
     "Graph",
     "GraphSpans",

@@ -37,7 +37,8 @@ from optimum_htp.models import (
     source_facts,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, TaggedFile, tagged_file
+from optimum_htp.package import HtpPackage, tagged_file
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
 from optimum_htp.verbs.compare.matching import Matcher
@@ -164,7 +165,7 @@ def _with_model(
     return CompareReport(str(package.path), model, options.provider, tuple(compared), refused)
 
 
-def _compare_part(tagged: TaggedFile, part: Part, source: SourceModel, options: _Options) -> PartComparison:
+def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> PartComparison:
     flat = FlatGraph(tagged.model, tagged.tags, branch=part.branch)
     root = next((node.tag.tag.split("/")[1] for node in flat.nodes if node.tag is not None), "")
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
@@ -191,8 +192,8 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
         if partner is None:
             refused[file.name] = f"{other.path} has no file that goes with it"
             continue
-        tagged = tagged_file(file, package=package, origin=other)
-        reference = tagged_file(partner, package=other, origin=package)
+        tagged = tagged_file(file, package=package, reference=other)
+        reference = tagged_file(partner, package=other, reference=package)
         if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
             roots = (each.trees[0].root.class_name for each in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {next(roots)}, and that a {next(roots)}"
@@ -215,7 +216,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare(
-    tagged: TaggedFile,
+    tagged: TaggedGraph,
     flat: FlatGraph,
     reference: Reference,
     options: _Options,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePath
 from optimum_htp.onnxfile import OnnxModel, Value
-from optimum_htp.package import HtpPackage, TaggedFile, tagged_file
+from optimum_htp.package import HtpPackage, tagged_file
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.diff.wiring import same_wiring
 
 
@@ -183,8 +184,8 @@ def diff(before: str | Path | HtpPackage, after: str | Path | HtpPackage, *, dep
     pairs = pair_files(list(left.files), list(right.files))
     files = tuple(
         _file_diff(
-            tagged_file(left.files[one], package=left, origin=right),
-            tagged_file(right.files[other], package=right, origin=left),
+            tagged_file(left.files[one], package=left, reference=right),
+            tagged_file(right.files[other], package=right, reference=left),
             depth,
         )
         for one, other in pairs
@@ -223,7 +224,7 @@ class _Side:
         places: The modules, in the tree's order; None stands for nodes of which no module is known.
     """
 
-    def __init__(self, file: TaggedFile, depth: int | None) -> None:
+    def __init__(self, file: TaggedGraph, depth: int | None) -> None:
         self._file = file
         self._depth = depth
         self._operators: dict[_Place, Counter[str]] = {}
@@ -290,7 +291,7 @@ def _is_traced(root: ModuleInfo) -> bool:
     return root.calls > 0 or root.parameters > 0
 
 
-def _file_diff(before: TaggedFile, after: TaggedFile, depth: int | None) -> FileDiff:
+def _file_diff(before: TaggedGraph, after: TaggedGraph, depth: int | None) -> FileDiff:
     left, right = _Side(before, depth), _Side(after, depth)
     there, here = set(left.places), set(right.places)
     modules = tuple(

@@ -25,8 +25,8 @@ from optimum_htp.models import (
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, tagged_file
-from optimum_htp.tagging import project
+from optimum_htp.package import HtpFile, HtpPackage, tagged_file
+from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.delta import side_by_side
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import (
@@ -108,7 +108,7 @@ def profile(
             f"{package.path}: {inputs} can be the inputs of one file only; name it with --file: {names}"
         )
     from_package = HtpPackage(origin) if origin is not None else None
-    tagged = [tagged_file(each, package=package, origin=from_package) for each in chosen]
+    tagged = [tagged_file(each, package=package, reference=from_package) for each in chosen]
     config = package.config or (from_package.config if from_package is not None else None)
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
     found: list[PhaseProfile] = []
@@ -168,11 +168,11 @@ def _size(array: np.ndarray[Any, Any]) -> int:
 
 
 def _reports(
-    tagged: TaggedFile, given: dict[str, dict[str, np.ndarray[Any, Any]]], measured: Measured
+    tagged: TaggedGraph, given: dict[str, dict[str, np.ndarray[Any, Any]]], measured: Measured
 ) -> Iterable[PhaseProfile]:
     tags: NodeTags = tagged.tags
     if measured.optimized is not None:
-        tags = project(tagged.sources, measured.optimized, trees=tagged.trees)
+        tags = project(tagged.sources or (tagged,), measured.optimized).tags
     joiner = Joiner(measured.optimized or tagged.model)
     for (phase, inputs), runs in zip(given.items(), measured.runs, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}

@@ -74,7 +74,9 @@ def check_outputs(
     from optimum_htp.models import find_parts, fixed_sizes, load_source_model, source_facts
 
     records = package.records
-    roots = [tree.root for record in records.files.values() for tree in record.trees] if records is not None else []
+    roots = (
+        [tree.root for record in records.files.values() for tree in record.roots.trees] if records is not None else []
+    )
     past = any(name.startswith("past_key_values") for name in package.inputs())
     source = load_source_model(
         model,
