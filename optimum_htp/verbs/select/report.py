@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
-from optimum_htp.package import TaggedFile
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
 
 
@@ -57,7 +57,7 @@ class FileSelection:
     unknown_call: int
     unresolved: int
     other_names: frozenset[str] = field(repr=False)
-    tagged: TaggedFile = field(repr=False, compare=False)
+    tagged: TaggedGraph = field(repr=False, compare=False)
 
     @property
     def names(self) -> list[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePattern, near_names
-from optimum_htp.package import HtpPackage, TaggedFile, check_layer_annotations, tagged_file, write_layer_annotations
+from optimum_htp.package import HtpPackage, check_layer_annotations, tagged_file, write_layer_annotations
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.select.chooser import Chooser
 from optimum_htp.verbs.select.report import NODE_NAME_FORMATS, FileSelection, SelectedNode, Selection
 
@@ -92,7 +93,7 @@ def annotate_layers(selection: Selection) -> list[str]:
     return [file.name for file in selection.files]
 
 
-def _files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
+def _files(package: HtpPackage, pattern: str | None) -> list[TaggedGraph]:
     names = [name for name in package.files if pattern is None or name == pattern or fnmatchcase(name, pattern)]
     if not names:
         raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(package.files)}")
