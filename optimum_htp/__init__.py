@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optimum_htp.hierarchy import (
         CallTree as CallTree,
         Hierarchy as Hierarchy,
+        ModuleCall as ModuleCall,
         ModuleInfo as ModuleInfo,
         ModulePattern as ModulePattern,
         ModuleTree as ModuleTree,
@@ -153,6 +154,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "ModuleTree",
         "NodeTag",
         "CallTree",
+        "ModuleCall",
         "Root",
         "Roots",
     ),

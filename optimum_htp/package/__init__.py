@@ -47,7 +47,7 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files, path_of
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
@@ -97,7 +97,6 @@ __all__ = [
     "is_inside",
     "is_pack_key",
     "library_versions",
-    "load_package",
     "manifest_text",
     "names_problem",
     "onnx_files",

@@ -234,19 +234,6 @@ class HtpPackage:
         return f"{task}-with-past" if cached else task
 
 
-def load_package(path: str | Path) -> HtpPackage:
-    """Opens an exported package: a directory, or a single ONNX file.
-
-    Raises:
-        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-
-    Example:
-        >>> package = load_package("bert_onnx")                                   # doctest: +SKIP
-        >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
-    """
-    return HtpPackage(path)
-
-
 def as_package(package: str | Path | HtpPackage) -> HtpPackage:
     """The package at a path, or the one that was opened before.
 

@@ -33,8 +33,8 @@ from optimum_htp.package import (
     HtpPackage,
     Sidecar,
     StagedDirectory,
+    as_package,
     library_versions,
-    load_package,
     read_tags,
     write_tags,
 )
@@ -124,7 +124,7 @@ def extract(
     Example:
         >>> extract("bert_onnx", "bert.encoder.layer.0", "layer.onnx")    # doctest: +SKIP
     """
-    package = load_package(path)
+    package = as_package(path)
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
     source = choice.file.model.path
