@@ -18,17 +18,21 @@ if TYPE_CHECKING:
         TaggingError as TaggingError,
     )
     from optimum_htp.export import (
-        ExportResult as ExportResult,
-        HTPExporter as HTPExporter,
+        ExportReport as ExportReport,
+        HtpExporter as HtpExporter,
         export_module as export_module,
         main_export as main_export,
     )
     from optimum_htp.hierarchy import (
+        CallTree as CallTree,
         Hierarchy as Hierarchy,
+        ModuleCall as ModuleCall,
         ModuleInfo as ModuleInfo,
         ModulePattern as ModulePattern,
         ModuleTree as ModuleTree,
         NodeTag as NodeTag,
+        Root as Root,
+        Roots as Roots,
     )
     from optimum_htp.methods import HtpPackage as HtpPackage, load_package as load_package
     from optimum_htp.models import AutoModelForONNX as AutoModelForONNX, Errors as Errors
@@ -49,8 +53,8 @@ if TYPE_CHECKING:
         Sidecar as Sidecar,
         StoredParameter as StoredParameter,
         TagCounts as TagCounts,
-        TaggedFile as TaggedFile,
     )
+    from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
         CallComparison as CallComparison,
         CompareReport as CompareReport,
@@ -90,7 +94,7 @@ if TYPE_CHECKING:
     )
     from optimum_htp.verbs.project import (
         FileProjection as FileProjection,
-        ProjectionReport as ProjectionReport,
+        ProjectReport as ProjectReport,
         project as project,
     )
     from optimum_htp.verbs.select import (
@@ -101,7 +105,7 @@ if TYPE_CHECKING:
         write_layer_annotations as write_layer_annotations,
     )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
-    from optimum_htp.verbs.tag import TaggingResult as TaggingResult, tag_package as tag_package
+    from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
     from optimum_htp.verbs.tree import (
         FileTree as FileTree,
         ModuleRow as ModuleRow,
@@ -124,8 +128,8 @@ __version__ = "0.1.0"
 # that it gives. Type checkers read the imports above; a test holds both to the same names.
 _ROOMS: dict[str, tuple[str, ...]] = {
     "export": (
-        "ExportResult",
-        "HTPExporter",
+        "ExportReport",
+        "HtpExporter",
         "export_module",
         "main_export",
     ),
@@ -142,7 +146,6 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "Sidecar",
         "StoredParameter",
         "TagCounts",
-        "TaggedFile",
     ),
     "hierarchy": (
         "Hierarchy",
@@ -150,6 +153,10 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "ModulePattern",
         "ModuleTree",
         "NodeTag",
+        "CallTree",
+        "ModuleCall",
+        "Root",
+        "Roots",
     ),
     "onnxfile": (
         "Function",
@@ -159,6 +166,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "OnnxModel",
         "Value",
     ),
+    "tagging": ("TaggedGraph",),
     "models": (
         "AutoModelForONNX",
         "Errors",
@@ -171,12 +179,12 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "tree",
     ),
     "verbs.tag": (
-        "TaggingResult",
-        "tag_package",
+        "TagReport",
+        "tag",
     ),
     "verbs.project": (
         "FileProjection",
-        "ProjectionReport",
+        "ProjectReport",
         "project",
     ),
     "verbs.strip": (
@@ -255,7 +263,12 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 # Names of before 0.1.0 that go on working.
 _ALIASES = {
+    "ExportResult": "ExportReport",
+    "HTPExporter": "HtpExporter",
+    "ProjectionReport": "ProjectReport",
+    "TaggingResult": "TagReport",
     "annotate_layers": "write_layer_annotations",
+    "tag_package": "tag",
 }
 
 __all__ = (*_HOMES, "__version__")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.package.configs import (
     METADATA_KEY,
@@ -34,7 +35,7 @@ TREE = ModuleTree(
         ModuleInfo(("second",), "Linear", "torch.nn.Linear"),
     ]
 )
-RECORDS = {"model.onnx": FileRecord("digest", ("",), (TREE,), {}, {})}
+RECORDS = {"model.onnx": FileRecord("digest", Roots([Root(TREE)]), {}, {})}
 BLOCK = {
     "export_strategy": "htp",
     "files": {"model.onnx": {"modules": 3, "module_types": {"Linear": 2, "Net": 1}}},

@@ -21,14 +21,16 @@ from optimum_htp.cli.select import FORMATS as SELECT_FORMATS
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names, pattern_of
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
-from optimum_htp.package.package import load_package
 from optimum_htp.package.resolver import tagged_file
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.formats.base import NameFormat
 from optimum_htp.verbs.select.formats.table import FORMATS
@@ -118,8 +120,9 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
         known = {("", at): each for at, (_, _, each) in enumerate(NODES)} | {("", len(NODES)): tag("")}
         for body in ("then_branch", "else_branch"):
             known |= {(f"{len(NODES)}.{body}", at): each for at, (_, _, each) in enumerate(BODY)}
-        write_tags(model, known, trees=[TREE], options=HtpOptions())
-        Sidecar({"model.onnx": FileRecord.of(model, known, trees={spelled(""): (TREE, "model")})}).write(directory)
+        tagged = TaggedGraph(model, known, Roots([Root(TREE, "model")]))
+        write_tags(tagged, options=HtpOptions())
+        Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 
 

@@ -306,7 +306,7 @@ def _text(path: Path) -> str:
 def _block(records: Mapping[str, FileRecord]) -> dict[str, Any]:
     files = {}
     for name, record in sorted(records.items()):
-        classes = [module.class_name for tree in record.trees for module in tree]
+        classes = [module.class_name for root in record.roots for module in root.tree]
         types = {each: classes.count(each) for each in sorted(set(classes))}
         files[name] = {"modules": len(classes), "module_types": types}
     return {"export_strategy": "htp", "files": files}

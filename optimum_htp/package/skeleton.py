@@ -16,15 +16,15 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value
-from optimum_htp.tagging import TaggedModel
+from optimum_htp.tagging import TaggedGraph
 
 
 SKELETON = "pkg.optimum_htp.skeleton"
@@ -40,36 +40,25 @@ _MAX_DEPTH = 500
 _MAX_ALIAS_NAMES = 200_000
 _NEW, _ABSENT = 0, -1
 
-Roots = Mapping[str, tuple[ModuleTree, "str | None"]]
-"""For each root module, by its tag, its tree and its place in the whole model."""
 
-
-def pack_skeleton(tagged: TaggedModel, roots: Roots) -> str | None:
-    """Packs a tagged graph and its module trees.
-
-    Args:
-        tagged: The graph; each node has a tag.
-        roots: By the tag of each root module its tree and its place in the whole model.
+def pack_skeleton(graph: TaggedGraph) -> str | None:
+    """Packs a tagged graph, with its module trees and the calls of its modules.
 
     Returns:
         The string, without spaces or control characters; None for a graph that is too large to be unpacked.
     """
-    document = _Packer(tagged, roots).document()
+    document = _Packer(graph).document()
     content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     if len(content) > MAX_UNPACKED_BYTES:
         return None
     return base64.b85encode(zlib.compress(content, 9)).decode("ascii")
 
 
-def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
-    """Unpacks what `pack_skeleton` packed.
-
-    Returns:
-        The tagged graph (its path is empty, its tensors have no types), and by the tag of each root module its tree and
-        its place in the whole model.
+def unpack_skeleton(text: str) -> TaggedGraph:
+    """Unpacks what `pack_skeleton` packed: the path of the graph is empty, its tensors have no types.
 
     Raises:
-        HtpError: It is no skeleton, or that of a newer version.
+        HtpError: It is not a skeleton, or that of a newer version.
     """
     try:
         document = json.loads(_decompressed(text))
@@ -78,7 +67,7 @@ def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree,
             raise HtpError(
                 f"the skeleton has version {version!r}; this optimum_htp reads version {VERSION}: update it"
             )
-        return _Unpacker(document).tagged_model()
+        return _Unpacker(document).graph()
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise HtpError(
@@ -100,14 +89,13 @@ def _decompressed(text: str) -> bytes:
 class _Packer:
     """Collects the columns."""
 
-    def __init__(self, tagged: TaggedModel, roots: Roots) -> None:
-        self._tagged = tagged
-        self._roots = roots
+    def __init__(self, graph: TaggedGraph) -> None:
+        self._graph = graph
         self._names: dict[str, int] = {}
         self._table: list[str] = []
         self._modules = {
             tree.tag(info.path): number
-            for number, (tree, info) in enumerate((tree, info) for tree, _ in roots.values() for info in tree)
+            for number, (tree, info) in enumerate((tree, info) for tree in graph.trees for info in tree)
         }
 
     def document(self) -> dict[str, Any]:
@@ -117,7 +105,7 @@ class _Packer:
         names: list[str] = []
         columns: dict[str, list[int]] = {key: [] for key in ("op", "ni", "no", "io", "tag")}
         graphs = []
-        for path, graph in self._tagged.model.graphs():
+        for path, graph in self._graph.model.graphs():
             given = self._references(value.name for value in graph.inputs)
             read = {name for node in graph.nodes for name in node.inputs}
             stored = self._references(tensor.name for tensor in graph.initializers if tensor.name in read)
@@ -127,7 +115,7 @@ class _Packer:
                 columns["no"].append(len(node.outputs))
                 columns["io"] += self._references(node.inputs)
                 columns["io"] += self._references(node.outputs, node.name)
-                tag = self._tagged.tags.get((path, position))
+                tag = self._graph.tags.get((path, position))
                 columns["tag"].append(tags.setdefault(tag, len(tags)) if tag is not None else _ABSENT)
                 names.append(node.name)
             returned = self._references(value.name for value in graph.outputs)
@@ -135,7 +123,10 @@ class _Packer:
         return {
             "v": VERSION, "graphs": graphs, **columns, "ops": [list(each) for each in operators], "names": names,
             "tensors": self._table, "tags": [self._tag(tag) for tag in tags],
-            "roots": [[at, _tree_columns(tree)] for tree, at in self._roots.values()],
+            "roots": [
+                [root.in_model, _tree_columns(root.tree), [_call_columns(trace) for trace in root.traces]]
+                for root in self._graph.roots
+            ],
         }  # fmt: skip
 
     def _references(self, names: Iterable[str], maker: str | None = None) -> list[int]:
@@ -179,6 +170,23 @@ def _tree_columns(tree: ModuleTree) -> dict[str, Any]:
     return {**columns, **rest}
 
 
+def _call_columns(calls: CallTree) -> dict[str, Any]:
+    """Calls by columns: each call's module, its parent by the distance to it (0: none), and those by an alias."""
+    rows = calls.rows()
+    return {
+        "module": [row[0] for row in rows],
+        "parent": [0 if row[1] < 0 else number - row[1] for number, row in enumerate(rows)],
+        "alias": [[number, row[2]] for number, row in enumerate(rows) if len(row) > 2],
+    }
+
+
+def _call_rows(columns: Any) -> Iterator[tuple[int, ...]]:
+    aliases = {number: (alias,) for number, alias in columns["alias"]}
+    pairs = zip(_integers(columns["module"]), _integers(columns["parent"]), strict=True)
+    for number, (module, distance) in enumerate(pairs):
+        yield module, -1 if not distance else _index(number - distance, number), *aliases.get(number, ())
+
+
 def _shortened(qualified: str, short: str) -> str:
     return qualified[: -len(short)] + "*" if qualified.endswith("." + short) else qualified
 
@@ -194,11 +202,11 @@ class _Unpacker:
         self._columns = {key: iter(_integers(document[key])) for key in ("op", "ni", "no", "io", "tag")}
         self._operators = [(_string(domain), _string(op_type)) for domain, op_type in document["ops"]]
         self._roots = self._read_roots()
-        self._modules = [tree.tag(info.path) for tree, _ in self._roots for info in tree]
+        self._modules = [tree.tag(info.path) for tree in self._roots.trees for info in tree]
         self._tags = [self._tag(*row) for row in document["tags"]]
 
-    def tagged_model(self) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
-        """The graph with its tags, and the trees by their root's tag."""
+    def graph(self) -> TaggedGraph:
+        """The graph with its tags."""
         tags: dict[NodeKey, NodeTag] = {}
         graphs: dict[str, Graph] = {}
         names = iter(self._names)
@@ -214,7 +222,7 @@ class _Unpacker:
             outputs = tuple(Value(name, 0, None) for name in self._resolve(_integers(returned)))
             graphs[_string(path)] = Graph("", nodes, inputs, outputs, tensors)
         model = OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], _assembled(graphs))
-        return TaggedModel(model, tags), {tree.tag(()): (tree, at) for tree, at in self._roots}
+        return TaggedGraph(model, tags, self._roots)
 
     def _node(self, name: str) -> Node:
         domain, op_type = self._operators[_index(self._next("op"), len(self._operators))]
@@ -260,12 +268,14 @@ class _Unpacker:
             raise ValueError(f"{tag!r} is no tag")
         return _string(tag)
 
-    def _read_roots(self) -> list[tuple[ModuleTree, str | None]]:
-        roots = [
-            (ModuleTree(_modules(columns)), None if at is None else _string(at))
-            for at, columns in self._document["roots"]
-        ]
-        for tree, _ in roots:
+    def _read_roots(self) -> Roots:
+        roots = Roots(
+            Root.of_rows(
+                ModuleTree(_modules(columns)), None if place is None else _string(place), map(_call_rows, traces)
+            )
+            for place, columns, traces in self._document["roots"]
+        )
+        for tree in roots.trees:
             for path in (alias for info in tree for alias in info.aliases):
                 tree.tag(path)  # an alias of a module that isn't there is found out now
         return roots

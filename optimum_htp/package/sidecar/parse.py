@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import starmap
 from typing import Any
 
-from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, split_tag
+from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots, split_tag
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter
 
 
@@ -34,9 +35,10 @@ def parse_members(document: Any) -> dict[str, Any]:
 
 
 def _parse_file(entry: Any) -> FileRecord:
-    roots = _list(entry["roots"])
-    trees = tuple(ModuleTree(map(_parse_module, _list(root["modules"]))) for root in roots)
+    entries = _list(entry["roots"])
+    trees = [ModuleTree(map(_parse_module, _list(root["modules"]))) for root in entries]
     known = _known_tags(trees)
+    roots = Roots(starmap(_parse_root, zip(trees, entries, strict=True)))
     names = _texts(entry["tags"])
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
@@ -52,8 +54,7 @@ def _parse_file(entry: Any) -> FileRecord:
         raise ValueError(f"{len(tags)} nodes, where the counts say another number")
     return FileRecord(
         digest=_text(entry["digest"]),
-        roots_in_model=tuple(_text_or_none(root["in_model"]) for root in roots),
-        trees=trees,
+        roots=roots,
         tags=tags,
         node_ids=ids,
         parameters=tuple(map(_parse_parameter, _list(entry.get("parameters", [])))),
@@ -71,6 +72,17 @@ def _parse_row(
         _count(call, _MAX_CALL)
     listed = tuple(names[_count(index, len(names))] for index in (_list(origins) if origins != () else ()))
     return _text(node), NodeTag(names[_count(tag, len(names))], source, call, listed)
+
+
+def _parse_root(tree: ModuleTree, entry: Any) -> Root:
+    traces = [list(map(_parse_call, _list(rows))) for rows in _list(entry.get("traces", []))]
+    return Root.of_rows(tree, _text_or_none(entry["in_model"]), traces)
+
+
+def _parse_call(row: Any) -> list[Any]:
+    if len(_list(row)) not in (2, 3):
+        raise ValueError(f"{row!r:.80} is not a call")
+    return _list(row)
 
 
 def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:

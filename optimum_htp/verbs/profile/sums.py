@@ -8,7 +8,7 @@ from statistics import median
 from typing import TypeVar
 
 from optimum_htp.hierarchy import NodeKey, NodeTag, split_tag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.package import TaggedFile
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Run
 from optimum_htp.verbs.profile.times import (
@@ -68,7 +68,7 @@ class PhaseSums:
     """
 
     def __init__(
-        self, tagged: TaggedFile, joiner: Joiner, tags: Mapping[NodeKey, NodeTag], runs: Sequence[Run]
+        self, tagged: TaggedGraph, joiner: Joiner, tags: Mapping[NodeKey, NodeTag], runs: Sequence[Run]
     ) -> None:
         self._tagged = tagged
         self._count = len(runs)

@@ -25,8 +25,8 @@ from optimum_htp.models import (
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, as_package, tagged_file
-from optimum_htp.tagging import project
+from optimum_htp.package import HtpFile, HtpPackage, as_package, tagged_file
+from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runs import Measured, measure
@@ -106,7 +106,7 @@ def profile(
             f"{package.path}: {inputs} can be the inputs of one file only; name it with --file: {names}"
         )
     origin = as_package(reference) if reference is not None else None
-    tagged = [tagged_file(each, package=package, origin=origin) for each in files]
+    tagged = [tagged_file(each, package=package, reference=origin) for each in files]
     config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
@@ -160,10 +160,10 @@ def _size(array: np.ndarray[Any, Any]) -> int:
     return int(array.size)
 
 
-def _profiles(tagged: TaggedFile, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
+def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
     tags: NodeTags = tagged.tags
     if measured.optimized is not None:
-        tags = project(tagged.sources, measured.optimized, trees=tagged.trees)
+        tags = project(tagged.sources or (tagged,), measured.optimized).tags
     joiner = Joiner(measured.optimized or tagged.model)
     for (phase, inputs), runs in zip(by_phase.items(), measured.runs, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}

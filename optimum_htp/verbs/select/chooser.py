@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from optimum_htp.hierarchy import CallsOf, ModulePath, ModulePattern, ModuleTree, NodeKey, NodeTag
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import TaggedFile
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
 
 
@@ -21,14 +21,14 @@ class Chooser:
         modules: For each pattern the modules: the position of the tree, and the first of the module's paths.
     """
 
-    def __init__(self, file: TaggedFile, patterns: Sequence[str]) -> None:
+    def __init__(self, file: TaggedGraph, patterns: Sequence[str]) -> None:
         self.file = file
         self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
         self.modules: list[dict[_Module, None]] = []
         for _, pattern in self._patterns:
             found: dict[_Module, None] = {}
-            for index, (tree, place) in enumerate(zip(file.trees, file.places, strict=True)):
-                found |= {(index, info.path): None for info in tree.select(pattern, above=place or "")}
+            for index, root in enumerate(file.roots):
+                found |= {(index, info.path): None for info in root.tree.select(pattern, above=root.in_model or "")}
             self.modules.append(found)
         self._chains: dict[str, tuple[_Module, ...]] = {}
         self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}
