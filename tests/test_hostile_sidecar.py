@@ -18,9 +18,9 @@ from optimum_htp.hierarchy.calls import CallTree
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, tree_of_tags
+from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import ORIGINS, SOURCE, TAG, HtpOptions, read_tags, write_tags
-from optimum_htp.package.package import load_package
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging.graph import TaggedGraph

@@ -16,8 +16,7 @@ import pytest
 import torch
 import zoo
 from oracle import seed_everything
-from random_nets import export as export_net
-from random_nets import random_net
+from random_nets import export as export_net, random_net
 from toynets import TOYS, ToyNet
 
 import optimum_htp

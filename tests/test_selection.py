@@ -25,9 +25,9 @@ from optimum_htp.hierarchy.patterns import ModulePattern, near_names, pattern_of
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
-from optimum_htp.package.package import load_package
 from optimum_htp.package.resolver import tagged_file
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar

@@ -54,6 +54,20 @@ class InputSizes:
     width: int | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
 
+    def by_name(self) -> dict[str, int]:
+        """Those that were given, by Optimum's names for them.
+
+        >>> InputSizes(sequence_length=5, dims={"num_choices": 2}).by_name()
+        {'sequence_length': 5, 'num_choices': 2}
+        """
+        named = {
+            "batch_size": self.batch_size,
+            "sequence_length": self.sequence_length,
+            "height": self.height,
+            "width": self.width,
+        }
+        return {**{name: size for name, size in named.items() if size is not None}, **self.dims}
+
 
 def phases(model: OnnxModel) -> tuple[str, ...]:
     """What an ONNX file is run for when its model generates: `prefill`, then `decode` steps; else `forward`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from optimum_htp.package.archive import (
     FILE_PREFIX,
     MANIFEST,
-    MAX_EXTERNAL_BYTES,
     ExternalTensor,
     PackedFiles,
     check_sizes,
@@ -32,6 +31,7 @@ from optimum_htp.package.configs import (
     task_of,
 )
 from optimum_htp.package.json_files import parse_config, read_config, read_small, write_text_atomically
+from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (
     CLASS_HIERARCHY,
     KEYS,
@@ -47,8 +47,8 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files, package_directory
-from optimum_htp.package.pairing import stem
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
+from optimum_htp.package.pairing import pair_files, partner, plain_name
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
@@ -97,14 +97,16 @@ __all__ = [
     "is_inside",
     "is_pack_key",
     "library_versions",
-    "load_package",
     "manifest_text",
     "names_problem",
     "onnx_files",
     "owned_keys",
     "pack_skeleton",
-    "package_directory",
+    "pair_files",
     "parse_config",
+    "partner",
+    "path_of",
+    "plain_name",
     "preprocessors_of",
     "projected",
     "read_config",
@@ -115,7 +117,6 @@ __all__ = [
     "remove_config_metadata",
     "renamed_tensors",
     "skeleton_of",
-    "stem",
     "strip_tags",
     "tagged_file",
     "tagging_error",

@@ -1,4 +1,4 @@
-"""Profiles for other programs to show: speedscope's format and Chrome's trace events.
+"""What `profile --speedscope` and `--chrome-trace` write, for other programs to show: speedscope's format and Chrome's trace events.
 
 Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
 """
@@ -13,7 +13,7 @@ from typing import Any
 from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
 from optimum_htp.package import write_text_atomically
-from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
+from optimum_htp.verbs.profile import FusedTime, Kernel, Microseconds, PhaseProfile, ProfileReport
 
 
 _UNKNOWN = "(unattributed)"
@@ -96,8 +96,6 @@ def _frame(tag: str) -> str:
 
 
 def _origins(kernel: Kernel) -> str:
-    from optimum_htp.verbs.profile import FusedTime, Microseconds
-
     return fused_label(FusedTime(kernel.tag or "/", kernel.origins, 1, Microseconds((kernel.time_us,)), {}))
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.tagging.rules import dataflow, metadata, parameter, scope
-from optimum_htp.tagging.rules import node_names as names
+from optimum_htp.tagging.rules import dataflow, metadata, node_names as names, parameter, scope
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 

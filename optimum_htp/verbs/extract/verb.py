@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimum_htp.errors import HtpError, OnnxFileError, PackageError
+from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import (
     SourceFiles,
     Value,
-    WireError,
     model_spans,
     read_model,
     scope_spans,
     scopes_of,
     tensor_types,
+    wire_errors,
 )
 from optimum_htp.package import (
     SIDECAR,
@@ -33,8 +33,8 @@ from optimum_htp.package import (
     HtpPackage,
     Sidecar,
     StagedDirectory,
+    as_package,
     library_versions,
-    load_package,
     read_tags,
     write_tags,
 )
@@ -124,11 +124,11 @@ def extract(
     Example:
         >>> extract("bert_onnx", "bert.encoder.layer.0", "layer.onnx")    # doctest: +SKIP
     """
-    package = load_package(path)
+    package = as_package(path)
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
     source = choice.file.model.path
-    with SourceFiles(source) as files, _explained(source, target):
+    with SourceFiles(source) as files, wire_errors(source), _explained(target):
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
         types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
@@ -214,11 +214,9 @@ def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
 
 
 @contextmanager
-def _explained(source: Path, target: Path) -> Iterator[None]:
+def _explained(target: Path) -> Iterator[None]:
     try:
         yield
-    except WireError as error:
-        raise OnnxFileError(f"not a valid ONNX file: {error.message}", path=source, offset=error.offset) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free space on that disk and run it again" if full else "write elsewhere or mend the permissions"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.models import SourceModel, find_parts, load_source_model, source_facts
-from optimum_htp.package import HtpFile, HtpPackage, StoredParameter, load_package, tagged_file
+from optimum_htp.package import HtpFile, HtpPackage, StoredParameter, as_package, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import is_anonymous, own_name, refuse_other_model
 from optimum_htp.verbs.params.initializers import StoredTensor, Values, stored_tensors
@@ -123,7 +123,7 @@ def parameters(
         >>> report = parameters("bert_onnx", "bert")                             # doctest: +SKIP
         >>> {row.name: row.parameters for row in report.rows if row.anonymous}    # doctest: +SKIP
     """
-    package = load_package(path)
+    package = as_package(path)
     files = _chosen(package, file)
     tagged = [tagged_file(each, package=package) for each in files]
     undescribed = [each.path for each in files if each.evidence != "sidecar" or package.packed is not None]
