@@ -345,7 +345,7 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
-    with pytest.raises(HtpError, match="is there already; .* --overwrite"):
+    with pytest.raises(HtpError, match=r"is there already; .* --overwrite"):
         project(target, output=output)
     project(target, output=output, overwrite=True)  # what is there already is the same
     project(target, output=tmp_path / "in" / "beside.onnx")
