@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import rewriters
 import torch
-from random_nets import export as export_net
-from random_nets import random_net
+from random_nets import export as export_net, random_net
 from torch import Tensor, nn
 
 from optimum_htp.hierarchy.calls import CallTree
