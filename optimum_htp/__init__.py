@@ -101,8 +101,8 @@ if TYPE_CHECKING:
         FileSelection as FileSelection,
         SelectedNode as SelectedNode,
         Selection as Selection,
-        annotate_layers as annotate_layers,
         select as select,
+        write_layer_annotations as write_layer_annotations,
     )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
@@ -231,8 +231,8 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "FileSelection",
         "SelectedNode",
         "Selection",
-        "annotate_layers",
         "select",
+        "write_layer_annotations",
     ),
     "verbs.params": (
         "ParameterReport",
@@ -267,6 +267,7 @@ _ALIASES = {
     "HTPExporter": "HtpExporter",
     "ProjectionReport": "ProjectReport",
     "TaggingResult": "TagReport",
+    "annotate_layers": "write_layer_annotations",
     "tag_package": "tag",
 }
 

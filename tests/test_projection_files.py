@@ -346,12 +346,14 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
-    project(target, output=output)  # what is there already is the same
+    with pytest.raises(HtpError, match=r"is there already; .* --overwrite"):
+        project(target, output=output)
+    project(target, output=output, overwrite=True)  # what is there already is the same
     project(target, output=tmp_path / "in" / "beside.onnx")
     weights = output.with_name("model.onnx_data")
     weights.write_bytes(bytes(weights.stat().st_size))
-    with pytest.raises(HtpError, match="is there already"):
-        project(target, output=output)
+    with pytest.raises(HtpError, match="is there already, and the model's external data would replace it"):
+        project(target, output=output, overwrite=True)
     assert not any(weights.read_bytes())
 
 

@@ -67,7 +67,7 @@ def unpack_skeleton(text: str) -> TaggedGraph:
         reason = " ".join(str(error).split())[:200]
         raise HtpError(
             f"the skeleton in the model's metadata is damaged ({reason}): give the tagged file or package that "
-            "it was made from (--from), or export the model again"
+            "it was made from (--reference), or export the model again"
         ) from error
 
 

@@ -51,11 +51,12 @@ class ProfileReport:
         Raises:
             HtpError: They have no phase, or in none of them a module, in common.
         """
-        others, matches = list(other.phases), _matches(self.phases, other.phases)
+        others = list(other.phases)
+        partners = _partners(self.phases, others)
         pairs: list[PhaseDelta] = []
         unpaired: list[str] = []
         for phase in self.phases:
-            partner = matches.get((phase.phase, phase.file))
+            partner = partners.get((phase.phase, phase.file))
             if partner is None:
                 unpaired.append(f"{self.package}: {phase.file} ({phase.phase})")
             else:
@@ -183,16 +184,16 @@ class ProfileDelta:
         }
 
 
-def _matches(left: Iterable[PhaseProfile], right: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
-    """For each phase of the left, by its kind and file, that of the right: files are paired by kind of phase."""
+def _partners(phases: Iterable[PhaseProfile], others: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
+    """The phase of the other profile that goes with each, by its kind and file: of the same kind, the file's partner."""
     sides: dict[str, tuple[dict[str, PhaseProfile], dict[str, PhaseProfile]]] = {}
-    for side, phases in enumerate((left, right)):
-        for phase in phases:
+    for side, profiles in enumerate((phases, others)):
+        for phase in profiles:
             sides.setdefault(phase.phase, ({}, {}))[side][phase.file] = phase
     return {
-        (kind, file): theirs[match]
+        (kind, file): theirs[partner]
         for kind, (ours, theirs) in sides.items()
-        for file, match in pair_files(ours, theirs).items()
+        for file, partner in pair_files(ours, theirs).items()
     }
 
 
