@@ -21,10 +21,11 @@ from optimum_htp.hierarchy.root import Roots
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.model import Graph
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.limits import MAX_SKELETON_BYTES
 from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.verbs.project import project
 
 
@@ -125,7 +126,7 @@ def test_skeleton_of_a_newer_version(tagged: Export) -> None:
 
 def test_skeleton_bomb() -> None:
     """A few kilobytes that would become gigabytes are turned away before they do."""
-    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_UNPACKED_BYTES + 1), 9)).decode()
+    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_SKELETON_BYTES + 1), 9)).decode()
     assert len(bomb) < 100_000
     with pytest.raises(HtpError, match="damaged"):
         unpack_skeleton(bomb)
@@ -345,12 +346,14 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
-    project(target, output=output)  # what is there already is the same
+    with pytest.raises(HtpError, match=r"is there already; .* --overwrite"):
+        project(target, output=output)
+    project(target, output=output, overwrite=True)  # what is there already is the same
     project(target, output=tmp_path / "in" / "beside.onnx")
     weights = output.with_name("model.onnx_data")
     weights.write_bytes(bytes(weights.stat().st_size))
-    with pytest.raises(HtpError, match="is there already"):
-        project(target, output=output)
+    with pytest.raises(HtpError, match="is there already, and the model's external data would replace it"):
+        project(target, output=output, overwrite=True)
     assert not any(weights.read_bytes())
 
 
