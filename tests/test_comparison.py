@@ -363,7 +363,7 @@ def test_fault_in_an_optimized_package(
     path: str, exported: Callable[..., Path], optimized: Path, tmp_path: Path
 ) -> None:
     """Of a module whose bias another node adds."""
-    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), source=exported("bert"))
+    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), reference=exported("bert"))
     faulty = planted(tmp_path / "tagged", tmp_path / "faulty", "model_optimized.onnx", path, change_one_weight)
     (part,) = compare(faulty, reference=exported("bert"), threads=1).parts
     assert part.culprit is not None and part.culprit.path == path

@@ -21,6 +21,7 @@ import optimum_htp.verbs.extract.part
 from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.extract import print_extract
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.models.torch_parts import find_parts, load_source_model, run_reference
@@ -28,6 +29,7 @@ from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -344,7 +346,7 @@ def write_toy(directory: Path, nodes: list[tuple[str, str, list[str], str]], *, 
         for position, (path, *_) in enumerate(nodes)
     }
     model = read_model(directory / "model.onnx")
-    record = FileRecord.of(model, tags, trees={tree.tag(()): (tree, "")})
+    record = FileRecord.of(TaggedGraph(model, tags, Roots([Root(tree)])))
     Sidecar({"model.onnx": record}, versions={"optimum_htp": "0"}).write(directory)
     return directory
 

@@ -11,6 +11,8 @@ import pytest
 from small_graphs import Tagged, carried, read, short, spelled, tagged
 
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.calls import CallTree
+from optimum_htp.hierarchy.root import Root
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
@@ -653,7 +655,7 @@ def test_common_module_is_no_container() -> None:
         ("", 1): NodeTag(tree.tag(("e", "layer", "1")), "scope"),
     }
     target = read("y = com.microsoft.SkipLayerNormalization(a, x, w)   #").model
-    (found,) = carried([(model, tags)], target, trees=[tree]).values()
+    (found,) = carried([(model, tags)], target, roots=[Root(tree)]).values()
     assert (found.tag, found.origins) == ("/Net/E.e", ("/Net/E.e/A.layer.0", "/Net/E.e/B.layer.1"))
 
 
@@ -665,11 +667,16 @@ def test_aliases_are_one_module() -> None:
     model, _ = tagged(CONV_AND_RELU)
     tags = {("", 0): NodeTag("/Net/A.b", "scope"), ("", 1): NodeTag("/Net/A.c", "scope")}
     target = read("y = com.microsoft.FusedConv(x, w)   #").model
-    assert carried([(model, tags)], target, trees=[tree])["", 0].tag == "/Net/A.b"
+    assert carried([(model, tags)], target, roots=[Root(tree)])["", 0].tag == "/Net/A.b"
 
 
 def test_fusion_inside_one_call_knows_it() -> None:
-    """Modules that run as often as the one around them count calls as it does."""
+    """Which call of `l` each call of `l.dense` was made in says the call tree, and nothing else."""
+    tree = ModuleTree(
+        ModuleInfo(path, path[-1].upper() if path else "Net", "", calls=calls)
+        for path, calls in (((), 1), (("l",), 2), (("l", "dense"), 2))
+    )
+    calls = CallTree.of_rows(tree, [(0, -1), (1, 0), (2, 1), (1, 0), (2, 3)])
     before = "\n".join(
         f"""
         m{i} = MatMul(h{i}, w)      # l.dense@{i}
@@ -683,6 +690,15 @@ def test_fusion_inside_one_call_knows_it() -> None:
         h1 = com.microsoft.FusedGemm(h0, w)    # fused l@0 (l.dense, l)
         h2 = com.microsoft.FusedGemm(h1, w)    # fused l@1 (l.dense, l)
         """,
+        roots=[Root(tree, "", (calls,))],
+    )
+    check(
+        before,
+        """
+        h1 = com.microsoft.FusedGemm(h0, w)    # fused l (l.dense, l)
+        h2 = com.microsoft.FusedGemm(h1, w)    # fused l (l.dense, l)
+        """,
+        roots=[Root(tree)],
     )
 
 

@@ -44,10 +44,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
-    from optimum_htp.cli.views.diff import print_diff, print_diff_json
+    from optimum_htp.cli.views.diff import print_diff
+    from optimum_htp.cli.views.terminal import print_json
     from optimum_htp.verbs.diff import diff
 
-    report = diff(args.before, args.after, depth=args.depth)
-    show = print_diff_json if args.json else print_diff
-    show(report)
+    report = diff(args.after, args.before, depth=args.depth)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_diff(report)
     return 1 if args.exit_code and report.changed else 0

@@ -17,8 +17,8 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models.optimum_tasks import inferred_task, plain_task
 from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
-from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config, read_packed
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config
 
 
 logger = logging.getLogger(__name__)
@@ -158,16 +158,14 @@ class _Opened:
 
 
 def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
-    packed = read_packed(read_model(path))
-    if packed is None:
-        directory = path.parent
-        if _read_config(directory) is None and _read_config(directory.parent) is not None:
-            # As in many repositories: `onnx/model.onnx`, with the config above.
-            kwargs = {**kwargs, "subfolder": directory.name}
-            directory = directory.parent
-        return _load_directory(directory, task, {**kwargs, "file_name": path.name})
-    scratch = _small_files(packed, path)
-    name = Path(packed.onnx_name).name
+    package = HtpPackage(path)
+    if package.packed is None:
+        (name,) = package.files
+        if "/" in name:  # as in many repositories: `onnx/model.onnx`, with the config above
+            kwargs = {**kwargs, "subfolder": name.rpartition("/")[0]}
+        return _load_directory(package.directory, task, {**kwargs, "file_name": path.name})
+    scratch = _small_files(package.packed, path)
+    name = Path(package.packed.onnx_name).name
     # Optimum's models keep the directory until they go themselves; it goes at exit at the latest.
     return _load_directory(Path(scratch.name), task, {**kwargs, "file_name": name, "model_save_dir": scratch})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from optimum_htp.models.exported_root import returns_attentions
 from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
 from optimum_htp.models.torch_source import library_of_classes
 from optimum_htp.onnxfile import OnnxModel, element_type
+from optimum_htp.package import partner
 
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ _AXES: dict[str, tuple[str, ...]] = {
     "input_features": ("batch_size", "feature_size", "nb_max_frames"),
     "input_values": ("batch_size", "audio_sequence_length"),
 }
-_VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,29 +239,26 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
         files: The paths of the ONNX files in the package.
 
     Returns:
-        The parts, a merged decoder twice. Files that Optimum's export config knows nothing of are left out.
+        The parts, a merged decoder twice. A file and what a tool made of it (`model_quantized.onnx`) are parts
+        of one name. Files that Optimum's export config knows nothing of are left out.
 
     Raises:
         HtpError: Optimum has no export config for the model.
     """
-    listed = set(files)
+    listed = list(files)
     cut = _cut_up(source, monolith=False)
-    if len(cut) > 1 and not any(_file_of(name, listed) for name in (*cut, _MERGED)):
+    matches = _files_of((*cut, _MERGED), listed)
+    if len(cut) > 1 and not matches:
         cut = _cut_up(source, monolith=True)
-    parts = []
-    for name, (module, onnx_config) in cut.items():
-        file = _file_of(name, listed)
-        if file is not None:
-            parts.append(Part(name, file, module, onnx_config))
-    if not parts and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
-        ((name, (module, onnx_config)),) = cut.items()
-        return [Part(name, next(iter(listed)), module, onnx_config)]
-    merged = _file_of(_MERGED, listed)
-    if merged is not None:
+        matches = _files_of(cut, listed)
+    if not matches and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
+        matches = {next(iter(cut)): listed}
+    parts = [Part(name, file, *cut[name]) for name in cut for file in matches.get(name, ())]
+    for file in matches.get(_MERGED, ()):
         for name, (module, onnx_config) in _cut_up(source, monolith=False).items():
             if name in _BRANCHES:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
-                parts.append(Part(name, merged, module, onnx_config, _BRANCHES[name]))
+                parts.append(Part(name, file, module, onnx_config, _BRANCHES[name]))
     return parts
 
 
@@ -313,9 +310,15 @@ def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]
     return dict(cut)
 
 
-def _file_of(name: str, files: set[str]) -> str | None:
-    candidates = [f"{name}{variant}.onnx" for variant in _VARIANTS] + [f"{name}/model.onnx"]
-    return next((each for each in candidates if each in files), None)
+def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[str]]:
+    """The files of each part: the exported one, and what tools made of it."""
+    paths = {path: name for name in names for path in (f"{name}.onnx", f"{name}/model.onnx")}
+    matches: dict[str, list[str]] = {}
+    for file in files:
+        match = partner(file, files, paths)
+        if match is not None:
+            matches.setdefault(paths[match], []).append(file)
+    return matches
 
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:

@@ -40,6 +40,7 @@ from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, reads, scopes_o
 from optimum_htp.onnxfile.shapes import tensor_types, value_info
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice
+from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import SourceFiles, TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import (
@@ -74,6 +75,7 @@ __all__ = [
     "RANDOM_OPERATORS",
     "Data",
     "ElementType",
+    "FileStamp",
     "Function",
     "Graph",
     "GraphSpans",

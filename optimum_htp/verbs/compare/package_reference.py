@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, stem
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
@@ -39,7 +39,7 @@ class PackageReference:
     def __init__(
         self,
         name: str,
-        tagged: TaggedFile,
+        tagged: TaggedGraph,
         prober: Prober,
         inputs: Mapping[str, Array],
         *,
@@ -155,17 +155,7 @@ class PackageReference:
         return numbers.get((above, call // (inner // outer)))
 
 
-def partner_of(file: HtpFile, other: HtpPackage) -> HtpFile | None:
-    """The file of another package that goes with one, whatever tools called it."""
-    if file.name in other.files:
-        return other.files[file.name]
-    same = [each for name, each in other.files.items() if stem(name) == stem(file.name)]
-    if len(same) == 1:
-        return same[0]
-    return next(iter(other.files.values())) if len(other.files) == 1 else None
-
-
-def _call_counts(tagged: TaggedFile, prober: Prober) -> dict[str, int]:
+def _call_counts(tagged: TaggedGraph, prober: Prober) -> dict[str, int]:
     """How often each module ran: as the module tree says, else as the tags show."""
     counts: dict[str, int] = {}
     for flat in prober.flat.nodes:

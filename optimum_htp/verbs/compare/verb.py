@@ -34,11 +34,12 @@ from optimum_htp.models import (
     random_operators,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, TaggedFile, as_package, tagged_file
+from optimum_htp.package import HtpPackage, as_package, partner, tagged_file
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
 from optimum_htp.verbs.compare.matching import Matcher
-from optimum_htp.verbs.compare.package_reference import PackageReference, partner_of
+from optimum_htp.verbs.compare.package_reference import PackageReference
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
@@ -164,7 +165,7 @@ def _with_model(
     )
 
 
-def _compare_part(tagged: TaggedFile, part: Part, source: SourceModel, options: _Options) -> PartComparison:
+def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> PartComparison:
     flat = FlatGraph(tagged.model, tagged.tags, branch=part.branch)
     root = next((node.tag.tag.split("/")[1] for node in flat.nodes if node.tag is not None), "")
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
@@ -187,12 +188,12 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
     for file in chosen.values():
-        partner = partner_of(file, other)
-        if partner is None:
+        match = partner(file.name, chosen, other.files)
+        if match is None:
             refused[file.name] = f"{other.path} has no file that goes with it"
             continue
-        tagged = tagged_file(file, package=package, origin=other)
-        reference = tagged_file(partner, package=other, origin=package)
+        tagged = tagged_file(file, package=package, reference=other)
+        reference = tagged_file(other.files[match], package=other, reference=package)
         if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
             ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
@@ -214,8 +215,8 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare_phase(
-    tagged: TaggedFile,
-    reference: TaggedFile,
+    tagged: TaggedGraph,
+    reference: TaggedGraph,
     given: Mapping[str, Array],
     options: _Options,
     *,
@@ -234,7 +235,7 @@ def _compare_phase(
 
 
 def _compare(
-    tagged: TaggedFile,
+    tagged: TaggedGraph,
     flat: FlatGraph,
     reference: Reference,
     options: _Options,

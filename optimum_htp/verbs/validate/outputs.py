@@ -74,12 +74,14 @@ def check_outputs(
     Raises:
         PackageError: There is no such model, or it can't be loaded in PyTorch.
     """
-    records = package.records
+    records = package.sidecar
     source = load_source_of(
         list(package.readable.values()),
         model,
         recorded=records.source if records is not None else {},
-        roots=[tree.root for record in records.files.values() for tree in record.trees] if records is not None else [],
+        roots=[tree.root for record in records.files.values() for tree in record.roots.trees]
+        if records is not None
+        else [],
         task=task,
         trust_remote_code=trust_remote_code,
     )
@@ -206,7 +208,7 @@ class _Comparison:
 
     def _run(self, names: list[str], inputs: Mapping[str, Any]) -> dict[str, Array]:
         if self.session is None:
-            file = self.package.files[self.part.file]
+            file = self.package.files[self.part.file].path
             self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
         return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import InputSizes
-from optimum_htp.package import HtpPackage
+from optimum_htp.package import HtpPackage, path_of
 from optimum_htp.verbs.validate.config_checks import (
     check_code,
     check_config,
@@ -108,7 +108,7 @@ def validate(
     if (sizes or tolerance is not None) and model is None:
         given = "sizes of inputs" if sizes else "a tolerance"
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
-    path = package.path if isinstance(package, HtpPackage) else package
+    path = path_of(package)
     contents = Contents(path)
     checks = _structure(contents, {**_OPTIMUM_CHECKS, **_HTP_CHECKS})
     if load:
@@ -126,7 +126,9 @@ def validate(
             tolerance=tolerance,
             shapes=sizes,
         )
-    return ValidationReport(package=str(path), task=contents.task, files=tuple(contents.files), checks=tuple(checks))
+    return ValidationReport(
+        package=str(path), task=contents.plain_task, files=tuple(contents.files), checks=tuple(checks)
+    )
 
 
 def validate_optimum_compatibility(package: str | Path | HtpPackage) -> bool:
@@ -137,7 +139,7 @@ def validate_optimum_compatibility(package: str | Path | HtpPackage) -> bool:
         False
     """
     try:
-        path = package.path if isinstance(package, HtpPackage) else package
+        path = path_of(package)
         checks = _structure(Contents(path), _OPTIMUM_CHECKS)
     except HtpError:
         return False
