@@ -4,41 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.atomic import replacing
+from optimum_htp.onnxfile.assembly import (
+    encode_node,
+    encode_value,
+    graph_pieces,
+    message_pieces,
+    model_pieces,
+    pieces_length,
+)
+from optimum_htp.onnxfile.atomic import creating, replacing, write_errors
 from optimum_htp.onnxfile.digest import graph_digest
+from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_ITEMS, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
-    MAX_MODEL_BYTES,
     Function,
     Graph,
     Initializer,
     Node,
     OnnxModel,
     Value,
+    body_path,
     external_data_files,
+    function_path,
     node_id,
+    split_body_path,
 )
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
-from optimum_htp.onnxfile.schema import (
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NAME,
-    GRAPH_NODE,
-    GRAPH_OUTPUT,
-    GRAPH_SPARSE_INITIALIZER,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    MODEL_METADATA,
-    NODE_INPUT,
-    NODE_OP_TYPE,
-    NODE_OUTPUT,
-)
-from optimum_htp.onnxfile.scopes import Scope, reads, scopes_of
-from optimum_htp.onnxfile.shapes import tensor_types, value_info
-from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, model_spans, scope_spans
-from optimum_htp.onnxfile.splice import Splice
-from optimum_htp.onnxfile.tensors import SourceFiles, TensorField, rewrite_part, rewrite_tensors
+from optimum_htp.onnxfile.scopes import Scope, scopes_of
+from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.source_files import SourceFiles
+from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
+from optimum_htp.onnxfile.splice import Splice, write_all
+from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
+from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import WireError, encode_message, encode_varint, release_pages
 
 
@@ -47,20 +47,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "GRAPH_INITIALIZER",
-    "GRAPH_INPUT",
-    "GRAPH_NAME",
-    "GRAPH_NODE",
-    "GRAPH_OUTPUT",
-    "GRAPH_SPARSE_INITIALIZER",
+    "MAX_BODY_DEPTH",
+    "MAX_ITEMS",
     "MAX_MODEL_BYTES",
-    "MODEL_FUNCTION",
-    "MODEL_GRAPH",
-    "MODEL_METADATA",
-    "NODE_INPUT",
-    "NODE_OP_TYPE",
-    "NODE_OUTPUT",
+    "NUMBERS",
     "Data",
+    "Edges",
+    "ElementType",
     "Function",
     "Graph",
     "GraphSpans",
@@ -74,14 +67,26 @@ __all__ = [
     "Span",
     "Splice",
     "TensorField",
+    "Use",
     "Value",
     "WireError",
+    "body_path",
+    "creating",
+    "element_type",
     "encode_message",
+    "encode_node",
+    "encode_value",
     "encode_varint",
     "external_data_files",
+    "function_path",
     "graph_digest",
+    "graph_pieces",
+    "initializer_span",
+    "message_pieces",
+    "model_pieces",
     "model_spans",
     "node_id",
+    "pieces_length",
     "read_content",
     "read_model",
     "reads",
@@ -94,8 +99,11 @@ __all__ = [
     "rewritten_content",
     "scope_spans",
     "scopes_of",
+    "split_body_path",
     "tensor_names",
     "tensor_types",
+    "topological_order",
     "undo_renames",
-    "value_info",
+    "write_all",
+    "write_errors",
 ]

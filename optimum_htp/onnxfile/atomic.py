@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are created or replaced whole or not at all, and what to say where the system refuses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,57 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from optimum_htp.errors import cannot_write
 from optimum_htp.onnxfile.splice import copy_range
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@contextlib.contextmanager
+def write_errors(target: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Says what could not be written, and what to do, where the system lets the block write no further.
+
+    Args:
+        target: What the block writes.
+        needed_bytes: How much room it takes, where that is known.
+
+    Raises:
+        HtpError: If the block raises `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(target, error, needed_bytes=needed_bytes) from error
+
+
+@contextlib.contextmanager
+def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
+    """Gives a descriptor to write to a new file, which is on the disk when the block ends well, else gone.
+
+    Other processes see the file while it is written: for one in a directory that nobody looks at yet.
+
+    Args:
+        target: The file to create, which is not there.
+        mode: Permission bits of the new file, before the process's umask.
+
+    Raises:
+        OSError: As the system says it.
+    """
+    descriptor = os.open(target, os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -23,7 +68,7 @@ def replacing(target: Path, *, mode: int) -> Iterator[int]:
     else is left: on Linux the new file has no name until it is complete, so that holds for `kill -9` too.
 
     Args:
-        target: The file to create or replace; no symbolic link.
+        target: The file to create or replace; not a symbolic link.
         mode: Permission bits of the new file.
 
     Raises:
@@ -53,13 +98,12 @@ def replacing(target: Path, *, mode: int) -> Iterator[int]:
 
 
 def _open_new(temporary: Path) -> tuple[int, bool]:
-    """Returns the descriptor of a new file beside `temporary`, and whether it already has that name."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    """Returns the descriptor of a new file next to `temporary`, and whether it already has that name."""
     if hasattr(os, "O_TMPFILE"):
         # File systems without O_TMPFILE (NFS, some overlays) refuse it; what else may be wrong shows right below.
         with contextlib.suppress(OSError):
-            return os.open(temporary.parent, flags | os.O_TMPFILE, 0o600), False
-    return os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+            return os.open(temporary.parent, _FLAGS | os.O_TMPFILE, 0o600), False
+    return os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
 
 
 def _give_name(descriptor: int, name: Path) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.hierarchy import NodeTag
-from optimum_htp.verbs.compare.flat_graph import FlatGraph, reads
+from optimum_htp.onnxfile import reads
+from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
 

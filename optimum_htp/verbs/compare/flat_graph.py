@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeKey, NodeTag
-from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, reads
 
 
 _BRANCH_INPUT = "use_cache_branch"
@@ -115,17 +115,6 @@ class FlatGraph:
                 chosen.add(at)
                 stack.extend(reads(self.nodes[at].node))
         return sorted(chosen), list(needed)
-
-
-def reads(node: Node) -> Iterator[str]:
-    """The tensors that a node reads, those that its bodies take from around it included."""
-    yield from filter(None, node.inputs)
-    for _, body in node.bodies:
-        inside = {value.name for value in body.inputs} | {tensor.name for tensor in body.initializers}
-        inside |= {name for inner in body.nodes for name in inner.outputs}
-        for inner in body.nodes:
-            yield from (name for name in reads(inner) if name not in inside)
-        yield from (value.name for value in body.outputs if value.name not in inside)
 
 
 def _branch(graph: Graph, branch: bool | None) -> tuple[str, Graph | None, int]:
