@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.compare import CompareReport, compare
     from optimum_htp.verbs.diff import DiffReport, diff
     from optimum_htp.verbs.extract import ExtractReport, extract
-    from optimum_htp.verbs.pack import pack, unpack
+    from optimum_htp.verbs.pack import PackReport, pack
     from optimum_htp.verbs.params import ParameterReport, parameters
     from optimum_htp.verbs.profile import ProfileReport, profile
     from optimum_htp.verbs.project import ProjectionReport, project
     from optimum_htp.verbs.select import Selection, annotate_layers, select
-    from optimum_htp.verbs.strip import strip
+    from optimum_htp.verbs.strip import StripReport, strip
     from optimum_htp.verbs.tag import TaggingResult, tag_package
+    from optimum_htp.verbs.tree import TreeReport, tree
+    from optimum_htp.verbs.unpack import UnpackReport, unpack
     from optimum_htp.verbs.validate import ValidationReport, validate, validate_optimum_compatibility
 
 
@@ -51,11 +53,10 @@ _ROOMS = {
         "ProjectionReport",
         "project",
     ),
-    "verbs.strip": ("strip",),
-    "verbs.pack": (
-        "pack",
-        "unpack",
-    ),
+    "verbs.strip": ("StripReport", "strip"),
+    "verbs.pack": ("PackReport", "pack"),
+    "verbs.unpack": ("UnpackReport", "unpack"),
+    "verbs.tree": ("TreeReport", "tree"),
     "verbs.validate": (
         "ValidationReport",
         "validate",

@@ -299,7 +299,11 @@ def raising(error: BaseException) -> Callable[[], int]:
     [
         (HtpError("this\n  went\twrong: \x1b[31mred"), 2, "error: this went wrong: \\x1b[31mred\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (OSError(28, "No space left on device"), 2, "error: standard output: No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: cannot write standard output: No space left on device; free",
+        ),
         (MemoryError(), 2, "error: not enough memory"),
         (BrokenPipeError(), 141, ""),
     ],
@@ -321,10 +325,13 @@ def test_outcome_is_what_the_command_returns(code: int) -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, AssertionError, IndexError, KeyError, ValueError])
-def test_outcome_of_a_bug(error: type[Exception]) -> None:
-    """It shows its traceback."""
-    with pytest.raises(error):
-        outcome(raising(error("a bug")))
+def test_outcome_of_a_bug(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    """A line says that it is one, and its type and traceback are shown."""
+    assert outcome(raising(error("what broke"))) == 70
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "this is a bug in optimum-htp" in first and "report it" in first
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1].startswith(f"{error.__name__}: ")
 
 
 def test_traceback_of_a_fault_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

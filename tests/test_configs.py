@@ -22,7 +22,8 @@ from optimum_htp.package.configs import (
     is_inside,
     remove_config_metadata,
 )
-from optimum_htp.package.json_files import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, parse_config, read_config
+from optimum_htp.package.json_files import parse_config, read_config
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH
 from optimum_htp.package.sidecar.record import FileRecord
 
 
@@ -80,8 +81,8 @@ def test_depth() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"1", b"\xff", b'{"a": 1e', b"\x00" * 10])
 def test_no_config(content: bytes) -> None:
-    """What holds no JSON object."""
-    with pytest.raises(PackageError, match=r"x: (not JSON|holds no JSON object)"):
+    """What not a JSON object."""
+    with pytest.raises(PackageError, match=r"x: (not JSON|not a JSON object)"):
         parse_config(content, where="x")
 
 

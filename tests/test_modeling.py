@@ -326,7 +326,7 @@ def test_packed_file(name: str, exported: Callable[[str], Path], tmp_path: Path)
     """One file is the whole model: class, config, tokenizer and results are the package's."""
     (case, *_) = (case for case in pipelines.CASES if case.model == name)
     (tmp_path / "alone").mkdir()
-    packed = pack(exported(name), tmp_path / "alone" / "any name.onnx")
+    packed = pack(exported(name), tmp_path / "alone" / "any name.onnx").file
     model = AutoModelForONNX.from_pretrained(packed)
     assert class_name(model) == case.expected
     assert model.config.to_dict().keys() == AutoModelForONNX.from_pretrained(exported(name)).config.to_dict().keys()
@@ -351,7 +351,7 @@ def test_packed_file_where_links_are_not_to_be_had(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no links here")
 
-    packed = pack(exported("bert"), tmp_path / "packed.onnx")
+    packed = pack(exported("bert"), tmp_path / "packed.onnx").file
     monkeypatch.setattr(os, "symlink", refuse)
     monkeypatch.setattr(os, "link", refuse)
     model = AutoModelForONNX.from_pretrained(packed)
@@ -360,7 +360,7 @@ def test_packed_file_where_links_are_not_to_be_had(
 
 def test_directory_goes_at_exit(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """Also where the model is there until the end."""
-    packed = pack(exported("bert"), tmp_path / "packed.onnx")
+    packed = pack(exported("bert"), tmp_path / "packed.onnx").file
     code = (
         "import sys; from optimum_htp import AutoModelForONNX\n"
         "model = AutoModelForONNX.from_pretrained(sys.argv[1]); print(model.model_save_dir)"
@@ -468,7 +468,7 @@ def test_minilm(tmp_path: Path) -> None:
     main_export(source, tmp_path / "sentences", library_name="sentence_transformers", do_validation=False)
     plain, sentences = (AutoModelForONNX.from_pretrained(tmp_path / name) for name in ("plain", "sentences"))
     assert [class_name(plain), class_name(sentences)] == ["ORTModelForFeatureExtraction", "ORTSessionModel"]
-    packed = AutoModelForONNX.from_pretrained(pack(tmp_path / "plain", tmp_path / "minilm.onnx"))
+    packed = AutoModelForONNX.from_pretrained(pack(tmp_path / "plain", tmp_path / "minilm.onnx").file)
     tokens = AutoTokenizer.from_pretrained(packed.model_save_dir)("a cat sat on a tree", return_tensors="pt")
     mean = packed(**tokens).last_hidden_state.mean(1)
     assert torch.equal(mean, plain(**tokens).last_hidden_state.mean(1))

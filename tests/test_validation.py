@@ -18,7 +18,7 @@ import zoo
 import optimum_htp
 from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
-from optimum_htp.package.json_files import MAX_JSON_DEPTH
+from optimum_htp.package.limits import MAX_JSON_DEPTH
 from optimum_htp.verbs.validate import file_checks
 from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
 from optimum_htp.verbs.validate.shape_checks import vocabulary_sizes
@@ -110,7 +110,7 @@ def test_what_is_found(exported: Callable[[str], Path]) -> None:
 
 def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """A packed file has its config, tokenizer and sidecar in it."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     report = validate(packed)
     assert report.ok
     assert report["labels"].reason == "3 labels, as many as the logits have"
@@ -119,7 +119,7 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """One of the files in it is damaged."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
     report = validate(packed)
     assert [found.name for found in report.failed] == ["files"]
@@ -259,7 +259,7 @@ def _without_outputs(model: onnx.ModelProto) -> None:
 BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "no config": ("bert", _drop("config.json"), "config", "there is no config.json"),
     "config cut off": ("bert", _cut("config.json"), "config", "not JSON"),
-    "config is a list": ("bert", _write("config.json", "[]"), "config", "holds no JSON object"),
+    "config is a list": ("bert", _write("config.json", "[]"), "config", "not a JSON object"),
     "config is no text": ("bert", _write("config.json", b"\xff\xfe\x00"), "config", "not JSON"),
     "config too deep to parse": ("bert", _write("config.json", '{"a":' * 100_000), "config", "nested deeper than"),
     "config too deep": (

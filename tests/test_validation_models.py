@@ -161,7 +161,7 @@ def test_both_branches_of_a_merged_decoder(exported: Callable[[str], Path], zoo_
 
 def test_packed_file(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """A model in one file is compared whatever the file is called."""
-    found = compare(pack(exported("bert"), tmp_path / "film.onnx"), zoo_model("bert"), "bert")
+    found = compare(pack(exported("bert"), tmp_path / "film.onnx").file, zoo_model("bert"), "bert")
     assert {check: status for check, (status, _) in found.items()} == {"outputs": "ok", "dynamic-axes": "ok"}, found
 
 

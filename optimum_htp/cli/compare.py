@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.profile import add_input_arguments, count, input_sizes, positive
+from optimum_htp.cli.options import (
+    add_input_arguments,
+    add_session_arguments,
+    count,
+    input_sizes,
+    positive,
+    tolerance,
+)
 
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
     against.add_argument("--reference", metavar="OTHER",
                          help="Compare with this package, without PyTorch: the one before quantization, say.")  # fmt: skip
-    parser.add_argument("--tolerance", type=_tolerance, metavar="X", help="What the relative error may be.")
+    parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
     parser.add_argument("--isolate", type=count, default=5, metavar="N",
@@ -54,9 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only; a glob will do.")
     parser.add_argument("--max-memory", type=_memory, default=1 << 30, metavar="SIZE",
                         help="How much the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
-    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME",
-                        help="ONNX Runtime's execution provider (CPUExecutionProvider).")  # fmt: skip
-    parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
+    add_session_arguments(parser)
     parser.add_argument("--task", metavar="TASK", help="The source model's task, if the package does not say it.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -67,11 +71,12 @@ def run(args: Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
     from optimum_htp.cli.views.compare import print_comparison, print_comparison_json
     from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.models import InputSizes
     from optimum_htp.verbs.compare import compare
 
     with working(f"Comparing {printable(args.package)}"):
         report = compare(
-            args.package, args.model, reference=args.reference, sizes=input_sizes(args), inputs=args.inputs,
+            args.package, args.model, reference=args.reference, sizes=InputSizes(**input_sizes(args)), inputs=args.inputs,
             file=args.file, tolerance=args.tolerance, max_memory_bytes=args.max_memory, provider=args.provider,
             threads=args.threads, isolate=args.isolate, task=args.task, trust_remote_code=args.trust_remote_code,
         )  # fmt: skip
@@ -80,16 +85,6 @@ def run(args: Namespace) -> int:
     else:
         print_comparison(report, top=args.top, every=args.all)
     return 0 if report.ok else 1
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentTypeError(f"{text!r} is no number, 0 or more")
-    return value
 
 
 def _memory(text: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import named_size, tolerance
 
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=_tolerance,
+        type=tolerance,
         metavar="X",
         help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
         "by the type of the weights (1e-4 for float32).",
     )
     parser.add_argument(
         "--shape",
-        type=_shape,
+        type=named_size,
         action="append",
         default=[],
         metavar="NAME=N",
@@ -78,20 +79,3 @@ def run(args: Namespace) -> int:
     show = print_validation_json if args.json else print_validation
     show(report)
     return 0 if report.ok else 1
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is no number, 0 or more")
-    return value
-
-
-def _shape(text: str) -> tuple[str, int]:
-    name, _, size = text.partition("=")
-    if not name.isidentifier() or not (size.isascii() and size.isdigit() and 0 < len(size) < 7 and int(size)):
-        raise ArgumentTypeError(f"{text!r} is not of the form NAME=N, such as sequence_length=32")
-    return name, int(size)

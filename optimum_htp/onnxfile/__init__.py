@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.assembly import (
-    encode_node,
-    encode_value,
-    graph_pieces,
-    message_pieces,
-    model_pieces,
-    pieces_length,
-)
-from optimum_htp.onnxfile.atomic import creating, replacing, write_errors
+from optimum_htp.onnxfile.assembly import encode_node, encode_value, graph_pieces, model_pieces
+from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_ITEMS, MAX_MODEL_BYTES
@@ -32,14 +25,21 @@ from optimum_htp.onnxfile.model import (
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
-from optimum_htp.onnxfile.scopes import Scope, scopes_of
+from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
 from optimum_htp.onnxfile.shapes import tensor_types
 from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
-from optimum_htp.onnxfile.wire import WireError, encode_message, encode_varint, release_pages
+from optimum_htp.onnxfile.wire import (
+    WireError,
+    encode_message,
+    encode_varint,
+    message_pieces,
+    pieces_length,
+    release_pages,
+)
 
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ __all__ = [
     "MAX_ITEMS",
     "MAX_MODEL_BYTES",
     "NUMBERS",
+    "RANDOM_OPERATORS",
     "Data",
     "Edges",
     "ElementType",
@@ -105,5 +106,4 @@ __all__ = [
     "topological_order",
     "undo_renames",
     "write_all",
-    "write_errors",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.model import Value
-from optimum_htp.onnxfile.wire import encode_message, encode_varint
+from optimum_htp.onnxfile.wire import encode_message, encode_varint, message_pieces
 
 
 if TYPE_CHECKING:
@@ -44,16 +44,6 @@ def encode_node(op_type: str, inputs: Iterable[str], outputs: Iterable[str]) -> 
     """A `NodeProto` of one of ONNX's own operators."""
     parts = [(schema.NODE_INPUT, name) for name in inputs] + [(schema.NODE_OUTPUT, name) for name in outputs]
     return b"".join(encode_message(tag, text.encode()) for tag, text in (*parts, (schema.NODE_OP_TYPE, op_type)))
-
-
-def pieces_length(pieces: Iterable[Piece]) -> int:
-    """How many bytes pieces have together."""
-    return sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
-
-
-def message_pieces(tag: int, pieces: Sequence[Piece]) -> list[Piece]:
-    """A length-delimited field that consists of pieces."""
-    return [encode_varint(tag) + encode_varint(pieces_length(pieces)), *pieces]
 
 
 def graph_pieces(

@@ -1,4 +1,4 @@
-"""Files that are created or replaced whole or not at all, and what to say where the system refuses."""
+"""Files that are created or replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from optimum_htp.errors import cannot_write
 from optimum_htp.onnxfile.splice import copy_range
 
 
@@ -19,35 +18,19 @@ _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
-def write_errors(target: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Says what could not be written, and what to do, where the system lets the block write no further.
-
-    Args:
-        target: What the block writes.
-        needed_bytes: How much room it takes, where that is known.
-
-    Raises:
-        HtpError: If the block raises `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise cannot_write(target, error, needed_bytes=needed_bytes) from error
-
-
-@contextlib.contextmanager
 def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
     """Gives a descriptor to write to a new file, which is on the disk when the block ends well, else gone.
 
     Other processes see the file while it is written: for one in a directory that nobody looks at yet.
 
     Args:
-        target: The file to create, which is not there.
+        target: The file to create, which must not exist; its directory is created if need be.
         mode: Permission bits of the new file, before the process's umask.
 
     Raises:
         OSError: As the system says it.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | _FLAGS, mode)
     try:
         yield descriptor

@@ -10,7 +10,7 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import path_name, scan_attribute
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_ITEMS, max_items
 from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
-from optimum_htp.onnxfile.opening import mapped, named
+from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed, signed32
 
 
@@ -49,7 +49,7 @@ def read_content(content: bytes, *, path: Path) -> OnnxModel:
     Raises:
         OnnxFileError: If they are not an ONNX model.
     """
-    with named(path, content):
+    with wire_errors(path, content):
         return _Reader(content).model(path)
 
 

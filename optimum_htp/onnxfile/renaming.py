@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimum_htp.errors import OnnxFileError
+from optimum_htp.errors import OnnxFileError, writing
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.atomic import replacing, write_errors
+from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import scan_attribute
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.opening import mapped
@@ -59,7 +59,7 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
     _check(read_model(path), names)
     encoded = {old.encode(): new.encode() for old, new in names.items()}
     target = Path(os.path.realpath(path if destination is None else destination))
-    with mapped(path) as (source, data), write_errors(target, needed_bytes=len(data)):
+    with mapped(path) as (source, data), writing(target, needed_bytes=len(data)):
         splice = _Renamer(data, encoded).model()
         if splice is None:
             return

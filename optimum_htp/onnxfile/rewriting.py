@@ -8,14 +8,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimum_htp.errors import ModelTooLargeError, OnnxFileError
+from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry
-from optimum_htp.onnxfile.atomic import replacing, write_errors
+from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import path_name, scan_attribute
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import body_path, function_path
-from optimum_htp.onnxfile.opening import mapped, named
+from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.splice import Splice, write_pieces
 from optimum_htp.onnxfile.wire import WireError, encode_message, fields, last_fields, release_pages
 
@@ -61,7 +61,7 @@ def rewrite_metadata(
         pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
         length = len(data) if content is None else content.length_bytes
         _check_length(length, path)
-        with write_errors(target, needed_bytes=length):
+        with writing(target, needed_bytes=length):
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             before = os.fstat(source)
@@ -94,7 +94,7 @@ def rewritten_content(
         OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
         ModelTooLargeError: If the result would be longer than protobuf allows.
     """
-    with named(path, content):
+    with wire_errors(path, content):
         splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
     if splice is None:
         return iter((content,))

@@ -9,9 +9,12 @@ from optimum_htp.onnxfile.edges import reads, topological_order
 from optimum_htp.onnxfile.model import Graph, OnnxModel
 
 
-_RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
+RANDOM_OPERATORS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 )
+"""The operators that draw random numbers whenever they run."""
+
+_NEVER_CONSTANT = RANDOM_OPERATORS | {"Dropout"}  # which draws in training mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
         constants: set[str] = set()
         order = topological_order(graph.nodes)
         for node in (graph.nodes[index] for index in order):
-            if node.op_type not in _RANDOM and known.issuperset(reads(node)):
+            if node.op_type not in _NEVER_CONSTANT and known.issuperset(reads(node)):
                 constants.update(node.outputs)
                 known.update(node.outputs)
         scopes.append(Scope(name, graph, order, frozenset(constants) - {""}, stored))

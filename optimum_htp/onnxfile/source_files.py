@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -104,6 +104,17 @@ class SourceFiles:
                     batch, current = [], index
                 batch.append(part)
         self._write(batch, current, target)
+
+    def write_at(self, ranges: Iterable[tuple[int, tuple[int, int]]], target: int, *, size_bytes: int) -> None:
+        """Writes ranges to a file descriptor, each at an offset; what is between them is zeros.
+
+        Raises:
+            OSError: As the system says it.
+        """
+        os.ftruncate(target, size_bytes)
+        for offset, span in ranges:
+            os.lseek(target, offset, os.SEEK_SET)
+            self.write([span], target)
 
     def _write(self, batch: list[Piece], index: int, target: int) -> None:
         descriptor, data = self._files[index]

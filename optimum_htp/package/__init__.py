@@ -5,7 +5,6 @@ from __future__ import annotations
 from optimum_htp.package.archive import (
     FILE_PREFIX,
     MANIFEST,
-    MAX_EXTERNAL_BYTES,
     ExternalTensor,
     PackedFiles,
     check_sizes,
@@ -32,6 +31,7 @@ from optimum_htp.package.configs import (
     task_of,
 )
 from optimum_htp.package.json_files import parse_config, read_config, read_small, write_text_atomically
+from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (
     CLASS_HIERARCHY,
     KEYS,
@@ -47,8 +47,8 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, load_package, onnx_files, package_directory
-from optimum_htp.package.pairing import stem
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files
+from optimum_htp.package.pairing import pair_files, partner, plain_name
 from optimum_htp.package.resolver import TaggedFile, evidence_for, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
@@ -89,6 +89,7 @@ __all__ = [
     "TaggedGraph",
     "add_config_metadata",
     "architectures",
+    "as_package",
     "check_layer_annotations",
     "check_sizes",
     "code_files",
@@ -104,8 +105,10 @@ __all__ = [
     "onnx_files",
     "owned_keys",
     "pack_skeleton",
-    "package_directory",
+    "pair_files",
     "parse_config",
+    "partner",
+    "plain_name",
     "preprocessors_of",
     "read_config",
     "read_packed",
@@ -114,7 +117,6 @@ __all__ = [
     "remove_config_metadata",
     "renamed_tensors",
     "stage_tags",
-    "stem",
     "strip_tags",
     "tagged_file",
     "tagging_error",

@@ -22,22 +22,23 @@ from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package.limits import (
+    MAX_EXTERNAL_BYTES,
+    MAX_MANIFEST_CHARACTERS,
+    MAX_PACKED_FILE_BYTES,
+    MAX_PACKED_FILES,
+    MAX_PATH_BYTES,
+    MAX_PATH_DEPTH,
+    MAX_PATH_PART_BYTES,
+    MAX_SMALL_BYTES,
+)
 
 
 FILE_PREFIX = "pkg.optimum_htp.file."
 MANIFEST = "pkg.optimum_htp.packed"
 MANIFEST_VERSION = 1
 
-MAX_FILES = 10_000
-MAX_FILE_BYTES = 200_000_000
-"""How long one packed file may be: the largest tokenizers have some 30 MB."""
-MAX_TOTAL_BYTES = 500_000_000
-MAX_EXTERNAL_BYTES = 1 << 32
-"""How long a file of external weights may be: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
-
 _DEFAULT_NAME = "model.onnx"
-_MAX_MANIFEST_CHARACTERS = 100_000_000
-_MAX_NAME_BYTES, _MAX_PART_BYTES, _MAX_DEPTH = 1024, 255, 32
 _WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
     f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789"
 }
@@ -135,15 +136,15 @@ def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
     Raises:
         PackageError: They are too many, or too long.
     """
-    if len(sizes) > MAX_FILES:
-        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_FILES:,}")
+    if len(sizes) > MAX_PACKED_FILES:
+        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_PACKED_FILES:,}")
     for name, size in sizes.items():
-        if size > MAX_FILE_BYTES:
-            message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_FILE_BYTES:,}"
+        if size > MAX_PACKED_FILE_BYTES:
+            message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_PACKED_FILE_BYTES:,}"
             raise PackageError(f"{source}: {message}; leave it out of the package if ONNX Runtime does not need it")
     total = sum(sizes.values())
-    if total > MAX_TOTAL_BYTES:
-        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_TOTAL_BYTES:,} can be packed")
+    if total > MAX_SMALL_BYTES:
+        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_SMALL_BYTES:,} can be packed")
 
 
 def names_problem(names: Iterable[str]) -> str | None:
@@ -173,7 +174,7 @@ def names_problem(names: Iterable[str]) -> str | None:
 
 
 def _name_problem(name: str) -> str | None:
-    if not name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+    if not name or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
         return "is empty or endless"
     if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in name):
         return "has control characters"
@@ -187,12 +188,12 @@ def _name_problem(name: str) -> str | None:
     parts = name.split("/")
     if ".." in parts:
         return "leads out of the package"
-    if "" in parts or "." in parts or len(parts) > _MAX_DEPTH:
+    if "" in parts or "." in parts or len(parts) > MAX_PATH_DEPTH:
         return "is no plain relative path"
     if any(part.startswith(".") for part in parts[:-1]):
         return "lies in a hidden directory"
     for part in parts:
-        if len(part.encode()) > _MAX_PART_BYTES or part[-1] in " .":
+        if len(part.encode()) > MAX_PATH_PART_BYTES or part[-1] in " .":
             return "is none that every file system has"
         if part.split(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
             return "is that of a device on Windows"
@@ -218,7 +219,7 @@ def manifest_text(onnx_name: str, tensors: Iterable[ExternalTensor], sizes: Mapp
 def _manifest(source: str, text: str | None) -> Any:
     if text is None:
         return {"version": MANIFEST_VERSION, "onnx": _DEFAULT_NAME}
-    if len(text) > _MAX_MANIFEST_CHARACTERS:
+    if len(text) > MAX_MANIFEST_CHARACTERS:
         raise _damaged(source, f"{MANIFEST} has {len(text):,} characters")
     try:
         return json.loads(text)
@@ -233,7 +234,7 @@ def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dic
     if not onnx_name.endswith(".onnx"):
         raise ValueError(f"{onnx_name!r} is no name of an ONNX file")
     sizes = {_text(name): _size(size) for name, size in document.get("external_files", {}).items()}
-    if len(sizes) > MAX_FILES:
+    if len(sizes) > MAX_PACKED_FILES:
         raise ValueError(f"{len(sizes)} files of external weights")
     tensors = tuple(_parse_tensor(item) for item in document.get("external_tensors", ()))
     parent = PurePosixPath(onnx_name).parent

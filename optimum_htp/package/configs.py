@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package.json_files import read_config, read_small, write_text_atomically
+from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_SMALL_BYTES
 
 
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-MAX_CODE_BYTES = 10_000_000
-MAX_CODE_FILES = 200
-MAX_TOKENIZER_BYTES = 500_000_000
-"""How long a file may be that is copied from a model's directory: code, and what a tokenizer is made of."""
 
 METADATA_KEY = "htp_metadata"
 """The member of config.json that `--config-metadata` adds."""
@@ -229,8 +225,8 @@ def _copy(source: Path, directory: Path, name: str) -> bool:
     try:
         if name.endswith(".json") and name not in VOCABULARY_FILES:
             read_config(origin)
-        elif origin.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise PackageError(f"{origin}: more than {MAX_TOKENIZER_BYTES:,} bytes")
+        elif origin.stat().st_size > MAX_SMALL_BYTES:
+            raise PackageError(f"{origin}: more than {MAX_SMALL_BYTES:,} bytes")
     except PackageError as error:
         logger.warning("%s; it was not copied.", error)
         return False

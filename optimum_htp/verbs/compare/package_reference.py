@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, stem
+from optimum_htp.package import TaggedFile
 from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
@@ -154,16 +154,6 @@ class PackageReference:
         if not above or inner % outer:
             return None
         return numbers.get((above, call // (inner // outer)))
-
-
-def partner_of(file: HtpFile, other: HtpPackage) -> HtpFile | None:
-    """The file of another package that goes with one, whatever tools called it."""
-    if file.name in other.files:
-        return other.files[file.name]
-    same = [each for name, each in other.files.items() if stem(name) == stem(file.name)]
-    if len(same) == 1:
-        return same[0]
-    return next(iter(other.files.values())) if len(other.files) == 1 else None
 
 
 def _call_counts(tagged: TaggedFile, prober: Prober) -> dict[str, int]:

@@ -37,11 +37,11 @@ from optimum_htp.models import (
     source_facts,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, TaggedFile, tagged_file
+from optimum_htp.package import HtpPackage, TaggedFile, partner, tagged_file
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
 from optimum_htp.verbs.compare.matching import Matcher
-from optimum_htp.verbs.compare.package_reference import PackageReference, partner_of
+from optimum_htp.verbs.compare.package_reference import PackageReference
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison, CompareReport, Isolated, PartComparison
@@ -186,13 +186,14 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
     _check_one(options, [file.name for file in chosen], package)
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
+    names = [file.name for file in chosen]
     for file in chosen:
-        partner = partner_of(file, other)
-        if partner is None:
+        match = partner(file.name, names, other.files)
+        if match is None:
             refused[file.name] = f"{other.path} has no file that goes with it"
             continue
         tagged = tagged_file(file, package=package, origin=other)
-        reference = tagged_file(partner, package=other, origin=package)
+        reference = tagged_file(other.files[match], package=other, origin=package)
         if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
             roots = (each.trees[0].root.class_name for each in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {next(roots)}, and that a {next(roots)}"

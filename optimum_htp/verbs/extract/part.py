@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -101,7 +100,8 @@ class PartWriter:
         with creating(target) as descriptor:
             self.files.write(model_pieces(self.model, graph, metadata=kept_metadata), descriptor)
         if self._ranges:
-            self._write_external(target.with_name(location))
+            with creating(target.with_name(location)) as descriptor:
+                self.files.write_at(self._ranges, descriptor, size_bytes=self._external_bytes)
         weight_bytes = sum(map(pieces_length, (*dense, *sparse))) + sum(
             stop - start for _, (start, stop) in self._ranges
         )
@@ -151,13 +151,6 @@ class PartWriter:
                 )
             self._opened[location] = self.files.add(path), path.stat().st_size
         return self._opened[location]
-
-    def _write_external(self, target: Path) -> None:
-        with creating(target) as descriptor:
-            os.ftruncate(descriptor, self._external_bytes)
-            for start, span in self._ranges:
-                os.lseek(descriptor, start, os.SEEK_SET)
-                self.files.write([span], descriptor)
 
 
 def _is_of_the_package(key: str) -> bool:

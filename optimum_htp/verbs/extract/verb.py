@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, writing
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag
 from optimum_htp.onnxfile import (
     SourceFiles,
@@ -22,7 +22,6 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
     tensor_types,
-    write_errors,
 )
 from optimum_htp.package import (
     SIDECAR,
@@ -125,7 +124,7 @@ def extract(
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
     source = choice.file.model.path
-    with SourceFiles(source) as files, write_errors(target):
+    with SourceFiles(source) as files, writing(target):
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
         types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)

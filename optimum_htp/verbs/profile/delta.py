@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.package import stem
+from optimum_htp.package import pair_files
 from optimum_htp.verbs.profile.report import (
     ModuleDelta,
     ModuleTime,
@@ -22,10 +24,11 @@ def side_by_side(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
         HtpError: They have no phase, or in none of them a module, in common.
     """
     others = list(right.phases)
+    matches = _matches(left.phases, right.phases)
     pairs: list[PhaseDelta] = []
     lonely: list[str] = []
     for phase in left.phases:
-        other = _partner(phase, others)
+        other = matches.get((phase.phase, phase.file))
         if other is None:
             lonely.append(f"{left.package}: {phase.file} ({phase.phase})")
         else:
@@ -43,13 +46,17 @@ def side_by_side(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
     return ProfileDelta(left, right, tuple(pairs), tuple(lonely))
 
 
-def _partner(phase: PhaseProfile, others: list[PhaseProfile]) -> PhaseProfile | None:
-    """The phase of the same file, whatever tools called it; else the only one of that kind."""
-    alike = [other for other in others if other.phase == phase.phase]
-    same = [other for other in alike if stem(other.file) == stem(phase.file)]
-    if same:
-        return same[0]
-    return alike[0] if len(alike) == 1 else None
+def _matches(left: Iterable[PhaseProfile], right: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
+    """For each phase of the left, by its kind and file, that of the right: files are paired by kind of phase."""
+    sides: dict[str, tuple[dict[str, PhaseProfile], dict[str, PhaseProfile]]] = {}
+    for side, phases in enumerate((left, right)):
+        for phase in phases:
+            sides.setdefault(phase.phase, ({}, {}))[side][phase.file] = phase
+    return {
+        (kind, file): theirs[match]
+        for kind, (ours, theirs) in sides.items()
+        for file, match in pair_files(ours, theirs).items()
+    }
 
 
 def _paired(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:

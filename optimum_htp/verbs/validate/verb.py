@@ -113,7 +113,7 @@ def validate(
             tolerance=tolerance,
             shapes=shapes,
         )
-    return ValidationReport(str(path), contents.task, tuple(checks))
+    return ValidationReport(str(path), contents.plain_task, tuple(checks))
 
 
 def validate_optimum_compatibility(path: str | Path) -> bool:
