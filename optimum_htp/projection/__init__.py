@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.projection.absorbed import match_absorbed
 from optimum_htp.projection.deciding import Decider
 from optimum_htp.projection.descent import descent
 from optimum_htp.projection.flow import Flow
@@ -63,6 +64,7 @@ def project(
     pairing = pair([source.model for source in sources], new)
     join = Join(pairing, new)
     match_names(join)
+    match_absorbed(join)
     match_renamed(join)
     match_vanished(join)
     if require_descent:
