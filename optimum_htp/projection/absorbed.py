@@ -41,7 +41,7 @@ def _absorbed(join: Join, number: int, made: int) -> list[int]:
         node = join.old.operations[behind[0]]
         others = {each for each in node.inputs if each >= 0 and each != value and join.flows(each)}
         # A convolution takes on no other convolution: that has weights of its own.
-        if not others <= reads or join.op(behind[0]) == join.new_op(number):
+        if not others <= reads or join.op(behind[0]) in (join.new_op(number), f"Fused{join.new_op(number)}"):
             break
         if len(node.outputs) != 1 or node.outputs[0] < 0:
             break
@@ -75,11 +75,13 @@ def _readers_of(join: Join, value: int) -> set[int]:
 def _beginning(join: Join, number: int) -> int | None:
     """The tagged node that gave a node of the target its operator: in front of it lies the work of others."""
     op_type = join.new_op(number)
+    kinds = {op_type, f"Fused{op_type}"}
+    if op_type == "Conv":
+        kinds.add("BatchNormalization")  # laid out in blocks, it is a convolution
     front = list(join.matches[number].anchors)[:1]
     for _ in range(REACH):
         for each in front:
-            # Laid out in blocks, a normalization is a convolution.
-            if join.op(each) == op_type or (join.op(each) == "BatchNormalization" and op_type == "Conv"):
+            if join.op(each) in kinds:
                 return each
         front = [maker for each in front for maker in join.old.makers(each) if join.owner[maker] is None][:BREADTH]
     return None

@@ -36,7 +36,7 @@ class Descent:
     Attributes:
         nodes: Nodes that say something: that compute, and claim by a name to be tagged ones or do no known work.
         fitting: Those that read what the tagged nodes read whose results they make.
-        blocked: Those of `nodes` that are laid out in blocks of channels.
+        blocked: Those of `nodes` that claim to be tagged ones and are laid out in blocks of channels.
         blocked_fitting: Those of `fitting` that are.
         known: Nodes of any kind that make a result that the tagged graph makes too.
         linked: Those of them that read what the tagged graph has, or nothing.
@@ -80,7 +80,11 @@ def descent(join: Join, sources: Iterable[OnnxModel]) -> Descent:
     """Measures how well a target fits the tagged side that it was joined with, and the names in its sources."""
     known = linked = 0
     fits: dict[int, bool] = {}
-    blocked = {number for number, each in enumerate(join.new.operations) if each.node.domain == BLOCKED}
+    blocked = {
+        number
+        for number, match in enumerate(join.matches)
+        if match.anchors and join.new.operations[number].node.domain == BLOCKED
+    }
     for number, match in enumerate(join.matches):
         reads = join.reads(number)
         if number in blocked:  # of its weights only the bias may have kept its name, which tells little
