@@ -56,10 +56,12 @@ class Exported:
         weights: The modules that hold a parameter of a value, by that value. One that is all one number says nothing of
             its owner and is left out.
         containers: The modules without a forward of their own.
+        holders: The module that holds each parameter.
     """
 
     weights: dict[bytes, set[str]] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
+    holders: dict[str, str] = field(default_factory=dict)
 
 
 def check_export(export_plain: Callable[[Path], Any], model: Path, output: Path, **kwargs: Any) -> Verdict:
@@ -83,7 +85,7 @@ def check_export(export_plain: Callable[[Path], Any], model: Path, output: Path,
         verdict.nodes += file.counts.nodes
         if name in truth:
             _check_scoped(verdict, file, truth[name])
-            _check_unscoped(verdict, file, truth[name], models[name].containers)
+            _check_unscoped(verdict, file, truth[name], models[name])
             _check_weights(verdict, file, models[name].weights)
     return verdict
 
@@ -96,6 +98,7 @@ def _watched(output: Path, models: dict[str, Exported]) -> Iterator[None]:
     def export(model: torch.nn.Module, args: Any, f: str, **kwargs: Any) -> Any:
         known = models.setdefault(Path(f).relative_to(output).as_posix(), Exported())
         for name, parameter in model.named_parameters(remove_duplicate=False):
+            known.holders[name] = name.rpartition(".")[0]
             value = parameter.detach().numpy()
             if value.size > 1 and value.min() != value.max():
                 for content in (_content(value), _content(value.T)):
@@ -134,17 +137,18 @@ def _check_scoped(verdict: Verdict, file: HtpFile, nodes: Iterable[oracle.Oracle
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """A call that reads a value: the path of its module, what identifies that, and the call where there are several."""
+    """A call that reads a value: the path of its module, all paths of that, and the call where there are several."""
 
     path: str
-    module: object
+    paths: tuple[str, ...]
     call: int | None
 
 
-def _check_unscoped(verdict: Verdict, file: HtpFile, nodes: Iterable[oracle.OracleNode], containers: set[str]) -> None:
+def _check_unscoped(verdict: Verdict, file: HtpFile, nodes: Iterable[oracle.OracleNode], exported: Exported) -> None:
     """The tag is the lowest module that contains all who read what the node makes; of one call, also the call.
 
-    What a scripted function did has no scope in its name, so that the oracle knows nothing of it: the trace's own
+    A copy of a parameter is its holder's, though another module may read it (`nn.MultiheadAttention` does not call its
+    `out_proj`). What a scripted function did has no scope in its name, so that the oracle knows nothing of it: the trace's own
     answer is taken for what it reads. Toy nets hold that one against the truth.
     """
     positions = {(node.graph, node.output): node for node in nodes}
@@ -155,9 +159,9 @@ def _check_unscoped(verdict: Verdict, file: HtpFile, nodes: Iterable[oracle.Orac
         tag = file.tags[key]
         path = tag_module_path(tag.tag)
         if true is not None and true.call is not None and true.alias is not None:
-            known[key] = _Reader(true.alias, true.call.module, true.index if true.calls > 1 else None)
+            known[key] = _Reader(true.alias, true.call.modules, true.index if true.calls > 1 else None)
         elif tag.source == "scope":
-            known[key] = _Reader(path, path, tag.call)
+            known[key] = _Reader(path, (path,), tag.call)
         else:
             unscoped.append(key)
     readers = _readers(file.model)
@@ -166,10 +170,13 @@ def _check_unscoped(verdict: Verdict, file: HtpFile, nodes: Iterable[oracle.Orac
         verdict.unscoped += 1
         tag = file.tags[key]
         around = _known_readers(key, readers, known)
-        expected = _lowest_common(around, containers)
+        expected = _lowest_common(around, exported.containers)
         calls = {reader.call for reader in around} if len(around) == 1 else {tag.call}
+        node = graphs[key[0]].nodes[key[1]]
+        holder = next((exported.holders[name] for name in node.outputs if name in exported.holders), None)
+        if holder is not None and not all(holder in reader.paths for reader in around):
+            expected, calls = {holder}, {None}
         if tag_module_path(tag.tag) not in expected or tag.call not in calls:
-            node = graphs[key[0]].nodes[key[1]]
             verdict.wrong.append(f"{file.name}: {node.op_type} {node.outputs}: {tag}, truly {expected} call {calls}")
 
 
@@ -215,7 +222,7 @@ def _known_readers(key: NodeKey, readers: dict[NodeKey, list[NodeKey]], known: d
 def _lowest_common(readers: set[_Reader], containers: set[str]) -> set[str]:
     """The path of the lowest module, not a container, that contains some; several for one module of several names."""
     paths = {reader.path for reader in readers}
-    if len({reader.module for reader in readers}) <= 1:
+    if len({reader.paths for reader in readers}) <= 1:
         return paths
     columns = zip(*(path.split(".") for path in paths), strict=False)
     common = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, columns)]
