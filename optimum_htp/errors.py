@@ -1,16 +1,18 @@
 """The exceptions that optimum_htp raises for the user's or the file's fault.
 
 Everything here is a leaf: no other module of the package is imported. A bug of ours is an ordinary exception,
-never an `HtpError`, so that whoever catches `HtpError` catches only what a person can mend.
+never an `HtpError`, so that whoever catches `HtpError` catches only what a person can fix.
 """
 
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -81,3 +83,16 @@ def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None
     elif error.errno in _IS_A_FILE:
         advice = "; a file is in the way: write elsewhere"
     return HtpError(f"cannot write {target}: {error.strerror or error}{advice}")
+
+
+@contextmanager
+def writing(target: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turns what the system says in the block about writing into `cannot_write`'s error.
+
+    Raises:
+        HtpError: The system does not let us write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(target, error, needed_bytes=needed_bytes) from error

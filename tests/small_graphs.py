@@ -23,11 +23,12 @@ from typing import Any
 import onnx
 import onnx.parser
 
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
-from optimum_htp.hierarchy.tree import ModuleTree
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content
-from optimum_htp.tagging.projection.steps import TaggedModel, project
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.tagging.projection.steps import project
 
 
 _OPSETS = {"": 17, "com.microsoft": 1, "local": 1}
@@ -164,7 +165,8 @@ def tagged(text: str, *functions: str, outputs: Sequence[str] = ()) -> Tagged:
 
 
 def carried(
-    sources: Iterable[tuple[OnnxModel, Any]], target: OnnxModel, *, trees: Iterable[ModuleTree] = (), **options: Any
+    sources: Iterable[tuple[OnnxModel, Any]], target: OnnxModel, *, roots: Iterable[Root] = (), **options: Any
 ) -> dict[NodeKey, NodeTag]:
-    """Projects the tags of some graphs onto another. All tests of projection go through here."""
-    return project([TaggedModel(model, tags) for model, tags in sources], target, trees=trees, **options)
+    """Projects the tags of some graphs onto another. All tests of its rules go through here."""
+    known = Roots(roots)
+    return dict(project([TaggedGraph(model, tags, known) for model, tags in sources], target, **options).tags)

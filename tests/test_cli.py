@@ -23,7 +23,7 @@ from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
 from optimum_htp.errors import HtpError
-from optimum_htp.export.exporter import ExportResult
+from optimum_htp.export.exporter import ExportReport
 from optimum_htp.package.node_metadata import HtpOptions
 from optimum_htp.package.sidecar.record import TagCounts
 
@@ -169,10 +169,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     made: list[dict[str, Any]] = []
 
-    def record(*positional: Any, **named: Any) -> ExportResult:
+    def record(*positional: Any, **named: Any) -> ExportReport:
         assert not positional
         made.append(named)
-        return ExportResult(Path("out"), {}, 0.0, 0.0)
+        return ExportReport(Path("out"), {}, 0.0, 0.0)
 
     monkeypatch.setattr(optimum.exporters.onnx, "main_export", record)
     monkeypatch.setattr(optimum_htp.export, "main_export", record)
@@ -257,7 +257,7 @@ def test_summary(
     counts = TagCounts(
         nodes=1300, tagged=1299, unresolved=1, root_by_dataflow=2, by_source={"dataflow": 99, "scope": 1200}
     )
-    result = ExportResult(Path("out\x1b[2J"), {"model.onnx": counts}, 2.25, 0.5)
+    result = ExportReport(Path("out\x1b[2J"), {"model.onnx": counts}, 2.25, 0.5)
     monkeypatch.setattr(optimum_htp.export, "main_export", lambda **_: result)
     assert main(["export", "-m", "model", "out"]) == 0
     shown = capsys.readouterr()
@@ -299,7 +299,11 @@ def raising(error: BaseException) -> Callable[[], int]:
     [
         (HtpError("this\n  went\twrong: \x1b[31mred"), 2, "error: this went wrong: \\x1b[31mred\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (OSError(28, "No space left on device"), 2, "error: standard output: No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: cannot write standard output: No space left on device; free",
+        ),
         (MemoryError(), 2, "error: not enough memory"),
         (BrokenPipeError(), 141, ""),
     ],
@@ -321,10 +325,13 @@ def test_outcome_is_what_the_command_returns(code: int) -> None:
 
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, AssertionError, IndexError, KeyError, ValueError])
-def test_outcome_of_a_bug(error: type[Exception]) -> None:
-    """It shows its traceback."""
-    with pytest.raises(error):
-        outcome(raising(error("a bug")))
+def test_outcome_of_a_bug(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    """A line says that it is one, and its type and traceback are shown."""
+    assert outcome(raising(error("what broke"))) == 70
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert "this is a bug in optimum-htp" in first and "report it" in first
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1].startswith(f"{error.__name__}: ")
 
 
 def test_traceback_of_a_fault_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,17 @@ from test_tree import Terminal, plain
 from optimum_htp import HtpOptions, PackageError, diff, main_export, strip
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.diff import print_diff
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.types import element_type
 from optimum_htp.package.node_metadata import write_tags
+from optimum_htp.package.pairing import pair_files
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
-from optimum_htp.verbs.diff.verb import FileDiff, element_type, pair_files
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.verbs.diff.report import FileDiff
 from optimum_htp.verbs.diff.wiring import same_wiring
 
 
@@ -99,8 +103,9 @@ def toy_package(
         ("", at): NodeTag(tree.tag(tuple(owner.split("."))), "scope") if owner else NodeTag(tree.tag(()), "unresolved")
         for at, (_, owner) in enumerate(nodes)
     }
-    write_tags(model, tags, trees=[tree], options=HtpOptions())
-    Sidecar({name: FileRecord.of(model, tags, trees={tree.tag(()): (tree, "")})}).write(directory)
+    tagged = TaggedGraph(model, tags, Roots([Root(tree)]))
+    write_tags(tagged, options=HtpOptions())
+    Sidecar({name: FileRecord.of(tagged)}).write(directory)
     return directory
 
 
@@ -204,7 +209,7 @@ def test_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     left = toy_package(tmp_path / "A", ModuleTree(infos), [("Erf", long)])
     right = toy_package(tmp_path / "B", ModuleTree(infos), [(kind, long) for kind in kinds])
     terminal = Terminal()
-    print_diff(diff(left, right), stream=terminal)
+    print_diff(diff(right, left), stream=terminal)
     text = plain(terminal.getvalue())
     assert max(map(len, text.splitlines())) <= 80
     assert "…" in text
@@ -229,7 +234,7 @@ total                       5      5
 """
     )
     for depth in range(4):
-        adds_up(diff(left, right, depth=depth).files[0])
+        adds_up(diff(right, left, depth=depth).files[0])
 
 
 def test_no_difference(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,20 +287,20 @@ def test_hostile_names(tmp_path: Path, left: Path, capsys: pytest.CaptureFixture
 
 def test_figures_add_up(left: Path, right: Path) -> None:
     for one, other in ((left, right), (right, left), (left, left)):
-        adds_up(diff(one, other).files[0])
+        adds_up(diff(other, one).files[0])
 
 
 def test_other_way_round(left: Path, right: Path) -> None:
     """The same modules, with the sides exchanged."""
-    there = {repr((each.path, each.before, each.after)) for each in diff(left, right).files[0].changed_modules}
-    back = {repr((each.path, each.after, each.before)) for each in diff(right, left).files[0].changed_modules}
+    there = {repr((each.path, each.before, each.after)) for each in diff(right, left).files[0].changed_modules}
+    back = {repr((each.path, each.after, each.before)) for each in diff(left, right).files[0].changed_modules}
     assert there == back
 
 
 def test_names_of_tensors_do_not_count(left: Path, tmp_path: Path) -> None:
     """Nor those of nodes: only the output that the graph has is a name that others use."""
     package = toy_package(tmp_path / "named", LEFT, LEFT_NODES, prefix="other")
-    (file,) = diff(left, package).files
+    (file,) = diff(package, left).files
     assert file.same_wiring
     assert [change.name for change in file.values] == ["output t5", "output other5"]
     assert not file.changed_modules
@@ -309,7 +314,7 @@ def test_wiring_counts(left: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     model = onnx.load(package / "model.onnx")
     model.graph.node[3].input[0] = "t0"
     onnx.save(model, package / "model.onnx")
-    (file,) = diff(left, package).files
+    (file,) = diff(package, left).files
     assert not file.same_wiring
     assert file.changed
     out = shown([str(left), str(package), "--exit-code"], capsys, code=1)
@@ -345,7 +350,7 @@ def test_wiring_of_bodies(tmp_path: Path) -> None:
     ],
 )
 def test_pairs(before: str, after: str, pairs: str) -> None:
-    found = pair_files(before.split(), after.split())
+    found = pair_files(before.split(), after.split()).items()
     assert " ".join(f"{one}={other}" for one, other in found) == pairs
 
 
@@ -370,13 +375,13 @@ def test_rewritten_graphs(tool: str, exported: Callable[[str], Path], tmp_path: 
     package = exported("bert")
     rewrite(tool, package / "model.onnx", tmp_path / "made" / "model.onnx")
     shutil.rmtree(tmp_path / "made" / ".model-0")
-    (file,) = diff(package, tmp_path / "made").files
+    (file,) = diff(tmp_path / "made", package).files
     adds_up(file)
     assert file.changed_modules
     assert None not in {module.path for module in file.modules}
     shutil.copytree(tmp_path / "made", tmp_path / "bare")
     strip(tmp_path / "bare")
-    (again,) = diff(package, tmp_path / "bare").files
+    (again,) = diff(tmp_path / "bare", package).files
     assert again.nodes == file.nodes
     assert again.operators == file.operators
 
@@ -386,7 +391,7 @@ def test_same_export_twice(exported: Callable[[str], Path], zoo_model: Callable[
 
     source = zoo_model("bert")
     main_export(source, tmp_path, **zoo.ZOO["bert"].main_export_kwargs(source))
-    assert not diff(exported("bert"), tmp_path).changed
+    assert not diff(tmp_path, exported("bert")).changed
 
 
 # --- Refused ------------------------------------------------------------------------------------------------------
@@ -398,7 +403,7 @@ def test_untagged(left: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["diff", str(package), str(package)]) == 2
     assert f"optimum-cli htp tag {package}" in capsys.readouterr().err
     with pytest.raises(PackageError):
-        diff(left, package)
+        diff(package, left)
 
 
 def test_no_package(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,4 +431,4 @@ def test_element_types() -> None:
 
     for name, number in TensorProto.DataType.items():
         text = {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
-        assert element_type(number) in (text, f"type {number}")
+        assert element_type(number).name in (text, f"type {number}")

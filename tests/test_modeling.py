@@ -326,7 +326,7 @@ def test_packed_file(name: str, exported: Callable[[str], Path], tmp_path: Path)
     """One file is the whole model: class, config, tokenizer and results are the package's."""
     (case, *_) = (case for case in pipelines.CASES if case.model == name)
     (tmp_path / "alone").mkdir()
-    packed = pack(exported(name), tmp_path / "alone" / "any name.onnx")
+    packed = pack(exported(name), tmp_path / "alone" / "any name.onnx").file
     model = AutoModelForONNX.from_pretrained(packed)
     assert class_name(model) == case.expected
     assert model.config.to_dict().keys() == AutoModelForONNX.from_pretrained(exported(name)).config.to_dict().keys()
@@ -351,7 +351,7 @@ def test_packed_file_where_links_are_not_to_be_had(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no links here")
 
-    packed = pack(exported("bert"), tmp_path / "packed.onnx")
+    packed = pack(exported("bert"), tmp_path / "packed.onnx").file
     monkeypatch.setattr(os, "symlink", refuse)
     monkeypatch.setattr(os, "link", refuse)
     model = AutoModelForONNX.from_pretrained(packed)
@@ -360,7 +360,7 @@ def test_packed_file_where_links_are_not_to_be_had(
 
 def test_directory_goes_at_exit(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """Also where the model is there until the end."""
-    packed = pack(exported("bert"), tmp_path / "packed.onnx")
+    packed = pack(exported("bert"), tmp_path / "packed.onnx").file
     code = (
         "import sys; from optimum_htp import AutoModelForONNX\n"
         "model = AutoModelForONNX.from_pretrained(sys.argv[1]); print(model.model_save_dir)"
@@ -381,7 +381,21 @@ def test_provider_that_is_not_installed(options: dict[str, Any], exported: Calla
         AutoModelForONNX.from_pretrained("nowhere at all", **options)
 
 
-def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"provider": "cpu"}, {"providers": ["CPU"]}], ids=str)
+def test_short_names_of_providers(options: dict[str, Any], exported: Callable[[str], Path]) -> None:
+    """As `profile` and `compare` take them."""
+    model = AutoModelForONNX.from_pretrained(exported("bert"), **options)
+    assert model.providers == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"provider": "cuda"}, {"providers": ["cuda", "cpu"]}, {"providers": ["CUDAExecutionProvider"]}],
+    ids=str,
+)
+def test_provider_that_cannot_start(
+    options: dict[str, Any], exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ONNX Runtime lists it, but its libraries are missing, and runs on the CPU: an error here, not a slow model."""
     import onnxruntime
 
@@ -394,9 +408,7 @@ def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(HtpError, match="CUDAExecutionProvider could not be started, only CPUExecutionProvider"),
     ):
-        AutoModelForONNX.from_pretrained(
-            exported("bert"), providers=["CUDAExecutionProvider", "CPUExecutionProvider"], use_io_binding=False
-        )
+        AutoModelForONNX.from_pretrained(exported("bert"), **options, use_io_binding=False)
 
 
 def test_provider_of_a_diffusion_pipeline(exported: Callable[[str], Path]) -> None:
@@ -468,7 +480,7 @@ def test_minilm(tmp_path: Path) -> None:
     main_export(source, tmp_path / "sentences", library_name="sentence_transformers", do_validation=False)
     plain, sentences = (AutoModelForONNX.from_pretrained(tmp_path / name) for name in ("plain", "sentences"))
     assert [class_name(plain), class_name(sentences)] == ["ORTModelForFeatureExtraction", "ORTSessionModel"]
-    packed = AutoModelForONNX.from_pretrained(pack(tmp_path / "plain", tmp_path / "minilm.onnx"))
+    packed = AutoModelForONNX.from_pretrained(pack(tmp_path / "plain", tmp_path / "minilm.onnx").file)
     tokens = AutoTokenizer.from_pretrained(packed.model_save_dir)("a cat sat on a tree", return_tensors="pt")
     mean = packed(**tokens).last_hidden_state.mean(1)
     assert torch.equal(mean, plain(**tokens).last_hidden_state.mean(1))

@@ -127,9 +127,9 @@ def test_round_trip(external: str | None, tmp_path: Path) -> None:
     """Every file comes back byte for byte; the packed file is one valid model that computes the same."""
     package = write_package(tmp_path / "package", external=external)
     before = contents(package)
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     assert contents(package) == before
-    written = unpack(packed, tmp_path / "again")
+    written = unpack(packed, tmp_path / "again").files
     assert contents(tmp_path / "again") == before
     assert {path.relative_to(tmp_path / "again").as_posix() for path in written} == set(before)
 
@@ -141,7 +141,7 @@ def test_round_trip(external: str | None, tmp_path: Path) -> None:
 
 def test_the_rest_of_the_metadata_is_left_alone(package: Path, tmp_path: Path) -> None:
     """What stands on nodes and what others put on the model is there before, in between and after."""
-    model = onnx.load(pack(package, tmp_path / "packed.onnx"))
+    model = onnx.load(pack(package, tmp_path / "packed.onnx").file)
     assert [entry.value for node in model.graph.node for entry in node.metadata_props] == ["/Net/Linear.fc"]
     keys = [entry.key for entry in model.metadata_props]
     assert keys[:2] == ["pkg.optimum_htp.keys", "author"]
@@ -169,7 +169,7 @@ def test_external_tensor_without_length_and_with_gaps(tmp_path: Path) -> None:
                     entry.value = {"offset": "70000"}.get(entry.key, entry.value)
     onnx.save(model, package / "model.onnx")
     before = contents(package)
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     stored = next(item for item in onnx.load(packed).graph.initializer if item.name == "w")
     np.testing.assert_array_equal(numpy_helper.to_array(stored), np.arange(12, dtype=np.float32).reshape(3, 4))
     unpack(packed, tmp_path / "again")
@@ -183,14 +183,14 @@ def test_onnx_file_in_a_subdirectory(tmp_path: Path) -> None:
     for name in ("model.onnx", "model.onnx_data"):
         (package / name).rename(package / "onnx" / name)
     before = contents(package)
-    unpack(pack(package, tmp_path / "packed.onnx"), tmp_path / "again")
+    unpack(pack(package, tmp_path / "packed.onnx").file, tmp_path / "again")
     assert contents(tmp_path / "again") == before
 
 
 def test_packed_file_that_a_tool_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its weights stay inside, and a warning says so: where they belong is no longer known."""
     package = write_package(tmp_path / "package", external="one")
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     model = onnx.load(packed)
     model.graph.initializer[0].name = model.graph.node[1].input[1] = "renamed"
     onnx.save(model, packed)
@@ -223,7 +223,7 @@ def test_weights_are_not_held_in_memory(tmp_path: Path) -> None:
         stream.truncate(size)
     code = (
         "import re, sys; from pathlib import Path; from optimum_htp import pack, unpack\n"
-        "here = Path(sys.argv[1]); unpack(pack(here / 'package', here / 'p.onnx'), here / 'again')\n"
+        "here = Path(sys.argv[1]); unpack(pack(here / 'package', here / 'p.onnx').file, here / 'again')\n"
         # getrusage would count what the process was forked from.
         "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
@@ -239,7 +239,7 @@ def test_weights_are_not_held_in_memory(tmp_path: Path) -> None:
 
 def test_package_opens_a_packed_file(package: Path, tmp_path: Path) -> None:
     """Config and sidecar come from the file, whatever lies beside it."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     (tmp_path / "config.json").write_text('{"model_type": "somebody elses"}')
     (tmp_path / "export_metadata.json").write_text("not even JSON")
     opened = load_package(packed)
@@ -253,14 +253,14 @@ def test_package_opens_a_packed_file(package: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [project, tag_package], ids=["project", "tag"])
 def test_tags_are_not_written_into_a_packed_file(write: Callable[..., Any], package: Path, tmp_path: Path) -> None:
     """The sidecar inside it could not be kept in step: whoever writes tags refuses, and says what to do."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     with pytest.raises(PackageError, match="a packed file; unpack it first: optimum-cli htp unpack"):
         write(packed)
 
 
 def test_strip_refuses_a_packed_file(package: Path, tmp_path: Path) -> None:
     """It would have to touch what is packed; what writes or removes tags alone leaves the packed files there."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     before = packed.read_bytes()
     with pytest.raises(PackageError, match="unpack it first"):
         strip(packed)
@@ -356,7 +356,7 @@ def test_hidden_directories_and_caches_are_left_out(package: Path, tmp_path: Pat
         path = package / name
         path.parent.mkdir(parents=True)
         path.write_text("x")
-    unpack(pack(package, tmp_path / "packed.onnx"), tmp_path / "again")
+    unpack(pack(package, tmp_path / "packed.onnx").file, tmp_path / "again")
     assert contents(tmp_path / "again") == before
 
 
@@ -370,7 +370,7 @@ def test_snapshot_of_the_hub(package: Path, tmp_path: Path) -> None:
         (repository / "blobs" / str(number)).write_bytes(content)
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).symlink_to(repository / "blobs" / str(number))
-    unpack(pack(snapshot, tmp_path / "packed.onnx"), tmp_path / "again")
+    unpack(pack(snapshot, tmp_path / "packed.onnx").file, tmp_path / "again")
     assert contents(tmp_path / "again") == before
     assert not any(path.is_symlink() for path in (tmp_path / "again").rglob("*"))
 
@@ -402,7 +402,7 @@ def test_weights_above_2_gb(size: int, package: Path, tmp_path: Path) -> None:
 
 def test_destinations_that_are_refused(package: Path, tmp_path: Path) -> None:
     """Nothing of the user's is replaced unless they say so, and the package itself never."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     before = packed.read_bytes()
     with pytest.raises(PackageError, match="there already; give --overwrite"):
         pack(package, packed)
@@ -505,7 +505,11 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits on the number of files, on each and on all together."""
     entries = {FILE_PREFIX + name: encoded(bytes(60)) for name in ("config.json", "a.txt", "b.txt")}
     packed = with_entries(tmp_path / "packed.onnx", entries)
-    for limit, complaint in (("MAX_FILES", "3 files"), ("MAX_FILE_BYTES", "60 bytes"), ("MAX_TOTAL_BYTES", "180 ")):
+    for limit, complaint in (
+        ("MAX_PACKED_FILES", "3 files"),
+        ("MAX_PACKED_FILE_BYTES", "60 bytes"),
+        ("MAX_SMALL_BYTES", "180 "),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"optimum_htp.package.archive.{limit}", 2)
             with pytest.raises(PackageError, match=complaint):
@@ -518,7 +522,7 @@ def test_files_that_are_no_packed_files(package: Path, tmp_path: Path) -> None:
         unpack(package / "model.onnx", tmp_path / "again")
     with pytest.raises(OnnxFileError):
         unpack(package / "config.json", tmp_path / "again")
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     os.truncate(packed, packed.stat().st_size - 10)
     with pytest.raises(OnnxFileError):
         unpack(packed, tmp_path / "again")
@@ -530,7 +534,7 @@ def test_files_that_are_no_packed_files(package: Path, tmp_path: Path) -> None:
 
 def test_files_in_the_way(package: Path, tmp_path: Path) -> None:
     """They are only replaced by whoever asks for it; others stay."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     target = tmp_path / "again"
     target.mkdir()
     (target / "mine.txt").write_text("mine")
@@ -545,7 +549,7 @@ def test_files_in_the_way(package: Path, tmp_path: Path) -> None:
 
 def test_links_in_the_way(package: Path, tmp_path: Path) -> None:
     """Nothing is written through a link: a link to a file is replaced, one to a directory refused."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     target, elsewhere = tmp_path / "again", tmp_path / "elsewhere"
     target.mkdir()
     elsewhere.mkdir()
@@ -565,7 +569,7 @@ def test_links_in_the_way(package: Path, tmp_path: Path) -> None:
 
 def test_file_where_the_directory_should_be(package: Path, tmp_path: Path) -> None:
     """And a directory where a file should be."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     (tmp_path / "again").write_text("mine")
     with pytest.raises(HtpError, match="is a file"):
         unpack(packed, tmp_path / "again")
@@ -588,7 +592,7 @@ def test_packing_that_fails_half_way(
     (tmp_path / "packed.onnx").write_text("mine")
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        with pytest.raises(HtpError, match=r"cannot write .*packed.onnx: No space left .*room on that disk"):
+        with pytest.raises(HtpError, match=r"cannot write .*packed.onnx: No space left .*bytes on that disk"):
             pack(package, tmp_path / "packed.onnx", overwrite=True)
     assert (tmp_path / "packed.onnx").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"package", "packed.onnx"}
@@ -598,7 +602,7 @@ def test_packing_that_fails_half_way(
 def test_unpacking_that_fails_half_way(function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left, also not the directory."""
     package = write_package(tmp_path / "package", external="one")
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
         with pytest.raises(HtpError, match="No space left"):
@@ -608,7 +612,7 @@ def test_unpacking_that_fails_half_way(function: str, tmp_path: Path, monkeypatc
 
 def test_interrupted_unpacking(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Ctrl-C."""
-    packed = pack(package, tmp_path / "packed.onnx")
+    packed = pack(package, tmp_path / "packed.onnx").file
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -646,7 +650,7 @@ def test_nothing_heavy_is_imported(package: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from optimum_htp import pack, unpack, load_package\n"
         "package, packed, again = sys.argv[1:]\n"
-        "unpack(pack(package, packed), again); load_package(packed).config\n"
+        "unpack(pack(package, packed).file, again); load_package(packed).config\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'optimum'} & set(sys.modules)))"
     )
     arguments = [str(package), str(tmp_path / "packed.onnx"), str(tmp_path / "again")]

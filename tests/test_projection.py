@@ -16,11 +16,11 @@ from projection_evidence import (
     weight_mismatches,
     weight_owners,
 )
-from small_graphs import carried
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.tags import tag_ancestors
 from optimum_htp.package.package import HtpPackage
+from optimum_htp.tagging.projection.steps import project
 
 
 Export = Callable[[str], HtpPackage]
@@ -150,7 +150,7 @@ def test_other_models_are_refused(export: Export) -> None:
         source = next(iter(files[name].values()))
         for target in files[other].values():
             with pytest.raises(HtpError, match=r"not made from the tagged graph: \d+ of \d+ nodes"):
-                carried([(source.model, source.tags)], target.model, require_descent=True)
+                project([source.tagged], target.model, require_descent=True)
 
 
 def test_empty_graph_names_the_tool(export: Export, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from small_graphs import Tagged, carried, read, short, spelled, tagged
 
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.calls import CallTree
+from optimum_htp.hierarchy.root import Root
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
@@ -344,6 +346,43 @@ def test_runtime_renames_a_node_after_a_tensor() -> None:
     )
 
 
+def test_addition_taken_on_in_front_of_several_readers() -> None:
+    """It is the work of the convolution that reads both of its sides, whichever side comes first."""
+    check(
+        """
+        [conv1] c1 = Conv(x, w1)             # a
+        [conv2] c2 = Conv(c1, w2)            # b.conv
+        [add] s = Add(c1, c2)                # b
+        [relu] r = Relu(s)                   # b.act
+        [conv3] c3 = Conv(r, w3)             # c
+        [last] y = Add(r, c3)                # d
+        """,
+        """
+        [c1_nchwc] t1 = Conv(x, w_1)         # a
+        [c2_nchwc] t2 = Conv(t1, w_2, "", t1)  # fused b (b.conv, b, b.act)
+        [c3_nchwc] t3 = Conv(t2, w_3)        # c
+        [last] y = Add(t2, t3)               # d
+        """,
+    )
+
+
+def test_no_convolution_takes_on_another() -> None:
+    """What lies between two of them in the tagged graph, and has weights of its own, is in the target nowhere."""
+    check(
+        """
+        [conv1] c1 = Conv(x, w1)             # a
+        [conv2] c2 = Conv(c1, w2)            # b
+        [conv3] c3 = Conv(c2, w3)            # c
+        [add] y = Add(c2, c3)                # d
+        """,
+        """
+        [c1_nchwc] t1 = Conv(x, w_1)         # a
+        [c3_nchwc] t3 = Conv(t1, w_3)        # c
+        [add] y = Add(t1, t3)                # d
+        """,
+    )
+
+
 # --- All names new ------------------------------------------------------------------------------------------------
 
 
@@ -653,7 +692,7 @@ def test_common_module_is_no_container() -> None:
         ("", 1): NodeTag(tree.tag(("e", "layer", "1")), "scope"),
     }
     target = read("y = com.microsoft.SkipLayerNormalization(a, x, w)   #").model
-    (found,) = carried([(model, tags)], target, trees=[tree]).values()
+    (found,) = carried([(model, tags)], target, roots=[Root(tree)]).values()
     assert (found.tag, found.origins) == ("/Net/E.e", ("/Net/E.e/A.layer.0", "/Net/E.e/B.layer.1"))
 
 
@@ -665,11 +704,16 @@ def test_aliases_are_one_module() -> None:
     model, _ = tagged(CONV_AND_RELU)
     tags = {("", 0): NodeTag("/Net/A.b", "scope"), ("", 1): NodeTag("/Net/A.c", "scope")}
     target = read("y = com.microsoft.FusedConv(x, w)   #").model
-    assert carried([(model, tags)], target, trees=[tree])["", 0].tag == "/Net/A.b"
+    assert carried([(model, tags)], target, roots=[Root(tree)])["", 0].tag == "/Net/A.b"
 
 
 def test_fusion_inside_one_call_knows_it() -> None:
-    """Modules that run as often as the one around them count calls as it does."""
+    """Which call of `l` each call of `l.dense` was made in says the call tree, and nothing else."""
+    tree = ModuleTree(
+        ModuleInfo(path, path[-1].upper() if path else "Net", "", calls=calls)
+        for path, calls in (((), 1), (("l",), 2), (("l", "dense"), 2))
+    )
+    calls = CallTree.of_rows(tree, [(0, -1), (1, 0), (2, 1), (1, 0), (2, 3)])
     before = "\n".join(
         f"""
         m{i} = MatMul(h{i}, w)      # l.dense@{i}
@@ -683,6 +727,15 @@ def test_fusion_inside_one_call_knows_it() -> None:
         h1 = com.microsoft.FusedGemm(h0, w)    # fused l@0 (l.dense, l)
         h2 = com.microsoft.FusedGemm(h1, w)    # fused l@1 (l.dense, l)
         """,
+        roots=[Root(tree, "", (calls,))],
+    )
+    check(
+        before,
+        """
+        h1 = com.microsoft.FusedGemm(h0, w)    # fused l (l.dense, l)
+        h2 = com.microsoft.FusedGemm(h1, w)    # fused l (l.dense, l)
+        """,
+        roots=[Root(tree)],
     )
 
 

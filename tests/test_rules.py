@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping
 import pytest
 from small_graphs import read
 
+from optimum_htp.hierarchy.calls import CallTree, ModuleCall
 from optimum_htp.hierarchy.tags import NodeTag, tag_module_path
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.tagging.rules.metadata import CLASS_HIERARCHY, NAME_SCOPES
 from optimum_htp.tagging.rules.order import tag_model
-from optimum_htp.tagging.tracing.trace import ModuleCall, ModuleTrace
+from optimum_htp.tagging.tracing.trace import ModuleTrace
 
 
 def traced(
@@ -58,7 +59,7 @@ def traced(
         )
         for name in sorted(every, key=lambda name: (name != "root", name))
     )  # fmt: skip
-    return ModuleTrace(tree, tuple(made), tensors={name: _path(holder) for name, holder in tensors.items()})
+    return ModuleTrace(CallTree(tree, made), tensors={name: _path(holder) for name, holder in tensors.items()})
 
 
 def _path(name: str) -> tuple[str, ...]:

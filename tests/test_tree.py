@@ -17,18 +17,21 @@ from typing import Any
 
 import pytest
 
+import optimum_htp
 from optimum_htp import HtpOptions, main_export
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.tree import print_trees
 from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags, write_tags
-from optimum_htp.package.package import HtpPackage, load_package
+from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
-from optimum_htp.verbs.tree import FileTree, module_trees
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.verbs.tree import FileTree
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,10 +100,10 @@ def toy_package(directory: Path, *, sidecar: bool = True, hostile: bool = False)
     tags["", len(MAIN)] = tag("decoder")
     for body in ("then_branch", "else_branch"):
         tags |= {(f"{len(MAIN)}.{body}", position): each for position, (_, _, each) in enumerate(BRANCH)}
-    write_tags(model, tags, trees=[TREE], options=HtpOptions())
+    tagged = TaggedGraph(model, tags, Roots([Root(TREE, "model")]))
+    write_tags(tagged, options=HtpOptions())
     if sidecar:
-        record = FileRecord.of(model, tags, trees={TREE.tag(()): (TREE, "model")})
-        Sidecar({"model.onnx": record}).write(directory)
+        Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 
 
@@ -169,7 +172,7 @@ def test_terminal_has_colours_and_the_same_words(package: Path, monkeypatch: pyt
     """Cut to its width: names get shorter, figures don't."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    report = module_trees(load_package(package))
+    report = optimum_htp.tree(package)
     pipe, wide, narrow = io.StringIO(), Terminal(), Terminal()
     print_trees(report, stream=pipe)
     monkeypatch.setenv("COLUMNS", "200")
@@ -199,7 +202,7 @@ def test_names_cannot_command_the_terminal(
     assert [line for line in text.splitlines() if not line.isprintable()] == []
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "200")
-    print_trees(module_trees(load_package(hostile)), nodes=True, stream=terminal)
+    print_trees(optimum_htp.tree(hostile, nodes=True), stream=terminal)
     assert "[red]evil[/red]" in plain(terminal.getvalue())
     assert "\x1b[2J" not in terminal.getvalue()
     assert "\u202e" not in terminal.getvalue()
@@ -211,7 +214,7 @@ def test_stream_without_unicode(package: Path) -> None:
     """A terminal or a pipe in an old encoding gets its tree in ASCII."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    print_trees(module_trees(load_package(package)), stream=stream)
+    print_trees(optimum_htp.tree(package), stream=stream)
     stream.flush()
     assert b"|- encoder" in raw.getvalue()
 
@@ -282,7 +285,7 @@ def assert_adds_up(tree: FileTree) -> None:
 
 
 def test_figures_add_up(package: Path) -> None:
-    (tree,) = module_trees(load_package(package)).files
+    (tree,) = optimum_htp.tree(package).files
     assert_adds_up(tree)
 
 
@@ -290,12 +293,12 @@ def test_figures_add_up(package: Path) -> None:
 def test_figures_of_real_exports_add_up(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """Merged decoders, shared embeddings, layers that run more than once; with the sidecar and without."""
     result = main_export(str(zoo_model(name)), tmp_path)
-    trees = {tree.name: tree for tree in module_trees(load_package(tmp_path)).files}
+    trees = {tree.name: tree for tree in optimum_htp.tree(tmp_path).files}
     assert {name: tree.counts for name, tree in trees.items()} == result.files
     for tree in trees.values():
         assert_adds_up(tree)
     (tmp_path / SIDECAR).unlink()
-    for tree in module_trees(load_package(tmp_path)).files:
+    for tree in optimum_htp.tree(tmp_path).files:
         assert_adds_up(tree)
         assert tree.evidence == "metadata"
         own = {row.tag: row.own_nodes for row in trees[tree.name].rows if row.own_nodes}
@@ -328,7 +331,7 @@ def test_file_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         document = json.loads(shown([str(tmp_path), "--json", "--file", pattern], capsys))
         assert list(document["files"]) == ["vae/model.onnx"]
     line = refused(["tree", str(tmp_path), "--file", "other.onnx"], capsys)
-    assert "'other.onnx'; there is unet/model.onnx, vae/model.onnx" in line
+    assert "'other.onnx'; it has unet/model.onnx, vae/model.onnx" in line
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "encoder.layer.[5]", "Blo"])
@@ -341,7 +344,7 @@ def test_depth_that_is_none(depth: str, package: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as done:
         main(["tree", str(package), "--depth", depth])
     assert done.value.code == 2
-    assert "is no whole number" in capsys.readouterr().err
+    assert "is not a whole number" in capsys.readouterr().err
 
 
 def test_untagged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,7 +412,7 @@ def test_tag_that_names_no_module(tmp_path: Path) -> None:
     tags = {**read_tags(model), ("", 0): NodeTag("/Net/%zz.%2e", "scope")}
     package.files["model.onnx"].tags = tags  # type: ignore[misc]
     with pytest.raises(PackageError, match="names no module"):
-        module_trees(package)
+        optimum_htp.tree(package)
 
 
 def test_tree_is_light(package: Path) -> None:

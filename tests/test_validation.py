@@ -19,7 +19,7 @@ import zoo
 import optimum_htp
 from optimum_htp import PackageError, load_package, main_export, pack, strip, validate, validate_optimum_compatibility
 from optimum_htp.cli.main import main
-from optimum_htp.package.json_files import MAX_JSON_DEPTH
+from optimum_htp.package.limits import MAX_JSON_DEPTH
 from optimum_htp.verbs.validate import file_checks
 from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
 from optimum_htp.verbs.validate.shape_checks import vocabulary_sizes
@@ -111,7 +111,7 @@ def test_what_is_found(exported: Callable[[str], Path]) -> None:
 
 def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """A packed file has its config, tokenizer and sidecar in it."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     report = validate(packed)
     assert report.ok
     assert report["labels"].reason == "3 labels, as many as the logits have"
@@ -120,7 +120,7 @@ def test_packed_file(exported: Callable[[str], Path], tmp_path: Path) -> None:
 
 def test_packed_file_that_cannot_be_unpacked(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """One of the files in it is damaged."""
-    packed = pack(exported("bert"), tmp_path / "bert.onnx")
+    packed = pack(exported("bert"), tmp_path / "bert.onnx").file
     edit_onnx(packed, lambda model: model.metadata_props.add(key="pkg.optimum_htp.file.notes.txt", value="?"))
     report = validate(packed)
     assert [found.name for found in report.failed] == ["files"]
@@ -260,7 +260,7 @@ def _without_outputs(model: onnx.ModelProto) -> None:
 BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "no config": ("bert", _drop("config.json"), "config", "there is no config.json"),
     "config cut off": ("bert", _cut("config.json"), "config", "not JSON"),
-    "config is a list": ("bert", _write("config.json", "[]"), "config", "holds no JSON object"),
+    "config is a list": ("bert", _write("config.json", "[]"), "config", "not a JSON object"),
     "config is no text": ("bert", _write("config.json", b"\xff\xfe\x00"), "config", "not JSON"),
     "config too deep to parse": ("bert", _write("config.json", '{"a":' * 100_000), "config", "nested deeper than"),
     "config too deep": (
@@ -298,9 +298,9 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "bert",
         _write("tokenizer.json", '{"a": "' + "x" * 300_000),
         "preprocessors",
-        "tokenizer.json is no JSON object, or is cut off",
+        "tokenizer.json is not a JSON object, or is cut off",
     ),
-    "processor config is no object": ("vit", _write("preprocessor_config.json", "3"), "preprocessors", "no JSON object"),
+    "processor config is no object": ("vit", _write("preprocessor_config.json", "3"), "preprocessors", "not a JSON object"),
     "no tokenizer": (
         "bert",
         lambda package: [(package / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
@@ -549,7 +549,7 @@ def test_source_without_a_tokenizer(zoo_model: Callable[[str], Path], tmp_path: 
 def test_no_permission(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that may not be looked into is not taken for an empty one."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PackageError, match="mend its permissions"):
+    with pytest.raises(PackageError, match="fix its permissions"):
         validate(package("bert"))
 
 

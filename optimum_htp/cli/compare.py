@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.profile import add_input_arguments, count, input_sizes, positive
+from optimum_htp.cli.options import (
+    add_input_arguments,
+    add_session_arguments,
+    count,
+    input_sizes,
+    positive,
+    tolerance,
+)
 
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ columns:
   max abs   the largest difference of the module's output
   mean abs  the mean difference
   relative  the largest difference over the largest value of the reference; this is held against the tolerance:
-            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 2e-1 for one that is quantized;
+            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 5e-1 for one that is quantized;
             of two packages the larger
   cosine    of the angle between both
   SQNR dB   the signal over the difference, in decibel
@@ -45,18 +51,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
     against.add_argument("--reference", metavar="OTHER",
                          help="Compare with this package, without PyTorch: the one before quantization, say.")  # fmt: skip
-    parser.add_argument("--tolerance", type=_tolerance, metavar="X", help="What the relative error may be.")
+    parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
     parser.add_argument("--isolate", type=count, default=5, metavar="N",
                         help="Run the first N calls that are off on the reference's tensors (5).")  # fmt: skip
     add_input_arguments(parser)
-    parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument("--max-memory", type=_memory, default=1 << 30, metavar="SIZE",
                         help="How much the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
-    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME",
-                        help="ONNX Runtime's execution provider (CPUExecutionProvider).")  # fmt: skip
-    parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
+    add_session_arguments(parser)
     parser.add_argument("--task", metavar="TASK", help="The source model's task, if the package does not say it.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -65,35 +69,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Compares a package; 1 where it is over the tolerance."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
-    from optimum_htp.cli.views.compare import print_comparison, print_comparison_json
-    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.cli.views.compare import print_comparison
+    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.compare import compare
 
     with working(f"Comparing {printable(args.package)}"):
         report = compare(
-            args.package, args.model, reference=args.reference, sizes=input_sizes(args), inputs=args.inputs,
-            file=args.file, tolerance=args.tolerance, max_memory_bytes=args.max_memory, provider=args.provider,
-            threads=args.threads, isolate=args.isolate, task=args.task, trust_remote_code=args.trust_remote_code,
+            args.package, model=args.model, reference=args.reference, file=args.file, inputs=args.inputs,
+            **input_sizes(args), tolerance=args.tolerance, isolate=args.isolate, max_memory_bytes=args.max_memory,
+            provider=args.provider, threads=args.threads, task=args.task, trust_remote_code=args.trust_remote_code,
         )  # fmt: skip
     if args.json:
-        print_comparison_json(report)
+        print_json(report.to_dict())
     else:
         print_comparison(report, top=args.top, every=args.all)
     return 0 if report.ok else 1
 
 
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentTypeError(f"{text!r} is no number, 0 or more")
-    return value
-
-
 def _memory(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,9})([KMG]?)(?:I?B)?", text.upper())
-    if found is None or not int(found[1]):
-        raise ArgumentTypeError(f"{text!r} is no size, such as 500M or 2G")
-    return int(found[1]) * _UNITS[found[2]]
+    match = re.fullmatch(r"(\d{1,9})([KMG]?)(?:I?B)?", text.upper())
+    if match is None or not int(match[1]):
+        raise ArgumentTypeError(f"{text!r} is not a size, such as 500M or 2G")
+    return int(match[1]) * _UNITS[match[2]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import count
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("before", metavar="A", help="The first package's directory, or an ONNX file.")
     parser.add_argument("after", metavar="B", help="The second.")
     parser.add_argument(
-        "--depth", type=_depth, metavar="N", help="Count what is below N levels of modules with the module above it."
+        "--depth", type=count, metavar="N", help="Count what is below N levels of modules with the module above it."
     )
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -43,16 +44,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
-    from optimum_htp.cli.views.diff import print_diff, print_diff_json
+    from optimum_htp.cli.views.diff import print_diff
+    from optimum_htp.cli.views.terminal import print_json
     from optimum_htp.verbs.diff import diff
 
-    report = diff(args.before, args.after, depth=args.depth)
-    show = print_diff_json if args.json else print_diff
-    show(report)
+    report = diff(args.after, args.before, depth=args.depth)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_diff(report)
     return 1 if args.exit_code and report.changed else 0
-
-
-def _depth(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)

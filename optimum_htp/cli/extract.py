@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import count
 
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--graph", metavar="NAME", help="The branch to cut from, if several have the module: then_branch, else_branch."
     )
     parser.add_argument(
-        "--call", type=_index, metavar="N", help="The module's call, counted from 0; the same as PATH@N."
+        "--call", type=count, metavar="N", help="The module's call, counted from 0; the same as PATH@N."
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there from an earlier extraction.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -69,9 +70,3 @@ def run(args: Namespace) -> int:
     show = print_extract_json if args.json else print_extract
     show(report)
     return 0
-
-
-def _index(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)

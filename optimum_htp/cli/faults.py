@@ -1,4 +1,7 @@
-"""What Optimum, transformers and torch raise for a person's fault, in a line that says what to do."""
+"""Translates what Optimum, transformers and torch raise for a user's fault into a line that says what to do.
+
+The one list of upstream errors that are not bugs of ours.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _HUB_FAULTS = {
     "GatedRepoError": "access to it on the Hub is restricted: ask for it on the model's page, then run `hf auth login`",
     "RepositoryNotFoundError": "the Hub has none of that name: check it, and run `hf auth login` if it is private",
     "RevisionNotFoundError": "the Hub has it, but not that revision",
-    "HFValidationError": "it can be no id on the Hub either: give a model directory or an id such as `org/name`",
+    "HFValidationError": "it is not a valid id on the Hub either: give a model directory or an id such as `org/name`",
     "OfflineModeIsEnabled": "the Hub is not asked because HF_HUB_OFFLINE is set: give a model directory or unset it",
     "LocalEntryNotFoundError": "the Hub can't be reached: check the network, or give a model directory",
     "ConnectionError": "the Hub can't be reached: check the network, or give a model directory",
@@ -51,7 +54,7 @@ _MESSAGES = (
     ),
     (
         r"model type `(\S+)` but Transformers does not recognize",
-        "{model}: the installed transformers has no architecture {0!r}: mend `model_type` in its config.json, or upgrade "
+        "{model}: the installed transformers has no architecture {0!r}: fix `model_type` in its config.json, or upgrade "
         "transformers and optimum-onnx",
     ),
     (
@@ -71,7 +74,7 @@ _MESSAGES = (
 
 
 def explain(error: Exception, *, model: str, output: str, model_kwargs: Collection[str] = ()) -> str | None:
-    """What a person did wrong, and what to do, or None where the exception is a bug.
+    """What the user did wrong, and what to do; None if the exception is a bug.
 
     Args:
         error: What came out of Optimum's export.
@@ -106,7 +109,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_fault(error: Exception, *, loading: bool) -> bool:
-    if isinstance(error, (OSError, ImportError)):
+    if isinstance(error, ImportError):
+        return not (error.name or "").startswith("optimum_htp")
+    if isinstance(error, OSError):
         return True
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith(_OUR_CODE):
@@ -154,7 +159,7 @@ def _of_model(chain: list[BaseException], model: str) -> str | None:
     if not is_directory:
         return f"{model} is a file: give the model's directory"
     if not any((place / name).is_file() for name in _CONFIGS):
-        return f"{model} is no model directory, it has no config.json: give one that `save_pretrained` wrote"
+        return f"{model} is not a model directory, it has no config.json: give one that `save_pretrained` wrote"
     return None
 
 

@@ -1,8 +1,9 @@
-"""The options of what the HTP pass writes, which several commands share."""
+"""Options that several commands share, and what their values may be."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentTypeError
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool = True) -> None:
-    """Adds them to a parser, the one for config.json only where a command writes that."""
+    """Adds the options of what the HTP pass writes; the one for config.json only where a command writes that."""
     parser.add_argument(
         "--no-namespace",
         action="store_true",
@@ -38,7 +39,7 @@ def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool =
 
 
 def htp_options(args: Namespace) -> HtpOptions:
-    """What the parsed arguments ask for."""
+    """What `add_htp_arguments` was given."""
     from optimum_htp.package import HtpOptions
 
     return HtpOptions(
@@ -47,3 +48,69 @@ def htp_options(args: Namespace) -> HtpOptions:
         skeleton=not args.no_skeleton,
         config_metadata=getattr(args, "config_metadata", False),
     )
+
+
+def add_input_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that say what a model is run on."""
+    inputs = parser.add_argument_group("inputs")
+    inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
+    add_size_arguments(inputs, "--dim")
+
+
+def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str) -> None:
+    """Adds the options that say how large inputs are; `axis_options` are the spellings of that for any axis."""
+    inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; with PyTorch 2).")
+    inputs.add_argument("--sequence-length", type=positive, metavar="N",
+                        help="Tokens of each (128, or fewer where the model takes no more; with PyTorch 16).")  # fmt: skip
+    inputs.add_argument("--height", type=positive, metavar="N", help="Pixels (what the config says).")
+    inputs.add_argument("--width", type=positive, metavar="N", help="Pixels (what the config says).")
+    inputs.add_argument(*axis_options, dest="dim", type=named_size, action="append", default=[], metavar="NAME=N",
+                        help="The size of any axis by its name, such as sequence_length=32; may be repeated.")  # fmt: skip
+
+
+def input_sizes(args: Namespace) -> dict[str, Any]:
+    """The sizes that `add_size_arguments` was given, as keywords of a verb."""
+    names = ("batch_size", "sequence_length", "height", "width")
+    return {**{name: getattr(args, name) for name in names}, "dims": dict(args.dim)}
+
+
+def add_session_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of ONNX Runtime's session."""
+    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME",
+                        help="ONNX Runtime's execution provider (CPUExecutionProvider).")  # fmt: skip
+    parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
+
+
+def count(text: str) -> int:
+    """An integer, 0 or more."""
+    return _integer(text, least=0)
+
+
+def positive(text: str) -> int:
+    """An integer, 1 or more."""
+    return _integer(text, least=1)
+
+
+def tolerance(text: str) -> float:
+    """A finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    return value
+
+
+def named_size(text: str) -> tuple[str, int]:
+    """`NAME=N`, the size of an axis by its name."""
+    name, _, size = text.rpartition("=")
+    if not name:
+        raise ArgumentTypeError(f"{text!r} is not of the form NAME=N, such as sequence_length=32")
+    return name, positive(size)
+
+
+def _integer(text: str, *, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
+    return int(text)

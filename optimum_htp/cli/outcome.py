@@ -1,15 +1,17 @@
-"""How every command ends: its exit code, one line for what a person can mend, a traceback for a bug.
+"""How every command ends: its exit code, one line for what a person can fix, a traceback for a bug.
 
 | code | when |
 |---|---|
 | 0 | done |
 | 1 | a check said no |
-| 2 | the user's or the file's fault: one line on stderr says what to do |
+| 2 | the user's, the file's or the machine's fault: one line on stderr says what to do |
+| 70 | a bug of ours (`EX_SOFTWARE`): a line that says so, and the traceback |
 | 130 | interrupted |
 | 141 | whoever read the output closed it (`| head`), as for any command that SIGPIPE ends |
 
-Anything else is a bug of ours and shows its traceback. With `OPTIMUM_HTP_TRACEBACK=1` the traceback of what led to
-exit code 2 is shown too.
+A fault is an `HtpError`, an `OSError`, a `MemoryError`, or in an export what `faults` lists. Anything else is a bug and
+keeps its type; its exit code is not Python's 1, which would say that a check failed. With `OPTIMUM_HTP_TRACEBACK=1` the
+traceback of what led to exit code 2 is shown too.
 """
 
 from __future__ import annotations
@@ -21,19 +23,22 @@ import sys
 import traceback
 from collections.abc import Callable
 
+import optimum_htp
 from optimum_htp.cli.views.terminal import printable
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, cannot_write
 
 
 FAULT = 2
+BUG = 70
 INTERRUPTED = 130
 READER_GONE = 141
 
 _MAX_LINE_CHARACTERS = 600
+_BUG = f"this is a bug in optimum-htp {optimum_htp.__version__}; please report it with the command and this traceback:"
 
 
 def outcome(run: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code, after saying in one line what went wrong, if it is not a bug."""
+    """Runs a command and returns its exit code, after saying what went wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of modules may have characters that the encoding of a pipe lacks; half an answer is worse.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -50,10 +55,15 @@ def outcome(run: Callable[[], int]) -> int:
         return READER_GONE
     except OSError as error:
         _discard_output()
-        where = error.filename or "standard output"
-        return _complain(f"{where}: {error.strerror or error}; free space or mend permissions")
+        if error.filename is None:
+            return _complain(str(cannot_write("standard output", error)))
+        return _complain(f"{error.filename}: {error.strerror or error}; check that it exists, and its permissions")
     except MemoryError:
         return _complain("not enough memory; use a machine with more, or a smaller model")
+    except Exception:
+        print(f"error: {_BUG}", file=sys.stderr)
+        traceback.print_exc()
+        return BUG
     return code
 
 

@@ -22,16 +22,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Packs a package and says what was written."""
-    import json
-
-    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.pack import pack
 
     with working(f"Packing {printable(args.package)}"):
-        written = pack(args.package, args.file, overwrite=args.overwrite)
-    size = written.stat().st_size
+        report = pack(args.package, args.file, overwrite=args.overwrite)
     if args.json:
-        print(json.dumps({"file": str(written), "bytes": size}, indent=2))
+        print_json(report.to_dict())
     else:
-        print(f"{printable(str(written))}: {size:,} bytes")
+        print(f"{printable(str(report.file))}: {report.size_bytes:,} bytes")
     return 0

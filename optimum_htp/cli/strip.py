@@ -24,20 +24,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Strips a package and says which of its files changed."""
-    import json
-    from pathlib import Path
-
-    from optimum_htp.cli.views.terminal import printable
-    from optimum_htp.package import SIDECAR, onnx_files
+    from optimum_htp.cli.views.terminal import print_json, printable
+    from optimum_htp.package import SIDECAR
     from optimum_htp.verbs.strip import strip
 
-    path = Path(args.package)
-    files = [*onnx_files(path), *([SIDECAR] if (path / SIDECAR).is_file() else [])]
-    changed = set(strip(path))
+    report = strip(args.package)
     if args.json:
-        print(json.dumps({"package": str(path), "files": {name: name in changed for name in files}}, indent=2))
+        print_json(report.to_dict())
         return 0
-    for name in files:
-        done = ("deleted" if name == SIDECAR else "stripped") if name in changed else "nothing to remove"
+    for name, changed in report.files.items():
+        done = ("deleted" if name == SIDECAR else "stripped") if changed else "nothing to remove"
         print(f"{printable(name)}: {done}")
     return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.options import count
 
 
 if TYPE_CHECKING:
@@ -27,30 +28,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `tree`."""
     parser.epilog = _COLUMNS
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
-    parser.add_argument("--depth", type=_depth, metavar="N", help="Show N levels of modules below the first.")
+    parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the first.")
     parser.add_argument(
         "--module",
         metavar="GLOB",
         help="Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer).",
     )
-    parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; globs allowed.")
     parser.add_argument("--nodes", action="store_true", help="List the nodes under each module.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
-    from optimum_htp.cli.views.tree import print_trees, print_trees_json
-    from optimum_htp.package import load_package
-    from optimum_htp.verbs.tree import module_trees
+    from optimum_htp.cli.views.terminal import print_json
+    from optimum_htp.cli.views.tree import print_trees
+    from optimum_htp.verbs.tree import tree
 
-    report = module_trees(load_package(args.package), file=args.file, module=args.module, depth=args.depth)
-    show = print_trees_json if args.json else print_trees
-    show(report, nodes=args.nodes)
+    report = tree(args.package, file=args.file, module=args.module, depth=args.depth, nodes=args.nodes)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_trees(report)
     return 0
-
-
-def _depth(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
-    return int(text)

@@ -22,16 +22,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Unpacks a file and says what was written."""
-    import json
-
-    from optimum_htp.cli.views.terminal import printable, working
-    from optimum_htp.verbs.pack import unpack
+    from optimum_htp.cli.views.terminal import print_json, printable, working
+    from optimum_htp.verbs.unpack import unpack
 
     with working(f"Unpacking {printable(args.file)}"):
-        written = unpack(args.file, args.directory, overwrite=args.overwrite)
+        report = unpack(args.file, args.directory, overwrite=args.overwrite)
     if args.json:
-        print(json.dumps({"directory": args.directory, "files": [str(path) for path in written]}, indent=2))
+        print_json(report.to_dict())
     else:
-        for path in written:
+        for path in report.files:
             print(printable(str(path)))
     return 0

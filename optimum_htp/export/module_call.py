@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
+from optimum_htp.models import tensors_in
 
 
 if TYPE_CHECKING:
@@ -148,19 +149,6 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if both and all(isinstance(key, str) for key in example_inputs[1]):
         return tuple(example_inputs[0]), dict(example_inputs[1])
     return tuple(example_inputs), {}
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [tensor for each in value.values() for tensor in tensors_in(each)]
-    if isinstance(value, (tuple, list)):
-        return [tensor for each in value for tensor in tensors_in(each)]
-    return []
 
 
 def _names(given: Sequence[str] | None, known: list[str], kind: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.export.module_call import tensors_in
+from optimum_htp.models import tensors_in
 
 
 if TYPE_CHECKING:

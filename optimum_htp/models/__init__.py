@@ -13,20 +13,32 @@ from optimum_htp.models.inputs import (
     make_inputs,
     phases,
 )
-from optimum_htp.models.measures import TOLERANCES, Errors, compare_arrays, measure_errors, measure_in_any_layout
+from optimum_htp.models.measures import (
+    TOLERANCES,
+    Errors,
+    compare_arrays,
+    computes_in,
+    default_tolerance,
+    measure_errors,
+    measure_in_any_layout,
+    random_operators,
+)
 from optimum_htp.models.optimum_tasks import local_task_inference
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
 from optimum_htp.models.torch_parts import (
     Example,
     Part,
     SourceModel,
+    as_array,
     dummy_inputs,
     find_parts,
     fixed_sizes,
     load_source_model,
+    load_source_of,
     run_reference,
     same_random_numbers,
     source_facts,
+    tensors_in,
 )
 from optimum_htp.models.torch_source import (
     ModelSource,
@@ -48,11 +60,14 @@ __all__ = [
     "ModelSource",
     "Part",
     "SourceModel",
+    "as_array",
     "check_inputs",
     "check_provider",
     "choose_root",
     "compare_arrays",
     "component_config",
+    "computes_in",
+    "default_tolerance",
     "dtype_of",
     "dummy_inputs",
     "find_parts",
@@ -63,6 +78,7 @@ __all__ = [
     "library_of_classes",
     "load_inputs",
     "load_source_model",
+    "load_source_of",
     "local_task_inference",
     "make_inputs",
     "measure_errors",
@@ -70,10 +86,12 @@ __all__ = [
     "model_facts",
     "open_session",
     "phases",
+    "random_operators",
     "returns_attentions",
     "run_reference",
     "run_session",
     "same_random_numbers",
     "session_options",
     "source_facts",
+    "tensors_in",
 ]

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.models.optimum_tasks import inferred_task, plain_task
+from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
-from optimum_htp.onnxfile import OnnxModel, read_model
-from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config, read_packed
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config
 
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ class AutoModelForONNX:
                 says what to do.
             Exception: Whatever Optimum or ONNX Runtime raises.
         """
-        wanted = _check_providers(kwargs)
+        kwargs, wanted = _checked_providers(kwargs)
         path = Path(model_id)
         if path.is_file():
             model = _load_file(path, task, kwargs)
@@ -108,23 +110,22 @@ class AutoModelForONNX:
         return model
 
 
-def _check_providers(kwargs: Mapping[str, Any]) -> list[str]:
-    """The providers that the caller asks for, after a look at whether they are installed.
+def _checked_providers(kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What the caller gave, and the providers in it, by their full names.
 
     Raises:
-        HtpError: One of them is not.
+        HtpError: One of them is not installed.
     """
-    import onnxruntime
-
-    wanted = kwargs.get("providers") or ([kwargs["provider"]] if kwargs.get("provider") else [])
-    available = onnxruntime.get_available_providers()
-    names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
-    for provider in names:
-        if provider not in available:
-            advice = "install the onnxruntime that has it (onnxruntime-gpu for CUDA and TensorRT) in place of this one"
-            message = f"this onnxruntime {onnxruntime.__version__} has {', '.join(available)}"
-            raise HtpError(f"the provider {provider!r} is not installed: {message}; choose one of these, or {advice}")
-    return names
+    if kwargs.get("providers"):
+        wanted = [
+            check_provider(provider) if isinstance(provider, str) else (check_provider(provider[0]), *provider[1:])
+            for provider in kwargs["providers"]
+        ]
+        return {**kwargs, "providers": wanted}, [name if isinstance(name, str) else name[0] for name in wanted]
+    if kwargs.get("provider"):
+        name = check_provider(kwargs["provider"])
+        return {**kwargs, "provider": name}, [name]
+    return kwargs, []
 
 
 def _check_started(model: Any, wanted: list[str]) -> None:
@@ -160,16 +161,14 @@ class _Opened:
 
 
 def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
-    packed = read_packed(read_model(path))
-    if packed is None:
-        directory = path.parent
-        if _read_config(directory) is None and _read_config(directory.parent) is not None:
-            # As in many repositories: `onnx/model.onnx`, with the config above.
-            kwargs = {**kwargs, "subfolder": directory.name}
-            directory = directory.parent
-        return _load_directory(directory, task, {**kwargs, "file_name": path.name})
-    scratch = _small_files(packed, path)
-    name = Path(packed.onnx_name).name
+    package = HtpPackage(path)
+    if package.packed is None:
+        (name,) = package.files
+        if "/" in name:  # as in many repositories: `onnx/model.onnx`, with the config above
+            kwargs = {**kwargs, "subfolder": name.rpartition("/")[0]}
+        return _load_directory(package.directory, task, {**kwargs, "file_name": path.name})
+    scratch = _small_files(package.packed, path)
+    name = Path(package.packed.onnx_name).name
     # Optimum's models keep the directory until they go themselves; it goes at exit at the latest.
     return _load_directory(Path(scratch.name), task, {**kwargs, "file_name": name, "model_save_dir": scratch})
 
@@ -241,47 +240,16 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
     if given is not None:
         config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
     task = None if task == "auto" else task
-    if task is not None and _plain_task(task) is None:
+    if task is not None and plain_task(task) is None:
         from optimum.exporters.tasks import TasksManager
 
         raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
-    return _Opened(directory, config, _plain_task(task or recorded) or _inferred_task(directory, config), files)
+    return _Opened(directory, config, plain_task(task or recorded) or inferred_task(directory, config), files)
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
     found = read_config(directory / "config.json")
     return found if found is not None else read_config(directory / "model_index.json")
-
-
-def _plain_task(task: str | None) -> str | None:
-    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
-    if task is None:
-        return None
-    from optimum.exporters.tasks import TasksManager
-
-    plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
-    return plain if plain in _CLASSES or plain in TasksManager.get_all_tasks() else None
-
-
-def _inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """The task that `architectures` stands for: as Optimum's tables have it, else by transformers' naming."""
-    from optimum.exporters.tasks import TasksManager
-
-    from optimum_htp.models.optimum_tasks import infer_local_task
-
-    if "architecture" in config and "model_type" not in config:
-        return "image-classification"  # timm
-    if (directory / "config.json").is_file():
-        task = infer_local_task(directory, "transformers")
-        if task is not None:
-            return _plain_task(task)
-    named = config.get("architectures")
-    for task, loaders in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items():
-        for loader in (loaders,) if isinstance(loaders, str) else loaders:
-            head = loader.removeprefix("AutoModel")
-            if head and isinstance(named, list) and any(str(name).endswith(head) for name in named):
-                return str(task)
-    return None
 
 
 def _choose(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

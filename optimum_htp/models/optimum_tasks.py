@@ -1,17 +1,17 @@
-"""The task that Optimum exports a model for, inferred for local directories too."""
+"""The task that Optimum exports a model for, by Optimum's tables: of a directory, of a config, of a class.
+
+What a package says of its own task is `HtpPackage.task`, which needs no Optimum; this is for where it says nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.package import read_config
-
-
-_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
+from optimum_htp.package import architectures, read_config
 
 
 @contextmanager
@@ -64,6 +64,32 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
     return _transformers_task(config)
 
 
+def inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """The plain task of a package: by the files of its directory, else by the name of the class in its config."""
+    from optimum.exporters.tasks import TasksManager
+
+    if "architecture" in config and "model_type" not in config:
+        return "image-classification"  # timm
+    task = infer_local_task(directory, "transformers") if (directory / "config.json").is_file() else None
+    if task is not None:
+        return plain_task(task)
+    for task, loaders in TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.items():
+        heads = [loader.removeprefix("AutoModel") for loader in _names(loaders)]
+        if any(head and name.endswith(head) for head in heads for name in architectures(config)):
+            return str(task)
+    return None
+
+
+def plain_task(task: str | None) -> str | None:
+    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
+    if task is None:
+        return None
+    from optimum.exporters.tasks import TasksManager
+
+    plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
+    return plain if plain in TasksManager.get_all_tasks() else None
+
+
 def task_of_class(qualified_class: str) -> str | None:
     """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
 
@@ -79,36 +105,33 @@ def task_of_class(qualified_class: str) -> str | None:
 def _transformers_task(config: dict[str, Any]) -> str | None:
     from optimum.exporters.tasks import TasksManager
 
-    listed = config.get("architectures")
-    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    named = architectures(config)
     candidates = [
-        task
-        for name in architectures
-        for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
+        task for name in named for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
     ]
     candidates += [
         task
         for (_, model_type, task), (_, name) in TasksManager._CUSTOM_CLASSES.items()
-        if name in architectures and model_type == config.get("model_type")
+        if name in named and model_type == config.get("model_type")
     ]
     loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
     if "feature-extraction" in candidates:
         # Every base model can be loaded for the tasks of AutoModel; one that has a task of its own is meant for that.
         candidates.sort(key=lambda task: "AutoModel" in _names(loaders.get(task)))
-    candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), architectures)
+    candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), named)
     exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
     exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
     supported = exportable.get("onnx", {})
     return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
 
 
-def _tasks_of_remote_code(auto_map: Any, architectures: list[str]) -> list[str]:
+def _tasks_of_remote_code(auto_map: Any, named: list[str]) -> list[str]:
     """The tasks of the auto classes that remote code registers, those first that load the checkpoint's own class."""
     from optimum.exporters.tasks import TasksManager
 
     if not isinstance(auto_map, dict):
         return []
-    own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in architectures}
+    own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in named}
     return [
         task
         for registered in (own, set(auto_map))
@@ -118,13 +141,9 @@ def _tasks_of_remote_code(auto_map: Any, architectures: list[str]) -> list[str]:
 
 
 def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
-    found = []
-    for task, classes in mappings.items():
-        for names in classes.values():
-            if class_name in _names(names):
-                found.append(task)
-                break
-    return found
+    return [
+        task for task, classes in mappings.items() if any(class_name in _names(names) for names in classes.values())
+    ]
 
 
 def _names(names: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, reason
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
             source, options, providers=list(dict.fromkeys([provider, DEFAULT_PROVIDER]))
         )
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-        raise HtpError(f"{name}: ONNX Runtime can't load it: {_reason(error)}") from error
+        raise HtpError(f"{name}: ONNX Runtime can't load it: {reason(error)}") from error
     started = session.get_providers()
     if provider not in started:
         raise HtpError(f"{provider} could not be started, only {', '.join(started)}: its libraries are missing")
@@ -92,10 +92,6 @@ def run_session(
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
         shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in list(inputs.items())[:4])
         raise HtpError(
-            f"{name}: ONNX Runtime can't run it on inputs of these sizes ({shapes}): {_reason(error)}; "
+            f"{name}: ONNX Runtime can't run it on inputs of these sizes ({shapes}): {reason(error)}; "
             "give others (--batch-size, --sequence-length, --dim NAME=N) or --inputs FILE.npz"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -7,25 +7,28 @@ can be held against the ONNX files input by input and output by output.
 from __future__ import annotations
 
 import copy
-import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.models.exported_root import returns_attentions
 from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
 from optimum_htp.models.torch_source import library_of_classes
+from optimum_htp.onnxfile import OnnxModel, element_type
+from optimum_htp.package import partner
 
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
+    Array = np.ndarray[Any, Any]
 
-logger = logging.getLogger(__name__)
 
 _MERGED = "decoder_model_merged"
 _BRANCHES = {"decoder_model": False, "decoder_with_past_model": True}
@@ -36,7 +39,6 @@ _AXES: dict[str, tuple[str, ...]] = {
     "input_features": ("batch_size", "feature_size", "nb_max_frames"),
     "input_values": ("batch_size", "audio_sequence_length"),
 }
-_VARIANTS = ("", "_optimized", "_quantized", "_fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,14 @@ class Part:
     onnx_config: Any
     branch: bool | None = None
 
+    def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs that the ONNX file gives too: with past key values a merged decoder leaves the encoder's empty."""
+        return {
+            name: array
+            for name, array in outputs.items()
+            if not (self.branch and name.startswith("present.") and ".encoder." in name)
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -65,12 +75,10 @@ class Example:
     Attributes:
         inputs: The inputs of the ONNX file by name.
         outputs: PyTorch's outputs by the names that the ONNX file has for them.
-        shapes: The sizes that the inputs were made for.
     """
 
-    inputs: dict[str, np.ndarray[Any, Any]]
-    outputs: dict[str, np.ndarray[Any, Any]]
-    shapes: Mapping[str, int] = field(default_factory=dict)
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,52 @@ def source_facts(
     return {"task": known, "library": library, "with_past": with_past}
 
 
+def load_source_of(
+    models: Sequence[OnnxModel],
+    name: str | Path,
+    *,
+    recorded: Mapping[str, Any],
+    roots: Iterable[ModuleInfo],
+    task: str | None = None,
+    trust_remote_code: bool = False,
+) -> SourceModel:
+    """Loads the model that ONNX files were exported from as their export did: for the task, and in the type, of theirs.
+
+    Args:
+        models: The files.
+        name: The source model: a directory, or an id on the Hub.
+        recorded: What the package's sidecar says of its source.
+        roots: The root modules of the files.
+        task: The task, if the user gave one.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        PackageError: There is no such model, or it can't be loaded for the task.
+    """
+    with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
+    # Optimum exports attention weights from the implementation that computes them.
+    options = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
+    return load_source_model(
+        name,
+        **source_facts(recorded, roots, task=task, with_past=with_past),
+        dtype=weights_dtype(models),
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+
+
+def weights_dtype(models: Iterable[OnnxModel]) -> str:
+    """Optimum's name for the floating-point type of the weights: `"fp32"` where any is that, or where there are none."""
+    types = {
+        element_type(tensor.data_type).name
+        for model in models
+        for _, graph in model.graphs()
+        for tensor in graph.initializers
+    }
+    halves = {"float16": "fp16", "bfloat16": "bf16"}
+    return "fp32" if "float32" in types else next((halves[name] for name in halves if name in types), "fp32")
+
+
 def load_source_model(
     model: str | Path,
     *,
@@ -138,7 +192,7 @@ def load_source_model(
         dtype: `"fp32"`, `"fp16"`, `"bf16"`; None means float32.
         with_past: Whether an inferred task means past key values.
         trust_remote_code: Run code that comes with the model.
-        **options: What `from_pretrained` takes beside.
+        **options: What else `from_pretrained` takes.
 
     Raises:
         PackageError: There is no such model, or it can't be loaded for the task.
@@ -169,8 +223,7 @@ def load_source_model(
             **options,
         )
     except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason}") from error
+        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
     if isinstance(loaded, torch.nn.Module):
         loaded.eval()
     TasksManager.standardize_model_attributes(loaded)
@@ -186,29 +239,26 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
         files: The paths of the ONNX files in the package.
 
     Returns:
-        The parts, a merged decoder twice. Files that Optimum's export config knows nothing of are left out.
+        The parts, a merged decoder twice. A file and what a tool made of it (`model_quantized.onnx`) are parts
+        of one name. Files that Optimum's export config knows nothing of are left out.
 
     Raises:
         HtpError: Optimum has no export config for the model.
     """
-    listed = set(files)
+    listed = list(files)
     cut = _cut_up(source, monolith=False)
-    if len(cut) > 1 and not any(_file_of(name, listed) for name in (*cut, _MERGED)):
+    matches = _files_of((*cut, _MERGED), listed)
+    if len(cut) > 1 and not matches:
         cut = _cut_up(source, monolith=True)
-    parts = []
-    for name, (module, onnx_config) in cut.items():
-        file = _file_of(name, listed)
-        if file is not None:
-            parts.append(Part(name, file, module, onnx_config))
-    if not parts and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
-        ((name, (module, onnx_config)),) = cut.items()
-        return [Part(name, next(iter(listed)), module, onnx_config)]
-    merged = _file_of(_MERGED, listed)
-    if merged is not None:
+        matches = _files_of(cut, listed)
+    if not matches and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
+        matches = {next(iter(cut)): listed}
+    parts = [Part(name, file, *cut[name]) for name in cut for file in matches.get(name, ())]
+    for file in matches.get(_MERGED, ()):
         for name, (module, onnx_config) in _cut_up(source, monolith=False).items():
             if name in _BRANCHES:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
-                parts.append(Part(name, merged, module, onnx_config, _BRANCHES[name]))
+                parts.append(Part(name, file, module, onnx_config, _BRANCHES[name]))
     return parts
 
 
@@ -256,14 +306,19 @@ def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]
             preprocessors=source.preprocessors,
         )
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise HtpError(f"Optimum can't cut up {source.name} for {source.task}: {reason}") from error
+        raise HtpError(f"Optimum can't cut up {source.name} for {source.task}: {reason(error)}") from error
     return dict(cut)
 
 
-def _file_of(name: str, files: set[str]) -> str | None:
-    candidates = [f"{name}{variant}.onnx" for variant in _VARIANTS] + [f"{name}/model.onnx"]
-    return next((each for each in candidates if each in files), None)
+def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[str]]:
+    """The files of each part: the exported one, and what tools made of it."""
+    paths = {path: name for name in names for path in (f"{name}.onnx", f"{name}/model.onnx")}
+    matches: dict[str, list[str]] = {}
+    for file in files:
+        match = partner(file, files, paths)
+        if match is not None:
+            matches.setdefault(paths[match], []).append(file)
+    return matches
 
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
@@ -326,8 +381,8 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
             outputs[name] = value
     named = {onnx_config.torch_to_onnx_output_map.get(name, name): value for name, value in outputs.items()}
     inputs = _flat_inputs(onnx_config, onnx_config.generate_dummy_inputs_for_validation(made, input_names))
-    wanted = {name: _array(value) for name, value in inputs.items() if name in input_names}
-    return Example(wanted, {name: _array(value) for name, value in named.items()}, dict(shapes))
+    wanted = {name: as_array(value) for name, value in inputs.items() if name in input_names}
+    return Example(wanted, {name: as_array(value) for name, value in named.items()})
 
 
 def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,11 +397,26 @@ def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _array(value: Any) -> np.ndarray[Any, Any]:
+def as_array(tensor: torch.Tensor) -> Array:
+    """A tensor as an array, without a copy where it can be; bfloat16, which numpy lacks, as float32."""
     import torch
 
-    tensor = value.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+    tensor = tensor.detach().cpu()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
 
 
 def dummy_inputs(
@@ -383,6 +453,5 @@ def dummy_inputs(
         onnx_config = constructor(config, preprocessors=preprocessors)
         made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **(shapes or {})})
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise HtpError(f"Optimum makes no inputs for a {kind} model and {task}: {reason}") from error
+        raise HtpError(f"Optimum makes no inputs for a {kind} model and {task}: {reason(error)}") from error
     return dict(made)

@@ -11,14 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from optimum_htp.errors import PackageError
-from optimum_htp.models.optimum_tasks import _LIBRARIES
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.package import read_config
 
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+
+
+_LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ def find_source(model: str | Path) -> ModelSource:
         try:
             directory = Path(snapshot_download(str(model), allow_patterns=patterns))
         except Exception as error:  # the Hub's client raises errors of several libraries
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise PackageError(f"{model}: no such directory, and not to be had from the Hub: {reason}") from error
+            raise PackageError(
+                f"{model}: no such directory, and not to be had from the Hub: {reason(error)}"
+            ) from error
     return ModelSource(str(model), directory)
 
 
@@ -141,17 +144,17 @@ def instantiate_on_meta(
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    for maker in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
+    for make in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
         try:
-            model = maker()
+            model = make()
         except Exception as error:  # whatever the model's own constructor raises
-            failures.append(" ".join(f"{type(error).__name__}: {error}".split()))
+            failures.append(reason(error))
             continue
         made += 1
         yield model.eval()
     if not made:
-        reason = failures[0] if failures else "it names no class in architectures or _class_name that is installed"
-        raise PackageError(f"{directory / 'config.json'}: the model can't be made of it: {reason}; give --model MODEL")
+        why = failures[0] if failures else "it names no class in architectures or _class_name that is installed"
+        raise PackageError(f"{directory / 'config.json'}: the model can't be made of it: {why}; give --model MODEL")
 
 
 def _makers(
@@ -181,9 +184,10 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
             str(directory), trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (ValueError, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
         advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
-        raise PackageError(f"{directory / 'config.json'}: transformers can't load it: {reason}{advice}") from error
+        raise PackageError(
+            f"{directory / 'config.json'}: transformers can't load it: {reason(error)}{advice}"
+        ) from error
     return config
 
 

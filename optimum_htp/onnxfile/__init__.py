@@ -14,9 +14,11 @@ from optimum_htp.onnxfile.model import (
     Node,
     OnnxModel,
     Value,
+    body_path,
     external_data_files,
     node_id,
 )
+from optimum_htp.onnxfile.opening import wire_errors
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
@@ -34,12 +36,21 @@ from optimum_htp.onnxfile.schema import (
     NODE_OP_TYPE,
     NODE_OUTPUT,
 )
-from optimum_htp.onnxfile.scopes import Scope, reads, scopes_of
+from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, reads, scopes_of
 from optimum_htp.onnxfile.shapes import tensor_types, value_info
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice
+from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import SourceFiles, TensorField, rewrite_part, rewrite_tensors
-from optimum_htp.onnxfile.wire import WireError, encode_message, encode_varint, release_pages
+from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
+from optimum_htp.onnxfile.wire import (
+    WireError,
+    encode_message,
+    encode_varint,
+    message_pieces,
+    pieces_length,
+    release_pages,
+)
 
 
 if TYPE_CHECKING:
@@ -60,7 +71,11 @@ __all__ = [
     "NODE_INPUT",
     "NODE_OP_TYPE",
     "NODE_OUTPUT",
+    "NUMBERS",
+    "RANDOM_OPERATORS",
     "Data",
+    "ElementType",
+    "FileStamp",
     "Function",
     "Graph",
     "GraphSpans",
@@ -76,12 +91,16 @@ __all__ = [
     "TensorField",
     "Value",
     "WireError",
+    "body_path",
+    "element_type",
     "encode_message",
     "encode_varint",
     "external_data_files",
     "graph_digest",
+    "message_pieces",
     "model_spans",
     "node_id",
+    "pieces_length",
     "read_content",
     "read_model",
     "reads",
@@ -98,4 +117,5 @@ __all__ = [
     "tensor_types",
     "undo_renames",
     "value_info",
+    "wire_errors",
 ]

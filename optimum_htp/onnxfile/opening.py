@@ -42,13 +42,13 @@ def mapped(path: Path) -> Iterator[tuple[int, mmap.mmap]]:
             raise OnnxFileError("there is no such file", path=path) from error
         except (OSError, ValueError) as error:
             raise OnnxFileError(f"cannot be read: {error}", path=path) from error
-        with named(path, data):
+        with wire_errors(path, data):
             yield file.fileno(), data
 
 
 @contextlib.contextmanager
-def named(path: Path, data: Data) -> Iterator[None]:
-    """Names the file in what goes wrong in the block.
+def wire_errors(path: Path, data: Data = b"") -> Iterator[None]:
+    """Names the file in what goes wrong in the block, and by its content what it is instead of an ONNX model.
 
     Raises:
         OnnxFileError: If the block raises `WireError`.

@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.model import (
     OnnxModel,
     Value,
 )
-from optimum_htp.onnxfile.opening import mapped, named
+from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.schema import (
     ATTRIBUTE_SPARSE_TENSOR,
     ATTRIBUTE_SPARSE_TENSORS,
@@ -119,7 +119,7 @@ def read_content(content: bytes, *, path: Path) -> OnnxModel:
     Raises:
         OnnxFileError: If they are no ONNX model.
     """
-    with named(path, content):
+    with wire_errors(path, content):
         return _Reader(content).model(path)
 
 

@@ -19,7 +19,7 @@ from optimum_htp.onnxfile.model import (
     body_path,
     function_path,
 )
-from optimum_htp.onnxfile.opening import mapped, named
+from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.schema import (
     ENTRY_KEY,
     ENTRY_VALUE,
@@ -116,7 +116,7 @@ def rewritten_content(
         OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
         ModelTooLargeError: If the result would be longer than protobuf allows.
     """
-    with named(path, content):
+    with wire_errors(path, content):
         splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
     if splice is None:
         return iter((content,))

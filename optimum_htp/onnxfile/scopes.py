@@ -10,9 +10,12 @@ from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 
 
-_RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
+RANDOM_OPERATORS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 )
+"""The operators that draw random numbers whenever they run."""
+
+_NEVER_CONSTANT = RANDOM_OPERATORS | {"Dropout"}  # which draws in training mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
         constants: set[str] = set()
         order = _order(graph.nodes)
         for node in (graph.nodes[at] for at in order):
-            if node.op_type not in _RANDOM and all(read in known for read in reads(node)):
+            if node.op_type not in _NEVER_CONSTANT and all(read in known for read in reads(node)):
                 constants.update(node.outputs)
                 known.update(node.outputs)
         scopes.append(Scope(name, graph, order, frozenset(constants) - {""}, stored))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     Data: TypeAlias = mmap.mmap | bytes
@@ -162,3 +162,13 @@ def encode_varint(value: int, width: int = 1) -> bytes:
 def encode_message(tag: int, payload: bytes) -> bytes:
     """Returns a length-delimited field."""
     return encode_varint(tag) + encode_varint(len(payload)) + payload
+
+
+def pieces_length(pieces: Iterable[Piece]) -> int:
+    """Returns the bytes that pieces have together."""
+    return sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
+
+
+def message_pieces(tag: int, pieces: Sequence[Piece]) -> list[Piece]:
+    """Returns a length-delimited field whose payload is made of pieces."""
+    return [encode_varint(tag) + encode_varint(pieces_length(pieces)), *pieces]

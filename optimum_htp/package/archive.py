@@ -20,24 +20,26 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package.json_checks import as_count, as_text
+from optimum_htp.package.limits import (
+    MAX_EXTERNAL_BYTES,
+    MAX_MANIFEST_CHARACTERS,
+    MAX_PACKED_FILE_BYTES,
+    MAX_PACKED_FILES,
+    MAX_PATH_BYTES,
+    MAX_PATH_DEPTH,
+    MAX_PATH_PART_BYTES,
+    MAX_SMALL_BYTES,
+)
 
 
 FILE_PREFIX = "pkg.optimum_htp.file."
 MANIFEST = "pkg.optimum_htp.packed"
 MANIFEST_VERSION = 1
 
-MAX_FILES = 10_000
-MAX_FILE_BYTES = 200_000_000
-"""How long one packed file may be: the largest tokenizers have some 30 MB."""
-MAX_TOTAL_BYTES = 500_000_000
-MAX_EXTERNAL_BYTES = 1 << 32
-"""How long a file of external weights may be: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
-
 _DEFAULT_NAME = "model.onnx"
-_MAX_MANIFEST_CHARACTERS = 100_000_000
-_MAX_NAME_BYTES, _MAX_PART_BYTES, _MAX_DEPTH = 1024, 255, 32
 _WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
     f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789"
 }
@@ -106,7 +108,7 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
     """What a packed ONNX file carries; None for one that is not packed.
 
     Raises:
-        PackageError: A name or a size in it is none that packing writes.
+        PackageError: A name or a size in it is not one that packing writes.
     """
     source = str(model.path)
     encoded = {key[len(FILE_PREFIX) :]: value for key, value in model.metadata.items() if key.startswith(FILE_PREFIX)}
@@ -116,7 +118,7 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
     try:
         onnx_name, tensors, sizes = _parse_manifest(manifest)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        message = f"{MANIFEST} is not what packing writes ({type(error).__name__}: {error})"
+        message = f"{MANIFEST} is not what packing writes ({reason(error)})"
         raise _damaged(source, message) from error
     check_sizes({name: len(value) // 4 * 3 for name, value in encoded.items()}, source=source)
     problem = names_problem([onnx_name, *sizes, *encoded])
@@ -135,15 +137,15 @@ def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
     Raises:
         PackageError: They are too many, or too long.
     """
-    if len(sizes) > MAX_FILES:
-        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_FILES:,}")
+    if len(sizes) > MAX_PACKED_FILES:
+        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_PACKED_FILES:,}")
     for name, size in sizes.items():
-        if size > MAX_FILE_BYTES:
-            message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_FILE_BYTES:,}"
+        if size > MAX_PACKED_FILE_BYTES:
+            message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_PACKED_FILE_BYTES:,}"
             raise PackageError(f"{source}: {message}; leave it out of the package if ONNX Runtime does not need it")
     total = sum(sizes.values())
-    if total > MAX_TOTAL_BYTES:
-        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_TOTAL_BYTES:,} can be packed")
+    if total > MAX_SMALL_BYTES:
+        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_SMALL_BYTES:,} can be packed")
 
 
 def names_problem(names: Iterable[str]) -> str | None:
@@ -173,7 +175,7 @@ def names_problem(names: Iterable[str]) -> str | None:
 
 
 def _name_problem(name: str) -> str | None:
-    if not name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+    if not name or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
         return "is empty or endless"
     if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in name):
         return "has control characters"
@@ -187,12 +189,12 @@ def _name_problem(name: str) -> str | None:
     parts = name.split("/")
     if ".." in parts:
         return "leads out of the package"
-    if "" in parts or "." in parts or len(parts) > _MAX_DEPTH:
+    if "" in parts or "." in parts or len(parts) > MAX_PATH_DEPTH:
         return "is no plain relative path"
     if any(part.startswith(".") for part in parts[:-1]):
         return "lies in a hidden directory"
     for part in parts:
-        if len(part.encode()) > _MAX_PART_BYTES or part[-1] in " .":
+        if len(part.encode()) > MAX_PATH_PART_BYTES or part[-1] in " .":
             return "is none that every file system has"
         if part.split(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
             return "is that of a device on Windows"
@@ -218,7 +220,7 @@ def manifest_text(onnx_name: str, tensors: Iterable[ExternalTensor], sizes: Mapp
 def _manifest(source: str, text: str | None) -> Any:
     if text is None:
         return {"version": MANIFEST_VERSION, "onnx": _DEFAULT_NAME}
-    if len(text) > _MAX_MANIFEST_CHARACTERS:
+    if len(text) > MAX_MANIFEST_CHARACTERS:
         raise _damaged(source, f"{MANIFEST} has {len(text):,} characters")
     try:
         return json.loads(text)
@@ -229,11 +231,14 @@ def _manifest(source: str, text: str | None) -> Any:
 def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dict[str, int]]:
     if document["version"] != MANIFEST_VERSION:
         raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
-    onnx_name = _text(document["onnx"])
+    onnx_name = as_text(document["onnx"])
     if not onnx_name.endswith(".onnx"):
-        raise ValueError(f"{onnx_name!r} is no name of an ONNX file")
-    sizes = {_text(name): _size(size) for name, size in document.get("external_files", {}).items()}
-    if len(sizes) > MAX_FILES:
+        raise ValueError(f"{onnx_name!r} is not the name of an ONNX file")
+    sizes = {
+        as_text(name): as_count(size, MAX_EXTERNAL_BYTES + 1)
+        for name, size in document.get("external_files", {}).items()
+    }
+    if len(sizes) > MAX_PACKED_FILES:
         raise ValueError(f"{len(sizes)} files of external weights")
     tensors = tuple(_parse_tensor(item) for item in document.get("external_tensors", ()))
     parent = PurePosixPath(onnx_name).parent
@@ -244,25 +249,12 @@ def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dic
 
 
 def _parse_tensor(item: Any) -> ExternalTensor:
-    entries = tuple((_text(key), _text(value)) for key, value in item["data"].items())
-    data = dict(entries)
-    offset = int(data.get("offset", "0"))
-    return ExternalTensor(
-        _size(item["position"]), _text(item["name"]), entries, data["location"], _size(offset), _size(item["bytes"])
-    )
+    entries = tuple((as_text(key), as_text(value)) for key, value in item["data"].items())
+    data, limit = dict(entries), MAX_EXTERNAL_BYTES + 1
+    offset = as_count(int(data.get("offset", "0")), limit)
+    position, length = as_count(item["position"], limit), as_count(item["bytes"], limit)
+    return ExternalTensor(position, as_text(item["name"]), entries, data["location"], offset, length)
 
 
-def _size(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_EXTERNAL_BYTES:
-        raise ValueError(f"{value!r} is no size of a file")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _damaged(source: str, reason: str) -> PackageError:
-    return PackageError(f"{source}: {reason}; the file was damaged or not packed by optimum_htp: pack it again")
+def _damaged(source: str, problem: str) -> PackageError:
+    return PackageError(f"{source}: {problem}; the file was damaged or not packed by optimum_htp: pack it again")

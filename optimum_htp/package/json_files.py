@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError
-
-
-MAX_CONFIG_BYTES = 50_000_000
-"""A config of a few megabytes is already unheard of; a larger file is not read."""
-
-MAX_JSON_DEPTH = 64
-"""How deep the values of a config may be nested: real ones have five levels or so."""
+from optimum_htp.errors import PackageError, writing
+from optimum_htp.onnxfile import replacing
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH
 
 
 def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
@@ -28,7 +22,7 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
         where: Its name, for messages.
 
     Raises:
-        PackageError: It is too long, nested too deep, no JSON, or no object.
+        PackageError: It is too long, nested too deep, not JSON, or not an object.
 
     >>> parse_config(b'{"model_type": "bert"}', where="config.json")
     {'model_type': 'bert'}
@@ -43,7 +37,7 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise PackageError(f"{where}: not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise PackageError(f"{where}: holds no JSON object")
+        raise PackageError(f"{where}: not a JSON object")
     level: list[Any] = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [item for each in level for item in _items(each) if isinstance(item, (dict, list))]
@@ -56,7 +50,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """Reads a JSON file as `parse_config` does; None where there is none.
 
     Raises:
-        PackageError: It is no regular file, can't be read, or is not as `parse_config` wants it.
+        PackageError: It is not a regular file, can't be read, or is not as `parse_config` wants it.
     """
     content = read_small(path, MAX_CONFIG_BYTES)
     return None if content is None else parse_config(content, where=str(path))
@@ -78,31 +72,23 @@ def read_small(path: Path, limit_bytes: int) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise PackageError(f"{path}: cannot be read: {error.strerror or error}; mend its permissions") from error
+        raise PackageError(f"{path}: cannot be read: {error.strerror or error}; fix its permissions") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes a text file so that the path holds the old content or the new, whatever happens.
 
     Raises:
-        PackageError: It could not be written; what was there stands.
+        HtpError: It could not be written; what was there is unchanged.
     """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(temporary).chmod(0o666 & ~mask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PackageError(f"{path}: cannot be written: {error.strerror}; free space or mend permissions") from error
+    mask = os.umask(0)
+    os.umask(mask)
+    with (
+        writing(path),
+        replacing(path, mode=0o666 & ~mask) as descriptor,
+        os.fdopen(descriptor, "wb", closefd=False) as stream,
+    ):
+        stream.write(text.encode())
 
 
 def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

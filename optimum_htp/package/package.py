@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, tree_of_tags
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
-from optimum_htp.package.archive import read_packed
-from optimum_htp.package.configs import task_of
-from optimum_htp.package.json_files import parse_config, read_config
-from optimum_htp.package.node_metadata import read_tags
+from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
+from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
+from optimum_htp.package.json_files import parse_config, read_small
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_SIDECAR_BYTES, MAX_SMALL_BYTES
+from optimum_htp.package.node_metadata import read_tags, trees_of_nodes
 from optimum_htp.package.sidecar.record import FileRecord, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.tagging import TaggedGraph
+
+
+_T = TypeVar("_T")
 
 
 class HtpFile:
@@ -49,41 +55,59 @@ class HtpFile:
         `"sidecar"`: it describes just this graph. `"metadata"`: that of the nodes; the graph was changed since, or has
         no sidecar. `"none"`: the graph is not tagged.
         """
-        if self.record is not None and self.record.digest == graph_digest(self.model):
-            nodes = {(path, at) for path, graph in self.model.graphs() for at in range(len(graph.nodes))}
-            if self.record.tags.keys() == nodes:
-                return "sidecar"
-        return "metadata" if read_tags(self.model) else "none"
+        record = self.record
+        if (
+            record is not None
+            and record.tags.keys() == {key for key, _ in self.model.nodes()}
+            and record.digest == graph_digest(self.model)
+        ):
+            return "sidecar"
+        return "metadata" if self._node_tags else "none"
 
     @cached_property
+    def tagged(self) -> TaggedGraph:
+        """The graph with the tags that the sidecar has for it, else with those that its nodes carry, if any.
+
+        `package.tagged_file` finds those of a graph that a tool changed.
+        """
+        if self.evidence == "sidecar" and self.record is not None:
+            return replace(self.record.tagged(self.model), origin=SIDECAR, name=self.name)
+        tags = self._node_tags
+        roots = self.record.roots if self.record is not None else Roots()
+        if not roots.knows(tags.values()):
+            roots = Roots(map(Root, trees_of_nodes(self.model, tags)))
+        return TaggedGraph(self.model, tags, roots, "the metadata that its nodes kept", name=self.name)
+
+    @cached_property
+    def _node_tags(self) -> Mapping[NodeKey, NodeTag]:
+        return read_tags(self.model)
+
+    @property
     def tags(self) -> Mapping[NodeKey, NodeTag]:
         """The tags of the nodes, those that are unresolved included; nodes without any are left out."""
-        if self.evidence == "sidecar" and self.record is not None:
-            return self.record.tags
-        return read_tags(self.model)
+        return self.tagged.tags
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The modules, and the nodes of each."""
-        if self.record is not None and self.evidence != "none":
-            trees = self.record.trees
-            known = {tree.tag(path) for tree in trees for info in tree for path in (info.path, *info.aliases)}
-            if all(tag.tag in known for tag in self.tags.values()):
-                return Hierarchy(trees, self.tags)
-        return Hierarchy(tree_of_tags(self.tags), self.tags)
+        return Hierarchy(self.tagged.trees, self.tags)
 
     @property
     def counts(self) -> TagCounts:
         """How the nodes were tagged; nodes without a tag count as unresolved."""
         tags = list(self.tags.values())
-        missing = sum(len(graph.nodes) for _, graph in self.model.graphs()) - len(tags)
+        missing = sum(1 for _ in self.model.nodes()) - len(tags)
         return TagCounts.of([*tags, *(NodeTag("/", "unresolved") for _ in range(missing))])
 
 
 class HtpPackage:
-    """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`packing`) or not.
+    """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`pack`) or not.
 
     Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read.
+
+    Args:
+        path: The directory or the file.
+        strict: Whether what is broken raises. If not, the package is opened without it, and `problems` has the error.
 
     Attributes:
         path: The directory or the file.
@@ -91,34 +115,46 @@ class HtpPackage:
         packed: What a packed file carries; None for a directory, and for a file that is not packed.
         sidecar: The content of `export_metadata.json`, None where there is none.
         files: The ONNX files by their path in the package.
+        problems: What is wrong with files of the package, by their names, and with what a packed file carries, by
+            the key of its manifest; empty if `strict`.
 
     Raises:
         PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-        OnnxFileError: The path is that of a file, and it is no ONNX model.
+        OnnxFileError: The path is that of a file, and it is not an ONNX model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, strict: bool = True) -> None:
         self.path = Path(path)
-        self.directory = self.path if self.path.is_dir() else package_directory(self.path)
-        found = onnx_files(self.path)
-        if self.path.is_file():
-            found = {self.path.absolute().relative_to(self.directory.absolute()).as_posix(): self.path}
-        model = read_model(self.path) if self.path.is_file() else None
-        self.packed = read_packed(model) if model is not None else None
-        if self.packed is None:
-            self.sidecar = Sidecar.read(self.directory)
-        else:
-            # What lies beside a packed file has nothing to do with it.
-            content = self.packed.read(SIDECAR)
-            where = f"{self.path}: {SIDECAR}"
-            self.sidecar = Sidecar.parse(content, where=where) if content is not None else None
+        self.problems: dict[str, HtpError] = {}
+        self._strict = strict
+        self.directory, files = onnx_files(self.path)
+        self.files = {name: HtpFile(name, file, None) for name, file in files.items()}
+        self.packed = self._packed() if self.path.is_file() else None
+        self.sidecar = self._unless_broken(SIDECAR, self._read_sidecar)
         records = self.sidecar.files if self.sidecar is not None else {}
-        self.files = {}
-        for name, path_of_file in found.items():
-            recorded = records.get(name if self.packed is None else self.packed.onnx_name)
-            self.files[name] = HtpFile(name, path_of_file, recorded)
-            if model is not None:
-                self.files[name].model = model
+        for name, file in self.files.items():
+            file.record = records.get(name if self.packed is None else self.packed.onnx_name)
+
+    def _unless_broken(self, name: str, read: Callable[[], _T]) -> _T | None:
+        try:
+            return read()
+        except HtpError as error:
+            if self._strict:
+                raise
+            self.problems[name] = error
+            return None
+
+    def _packed(self) -> PackedFiles | None:
+        (file,) = self.files.values()
+        model = self._unless_broken(file.name, lambda: file.model)
+        return self._unless_broken(MANIFEST, lambda: read_packed(model)) if model is not None else None
+
+    def _read_sidecar(self) -> Sidecar | None:
+        content = self.read(SIDECAR, MAX_SIDECAR_BYTES)
+        return None if content is None else Sidecar.parse(content, where=self._where(SIDECAR))
+
+    def _where(self, name: str) -> str:
+        return str(self.directory / name) if self.packed is None else f"{self.path}: {name}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -147,19 +183,36 @@ class HtpPackage:
         if self.packed is not None:
             raise PackageError(f"{self.path}: a packed file; unpack it first: optimum-cli htp unpack {self.path} DIR")
 
+    def read(self, name: str, limit_bytes: int = MAX_SMALL_BYTES) -> bytes | None:
+        """The content of a small file of the package; None if there is none of that name.
+
+        What lies next to a packed file has nothing to do with it.
+
+        Raises:
+            PackageError: It can't be read, or is longer than that.
+        """
+        if self.packed is not None:
+            return self.packed.read(name)
+        return read_small(self.directory / name, limit_bytes)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The content of a config of the package; None if there is none of that name.
+
+        Raises:
+            PackageError: It is not a JSON object, or is longer or deeper than any config.
+        """
+        content = self.read(name, MAX_CONFIG_BYTES)
+        return None if content is None else parse_config(content, where=self._where(name))
+
     @cached_property
     def config(self) -> dict[str, Any] | None:
         """The content of config.json (for a diffusers pipeline, model_index.json); None where there is none.
 
         Raises:
-            PackageError: It is no JSON object.
+            PackageError: It is not a JSON object, and the package was opened with `strict`.
         """
-        for name in ("config.json", "model_index.json"):
-            if self.packed is None:
-                config = read_config(self.directory / name)
-            else:
-                content = self.packed.read(name)
-                config = None if content is None else parse_config(content, where=f"{self.path}: {name}")
+        for name in (CONFIG, MODEL_INDEX):
+            config = self._unless_broken(name, partial(self.read_json, name))
             if config is not None:
                 return config
         return None
@@ -175,49 +228,58 @@ class HtpPackage:
         if isinstance(task, str) and task != "auto":
             return task
         task = task_of(self.config or {})
-        inputs = (value.name for file in self.files.values() for value in file.model.graph.inputs)
+        readable = (file for name, file in self.files.items() if name not in self.problems)
+        inputs = (value.name for file in readable for value in file.model.graph.inputs)
         cached = task == "text-generation" and any(name.startswith("past_key_values") for name in inputs)
         return f"{task}-with-past" if cached else task
 
 
-def package_directory(file: Path) -> Path:
-    """The directory of the package that a single file belongs to: for a component of a pipeline, the one above."""
-    above = file.absolute().parent.parent
-    return file.parent if (file.parent / SIDECAR).is_file() or not (above / SIDECAR).is_file() else above
-
-
-def load_package(path: str | Path) -> HtpPackage:
-    """Opens an exported package: a directory, or a single ONNX file.
+def as_package(package: str | Path | HtpPackage) -> HtpPackage:
+    """The package at a path, or the one that was opened before.
 
     Raises:
         PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-
-    Example:
-        >>> package = load_package("bert_onnx")                                   # doctest: +SKIP
-        >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
     """
-    return HtpPackage(path)
+    return package if isinstance(package, HtpPackage) else HtpPackage(package)
 
 
-def onnx_files(path: Path) -> dict[str, Path]:
-    """The ONNX files of a package by their path in it; of a path to a file, that one. Hidden directories don't count.
+def path_of(package: str | Path | HtpPackage) -> Path:
+    """The path of a package, opened or not."""
+    return package.path if isinstance(package, HtpPackage) else Path(package)
+
+
+def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
+    """The directory of a package, and its ONNX files by their path in it; of a path to a file, that one.
+
+    Hidden directories don't count.
 
     Raises:
         PackageError: There is no such path, or no ONNX file in it.
     """
     if path.is_file():
-        return {path.name: path}
+        directory = _package_directory(path)
+        return directory, {path.absolute().relative_to(directory.absolute()).as_posix(): path}
     if not path.is_dir():
         raise PackageError(f"{path}: no such package; give a directory with ONNX files, or an ONNX file")
     if not os.access(path, os.R_OK | os.X_OK):
-        raise PackageError(f"{path}: cannot be read: no permission; mend its permissions")
-    found = {file.relative_to(path): file for file in sorted(path.rglob("*.onnx"))}
-    files = {
-        relative.as_posix(): file
-        for relative, file in found.items()
-        if not any(part.startswith(".") for part in relative.parts)
-    }
+        raise PackageError(f"{path}: cannot be read: no permission; fix its permissions")
+    relative = (file.relative_to(path) for file in sorted(path.rglob("*.onnx")))
+    files = {file.as_posix(): path / file for file in relative if not any(part.startswith(".") for part in file.parts)}
     if not files:
         advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
         raise PackageError(f"{path}: no ONNX file in it; {advice}")
-    return files
+    return path, files
+
+
+def _package_directory(file: Path) -> Path:
+    """The directory of the package that a single file belongs to.
+
+    It may be the one above: for a component of a pipeline, whose sidecar is there; and for `onnx/model.onnx` with its
+    config above, as in many repositories on the Hub.
+    """
+    here, above = file.parent, file.absolute().parent.parent
+    for names in ((SIDECAR,), (CONFIG, MODEL_INDEX)):
+        for directory in (here, above):
+            if any((directory / name).is_file() for name in names):
+                return directory
+    return here

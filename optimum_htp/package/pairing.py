@@ -1,16 +1,71 @@
-"""Which file of one package was made from which file of another."""
+"""Which file of one package goes with which file of another, whatever tools called it.
+
+The one answer for all that hold two packages, or a package and its source model, side by side.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 
-# What tools put behind the names of the files that they make.
-_SUFFIX = re.compile(r"(_optimized|_quantized|_fp16|_int8|_merged|-opt|-int8)+$")
+# What tools append to the name of a file that they made from another. `_merged` is no such word: a merged decoder is
+# made from two files, and has the inputs of neither.
+_VARIANT = re.compile(
+    r"""([-_.](
+        optimized | opt | o[1-4] | slim | slimmed | simplified | sim | infer  # the same model, in fewer nodes
+      | (fp | float)(32 | 16) | f16 | half | bf16 | fp8                       # other weights
+      | quantized | quant | qdq | dynamic | static | (q | u | qu)?int(4 | 8 | 16) | q[1-8](f16)? | bnb4 | hqq | gptq | awq
+      | arm64 | avx2 | avx512 | vnni | ppc64le                                # for a processor: qint8_avx512_vnni
+      | tagged | projected
+    ))+$""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
-def stem(file: str) -> str:
-    """A file without what tools put behind its name."""
+def plain_name(file: str) -> str:
+    """A file's path without what tools append to names, in any combination and order.
+
+    >>> plain_name("model_O2.onnx"), plain_name("unet/model-opt_fp16.onnx"), plain_name("decoder_model_merged_q4f16.onnx")
+    ('model.onnx', 'unet/model.onnx', 'decoder_model_merged.onnx')
+    """
     path = PurePosixPath(file)
-    return str(path.with_name(_SUFFIX.sub("", path.stem)))
+    return str(path.with_name(_VARIANT.sub("", path.stem) + path.suffix))
+
+
+def partner(file: str, files: Collection[str], others: Collection[str]) -> str | None:
+    """The file of another package that goes with one.
+
+    That of the same name; else the only one whose name is the same but for what tools append to it; else, where each
+    package has one file, that. None if there is none, or if it is ambiguous.
+
+    Args:
+        file: The file.
+        files: The files of its package, it among them.
+        others: The files of the other package.
+
+    >>> partner("model.onnx", ["model.onnx"], ["model_quantized.onnx", "model_O2.onnx", "other.onnx"])
+    >>> partner("model_q4.onnx", ["model.onnx", "model_q4.onnx"], ["model.onnx"])
+    'model.onnx'
+    """
+    if file in others:
+        return file
+    plain = plain_name(file)
+    if plain in others:
+        return plain
+    alike = [other for other in others if plain_name(other) == plain]
+    if not alike and len(files) == len(others) == 1:
+        alike = list(others)
+    return alike[0] if len(alike) == 1 else None
+
+
+def pair_files(files: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """The files of two packages that go with each other as `partner` says, each with one at most.
+
+    >>> pair_files(["encoder.onnx", "model.onnx"], ["model_quantized.onnx", "encoder.onnx"])
+    {'encoder.onnx': 'encoder.onnx', 'model.onnx': 'model_quantized.onnx'}
+    """
+    left, right = list(files), list(others)
+    matches = {file: partner(file, left, right) for file in left}
+    return {file: other for file, other in matches.items() if other and partner(other, right, left) == file}

@@ -1,79 +1,89 @@
-"""Packing: a package as one ONNX file, and back.
+"""`pack`: a package as one ONNX file.
 
-Weights are copied from file to file by the system and never held in memory. The format is that of `packed`.
+Weights are copied from file to file by the system and never held in memory. `package/archive.py` describes the format.
 """
 
 from __future__ import annotations
 
 import base64
-import errno
-import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError, PackageError
+from optimum_htp.errors import ModelTooLargeError, OnnxFileError, PackageError, writing
 from optimum_htp.onnxfile import (
     MAX_MODEL_BYTES,
     SourceFiles,
     Splice,
     TensorField,
-    WireError,
     external_data_files,
     read_model,
     replacing,
     rewrite_tensors,
+    wire_errors,
 )
 from optimum_htp.package import (
+    CONFIG,
     FILE_PREFIX,
     MANIFEST,
     MAX_EXTERNAL_BYTES,
+    MODEL_INDEX,
     ExternalTensor,
-    PackedFiles,
-    StagedDirectory,
+    HtpPackage,
     check_sizes,
     is_pack_key,
     manifest_text,
     names_problem,
     onnx_files,
-    read_packed,
+    path_of,
 )
 
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What was packed.
 
-_CONFIGS = ("config.json", "model_index.json")
+    Attributes:
+        file: The ONNX file that was written.
+        size_bytes: How long it is.
+        files: The files of the package that are in it, by their paths in the package.
+    """
+
+    file: Path
+    size_bytes: int
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {"file": str(self.file), "bytes": self.size_bytes, "files": list(self.files)}
 
 
-def pack(package: str | Path, destination: str | Path, *, overwrite: bool = False) -> Path:
+def pack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: bool = False) -> PackReport:
     """Packs a package that has one ONNX file into that file: config, tokenizer, processors, tags and all.
 
-    What is written is an ordinary ONNX model: any tool reads it, and `AutoModelForONNX` loads it with nothing beside
-    it. External weights move into the file.
+    What is written is an ordinary ONNX model: any tool reads it, and `AutoModelForONNX` loads it with no other file.
+    External weights move into it.
 
     Args:
         package: The package's directory. It is only read.
-        destination: The ONNX file to write, outside the package.
-        overwrite: Replace `destination` if it is there.
-
-    Returns:
-        The file that was written.
+        output: The ONNX file to write, outside the package.
+        overwrite: Replace `output` if it exists.
 
     Raises:
-        PackageError: The package has several ONNX files or no config.json, something in it can't be packed, or the
-            destination is there already.
+        PackageError: The package has several ONNX files or no config.json, something in it can't be packed, or
+            `output` exists.
         ModelTooLargeError: With its weights the file would be longer than protobuf allows.
-        HtpError: The file could not be written; what was there stands.
+        HtpError: The file could not be written; what was there is unchanged.
 
     Example:
-        >>> pack("bert_onnx", "bert.onnx")    # doctest: +SKIP
+        >>> pack("bert_onnx", "bert.onnx").size_bytes    # doctest: +SKIP
     """
-    plan = _plan(Path(package))
-    target = _target(plan, Path(destination), overwrite=overwrite)
+    plan = _plan(path_of(package))
+    target = _target(plan, Path(output), overwrite=overwrite)
     with ExitStack() as stack:
         files = stack.enter_context(SourceFiles(plan.onnx))
         tensors, splice = _with_weights_inside(plan, files)
@@ -84,53 +94,11 @@ def pack(package: str | Path, destination: str | Path, *, overwrite: bool = Fals
         if content.length_bytes > MAX_MODEL_BYTES:
             message = f"packed it would have {content.length_bytes:,} bytes, more than protobuf's {MAX_MODEL_BYTES:,}"
             raise ModelTooLargeError(f"{message}: a model of this size stays a directory", path=plan.onnx)
-        with _written(target, content.length_bytes):
+        with writing(target, needed_bytes=content.length_bytes):
             mode = stat.S_IMODE(plan.onnx.stat().st_mode) & 0o666 | 0o600
             with replacing(target, mode=mode) as descriptor:
                 files.write(content.pieces, descriptor)
-    return target
-
-
-def unpack(file: str | Path, directory: str | Path, *, overwrite: bool = False) -> list[Path]:
-    """Gives back the package that was packed into an ONNX file, byte for byte.
-
-    Weights that were external before are external again, in the same files at the same places; bytes between tensors
-    come back as zeros.
-
-    Args:
-        file: The packed ONNX file. It is only read.
-        directory: Where to write the package; made if it is not there.
-        overwrite: Replace files of the same names.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        PackageError: The file is not packed, what is packed in it is not safe to write, or a file of the same name is
-            there already. Nothing was written.
-        HtpError: The package could not be written; what was there stands.
-
-    Example:
-        >>> unpack("bert.onnx", "bert_onnx")    # doctest: +SKIP
-    """
-    file, directory = Path(file), Path(directory)
-    packed = read_packed(read_model(file))
-    if packed is None:
-        raise PackageError(f"{file}: not a packed file; make one with: optimum-cli htp pack PKG {file.name}")
-    with SourceFiles(file) as source:
-        splice, weights = _with_weights_outside(packed, source)
-        names = [packed.onnx_name, *(packed.external_sizes if weights else ()), *packed.encoded]
-        _check_free(directory, names, overwrite=overwrite)
-        with StagedDirectory(directory) as staging, _written(directory, len(source.data)):
-            content = source.with_metadata(splice, {}, drop=is_pack_key)
-            _write_new(staging.path / packed.onnx_name, lambda target: source.write(content.pieces, target))
-            if weights:
-                _write_weights(staging.path, packed, source, weights)
-            for name in packed.encoded:
-                content_of_file = packed.read(name) or b""
-                _write_new(staging.path / name, partial(_write_all, content=content_of_file))
-            staging.commit()
-    return [directory / name for name in names]
+    return PackReport(target, content.length_bytes, tuple(sorted((plan.name, *plan.external, *plan.small))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +117,7 @@ def _plan(directory: Path) -> _Plan:
     if not directory.is_dir():
         advice = "give the directory that holds the ONNX file and its config.json"
         raise PackageError(f"{directory}: {'a file' if directory.exists() else 'no such package'}; {advice}")
-    found = onnx_files(directory)
+    _, found = onnx_files(directory)
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:6])
         raise PackageError(
@@ -169,7 +137,7 @@ def _plan(directory: Path) -> _Plan:
             advice = "get the whole package and pack it again"
             raise PackageError(f"{onnx}: its weights are in {location!r}, no file of the package; {advice}")
     small = {path: file for path, file in files.items() if path != name and path not in external}
-    if not any(config in small for config in _CONFIGS):
+    if not any(config in small for config in (CONFIG, MODEL_INDEX)):
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
         raise PackageError(f"{directory}: no config.json in it, so one file would not be a whole model; {advice}")
     problem = names_problem([name, *external, *small])
@@ -186,7 +154,7 @@ def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
     blobs = [parent.parent / "blobs" for parent in (real, *real.parents) if parent.name == "snapshots"]
 
     def failed(error: OSError) -> None:
-        raise PackageError(f"{error.filename}: cannot be read: {error.strerror}; mend its permissions") from error
+        raise PackageError(f"{error.filename}: cannot be read: {error.strerror}; fix its permissions") from error
 
     for root, directories, names in os.walk(directory, onerror=failed):
         directories[:] = [name for name in directories if not name.startswith(".") and name != "__pycache__"]
@@ -220,7 +188,7 @@ def _encoded(path: Path) -> str:
     try:
         return base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:
-        raise PackageError(f"{path}: cannot be read: {error.strerror}; mend its permissions") from error
+        raise PackageError(f"{path}: cannot be read: {error.strerror}; fix its permissions") from error
 
 
 def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[ExternalTensor], Splice | None]:
@@ -246,94 +214,5 @@ def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[External
         tensors.append(ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length))
         return field.with_content((starts[path] + offset, starts[path] + offset + length))
 
-    with _wire_errors(plan.onnx):
+    with wire_errors(plan.onnx):
         return tensors, rewrite_tensors(files.data, inline if plan.external else None)
-
-
-_Weights = list[tuple[ExternalTensor, tuple[int, int]]]
-
-
-def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Splice | None, _Weights]:
-    """Describes the ONNX file without the content that was external, and where in the packed file that is."""
-    wanted = {tensor.position: tensor for tensor in packed.tensors}
-    weights: _Weights = []
-
-    def take_out(field: TensorField) -> Splice | None:
-        tensor = wanted.get(field.position)
-        if tensor is None or tensor.name != field.name or field.content is None:
-            return None
-        if field.content[1] - field.content[0] != tensor.length:
-            return None
-        weights.append((tensor, field.content))
-        return field.with_entries(tensor.entries)
-
-    with _wire_errors(Path(packed.source)):
-        splice = rewrite_tensors(source.data, take_out if wanted else None)
-    if len(weights) != len(packed.tensors):
-        logger.warning("%s was changed since it was packed: its weights stay in the ONNX file.", packed.source)
-        return None, []
-    return splice, weights
-
-
-def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, weights: _Weights) -> None:
-    parent = PurePosixPath(packed.onnx_name).parent
-    for name, size in packed.external_sizes.items():
-        own = [(tensor, span) for tensor, span in weights if (parent / tensor.location).as_posix() == name]
-
-        def write(target: int, size: int = size, own: _Weights = own) -> None:
-            os.ftruncate(target, size)
-            for tensor, span in own:
-                os.lseek(target, tensor.offset, os.SEEK_SET)
-                source.write([span], target)
-
-        _write_new(directory / name, write)
-
-
-def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> None:
-    """Checks that nothing of the user's is in the way."""
-    for name in names:
-        path = directory / name
-        for parent in list(path.parents)[: len(PurePosixPath(name).parts) - 1]:
-            if parent.is_symlink():
-                raise PackageError(f"{parent}: a symbolic link, and the package is not written through it; remove it")
-        if os.path.lexists(path) and not overwrite:
-            advice = "give --overwrite to replace it, or another directory"
-            raise PackageError(f"{path}: there already, nothing was written; {advice}")
-
-
-def _write_new(path: Path, write: Callable[[int], None]) -> None:
-    """Writes a new file, to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        write(descriptor)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(target: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(target, view) :]
-
-
-@contextmanager
-def _wire_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except WireError as error:
-        raise OnnxFileError(f"not a valid ONNX file: {error.message}", path=path, offset=error.offset) from error
-
-
-@contextmanager
-def _written(target: Path, length_bytes: int) -> Iterator[None]:
-    """Turns what the system says about writing into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = f"make {length_bytes:,} bytes of room on that disk and run it again"
-        else:
-            advice = "nothing was changed; write elsewhere or mend the permissions"
-        raise HtpError(f"cannot write {target}: {error.strerror or error}; {advice}") from error

@@ -1,15 +1,16 @@
-"""The module tree of a package: which module owns how many nodes of each ONNX file, as a report."""
+"""`tree`: which module owns how many nodes of each ONNX file of a package."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts
+from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts, as_package
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,26 @@ class ModuleRow:
     in_model: str | None
     nodes: tuple[NodeRow, ...]
 
+    def to_dict(self, *, nodes: bool) -> dict[str, Any]:
+        """The module as JSON has it, with its nodes or without."""
+        document: dict[str, Any] = {
+            "path": self.path,
+            "class": self.class_name,
+            "tag": self.tag,
+            "depth": self.depth,
+            "calls": self.calls,
+            "parameters": self.parameters,
+            "own_nodes": self.own_nodes,
+            "all_nodes": self.all_nodes,
+            "aliases": list(self.aliases),
+            "alias_of": self.alias_of,
+        }
+        if self.in_model is not None:
+            document["in_model"] = self.in_model
+        if nodes:
+            document["nodes"] = [asdict(node) for node in self.nodes]
+        return document
+
 
 @dataclass(frozen=True, slots=True)
 class FileTree:
@@ -88,6 +109,17 @@ class FileTree:
     rows: tuple[ModuleRow, ...]
     unresolved: tuple[NodeRow, ...]
 
+    def to_dict(self, *, nodes: bool) -> dict[str, Any]:
+        """The file as JSON has it, with the nodes of each module or without."""
+        document: dict[str, Any] = {
+            "evidence_from": self.evidence,
+            "counts": asdict(self.counts),
+            "modules": [row.to_dict(nodes=nodes) for row in self.rows],
+        }
+        if nodes:
+            document["unresolved"] = [asdict(node) for node in self.unresolved]
+        return document
+
 
 @dataclass(frozen=True, slots=True)
 class TreeReport:
@@ -96,55 +128,66 @@ class TreeReport:
     Attributes:
         package: Its path.
         files: A tree for each ONNX file.
+        nodes: Whether its document, and what is printed of it, list the nodes of each module.
     """
 
     package: str
     files: tuple[FileTree, ...]
+    nodes: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {"package": self.package, "files": {tree.name: tree.to_dict(nodes=self.nodes) for tree in self.files}}
 
 
-def module_trees(
-    package: HtpPackage, *, file: str | None = None, module: str | None = None, depth: int | None = None
+def tree(
+    package: str | Path | HtpPackage,
+    *,
+    file: str | None = None,
+    module: str | None = None,
+    depth: int | None = None,
+    nodes: bool = False,
 ) -> TreeReport:
     """Reports which module owns how many nodes of each ONNX file.
 
     Args:
-        package: The package.
-        file: The files to report, by a glob over their path in the package; None means all.
+        package: The package's directory, or an ONNX file.
+        file: The files to report: a name, or a glob over their paths in the package; None means all.
         module: The modules to report, each with all below it: a glob over dotted paths, or a class; None means all.
         depth: How many levels of modules below the first to report; None means all.
+        nodes: Whether the report's document lists the nodes of each module.
 
     Raises:
         PackageError: A file is not tagged, or no file or module is called that.
-        OnnxFileError: A file is no ONNX model.
+        OnnxFileError: A file is not an ONNX model.
+
+    Example:
+        >>> rows = tree("bert_onnx", module="BertLayer").files[0].rows   # doctest: +SKIP
+        >>> rows[0].path, rows[0].all_nodes                              # doctest: +SKIP
+        ('bert.encoder.layer.0', 47)
     """
-    trees = [_file_tree(each) for each in _chosen(package, file)]
-    if module is not None:
-        kept = [
-            replace(tree, rows=_below(tree.rows, package.files[tree.name], module), unresolved=()) for tree in trees
-        ]
-        trees = [tree for tree in kept if tree.rows]
-        if not trees:
-            advice = "give a glob over dotted paths, such as '*.attention', or a class"
-            raise PackageError(f"{package.path}: no module is called {module!r}; {advice}")
-    if depth is not None:
-        trees = [replace(tree, rows=tuple(row for row in tree.rows if row.depth <= depth)) for tree in trees]
-    return TreeReport(str(package.path), tuple(trees))
+    package = as_package(package)
+    trees = []
+    for chosen in package.matching(file).values():
+        _check_tagged(chosen, package)
+        file_tree = _file_tree(chosen)
+        if module is not None:
+            file_tree = replace(file_tree, rows=_below(file_tree.rows, chosen, module), unresolved=())
+        if depth is not None:
+            file_tree = replace(file_tree, rows=tuple(row for row in file_tree.rows if row.depth <= depth))
+        if module is None or file_tree.rows:
+            trees.append(file_tree)
+    if not trees:
+        advice = "give a glob over dotted paths, such as '*.attention', or a class"
+        raise PackageError(f"{package.path}: no module is called {module!r}; {advice}")
+    return TreeReport(str(package.path), tuple(trees), nodes)
 
 
-def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
-    chosen = [
-        file
-        for name, file in package.files.items()
-        if pattern is None or name == pattern or fnmatchcase(name, pattern)
-    ]
-    if not chosen:
-        raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(package.files)}")
-    for file in chosen:
-        if file.evidence == "none":
-            lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
-            advice = f"tag it: optimum-cli htp tag {package.path}"
-            raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
-    return chosen
+def _check_tagged(file: HtpFile, package: HtpPackage) -> None:
+    if file.evidence == "none":
+        lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
+        advice = f"tag it: optimum-cli htp tag {package.path}"
+        raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
 
 
 def _file_tree(file: HtpFile) -> FileTree:
@@ -164,12 +207,12 @@ def _file_tree(file: HtpFile) -> FileTree:
                 owned.setdefault(owners.find(tag.tag, file), []).append(row)
     record = file.record
     # Trees that are made from tags alone know of no calls and no parameters.
-    known = record is not None and file.hierarchy.trees == record.trees
+    known = record is not None and file.tagged.roots is record.roots
     rows: list[ModuleRow] = []
-    for index, tree in enumerate(file.hierarchy.trees):
+    for index, root in enumerate(file.tagged.roots):
         nodes = {path: found for (at, path), found in owned.items() if at == index}
-        in_model = record.roots_in_model[index] if known and record is not None else None
-        rows += _TreeRows(tree, nodes, known=known, in_model=in_model or None).rows()
+        in_model = root.in_model if known else None
+        rows += _TreeRows(root.tree, nodes, known=known, in_model=in_model or None).rows()
     return FileTree(file.name, TagCounts.of(tags), file.evidence, tuple(rows), tuple(unresolved))
 
 

@@ -1,11 +1,10 @@
-"""How the comparison of two packages is shown: a table of the modules that differ, or JSON."""
+"""How the comparison of two packages is shown: a table of the modules that differ."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable, short_count
@@ -58,28 +57,6 @@ def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
             print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)], stream)
 
 
-def diff_document(report: DiffReport) -> dict[str, Any]:
-    """The comparison as a JSON document; of the modules, those that differ."""
-    return {
-        "before": report.before,
-        "after": report.after,
-        "changed": report.changed,
-        "only_before": list(report.only_before),
-        "only_after": list(report.only_after),
-        "files": [_file_document(file) for file in report.files],
-    }
-
-
-def print_diff_json(report: DiffReport, *, stream: TextIO | None = None) -> None:
-    """Prints the comparison as JSON.
-
-    Args:
-        report: The comparison.
-        stream: Where to print; None means standard output.
-    """
-    print(json.dumps(diff_document(report), indent=2), file=stream or sys.stdout)
-
-
 def _heading(file: FileDiff) -> Iterator[str]:
     names = (
         printable(file.before) if file.before == file.after else f"{printable(file.before)} -> {printable(file.after)}"
@@ -91,7 +68,7 @@ def _heading(file: FileDiff) -> Iterator[str]:
     yield from _versions(file)
     for change in file.values:
         yield _change(change, "")
-    for change in file.stored:
+    for change in file.stored_elements:
         yield _change(change, "stored elements of ")
     changed = len(file.changed_modules)
     same = len(file.modules) - changed
@@ -226,41 +203,3 @@ def _total(file: FileDiff) -> Line:
     return Line(
         ("total", "", f"{before:,}", f"{after:,}", f"{after - before:+,}" if after != before else "", ""), True
     )
-
-
-def _file_document(file: FileDiff) -> dict[str, Any]:
-    return {
-        "before": file.before,
-        "after": file.after,
-        "changed": file.changed,
-        "nodes": {"before": file.nodes[0], "after": file.nodes[1]},
-        "versions": [asdict(change) for change in file.versions],
-        "values": [asdict(change) for change in file.values],
-        "stored_elements": [asdict(change) for change in file.stored],
-        "operators": [asdict(change) for change in file.operators],
-        "same_wiring": file.same_wiring,
-        "modules_compared": len(file.modules),
-        "modules": [_module_document(module) for module in file.changed_modules],
-    }
-
-
-def _module_document(module: ModuleDiff) -> dict[str, Any]:
-    return {
-        "path": module.path,
-        "before": _side_document(module.before),
-        "after": _side_document(module.after),
-        "operators": [asdict(change) for change in module.operators],
-    }
-
-
-def _side_document(side: ModuleSide | None) -> dict[str, Any] | None:
-    if side is None:
-        return None
-    return {
-        "class": side.class_name,
-        "tag": side.tag,
-        "calls": side.calls,
-        "parameters": side.parameters,
-        "nodes": side.nodes,
-        "operators": dict(side.operators),
-    }

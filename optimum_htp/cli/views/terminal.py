@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +92,16 @@ def is_terminal(stream: TextIO) -> bool:
         return stream.isatty()
     except ValueError:  # closed
         return False
+
+
+def print_json(document: object, stream: TextIO | None = None) -> None:
+    """Prints a document as JSON, as `--json` of every verb does.
+
+    Args:
+        document: What `to_dict` of a report gives.
+        stream: Where to print; None means standard output.
+    """
+    print(json.dumps(document, indent=2), file=stream or sys.stdout)
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""How module trees are shown: as a table on a terminal, as plain text in a pipe, as JSON."""
+"""How module trees are shown: as a table on a terminal, as plain text in a pipe."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable, short_count
 from optimum_htp.hierarchy import SOURCES
@@ -25,15 +23,14 @@ _COLUMNS = (
 _EVIDENCE = Column("evidence")
 
 
-def print_trees(report: TreeReport, *, nodes: bool = False, stream: TextIO | None = None) -> None:
+def print_trees(report: TreeReport, *, stream: TextIO | None = None) -> None:
     """Prints module trees: coloured and cut to the width of a terminal, else plain and at full width.
 
     Args:
         report: The trees.
-        nodes: List the nodes under each module.
         stream: Where to print; None means standard output.
     """
-    stream = stream or sys.stdout
+    stream, nodes = stream or sys.stdout, report.nodes
     for position, tree in enumerate(report.files):
         if position:
             print(file=stream)
@@ -42,30 +39,6 @@ def print_trees(report: TreeReport, *, nodes: bool = False, stream: TextIO | Non
         print(file=stream)
         columns = (*_COLUMNS, _EVIDENCE) if nodes else _COLUMNS
         print_table(columns, _lines(tree, nodes=nodes, unicode=_unicode(stream)), stream)
-
-
-def trees_document(report: TreeReport, *, nodes: bool = False) -> dict[str, Any]:
-    """The trees as a JSON document.
-
-    Args:
-        report: The trees.
-        nodes: List the nodes under each module.
-    """
-    return {
-        "package": report.package,
-        "files": {tree.name: _file_document(tree, nodes=nodes) for tree in report.files},
-    }
-
-
-def print_trees_json(report: TreeReport, *, nodes: bool = False, stream: TextIO | None = None) -> None:
-    """Prints the trees as JSON.
-
-    Args:
-        report: The trees.
-        nodes: List the nodes under each module.
-        stream: Where to print; None means standard output.
-    """
-    print(json.dumps(trees_document(report, nodes=nodes), indent=2), file=stream or sys.stdout)
 
 
 def evidence_text(by_source: dict[str, int]) -> str:
@@ -156,34 +129,3 @@ def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]
 
 def _unicode(stream: TextIO) -> bool:
     return (stream.encoding or "utf-8").lower().startswith("utf")
-
-
-def _file_document(tree: FileTree, *, nodes: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "evidence_from": tree.evidence,
-        "counts": asdict(tree.counts),
-        "modules": [_row_document(row, nodes=nodes) for row in tree.rows],
-    }
-    if nodes:
-        document["unresolved"] = [asdict(node) for node in tree.unresolved]
-    return document
-
-
-def _row_document(row: ModuleRow, *, nodes: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "path": row.path,
-        "class": row.class_name,
-        "tag": row.tag,
-        "depth": row.depth,
-        "calls": row.calls,
-        "parameters": row.parameters,
-        "own_nodes": row.own_nodes,
-        "all_nodes": row.all_nodes,
-        "aliases": list(row.aliases),
-        "alias_of": row.alias_of,
-    }
-    if row.in_model is not None:
-        document["in_model"] = row.in_model
-    if nodes:
-        document["nodes"] = [asdict(node) for node in row.nodes]
-    return document

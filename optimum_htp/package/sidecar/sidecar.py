@@ -12,8 +12,9 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.package.json_files import read_small, write_text_atomically
+from optimum_htp.package.limits import MAX_SIDECAR_BYTES
 from optimum_htp.package.sidecar.document import file_document
 from optimum_htp.package.sidecar.parse import parse_members
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
@@ -24,7 +25,6 @@ __all__ = ["SCHEMA_VERSION", "SIDECAR", "FileRecord", "Sidecar", "StoredParamete
 SIDECAR = "export_metadata.json"
 SCHEMA_VERSION = 1
 _LIBRARIES = ("optimum_htp", "optimum", "optimum-onnx", "transformers", "torch", "onnx", "onnxruntime")
-_MAX_SIDECAR_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         path = directory / SIDECAR
-        content = read_small(path, _MAX_SIDECAR_BYTES)
+        content = read_small(path, MAX_SIDECAR_BYTES)
         return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
@@ -90,9 +90,9 @@ class Sidecar:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
             return cls(**parse_members(document))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"[:300]
-            message = f"{where}: not written by optimum_htp ({reason}); delete it, export again"
-            raise PackageError(" ".join(message.split())) from error
+            raise PackageError(
+                f"{where}: not written by optimum_htp ({reason(error)}); delete it, export again"
+            ) from error
 
 
 def library_versions() -> dict[str, str]:

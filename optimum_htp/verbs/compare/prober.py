@@ -27,21 +27,24 @@ from optimum_htp.onnxfile import (
     NODE_INPUT,
     NODE_OP_TYPE,
     NODE_OUTPUT,
+    NUMBERS,
     GraphSpans,
     OnnxModel,
     SourceFiles,
-    Span,
     Value,
+    element_type,
     encode_message,
-    encode_varint,
     external_data_files,
+    message_pieces,
     model_spans,
+    pieces_length,
+    reads,
     scope_spans,
     scopes_of,
     tensor_types,
     value_info,
 )
-from optimum_htp.verbs.compare.flat_graph import FlatGraph, reads
+from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
 
 if TYPE_CHECKING:
@@ -51,9 +54,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_NUMBERS = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
-            "float64": 11}  # fmt: skip
-_FLOATS = frozenset((1, 10, 11, 16))
 _LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -91,7 +91,7 @@ class Prober:
     def may_be_float(self, name: str) -> bool:
         """Whether a tensor is of a floating-point type, as far as that is known."""
         value = self.types.get(name)
-        return value is None or value.elem_type in _FLOATS or not value.elem_type
+        return value is None or not value.elem_type or element_type(value.elem_type).is_float
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """What is known of a tensor's shape; None where not even the number of its axes is."""
@@ -124,8 +124,8 @@ class Prober:
         feed = {name: values[name] for name in needed}
         pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], wanted)
         session = self._open(pieces)
-        found = run_session(session, wanted, feed, name=str(self._model.path))
-        return {**passed, **dict(zip(wanted, found, strict=True))}
+        computed = run_session(session, wanted, feed, name=str(self._model.path))
+        return {**passed, **dict(zip(wanted, computed, strict=True))}
 
     def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
         """How many numbers some tensors have, which are not held for it.
@@ -144,44 +144,42 @@ class Prober:
             for counter, name in counted.items()
         ]
         pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
-        found = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
-        return {name: int(length) for name, length in zip(wanted, found, strict=True)}
+        lengths = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
+        return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
 
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
         if declared is not None:
             return declared
-        number = _NUMBERS.get(str(array.dtype), 1)
-        return Value(name, number, tuple(f"{name}_{axis}" for axis in range(array.ndim)))
+        return Value(name, NUMBERS[str(array.dtype)], tuple(f"{name}_{axis}" for axis in range(array.ndim)))
 
     def _pieces(
         self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
     ) -> list[Piece]:
         graph: list[Piece] = []
         used: dict[str, None] = {}
-        for at in nodes:
-            flat = self.flat.nodes[at]
-            graph += _message(GRAPH_NODE, self._scopes[flat.scope].nodes[flat.position])
+        for index in nodes:
+            flat = self.flat.nodes[index]
+            graph += message_pieces(GRAPH_NODE, [self._scopes[flat.scope].nodes[flat.index]])
             used.update(dict.fromkeys(reads(flat.node)))
         graph += [encode_message(GRAPH_NODE, node) for node in more]
         graph.append(encode_message(GRAPH_NAME, b"probe"))
         for name in used:
-            graph += self._stored(name)
+            graph += self._initializer(name)
         graph += [encode_message(GRAPH_INPUT, value_info(value)) for value in inputs]
         # ONNX Runtime infers the types of outputs.
         graph += [encode_message(GRAPH_OUTPUT, encode_message(10, name.encode())) for name in outputs]
-        length = sum(_length(piece) for piece in graph)
-        content: list[Piece] = [*self._spans.head, encode_varint(MODEL_GRAPH) + encode_varint(length), *graph]
+        content: list[Piece] = [*self._spans.head, *message_pieces(MODEL_GRAPH, graph)]
         for span in self._spans.functions:
-            content += _message(MODEL_FUNCTION, span)
+            content += message_pieces(MODEL_FUNCTION, [span])
         return content
 
-    def _stored(self, name: str) -> list[Piece]:
+    def _initializer(self, name: str) -> list[Piece]:
         for spans in reversed(self._scopes):
             if name in spans.tensors:
-                return _message(GRAPH_INITIALIZER, spans.tensors[name])
+                return message_pieces(GRAPH_INITIALIZER, [spans.tensors[name]])
             if name in spans.sparse:
-                return _message(GRAPH_SPARSE_INITIALIZER, spans.sparse[name])
+                return message_pieces(GRAPH_SPARSE_INITIALIZER, [spans.sparse[name]])
         return []
 
     def _open(self, pieces: list[Piece]) -> Any:
@@ -189,7 +187,7 @@ class Prober:
         name = str(self._model.path)
         if self._external:
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._model.path.parent.resolve()))
-        if self._external or sum(map(_length, pieces)) <= _IN_MEMORY_BYTES:
+        if self._external or pieces_length(pieces) <= _IN_MEMORY_BYTES:
             data = self._files.data
             content = b"".join(piece if isinstance(piece, bytes) else data[slice(*piece)] for piece in pieces)
             return open_session(content, options, provider=self._provider, name=name)
@@ -201,11 +199,3 @@ class Prober:
             finally:
                 os.close(descriptor)
             return open_session(file, options, provider=self._provider, name=name)
-
-
-def _length(piece: Piece) -> int:
-    return len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]
-
-
-def _message(tag: int, span: Span) -> list[Piece]:
-    return [encode_varint(tag) + encode_varint(span[1] - span[0]), span]

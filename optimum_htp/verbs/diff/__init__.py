@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.diff.verb import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide, diff
+from optimum_htp.verbs.diff.report import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
+from optimum_htp.verbs.diff.verb import diff
 
 
 __all__ = [

@@ -28,7 +28,8 @@ from optimum_htp.onnxfile import (
     TensorField,
     Value,
     encode_message,
-    encode_varint,
+    message_pieces,
+    pieces_length,
     release_pages,
     rewrite_part,
     value_info,
@@ -89,23 +90,23 @@ class PartWriter:
         weights = list(self._weights(cut.initializers, location))
         graph: list[Piece] = []
         for scope, at in cut.nodes:
-            graph += _message(GRAPH_NODE, self._rewritten("node", self.scopes[scope].nodes[at], location))
+            graph += message_pieces(GRAPH_NODE, self._rewritten("node", self.scopes[scope].nodes[at], location))
         graph.append(encode_message(GRAPH_NAME, name.encode()))
         for tag, pieces in weights:
-            graph += _message(tag, pieces)
+            graph += message_pieces(tag, pieces)
         for tag, names in ((GRAPH_INPUT, cut.inputs), (GRAPH_OUTPUT, cut.outputs)):
             graph += [encode_message(tag, value_info(types[each])) for each in names]
-        content: list[Piece] = [*self.model.head, *_message(MODEL_GRAPH, graph)]
+        content: list[Piece] = [*self.model.head, *message_pieces(MODEL_GRAPH, graph)]
         for span in self.model.functions:
-            content += _message(MODEL_FUNCTION, [span])
+            content += message_pieces(MODEL_FUNCTION, [span])
         for span in self.model.metadata:
             key = self.files.metadata_key(*span)
             if key != SKELETON and not is_pack_key(key):
-                content += _message(MODEL_METADATA, [span])
+                content += message_pieces(MODEL_METADATA, [span])
         self._write_file(target, content)
         if self._ranges:
             self._write_external(target.with_name(location))
-        inside = sum(_length(pieces) for _, pieces in weights)
+        inside = sum(pieces_length(pieces) for _, pieces in weights)
         return Written(
             len(weights), inside + sum(stop - start for _, (start, stop) in self._ranges), bool(self._ranges)
         )
@@ -185,11 +186,3 @@ def _create(target: Path, stack: ExitStack) -> int:
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     stack.callback(os.close, descriptor)
     return descriptor
-
-
-def _length(pieces: Sequence[Piece]) -> int:
-    return sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] for piece in pieces)
-
-
-def _message(tag: int, pieces: list[Piece]) -> list[Piece]:
-    return [encode_varint(tag) + encode_varint(_length(pieces)), *pieces]

@@ -9,6 +9,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.package import (
     CONFIG,
     GENERATION_CONFIG,
+    MANIFEST,
     MODEL_INDEX,
     PROCESSOR_FILES,
     TOKENIZER_CONFIG,
@@ -61,13 +62,13 @@ _GENERATING_TASKS = frozenset(("text-generation", "text2text-generation", "image
 
 def check_config(package: Contents) -> Iterator[Finding]:
     """config.json is there, can be read, and says what kind of model this is."""
-    if package.packed_error is not None:
-        yield failed(str(package.packed_error))
+    if MANIFEST in package.problems:
+        yield failed(str(package.problems[MANIFEST]))
     if package.is_pipeline:
         yield from _check_pipeline(package)
         return
     try:
-        config = package.config(CONFIG)
+        config = package.read_json(CONFIG)
     except PackageError as error:
         yield failed(str(error), _rewrite(package))
         return
@@ -106,7 +107,7 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
     """A diffusion pipeline: each component that has an ONNX file has a config, and those without have their files."""
     try:
-        index = package.config(MODEL_INDEX) or {}
+        index = package.read_json(MODEL_INDEX) or {}
     except PackageError as error:
         yield failed(str(error), "export the pipeline again")
         return
@@ -114,7 +115,7 @@ def _check_pipeline(package: Contents) -> Iterator[Finding]:
         yield failed(f"{MODEL_INDEX} has no `_class_name`", "export the pipeline again")
     for name in sorted({file.rpartition("/")[0] for file in package.files} - {""}):
         try:
-            if package.config(f"{name}/{CONFIG}") is None:
+            if package.read_json(f"{name}/{CONFIG}") is None:
                 yield failed(f"there is no {name}/{CONFIG}", "export the pipeline again")
         except PackageError as error:
             yield failed(str(error), "export the pipeline again")
@@ -184,7 +185,7 @@ def _label2id_problems(names: Mapping[str, Any], ids: Any, advice: str) -> Itera
 
 
 def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
-    task = package.task
+    task = package.plain_task
     if task not in _LABEL_AXES:
         yield good(f"consistent; {task or 'an unknown task'} has no logits to hold them against")
         return
@@ -210,14 +211,14 @@ def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
 def check_generation(package: Contents) -> Iterator[Finding]:
     """A generating model has a generation config."""
     try:
-        found = package.config(GENERATION_CONFIG)
+        found = package.read_json(GENERATION_CONFIG)
     except PackageError as error:
         yield failed(str(error), "copy it from the source model, or delete it: defaults from config.json hold then")
         return
     # CTC models transcribe without generating; a package of plain Optimum does not say its task.
-    told_by_class = package.task in (None, "automatic-speech-recognition") and generates(package.main_config)
-    if package.task not in _GENERATING_TASKS and not told_by_class:
-        yield skipped(f"{package.task or 'the model'} does not generate" if found is None else "not needed")
+    told_by_class = package.plain_task in (None, "automatic-speech-recognition") and generates(package.main_config)
+    if package.plain_task not in _GENERATING_TASKS and not told_by_class:
+        yield skipped(f"{package.plain_task or 'the model'} does not generate" if found is None else "not needed")
     elif found is None:
         advice = "copy it from the source model, or set what you need in generate()"
         yield warning(f"there is no {GENERATION_CONFIG}: generate() takes defaults from {CONFIG}", advice)
@@ -229,13 +230,13 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
     for name in (*PROCESSOR_FILES, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"):
         for directory in directories:
             try:
-                package.config(directory + name)
+                package.read_json(directory + name)
             except PackageError as error:
                 yield failed(str(error), "copy it from the source model again")
     yield from _check_tokenizer_json(package, directories[0])
-    inputs = package.inputs() if package.task not in _PREPARED_BY_NOTHING else set()
+    inputs = package.inputs() if package.plain_task not in _PREPARED_BY_NOTHING else set()
     needed = {kind: files for name, (kind, files) in _PREPROCESSORS.items() if name in inputs}
-    if package.task in _DECODING:
+    if package.plain_task in _DECODING:
         needed.setdefault(*_TOKENIZER)
     if "pretrained_cfg" in package.main_config:  # timm's config says how to prepare images, and transformers reads it
         needed.pop("an image processor", None)

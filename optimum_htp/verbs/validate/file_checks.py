@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 
-from optimum_htp.errors import OnnxFileError, PackageError
+from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import Initializer, OnnxModel
 from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
@@ -50,18 +50,15 @@ _EXPORT_AGAIN = "export or download the package again"
 
 def check_onnx(package: Contents) -> Iterator[Finding]:
     """Every ONNX file can be read, and has a graph that gives something."""
-    for name, model in package.models.items():
-        if isinstance(model, OnnxFileError):
-            reason = str(model).replace(str(package.files[name]), name, 1)
-            yield failed(reason, _EXPORT_AGAIN)
-        elif not model.graph.outputs:
+    for name, file in package.files.items():
+        if name in package.problems:
+            yield failed(str(package.problems[name]).replace(str(file.path), name, 1), _EXPORT_AGAIN)
+        elif not file.model.graph.outputs:
             # ORTOptimizer writes such a file for a merged decoder at O2 and O3.
             yield failed(f"{name}: the graph is empty", "optimize the package again, at another level")
     if package.readable:
         nodes = sum(len(graph.nodes) for model in package.readable.values() for _, graph in model.graphs())
-        yield good(
-            f"{len(package.readable)} files, {nodes:,} nodes" if len(package.models) > 1 else f"{nodes:,} nodes"
-        )
+        yield good(f"{len(package.readable)} files, {nodes:,} nodes" if len(package.files) > 1 else f"{nodes:,} nodes")
 
 
 def check_versions(package: Contents) -> Iterator[Finding]:
@@ -120,7 +117,7 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
     needed: dict[Path, tuple[str, int]] = {}
     for name, model in package.readable.items():
         for tensor in external_tensors(model):
-            file = Path(package.files[name].parent, tensor.location or "")
+            file = Path(package.files[name].path.parent, tensor.location or "")
             if _leads_out(package, name, tensor.location or ""):
                 continue  # `paths` says so; what lies there is nobody's business
             label, longest = needed.get(file, ("", 0))
@@ -189,7 +186,7 @@ def _leads_out(package: Contents, name: str, location: str) -> bool:
     absolute = location.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", location) is not None
     if absolute or "\0" in location or ".." in re.split(r"[/\\]", location):
         return True
-    return not is_inside(package.files[name].parent / location, package.directory)
+    return not is_inside(package.files[name].path.parent / location, package.directory)
 
 
 def check_files(package: Contents) -> Iterator[Finding]:
@@ -202,7 +199,7 @@ def check_files(package: Contents) -> Iterator[Finding]:
     names = [name for name in package.files if "/" not in name]
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]
-    plain = package.main_config.get("is_encoder_decoder") is True or package.task == "text2text-generation"
+    plain = package.main_config.get("is_encoder_decoder") is True or package.plain_task == "text2text-generation"
     if package.path.is_file() or package.is_pipeline:
         yield good("one file" if package.path.is_file() else f"{len(package.files)} components")
     elif encoders and not decoders and plain and not any(name.startswith("model") for name in names):
@@ -210,7 +207,7 @@ def check_files(package: Contents) -> Iterator[Finding]:
     elif decoders and not encoders and plain:
         yield failed(f"there is {decoders[0]}, but no encoder", _EXPORT_AGAIN)
     elif encoders and decoders and not any("with_past" in name or "merged" in name for name in decoders):
-        task = package.records.source.get("task") if package.records is not None else None
+        task = package.sidecar.source.get("task") if package.sidecar is not None else None
         if isinstance(task, str) and task.endswith("-with-past"):
             yield failed("exported with past key values, but no decoder here takes any", _EXPORT_AGAIN)
         yield good(", ".join(sorted((*encoders, *decoders))))

@@ -39,14 +39,14 @@ def check_loading(package: Contents, *, task: str | None = None, trust_remote_co
     Returns:
         The checks `checker`, `load` and `run`.
     """
-    if len(package.readable) < len(package.models):
+    if len(package.readable) < len(package.files):
         reason = "an ONNX file can't be read"
         return [Check(name, SKIPPED, reason) for name in NAMES]
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as scratch:
         result = Path(scratch, "result.json")
         request = {
             "path": str(package.path.resolve()),
-            "files": [str(file.resolve()) for file in package.files.values()],
+            "files": [str(file.path.resolve()) for file in package.files.values()],
             "task": task,
             "trust_remote_code": trust_remote_code,
             "result": str(result),

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, reason
+from optimum_htp.models import (
+    DEFAULT_PROVIDER,
+    Errors,
+    Example,
+    Part,
+    compare_arrays,
+    computes_in,
+    default_tolerance,
+    find_parts,
+    fixed_sizes,
+    graph_inputs,
+    load_source_of,
+    open_session,
+    random_operators,
+    run_reference,
+    session_options,
+)
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
@@ -16,17 +34,10 @@ from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, g
 if TYPE_CHECKING:
     import numpy as np
 
-    from optimum_htp.models import Example, Part
+    Array = np.ndarray[Any, Any]
 
 
 logger = logging.getLogger(__name__)
-
-TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 5e-1}
-"""How far an output may be from PyTorch's, relative to its largest value, by the type of the weights.
-
-That of quantized weights only tells a graph that is broken from one that is coarse, as a small real model easily is: off
-by a quarter of the largest value in single elements. `compare` looks closer.
-"""
 
 _CONSTANT_AXIS = "an axis was traced as a constant; export again, or report it to Optimum"
 
@@ -36,14 +47,6 @@ _OTHER_SIZES: tuple[dict[str, int], ...] = (
     {"batch_size": 3, "audio_sequence_length": 12000},
     {"batch_size": 3},
 )
-
-# Operators that give something else each time.
-_RANDOM = frozenset(("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-                     "Multinomial"))  # fmt: skip
-_QUANTIZED = frozenset(("DynamicQuantizeLinear", "QuantizeLinear", "MatMulInteger", "QLinearMatMul", "MatMulNBits",
-                        "DynamicQuantizeMatMul"))  # fmt: skip
-_ELEMENT_TYPES = {10: "fp16", 16: "bf16"}
-_TINY = 1e-6
 
 
 def check_outputs(
@@ -62,7 +65,7 @@ def check_outputs(
         model: The source model: its directory, or its id on the Hub.
         task: The task; None means the one that the package says.
         trust_remote_code: Run code that comes with the model.
-        tolerance: Of all outputs, relative to their largest value; None means by the type of the weights.
+        tolerance: Of all outputs, relative to their largest value; None means by the type that the file computes with.
         shapes: Sizes of the first inputs, by Optimum's names; others have their defaults.
 
     Returns:
@@ -71,15 +74,15 @@ def check_outputs(
     Raises:
         PackageError: There is no such model, or it can't be loaded in PyTorch.
     """
-    from optimum_htp.models import find_parts, fixed_sizes, load_source_model, source_facts
-
-    records = package.records
-    roots = [tree.root for record in records.files.values() for tree in record.trees] if records is not None else []
-    past = any(name.startswith("past_key_values") for name in package.inputs())
-    source = load_source_model(
+    records = package.sidecar
+    source = load_source_of(
+        list(package.readable.values()),
         model,
-        **source_facts(records.source if records is not None else {}, roots, task=task, with_past=past),
-        dtype=weights_type(package),
+        recorded=records.source if records is not None else {},
+        roots=[tree.root for record in records.files.values() for tree in record.roots.trees]
+        if records is not None
+        else [],
+        task=task,
         trust_remote_code=trust_remote_code,
     )
     try:
@@ -88,9 +91,9 @@ def check_outputs(
         return [combine(name, [warning(f"not compared: {error}")], ok="") for name in ("outputs", "dynamic-axes")]
     first, others = [], []
     for part in parts:
-        comparison = _Comparison(package, part, tolerance)
-        fixed = fixed_sizes((value.name, value.shape) for value in comparison.model.graph.inputs)
-        sizes = {**fixed, **(shapes or {})}
+        graph = package.readable[part.file]
+        comparison = _Comparison(package, part, default_tolerance(graph) if tolerance is None else tolerance)
+        sizes = {**fixed_sizes((value.name, value.shape) for value in graph.graph.inputs), **(shapes or {})}
         done = comparison.at(sizes)
         first.append(done)
         label = comparison.label
@@ -105,24 +108,13 @@ def check_outputs(
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 
-def weights_type(package: Contents) -> str:
-    """Optimum's name for the type of the weights, by the inputs, outputs and initializers of the graphs."""
-    types = {
-        value.elem_type for model in package.readable.values() for value in (*model.graph.inputs, *model.graph.outputs)
-    }
-    types |= {tensor.data_type for model in package.readable.values() for tensor in model.graph.initializers}
-    if 1 in types:  # float weights: half precision anywhere else is an operator's own affair
-        return "fp32"
-    return next((name for number, name in _ELEMENT_TYPES.items() if number in types), "fp32")
-
-
 @dataclass(slots=True)
 class _Comparison:
     """One part of the source model, and its ONNX file."""
 
     package: Contents
     part: Part
-    tolerance: float | None
+    tolerance: float
     session: Any = None
 
     @property
@@ -137,9 +129,9 @@ class _Comparison:
 
     def at(self, shapes: dict[str, int]) -> Finding:
         """Compares at one size; what PyTorch itself does not take is no fault of the package."""
-        random = {node.op_type for _, graph in self.model.graphs() for node in graph.nodes} & _RANDOM
+        random = random_operators(self.model)
         if random:
-            return skipped(f"{self.label} is random ({', '.join(sorted(random))})")
+            return skipped(f"{self.label} is random ({', '.join(random)})")
         example = self._reference(shapes)
         if isinstance(example, str):
             return warning(f"{self.label} not compared: PyTorch can't run it: {example}")
@@ -152,35 +144,29 @@ class _Comparison:
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
         """Compares at the first of the other sizes that PyTorch takes and the graph says it takes."""
-        reason = "PyTorch takes no other sizes"
+        why = "PyTorch takes no other sizes"
         for other in _OTHER_SIZES:
             example = self._reference({**shapes, **other})
             if isinstance(example, str):
                 continue
             misfit = self._misfit(example)
             if misfit is not None:
-                reason = misfit
+                why = misfit
                 continue
             sizes = ", ".join(f"{name} {size}" for name, size in other.items() if name != "audio_sequence_length")
             return self._compare(example, f" at {sizes}")
-        return skipped(f"{self.label}: {reason}")
+        return skipped(f"{self.label}: {why}")
 
     def _reference(self, shapes: dict[str, int]) -> Example | str:
-        from optimum_htp.models import run_reference
-
         try:
-            return run_reference(self.part, [value.name for value in self._inputs()], shapes=shapes)
+            return run_reference(self.part, [value.name for value in graph_inputs(self.model)], shapes=shapes)
         except Exception as error:  # whatever the model raises for inputs that it does not take
             logger.debug("%s at %s", self.label, shapes, exc_info=True)
-            return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-    def _inputs(self) -> Iterator[Any]:
-        stored = {tensor.name for tensor in self.model.graph.initializers}
-        return (value for value in self.model.graph.inputs if value.name not in stored)
+            return reason(error)
 
     def _misfit(self, example: Example) -> str | None:
         """What keeps the inputs from being run: one is missing, or has another size than the graph says for good."""
-        for value in self._inputs():
+        for value in graph_inputs(self.model):
             given = example.inputs.get(value.name)
             if given is None:
                 return f"the model takes no input {value.name!r}: it may not be what the package was exported from"
@@ -194,76 +180,47 @@ class _Comparison:
         return None
 
     def _compare(self, example: Example, where: str) -> Finding:
-        names = [value.name for value in self.model.graph.outputs if value.name in example.outputs]
-        if self.part.branch:  # the encoder's keys and values are empty there, the first call has given them
-            names = [name for name in names if not (name.startswith("present.") and ".encoder." in name)]
+        expected = self.part.comparable(example.outputs)
+        names = [value.name for value in self.model.graph.outputs if value.name in expected]
         if not names:
             return warning(f"{self.label} not compared: PyTorch has none of its outputs")
         try:
             answers = self._run(names, example.inputs)
         except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-            reason = " ".join(str(error).split())[:300]
-            advice = _CONSTANT_AXIS if where else ""
-            return failed(f"{self.label} can't be run{where}, and PyTorch can: {reason}", advice)
-        problems, worst = [], 0.0
-        for name, answer in zip(names, answers, strict=True):
-            distance, problem = difference(answer, example.outputs[name])
-            limit = self._limit(example.outputs[name])
-            worst = max(worst, distance)
-            if problem is not None:
-                problems.append(f"{name} {problem}")
-            elif distance > limit:
-                problems.append(f"{name} is off by {distance:.1e} of its largest value (tolerance {limit:.0e})")
+            return failed(
+                f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}", _CONSTANT_AXIS if where else ""
+            )
+        errors = {name: compare_arrays(answer, expected[name]) for name, answer in answers.items()}
+        problems = [
+            f"{name} {describe(errors[name], answer, expected[name], tolerance=self.tolerance)}"
+            for name, answer in answers.items()
+            if errors[name].relative > self.tolerance
+        ]
         if problems:
             advice = f"optimum-cli htp compare {self.package.path} --model MODEL names the first module that is off"
-            if where and not self._quantized:
+            if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
                 advice = _CONSTANT_AXIS
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
             return failed(f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
+        worst = max(each.relative for each in errors.values())
         return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
 
-    @property
-    def _quantized(self) -> bool:
-        return any(node.op_type in _QUANTIZED for _, graph in self.model.graphs() for node in graph.nodes)
-
-    def _limit(self, expected: np.ndarray[Any, Any]) -> float:
-        if self.tolerance is not None:
-            return self.tolerance
-        if self._quantized:
-            return TOLERANCES["int8"]
-        return TOLERANCES["fp16" if expected.dtype == "float16" else weights_type(self.package)]
-
-    def _run(self, names: list[str], inputs: Mapping[str, Any]) -> list[Any]:
-        import onnxruntime
-
+    def _run(self, names: list[str], inputs: Mapping[str, Any]) -> dict[str, Array]:
         if self.session is None:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4  # what it complains of is in the exception
-            path = str(self.package.files[self.part.file])
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return list(self.session.run(names, dict(inputs)))
+            file = self.package.files[self.part.file].path
+            self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
+        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
 
-def difference(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> tuple[float, str | None]:
-    """How far an output is from another, relative to the largest value of the other; and what else is wrong.
-
-    Infinities and NaNs have to be in the same places.
-    """
-    import numpy as np
-
+def describe(errors: Errors, actual: Array, expected: Array, *, tolerance: float) -> str:
+    """How an output is off, in words."""
     if actual.shape != expected.shape:
-        return 0.0, f"has the shape {list(actual.shape)}, not {list(expected.shape)}"
-    if not expected.size:
-        return 0.0, None
-    if expected.dtype.kind not in "fc":
-        differing = int((actual != expected).sum())
-        return 0.0, f"differs in {differing:,} of {expected.size:,} values" if differing else None
-    left, right = actual.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(right)
-    if not np.array_equal(finite, np.isfinite(left)):
-        return 0.0, "is not finite where PyTorch's is, or the other way round"
-    if not finite.any():
-        return 0.0, None
-    scale = max(float(np.abs(right[finite]).max()), _TINY)
-    return float(np.abs(left[finite] - right[finite]).max()) / scale, None
+        return f"has the shape {list(actual.shape)}, not {list(expected.shape)}"
+    if (actual.dtype.kind == "f") != (expected.dtype.kind == "f"):
+        return f"is {actual.dtype}, not {expected.dtype}"
+    if expected.dtype.kind != "f":
+        return f"differs in {int((actual != expected).sum()):,} of {expected.size:,} values"
+    if isinf(errors.relative):
+        return "has NaNs or infinities where PyTorch's has none, or the other way round"
+    return f"is off by {errors.relative:.1e} of its largest value (tolerance {tolerance:.0e})"

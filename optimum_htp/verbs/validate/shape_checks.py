@@ -116,7 +116,7 @@ def _known_sizes(config: Mapping[str, Any], keys: tuple[str, ...]) -> set[int]:
 
 def _check_logits(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
     sizes = vocabulary_sizes(config)
-    if package.task not in _WORD_TASKS or sizes is None:
+    if package.plain_task not in _WORD_TASKS or sizes is None:
         return
     for value in model.graph.outputs:
         if value.name == "logits" and value.shape is not None and len(value.shape) == 3:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, node_id
 from optimum_htp.package import SIDECAR, owned_keys, read_tags
@@ -15,7 +14,7 @@ from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, wa
 def check_tags(package: Contents) -> Iterator[Finding]:
     """Every node is tagged."""
     tagged = total = 0
-    for name, file in package.tagged_files.items():
+    for name, file in package.readable_files.items():
         nodes = sum(len(graph.nodes) for _, graph in file.model.graphs())
         tags = file.tags
         unresolved = [key for key, tag in tags.items() if tag.source == "unresolved"]
@@ -31,7 +30,7 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         if unresolved:
             example = _name(file.model, unresolved[0])
             yield warning(f"{name}: of {len(unresolved):,} nodes nothing is known, such as {example}")
-    if not package.tagged_files:
+    if not package.readable_files:
         yield skipped("no file could be read")
     else:
         yield good(f"{tagged:,} of {total:,} nodes")
@@ -65,8 +64,8 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
     """export_metadata.json describes just these graphs."""
     sidecar = package.sidecar
     again = f"tag the package again: optimum-cli htp tag {package.path}"
-    if isinstance(sidecar, PackageError):
-        yield failed(str(sidecar), f"delete it, then {again}")
+    if SIDECAR in package.problems:
+        yield failed(str(package.problems[SIDECAR]), f"delete it, then {again}")
         return
     if sidecar is None:
         reason = f"there is no {SIDECAR}: the export did not end, or another tool wrote the package"
@@ -78,7 +77,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
     missing = sorted(sidecar.files.keys() - names)
     if missing and package.path.is_dir():
         yield failed(f"{SIDECAR} describes {missing[0]}, which is not there", again)
-    for name, file in package.tagged_files.items():
+    for name, file in package.readable_files.items():
         if file.record is None:
             continue
         if file.evidence != "sidecar":
@@ -92,7 +91,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
             what = f"{len(differing):,} nodes have other tags than in {SIDECAR}, or none"
             advice = f"write them again: optimum-cli htp project {package.path}"
             yield failed(f"{name}: {what}, such as {_name(file.model, differing[0])}", advice)
-    if not package.tagged_files:
+    if not package.readable_files:
         yield skipped("there is no graph that could be read")
         return
     yield good("describes just these graphs")

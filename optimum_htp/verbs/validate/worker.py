@@ -115,7 +115,7 @@ class _Run:
         from optimum_htp.verbs.validate.contents import Contents
 
         contents = Contents(self.request["path"])
-        task = self.request["task"] or contents.task
+        task = self.request["task"] or contents.plain_task
         names = set(getattr(self.model, "input_names", None) or ())
         if task is None:
             raise HtpError("the package does not say its task")

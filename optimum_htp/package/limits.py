@@ -1,0 +1,74 @@
+"""How much is read of files that nobody vouches for: one table, so that it can be reviewed.
+
+Each limit is far above what real models have and far below what would exhaust a machine. What lies within the ONNX file
+itself is bounded in `onnxfile`.
+"""
+
+from __future__ import annotations
+
+
+# --- How deep ---
+
+MAX_JSON_DEPTH = 64
+"""Values in values, in a config: real ones have five levels or so."""
+
+MAX_MODULE_DEPTH = 500
+"""Modules above a module: the deepest nets have some thirty. Python's recursion limit is 1,000."""
+
+MAX_PATH_DEPTH = 32
+"""Directories above a file of a packed package."""
+
+# --- How long ---
+
+MAX_CONFIG_BYTES = 50_000_000
+"""A config: one of a few megabytes is already unheard of."""
+
+MAX_SMALL_BYTES = 500_000_000
+"""What a tokenizer is made of, the largest file next to the ONNX files; and all that is packed into one file."""
+
+MAX_PACKED_FILE_BYTES = 200_000_000
+"""One file in a packed file: the largest tokenizers have some 30 MB."""
+
+MAX_SIDECAR_BYTES = 1_000_000_000
+"""`export_metadata.json`: the largest exports have some 10 MB."""
+
+MAX_SKELETON_BYTES = 16_777_216
+"""A skeleton, unpacked: ten times that of a graph of 20,000 nodes."""
+
+MAX_MANIFEST_CHARACTERS = 100_000_000
+"""Where the external weights of a packed file lay."""
+
+MAX_EXTERNAL_BYTES = 1 << 32
+"""A file of external weights, unpacked: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
+
+MAX_CODE_BYTES = 10_000_000
+"""A Python file that comes with a model."""
+
+MAX_NAME_CHARACTERS = 1_000
+"""The name of a module or its class."""
+
+MAX_GRAPH_PATH_CHARACTERS = 4_000
+"""The path of a graph: bodies within bodies."""
+
+MAX_TAG_CHARACTERS = 1 << 25
+"""All tags of a file together: a deep tree with long names would fill the memory with them."""
+
+MAX_PATH_BYTES, MAX_PATH_PART_BYTES = 1024, 255
+"""The path of a file in a packed package, and each part of it: what every file system takes."""
+
+# --- How many ---
+
+MAX_PACKED_FILES = 10_000
+"""Files in a packed file."""
+
+MAX_CODE_FILES = 200
+"""Python files that come with a model."""
+
+MAX_ALIAS_NAMES = 200_000
+"""Names in all the paths that the modules of a skeleton go by."""
+
+MAX_CALLS = 1 << 31
+"""Calls of a module."""
+
+MAX_NUMBER = 1 << 62
+"""Parameters of a module, and whatever else is counted."""

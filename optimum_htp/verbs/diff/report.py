@@ -1,0 +1,198 @@
+"""What a comparison of two packages finds: for each pair of files the modules that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A thing that both sides have, or one.
+
+    Attributes:
+        name: What it is.
+        before: How it is in the first package; None if it is not there.
+        after: How it is in the second; None if it is not there.
+    """
+
+    name: str
+    before: int | str | None
+    after: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSide:
+    """A module in one of the packages.
+
+    Attributes:
+        class_name: Its class.
+        tag: Its tag.
+        calls: How often it ran in the trace; None if unknown.
+        parameters: Elements of the parameters at and below it; None if unknown.
+        nodes: The nodes that it owns, and below `depth` those of the modules below it.
+        operators: How many of them have each operator.
+    """
+
+    class_name: str
+    tag: str
+    calls: int | None
+    parameters: int | None
+    nodes: int
+    operators: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The side as JSON has it."""
+        return {
+            "class": self.class_name,
+            "tag": self.tag,
+            "calls": self.calls,
+            "parameters": self.parameters,
+            "nodes": self.nodes,
+            "operators": dict(self.operators),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDiff:
+    """A module in both packages, or in one.
+
+    Attributes:
+        path: Its dotted path; `""` is the root, None stands for the nodes whose module is unknown.
+        depth: Modules above it; containers don't count.
+        before: The module in the first package; None if it is not there.
+        after: The module in the second; None if it is not there.
+    """
+
+    path: str | None
+    depth: int
+    before: ModuleSide | None
+    after: ModuleSide | None
+
+    @property
+    def operators(self) -> tuple[Change, ...]:
+        """The operators of which there are more or fewer."""
+        left = self.before.operators if self.before is not None else {}
+        right = self.after.operators if self.after is not None else {}
+        return changes(left, right)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything but the tag differs; what one side does not know does not count."""
+        left, right = self.before, self.after
+        if left is None or right is None:
+            return True
+        known = ((left.calls, right.calls), (left.parameters, right.parameters))
+        return (
+            left.class_name != right.class_name
+            or left.operators != right.operators
+            or any(None not in pair and pair[0] != pair[1] for pair in known)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The module as JSON has it."""
+        return {
+            "path": self.path,
+            "before": self.before.to_dict() if self.before is not None else None,
+            "after": self.after.to_dict() if self.after is not None else None,
+            "operators": [asdict(change) for change in self.operators],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FileDiff:
+    """Two ONNX files that were compared.
+
+    Attributes:
+        before: The path of the first in its package.
+        after: The path of the second in its package.
+        nodes: How many nodes each has, those of bodies and functions included.
+        versions: The operator domains whose opset differs, and `ir_version` where that does.
+        values: The inputs and outputs of the graph that differ, as `input NAME` and `output NAME`, with their types.
+        stored_elements: The element types, `float32` or another, of which the initializers have another number of
+            elements.
+        operators: The operators of which there are more or fewer.
+        modules: All modules that own nodes on either side or are on one side only, each before those below it.
+        same_wiring: Whether all nodes stand in the same order with the same operators and are connected in the same
+            way, however tensors are called.
+    """
+
+    before: str
+    after: str
+    nodes: tuple[int, int]
+    versions: tuple[Change, ...]
+    values: tuple[Change, ...]
+    stored_elements: tuple[Change, ...]
+    operators: tuple[Change, ...]
+    modules: tuple[ModuleDiff, ...]
+    same_wiring: bool
+
+    @property
+    def changed_modules(self) -> tuple[ModuleDiff, ...]:
+        """The modules that differ."""
+        return tuple(module for module in self.modules if module.changed)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything differs but the names of files and tensors."""
+        parts = (self.versions, self.values, self.stored_elements, self.operators, self.changed_modules)
+        return any(parts) or not self.same_wiring
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison of the files as JSON has it; of the modules, those that differ."""
+        lists = {name: getattr(self, name) for name in ("versions", "values", "stored_elements", "operators")}
+        return {
+            "before": self.before,
+            "after": self.after,
+            "changed": self.changed,
+            "nodes": {"before": self.nodes[0], "after": self.nodes[1]},
+            **{name: [asdict(change) for change in changes] for name, changes in lists.items()},
+            "same_wiring": self.same_wiring,
+            "modules_compared": len(self.modules),
+            "modules": [module.to_dict() for module in self.changed_modules],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DiffReport:
+    """Two packages, compared.
+
+    Attributes:
+        before: The path of the first.
+        after: The path of the second.
+        files: The files that were compared.
+        only_before: The files that the first has and the second has not.
+        only_after: The files that the second has and the first has not.
+    """
+
+    before: str
+    after: str
+    files: tuple[FileDiff, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything differs."""
+        return bool(self.only_before or self.only_after or any(file.changed for file in self.files))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints; of the modules, those that differ."""
+        return {
+            "before": self.before,
+            "after": self.after,
+            "changed": self.changed,
+            "only_before": list(self.only_before),
+            "only_after": list(self.only_after),
+            "files": [file.to_dict() for file in self.files],
+        }
+
+
+def changes(
+    before: Mapping[str, int] | Mapping[str, str], after: Mapping[str, int] | Mapping[str, str]
+) -> tuple[Change, ...]:
+    """What differs between two tables."""
+    names = dict.fromkeys((*before, *after))
+    found = (Change(name, before.get(name), after.get(name)) for name in names)
+    return tuple(change for change in found if change.before != change.after)

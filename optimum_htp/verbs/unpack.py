@@ -1,0 +1,150 @@
+"""`unpack`: the package that was packed into an ONNX file.
+
+Weights are copied from file to file by the system and never held in memory. `package/archive.py` describes the format.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from optimum_htp.errors import PackageError, writing
+from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, rewrite_tensors, wire_errors
+from optimum_htp.package import (
+    ExternalTensor,
+    HtpPackage,
+    PackedFiles,
+    StagedDirectory,
+    as_package,
+    is_pack_key,
+)
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackReport:
+    """What was unpacked.
+
+    Attributes:
+        directory: Where.
+        files: The files that were written.
+    """
+
+    directory: Path
+    files: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        return {"directory": str(self.directory), "files": list(map(str, self.files))}
+
+
+def unpack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: bool = False) -> UnpackReport:
+    """Gives back the package that was packed into an ONNX file, byte for byte.
+
+    Weights that were external before are external again, in the same files at the same places; bytes between tensors
+    come back as zeros.
+
+    Args:
+        package: The packed ONNX file. It is only read.
+        output: The directory to write the package into; created if it does not exist.
+        overwrite: Replace files of the same names.
+
+    Raises:
+        PackageError: The file is not packed, what is packed in it is not safe to write, or a file of the same name
+            exists. Nothing was written.
+        HtpError: The package could not be written; what was there is unchanged.
+
+    Example:
+        >>> unpack("bert.onnx", "bert_onnx").files    # doctest: +SKIP
+    """
+    opened, directory = as_package(package), Path(output)
+    packed, file = opened.packed, opened.path
+    if packed is None:
+        raise PackageError(f"{file}: not a packed file; make one with: optimum-cli htp pack PKG {file.name}")
+    with SourceFiles(file) as source:
+        splice, weights = _with_weights_outside(packed, source)
+        names = [packed.onnx_name, *(packed.external_sizes if weights else ()), *packed.encoded]
+        _check_free(directory, names, overwrite=overwrite)
+        with StagedDirectory(directory) as staging, writing(directory, needed_bytes=len(source.data)):
+            content = source.with_metadata(splice, {}, drop=is_pack_key)
+            _write_new(staging.path / packed.onnx_name, lambda target: source.write(content.pieces, target))
+            if weights:
+                _write_weights(staging.path, packed, source, weights)
+            for name in packed.encoded:
+                _write_new(staging.path / name, partial(_write_all, content=packed.read(name) or b""))
+            staging.commit()
+    return UnpackReport(directory, tuple(directory / name for name in names))
+
+
+_Weights = list[tuple[ExternalTensor, tuple[int, int]]]
+
+
+def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Splice | None, _Weights]:
+    """Describes the ONNX file without the content that was external, and where in the packed file that is."""
+    wanted = {tensor.position: tensor for tensor in packed.tensors}
+    weights: _Weights = []
+
+    def take_out(field: TensorField) -> Splice | None:
+        tensor = wanted.get(field.position)
+        if tensor is None or tensor.name != field.name or field.content is None:
+            return None
+        if field.content[1] - field.content[0] != tensor.length:
+            return None
+        weights.append((tensor, field.content))
+        return field.with_entries(tensor.entries)
+
+    with wire_errors(Path(packed.source)):
+        splice = rewrite_tensors(source.data, take_out if wanted else None)
+    if len(weights) != len(packed.tensors):
+        logger.warning("%s was changed since it was packed: its weights stay in the ONNX file.", packed.source)
+        return None, []
+    return splice, weights
+
+
+def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, weights: _Weights) -> None:
+    parent = PurePosixPath(packed.onnx_name).parent
+    for name, size in packed.external_sizes.items():
+        own = [(tensor, span) for tensor, span in weights if (parent / tensor.location).as_posix() == name]
+
+        def write(target: int, size: int = size, own: _Weights = own) -> None:
+            os.ftruncate(target, size)
+            for tensor, span in own:
+                os.lseek(target, tensor.offset, os.SEEK_SET)
+                source.write([span], target)
+
+        _write_new(directory / name, write)
+
+
+def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> None:
+    """Checks that nothing of the user's is in the way."""
+    for name in names:
+        path = directory / name
+        for parent in list(path.parents)[: len(PurePosixPath(name).parts) - 1]:
+            if parent.is_symlink():
+                raise PackageError(f"{parent}: a symbolic link, and the package is not written through it; remove it")
+        if os.path.lexists(path) and not overwrite:
+            advice = "give --overwrite to replace it, or another directory"
+            raise PackageError(f"{path}: there already, nothing was written; {advice}")
+
+
+def _write_new(path: Path, write: Callable[[int], None]) -> None:
+    """Writes a new file, to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        write(descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(target: int, content: bytes) -> None:
+    with os.fdopen(target, "wb", closefd=False) as stream:
+        stream.write(content)
