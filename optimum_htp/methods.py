@@ -1,4 +1,4 @@
-"""`HtpPackage` with the verbs as its methods, and `load_package`, which opens one.
+"""Packages: `load_package` opens one, and `HtpPackage` has the verbs as its methods.
 
 The rooms below know a package as what it holds. What can be done with it are the verbs, functions whose first argument is
 a package; as attributes of a class they are its methods, with the parameters, types and docstrings that they have. This

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import rewriters
-import zoo
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.model import Graph
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.limits import MAX_SKELETON_BYTES
 from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.verbs.project import project
 
 
@@ -32,21 +32,9 @@ Export = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def tagged(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+def tagged(exported: Export) -> Export:
     """A function from a zoo name to that model's tagged package; treat it as read-only."""
-    from optimum_htp import main_export
-
-    root = tmp_path_factory.mktemp("skeletons")
-
-    def export(name: str) -> Path:
-        directory = root / name
-        if not directory.exists():
-            model = zoo_model(name)
-            kwargs = zoo.ZOO[name].main_export_kwargs(model)
-            main_export(str(model), str(directory), do_validation=False, **kwargs)
-        return directory
-
-    return export
+    return exported
 
 
 def plain(roots: Roots) -> list[Any]:
@@ -125,7 +113,7 @@ def test_skeleton_of_a_newer_version(tagged: Export) -> None:
 
 def test_skeleton_bomb() -> None:
     """A few kilobytes that would become gigabytes are turned away before they do."""
-    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_UNPACKED_BYTES + 1), 9)).decode()
+    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_SKELETON_BYTES + 1), 9)).decode()
     assert len(bomb) < 100_000
     with pytest.raises(HtpError, match="damaged"):
         unpack_skeleton(bomb)

@@ -107,6 +107,27 @@ def test_methods_of_a_package_are_the_verbs(name: str) -> None:
     assert sum(other.kind is other.POSITIONAL_OR_KEYWORD for other in others) <= 1
 
 
+REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text(encoding="utf-8")
+ENTRIES = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", REFERENCE, re.DOTALL | re.MULTILINE))
+
+
+def test_reference_has_every_public_name() -> None:
+    """If not: `make reference`."""
+    assert ENTRIES.keys() == optimum_htp._HOMES.keys()
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_reference_is_up_to_date(name: str) -> None:
+    """It has every parameter of a function, every attribute and method of a class. If not: `make reference`."""
+    value = getattr(optimum_htp, name)
+    if not isinstance(value, type):
+        names = set(inspect.signature(value).parameters)
+    else:
+        names = {field for field in inspect.get_annotations(value) if not field.startswith("_")}
+        names |= {m.__name__ for m in members(value) if m is not value and m.__name__ != "__init__" and m.__doc__}
+    assert {word for word in names if not re.search(rf"\b{word}\b", ENTRIES[name])} == set()
+
+
 def test_unknown_name() -> None:
     """As for any module."""
     with pytest.raises(AttributeError, match="module 'optimum_htp' has no attribute 'mainexport'"):

@@ -25,6 +25,7 @@ from optimum_htp.hierarchy import (
 )
 from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
+from optimum_htp.package.limits import MAX_MODULE_DEPTH
 from optimum_htp.tagging import TaggedGraph
 
 
@@ -43,8 +44,6 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 LAYER_ANNOTATION = "layer_ann"
 """ONNX Runtime's: which layer a node is of, for the session option `session.layer_assignment_settings`."""
-
-_MAX_DEPTH = 500  # modules on the way to one, in a tag
 
 _BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
@@ -303,7 +302,7 @@ def _origins(text: str | None) -> tuple[str, ...]:
 
 def _well_formed(tag: str) -> bool:
     """Whether a tag can be one: of a root and named modules below it, encodable, and not deeper than any model is."""
-    if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > _MAX_DEPTH:
+    if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > MAX_MODULE_DEPTH:
         return False
     try:
         tag.encode("utf-8")

@@ -51,7 +51,12 @@ class Microseconds(tuple[int, ...]):
 
 
 class OpTime(NamedTuple):
-    """How many kernels of an operator ran in one run, and how long they took in each."""
+    """How many kernels of an operator ran in one run, and how long they took in each.
+
+    Attributes:
+        kernels: Kernels in one run.
+        time: Microseconds in each run.
+    """
 
     kernels: int
     time: Microseconds
