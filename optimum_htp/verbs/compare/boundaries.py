@@ -139,6 +139,7 @@ class Boundaries:
             if tag is None or len(tag.origins) < 2:
                 continue
             for origin in tag.origins:
+                # The calls of the origin that were made in the call of the module which contains all origins.
                 inside = [number for number in calls.get(origin, ()) if whole in set(self.around(number))]
                 owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
                 around = {number for owner in owners for number in self.around(owner)}
