@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import zoo
-from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import optimum_htp.verbs.extract.part
 from optimum_htp import ExtractReport, HtpError, PackageError, extract, load_package
@@ -307,7 +307,8 @@ def test_a_quantized_package_that_was_not_projected(exported: Callable[..., Path
     """The quantizer's nodes have no tags; the skeleton in the file says whose they are. A module takes and gives floats."""
     package = tmp_path / "package"
     package.mkdir()
-    quantize_dynamic(exported("bert") / "model.onnx", package / "model.onnx")
+    # Not the default, signed weights: where a processor has AVX2 and no VNNI, kernels for those saturate.
+    quantize_dynamic(exported("bert") / "model.onnx", package / "model.onnx", weight_type=QuantType.QUInt8)
     module = f"{BERT_LAYER}.intermediate"
     plain = extract(exported("bert"), module, tmp_path / "plain.onnx")
     report = extract(package, module, tmp_path / "part.onnx")

@@ -303,11 +303,14 @@ def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) ->
     delta = profiled("albert").compared_with(profiled("albert"))
     for by in VIEWS:
         for sort in ("total", "self", "kernels"):
-            rows = profile_rows(phase, by=by, sort=sort, top=4)
+            every = profile_rows(phase, by=by, sort=sort)
+            if by == "module":  # side by side, what was fused across modules has no line there, however long it takes
+                every = tuple(row for row in every if row.kind != "fused")
+            rows = every[:4]
             lines = printed_delta(delta, by=by, sort=sort, top=4)[4:]
             assert len(lines) == 1 + len(rows), lines
             measures = [row.kernels if sort == "kernels" else
-                        (row.total_time if sort == "total" else row.self_time).median for row in rows]  # fmt: skip
+                        (row.total_time if sort == "total" else row.self_time).median for row in every[:5]]  # fmt: skip
             if len(set(measures)) == len(measures):
                 assert [line.split()[0] for line in lines[1:]] == [row.label.split()[0] for row in rows]
             assert all(" 1.00 " in line or " 0.000 " in line for line in lines[1:]), lines

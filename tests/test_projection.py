@@ -351,6 +351,54 @@ def test_activation_renamed_by_the_runtime() -> None:
     assert answers(tagged(source, "b.conv", "b", "b.act", "p"), target) == ["fused b <b.conv <b <b.act", "scope p"]
 
 
+def test_addition_taken_on_in_front_of_several_readers() -> None:
+    """It is the work of the convolution that reads both of its sides, whichever side comes first."""
+    source = model(
+        [
+            node("Conv", "x w1", "c1", "conv1"),
+            node("Conv", "c1 w2", "c2", "conv2"),
+            node("Add", "c1 c2", "s", "add"),
+            node("Relu", "s", "r", "relu"),
+            node("Conv", "r w3", "c3", "conv3"),
+            node("Add", "r c3", "y", "last"),
+        ],
+        weights="w1 w2 w3",
+    )
+    target = model(
+        [
+            node("Conv", "x r_1", "t1", "c1_nchwc"),
+            node("Conv", "t1 r_2 - t1", "t2", "c2_nchwc"),
+            node("Conv", "t2 r_3", "t3", "c3_nchwc"),
+            node("Add", "t2 t3", "y", "last"),
+        ],
+        weights="r_1 r_2 r_3",
+    )
+    expected = ["scope a", "fused b <b.conv <b <b.act", "scope c", "scope d"]
+    assert answers(tagged(source, "a", "b.conv", "b", "b.act", "c", "d"), target) == expected
+
+
+def test_no_convolution_takes_on_another() -> None:
+    """What lies between two of them in the tagged graph, and has weights of its own, is in the target nowhere."""
+    source = model(
+        [
+            node("Conv", "x w1", "c1", "conv1"),
+            node("Conv", "c1 w2", "c2", "conv2"),
+            node("Conv", "c2 w3", "c3", "conv3"),
+            node("Add", "c2 c3", "y", "add"),
+        ],
+        weights="w1 w2 w3",
+    )
+    target = model(
+        [
+            node("Conv", "x r_1", "t1", "c1_nchwc"),
+            node("Conv", "t1 r_3", "t3", "c3_nchwc"),
+            node("Add", "t1 t3", "y", "add"),
+        ],
+        weights="r_1 r_3",
+    )
+    assert answers(tagged(source, "a", "b", "c", "d"), target) == ["scope a", "scope c", "scope d"]
+
+
 def test_new_names_all_the_way() -> None:
     """Regions are split by the weights that nodes read and by what lies between them."""
     source = model(

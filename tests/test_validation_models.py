@@ -246,11 +246,12 @@ def test_half_precision(zoo_model: Callable[[str], Path], tmp_path: Path) -> Non
 
 def test_quantized_weights(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """They have a tolerance of their own, and where they are off, an advice that does not blame an axis."""
-    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
     (bert / "model.onnx").unlink()
-    quantize_dynamic(str(exported("bert") / "model.onnx"), str(bert / "model.onnx"))
+    # Not the default, signed weights: where a processor has AVX2 and no VNNI, kernels for those saturate.
+    quantize_dynamic(exported("bert") / "model.onnx", bert / "model.onnx", weight_type=QuantType.QUInt8)
     assert compare(bert, zoo_model("bert"), "bert")["dynamic-axes"][0] == "ok"
     outputs, _ = check_outputs(Contents(bert), str(zoo_model("bert")), tolerance=1e-9)
     assert outputs.status == "failed"

@@ -68,10 +68,10 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
 def chrome_document(report: ProfileReport) -> dict[str, Any]:
     """A profile as Chrome trace events: a process for each phase, the kernels of its run of median length."""
     events: list[dict[str, Any]] = []
-    for number, phase in enumerate(report.phases):
-        events.append({"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": _title(phase)}})
-        events += _module_spans(phase, number)
-        events += (_kernel_event(kernel, number) for kernel in phase.timeline)
+    for process, phase in enumerate(report.phases):
+        events.append({"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": _title(phase)}})
+        events += _module_spans(phase, process)
+        events += (_kernel_event(kernel, process) for kernel in phase.timeline)
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 

@@ -13,6 +13,7 @@ from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeTag, merged_roots, root_tags
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.tagging.projection.absorbed import match_absorbed
 from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
@@ -43,6 +44,7 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
     pairing = pair([source.model for source in sources], new)
     join = Join(pairing, new)
     match_names(join)
+    match_absorbed(join)
     match_renamed(join)
     match_vanished(join)
     if require_descent:

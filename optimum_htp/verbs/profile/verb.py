@@ -101,25 +101,25 @@ def profile(
     package = as_package(package)
     files = _files(package, file)
     if inputs is not None and len(files) > 1:
-        names = ", ".join(each.name for each in files)
+        names = ", ".join(match.name for match in files)
         raise PackageError(
             f"{package.path}: {inputs} can be the inputs of one file only; name it with --file: {names}"
         )
     origin = as_package(reference) if reference is not None else None
-    tagged = [tagged_file(each, package=package, reference=origin) for each in files]
+    tagged = [tagged_file(match, package=package, reference=origin) for match in files]
     config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
     profiles: list[PhaseProfile] = []
-    for each in tagged:
-        of_file = component_config(package, each.name) or config
-        by_phase = _inputs_by_phase(each.model, of_file, sizes=sizes, inputs=inputs)
+    for graph in tagged:
+        config_of_file = component_config(package, graph.name) or config
+        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, inputs=inputs)
         measured = measure(
-            each.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
+            graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )
         if measured.optimized is None:
-            notes.append(_NOT_WRITTEN.format(each.name))
-        profiles += _profiles(each, by_phase, measured)
+            notes.append(_NOT_WRITTEN.format(graph.name))
+        profiles += _profiles(graph, by_phase, measured)
     return ProfileReport(
         package=str(package.path),
         provider=provider,

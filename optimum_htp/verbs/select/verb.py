@@ -59,12 +59,13 @@ def select(
     written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not written:
         raise HtpError("no pattern says which modules to select; '*' selects all")
-    chosen = [Chooser(tagged_file(each, package=opened), written) for each in opened.matching(file).values()]
+    matches = opened.matching(file).values()
+    choosers = [Chooser(tagged_file(match, package=opened), written) for match in matches]
     for position, pattern in enumerate(written):
-        if not any(each.modules[position] for each in chosen):
-            raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, chosen)}")
-    selected = [each.choose(own=own, fused=fused) for each in chosen]
-    files = tuple(each for each in selected if each.nodes)
+        if not any(chooser.modules[position] for chooser in choosers):
+            raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, choosers)}")
+    selected = [chooser.choose(own=own, fused=fused) for chooser in choosers]
+    files = tuple(selection for selection in selected if selection.nodes)
     if not files:
         raise PackageError(f"{opened.path}: {_nothing(written, selected, own=own)}")
     return Selection(str(opened.path), written, files)
@@ -102,8 +103,8 @@ def write_layer_annotations(package: str | Path | HtpPackage, selection: Selecti
     return [file.name for file in selection.files]
 
 
-def _advice(text: str, chosen: Sequence[Chooser]) -> str:
-    trees = [tree for each in chosen for tree in each.file.trees]
+def _advice(text: str, choosers: Sequence[Chooser]) -> str:
+    trees = [tree for chooser in choosers for tree in chooser.file.trees]
     pattern = replace(ModulePattern.parse(text.removeprefix("!")), text=text)
     if pattern.calls is not None:
         most = max((info.calls for tree in trees for info in tree.select(replace(pattern, calls=None))), default=0)
