@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 from rewriters import sample_inputs, session_options
+from small_graphs import carried
 
 from optimum_htp.hierarchy.tags import NodeTags, tag_module_path
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.package import HtpFile
-from optimum_htp.tagging.projection.steps import project
 
 
 def projected(file: HtpFile, target: Path) -> tuple[OnnxModel, NodeTags]:
     """A file that a tool made from a tagged one, and the tags that projection finds; its node metadata isn't used."""
     model = read_model(target)
-    return model, project([file.tagged], model).tags
+    return model, carried([(file.model, file.tags)], model, roots=file.tagged.roots)
 
 
 def disagreements(model: OnnxModel, tags: NodeTags) -> list[str]:

@@ -15,22 +15,11 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.assembly import encode_entry, encode_value
+from optimum_htp.onnxfile.edges import reads
 from optimum_htp.onnxfile.model import Node, Value
-from optimum_htp.onnxfile.schema import (
-    EXTERNAL,
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NODE,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    TENSOR_DATA_LOCATION,
-    TENSOR_DATA_TYPE,
-    TENSOR_DIM,
-    TENSOR_EXTERNAL_DATA,
-    TENSOR_NAME,
-    TENSOR_PACKED_DIMS,
-)
-from optimum_htp.onnxfile.scopes import Scope, reads
+from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields, release_pages
 
@@ -39,7 +28,6 @@ if TYPE_CHECKING:
     from optimum_htp.onnxfile.wire import Data
 
 _SMALL_TENSOR_BYTES = 4096
-_VALUE_INFO = 106
 _FLOATS = frozenset((1, 10, 11, 16))
 # Operators of ONNX Runtime whose output has the shape of the first input.
 _SAME_SHAPE = frozenset(
@@ -74,7 +62,7 @@ def tensor_types(
         with `unk__` are not the file's own.
     """
     head = b"".join(data[slice(*span)] for span in model.head)
-    head += b"".join(encode_message(MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
+    head += b"".join(encode_message(schema.MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
     types = _types(data, head, scopes, spans, {})
     inputs = (value for scope in scopes for value in scope.graph.inputs)
     symbols = dict.fromkeys(size for value in inputs for size in value.shape or () if isinstance(size, str) and size)
@@ -157,21 +145,21 @@ def _infer(
     stored: Mapping[str, Span],
 ) -> dict[str, Value]:
     nodes = [scope.graph.nodes[at] for at in scope.order]
-    body = [encode_message(GRAPH_NODE, data[slice(*parts.nodes[at])]) for at in scope.order]
-    body += [encode_message(10 + 8, b"g")]
+    body = [encode_message(schema.GRAPH_NODE, data[slice(*parts.nodes[at])]) for at in scope.order]
+    body += [encode_message(schema.GRAPH_NAME, b"g")]
     released = 0
     for span in stored.values():
-        body.append(encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)))
+        body.append(encode_message(schema.GRAPH_INITIALIZER, _light_tensor(data, span)))
         released = release_pages(data, span[1], released)
-    body += [encode_message(GRAPH_INPUT, value_info(value)) for value in given]
-    body += [encode_message(_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
+    body += [encode_message(schema.GRAPH_INPUT, encode_value(value)) for value in given]
+    body += [encode_message(schema.GRAPH_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
     known = {value.name: value for value in given}
     found = known | _run_inference(head, b"".join(body))
     for _ in range(_MAX_ROUNDS):  # each tells ONNX's inference more, which then gets further
         guessed = [value for value in _guesses(nodes, found) if value.shape is not None]
         if not guessed:
             break
-        body += [encode_message(_VALUE_INFO, value_info(value)) for value in guessed]
+        body += [encode_message(schema.GRAPH_VALUE_INFO, encode_value(value)) for value in guessed]
         found = {value.name: value for value in guessed} | known | _run_inference(head, b"".join(body))
     return {value.name: value for value in _guesses(nodes, found)} | found
 
@@ -179,7 +167,7 @@ def _infer(
 def _run_inference(head: bytes, graph: bytes) -> dict[str, Value]:
     import onnx
 
-    model = onnx.ModelProto.FromString(head + encode_message(MODEL_GRAPH, graph))
+    model = onnx.ModelProto.FromString(head + encode_message(schema.MODEL_GRAPH, graph))
     inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     values = (_value(each) for each in inferred.graph.value_info)
     return {value.name: value for value in values if value.elem_type}
@@ -231,25 +219,16 @@ def _guessed_shape(node: Node, known: Mapping[str, Value], *, guess_rank: bool) 
 
 def _light_tensor(data: Data, span: Span) -> bytes:
     """A stored tensor: as it is where it is small, else its type and shape without its content."""
-    kept = (TENSOR_DIM, TENSOR_PACKED_DIMS, TENSOR_DATA_TYPE, TENSOR_NAME)
-    parts = list(fields(data, *span, {}))
-    external = any(tag == TENSOR_DATA_LOCATION and first == EXTERNAL for tag, _, first, _ in parts)
+    kept = (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS, schema.TENSOR_DATA_TYPE, schema.TENSOR_NAME)
+    parts = list(fields(data, *span))
+    external = any(tag == schema.TENSOR_DATA_LOCATION and first == schema.EXTERNAL for tag, _, first, _ in parts)
     if span[1] - span[0] <= _SMALL_TENSOR_BYTES and not external:
         return data[slice(*span)]
     content = b"".join(data[at:stop] for tag, at, _, stop in parts if tag in kept)
-    entry = encode_message(10, b"location") + encode_message(18, b"left-out")
-    return content + encode_message(TENSOR_EXTERNAL_DATA, entry) + encode_varint(TENSOR_DATA_LOCATION) + b"\x01"
-
-
-def value_info(value: Value) -> bytes:
-    """A `ValueInfoProto`."""
-    tensor = encode_varint(8) + encode_varint(value.elem_type)
-    if value.shape is not None:
-        tensor += encode_message(18, b"".join(encode_message(10, _dimension(size)) for size in value.shape))
-    return encode_message(10, value.name.encode()) + encode_message(18, encode_message(10, tensor))
-
-
-def _dimension(size: int | str | None) -> bytes:
-    if size is None:
-        return b""
-    return encode_message(18, size.encode()) if isinstance(size, str) else encode_varint(8) + encode_varint(size)
+    entry = encode_entry("location", "left-out")
+    return (
+        content
+        + encode_message(schema.TENSOR_EXTERNAL_DATA, entry)
+        + encode_varint(schema.TENSOR_DATA_LOCATION)
+        + b"\x01"
+    )

@@ -7,14 +7,12 @@ The parts are copied as they stand in the file: weights are neither parsed nor h
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import PackageError, writing
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import (
     SourceFiles,
@@ -24,7 +22,6 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
     tensor_types,
-    wire_errors,
 )
 from optimum_htp.package import (
     SIDECAR,
@@ -128,7 +125,7 @@ def extract(
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
     source = choice.file.model.path
-    with SourceFiles(source) as files, wire_errors(source), _explained(target):
+    with SourceFiles(source) as files, writing(target):
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
         types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
@@ -211,16 +208,6 @@ def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
     if there is not None and not overwrite:
         raise PackageError(f"{there}: there already; give --overwrite to replace it, or another path")
     return target
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free space on that disk and run it again" if full else "write elsewhere or mend the permissions"
-        raise HtpError(f"cannot write {target}: {error.strerror or error}; {advice}") from error
 
 
 def _typed(choice: Choice, found: Cut, types: Mapping[str, Value]) -> dict[str, Value]:

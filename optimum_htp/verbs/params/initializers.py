@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
@@ -127,8 +128,10 @@ class Values:
     def __enter__(self) -> Values:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._files.__exit__()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
 
     def read(self, graph: str, tensor: Initializer) -> np.ndarray[Any, Any] | None:
         """The values of a stored tensor; None of a sparse one, and of one of strings.
