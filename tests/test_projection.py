@@ -1,4 +1,4 @@
-"""Projection against evidence of its own: kept metadata, weights, values. Its rules: `test_projection_rules.py`."""
+"""Projection against evidence of its own: kept metadata, weights, values; and its rules, one by one, on small graphs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from projection_evidence import (
     weight_mismatches,
     weight_owners,
 )
-from small_graphs import carried
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.tags import tag_ancestors
+from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.package.package import HtpPackage
+from optimum_htp.tagging.projection.steps import project
 
 
 Export = Callable[[str], HtpPackage]
@@ -156,7 +157,29 @@ def test_other_models_are_refused(export: Export) -> None:
         source = next(iter(files[name].values()))
         for target in files[other].values():
             with pytest.raises(HtpError, match=r"not made from the tagged graph: \d+ of \d+ nodes"):
-                carried([(source.model, source.tags)], target.model, require_descent=True)
+                project([source.tagged], target.model, require_descent=True)
+
+
+def test_sister_architectures_are_refused() -> None:
+    """Where all that has a known name fits, names that an exporter gave to other nodes tell; a tool's own don't."""
+    layers = [node("Relu", f"/{i}/Relu_output_0", f"/{i + 1}/Relu_output_0", f"/{i + 1}/Relu") for i in range(50)]
+    source = tagged(model(layers, "/0/Relu_output_0", "/50/Relu_output_0"), *["a"] * 50)
+
+    def longer(*names: str) -> OnnxModel:
+        more = [node("Relu", "/50/Relu_output_0", name) for name in names]
+        return model([*layers, *more], "/0/Relu_output_0", " ".join(names))
+
+    assert len(project([source], longer("cast0", "cast1", "cast2"), require_descent=True)) == 53
+    message = r"50 of 50 nodes that can be compared fit, .*, 3 of 54 names are another export's"
+    with pytest.raises(HtpError, match=message):
+        project([source], longer("/51/Relu_output_0", "/51/Relu_1_output_0", "onnx::MatMul_7"), require_descent=True)
+
+
+def test_one_equal_name_is_no_descent() -> None:
+    """A node that makes a tensor of that name from something else was not made from ours."""
+    source = tagged(CONV, "a", "b")
+    with pytest.raises(HtpError, match="0 of 0 nodes that can be compared fit, 1 of 1 make a tensor"):
+        project([source], model([node("Relu", "z", "y")], "z"), require_descent=True)
 
 
 def test_empty_graph_names_the_tool(export: Export, tmp_path: Path) -> None:

@@ -139,11 +139,10 @@ class Boundaries:
             if tag is None or len(tag.origins) < 2:
                 continue
             for origin in tag.origins:
-                inside = [number for number in calls.get(origin, ()) if whole in self.around(number)]
-                for owner in inside or [call_of(NodeTag(origin, "fused"))]:
-                    yield from (
-                        number for number in self.around(owner) if index not in self.nodes.get(number, {index})
-                    )
+                inside = [number for number in calls.get(origin, ()) if whole in set(self.around(number))]
+                owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
+                around = {number for owner in owners for number in self.around(owner)}
+                yield from (number for number in around if index not in self.nodes.get(number, {index}))
 
 
 def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
