@@ -19,7 +19,7 @@ DEMO := .demo/minilm
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection lint format clean distclean
+.PHONY: help demo test sweep bench compat projection reference lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for e
 
 projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: how exact tags are through each tool
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
+
+reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
+	$(BIN)/python docs/make_reference.py
 
 lint: $(VENV)/.installed-lint ## Check style and types
 	$(BIN)/ruff check .

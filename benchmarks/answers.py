@@ -82,7 +82,7 @@ def compare_minilm(package: Path) -> dict[str, float]:
 
     torch.set_num_threads(1)
     started = time.process_time()
-    report = optimum_htp.verbs.compare.compare(package, minilm(), threads=1)
+    report = optimum_htp.verbs.compare.compare(package, model=minilm(), threads=1)
     assert report.ok
     return {"cpu": time.process_time() - started}
 
@@ -134,7 +134,7 @@ def coverage(scratch: Path) -> dict[str, float]:
     for name, source in sources.items():
         if name != "minilm":
             main_export(source, str(scratch / name), **zoo.ZOO[name].main_export_kwargs(Path(source)))
-        parts += compare(scratch / name, source, threads=1).parts
+        parts += compare(scratch / name, model=source, threads=1).parts
         phases += profile(scratch / name, file="*", threads=1, runs=3, warmup=1).phases
     return {
         "attributed": min(phase.attributed for phase in phases),

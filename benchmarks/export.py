@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from measuring import Row, command_cpu_seconds, make_base_model, peak_mb, run_step, serve
@@ -79,8 +80,7 @@ def pass_alone(source: Path, package: Path, scratch: Path) -> dict[str, float]:
     from optimum_htp.package.sidecar.record import FileRecord
     from optimum_htp.package.sidecar.sidecar import Sidecar
 
-    known = HtpPackage(package).files["model.onnx"]
-    assert known.record is not None
+    known = HtpPackage(package).files["model.onnx"].tagged
     target, copy = scratch / "alone" / "model.onnx", scratch / "copy.onnx"
     target.parent.mkdir(exist_ok=True)
     ratios = []
@@ -88,10 +88,9 @@ def pass_alone(source: Path, package: Path, scratch: Path) -> dict[str, float]:
         shutil.copyfile(source, target)
         os.sync()
         started = time.perf_counter()
-        model = read_model(target)
-        write_tags(model, known.tags, trees=known.record.trees, options=HtpOptions())
-        roots = {"": (known.record.trees[0], "")}
-        Sidecar({"model.onnx": FileRecord.of(model, known.tags, trees=roots)}).write(target.parent)
+        graph = replace(known, model=read_model(target))
+        write_tags(graph, options=HtpOptions())
+        Sidecar({"model.onnx": FileRecord.of(graph)}).write(target.parent)
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         subprocess.run(["cp", str(source), str(copy)], check=True)
@@ -143,21 +142,23 @@ def many_nodes(nodes: Path, directory: Path) -> dict[str, float]:
 
 def tag(file: Path) -> dict[str, float]:
     """All that the pass does to one file: read, decide, write, record."""
+    from optimum_htp.hierarchy.calls import CallTree
     from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
     from optimum_htp.onnxfile.reading import read_model
     from optimum_htp.package.node_metadata import HtpOptions, write_tags
     from optimum_htp.package.sidecar.record import FileRecord
     from optimum_htp.package.sidecar.sidecar import Sidecar
-    from optimum_htp.tagging.rules.order import tag_model
-    from optimum_htp.tagging.tracing.trace import ModuleCall, ModuleTrace
+    from optimum_htp.tagging.rules.order import tag_export
+    from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
     tree = ModuleTree([ModuleInfo((), "Net", "pkg.Net", calls=1), ModuleInfo(("fc",), "Linear", "Linear", calls=1)])
+    calls = CallTree.of_rows(tree, [(0, -1), (1, 0)])
     started = time.perf_counter()
     model = read_model(file)
     scopes = {node.outputs[0]: 1 for node in model.graph.nodes if node.name}
-    tags = tag_model(model, ModuleTrace(tree, (ModuleCall((), 0, None), ModuleCall(("fc",), 0, 0)), scopes))
-    write_tags(model, tags, trees=[tree], options=HtpOptions())
-    Sidecar({file.name: FileRecord.of(model, tags, trees={"/Net": (tree, "")})}).write(file.parent)
+    graph = tag_export(ExportTrace(file, model, ModuleTrace(calls, scopes), ""))
+    write_tags(graph, options=HtpOptions())
+    Sidecar({file.name: FileRecord.of(graph)}).write(file.parent)
     return {"seconds": time.perf_counter() - started, "peak_mb": peak_mb()}
 
 

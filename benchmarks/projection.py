@@ -35,7 +35,8 @@ from optimum_htp.errors import HtpError  # noqa: E402
 from optimum_htp.hierarchy.tags import NodeTag  # noqa: E402
 from optimum_htp.onnxfile.model import Graph, Initializer, Node, OnnxModel, Value  # noqa: E402
 from optimum_htp.package.package import HtpPackage  # noqa: E402
-from optimum_htp.tagging.projection.steps import TaggedModel, project  # noqa: E402
+from optimum_htp.tagging.graph import TaggedGraph  # noqa: E402
+from optimum_htp.tagging.projection.steps import project  # noqa: E402
 
 
 REPORT = HERE.parent / "docs" / "projection.md"
@@ -229,14 +230,14 @@ def times() -> Iterator[str]:
     for layers in (1_000, 2_000, 4_000, 8_400):
         plain = chain(layers)
         tags = {("", i): NodeTag(f"/Net/Layer.l.{i // 6}", "scope") for i in range(len(plain.graph.nodes))}
-        source = TaggedModel(plain, tags)
+        source = TaggedGraph(plain, tags)
         targets = (plain, fused_chain(layers, renamed=False), fused_chain(layers, renamed=True))
         yield f"| {len(tags):,} | {' | '.join(f'{seconds(source, target):.2f}' for target in targets)} |"
 
 
-def seconds(source: TaggedModel, target: OnnxModel) -> float:
+def seconds(source: TaggedGraph, target: OnnxModel) -> float:
     started = time.process_time()
-    tags = project([source], target)
+    tags = project([source], target).tags
     assert all(tag.source != "unresolved" for tag in tags.values())
     return time.process_time() - started
 

@@ -19,13 +19,13 @@ from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.package import HtpFile
-from optimum_htp.tagging.projection.steps import TaggedModel, project
+from optimum_htp.tagging.projection.steps import project
 
 
 def projected(file: HtpFile, target: Path) -> tuple[OnnxModel, NodeTags]:
     """A file that a tool made from a tagged one, and the tags that projection finds; its node metadata isn't used."""
     model = read_model(target)
-    return model, project([TaggedModel(file.model, file.tags)], model, trees=file.hierarchy.trees)
+    return model, project([file.tagged], model).tags
 
 
 def disagreements(model: OnnxModel, tags: NodeTags) -> list[str]:
@@ -76,7 +76,7 @@ def weight_mismatches(file: HtpFile, model: OnnxModel, tags: NodeTags, owners: O
     """
     by_name = {name: owners[key] for name, key in _stored(file.path) if key in owners}
     here = {name: owners[key] for name, key in _stored(model.path) if key in owners}
-    root = (file.record.roots_in_model[0] if file.record is not None else None) or ""
+    root = file.tagged.roots[0].in_model or ""
     traced, wrong = 0, []
     for path, graph in model.graphs():
         for position, node in enumerate(graph.nodes):

@@ -23,7 +23,7 @@ from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
 from optimum_htp.errors import HtpError
-from optimum_htp.export.exporter import ExportResult
+from optimum_htp.export.exporter import ExportReport
 from optimum_htp.package.node_metadata import HtpOptions
 from optimum_htp.package.sidecar.record import TagCounts
 
@@ -169,10 +169,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     made: list[dict[str, Any]] = []
 
-    def record(*positional: Any, **named: Any) -> ExportResult:
+    def record(*positional: Any, **named: Any) -> ExportReport:
         assert not positional
         made.append(named)
-        return ExportResult(Path("out"), {}, 0.0, 0.0)
+        return ExportReport(Path("out"), {}, 0.0, 0.0)
 
     monkeypatch.setattr(optimum.exporters.onnx, "main_export", record)
     monkeypatch.setattr(optimum_htp.export, "main_export", record)
@@ -257,7 +257,7 @@ def test_summary(
     counts = TagCounts(
         nodes=1300, tagged=1299, unresolved=1, root_by_dataflow=2, by_source={"dataflow": 99, "scope": 1200}
     )
-    result = ExportResult(Path("out\x1b[2J"), {"model.onnx": counts}, 2.25, 0.5)
+    result = ExportReport(Path("out\x1b[2J"), {"model.onnx": counts}, 2.25, 0.5)
     monkeypatch.setattr(optimum_htp.export, "main_export", lambda **_: result)
     assert main(["export", "-m", "model", "out"]) == 0
     shown = capsys.readouterr()

@@ -18,11 +18,11 @@ from onnx import numpy_helper
 import optimum_htp
 from optimum_htp import main_export
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.compare import comparison_document, print_comparison
+from optimum_htp.cli.views.compare import print_comparison
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy.tags import tag_module_path
 from optimum_htp.models.inputs import InputSizes, make_inputs
-from optimum_htp.models.measures import compare_arrays, measure_errors, measure_in_any_layout
+from optimum_htp.models.measures import TOLERANCES, compare_arrays, measure_errors, measure_in_any_layout
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare.boundaries import assign, fits
@@ -44,7 +44,7 @@ def compared(exported: Callable[..., Path], zoo_model: Callable[[str], Path]) ->
 
     def of(name: str) -> CompareReport:
         if name not in made:
-            made[name] = compare(exported(name), zoo_model(name), threads=1)
+            made[name] = compare(exported(name), model=zoo_model(name), threads=1)
         return made[name]
 
     return of
@@ -93,7 +93,7 @@ def test_batch_norm_is_compared_in_the_convolution(zoo_model: Callable[[str], Pa
     shutil.copytree(zoo_model("resnet"), tmp_path / "model")
     model.save_pretrained(tmp_path / "model")
     main_export(str(tmp_path / "model"), str(tmp_path / "onnx"), task="image-classification")
-    report = compare(tmp_path / "onnx", tmp_path / "model", threads=1)
+    report = compare(tmp_path / "onnx", model=tmp_path / "model", threads=1)
     (part,) = report.parts
     folded = [call for call in part.calls if call.compared_as is not None]
     assert report.ok and report.coverage >= 0.97, part.skipped
@@ -105,7 +105,7 @@ def test_outputs_that_are_added_to_what_was_given(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """The modules of sentence-transformers return the dictionary that they were given, with a tensor more."""
-    report = compare(exported("sentence-transformers"), zoo_model("sentence-transformers"), threads=1)
+    report = compare(exported("sentence-transformers"), model=zoo_model("sentence-transformers"), threads=1)
     assert report.ok and report.coverage == 1.0, report.parts[0].skipped
 
 
@@ -124,7 +124,7 @@ def test_chunks_bound_the_memory_and_change_nothing(
     compared: Callable[[str], CompareReport],
 ) -> None:  # fmt: skip
     """Of one call each, where there is no room for more: then PyTorch runs again for each."""
-    (part,) = compare(exported("vit"), zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
+    (part,) = compare(exported("vit"), model=zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
     (whole,) = compared("vit").parts
     assert part.chunks > 1
     assert max_memory > 1 or part.chunks == len(part.calls)
@@ -140,7 +140,7 @@ def test_every_run_of_the_source_has_the_same_inputs(
 
     output, model = exported("bert"), zoo_model("bert")
     state = random.getstate(), torch.get_rng_state()
-    (part,) = compare(output, model, threads=1, max_memory_bytes=1).parts
+    (part,) = compare(output, model=model, threads=1, max_memory_bytes=1).parts
     assert part.ok and part.compared == len(part.calls)
     assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
 
@@ -224,7 +224,7 @@ def test_planted_fault_is_named(
 ) -> None:  # fmt: skip
     """Just the module whose node has the fault, and the error is its own."""
     owner = plant(exported(name), tmp_path / "faulty", file, path, change)
-    report = compare(tmp_path / "faulty", zoo_model(name), file=file, threads=1)
+    report = compare(tmp_path / "faulty", model=zoo_model(name), file=file, threads=1)
     faulty = [part for part in report.parts if part.culprit is not None]
     assert faulty and not report.ok
     for part in faulty:
@@ -240,7 +240,7 @@ def test_inherited_error_is_told_from_added(
     """Behind the fault modules are off, and on the reference's tensors they are not."""
     path = "bert.encoder.layer.0.attention.self.query"
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
-    (part,) = compare(faulty, zoo_model("bert"), threads=1, isolate=40).parts
+    (part,) = compare(faulty, model=zoo_model("bert"), threads=1, isolate=40).parts
     assert part.first_over is not None and part.first_over.path == path
     own = {isolated.call.path for isolated in part.isolated if isolated.over}
     assert own == {path}
@@ -282,7 +282,7 @@ def test_fault_of_a_module_before_one_inside_it(
 ) -> None:  # fmt: skip
     """A residual connection or a mask: the module inside shows it first, and is sound on what it should be given."""
     faulty = planted(exported(name), tmp_path / "faulty", "model.onnx", path, change)
-    (part,) = compare(faulty, zoo_model(name), threads=1).parts
+    (part,) = compare(faulty, model=zoo_model(name), threads=1).parts
     assert part.first_over is not None and part.first_over.path == shows
     assert part.culprit is not None and part.culprit.path == path
     first = part.isolated[0]
@@ -297,7 +297,7 @@ def test_fault_in_the_last_operation_of_a_module(
     """Its biases are 0, so that what came before the fault is just what the module should return."""
     path = f"{LAYER}.{name}"
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, op_to("Sub", "Add"))
-    (part,) = compare(faulty, zoo_model("bert"), threads=1).parts
+    (part,) = compare(faulty, model=zoo_model("bert"), threads=1).parts
     assert part.first_over is not None and part.first_over.path == path
     assert part.isolated[0].over
 
@@ -306,7 +306,7 @@ def test_fault_beside_a_tuple(exported: Callable[..., Path], zoo_model: Callable
     """Llama's rotary embedding returns two tensors, of which the graph uses others: it is not accused for that."""
     path = "model.layers.0.self_attn.q_proj"
     faulty = planted(exported("llama"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
-    (part,) = compare(faulty, zoo_model("llama"), threads=1).parts
+    (part,) = compare(faulty, model=zoo_model("llama"), threads=1).parts
     assert part.culprit is not None and part.culprit.path == path
 
 
@@ -323,12 +323,14 @@ def test_package_agrees_with_itself(name: str, exported: Callable[..., Path]) ->
 
 def test_quantized_package_against_its_origin(exported: Callable[..., Path], tmp_path: Path) -> None:
     """Untagged by its own: the origin tells; off, but within what int8 may be."""
-    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(str(exported("bert") / "model.onnx"), str(tmp_path / "model_quantized.onnx"))
+    # Not the default, signed weights: where a processor has AVX2 and no VNNI, kernels for those saturate.
+    made = tmp_path / "model_quantized.onnx"
+    quantize_dynamic(exported("bert") / "model.onnx", made, weight_type=QuantType.QUInt8)
     report = compare(tmp_path, reference=exported("bert"), threads=1)
     (part,) = report.parts
-    assert part.tolerance == pytest.approx(0.2)
+    assert part.tolerance == TOLERANCES["int8"]
     turned = compare(exported("bert"), reference=tmp_path, threads=1)
     assert turned.ok and turned.coverage == 1.0 and turned.parts[0].tolerance == part.tolerance
     assert part.compared >= 0.9 * len(part.calls)
@@ -363,7 +365,7 @@ def test_fault_in_an_optimized_package(
     path: str, exported: Callable[..., Path], optimized: Path, tmp_path: Path
 ) -> None:
     """Of a module whose bias another node adds."""
-    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), source=exported("bert"))
+    optimum_htp.project(shutil.copytree(optimized, tmp_path / "tagged"), reference=exported("bert"))
     faulty = planted(tmp_path / "tagged", tmp_path / "faulty", "model_optimized.onnx", path, change_one_weight)
     (part,) = compare(faulty, reference=exported("bert"), threads=1).parts
     assert part.culprit is not None and part.culprit.path == path
@@ -428,7 +430,7 @@ def test_outputs_that_are_whole_numbers(tmp_path: Path) -> None:
     report = compare(faulty, reference=tmp_path / "good", threads=1)
     assert not report.ok and report.parts[0].first_over is None
     assert "and the outputs do not" in text(report)
-    (document,) = json.loads(json.dumps(comparison_document(report), allow_nan=False))["parts"]
+    (document,) = json.loads(json.dumps(report.to_dict(), allow_nan=False))["parts"]
     assert next(iter(document["outputs"].values()))["max_abs"] > 0
 
 
@@ -526,7 +528,7 @@ def test_external_weights_stay_where_they_are(
     path = tmp_path / "external" / "model.onnx"
     onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=64)
     assert any(tensor.location for tensor in read_model(path).graph.initializers)
-    assert compare(path.parent, zoo_model("bert"), threads=1).ok
+    assert compare(path.parent, model=zoo_model("bert"), threads=1).ok
 
 
 # --- Inputs -------------------------------------------------------------------------------------------------------
@@ -535,10 +537,10 @@ def test_external_weights_stay_where_they_are(
 def test_sizes_and_inputs(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """Of the dummy inputs, and of what a file holds."""
     sizes = InputSizes(batch_size=3, sequence_length=5)
-    (part,) = compare(exported("bert"), zoo_model("bert"), sizes=sizes, threads=1).parts
+    (part,) = compare(exported("bert"), model=zoo_model("bert"), batch_size=3, sequence_length=5, threads=1).parts
     assert part.inputs["input_ids"] == (3, 5) and part.ok
     np.savez(tmp_path / "inputs.npz", **make_inputs(read_model(exported("bert") / "model.onnx"), None, sizes=sizes))
-    (part,) = compare(exported("bert"), zoo_model("bert"), inputs=tmp_path / "inputs.npz", threads=1).parts
+    (part,) = compare(exported("bert"), model=zoo_model("bert"), inputs=tmp_path / "inputs.npz", threads=1).parts
     assert part.inputs["input_ids"] == (3, 5) and part.ok and part.compared == len(part.calls)
 
 
@@ -567,17 +569,17 @@ def test_model_that_is_not_the_source(
 ) -> None:
     """What shows it is said."""
     with pytest.raises(PackageError, match=r"root is a BertForSequenceClassification, and the model is a Albert"):
-        compare(exported("bert"), zoo_model("albert"))
+        compare(exported("bert"), model=zoo_model("albert"))
     shutil.copytree(zoo_model("bert"), tmp_path / "deeper")
     config = tmp_path / "deeper" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
     with pytest.raises(PackageError, match=r"not what model.onnx was exported from.*parameters"):
-        compare(exported("bert"), tmp_path / "deeper")
+        compare(exported("bert"), model=tmp_path / "deeper")
 
 
 def test_model_that_is_nowhere(exported: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"none: no such model directory"):
-        compare(exported("bert"), tmp_path / "none")
+        compare(exported("bert"), model=tmp_path / "none")
 
 
 def test_other_weights_look_foreign(
@@ -591,7 +593,7 @@ def test_other_weights_look_foreign(
         parameter.data += 0.3
     shutil.copytree(zoo_model("bert"), tmp_path / "other")
     model.save_pretrained(tmp_path / "other")
-    report = compare(exported("bert"), tmp_path / "other", threads=1)
+    report = compare(exported("bert"), model=tmp_path / "other", threads=1)
     assert not report.ok and report.parts[0].looks_foreign
 
 
@@ -632,11 +634,11 @@ def test_first_module_stands_at_the_top(
 ) -> None:
     path = "bert.encoder.layer.1.output.dense"
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
-    report = compare(faulty, zoo_model("bert"), threads=1)
+    report = compare(faulty, model=zoo_model("bert"), threads=1)
     shown = text(report)
     assert shown.startswith(f"model.onnx: {path} (Linear) is the first to leave ")
     assert "the error is its own" in shown
-    document = json.loads(json.dumps(comparison_document(report), allow_nan=False))
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert document["ok"] is False
     assert document["parts"][0]["first_over"]["path"] == path
 

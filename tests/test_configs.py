@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.package.configs import (
     METADATA_KEY,
@@ -34,7 +35,7 @@ TREE = ModuleTree(
         ModuleInfo(("second",), "Linear", "torch.nn.Linear"),
     ]
 )
-RECORDS = {"model.onnx": FileRecord("digest", ("",), (TREE,), {}, {})}
+RECORDS = {"model.onnx": FileRecord("digest", Roots([Root(TREE)]), {}, {})}
 BLOCK = {
     "export_strategy": "htp",
     "files": {"model.onnx": {"modules": 3, "module_types": {"Linear": 2, "Net": 1}}},
@@ -272,13 +273,21 @@ def test_block_that_another_tool_moved(tmp_path: Path, indent: int | None, first
     assert read_config(tmp_path / "config.json") == {first: 1, "k": {"deep": [1]}}
 
 
-def test_block_that_cannot_be_taken_out(tmp_path: Path) -> None:
-    """A member that is there twice: nothing is guessed, and the file stays."""
-    text = '{"htp_metadata": 1, "a": 2, "htp_metadata": 3}'
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(PackageError, match="could not be taken out"):
-        remove_config_metadata(tmp_path)
-    assert (tmp_path / "config.json").read_text() == text
+def test_block_that_transformers_wrote_again(tmp_path: Path) -> None:
+    """What is left are the bytes that transformers would have written without it."""
+    from transformers import BertConfig
+
+    BertConfig(htp_metadata=BLOCK, name_or_path="é").save_pretrained(tmp_path)
+    assert remove_config_metadata(tmp_path)
+    left = (tmp_path / "config.json").read_bytes()
+    BertConfig(name_or_path="é").save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == left
+
+
+def test_block_that_is_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"htp_metadata": 1, "a": 2, "htp_metadata": 3}')
+    assert remove_config_metadata(tmp_path)
+    assert read_config(tmp_path / "config.json") == {"a": 2}
 
 
 def test_no_config_no_block(tmp_path: Path) -> None:

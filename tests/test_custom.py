@@ -21,7 +21,7 @@ from toynets import TOYS, Owner, ToyNet
 
 import optimum_htp
 from optimum_htp import AutoModelForONNX, HtpError, HtpOptions, HtpPackage, TaggingError, export_module
-from optimum_htp.export.exporter import HTPExporter
+from optimum_htp.export.exporter import HtpExporter
 from optimum_htp.hierarchy.tags import tag_module_path
 from optimum_htp.onnxfile.model import Graph
 from optimum_htp.package.node_metadata import TAG
@@ -84,7 +84,7 @@ def test_every_node_has_its_owner(toy: ToyNet, tmp_path: Path) -> None:
     file = HtpPackage(tmp_path / "package").files["model.onnx"]
     assert file.evidence == "sidecar"
     assert file.record is not None
-    assert file.record.roots_in_model == ("",)
+    assert [root.in_model for root in file.record.roots] == [""]
     found: dict[str, list[Owner]] = {}
     for key, node in _depth_first("", file.model.graph):
         tag = file.tags[key]
@@ -426,9 +426,10 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(list((tmp_path / "package").iterdir())) == 3
 
     def fail(*_: object) -> None:
-        raise ValueError("no")
+        raise HtpError("no")
 
-    monkeypatch.setattr(HTPExporter, "tag_file", fail)
+    monkeypatch.setattr(HtpExporter, "tag_content", lambda *_: None)
+    monkeypatch.setattr(HtpExporter, "tag_file", fail)
     with pytest.raises(TaggingError, match="no; the package"):
         export_module(nn.Linear(2, 3), torch.ones(1, 2), tmp_path / "package")
     assert sorted(path.name for path in (tmp_path / "package").iterdir()) == ["config.json", "model.onnx"]

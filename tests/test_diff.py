@@ -19,6 +19,7 @@ from test_tree import Terminal, plain
 from optimum_htp import HtpOptions, PackageError, diff, main_export, strip
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.diff import print_diff
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.reading import read_model
@@ -27,6 +28,7 @@ from optimum_htp.package.node_metadata import write_tags
 from optimum_htp.package.pairing import pair_files
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.diff.report import FileDiff
 from optimum_htp.verbs.diff.wiring import same_wiring
 
@@ -101,8 +103,9 @@ def toy_package(
         ("", at): NodeTag(tree.tag(tuple(owner.split("."))), "scope") if owner else NodeTag(tree.tag(()), "unresolved")
         for at, (_, owner) in enumerate(nodes)
     }
-    write_tags(model, tags, trees=[tree], options=HtpOptions())
-    Sidecar({name: FileRecord.of(model, tags, trees={tree.tag(()): (tree, "")})}).write(directory)
+    tagged = TaggedGraph(model, tags, Roots([Root(tree)]))
+    write_tags(tagged, options=HtpOptions())
+    Sidecar({name: FileRecord.of(tagged)}).write(directory)
     return directory
 
 

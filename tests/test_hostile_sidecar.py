@@ -14,13 +14,16 @@ from onnx import TensorProto, helper
 
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy.calls import CallTree
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, tree_of_tags
+from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import ORIGINS, SOURCE, TAG, HtpOptions, read_tags, write_tags
-from optimum_htp.package.package import load_package
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 
 
 FILE = "model.onnx"
@@ -31,6 +34,7 @@ TREE = ModuleTree(
         ModuleInfo(("layers", "0"), "Relu", "toy.Relu", calls=2, parameters=7),
     ]
 )
+CALLS = CallTree.of_rows(TREE, [(0, -1), (2, 0), (2, 0)])
 TAGS = {
     ("", 0): NodeTag(TREE.tag(("layers", "0")), "scope", 1),
     ("", 1): NodeTag(TREE.tag(()), "fused", None, (TREE.tag(()), TREE.tag(("layers", "0")))),
@@ -54,9 +58,11 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package as an export leaves it; treat it as read-only."""
     directory = tmp_path_factory.mktemp("healthy")
     model = read_model(onnx_file(directory / FILE))
-    write_tags(model, TAGS, trees=[TREE], options=HtpOptions(skeleton=False))
-    record = FileRecord.of(model, TAGS, trees={TREE.tag(()): (TREE, "")})
-    Sidecar({FILE: record}, source={"task": "x", "opset": 17}, timings={"htp_seconds": 0.5}).write(directory)
+    tagged = TaggedGraph(model, TAGS, Roots([Root(TREE, "", (CALLS,))]))
+    write_tags(tagged, options=HtpOptions(skeleton=False))
+    Sidecar({FILE: FileRecord.of(tagged)}, source={"task": "x", "opset": 17}, timings={"htp_seconds": 0.5}).write(
+        directory
+    )
     return directory
 
 
@@ -79,6 +85,14 @@ def put_above(*keys: Any, value: Any) -> Callable[[Any, Any], None]:
 
 def module(key: str, value: Any, number: int = 2) -> Callable[[Any, Any], None]:
     return put("roots", 0, "modules", number, key, value=value)
+
+
+def call(number: int, value: Any) -> Callable[[Any, Any], None]:
+    return put("roots", 0, "traces", 0, number, value=value)
+
+
+def nested_calls(_: Any, entry: Any) -> None:
+    entry["roots"][0]["traces"][0] += [[2, number] for number in range(2, 50_000)]
 
 
 def row(at: int, value: Any, number: int = 0) -> Callable[[Any, Any], None]:
@@ -125,6 +139,25 @@ BROKEN: dict[str, Callable[[Any, Any], None]] = {
     "no roots": put("roots", value=[]),
     "roots an object": put("roots", value={}),
     "place a number": put("roots", 0, "in_model", value=5),
+    "traces a string": put("roots", 0, "traces", value="[]"),
+    "trace a number": put("roots", 0, "traces", value=[5]),
+    "trace without calls": put("roots", 0, "traces", value=[[]]),
+    "call a number": call(1, 5),
+    "call too short": call(1, [2]),
+    "call too long": call(1, [2, 0, 0, 0]),
+    "call of no module": call(1, [3, 0]),
+    "call of a module before the first": call(1, [-1, 0]),
+    "call of a fraction": call(1, [2.0, 0]),
+    "call from nowhere": call(1, [2, None]),
+    "call from itself": call(1, [2, 1]),
+    "call from a later one": call(1, [2, 2]),
+    "call by a name that is none": call(1, [2, 0, 0]),
+    "call by a name before the first": call(1, [2, 0, -1]),
+    "call of true": call(1, [True, 0]),
+    "call of another module": call(1, [0, 0]),
+    "call too many": lambda _, entry: entry["roots"][0]["traces"][0].append([2, 0]),
+    "call missing": lambda _, entry: entry["roots"][0]["traces"][0].pop(),
+    "calls in calls without end": nested_calls,
     "graphs empty": put("graphs", value={}),
     "graphs a list": put("graphs", value=[]),
     "rows an object": put("graphs", "", value={}),
@@ -259,7 +292,7 @@ def test_healthy_sidecar_reads(healthy: Path, tmp_path: Path, capsys: pytest.Cap
 def test_empty_graph_has_no_rows(tmp_path: Path) -> None:
     """Its sidecar describes it all the same."""
     model = read_model(onnx_file(tmp_path / FILE, nodes=0))
-    Sidecar({FILE: FileRecord.of(model, {}, trees={})}).write(tmp_path)
+    Sidecar({FILE: FileRecord.of(TaggedGraph(model, {}))}).write(tmp_path)
     assert load_package(tmp_path).files[FILE].evidence == "sidecar"
 
 

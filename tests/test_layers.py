@@ -23,6 +23,7 @@ FLOORS = (
     ("models",),
     ("export",),
     ("verbs",),
+    ("methods",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

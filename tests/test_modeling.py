@@ -381,7 +381,21 @@ def test_provider_that_is_not_installed(options: dict[str, Any], exported: Calla
         AutoModelForONNX.from_pretrained("nowhere at all", **options)
 
 
-def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"provider": "cpu"}, {"providers": ["CPU"]}], ids=str)
+def test_short_names_of_providers(options: dict[str, Any], exported: Callable[[str], Path]) -> None:
+    """As `profile` and `compare` take them."""
+    model = AutoModelForONNX.from_pretrained(exported("bert"), **options)
+    assert model.providers == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"provider": "cuda"}, {"providers": ["cuda", "cpu"]}, {"providers": ["CUDAExecutionProvider"]}],
+    ids=str,
+)
+def test_provider_that_cannot_start(
+    options: dict[str, Any], exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ONNX Runtime lists it, but its libraries are missing, and runs on the CPU: an error here, not a slow model."""
     import onnxruntime
 
@@ -394,9 +408,7 @@ def test_provider_that_cannot_start(exported: Callable[[str], Path], monkeypatch
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(HtpError, match="CUDAExecutionProvider could not be started, only CPUExecutionProvider"),
     ):
-        AutoModelForONNX.from_pretrained(
-            exported("bert"), providers=["CUDAExecutionProvider", "CPUExecutionProvider"], use_io_binding=False
-        )
+        AutoModelForONNX.from_pretrained(exported("bert"), **options, use_io_binding=False)
 
 
 def test_provider_of_a_diffusion_pipeline(exported: Callable[[str], Path]) -> None:
@@ -450,7 +462,7 @@ def test_gpu(provider: str, name: str, exported: Callable[[str], Path]) -> None:
 def test_import_is_light() -> None:
     """The class can be imported without the libraries that it loads models with."""
     code = (
-        "import sys, optimum_htp.modeling; from optimum_htp import AutoModelForONNX\n"
+        "import sys, optimum_htp.models.auto; from optimum_htp import AutoModelForONNX\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'onnxruntime', 'optimum', 'numpy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -29,8 +29,7 @@ from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, undo_renames
 from optimum_htp.package.sidecar.record import StoredParameter
 from optimum_htp.verbs.params.initializers import StoredTensor, Use
-from optimum_htp.verbs.params.origins import CHANGES as WORDS
-from optimum_htp.verbs.params.origins import Match, Matcher
+from optimum_htp.verbs.params.origins import CHANGES as WORDS, Match, Matcher
 from optimum_htp.verbs.params.readings import Reading, changes_to
 from optimum_htp.verbs.params.state_dict import SourceTensors
 

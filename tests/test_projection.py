@@ -19,11 +19,13 @@ from projection_evidence import (
 )
 
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag, tag_ancestors
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
 from optimum_htp.package.package import HtpPackage
-from optimum_htp.tagging.projection.steps import TaggedModel, project
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.tagging.projection.steps import project
 
 
 Export = Callable[[str], HtpPackage]
@@ -158,7 +160,7 @@ def test_other_models_are_refused(export: Export) -> None:
         source = next(iter(files[name].values()))
         for target in files[other].values():
             with pytest.raises(HtpError, match=r"not made from the tagged graph: \d+ of \d+ nodes"):
-                project([TaggedModel(source.model, source.tags)], target.model, require_descent=True)
+                project([source.tagged], target.model, require_descent=True)
 
 
 def test_sister_architectures_are_refused() -> None:
@@ -215,21 +217,21 @@ def model(
     return OnnxModel(Path("model.onnx"), 8, {"": 17}, "", "", {}, graph(nodes, inputs, outputs, weights), functions)
 
 
-def tagged(source: OnnxModel, *names: str) -> TaggedModel:
+def tagged(source: OnnxModel, *names: str) -> TaggedGraph:
     """Tags the nodes in the order of their graphs, `a.b` for the module `/Net/A.a/B.b`, `-` for none."""
     keys = [(path, i) for path, each in source.graphs() for i in range(len(each.nodes))]
     tags = {key: NodeTag(spelled(name), "scope") for key, name in zip(keys, names, strict=True) if name != "-"}
-    return TaggedModel(source, tags)
+    return TaggedGraph(source, tags)
 
 
 def spelled(name: str) -> str:
     return "/Net" + "".join(f"/{part.upper()}.{part}" for part in name.split(".") if part)
 
 
-def answers(source: TaggedModel, target: OnnxModel) -> list[str]:
+def answers(source: TaggedGraph, target: OnnxModel) -> list[str]:
     """For each node `source module`, and its origins if there are several."""
     short = []
-    for tag in project([source], target).values():
+    for tag in project([source], target).tags.values():
         names = [".".join(part.partition(".")[2] for part in each.split("/")[2:]) for each in (tag.tag, *tag.origins)]
         short.append(" ".join((tag.source, names[0] or "root", *(f"<{each or 'root'}" for each in names[1:]))))
     return short
@@ -349,6 +351,54 @@ def test_activation_renamed_by_the_runtime() -> None:
     assert answers(tagged(source, "b.conv", "b", "b.act", "p"), target) == ["fused b <b.conv <b <b.act", "scope p"]
 
 
+def test_addition_taken_on_in_front_of_several_readers() -> None:
+    """It is the work of the convolution that reads both of its sides, whichever side comes first."""
+    source = model(
+        [
+            node("Conv", "x w1", "c1", "conv1"),
+            node("Conv", "c1 w2", "c2", "conv2"),
+            node("Add", "c1 c2", "s", "add"),
+            node("Relu", "s", "r", "relu"),
+            node("Conv", "r w3", "c3", "conv3"),
+            node("Add", "r c3", "y", "last"),
+        ],
+        weights="w1 w2 w3",
+    )
+    target = model(
+        [
+            node("Conv", "x r_1", "t1", "c1_nchwc"),
+            node("Conv", "t1 r_2 - t1", "t2", "c2_nchwc"),
+            node("Conv", "t2 r_3", "t3", "c3_nchwc"),
+            node("Add", "t2 t3", "y", "last"),
+        ],
+        weights="r_1 r_2 r_3",
+    )
+    expected = ["scope a", "fused b <b.conv <b <b.act", "scope c", "scope d"]
+    assert answers(tagged(source, "a", "b.conv", "b", "b.act", "c", "d"), target) == expected
+
+
+def test_no_convolution_takes_on_another() -> None:
+    """What lies between two of them in the tagged graph, and has weights of its own, is in the target nowhere."""
+    source = model(
+        [
+            node("Conv", "x w1", "c1", "conv1"),
+            node("Conv", "c1 w2", "c2", "conv2"),
+            node("Conv", "c2 w3", "c3", "conv3"),
+            node("Add", "c2 c3", "y", "add"),
+        ],
+        weights="w1 w2 w3",
+    )
+    target = model(
+        [
+            node("Conv", "x r_1", "t1", "c1_nchwc"),
+            node("Conv", "t1 r_3", "t3", "c3_nchwc"),
+            node("Add", "t1 t3", "y", "add"),
+        ],
+        weights="r_1 r_3",
+    )
+    assert answers(tagged(source, "a", "b", "c", "d"), target) == ["scope a", "scope c", "scope d"]
+
+
 def test_new_names_all_the_way() -> None:
     """Regions are split by the weights that nodes read and by what lies between them."""
     source = model(
@@ -465,7 +515,7 @@ def test_aliases_are_one_module() -> None:
     )
     tags = {("", 0): NodeTag("/Net/A.b", "scope"), ("", 1): NodeTag("/Net/A.c", "scope")}
     target = model([node("FusedConv", "x w", "y")], weights="w")
-    assert project([TaggedModel(CONV, tags)], target, trees=[tree])["", 0].tag == "/Net/A.b"
+    assert project([TaggedGraph(CONV, tags, Roots([Root(tree)]))], target).tags["", 0].tag == "/Net/A.b"
 
 
 def test_ten_thousand_nodes_in_a_row() -> None:

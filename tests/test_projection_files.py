@@ -17,15 +17,15 @@ import rewriters
 import zoo
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy.tree import ModuleTree
+from optimum_htp.hierarchy.root import Roots
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.model import Graph
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.limits import MAX_SKELETON_BYTES
 from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.skeleton import MAX_UNPACKED_BYTES, SKELETON, pack_skeleton, unpack_skeleton
-from optimum_htp.tagging.projection.steps import TaggedModel
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.verbs.project import project
 
 
@@ -50,13 +50,13 @@ def tagged(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     return export
 
 
-def roots(file: HtpFile) -> dict[str, tuple[ModuleTree, str | None]]:
-    assert file.record is not None
-    return {tree.tag(()): (tree, at) for tree, at in zip(file.record.trees, file.record.roots_in_model, strict=True)}
+def plain(roots: Roots) -> list[Any]:
+    """What there is in roots, as values."""
+    return [(root.tree.modules, root.in_model, [list(trace) for trace in root.traces]) for root in roots]
 
 
 def pack(file: HtpFile) -> str:
-    text = pack_skeleton(TaggedModel(file.model, file.tags), roots(file))
+    text = pack_skeleton(file.tagged)
     assert text is not None
     return text
 
@@ -86,12 +86,10 @@ def test_skeleton_round_trip(tagged: Export, name: str) -> None:
     for file in HtpPackage(tagged(name)).files.values():
         text = pack(file)
         assert text.isascii() and text.isprintable() and " " not in text
-        found, trees = unpack_skeleton(text)
+        found = unpack_skeleton(text)
         assert dict(found.tags) == dict(file.tags)
         assert shape(found.model.graph) == shape(file.model.graph)
-        assert {root: (tree.modules, at) for root, (tree, at) in trees.items()} == {
-            root: (tree.modules, at) for root, (tree, at) in roots(file).items()
-        }
+        assert plain(found.roots) == plain(file.tagged.roots)
         assert len(text) < 12_000
         assert file.model.metadata[SKELETON] == text
 
@@ -110,9 +108,7 @@ def test_skeleton_of_minilm(tmp_path: Path) -> None:
     text = pack(file)
     assert len(file.tags) > 500
     assert len(text) < 20_000
-    write_tags(
-        file.model, file.tags, trees=file.hierarchy.trees, options=HtpOptions(), model_metadata={SKELETON: text}
-    )
+    write_tags(file.tagged, options=HtpOptions(), model_metadata={SKELETON: text})
     target = rewriters.rewrite("optimum-O2", file.path, tmp_path / "o2.onnx")
     report = project(target).files["o2.onnx"]
     assert report.evidence == "the skeleton in its own metadata"
@@ -130,7 +126,7 @@ def test_skeleton_of_a_newer_version(tagged: Export) -> None:
 
 def test_skeleton_bomb() -> None:
     """A few kilobytes that would become gigabytes are turned away before they do."""
-    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_UNPACKED_BYTES + 1), 9)).decode()
+    bomb = base64.b85encode(zlib.compress(b"[" * (MAX_SKELETON_BYTES + 1), 9)).decode()
     assert len(bomb) < 100_000
     with pytest.raises(HtpError, match="damaged"):
         unpack_skeleton(bomb)
@@ -205,7 +201,7 @@ def test_own_skeleton_and_given_file_agree(tagged: Export, tmp_path: Path) -> No
     for target in targets:
         rewriters.rewrite("ort-all", source, target)
     project(targets[0])
-    project(targets[1], source=source)
+    project(targets[1], reference=source)
     assert read_tags(read_model(targets[0])) == read_tags(read_model(targets[1]))
 
 
@@ -230,7 +226,7 @@ def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
     for each in model.graph.node:
         del each.metadata_props[:]
     onnx.save(model, tmp_path / "dropped.onnx")
-    with pytest.raises(HtpError, match=r"dropped.onnx: the skeleton .* is damaged .*--from"):
+    with pytest.raises(HtpError, match=r"dropped.onnx: the skeleton .* is damaged .*--reference"):
         project(tmp_path / "dropped.onnx")
     assert project(tmp_path / "kept.onnx").files["kept.onnx"].evidence == "the metadata that its nodes kept"
     unpack_skeleton(read_model(tmp_path / "kept.onnx").metadata[SKELETON])
@@ -265,10 +261,10 @@ def test_untagged_file_says_what_to_give(zoo_model: Callable[[str], Path], tagge
     file = shutil.copy(tagged("bert") / "model.onnx", tmp_path)
     strip_tags(Path(file))
     before = Path(file).read_bytes()
-    with pytest.raises(HtpError, match="--from"):
+    with pytest.raises(HtpError, match="--reference"):
         project(file)
     with pytest.raises(HtpError, match="not tagged"):
-        project(tagged("bert"), source=file)
+        project(tagged("bert"), reference=file)
     assert Path(file).read_bytes() == before
 
 
@@ -277,10 +273,10 @@ def test_other_model_is_refused(tagged: Export, tmp_path: Path) -> None:
     target = Path(shutil.copy(tagged("resnet") / "model.onnx", tmp_path / "resnet.onnx"))
     before = target.read_bytes()
     with pytest.raises(HtpError, match="not made from the tagged graph"):
-        project(target, source=tagged("bert"))
+        project(target, reference=tagged("bert"))
     assert target.read_bytes() == before
     with pytest.raises(HtpError, match="not made from the tagged graph"):
-        project(target, source=tagged("bert"), output=tmp_path / "new.onnx")
+        project(target, reference=tagged("bert"), output=tmp_path / "new.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resnet.onnx"]
 
 
@@ -293,7 +289,7 @@ def test_package_is_in_step(tagged: Export, tmp_path: Path) -> None:
     for file in HtpPackage(source).files.values():
         name = file.name.replace(".onnx", "_quantized.onnx") if "merged" not in file.name else file.name
         rewriters.rewrite("dynamic", file.path, target / name)
-    report = project(target, source=source)
+    report = project(target, reference=source)
     assert report.unresolved == 0
     assert len(report.files) == 4
     package = HtpPackage(target)
@@ -309,7 +305,7 @@ def test_only_metadata_is_written(tagged: Export, tmp_path: Path) -> None:
     rewriters.rewrite("ort-all", source, plain)
     strip_tags(plain)
     before = plain.read_bytes()
-    project(plain, source=source)
+    project(plain, reference=source)
     assert plain.read_bytes() != before
     strip_tags(plain)
     assert plain.read_bytes() == before
@@ -350,12 +346,14 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
-    project(target, output=output)  # what is there already is the same
+    with pytest.raises(HtpError, match=r"is there already; .* --overwrite"):
+        project(target, output=output)
+    project(target, output=output, overwrite=True)  # what is there already is the same
     project(target, output=tmp_path / "in" / "beside.onnx")
     weights = output.with_name("model.onnx_data")
     weights.write_bytes(bytes(weights.stat().st_size))
-    with pytest.raises(HtpError, match="is there already"):
-        project(target, output=output)
+    with pytest.raises(HtpError, match="is there already, and the model's external data would replace it"):
+        project(target, output=output, overwrite=True)
     assert not any(weights.read_bytes())
 
 
@@ -427,7 +425,7 @@ def test_all_files_or_none(tagged: Export, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Annotations, "write", failing)
     with pytest.raises(HtpError, match=r"encoder_model.onnx could not be tagged: no space left"):
-        project(source, source=tagged("t5"))
+        project(source, reference=tagged("t5"))
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 
@@ -447,9 +445,9 @@ def test_missing_skeletons_stay_missing(tagged: Export, tmp_path: Path) -> None:
     """Whoever exported without skeletons gets none from a projection."""
     source = shutil.copytree(tagged("bert"), tmp_path / "in")
     file = HtpPackage(source).files["model.onnx"]
-    write_tags(file.model, file.tags, trees=file.hierarchy.trees, options=HtpOptions(namespace=False))
+    write_tags(file.tagged, options=HtpOptions(namespace=False))
     target = rewriters.rewrite("ort-all", source / "model.onnx", tmp_path / "out.onnx")
-    project(target, source=source)
+    project(target, reference=source)
     found = read_model(target)
     assert SKELETON not in found.metadata
     assert not any("namespace" in node.metadata for node in found.graph.nodes)
@@ -462,7 +460,7 @@ def test_projected_files_project_again(tagged: Export, tmp_path: Path) -> None:
     second = rewriters.rewrite("ort-all", first, tmp_path / "two.onnx")
     direct = tmp_path / "direct.onnx"
     shutil.copy(second, direct)
-    project(second, source=first)
+    project(second, reference=first)
     project(direct)
     tags = [read_tags(read_model(path)) for path in (second, direct)]
     assert {key: set(tag.origins) for key, tag in tags[0].items()} == {
@@ -488,7 +486,7 @@ def test_command(tagged: Export, tmp_path: Path, capsys: pytest.CaptureFixture[s
     line = "out.onnx: 30 of 30 nodes tagged, 9 fused, 1 inserted, 8 from several modules; from the skeleton in its own"
     assert capsys.readouterr().out == f"{line} metadata\n"
     output = tmp_path / "new.onnx"
-    assert command(str(target), "--from", str(tagged("bert")), "-o", str(output), "--json") == 0
+    assert command(str(target), "--reference", str(tagged("bert")), "-o", str(output), "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["output"] == str(output)
     assert document["files"]["out.onnx"]["by_source"] == {"fused": 9, "inserted": 1, "scope": 20}

@@ -15,23 +15,27 @@ from typing import Any
 
 import pytest
 
-from optimum_htp import HtpOptions, PackageError, annotate_layers, select, strip
+from optimum_htp import HtpOptions, PackageError, select, strip, write_layer_annotations
 from optimum_htp.cli.main import main
-from optimum_htp.cli.select import FORMATS
-from optimum_htp.cli.views.select import SELECT_FORMATS
+from optimum_htp.cli.select import FORMATS as SELECT_FORMATS
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names, pattern_of
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import KEYS, LAYER_ANNOTATION, strip_tags, write_tags
-from optimum_htp.package.package import load_package
 from optimum_htp.package.resolver import tagged_file
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.verbs.select.file_selection import FileSelection
+from optimum_htp.verbs.select.formats.base import NameFormat
+from optimum_htp.verbs.select.formats.table import FORMATS
 from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS
-from optimum_htp.verbs.select.report import NODE_NAME_FORMATS, FileSelection, Selection
+from optimum_htp.verbs.select.report import Selection
 
 
 def info(path: str, class_name: str, **facts: Any) -> ModuleInfo:
@@ -116,8 +120,9 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
         known = {("", at): each for at, (_, _, each) in enumerate(NODES)} | {("", len(NODES)): tag("")}
         for body in ("then_branch", "else_branch"):
             known |= {(f"{len(NODES)}.{body}", at): each for at, (_, _, each) in enumerate(BODY)}
-        write_tags(model, known, trees=[TREE], options=HtpOptions())
-        Sidecar({"model.onnx": FileRecord.of(model, known, trees={spelled(""): (TREE, "model")})}).write(directory)
+        tagged = TaggedGraph(model, known, Roots([Root(TREE, "model")]))
+        write_tags(tagged, options=HtpOptions())
+        Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 
 
@@ -199,7 +204,7 @@ def test_every_name_can_be_written(name: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("re:layer.(0", "'re:layer.(0' is no regular expression: missing )"),
+        ("re:layer.(0", "'re:layer.(0' is not a regular expression: missing )"),
         ("encoder.layer.5-2", "the range 5-2 runs backwards: write 2-5"),
         ("head@3-1", "the range 3-1 runs backwards: write 1-3"),
     ],
@@ -323,20 +328,38 @@ def test_names_are_those_of_the_graph(exported: Callable[[str], Path]) -> None:
 
 def test_formats(package: Path) -> None:
     """Each matches the selected names and no others, as the tool matches."""
-    assert FORMATS == SELECT_FORMATS
+    assert set(SELECT_FORMATS) == {"json", *FORMATS}
     everything = [name for name, _, _ in (*NODES, *BODY) if name] + ["if"]
     for patterns in (["encoder.layer.1"], ["encoder"], ["*.norm"], ["head"], ["encoder.layer.0", "branch"]):
-        file = chosen(package, *patterns)
-        wanted = set(file.names)
-        assert set(file.names_for("ort-fp16")) == set(file.names_for("names")) == wanted
-        assert {name for name in everything for each in file.names_for("olive") if fnmatchcase(name, each)} == wanted
-        assert {name for name in everything for each in file.names_for("modelopt") if re.match(each, name)} == wanted
-    assert set(NODE_NAME_FORMATS) | {"json", "layer-ann"} == set(FORMATS)
+        selection = select(package, patterns)
+        wanted = set(selection.files[0].names)
+        assert set(selection.names_for("ort-fp16")) == set(selection.names_for("names")) == wanted
+        olive, modelopt = selection.names_for("olive"), selection.names_for("modelopt")
+        assert {name for name in everything for each in olive if fnmatchcase(name, each)} == wanted
+        assert {name for name in everything for each in modelopt if re.match(each, name)} == wanted
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_lines_of_a_format_are_what_is_printed(form: str, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And for a tool that takes a list, the names that Python gives."""
+    selection = select(package, ["encoder.layer.1", "branch"])
+    lines = FORMATS[form].lines(selection.files[0], device="npu")
+    out, _ = shown([str(package), "encoder.layer.1", "branch", "--format", form, "--device", "npu"], capsys)
+    assert out.splitlines() == lines
+    if isinstance(FORMATS[form], NameFormat):
+        assert (lines if form == "names" else json.loads(out)) == selection.names_for(form)
+
+
+def test_names_for_what_takes_no_names(package: Path) -> None:
+    """The formats that are lists are listed."""
+    for form in ("layer-ann", "json", "tensorrt"):
+        with pytest.raises(HtpError, match=rf"'{form}' is not a format with a list of names: give one of names, "):
+            select(package, "encoder").names_for(form)
 
 
 def test_gemm_has_two_names(package: Path) -> None:
     """Its own, and the one that dynamic quantization gives it first."""
-    found = chosen(package, "encoder.layer.1").names_for("ort-quantize")
+    found = select(package, "encoder.layer.1").names_for("ort-quantize")
     assert found == ["/layer.1/norm/Pow", "/layer.1/fc/Gemm", "/layer.1/fc/Gemm_MatMul", "/layer.1/Add"]
 
 
@@ -373,7 +396,7 @@ def test_quantizer_leaves_just_those_modules_in_float(
     expected = {tag for name, tag in before.items() if name in set(file.names)}
     assert expected
     assert expected != set(before.values())
-    made = quantized(package, tmp_path, file.names_for("ort-quantize"))
+    made = quantized(package, tmp_path, select(package, patterns).names_for("ort-quantize"))
     assert set(owners(made, "MatMul", "Gemm").values()) == expected
     assert set(owners(made, "MatMulInteger").values()) == set(before.values()) - expected
 
@@ -393,7 +416,7 @@ def test_fp16_converter_leaves_just_those_nodes(exported: Callable[[str], Path])
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     package = exported("bert")
-    blocked = chosen(package, "*.layer.0.output").names_for("ort-fp16")
+    blocked = select(package, "*.layer.0.output").names_for("ort-fp16")
     model = convert_float_to_float16(onnx.load(package / "model.onnx"), node_block_list=blocked)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     weights = {
@@ -435,7 +458,7 @@ def test_layer_settings_hit_the_selected_nodes(model: str, exported: Callable[[s
     """And no others, as they stand in the file."""
     package = tmp_path / model
     shutil.copytree(exported(model), package)
-    annotate_layers(select(package, "*"))
+    write_layer_annotations(package, select(package, "*"))
     for name, file in load_package(package).files.items():
         nodes = [node for _, graph in read_model(file.path).graphs() for node in graph.nodes]
         values = [node.metadata.get(LAYER_ANNOTATION, "") for node in nodes]
@@ -455,7 +478,7 @@ def test_onnxruntime_takes_the_setting(exported: Callable[[str], Path], tmp_path
     package = tmp_path / "bert"
     shutil.copytree(exported("bert"), package)
     selection = select(package, "*.layer.1")
-    annotate_layers(selection)
+    assert write_layer_annotations(package, selection) == ["model.onnx"]
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.layer_assignment_settings", selection.files[0].layer_setting("cpu"))
     onnxruntime.InferenceSession(package / "model.onnx", options, providers=["CPUExecutionProvider"])
@@ -472,10 +495,10 @@ def test_strip_undoes_layer_annotations(model: str, exported: Callable[[str], Pa
     shutil.copytree(exported(model), package)
     shutil.copytree(exported(model), plain)
     strip(plain)
-    annotate_layers(select(package, "*.0"))
+    write_layer_annotations(package, select(package, "*.0"))
     tags = {name: dict(file.tags) for name, file in load_package(exported(model)).files.items()}
     once = {file.name: file.read_bytes() for file in package.glob("*.onnx")}
-    annotate_layers(select(package, "*.1"))
+    write_layer_annotations(package, select(package, "*.1"))
     assert {file.name: file.read_bytes() for file in package.glob("*.onnx")} == once
     for name, file in load_package(package).files.items():
         assert dict(file.tags) == tags[name]
@@ -498,6 +521,24 @@ def test_foreign_layer_annotations_stay(tmp_path: Path, capsys: pytest.CaptureFi
     strip_tags(package / "model.onnx")
     nodes = read_model(package / "model.onnx").graph.nodes
     assert [node.metadata for node in nodes if node.metadata] == [{LAYER_ANNOTATION: "mine"}]
+
+
+def test_annotations_are_for_the_graph_that_was_selected_in(package: Path, tmp_path: Path) -> None:
+    """Not for another file, nor for what became of it since; nothing is written."""
+    import onnx
+
+    selection = select(package, "encoder")
+    other = toy_package(tmp_path / "other")
+    model = onnx.load(other / "model.onnx")
+    del model.graph.node[5:]
+    onnx.save(model, other / "model.onnx")
+    before = (other / "model.onnx").read_bytes()
+    with pytest.raises(PackageError, match=r"model.onnx is not the file that was selected in; select again"):
+        write_layer_annotations(other, selection)
+    assert (other / "model.onnx").read_bytes() == before
+    (other / "model.onnx").rename(other / "renamed.onnx")
+    with pytest.raises(PackageError, match="is not the file that was selected in"):
+        write_layer_annotations(other, selection)
 
 
 def test_calls_are_no_layers(package: Path) -> None:
@@ -541,6 +582,7 @@ def test_json(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All that is known, nodes without names included, by both options."""
     out, err = shown([str(package), "head", "--json"], capsys)
     document = json.loads(out)
+    assert document == select(package, "head").to_dict()
     assert err == "note: model.onnx: 1 node whose module is not known can't be selected\n"
     file = document["files"]["model.onnx"]
     assert file["modules"] == ["/Net/Head.head"]
@@ -621,9 +663,9 @@ def test_no_pattern(package: Path) -> None:
         (["qqqqqqq"], "no module matches 'qqqqqqq'; `optimum-cli htp tree` lists the modules"),
         (["drop"], "'drop' selects a module that no node comes from"),
         (["encoder.layer.0", "!*"], "leaves no node"),
-        (["re:("], "is no regular expression"),
-        (["encoder", "--file", "other.onnx"], "no ONNX file is called 'other.onnx'; there is model.onnx"),
-        (["encoder", "--format", "layer-ann", "--device", "gpu("], "is no device of ONNX Runtime"),
+        (["re:("], "is not a regular expression"),
+        (["encoder", "--file", "other.onnx"], "no file of it is called 'other.onnx'; it has model.onnx"),
+        (["encoder", "--format", "layer-ann", "--device", "gpu("], "is not a device of ONNX Runtime"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

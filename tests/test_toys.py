@@ -15,7 +15,7 @@ from toynets import TOYS, Owner, ToyNet, nested
 from optimum_htp.hierarchy.tags import tag_module_path
 from optimum_htp.onnxfile.model import Graph
 from optimum_htp.tagging.rules.order import tag_model
-from optimum_htp.tagging.tracing import exporter
+from optimum_htp.tagging.tracing import torchscript
 from optimum_htp.tagging.tracing.tap import ModuleTap
 
 
@@ -112,11 +112,11 @@ def _gone(*_: object) -> None:
 @pytest.mark.parametrize(
     ("owner", "attribute", "replacement"),
     [
-        (exporter, "_NAMING_PASS", "_jit_pass_that_is_gone"),
-        (exporter, "_INLINING_PASS", "_jit_pass_that_is_gone"),
-        (exporter, "_mark_scripted_calls", _gone),
-        (exporter, "_graph_nodes", _gone),
-        (exporter.NumberedScopes, "begin", lambda *_: None),
+        (torchscript, "_NAMING_PASS", "_jit_pass_that_is_gone"),
+        (torchscript, "_INLINING_PASS", "_jit_pass_that_is_gone"),
+        (torchscript, "_mark_scripted_calls", _gone),
+        (torchscript, "_graph_nodes", _gone),
+        (torchscript.NumberedScopes, "begin", lambda *_: None),
     ],
     ids=["naming pass", "inlining pass", "marks", "nodes", "scopes"],
 )

@@ -22,6 +22,7 @@ from optimum_htp import HtpOptions, main_export
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.tree import print_trees
 from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.reading import read_model
@@ -29,6 +30,7 @@ from optimum_htp.package.node_metadata import read_tags, write_tags
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.tree import FileTree
 
 
@@ -98,10 +100,10 @@ def toy_package(directory: Path, *, sidecar: bool = True, hostile: bool = False)
     tags["", len(MAIN)] = tag("decoder")
     for body in ("then_branch", "else_branch"):
         tags |= {(f"{len(MAIN)}.{body}", position): each for position, (_, _, each) in enumerate(BRANCH)}
-    write_tags(model, tags, trees=[TREE], options=HtpOptions())
+    tagged = TaggedGraph(model, tags, Roots([Root(TREE, "model")]))
+    write_tags(tagged, options=HtpOptions())
     if sidecar:
-        record = FileRecord.of(model, tags, trees={TREE.tag(()): (TREE, "model")})
-        Sidecar({"model.onnx": record}).write(directory)
+        Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 
 
@@ -329,7 +331,7 @@ def test_file_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         document = json.loads(shown([str(tmp_path), "--json", "--file", pattern], capsys))
         assert list(document["files"]) == ["vae/model.onnx"]
     line = refused(["tree", str(tmp_path), "--file", "other.onnx"], capsys)
-    assert "'other.onnx'; there is unet/model.onnx, vae/model.onnx" in line
+    assert "'other.onnx'; it has unet/model.onnx, vae/model.onnx" in line
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "encoder.layer.[5]", "Blo"])

@@ -297,9 +297,9 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "bert",
         _write("tokenizer.json", '{"a": "' + "x" * 300_000),
         "preprocessors",
-        "tokenizer.json is no JSON object, or is cut off",
+        "tokenizer.json is not a JSON object, or is cut off",
     ),
-    "processor config is no object": ("vit", _write("preprocessor_config.json", "3"), "preprocessors", "no JSON object"),
+    "processor config is no object": ("vit", _write("preprocessor_config.json", "3"), "preprocessors", "not a JSON object"),
     "no tokenizer": (
         "bert",
         lambda package: [(package / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
@@ -548,7 +548,7 @@ def test_source_without_a_tokenizer(zoo_model: Callable[[str], Path], tmp_path: 
 def test_no_permission(package: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that may not be looked into is not taken for an empty one."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(PackageError, match="mend its permissions"):
+    with pytest.raises(PackageError, match="fix its permissions"):
         validate(package("bert"))
 
 

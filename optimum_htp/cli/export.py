@@ -20,7 +20,7 @@ from optimum_htp.errors import HtpError
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from optimum_htp.export import ExportResult
+    from optimum_htp.export import ExportReport
 
 
 # By logger: what libraries say of each other and of how they were installed, at every export.
@@ -45,7 +45,7 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
         HtpError: The export failed through the user's or the model's fault.
         KeyboardInterrupt: It was interrupted.
     """
-    results: list[ExportResult] = []
+    results: list[ExportReport] = []
     with _orderly_interrupts(), working(f"Exporting {printable(str(args.model))}"):
         try:
             with ExitStack() as stack:
@@ -71,7 +71,7 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
 
 
 @contextmanager
-def _our_main_export(args: Namespace, results: list[ExportResult]) -> Iterator[None]:
+def _our_main_export(args: Namespace, results: list[ExportReport]) -> Iterator[None]:
     """Puts our `main_export` where Optimum's command takes its own from, and keeps what it returns."""
     import optimum.exporters.onnx as optimum_onnx
 

@@ -54,17 +54,22 @@ def add_input_arguments(parser: ArgumentParser) -> None:
     """Adds the options that say what a model is run on."""
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
-    inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; beside PyTorch 2).")
+    add_size_arguments(inputs, "--dim")
+
+
+def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str) -> None:
+    """Adds the options that say how large inputs are; `axis_options` are the spellings of that for any axis."""
+    inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; with PyTorch 2).")
     inputs.add_argument("--sequence-length", type=positive, metavar="N",
-                        help="Tokens of each (128, or fewer where the model takes no more).")  # fmt: skip
+                        help="Tokens of each (128, or fewer where the model takes no more; with PyTorch 16).")  # fmt: skip
     inputs.add_argument("--height", type=positive, metavar="N", help="Pixels (what the config says).")
     inputs.add_argument("--width", type=positive, metavar="N", help="Pixels (what the config says).")
-    inputs.add_argument("--dim", type=named_size, action="append", default=[], metavar="NAME=N",
-                        help="The size of a dimension by the name that the graph has for it; may be repeated.")  # fmt: skip
+    inputs.add_argument(*axis_options, dest="dim", type=named_size, action="append", default=[], metavar="NAME=N",
+                        help="The size of any axis by its name, such as sequence_length=32; may be repeated.")  # fmt: skip
 
 
 def input_sizes(args: Namespace) -> dict[str, Any]:
-    """The sizes that `add_input_arguments` was given, as keywords of a verb."""
+    """The sizes that `add_size_arguments` was given, as keywords of a verb."""
     names = ("batch_size", "sequence_length", "height", "width")
     return {**{name: getattr(args, name) for name in names}, "dims": dict(args.dim)}
 

@@ -1,8 +1,8 @@
-"""The verb `profile`: how long each module takes in ONNX Runtime."""
+"""The verb `profile`: how long each module takes in ONNX Runtime. What it prints is made in `views/profile.py`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optimum_htp.cli.options import add_input_arguments, add_session_arguments, count, input_sizes, positive
 
@@ -41,9 +41,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
     parser.add_argument("--top", type=positive, metavar="N", help="Show the first N only, by time or as sorted.")
     parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help="Sort by this.")
-    parser.add_argument("--compare", metavar="OTHER", help="Profile this package too, and show both side by side.")
+    parser.add_argument("--reference", "--compare", metavar="OTHER",
+                        help="Profile this package too, and show both side by side.")  # fmt: skip
     add_input_arguments(parser)
-    parser.add_argument("--file", metavar="NAME", help="Run this file of the package only; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
     add_session_arguments(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
     parser.add_argument("--warmup", type=count, default=3, metavar="N", help="Runs before those (3).")
@@ -56,37 +57,36 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
-    from optimum_htp.cli.views.profile import print_profile, print_profile_json
-    from optimum_htp.cli.views.profile_delta import print_delta, print_delta_json
+    from optimum_htp.cli.views.profile import print_profile
+    from optimum_htp.cli.views.profile_delta import print_delta
     from optimum_htp.cli.views.profile_traces import write_chrome_trace, write_speedscope
-    from optimum_htp.cli.views.terminal import printable, working
-    from optimum_htp.models import InputSizes
-    from optimum_htp.package import load_package
-    from optimum_htp.verbs.profile import compare_profiles, profile
+    from optimum_htp.cli.views.terminal import print_json, printable, working
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.verbs.profile import ProfileReport, profile
 
-    def of(package: str, origin: str | None) -> Any:
-        return profile(
-            package, sizes=InputSizes(**input_sizes(args)), inputs=args.inputs, file=args.file, provider=args.provider,
-            threads=args.threads, runs=args.runs, warmup=args.warmup, origin=origin,
-        )  # fmt: skip
+    def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
+        with working(f"Profiling {printable(str(package.path))}"):
+            return profile(
+                package, **input_sizes(args), inputs=args.inputs, file=args.file, provider=args.provider,
+                threads=args.threads, runs=args.runs, warmup=args.warmup, reference=reference,
+            )  # fmt: skip
 
-    if args.compare:
-        load_package(args.compare)  # or the first profile would be for nothing
-    with working(f"Profiling {printable(args.package)}"):
-        report = of(args.package, args.compare)
+    package = HtpPackage(args.package)
+    other = HtpPackage(args.reference) if args.reference else None
+    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
+    report = profiled(package, other)
     if args.speedscope:
         write_speedscope(report, args.speedscope)
     if args.chrome_trace:
         write_chrome_trace(report, args.chrome_trace)
-    if args.compare:
-        with working(f"Profiling {printable(args.compare)}"):
-            delta = compare_profiles(report, of(args.compare, args.package))
+    if other is not None:
+        delta = report.compared_with(profiled(other, package))
         if args.json:
-            print_delta_json(delta)
+            print_json(delta.to_dict())
         else:
-            print_delta(delta, by=args.by, depth=args.depth, top=args.top, sort=args.sort)
+            print_delta(delta, **shown)
     elif args.json:
-        print_profile_json(report)
+        print_json(report.to_dict())
     else:
-        print_profile(report, by=args.by, depth=args.depth, top=args.top, sort=args.sort)
+        print_profile(report, **shown)
     return 0

@@ -1,4 +1,7 @@
-"""The verb `select`: the nodes of modules, in the form that the next tool wants."""
+"""The verb `select`: the nodes of modules, in the form that the next tool wants.
+
+What a pattern may be is decided in `hierarchy/patterns.py`, what a format prints in `verbs/select/formats`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ if TYPE_CHECKING:
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
-# The same as `views.select.SELECT_FORMATS`, which is slower to import than a parser may be; a test holds them together.
+# `json` and the formats of `verbs/select/formats`, which are slower to import than a parser may be; a test holds them
+# together.
 FORMATS = ("names", "json", "ort-quantize", "ort-fp16", "olive", "modelopt", "layer-ann")
 
 _PATTERNS = r"""patterns (quote them, so that the shell leaves them alone):
@@ -42,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
     parser.add_argument("--format", choices=FORMATS, help="What to print; default: names. See below.")
-    parser.add_argument("--file", metavar="NAME", help="Select in this file of the package only; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="Select in these files of the package only; globs allowed.")
     parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
     parser.add_argument(
         "--no-fused",
@@ -64,15 +68,17 @@ def run(args: Namespace) -> int:
     import io
     import sys
 
-    from optimum_htp.cli.views.select import LAYER_FORMAT, print_selection, selection_notes
-    from optimum_htp.verbs.select import annotate_layers, select
+    from optimum_htp.cli.views.select import print_selection, selection_notes
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.verbs.select import select, write_layer_annotations
 
-    form = "json" if args.json else args.format or (LAYER_FORMAT if args.write_layer_annotations else "names")
-    selection = select(args.package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)
+    form = "json" if args.json else args.format or ("layer-ann" if args.write_layer_annotations else "names")
+    package = HtpPackage(args.package)
+    selection = select(package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)
     text = io.StringIO()
     print_selection(selection, form=form, device=args.device, stream=text)
     if args.write_layer_annotations:
-        annotate_layers(selection)
+        write_layer_annotations(package, selection)
     for note in selection_notes(selection, form=form, device=args.device):
         print(f"note: {note}", file=sys.stderr)
     print(text.getvalue(), end="")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optimum_htp.cli.options import add_htp_arguments, htp_options
 
@@ -10,7 +10,7 @@ from optimum_htp.cli.options import add_htp_arguments, htp_options
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from optimum_htp.verbs.tag import TaggingResult
+    from optimum_htp.verbs.tag import TagReport
 
 
 HELP = "Tag an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again."
@@ -40,10 +40,10 @@ def run(args: Namespace) -> int:
     import json
 
     from optimum_htp.cli.views.terminal import printable, working
-    from optimum_htp.verbs.tag import tag_package
+    from optimum_htp.verbs.tag import tag
 
     with working(f"Tagging {printable(args.package)}"):
-        result = tag_package(
+        report = tag(
             args.package,
             model=args.model,
             trust_remote_code=args.trust_remote_code,
@@ -51,28 +51,22 @@ def run(args: Namespace) -> int:
             htp_options=htp_options(args),
         )
     if args.json:
-        print(json.dumps(_document(result), indent=2))
+        print(json.dumps(report.to_dict(), indent=2))
     else:
-        _print(result)
+        _print(report)
     return 0
 
 
-def _document(result: TaggingResult) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(result), "package": str(result.package)}
-
-
-def _print(result: TaggingResult) -> None:
+def _print(report: TagReport) -> None:
     from optimum_htp.cli.views.terminal import printable
     from optimum_htp.cli.views.tree import evidence_text
 
-    for name, counts in result.files.items():
+    for name, counts in report.files.items():
         done = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({printable(evidence_text(counts.by_source))})"
-        if name in result.kept:
+        if name in report.kept:
             done += "; kept: the sidecar still describes these tags (--force tags again)"
-        elif name in result.unknown:
+        elif name in report.unknown:
             done += "; no model that the config describes explains it"
         print(f"{printable(name)}: {done}")
-    for name in result.written:
+    for name in report.written:
         print(f"{printable(name)}: written")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.options import named_size, tolerance
+from optimum_htp.cli.options import add_size_arguments, input_sizes, tolerance
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _EXIT_CODES = """\
 exit codes:
   0  no check failed (there may be warnings)
   1  a check failed
-  2  the path is no package, the model to compare with can't be loaded, or an option is for --load or --model only
+  2  the path is not a package, the model to compare with can't be loaded, or an option is for --load or --model only
 """
 
 
@@ -45,25 +45,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=tolerance,
         metavar="X",
         help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
-        "by the type of the weights (1e-4 for float32).",
+        "by the type that a file computes with (1e-4 for float32, 5e-1 if quantized).",
     )
-    parser.add_argument(
-        "--shape",
-        type=named_size,
-        action="append",
-        default=[],
-        metavar="NAME=N",
-        help="A size of the inputs to compare with (--model), by Optimum's name for it (sequence_length=32); may be "
-        "repeated.",
-    )
+    add_size_arguments(parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Validates a package and prints what was found."""
-    from optimum_htp.cli.views.terminal import printable, working
-    from optimum_htp.cli.views.validate import print_validation, print_validation_json
+    from optimum_htp.cli.views.terminal import print_json, printable, working
+    from optimum_htp.cli.views.validate import print_validation
     from optimum_htp.verbs.validate import validate
 
     with working(f"Validating {printable(args.package)}"):
@@ -74,8 +66,10 @@ def run(args: Namespace) -> int:
             task=args.task,
             trust_remote_code=args.trust_remote_code,
             tolerance=args.tolerance,
-            shapes=dict(args.shape),
+            **input_sizes(args),
         )
-    show = print_validation_json if args.json else print_validation
-    show(report)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_validation(report)
     return 0 if report.ok else 1

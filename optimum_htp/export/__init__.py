@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from optimum_htp.export.exporter import ExportResult, HTPExporter, main_export
+from optimum_htp.export.exporter import ExportReport, HtpExporter, main_export
 from optimum_htp.export.module import export_module
 
 
 __all__ = [
-    "ExportResult",
-    "HTPExporter",
+    "ExportReport",
+    "HtpExporter",
     "export_module",
     "main_export",
 ]

@@ -6,16 +6,15 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
-from optimum_htp.errors import HtpError, TaggingError
-from optimum_htp.hierarchy import ModuleTree, NodeTags, root_tags
+from optimum_htp.errors import HtpError, TaggingError, reason
 from optimum_htp.models import local_task_inference, model_facts
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package import (
@@ -25,17 +24,17 @@ from optimum_htp.package import (
     Sidecar,
     StagedDirectory,
     TagCounts,
-    TaggedGraph,
     add_config_metadata,
+    annotations_of,
     complete_package,
     library_versions,
     preprocessors_of,
     remove_config_metadata,
     strip_tags,
     tagging_error,
-    write_package_tags,
+    write_files,
 )
-from optimum_htp.tagging import Annotate, ExportTrace, ModuleTap, TaggedModel, project, tag_model
+from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, Tagger, place_in_model, project, tag_export
 
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ExportResult:
+class ExportReport:
     """What an export did.
 
     Attributes:
@@ -54,26 +53,29 @@ class ExportResult:
         files: For each ONNX file, by its path in the package, how its nodes were tagged.
         optimum_seconds: Wall-clock seconds spent in Optimum.
         htp_seconds: Wall-clock seconds spent in the HTP pass.
+        late: For each file whose tags could not be written while the exporter wrote it, why. They were written when the
+            export was done, which takes another pass over the file; please report it.
     """
 
     output: Path
     files: dict[str, TagCounts]
     optimum_seconds: float
     htp_seconds: float
+    late: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {**asdict(self), "output": str(self.output)}
 
 
-class HTPExporter:
+class HtpExporter:
     """Exports models with Optimum and tags every node with its module: the class face of `main_export`.
 
-    Subclasses may override `tag_file` (how one file of the package is tagged), `annotate` (what is put into a file while
-    the exporter writes it; the tags of `tag_file` replace it where they differ), `complete` (what is added beside the
-    ONNX files) and `record` (what becomes the sidecar).
-
     Args:
-        options: What to write beside the tags; None means the defaults.
+        options: What to write in addition to the tags; None means the defaults.
 
     Example:
-        >>> HTPExporter(HtpOptions(namespace=False)).export("gpt2", "gpt2_onnx")    # doctest: +SKIP
+        >>> HtpExporter(HtpOptions(namespace=False)).export("gpt2", "gpt2_onnx")    # doctest: +SKIP
     """
 
     def __init__(self, options: HtpOptions | None = None) -> None:
@@ -81,32 +83,68 @@ class HTPExporter:
             raise TypeError(f"the options are a {type(options).__name__}; give HtpOptions(...)")
         self.options = options or HtpOptions()
 
-    def export(self, *args: Any, **kwargs: Any) -> ExportResult:
-        """Exports with the arguments of Optimum's `main_export`.
+    def export(
+        self,
+        model_name_or_path: str,
+        output: str | Path,
+        task: str = "auto",
+        opset: int | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        optimize: str | None = None,
+        monolith: bool = False,
+        no_post_process: bool = False,
+        framework: str | None = "pt",
+        atol: float | None = None,
+        pad_token_id: int | None = None,
+        subfolder: str = "",
+        revision: str = "main",
+        force_download: bool = False,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        cache_dir: str = HUGGINGFACE_HUB_CACHE,
+        token: bool | str | None = None,
+        do_validation: bool = True,
+        model_kwargs: dict[str, Any] | None = None,
+        custom_onnx_configs: dict[str, OnnxConfig] | None = None,
+        fn_get_submodels: Callable[..., Any] | None = None,
+        use_subprocess: bool = False,
+        _variant: str = "default",
+        library_name: str | None = None,
+        no_dynamic_axes: bool = False,
+        do_constant_folding: bool = True,
+        slim: bool = False,
+        **kwargs_shapes: Any,
+    ) -> ExportReport:
+        """Exports a model; the arguments are those of `main_export`, without the options.
 
         Raises:
             HtpError: The output can't be written, or the HTP pass failed for a file; then the package that Optimum
                 wrote stands, untouched.
             Exception: Whatever Optimum raises. Then nothing that this run wrote is left.
         """
+        given = {**locals()}
+        del given["self"], given["kwargs_shapes"]
+        # What was left at its default is not handed on: a newer Optimum's own default holds then.
+        defaults = {name: parameter.default for name, parameter in inspect.signature(self.export).parameters.items()}
+        chosen = {name: value for name, value in given.items() if value is not defaults[name]} | kwargs_shapes
+        return self.write_package(Path(output), functools.partial(self._run_optimum, chosen))
+
+    def _run_optimum(self, arguments: dict[str, Any], staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
+        """Lets Optimum export into a staged directory; gives what was seen, and what the sidecar says of the source."""
         from optimum.exporters.onnx import __main__ as optimum_main
 
-        bound = inspect.signature(optimum_main.main_export).bind(*args, **kwargs)
-        output = bound.arguments["output"]
-
-        def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
-            bound.arguments["output"] = type(output)(staging.path)
-            if isinstance(bound.arguments["model_name_or_path"], Path):
-                bound.arguments["model_name_or_path"] = str(bound.arguments["model_name_or_path"])
-            with _watched(staging, self.annotate) as watch:
-                optimum_main.main_export(*bound.args, **bound.kwargs)
-            return watch.tap, {**_described(bound.arguments), **watch.facts}
-
-        return self.write_package(Path(output), run)
+        bound = inspect.signature(optimum_main.main_export).bind(**arguments)
+        bound.arguments["output"] = type(arguments["output"])(staging.path)
+        if isinstance(arguments["model_name_or_path"], Path):
+            bound.arguments["model_name_or_path"] = str(arguments["model_name_or_path"])
+        with _watched(staging, self.tag_content) as watch:
+            optimum_main.main_export(*bound.args, **bound.kwargs)
+        return watch.tap, {**_described(bound.arguments), **watch.facts}
 
     def write_package(
         self, output: Path, export: Callable[[StagedDirectory], tuple[ModuleTap, dict[str, Any]]]
-    ) -> ExportResult:
+    ) -> ExportReport:
         """Exports into a staged directory, tags what is there, and puts it in its place: the whole of it or nothing.
 
         Args:
@@ -116,7 +154,8 @@ class HTPExporter:
 
         Raises:
             HtpError: As `export` does.
-            Exception: Whatever `export` raises. Then nothing that this run wrote is left.
+            Exception: Whatever `export` raises; then nothing that this run wrote is left. Or a bug in the HTP pass; then
+                the package that Optimum wrote stands, without tags.
         """
         with StagedDirectory(output) as staging:
             started = time.perf_counter()
@@ -125,77 +164,70 @@ class HTPExporter:
             started = time.perf_counter()
             try:
                 records = self._tag_package(staging.path, tap)
-                self.complete(staging.path, source, records)
+                _complete(staging.path, source)
+                if self.options.config_metadata:
+                    add_config_metadata(staging.path, records)
                 source = {**source, **preprocessors_of(staging.path)}
                 htp_seconds = time.perf_counter() - started + tap.seconds
                 timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
-                self.record(records, source=source, timings=timings).write(staging.path)
+                Sidecar(records, source, timings, library_versions()).write(staging.path)
             except Exception:
                 _untag(staging.path)
                 staging.commit(remove=(SIDECAR,))
                 raise
             staging.commit(remove=(SIDECAR,), last=SIDECAR)
         counts = {name: record.counts for name, record in records.items()}
-        return ExportResult(output, counts, optimum_seconds, htp_seconds)
+        late = {file.relative_to(staging.path).as_posix(): reason(error) for file, error in tap.late.items()}
+        return ExportReport(output, counts, optimum_seconds, htp_seconds, late)
 
-    def complete(self, directory: Path, source: Mapping[str, Any], records: Mapping[str, FileRecord]) -> None:
-        """Adds to a package what Optimum left behind, and to its config.json what the options ask for."""
-        if "model" in source:
-            model = Path(source["model"], source.get("subfolder", ""))
-            complete_package(directory, model, trust_remote_code=bool(source.get("trust_remote_code")))
-        if self.options.config_metadata:
-            add_config_metadata(directory, records)
+    def tag_content(
+        self, content: bytes, export: ExportTrace
+    ) -> tuple[Iterable[bytes | memoryview], TaggedGraph] | None:
+        """What the exporter writes into a file: its bytes with the tags in them, and those tags.
 
-    def annotate(self, content: bytes, export: ExportTrace) -> Iterator[bytes | memoryview] | None:
-        """What the exporter writes into a file: its bytes with the tags in them.
-
-        Where Optimum leaves the file as it is, that is all there is to do; else it is tagged anew when all is done.
+        Where Optimum leaves the file as it is, that is all there is to do; else it is tagged again when all is done.
         """
-        tags = tag_model(export.model, export.trace)
-        export.tags = tags
-        graph = TaggedGraph(export.model, tags, {export.trace.tree.tag(()): (export.trace.tree, export.root_in_model)})
-        return graph.annotations(self.options).within(content, path=export.file)
+        graph = tag_export(export)
+        return annotations_of(graph, self.options).within(content, path=export.file), graph
 
-    def tag_file(self, model: OnnxModel, exports: list[ExportTrace]) -> tuple[NodeTags, _Roots]:
-        """Tags one ONNX file of the package.
+    def tag_file(self, model: OnnxModel, sources: Sequence[TaggedGraph]) -> TaggedGraph:
+        """Tags an ONNX file of the package that was not tagged while it was written, or has been changed since.
 
         Args:
             model: The file as Optimum left it.
-            exports: The exports that it may descend from: its own, where it was not made from several.
-
-        Returns:
-            A tag for each node, and by the tag of each root module that occurs its tree and its place in the model.
+            sources: The exports that it may descend from: its own, where it was not made from several.
         """
-        sources = [
-            TaggedModel(export.model, export.tags or tag_model(export.model, export.trace)) for export in exports
-        ]
         if len(sources) == 1 and graph_digest(sources[0].model) == graph_digest(model):
-            tags = sources[0].tags
-        else:
-            tags = project(sources, model, trees=[export.trace.tree for export in exports])
-        used = root_tags(tags.values())
-        roots: _Roots = {}
-        for export in exports:
-            tree = export.trace.tree
-            if tree.tag(()) in used:
-                roots.setdefault(tree.tag(()), (tree, export.root_in_model))
-        return tags, roots
-
-    def record(self, records: dict[str, FileRecord], *, source: dict[str, Any], timings: dict[str, float]) -> Sidecar:
-        """What is written to `export_metadata.json`."""
-        return Sidecar(files=records, source=source, timings=timings, versions=library_versions())
+            return replace(sources[0], model=model)
+        return project(sources, model)
 
     def _tag_package(self, directory: Path, tap: ModuleTap) -> dict[str, FileRecord]:
-        """Tags every ONNX file of a package, or none."""
+        """Tags every ONNX file of a package that is not tagged yet."""
+        exports: dict[Path, TaggedGraph] = {}
         graphs: dict[str, TaggedGraph] = {}
+        changed: dict[str, TaggedGraph] = {}
         for file in sorted(directory.rglob("*.onnx")):
             name = file.relative_to(directory).as_posix()
+            if tap.is_unchanged(file):
+                graphs[name] = tap.tagged[file]
+                continue
             try:
-                model = read_model(file)
-                graphs[name] = TaggedGraph(model, *self.tag_file(model, _sources_of(file, tap)))
-            except Exception as error:
+                for export in _exports_of(file, tap):
+                    if export.file not in exports:
+                        exports[export.file] = tap.tagged.get(export.file) or tag_export(export)
+                sources = [exports[export.file] for export in _exports_of(file, tap)]
+                graphs[name] = changed[name] = self.tag_file(read_model(file), sources)
+            except (HtpError, OSError) as error:
                 raise tagging_error(name, error) from error
-        return write_package_tags(directory, graphs, options=self.options)
+        write_files(changed, directory, options=self.options)
+        return {name: FileRecord.of(graph) for name, graph in graphs.items()}
+
+
+def _complete(directory: Path, source: Mapping[str, Any]) -> None:
+    """Adds to a package what Optimum left behind."""
+    if "model" in source:
+        model = Path(source["model"], source.get("subfolder", ""))
+        complete_package(directory, model, trust_remote_code=bool(source.get("trust_remote_code")))
 
 
 def _untag(directory: Path) -> None:
@@ -208,7 +240,7 @@ def _untag(directory: Path) -> None:
             strip_tags(file)
 
 
-def _sources_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
+def _exports_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
     """The exports that a file of the package may descend from: its own; all, where it was made from several."""
     if file in tap.failures:
         raise tap.failures[file]
@@ -218,24 +250,29 @@ def _sources_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
     return own[-1:] or tap.exports
 
 
-_Roots = dict[str, tuple[ModuleTree, "str | None"]]
-
-
 @dataclass(slots=True)
 class _Watch:
-    """What is seen of an export while Optimum runs it."""
+    """What is seen of an export while Optimum runs it.
+
+    Attributes:
+        tap: What records the calls of `torch.onnx.export`.
+        model: The model that is exported, while that goes on.
+        facts: What the sidecar says of the source.
+    """
 
     tap: ModuleTap
+    model: object = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
-def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
-    """Optimum's export with our eyes on it: module traces, the resolved task, and log lines with the real output."""
+def _watched(staging: StagedDirectory, tagger: Tagger) -> Iterator[_Watch]:
+    """Runs Optimum's export with the tap, which also sees the task that Optimum resolves; logs name the real output."""
     from optimum.exporters.onnx import __main__ as optimum_main
 
+    watch = _Watch(ModuleTap(tagger, place=lambda module: place_in_model(module, watch.model)))
     with ExitStack() as stack:
-        watch = _Watch(stack.enter_context(ModuleTap(annotate)))  # first: its lock is what makes exports take turns
+        stack.enter_context(watch.tap)  # first: its lock is what makes exports take turns
         stack.enter_context(local_task_inference())
         original = getattr(optimum_main, "onnx_export_from_model", None)
         if original is not None:
@@ -243,10 +280,13 @@ def _watched(staging: StagedDirectory, annotate: Annotate) -> Iterator[_Watch]:
             @functools.wraps(original)
             def observed(*args: Any, **kwargs: Any) -> Any:
                 bound = inspect.signature(original).bind(*args, **kwargs).arguments
-                watch.tap.whole_model = bound.get("model")
-                told = {"task": bound.get("task"), "opset": bound.get("opset"), **model_facts(bound.get("model"))}
+                watch.model = bound.get("model")
+                told = {"task": bound.get("task"), "opset": bound.get("opset"), **model_facts(watch.model)}
                 watch.facts.update(_known(told))
-                return original(*args, **kwargs)
+                try:
+                    return original(*args, **kwargs)
+                finally:
+                    watch.model = None
 
             stack.callback(setattr, optimum_main, "onnx_export_from_model", original)
             optimum_main.onnx_export_from_model = observed
@@ -331,7 +371,7 @@ def main_export(
     *,
     htp_options: HtpOptions | None = None,
     **kwargs_shapes: Any,
-) -> ExportResult:
+) -> ExportReport:
     """Exports a model to ONNX as `optimum.exporters.onnx.main_export` does, and tags every node with its module.
 
     The arguments are those of Optimum's `main_export`, where they are documented; arguments that only a newer Optimum
@@ -383,9 +423,5 @@ def main_export(
         >>> main_export("gpt2", output="gpt2_onnx")    # doctest: +SKIP
     """
     given = {**locals()}
-    shapes = given.pop("kwargs_shapes")
-    del given["htp_options"]
-    # What was left at its default is not handed on: a newer Optimum's own default holds then.
-    defaults = {name: parameter.default for name, parameter in inspect.signature(main_export).parameters.items()}
-    chosen = {name: value for name, value in given.items() if value is not defaults[name]}
-    return HTPExporter(htp_options).export(**chosen, **shapes)
+    exporter, shapes = HtpExporter(given.pop("htp_options")), given.pop("kwargs_shapes")
+    return exporter.export(**given, **shapes)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.export.exporter import ExportResult, HTPExporter
+from optimum_htp.export.exporter import ExportReport, HtpExporter
 from optimum_htp.export.module_call import ExampleCall, copied, output_names_of, plain
 from optimum_htp.export.module_config import config_document, label_count, save_config
 from optimum_htp.models import dtype_of, library_of_classes
 from optimum_htp.package import HtpOptions, StagedDirectory
-from optimum_htp.tagging import ModuleTap
+from optimum_htp.tagging import ModuleTap, place_in_model
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def export_module(
     file_name: str = "model.onnx",
     dynamo: bool = False,
     **export_kwargs: Any,
-) -> ExportResult:
+) -> ExportReport:
     """Exports any PyTorch module to a package: an ONNX file with tagged nodes, config.json and the sidecar.
 
     The package loads with `optimum_htp.AutoModelForONNX`. Optimum's own `ORTModelForCustomTasks` loads it where the
@@ -86,13 +86,13 @@ def export_module(
     inputs = call.input_names(input_names)
     if dynamic_axes is not None:
         export_kwargs["dynamic_axes"] = dict(dynamic_axes)
-    exporter = HTPExporter(htp_options)
+    exporter = HtpExporter(htp_options)
 
     def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
         import torch.onnx
 
-        with _evaluating(model), ModuleTap(exporter.annotate) as tap, ExitStack() as patched:
-            tap.whole_model = model
+        tap = ModuleTap(exporter.tag_content, place=lambda module: place_in_model(module, model))
+        with _evaluating(model), tap, ExitStack() as patched:
             results = call.results() if dynamo else plain(call.results())
             outputs = output_names_of(results, output_names, task)
             document = config_document(model, config, label_count(results, task))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from optimum_htp.hierarchy.calls import CallsOf
+from optimum_htp.hierarchy.calls import CallsOf, CallTree, ModuleCall
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names
+from optimum_htp.hierarchy.root import Root, Roots, merged_roots
 from optimum_htp.hierarchy.tags import (
     SOURCES,
     ModulePath,
@@ -24,8 +25,10 @@ from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, name_for_caller, 
 
 __all__ = [
     "SOURCES",
+    "CallTree",
     "CallsOf",
     "Hierarchy",
+    "ModuleCall",
     "ModuleInfo",
     "ModulePath",
     "ModulePattern",
@@ -33,8 +36,11 @@ __all__ = [
     "NodeKey",
     "NodeTag",
     "NodeTags",
+    "Root",
+    "Roots",
     "common_ancestor",
     "escape_name",
+    "merged_roots",
     "name_for_caller",
     "near_names",
     "root_tags",

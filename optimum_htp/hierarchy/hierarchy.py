@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optimum_htp.hierarchy.patterns import ModulePattern
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTags
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
@@ -29,6 +30,7 @@ class Hierarchy:
     def __init__(self, trees: Iterable[ModuleTree], tags: NodeTags) -> None:
         self.trees: tuple[ModuleTree, ...] = tuple(trees)
         self.tags = tags
+        self._roots = Roots(map(Root, self.trees))
         self._own: dict[str, list[NodeKey]] = {}
         for key, tag in tags.items():
             self._own.setdefault(tag.tag, []).append(key)
@@ -44,11 +46,15 @@ class Hierarchy:
         Raises:
             KeyError: There is no such module.
         """
-        for tree in self.trees:
-            path = tree.path_of_tag(module) if module.startswith("/") else tree.find(module)
-            if path is not None:
-                return tree.tag(path)
-        raise KeyError(module)
+        if module.startswith("/"):
+            found = self._roots.find(module)
+        else:
+            named = ((root, path) for root in self._roots if (path := root.tree.find(module)) is not None)
+            found = next(named, None)
+        if found is None:
+            raise KeyError(module)
+        root, path = found
+        return root.tree.tag(path)
 
     def module(self, module: str) -> ModuleInfo:
         """What is known of a module.
@@ -56,8 +62,9 @@ class Hierarchy:
         Raises:
             KeyError: There is no such module.
         """
-        tag = self.tag(module)
-        return next(tree.module(path) for tree in self.trees if (path := tree.path_of_tag(tag)) is not None)
+        info = self._roots.module(self.tag(module))
+        assert info is not None  # it has that tag
+        return info
 
     def children(self, module: str = "") -> list[ModuleInfo]:
         """The modules right below one, containers left out in favour of what they contain.
@@ -103,10 +110,8 @@ class Hierarchy:
         return [info for tree in self.trees for info in tree.select(wanted)]
 
     def _tags_of(self, module: str) -> list[str]:
-        tag = self.tag(module)
-        for tree in self.trees:
-            path = tree.path_of_tag(tag)
-            if path is not None:
-                info = tree.module(path)
-                return [tree.tag(each) for each in (info.path, *info.aliases)]
-        return [tag]
+        found = self._roots.find(self.tag(module))
+        assert found is not None  # it has that tag
+        root, path = found
+        info = root.tree.module(path)
+        return [root.tree.tag(name) for name in (info.path, *info.aliases)]

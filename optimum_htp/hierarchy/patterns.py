@@ -1,4 +1,4 @@
-r"""Patterns that select modules of a model.
+r"""Patterns that select modules of a model: what `select` and everything else that takes one accepts.
 
 | pattern | selects |
 |---|---|
@@ -56,13 +56,13 @@ class ModulePattern:
         """Takes a pattern apart.
 
         Raises:
-            HtpError: Its regular expression is none, or a range runs backwards.
+            HtpError: Its regular expression is invalid, or a range runs backwards.
 
         >>> ModulePattern.parse("encoder.layer.2-5@0")
         ModulePattern(text='encoder.layer.2-5@0', kind='name', body='encoder.layer.2-5', calls=(0, 0))
         """
-        found = _CALLS.fullmatch(text)
-        body, first, last = found.groups() if found is not None else (text, None, None)
+        with_calls = _CALLS.fullmatch(text)
+        body, first, last = with_calls.groups() if with_calls is not None else (text, None, None)
         calls = None if first is None else (int(first), int(last if last is not None else first))
         kind = "tag" if body.startswith("/") else "name"
         for prefix, named in (("re:", "path"), ("class:", "class")):
@@ -93,17 +93,17 @@ class ModulePattern:
             numbers: The names of modules that are numbers, which a range chooses from.
 
         Raises:
-            HtpError: Its regular expression is none.
+            HtpError: Its regular expression is invalid.
         """
         if self.kind == "path":
             search = _compile(self, self.body).search
             return lambda text: search(text) is not None
         ranges: list[str] = []
 
-        def hold(found: re.Match[str]) -> str:
-            low, high = int(found[1]), int(found[2])
+        def hold(written: re.Match[str]) -> str:
+            low, high = int(written[1]), int(written[2])
             inside = [number for number in numbers if low <= int(number) <= high]
-            ranges.append("(?:" + "|".join(map(re.escape, (*inside, found[0]))) + ")")
+            ranges.append("(?:" + "|".join(map(re.escape, (*inside, written[0]))) + ")")
             return _PLACEHOLDER
 
         body = _RANGE.sub(hold, self.body) if self.kind in ("name", "tag") else self.body
@@ -120,7 +120,7 @@ class ModulePattern:
             paths: The dotted paths of all modules, for the numbers in them.
 
         Raises:
-            HtpError: Its regular expression is none.
+            HtpError: Its regular expression is invalid.
         """
         ranged = self.kind in ("name", "tag") and _RANGE.search(self.body) is not None
         test = self.test({number for path in paths for number in _NUMBER.findall(path)} if ranged else ())
@@ -182,4 +182,4 @@ def _compile(pattern: ModulePattern, expression: str) -> re.Pattern[str]:
     try:
         return re.compile(expression)
     except (re.error, RecursionError, OverflowError) as error:
-        raise HtpError(f"the pattern {pattern.text!r} is no regular expression: {error}") from error
+        raise HtpError(f"the pattern {pattern.text!r} is not a regular expression: {error}") from error

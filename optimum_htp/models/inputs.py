@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError
-from optimum_htp.onnxfile import OnnxModel, Value
+from optimum_htp.errors import HtpError, reason
+from optimum_htp.onnxfile import OnnxModel, Value, element_type
 from optimum_htp.package import HtpPackage, read_config
 
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# ONNX's numbers of the element types that inputs have, and numpy's names for them.
-_TYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
-          11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
 _POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _DEFAULT_SEQUENCE = 128
 _DEFAULT_IMAGE = 224
@@ -54,6 +51,20 @@ class InputSizes:
     width: int | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
 
+    def by_name(self) -> dict[str, int]:
+        """Those that were given, by Optimum's names for them.
+
+        >>> InputSizes(sequence_length=5, dims={"num_choices": 2}).by_name()
+        {'sequence_length': 5, 'num_choices': 2}
+        """
+        named = {
+            "batch_size": self.batch_size,
+            "sequence_length": self.sequence_length,
+            "height": self.height,
+            "width": self.width,
+        }
+        return {**{name: size for name, size in named.items() if size is not None}, **self.dims}
+
 
 def phases(model: OnnxModel) -> tuple[str, ...]:
     """What an ONNX file is run for when its model generates: `prefill`, then `decode` steps; else `forward`.
@@ -71,13 +82,13 @@ def phases(model: OnnxModel) -> tuple[str, ...]:
 
 
 def graph_inputs(model: OnnxModel) -> list[Value]:
-    """The inputs that have to be given: in old files stored tensors are listed as inputs too."""
-    stored = {tensor.name for tensor in model.graph.initializers}
-    return [value for value in model.graph.inputs if value.name not in stored]
+    """The inputs that have to be given: in old files initializers are listed as inputs, too."""
+    initializers = {tensor.name for tensor in model.graph.initializers}
+    return [value for value in model.graph.inputs if value.name not in initializers]
 
 
 def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
-    """The config beside a file in a directory of a package, as for the components of a pipeline; None elsewhere.
+    """The config next to a file in a subdirectory of a package, as for the components of a pipeline; None elsewhere.
 
     Raises:
         PackageError: It can't be read.
@@ -127,16 +138,16 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
     except Exception as error:  # of zipfile, zlib, tokenize and numpy, for what is damaged or something else
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        if "allow_pickle" in reason:  # numpy's advice, which nobody should follow
-            reason = "pickled objects, or no arrays at all, are not loaded"
-        raise HtpError(f"{path}: not a file of named numpy arrays ({reason}); write one with numpy.savez") from error
+        why = reason(error)
+        if "allow_pickle" in why:  # numpy's advice, which nobody should follow
+            why = "pickled objects, or no arrays at all, are not loaded"
+        raise HtpError(f"{path}: not a file of named numpy arrays ({why}); write one with numpy.savez") from error
     check_inputs(given, model, where=str(path))
     return given
 
 
 def _in_native_order(array: Array) -> Array:
-    """An array with its bytes in the order of this machine; what is no array has no type, and is refused so."""
+    """An array with its bytes in the order of this machine; what is not an array has no type, and is refused so."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -155,7 +166,7 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
     known: dict[str, int] = {}
     for name, value in wanted.items():
         array = given[name]
-        expected = _TYPES.get(value.elem_type)
+        expected = _dtype(value)
         if expected is not None and array.dtype != expected:
             raise HtpError(f"{where}: the input {name!r} is {array.dtype}, and {model.path.name} takes {expected}")
         if value.shape is None:
@@ -171,6 +182,14 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
             )
 
 
+def _dtype(value: Value) -> str | None:
+    """What numpy calls the type of an input; None for what numpy has no numbers of, such as bfloat16 and int4."""
+    element = element_type(value.elem_type)
+    bits = element.bits or 0
+    known = element.kind == "bool" or (element.is_integer and bits >= 8) or (element.is_float and bits >= 16)
+    return element.name if known and element.name != "bfloat16" else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Maker:
     model: OnnxModel
@@ -183,7 +202,7 @@ class _Maker:
     def make(self, value: Value) -> Array:
         import numpy as np
 
-        dtype = _TYPES.get(value.elem_type)
+        dtype = _dtype(value)
         if dtype is None or value.shape is None:
             what = "type" if dtype is None else "shape"
             raise HtpError(
@@ -232,8 +251,8 @@ class _Maker:
         terms = re.split(r" ([+*x]) ", size)
         total = self._symbol(terms[0], value, axis)
         for operator, term in zip(terms[1::2], terms[2::2], strict=True):
-            number = self._symbol(term, value, axis)
-            total = total + number if operator == "+" else total * number
+            factor = self._symbol(term, value, axis)
+            total = total + factor if operator == "+" else total * factor
         return total
 
     def _symbol(self, symbol: str, value: Value, axis: int) -> int:
@@ -263,11 +282,11 @@ class _Maker:
         return self._length() if self.phase == "decode" else 0
 
     def _tokens(self, symbol: str) -> int:
-        """Tokens that are new in this phase; a decoder beside an encoder starts with one, as generation does."""
+        """Tokens that are new in this phase; the decoder of an encoder starts with one, as generation does."""
         if symbol == "encoder_sequence_length":
             return self._length()
-        beside = any(value.name.startswith("encoder_") for value in self.model.graph.inputs)
-        return 1 if self.phase == "decode" or (beside and symbol.startswith("decoder")) else self._length()
+        encoded = any(value.name.startswith("encoder_") for value in self.model.graph.inputs)
+        return 1 if self.phase == "decode" or (encoded and symbol.startswith("decoder")) else self._length()
 
     def _length(self) -> int:
         if self.sizes.sequence_length is not None:
@@ -285,8 +304,8 @@ class _Maker:
             return None
         index = int("width" in symbol)
         given = self.sizes.width if index else self.sizes.height
-        said = (self.config.get(name) or self._nested(name) for name in ("image_size", "sample_size"))
-        size = given or next(filter(None, said), None)
+        in_config = (self.config.get(name) or self._nested(name) for name in ("image_size", "sample_size"))
+        size = given or next(filter(None, in_config), None)
         if isinstance(size, list) and len(size) == 2:
             size = size[index]
         return size if isinstance(size, int) and size > 0 else _DEFAULT_IMAGE
@@ -307,7 +326,7 @@ class _Maker:
 
 
 def _position_rows(model: OnnxModel) -> Iterator[int]:
-    """The heights of the stored tables of positions, by their names: for files without a config."""
+    """The numbers of rows of the tables of positions, by their names: for files without a config."""
     for _, graph in model.graphs():
         for tensor in graph.initializers:
             if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
@@ -315,14 +334,13 @@ def _position_rows(model: OnnxModel) -> Iterator[int]:
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:
-    """The heights of the stored tables that a graph gathers rows of with the values of an input."""
-    stored = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
+    """The numbers of rows of the tables that a graph gathers rows of with the values of an input."""
+    tables = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
     same = {name}
-    for _, graph in model.graphs():
-        for node in graph.nodes:
-            if node.op_type in ("Identity", "Cast", "Reshape") and node.inputs and node.inputs[0] in same:
-                same.update(node.outputs)
-            elif node.op_type == "Gather" and node.inputs[1] in same:
-                table = stored.get(node.inputs[0], ())
-                if len(table) == 2:
-                    yield table[0]
+    for _, node in model.nodes():
+        if node.op_type in ("Identity", "Cast", "Reshape") and node.inputs and node.inputs[0] in same:
+            same.update(node.outputs)
+        elif node.op_type == "Gather" and node.inputs[1] in same:
+            table = tables.get(node.inputs[0], ())
+            if len(table) == 2:
+                yield table[0]

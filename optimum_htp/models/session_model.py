@@ -1,6 +1,6 @@
 """A model class for what Optimum has none for: any single ONNX file, with outputs by name.
 
-Where Optimum has a class, that one is used (`modeling`). This one is for the other tasks (object detection, depth
+Where Optimum has a class, that one is used (`auto`). This one is for the other tasks (object detection, depth
 estimation, text to audio and so on), for graphs whose inputs or outputs no class of Optimum has, and for custom models.
 """
 
@@ -75,7 +75,7 @@ def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
         where: The package, for errors.
 
     Raises:
-        PackageError: The content is none that transformers takes.
+        PackageError: Transformers refuses the content.
     """
     from transformers import PretrainedConfig
 
@@ -86,4 +86,4 @@ def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
     try:
         return config_class.from_dict(dict(config))
     except (TypeError, ValueError, AttributeError) as error:
-        raise PackageError(f"{where}: transformers refuses its config.json ({error}); mend it") from error
+        raise PackageError(f"{where}: transformers refuses its config.json ({error}); fix it") from error

@@ -30,6 +30,7 @@ from optimum_htp.onnxfile.shapes import tensor_types
 from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice, write_all
+from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import (
@@ -55,6 +56,7 @@ __all__ = [
     "Data",
     "Edges",
     "ElementType",
+    "FileStamp",
     "Function",
     "Graph",
     "GraphSpans",

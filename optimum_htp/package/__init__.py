@@ -47,14 +47,14 @@ from optimum_htp.package.node_metadata import (
     write_layer_annotations,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, as_package, load_package, onnx_files
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
-from optimum_htp.package.resolver import TaggedFile, evidence_for, tagged_file
+from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
-from optimum_htp.package.skeleton import SKELETON, Roots, pack_skeleton, unpack_skeleton
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
-from optimum_htp.package.write import TaggedGraph, stage_tags, tagging_error, write_package_tags
+from optimum_htp.package.write import annotations_of, tagging_error, write_files
 
 
 __all__ = [
@@ -80,26 +80,23 @@ __all__ = [
     "HtpOptions",
     "HtpPackage",
     "PackedFiles",
-    "Roots",
     "Sidecar",
     "StagedDirectory",
     "StoredParameter",
     "TagCounts",
-    "TaggedFile",
-    "TaggedGraph",
     "add_config_metadata",
+    "annotations_of",
     "architectures",
     "as_package",
     "check_layer_annotations",
     "check_sizes",
     "code_files",
     "complete_package",
-    "evidence_for",
+    "evidence_of",
     "generates",
     "is_inside",
     "is_pack_key",
     "library_versions",
-    "load_package",
     "manifest_text",
     "names_problem",
     "onnx_files",
@@ -108,23 +105,26 @@ __all__ = [
     "pair_files",
     "parse_config",
     "partner",
+    "path_of",
     "plain_name",
     "preprocessors_of",
+    "projected",
     "read_config",
     "read_packed",
     "read_small",
     "read_tags",
+    "reference_evidence",
     "remove_config_metadata",
     "renamed_tensors",
-    "stage_tags",
+    "skeleton_of",
     "strip_tags",
     "tagged_file",
     "tagging_error",
     "task_of",
     "unpack_skeleton",
     "without_staging",
+    "write_files",
     "write_layer_annotations",
-    "write_package_tags",
     "write_tags",
     "write_text_atomically",
 ]

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package.json_checks import as_count, as_text
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
     MAX_MANIFEST_CHARACTERS,
@@ -107,7 +108,7 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
     """What a packed ONNX file carries; None for one that is not packed.
 
     Raises:
-        PackageError: A name or a size in it is none that packing writes.
+        PackageError: A name or a size in it is not one that packing writes.
     """
     source = str(model.path)
     encoded = {key[len(FILE_PREFIX) :]: value for key, value in model.metadata.items() if key.startswith(FILE_PREFIX)}
@@ -117,7 +118,7 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
     try:
         onnx_name, tensors, sizes = _parse_manifest(manifest)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        message = f"{MANIFEST} is not what packing writes ({type(error).__name__}: {error})"
+        message = f"{MANIFEST} is not what packing writes ({reason(error)})"
         raise _damaged(source, message) from error
     check_sizes({name: len(value) // 4 * 3 for name, value in encoded.items()}, source=source)
     problem = names_problem([onnx_name, *sizes, *encoded])
@@ -230,10 +231,13 @@ def _manifest(source: str, text: str | None) -> Any:
 def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dict[str, int]]:
     if document["version"] != MANIFEST_VERSION:
         raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
-    onnx_name = _text(document["onnx"])
+    onnx_name = as_text(document["onnx"])
     if not onnx_name.endswith(".onnx"):
-        raise ValueError(f"{onnx_name!r} is no name of an ONNX file")
-    sizes = {_text(name): _size(size) for name, size in document.get("external_files", {}).items()}
+        raise ValueError(f"{onnx_name!r} is not the name of an ONNX file")
+    sizes = {
+        as_text(name): as_count(size, MAX_EXTERNAL_BYTES + 1)
+        for name, size in document.get("external_files", {}).items()
+    }
     if len(sizes) > MAX_PACKED_FILES:
         raise ValueError(f"{len(sizes)} files of external weights")
     tensors = tuple(_parse_tensor(item) for item in document.get("external_tensors", ()))
@@ -245,25 +249,12 @@ def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dic
 
 
 def _parse_tensor(item: Any) -> ExternalTensor:
-    entries = tuple((_text(key), _text(value)) for key, value in item["data"].items())
-    data = dict(entries)
-    offset = int(data.get("offset", "0"))
-    return ExternalTensor(
-        _size(item["position"]), _text(item["name"]), entries, data["location"], _size(offset), _size(item["bytes"])
-    )
+    entries = tuple((as_text(key), as_text(value)) for key, value in item["data"].items())
+    data, limit = dict(entries), MAX_EXTERNAL_BYTES + 1
+    offset = as_count(int(data.get("offset", "0")), limit)
+    position, length = as_count(item["position"], limit), as_count(item["bytes"], limit)
+    return ExternalTensor(position, as_text(item["name"]), entries, data["location"], offset, length)
 
 
-def _size(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_EXTERNAL_BYTES:
-        raise ValueError(f"{value!r} is no size of a file")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _damaged(source: str, reason: str) -> PackageError:
-    return PackageError(f"{source}: {reason}; the file was damaged or not packed by optimum_htp: pack it again")
+def _damaged(source: str, problem: str) -> PackageError:
+    return PackageError(f"{source}: {problem}; the file was damaged or not packed by optimum_htp: pack it again")

@@ -7,6 +7,7 @@ have read by running that code) is copied from the model's own directory. Nothin
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, writing
 from optimum_htp.package.json_files import read_config, read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_SMALL_BYTES
 
@@ -164,11 +165,11 @@ def complete_package(directory: str | Path, source: str | Path, *, trust_remote_
         The files that were added, by their path in the package.
 
     Raises:
-        PackageError: A file can't be written.
+        HtpError: A file can't be written.
     """
     directory, source = Path(directory), Path(source)
     added: list[str] = []
-    try:
+    with writing(directory):
         if source.is_dir() and directory.is_dir():
             added = [name for name in _missing(directory, source) if _copy(source, directory, name)]
             code = [name for name in _code(directory, source) if _copy(source, directory, name)]
@@ -176,8 +177,6 @@ def complete_package(directory: str | Path, source: str | Path, *, trust_remote_
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
         normalize_modes(directory)
-    except OSError as error:
-        raise PackageError(f"{directory}: cannot be completed: {error.strerror or error}") from error
     return added
 
 
@@ -282,7 +281,7 @@ def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]
         Whether there is a config.json.
 
     Raises:
-        PackageError: It is no JSON object, or can't be written.
+        HtpError: It is not a JSON object, or can't be written.
     """
     path = Path(directory, CONFIG)
     if read_config(path) is None:
@@ -290,10 +289,14 @@ def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]
     remove_config_metadata(directory)
     text = _text(path)
     head = text.rstrip()[:-1].rstrip()
-    member = json.dumps({METADATA_KEY: _block(records)}, indent=2)[1:-2]
     comma = "" if head.endswith("{") else ","
-    write_text_atomically(path, head + comma + member + text[len(head) :])
+    write_text_atomically(path, head + comma + _member(_block(records)) + text[len(head) :])
     return True
+
+
+def _member(block: Any) -> str:
+    """The block as a member of an object, as we write it."""
+    return json.dumps({METADATA_KEY: block}, indent=2)[1:-2]
 
 
 def _text(path: Path) -> str:
@@ -306,7 +309,7 @@ def _text(path: Path) -> str:
 def _block(records: Mapping[str, FileRecord]) -> dict[str, Any]:
     files = {}
     for name, record in sorted(records.items()):
-        classes = [module.class_name for tree in record.trees for module in tree]
+        classes = [module.class_name for root in record.roots for module in root.tree]
         types = {each: classes.count(each) for each in sorted(set(classes))}
         files[name] = {"modules": len(classes), "module_types": types}
     return {"export_strategy": "htp", "files": files}
@@ -315,50 +318,25 @@ def _block(records: Mapping[str, FileRecord]) -> dict[str, Any]:
 def remove_config_metadata(directory: str | Path) -> bool:
     """Takes the block `htp_metadata` out of a package's config.json again: what is left are the bytes from before.
 
+    Where another tool wrote the file again, and the block in its own way, the file is written as transformers does.
+
     Returns:
         Whether there was one.
 
     Raises:
-        PackageError: It can't be taken out, or the file not be written.
+        HtpError: The file is not UTF-8, or can't be written.
     """
     path = Path(directory, CONFIG)
     config = read_config(path)
     if config is None or METADATA_KEY not in config:
         return False
-    text = _text(path)
-    wanted = {key: value for key, value in config.items() if key != METADATA_KEY}
-    for candidate in _without_block(text):
-        try:
-            if json.loads(candidate.removeprefix("\ufeff")) == wanted:
-                write_text_atomically(path, candidate)
-                return True
-        except ValueError:
-            continue
-    raise PackageError(f"{path}: {METADATA_KEY!r} could not be taken out; delete that member with an editor")
-
-
-def _without_block(text: str) -> Iterator[str]:
-    """The text without each place that may be the member, with the comma before it, else with the one after it."""
-    key, decoder = json.dumps(METADATA_KEY), json.JSONDecoder()
-    at = text.rfind(key)
-    while at >= 0:
-        colon = at + len(key) + _blank(text, at + len(key))
-        if text[colon : colon + 1] == ":":
-            start = colon + 1 + _blank(text, colon + 1)
-            try:
-                _, end = decoder.raw_decode(text, start)
-            except (ValueError, RecursionError):
-                end = -1
-            before = text[:at].rstrip()
-            if end > 0 and before.endswith(","):
-                yield before[:-1] + text[end:]
-            elif end > 0:
-                after = end + _blank(text, end)
-                yield before + text[after + 1 if text[after : after + 1] == "," else end :]
-        at = text.rfind(key, 0, at)
-
-
-def _blank(text: str, start: int) -> int:
-    """How many characters of white space follow a position."""
-    rest = text[start : start + 1000]
-    return len(rest) - len(rest.lstrip())
+    text, member = _text(path), _member(config.pop(METADATA_KEY))
+    left = json.dumps(config, indent=2) + "\n"
+    for written in (f",{member}", member):
+        candidate = text.replace(written, "", 1)
+        with contextlib.suppress(ValueError):
+            if json.loads(candidate.removeprefix("\ufeff")) == config:
+                left = candidate
+                break
+    write_text_atomically(path, left)
+    return True

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import (
     SOURCES,
+    ModuleInfo,
     ModuleTree,
     NodeKey,
     NodeTag,
     NodeTags,
+    Roots,
     escape_name,
     split_tag,
+    tag_ancestors,
     tag_module_path,
+    tree_of_tags,
 )
 from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
+from optimum_htp.package.limits import MAX_MODULE_DEPTH
+from optimum_htp.tagging import TaggedGraph
 
 
 PREFIX = "pkg.optimum_htp."
@@ -38,8 +44,6 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 LAYER_ANNOTATION = "layer_ann"
 """ONNX Runtime's: which layer a node is of, for the session option `session.layer_assignment_settings`."""
-
-_MAX_DEPTH = 500  # modules on the way to one, in a tag
 
 _BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
@@ -115,57 +119,40 @@ class Annotations:
 
     @classmethod
     def of(
-        cls,
-        model: OnnxModel,
-        tags: NodeTags,
-        *,
-        trees: Iterable[ModuleTree],
-        options: HtpOptions,
-        model_metadata: Mapping[str, str] | None = None,
+        cls, graph: TaggedGraph, *, options: HtpOptions, model_metadata: Mapping[str, str] | None = None
     ) -> Annotations:
         """What says the tags of a graph. Keys that were on any node before us are left alone everywhere in the file.
 
         Args:
-            model: The graph, as it was read from its file.
-            tags: A tag for each node.
-            trees: The module trees that the tags are of.
-            options: What to write beside the tags.
+            graph: The graph, as it was read from its file.
+            options: What to write in addition to the tags.
             model_metadata: What to write on the model.
         """
+        model = graph.model
         owned = owned_keys(model)
         wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
-        foreign = {
-            key
-            for _, graph in model.graphs()
-            for node in graph.nodes
-            for key in node.metadata
-            if key in wanted and not owned(key)
-        }
+        foreign = {key for _, node in model.nodes() for key in node.metadata if key in wanted and not owned(key)}
         borrowed = [key for key in wanted if key not in foreign]
-        chains = _Chains(trees)
+        chains = _Chains(graph.roots)
         nodes = {}
-        for path, graph in model.graphs():
-            for position, node in enumerate(graph.nodes):
-                tag = tags.get((path, position))
-                if tag is None:
-                    continue
-                entries = _tag_entries(tag)
-                for key in borrowed:
-                    entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
-                nodes[path, position] = entries
+        for place, node in model.nodes():
+            tag = graph.tags.get(place)
+            if tag is None:
+                continue
+            nodes[place] = entries = _tag_entries(tag)
+            for key in borrowed:
+                entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
         kept = {RENAMED: model.metadata[RENAMED]} if RENAMED in model.metadata else {}
         return cls(nodes, {KEYS: json.dumps(borrowed), **kept, **(model_metadata or {})}, owned)
 
-    def stand_in(self, model: OnnxModel) -> bool:
-        """Whether a file, as it was read, has just these already."""
+    def matches(self, model: OnnxModel) -> bool:
+        """Whether a file, as it was read, already has exactly these entries."""
 
         def ours(metadata: Mapping[str, str]) -> dict[str, str]:
             return {key: value for key, value in metadata.items() if self.owned(key)}
 
         return ours(model.metadata) == self.model and all(
-            ours(node.metadata) == self.nodes.get((path, position), {})
-            for path, graph in model.graphs()
-            for position, node in enumerate(graph.nodes)
+            ours(node.metadata) == self.nodes.get(key, {}) for key, node in model.nodes()
         )
 
     def write(self, path: Path, destination: Path | None = None) -> None:
@@ -191,14 +178,7 @@ class Annotations:
         return rewritten_content(content, path=path, nodes=self.nodes, owned=self.owned, model=self.model)
 
 
-def write_tags(
-    model: OnnxModel,
-    tags: NodeTags,
-    *,
-    trees: Iterable[ModuleTree],
-    options: HtpOptions,
-    model_metadata: Mapping[str, str] | None = None,
-) -> None:
+def write_tags(graph: TaggedGraph, *, options: HtpOptions, model_metadata: Mapping[str, str] | None = None) -> None:
     """Writes tags into the file that a graph was read from, in place and atomically, replacing what we wrote before.
 
     The arguments are those of `Annotations.of`.
@@ -207,8 +187,7 @@ def write_tags(
         ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
         HtpError: The file could not be written; it stays as it is.
     """
-    annotations = Annotations.of(model, tags, trees=trees, options=options, model_metadata=model_metadata)
-    annotations.write(model.path)
+    Annotations.of(graph, options=options, model_metadata=model_metadata).write(graph.model.path)
 
 
 def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
@@ -280,18 +259,33 @@ def renamed_tensors(model: OnnxModel) -> dict[str, str]:
 def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
     """The tags that stand on the nodes of a graph; nodes without a well-formed one are left out."""
     tags = {}
-    for path, graph in model.graphs():
-        for position, node in enumerate(graph.nodes):
-            metadata = node.metadata
-            tag, source = metadata.get(TAG), metadata.get(SOURCE)
-            if tag is None or source not in SOURCES or not _well_formed(tag):
-                continue
-            call = metadata.get(CALL, "")
-            tags[path, position] = NodeTag(
-                tag, source, int(call) if call.isascii() and call.isdigit() and len(call) < 10 else None,
-                _origins(metadata.get(ORIGINS)),
-            )  # fmt: skip
+    for key, node in model.nodes():
+        metadata = node.metadata
+        tag, source = metadata.get(TAG), metadata.get(SOURCE)
+        if tag is None or source not in SOURCES or not _well_formed(tag):
+            continue
+        text = metadata.get(CALL, "")
+        call = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        tags[key] = NodeTag(tag, source, call, _origins(metadata.get(ORIGINS)))
     return tags
+
+
+def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
+    """Module trees as far as the nodes tell: their tags, and the qualified classes in their namespaces."""
+    classes: dict[str, str] = {}
+    for key, node in model.nodes():
+        tag = tags.get(key)
+        parts = node.metadata.get(NAMESPACE, "").split("/")
+        above = list(tag_ancestors(tag.tag)) if tag is not None else []
+        if len(parts) == len(above):
+            classes.update(zip(above, (part.rpartition(": ")[2] for part in parts), strict=True))
+    for tree in tree_of_tags(tags):
+        yield ModuleTree(_with_class(tree, info, classes) for info in tree)
+
+
+def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
+    qualified = classes.get(tree.tag(info.path), "") if not info.container else ""
+    return replace(info, qualified_class=qualified) if qualified.endswith(info.class_name) else info
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
@@ -308,7 +302,7 @@ def _origins(text: str | None) -> tuple[str, ...]:
 
 def _well_formed(tag: str) -> bool:
     """Whether a tag can be one: of a root and named modules below it, encodable, and not deeper than any model is."""
-    if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > _MAX_DEPTH:
+    if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > MAX_MODULE_DEPTH:
         return False
     try:
         tag.encode("utf-8")
@@ -330,8 +324,8 @@ def _tag_entries(tag: NodeTag) -> dict[str, str]:
 class _Chains:
     """The values in torch's formats for each tag, made once per module."""
 
-    def __init__(self, trees: Iterable[ModuleTree]) -> None:
-        self._trees = tuple(trees)
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
         self._made: dict[str, tuple[str, list[str], list[str]]] = {}
 
     def value(self, key: str, tag: str, node_name: str, operator: str) -> str:
@@ -341,12 +335,12 @@ class _Chains:
         return repr([*scopes, node_name]) if key == NAME_SCOPES else repr([*classes, operator])
 
     def _make(self, tag: str) -> tuple[str, list[str], list[str]]:
-        for tree in self._trees:
-            path = tree.path_of_tag(tag)
-            if path is not None:
-                chain = tree.chain(path)
-                scopes = [".".join(map(escape_name, part)) for part, _ in chain]
-                made = tree.namespace(path), scopes, [module.qualified_class for _, module in chain]
-                self._made[tag] = made
-                return made
-        raise KeyError(tag)
+        found = self._roots.find(tag)
+        if found is None:
+            raise KeyError(tag)
+        root, path = found
+        chain = root.tree.chain(path)
+        scopes = [".".join(map(escape_name, part)) for part, _ in chain]
+        made = root.tree.namespace(path), scopes, [module.qualified_class for _, module in chain]
+        self._made[tag] = made
+        return made

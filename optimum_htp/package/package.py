@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, tree_of_tags
+from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
 from optimum_htp.package.json_files import parse_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_SIDECAR_BYTES, MAX_SMALL_BYTES
-from optimum_htp.package.node_metadata import read_tags
+from optimum_htp.package.node_metadata import read_tags, trees_of_nodes
 from optimum_htp.package.sidecar.record import FileRecord, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
+from optimum_htp.tagging import TaggedGraph
 
 
 _T = TypeVar("_T")
@@ -53,34 +55,48 @@ class HtpFile:
         `"sidecar"`: it describes just this graph. `"metadata"`: that of the nodes; the graph was changed since, or has
         no sidecar. `"none"`: the graph is not tagged.
         """
-        if self.record is not None and self.record.digest == graph_digest(self.model):
-            nodes = {(path, at) for path, graph in self.model.graphs() for at in range(len(graph.nodes))}
-            if self.record.tags.keys() == nodes:
-                return "sidecar"
-        return "metadata" if read_tags(self.model) else "none"
+        record = self.record
+        if (
+            record is not None
+            and record.tags.keys() == {key for key, _ in self.model.nodes()}
+            and record.digest == graph_digest(self.model)
+        ):
+            return "sidecar"
+        return "metadata" if self._node_tags else "none"
 
     @cached_property
+    def tagged(self) -> TaggedGraph:
+        """The graph with the tags that the sidecar has for it, else with those that its nodes carry, if any.
+
+        `package.tagged_file` finds those of a graph that a tool changed.
+        """
+        if self.evidence == "sidecar" and self.record is not None:
+            return replace(self.record.tagged(self.model), origin=SIDECAR, name=self.name)
+        tags = self._node_tags
+        roots = self.record.roots if self.record is not None else Roots()
+        if not roots.knows(tags.values()):
+            roots = Roots(map(Root, trees_of_nodes(self.model, tags)))
+        return TaggedGraph(self.model, tags, roots, "the metadata that its nodes kept", name=self.name)
+
+    @cached_property
+    def _node_tags(self) -> Mapping[NodeKey, NodeTag]:
+        return read_tags(self.model)
+
+    @property
     def tags(self) -> Mapping[NodeKey, NodeTag]:
         """The tags of the nodes, those that are unresolved included; nodes without any are left out."""
-        if self.evidence == "sidecar" and self.record is not None:
-            return self.record.tags
-        return read_tags(self.model)
+        return self.tagged.tags
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The modules, and the nodes of each."""
-        if self.record is not None and self.evidence != "none":
-            trees = self.record.trees
-            known = {tree.tag(path) for tree in trees for info in tree for path in (info.path, *info.aliases)}
-            if all(tag.tag in known for tag in self.tags.values()):
-                return Hierarchy(trees, self.tags)
-        return Hierarchy(tree_of_tags(self.tags), self.tags)
+        return Hierarchy(self.tagged.trees, self.tags)
 
     @property
     def counts(self) -> TagCounts:
         """How the nodes were tagged; nodes without a tag count as unresolved."""
         tags = list(self.tags.values())
-        missing = sum(len(graph.nodes) for _, graph in self.model.graphs()) - len(tags)
+        missing = sum(1 for _ in self.model.nodes()) - len(tags)
         return TagCounts.of([*tags, *(NodeTag("/", "unresolved") for _ in range(missing))])
 
 
@@ -218,19 +234,6 @@ class HtpPackage:
         return f"{task}-with-past" if cached else task
 
 
-def load_package(path: str | Path) -> HtpPackage:
-    """Opens an exported package: a directory, or a single ONNX file.
-
-    Raises:
-        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-
-    Example:
-        >>> package = load_package("bert_onnx")                                   # doctest: +SKIP
-        >>> package.files["model.onnx"].hierarchy.nodes("bert.encoder.layer.0")   # doctest: +SKIP
-    """
-    return HtpPackage(path)
-
-
 def as_package(package: str | Path | HtpPackage) -> HtpPackage:
     """The package at a path, or the one that was opened before.
 
@@ -238,6 +241,11 @@ def as_package(package: str | Path | HtpPackage) -> HtpPackage:
         PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
     """
     return package if isinstance(package, HtpPackage) else HtpPackage(package)
+
+
+def path_of(package: str | Path | HtpPackage) -> Path:
+    """The path of a package, opened or not."""
+    return package.path if isinstance(package, HtpPackage) else Path(package)
 
 
 def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:

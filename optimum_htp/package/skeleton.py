@@ -16,60 +16,44 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value
-from optimum_htp.tagging import TaggedModel
+from optimum_htp.package.json_checks import as_count, as_integers, as_name, as_text, as_texts
+from optimum_htp.package.limits import MAX_ALIAS_NAMES, MAX_CALLS, MAX_MODULE_DEPTH, MAX_NUMBER, MAX_SKELETON_BYTES
+from optimum_htp.tagging import TaggedGraph
 
 
 SKELETON = "pkg.optimum_htp.skeleton"
 """The key in the model's metadata."""
 
 VERSION = 1
-MAX_UNPACKED_BYTES = 16_777_216
-"""How long the JSON may be: ten times that of a graph of 20,000 nodes."""
-
-_MAX_PACKED = MAX_UNPACKED_BYTES  # characters
-_MAX_NAME = 1_000  # characters in the name of a module or its class
-_MAX_DEPTH = 500
-_MAX_ALIAS_NAMES = 200_000
 _NEW, _ABSENT = 0, -1
 
-Roots = Mapping[str, tuple[ModuleTree, "str | None"]]
-"""For each root module, by its tag, its tree and its place in the whole model."""
 
-
-def pack_skeleton(tagged: TaggedModel, roots: Roots) -> str | None:
-    """Packs a tagged graph and its module trees.
-
-    Args:
-        tagged: The graph; each node has a tag.
-        roots: By the tag of each root module its tree and its place in the whole model.
+def pack_skeleton(graph: TaggedGraph) -> str | None:
+    """Packs a tagged graph, with its module trees and the calls of its modules.
 
     Returns:
         The string, without spaces or control characters; None for a graph that is too large to be unpacked.
     """
-    document = _Packer(tagged, roots).document()
+    document = _Packer(graph).document()
     content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    if len(content) > MAX_UNPACKED_BYTES:
+    if len(content) > MAX_SKELETON_BYTES:
         return None
     return base64.b85encode(zlib.compress(content, 9)).decode("ascii")
 
 
-def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
-    """Unpacks what `pack_skeleton` packed.
-
-    Returns:
-        The tagged graph (its path is empty, its tensors have no types), and by the tag of each root module its tree and
-        its place in the whole model.
+def unpack_skeleton(text: str) -> TaggedGraph:
+    """Unpacks what `pack_skeleton` packed: the path of the graph is empty, its tensors have no types.
 
     Raises:
-        HtpError: It is no skeleton, or that of a newer version.
+        HtpError: It is not a skeleton, or that of a newer version.
     """
     try:
         document = json.loads(_decompressed(text))
@@ -78,36 +62,35 @@ def unpack_skeleton(text: str) -> tuple[TaggedModel, dict[str, tuple[ModuleTree,
             raise HtpError(
                 f"the skeleton has version {version!r}; this optimum_htp reads version {VERSION}: update it"
             )
-        return _Unpacker(document).tagged_model()
+        return _Unpacker(document).graph()
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise HtpError(
             f"the skeleton in the model's metadata is damaged ({reason}): give the tagged file or package that "
-            "it was made from (--from), or export the model again"
+            "it was made from (--reference), or export the model again"
         ) from error
 
 
 def _decompressed(text: str) -> bytes:
-    if len(text) > _MAX_PACKED:
-        raise ValueError(f"{len(text)} characters, more than {_MAX_PACKED}")
+    if len(text) > MAX_SKELETON_BYTES:
+        raise ValueError(f"{len(text)} characters, more than {MAX_SKELETON_BYTES}")
     decompressor = zlib.decompressobj()
-    content = decompressor.decompress(base64.b85decode(text), MAX_UNPACKED_BYTES)
+    content = decompressor.decompress(base64.b85decode(text), MAX_SKELETON_BYTES)
     if not decompressor.eof:
-        raise ValueError(f"cut off, or more than {MAX_UNPACKED_BYTES} bytes unpacked")
+        raise ValueError(f"cut off, or more than {MAX_SKELETON_BYTES} bytes unpacked")
     return content
 
 
 class _Packer:
     """Collects the columns."""
 
-    def __init__(self, tagged: TaggedModel, roots: Roots) -> None:
-        self._tagged = tagged
-        self._roots = roots
+    def __init__(self, graph: TaggedGraph) -> None:
+        self._graph = graph
         self._names: dict[str, int] = {}
         self._table: list[str] = []
         self._modules = {
             tree.tag(info.path): number
-            for number, (tree, info) in enumerate((tree, info) for tree, _ in roots.values() for info in tree)
+            for number, (tree, info) in enumerate((tree, info) for tree in graph.trees for info in tree)
         }
 
     def document(self) -> dict[str, Any]:
@@ -117,7 +100,7 @@ class _Packer:
         names: list[str] = []
         columns: dict[str, list[int]] = {key: [] for key in ("op", "ni", "no", "io", "tag")}
         graphs = []
-        for path, graph in self._tagged.model.graphs():
+        for path, graph in self._graph.model.graphs():
             given = self._references(value.name for value in graph.inputs)
             read = {name for node in graph.nodes for name in node.inputs}
             stored = self._references(tensor.name for tensor in graph.initializers if tensor.name in read)
@@ -127,7 +110,7 @@ class _Packer:
                 columns["no"].append(len(node.outputs))
                 columns["io"] += self._references(node.inputs)
                 columns["io"] += self._references(node.outputs, node.name)
-                tag = self._tagged.tags.get((path, position))
+                tag = self._graph.tags.get((path, position))
                 columns["tag"].append(tags.setdefault(tag, len(tags)) if tag is not None else _ABSENT)
                 names.append(node.name)
             returned = self._references(value.name for value in graph.outputs)
@@ -135,7 +118,10 @@ class _Packer:
         return {
             "v": VERSION, "graphs": graphs, **columns, "ops": [list(each) for each in operators], "names": names,
             "tensors": self._table, "tags": [self._tag(tag) for tag in tags],
-            "roots": [[at, _tree_columns(tree)] for tree, at in self._roots.values()],
+            "roots": [
+                [root.in_model, _tree_columns(root.tree), [_call_columns(trace) for trace in root.traces]]
+                for root in self._graph.roots
+            ],
         }  # fmt: skip
 
     def _references(self, names: Iterable[str], maker: str | None = None) -> list[int]:
@@ -179,6 +165,23 @@ def _tree_columns(tree: ModuleTree) -> dict[str, Any]:
     return {**columns, **rest}
 
 
+def _call_columns(calls: CallTree) -> dict[str, Any]:
+    """Calls by columns: each call's module, its parent by the distance to it (0: none), and those by an alias."""
+    rows = calls.rows()
+    return {
+        "module": [row[0] for row in rows],
+        "parent": [0 if row[1] < 0 else number - row[1] for number, row in enumerate(rows)],
+        "alias": [[number, row[2]] for number, row in enumerate(rows) if len(row) > 2],
+    }
+
+
+def _call_rows(columns: Any) -> Iterator[tuple[int, ...]]:
+    aliases = {number: (alias,) for number, alias in columns["alias"]}
+    pairs = zip(as_integers(columns["module"]), as_integers(columns["parent"]), strict=True)
+    for number, (module, distance) in enumerate(pairs):
+        yield module, -1 if not distance else as_count(number - distance, number), *aliases.get(number, ())
+
+
 def _shortened(qualified: str, short: str) -> str:
     return qualified[: -len(short)] + "*" if qualified.endswith("." + short) else qualified
 
@@ -188,37 +191,37 @@ class _Unpacker:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
-        self._names = _strings(document["names"])
-        self._table = _strings(document["tensors"])
+        self._names = as_texts(document["names"])
+        self._table = as_texts(document["tensors"])
         self._seen = self._made = 0
-        self._columns = {key: iter(_integers(document[key])) for key in ("op", "ni", "no", "io", "tag")}
-        self._operators = [(_string(domain), _string(op_type)) for domain, op_type in document["ops"]]
+        self._columns = {key: iter(as_integers(document[key])) for key in ("op", "ni", "no", "io", "tag")}
+        self._operators = [(as_text(domain), as_text(op_type)) for domain, op_type in document["ops"]]
         self._roots = self._read_roots()
-        self._modules = [tree.tag(info.path) for tree, _ in self._roots for info in tree]
+        self._modules = [tree.tag(info.path) for tree in self._roots.trees for info in tree]
         self._tags = [self._tag(*row) for row in document["tags"]]
 
-    def tagged_model(self) -> tuple[TaggedModel, dict[str, tuple[ModuleTree, str | None]]]:
-        """The graph with its tags, and the trees by their root's tag."""
+    def graph(self) -> TaggedGraph:
+        """The graph with its tags."""
         tags: dict[NodeKey, NodeTag] = {}
         graphs: dict[str, Graph] = {}
         names = iter(self._names)
         for path, count, given, stored, returned in self._document["graphs"]:
-            inputs = tuple(Value(name, 0, None) for name in self._resolve(_integers(given)))
-            tensors = tuple(Initializer(name, 0, (), None, 0, None) for name in self._resolve(_integers(stored)))
+            inputs = tuple(Value(name, 0, None) for name in self._resolve(as_integers(given)))
+            tensors = tuple(Initializer(name, 0, (), None, 0, None) for name in self._resolve(as_integers(stored)))
             nodes = []
-            for position, name in enumerate(islice(names, _count(count, len(self._names)))):
+            for position, name in enumerate(islice(names, as_count(count, len(self._names) + 1))):
                 nodes.append(self._node(name))
                 tag = self._next("tag")
                 if tag != _ABSENT:
-                    tags[path, position] = self._tags[_index(tag, len(self._tags))]
-            outputs = tuple(Value(name, 0, None) for name in self._resolve(_integers(returned)))
-            graphs[_string(path)] = Graph("", nodes, inputs, outputs, tensors)
+                    tags[path, position] = self._tags[as_count(tag, len(self._tags))]
+            outputs = tuple(Value(name, 0, None) for name in self._resolve(as_integers(returned)))
+            graphs[as_text(path)] = Graph("", nodes, inputs, outputs, tensors)
         model = OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], _assembled(graphs))
-        return TaggedModel(model, tags), {tree.tag(()): (tree, at) for tree, at in self._roots}
+        return TaggedGraph(model, tags, self._roots)
 
     def _node(self, name: str) -> Node:
-        domain, op_type = self._operators[_index(self._next("op"), len(self._operators))]
-        counts = [_count(self._next(key), len(self._table) + 1_000) for key in ("ni", "no")]
+        domain, op_type = self._operators[as_count(self._next("op"), len(self._operators))]
+        counts = [as_count(self._next(key), len(self._table) + 1_000) for key in ("ni", "no")]
         references = [[self._next("io") for _ in range(count)] for count in counts]
         inputs = self._resolve(references[0])
         outputs = self._resolve(references[1], name)
@@ -240,61 +243,63 @@ class _Unpacker:
                 if not self._table[self._seen] and maker:
                     self._table[self._seen] = f"{maker}_output_{position}"
                     self._made += len(maker)
-                    if self._made > MAX_UNPACKED_BYTES:
+                    if self._made > MAX_SKELETON_BYTES:
                         raise ValueError("longer names than any model has")
                 self._seen += 1
-            found.append(self._table[_index(self._seen - max(reference, 1), self._seen)])
+            found.append(self._table[as_count(self._seen - max(reference, 1), self._seen)])
         return found
 
     def _tag(self, tag: Any, source: Any, call: Any, origins: Any = ()) -> NodeTag:
         if call is not None:
-            _count(call, MAX_UNPACKED_BYTES)
+            as_count(call, MAX_CALLS)
         return NodeTag(
-            self._tag_name(tag), SOURCES[_index(source, len(SOURCES))], call, tuple(map(self._tag_name, origins))
+            self._tag_name(tag), SOURCES[as_count(source, len(SOURCES))], call, tuple(map(self._tag_name, origins))
         )
 
     def _tag_name(self, tag: Any) -> str:
         if isinstance(tag, int):
-            return self._modules[_index(tag, len(self._modules))]
-        if not _string(tag).startswith("/"):
+            return self._modules[as_count(tag, len(self._modules))]
+        if not as_text(tag).startswith("/"):
             raise ValueError(f"{tag!r} is no tag")
-        return _string(tag)
+        return as_text(tag)
 
-    def _read_roots(self) -> list[tuple[ModuleTree, str | None]]:
-        roots = [
-            (ModuleTree(_modules(columns)), None if at is None else _string(at))
-            for at, columns in self._document["roots"]
-        ]
-        for tree, _ in roots:
+    def _read_roots(self) -> Roots:
+        roots = Roots(
+            Root.of_rows(
+                ModuleTree(_modules(columns)), None if place is None else as_text(place), map(_call_rows, traces)
+            )
+            for place, columns, traces in self._document["roots"]
+        )
+        for tree in roots.trees:
             for path in (alias for info in tree for alias in info.aliases):
                 tree.tag(path)  # an alias of a module that isn't there is found out now
         return roots
 
 
 def _modules(columns: Any) -> Iterator[ModuleInfo]:
-    containers = set(_integers(columns["containers"]))
-    aliases = {number: tuple(tuple(_strings(path)) for path in paths) for number, paths in columns["aliases"]}
-    if sum(map(len, chain.from_iterable(aliases.values()))) > _MAX_ALIAS_NAMES:
+    containers = set(as_integers(columns["containers"]))
+    aliases = {number: tuple(tuple(as_texts(path)) for path in paths) for number, paths in columns["aliases"]}
+    if sum(map(len, chain.from_iterable(aliases.values()))) > MAX_ALIAS_NAMES:
         raise ValueError("more aliases than any model has")
-    classes = [(_name(short), _string(full)) for short, full in columns["classes"]]
+    classes = [(as_name(short), as_text(full)) for short, full in columns["classes"]]
     paths: list[ModulePath] = []
     lengths: list[int] = []  # of the tags, roughly: a deep tree with long names would fill the memory with them
     total = 0
     rows = zip(*(columns[key] for key in ("parent", "name", "class", "calls", "parameters")), strict=True)
     for number, (parent, name, class_number, calls, parameters) in enumerate(rows):
-        short, full = classes[_index(class_number, len(classes))]
+        short, full = classes[as_count(class_number, len(classes))]
         if parent == _ABSENT:
-            paths.append(tuple(map(_name, _strings(name))))
+            paths.append(tuple(map(as_name, as_texts(name))))
             lengths.append(sum(map(len, paths[-1])))
         else:
-            paths.append((*paths[_index(parent, number)], _name(name)))
+            paths.append((*paths[as_count(parent, number)], as_name(name)))
             lengths.append(lengths[parent] + len(short) + len(name) + 2)
         total += lengths[-1]
-        if total > 4 * MAX_UNPACKED_BYTES or len(paths[-1]) > _MAX_DEPTH:
+        if total > 4 * MAX_SKELETON_BYTES or len(paths[-1]) > MAX_MODULE_DEPTH:
             raise ValueError("the module tree is deeper than any")
         yield ModuleInfo(
             path=paths[-1], class_name=short, qualified_class=full[:-1] + short if full.endswith(".*") else full,
-            container=number in containers, calls=_count(calls, 1 << 62), parameters=_count(parameters, 1 << 62),
+            container=number in containers, calls=as_count(calls, MAX_NUMBER), parameters=as_count(parameters, MAX_NUMBER),
             aliases=aliases.get(number, ()),
         )  # fmt: skip
 
@@ -312,7 +317,7 @@ def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
         place, _, element = last.partition(".")
         inside = parent in graphs and (parent or "::" not in last)
         if path and place.isdecimal() and element and inside:
-            bodies.setdefault((parent, _index(int(place), len(graphs[parent].nodes))), []).append((element, graph))
+            bodies.setdefault((parent, as_count(int(place), len(graphs[parent].nodes))), []).append((element, graph))
         elif path:
             domain, separator, rest = path.partition("::")
             name, _, overload = rest.partition(":")
@@ -322,40 +327,3 @@ def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
     if bodies:
         raise ValueError("a body stands before the graph that holds it")
     return tuple(reversed(functions))
-
-
-# --- What was read, checked ---
-
-
-def _integers(values: Any) -> list[int]:
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError("a column is no list of integers")
-    return values
-
-
-def _strings(values: Any) -> list[str]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError("a column is no list of strings")
-    return list(values)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r:.80} is no string")
-    return value
-
-
-def _name(value: Any) -> str:
-    if len(_string(value)) > _MAX_NAME:
-        raise ValueError(f"a name of {len(value)} characters")
-    return _string(value)
-
-
-def _count(value: Any, limit: int) -> int:
-    if type(value) is not int or not 0 <= value <= limit:
-        raise ValueError(f"{value!r:.80} is no number from 0 to {limit}")
-    return value
-
-
-def _index(value: Any, length: int) -> int:
-    return _count(value, length - 1)

@@ -38,6 +38,7 @@ from optimum_htp.package import (
     manifest_text,
     names_problem,
     onnx_files,
+    path_of,
 )
 
 
@@ -80,7 +81,7 @@ def pack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: boo
     Example:
         >>> pack("bert_onnx", "bert.onnx").size_bytes    # doctest: +SKIP
     """
-    plan = _plan(package.path if isinstance(package, HtpPackage) else Path(package))
+    plan = _plan(path_of(package))
     target = _target(plan, Path(output), overwrite=overwrite)
     with ExitStack() as stack:
         files = stack.enter_context(SourceFiles(plan.onnx))

@@ -13,11 +13,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import NodeTags, root_tags
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import NodeTags
 from optimum_htp.onnxfile import OnnxModel, external_data_files
 from optimum_htp.package import (
     CLASS_HIERARCHY,
@@ -32,13 +33,14 @@ from optimum_htp.package import (
     HtpPackage,
     Sidecar,
     StagedDirectory,
-    TaggedGraph,
-    evidence_for,
+    as_package,
+    evidence_of,
     library_versions,
-    stage_tags,
+    projected,
+    reference_evidence,
+    write_files,
 )
-from optimum_htp.tagging import project as project_graph
-from optimum_htp.tagging import refuse_empty
+from optimum_htp.tagging import TaggedGraph, refuse_empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class FileProjection:
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectionReport:
+class ProjectReport:
     """What a projection did.
 
     Attributes:
@@ -87,6 +89,10 @@ class ProjectionReport:
     output: Path
     files: dict[str, FileProjection]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {**asdict(self), "output": str(self.output)}
+
     @property
     def unresolved(self) -> int:
         """Nodes of which nothing is known, in all files."""
@@ -94,15 +100,21 @@ class ProjectionReport:
 
 
 def project(
-    optimized: str | Path, *, source: str | Path | None = None, output: str | Path | None = None
-) -> ProjectionReport:
+    package: str | Path | HtpPackage,
+    *,
+    reference: str | Path | HtpPackage | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+) -> ProjectReport:
     """Carries tags onto a file, or each file of a package, that tools made from tagged ones.
 
     Args:
-        optimized: An ONNX file, or a directory with ONNX files.
-        source: The tagged file or package that it was made from; None means what the files themselves tell.
-        output: Where to write: a file for a file, a directory for a directory. External data comes along, and what is
-            there under the same names is replaced, other models' external data excepted. None writes in place.
+        package: An ONNX file, or a directory with ONNX files.
+        reference: The tagged file or package that it was made from; None means what the files themselves say.
+        output: Where to write: a file for a file, a directory for a directory. External data comes along. None writes
+            in place.
+        overwrite: Write into a file or directory that is there already, and replace what it has under the same names,
+            other models' external data excepted.
 
     Whatever is written, it is all of it or nothing.
 
@@ -114,49 +126,38 @@ def project(
             be written; then nothing is.
 
     Example:
-        >>> report = project("bert_quantized", source="bert_onnx")     # doctest: +SKIP
+        >>> report = project("bert_quantized", reference="bert_onnx")  # doctest: +SKIP
         >>> report.files["model_quantized.onnx"].unresolved            # doctest: +SKIP
         0
     """
-    package = HtpPackage(optimized)
+    package = as_package(package)
     package.require_unpacked()
-    target = _checked_output(package.path, output) if output is not None else None
-    given = HtpPackage(source) if source is not None else None
-    plans = {name: _plan(file, package, given) for name, file in package.files.items()}
-    graphs = {name: plan.graph for name, plan in plans.items()}
+    target = _checked_output(package.path, output, overwrite=overwrite) if output is not None else None
+    given = as_package(reference) if reference is not None else None
+    graphs = {name: _projected(file, package, given) for name, file in package.files.items()}
     _write(package, given, graphs, target)
-    files = {name: FileProjection.of(plan.graph.tags, plan.evidence) for name, plan in plans.items()}
-    return ProjectionReport(target or package.path, files)
+    files = {name: FileProjection.of(graph.tags, graph.origin) for name, graph in graphs.items()}
+    return ProjectReport(target or package.path, files)
 
 
 # --- What there is to project from ---
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    graph: TaggedGraph
-    evidence: str
-
-
-def _plan(file: HtpFile, package: HtpPackage, given: HtpPackage | None) -> _Plan:
-    """The tags of one file, by the first evidence that fits it."""
+def _projected(file: HtpFile, package: HtpPackage, reference: HtpPackage | None) -> TaggedGraph:
+    """The tags of one file, by the first evidence that fits it; of a reference that is given, by no other."""
     refuse_empty(file.model)  # whatever there is to tell its tags: this says more
-    refused: list[HtpError] = []
-    for evidence in evidence_for(file, package, given):
-        try:
-            trees = [tree for tree, _ in evidence.roots.values()]
-            tags = project_graph(evidence.models, file.model, trees=trees, require_descent=True)
-        except HtpError as error:
-            refused.append(error)
-            continue
-        used = root_tags(tags.values())
-        roots = {root: place for root, place in evidence.roots.items() if root in used}
-        return _Plan(TaggedGraph(file.model, tags, roots, evidence.skeleton), evidence.origin)
+    graph, refused = projected(
+        file, evidence_of(file, package) if reference is None else reference_evidence(reference, file)
+    )
+    if graph is not None:
+        return graph
     if refused:
         raise refused[0]
+    if reference is not None:
+        raise PackageError(f"{reference.path}: not tagged; export it with optimum-cli export htp, or tag it first")
     raise HtpError(
-        f"{file.path}: nothing in it tells which modules its nodes came from; give the tagged file or package that it "
-        "was made from (--from)"
+        f"{file.path}: nothing in it says which modules its nodes came from; give the tagged file or package that it "
+        "was made from (--reference)"
     )
 
 
@@ -184,11 +185,11 @@ def _listed_keys(model: OnnxModel) -> set[str] | None:
 # --- Writing ---
 
 
-def _checked_output(optimized: Path, given: str | Path) -> Path | None:
+def _checked_output(optimized: Path, given: str | Path, *, overwrite: bool) -> Path | None:
     """Where to write, None for in place.
 
     Raises:
-        HtpError: It is of the wrong kind, or inside what is read.
+        HtpError: It is of the wrong kind, inside what is read, or there already and not to be overwritten.
     """
     output = Path(given)
     if given == "":
@@ -198,11 +199,17 @@ def _checked_output(optimized: Path, given: str | Path) -> Path | None:
     if optimized.is_file():
         if output.is_dir() or output.suffix != ".onnx":
             raise HtpError(f"{output}: {optimized} is a file; give the name of a file that ends in .onnx")
-        return output
+        return _free(output, overwrite)
     if output.is_file() or (output.suffix == ".onnx" and not output.exists()):
         raise HtpError(f"{output}: the name of a file, and {optimized} is a directory; give a directory")
     if optimized.resolve() in output.resolve().parents:
         raise HtpError(f"{output}: lies in the package that is read; leave the output out to tag it in place")
+    return _free(output, overwrite)
+
+
+def _free(output: Path, overwrite: bool) -> Path:
+    if not overwrite and output.exists() and (output.is_file() or any(output.iterdir())):
+        raise HtpError(f"{output}: is there already; give another path, or overwrite it with --overwrite")
     return output
 
 
@@ -211,10 +218,7 @@ def _write(
 ) -> None:
     files = (*package.files.values(), *(given.files.values() if given is not None else ()))
     options = _options(file.model for file in files)
-    records = {
-        name: FileRecord.of(graph.model, graph.tags, trees=graph.roots).keeping(package.files[name].record)
-        for name, graph in graphs.items()
-    }
+    records = {name: FileRecord.of(graph).keeping(package.files[name].record) for name, graph in graphs.items()}
     whole = package.path.is_dir()
     directory = package.directory if output is None else output if whole else output.parent
     with StagedDirectory(directory) as staging:
@@ -224,7 +228,7 @@ def _write(
             (name,) = graphs
             _copy_data(package.files[name], staging.path, directory)
             graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
-        too_large = stage_tags(graphs, staging.path, options=options, whole=output is not None)
+        too_large = write_files(graphs, staging.path, options=options, whole=output is not None)
         if whole:
             _sidecar(package, given, records).write(staging.path)
         else:

@@ -15,6 +15,7 @@ from optimum_htp.package import (
     HtpPackage,
     Sidecar,
     onnx_files,
+    path_of,
     read_packed,
     remove_config_metadata,
     renamed_tensors,
@@ -59,7 +60,7 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
         >>> strip("bert_onnx").changed    # doctest: +SKIP
         ('model.onnx', 'export_metadata.json')
     """
-    path = package.path if isinstance(package, HtpPackage) else Path(package)
+    path = path_of(package)
     directory, files = onnx_files(path)
     for file in files.values():  # what can't be stripped is refused before anything is changed
         if read_packed(read_model(file)) is not None:

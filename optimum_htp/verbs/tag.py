@@ -10,35 +10,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError, TaggingError
-from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import ModelSource, choose_root, find_source, instantiate_on_meta, returns_attentions
 from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import (
-    SKELETON,
     FileRecord,
     HtpFile,
     HtpOptions,
     HtpPackage,
-    Roots,
     Sidecar,
     StagedDirectory,
     TagCounts,
-    TaggedGraph,
     add_config_metadata,
+    as_package,
     complete_package,
     library_versions,
     owned_keys,
+    projected,
     read_tags,
-    unpack_skeleton,
-    write_package_tags,
+    skeleton_of,
+    write_files,
 )
-from optimum_htp.tagging import project, static_trace, tag_model
+from optimum_htp.tagging import TaggedGraph, static_trace, tag_model
 
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ _LATER = "tagged_from_names"
 
 
 @dataclass(frozen=True, slots=True)
-class TaggingResult:
+class TagReport:
     """What tagging an existing package did.
 
     Attributes:
@@ -73,25 +72,29 @@ class TaggingResult:
     written: tuple[str, ...]
     seconds: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {**asdict(self), "package": str(self.package)}
 
-def tag_package(
-    path: str | Path,
+
+def tag(
+    package: str | Path | HtpPackage,
     *,
     model: str | Path | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
     htp_options: HtpOptions | None = None,
-) -> TaggingResult:
+) -> TagReport:
     """Tags an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again.
 
     Args:
-        path: The package's directory, or one ONNX file of it.
+        package: The package, its directory, or one ONNX file of it.
         model: The model that it was exported from: an id on the Hub or a local directory. None means what the
             package's own config.json says. Config, tokenizer and processor files that the package has none of are
             written.
         trust_remote_code: Run code that comes with the model.
         force: Tag again what an export tagged and the sidecar still describes; that loses the calls.
-        htp_options: What to write beside the tags; None means the defaults.
+        htp_options: What to write in addition to the tags; None means the defaults.
 
     Returns:
         How the nodes of each file are tagged, and what else was done.
@@ -102,52 +105,47 @@ def tag_package(
         TaggingError: A file could not be tagged; all of them are as they were.
 
     Example:
-        >>> tag_package("bert_onnx").files["model.onnx"].unresolved    # doctest: +SKIP
+        >>> tag("bert_onnx").files["model.onnx"].unresolved    # doctest: +SKIP
         0
     """
     started = time.perf_counter()
-    package = HtpPackage(path)
+    package = as_package(package)
     package.require_unpacked()
     described = {name for name, file in package.files.items() if _is_described(package, file)}
     kept = () if force else tuple(name for name in package.files if name in described)
     sources = _Sources(package, model, trust_remote_code)
-    plans = {name: _plan(file, sources, keep=not force) for name, file in package.files.items() if name not in kept}
-    unknown = tuple(name for name, plan in plans.items() if not plan.known)
-    if plans and len(unknown) == len(plans):
+    decided = {
+        name: _decided(file, sources, keep=not force) for name, file in package.files.items() if name not in kept
+    }
+    unknown = tuple(name for name, found in decided.items() if not found.known)
+    if decided and len(unknown) == len(decided):
         raise PackageError(f"{package.path}: {sources.mismatch(unknown[0])}")
     for name in unknown:
         logger.warning("%s No node of it is resolved.", sources.mismatch(name))
     records = {name: file.record for name, file in package.files.items() if name in kept and file.record is not None}
     options = htp_options or HtpOptions()
-    graphs = {name: TaggedGraph(package.files[name].model, plan.tags, plan.roots) for name, plan in plans.items()}
-    for name, record in write_package_tags(package.directory, graphs, options=options).items():
-        records[name] = record.keeping(package.files[name].record)
+    graphs = {name: found.graph for name, found in decided.items()}
+    with StagedDirectory(package.directory) as staging:
+        write_files(graphs, staging.path, options=options)
+        staging.commit()
+    records |= {name: FileRecord.of(graph).keeping(package.files[name].record) for name, graph in graphs.items()}
     written = sources.complete_package()
     if options.config_metadata and (package.directory / "config.json").is_file():
         add_config_metadata(package.directory, records)
     seconds = time.perf_counter() - started
-    if plans:
-        later = [name for name, plan in plans.items() if plan.known and not plan.projected]
+    if decided:
+        later = [name for name, found in decided.items() if found.known and not found.graph.sources]
         _write_sidecar(package, records, later, model, seconds)
     counts = {name: records[name].counts for name in package.files}
-    return TaggingResult(package.path, counts, kept, unknown, written, seconds)
+    return TagReport(package.path, counts, kept, unknown, written, seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is to be written into one file.
+class _Decided:
+    """The tags of one file, and whether it is an export of one of the models."""
 
-    Attributes:
-        tags: A tag for each node.
-        roots: By the tag of each root module its tree and its place in the whole model.
-        known: Whether the file is an export of one of the models.
-        projected: Whether the tags are an export's, carried onto what a tool made of its graph.
-    """
-
-    tags: NodeTags
-    roots: Roots
+    graph: TaggedGraph
     known: bool = True
-    projected: bool = False
 
 
 class _Sources:
@@ -243,45 +241,37 @@ def _is_described(package: HtpPackage, file: HtpFile) -> bool:
     return file.name not in _tagged_later(package) and file.evidence == "sidecar"
 
 
-def _plan(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
+def _decided(file: HtpFile, sources: _Sources, *, keep: bool) -> _Decided:
     """Decides the tags of one file; `keep` says whether what an export left in it counts."""
-    try:
-        return (_projected(file) if keep else None) or _named(file, sources, keep=keep)
-    except HtpError:
-        raise
-    except Exception as error:
-        raise TaggingError(f"{file.path} could not be tagged: {' '.join(str(error).split())}") from error
+    if keep and file.evidence != "sidecar":
+        # The tags of the graph that a tool made this one of are stronger than names.
+        graph, refused = projected(file, _skeleton(file))
+        if graph is not None:
+            return _Decided(replace(graph, skeleton=None))
+        if refused:
+            logger.warning("%s: its skeleton is not used: %s", file.name, refused[0])
+    return _named(file, sources, keep=keep)
 
 
-def _projected(file: HtpFile) -> _Plan | None:
-    """The tags of the graph that a tool made this one of, where the file carries its skeleton: they are stronger."""
-    text = file.model.metadata.get(SKELETON)
-    if text is None or file.evidence == "sidecar":
-        return None
-    try:
-        tagged, roots = unpack_skeleton(text)
-        tags = project([tagged], file.model, trees=[tree for tree, _ in roots.values()], require_descent=True)
-    except HtpError as error:
-        logger.warning("%s: its skeleton is not used: %s", file.name, error)
-        return None
-    return _Plan(tags, roots, projected=True)
+def _skeleton(file: HtpFile) -> Iterator[tuple[TaggedGraph]]:
+    graph = skeleton_of(file)
+    if graph is not None:
+        yield (graph,)
 
 
-def _named(file: HtpFile, sources: _Sources, *, keep: bool) -> _Plan:
+def _named(file: HtpFile, sources: _Sources, *, keep: bool) -> _Decided:
+    """The tags that the names of a file's nodes spell, read against the models that it may be an export of."""
     model = _without_ours(file.model)
-    root, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
-    if root is None:
-        trace = static_trace(whole)
-        tags: NodeTags = {
-            (path, position): NodeTag(trace.tree.tag(()), "unresolved")
-            for path, graph in model.graphs() for position in range(len(graph.nodes))
-        }  # fmt: skip
-        return _Plan(tags, {trace.tree.tag(()): (trace.tree, None)}, known=False)
-    tags = tag_model(model, root.trace)
-    tags = _with_earlier(file.model, tags, root.trace.tree) if keep else tags
-    calls = root.fit.calls
-    tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in root.trace.tree)
-    return _Plan(tags, {tree.tag(()): (tree, sources.place(file.name, root.in_model))})
+    match, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
+    if match is None:
+        root = Root(static_trace(whole).tree, None)
+        tags: NodeTags = {key: NodeTag(root.tag, "unresolved") for key, _ in model.nodes()}
+        return _Decided(TaggedGraph(file.model, tags, Roots((root,))), known=False)
+    tags = tag_model(model, match.trace)
+    tags = _with_earlier(file.model, tags, match.trace.tree) if keep else tags
+    tree = ModuleTree(replace(module, calls=match.fit.calls.get(module.path, 0)) for module in match.trace.tree)
+    root = Root(tree, sources.place(file.name, match.in_model))
+    return _Decided(TaggedGraph(file.model, tags, Roots((root,))))
 
 
 def _without_ours(model: OnnxModel) -> OnnxModel:

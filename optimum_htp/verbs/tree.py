@@ -207,12 +207,12 @@ def _file_tree(file: HtpFile) -> FileTree:
                 owned.setdefault(owners.find(tag.tag, file), []).append(row)
     record = file.record
     # Trees that are made from tags alone know of no calls and no parameters.
-    known = record is not None and file.hierarchy.trees == record.trees
+    known = record is not None and file.tagged.roots is record.roots
     rows: list[ModuleRow] = []
-    for index, tree in enumerate(file.hierarchy.trees):
+    for index, root in enumerate(file.tagged.roots):
         nodes = {path: found for (at, path), found in owned.items() if at == index}
-        in_model = record.roots_in_model[index] if known and record is not None else None
-        rows += _TreeRows(tree, nodes, known=known, in_model=in_model or None).rows()
+        in_model = root.in_model if known else None
+        rows += _TreeRows(root.tree, nodes, known=known, in_model=in_model or None).rows()
     return FileTree(file.name, TagCounts.of(tags), file.evidence, tuple(rows), tuple(unresolved))
 
 

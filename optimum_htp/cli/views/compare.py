@@ -1,12 +1,10 @@
-"""How comparisons are shown: the first module that is off at the top, then a table, or all of it as JSON."""
+"""How comparisons are shown: the first module that is off at the top, then a table."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from math import isfinite
-from typing import Any, TextIO
+from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
 from optimum_htp.models import Errors
@@ -49,24 +47,6 @@ def print_comparison(
         print(f"{printable(name)}: not compared: {printable(reason)}", file=stream)
 
 
-def comparison_document(report: CompareReport) -> dict[str, Any]:
-    """A comparison as a JSON document; what is infinite is null."""
-    return {
-        "package": report.package,
-        "reference": report.reference,
-        "provider": report.provider,
-        "ok": report.ok,
-        "coverage": report.coverage,
-        "not_compared": dict(report.not_compared),
-        "parts": [_part_document(part) for part in report.parts],
-    }
-
-
-def print_comparison_json(report: CompareReport, *, stream: TextIO | None = None) -> None:
-    """Prints a comparison as JSON, all of it."""
-    print(json.dumps(comparison_document(report), indent=2, allow_nan=False), file=stream or sys.stdout)
-
-
 def _heading(part: PartComparison) -> Iterator[str]:
     first, culprit = part.first_over, part.culprit
     worst = max((errors.relative for errors in part.outputs.values()), default=0.0)
@@ -84,8 +64,8 @@ def _heading(part: PartComparison) -> Iterator[str]:
     )
     if part.random:
         yield f"it draws random numbers ({', '.join(part.random)}): what comes after them differs from run to run"
-    for reason, number in part.skipped.items():
-        yield f"not compared: {number:,}, because {reason}"
+    for reason, count in part.skipped.items():
+        yield f"not compared: {count:,}, because {reason}"
     yield f"outputs: {len(part.outputs):,}, off by {worst:.1e} at most, relative to their largest value"
     shapes = [f"{printable(key)} {list(shape)}" for key, shape in part.inputs.items()]
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
@@ -94,11 +74,11 @@ def _heading(part: PartComparison) -> Iterator[str]:
 
 def _first(part: PartComparison, first: CallComparison) -> Iterator[str]:
     assert first.errors is not None  # it is over the tolerance
-    isolated = next((each for each in part.isolated if each.call is first), None)
+    isolated = part.isolated_call(first)
     whose = "" if part.culprit is first else f" of {_name(first)}, the first output that shows it"
     yield f"relative error {first.errors.relative:.1e}{whose}; tolerance {part.tolerance:.0e}"
     if isolated is None:
-        yield "what of it the module adds itself can't be told: it was not run on the reference's tensors"
+        yield "what of it the module adds itself is unknown: it was not run on the reference's tensors"
     else:
         yield from _isolated(isolated)
     if part.looks_foreign:
@@ -163,65 +143,3 @@ def _figures(errors: Errors | None) -> tuple[str, ...]:
 def _name(call: CallComparison) -> str:
     which = "" if call.call is None else f", call {call.call}"
     return f"{printable(call.path) or 'the root'} ({printable(call.class_name)}{which})"
-
-
-def _part_document(part: PartComparison) -> dict[str, Any]:
-    first = part.first_over
-    return {
-        "file": part.file,
-        "branch": part.branch,
-        "reference": part.reference,
-        "inputs": {name: list(shape) for name, shape in part.inputs.items()},
-        "tolerance": part.tolerance,
-        "ok": part.ok,
-        "compared": part.compared,
-        "calls_with_nodes": len(part.calls),
-        "calls_without_nodes": part.without_nodes,
-        "not_compared": part.skipped,
-        "looks_foreign": part.looks_foreign,
-        "random": list(part.random),
-        "first_over": None if first is None else _identity(first),
-        "culprit": None if part.culprit is None else _identity(part.culprit),
-        "isolated": [
-            {
-                **_identity(each.call),
-                "added": _errors_document(each.added),
-                "alone": None if each.alone is None else _errors_document(each.alone),
-                "over": each.over,
-                "source": None if each.source is None else _identity(each.source),
-                "fed": list(each.fed),
-                "between": list(each.between),
-                "not_fed": each.not_fed,
-            }
-            for each in part.isolated
-        ],
-        "outputs": {name: _errors_document(errors) for name, errors in part.outputs.items()},
-        "calls": [
-            {
-                **_identity(call),
-                "nodes": call.nodes,
-                "tensors": list(call.tensors),
-                "outputs": call.outputs,
-                "errors": None if call.errors is None else _errors_document(call.errors),
-                "over": call.over,
-                "not_compared": call.skipped,
-                "compared_as": call.compared_as,
-            }
-            for call in part.calls
-        ],
-    }
-
-
-def _identity(call: CallComparison) -> dict[str, Any]:
-    return {"path": call.path, "class": call.class_name, "tag": call.tag, "call": call.call, "order": call.order}
-
-
-def _errors_document(errors: Errors) -> dict[str, float | None]:
-    figures = {
-        "max_abs": errors.max_abs,
-        "mean_abs": errors.mean_abs,
-        "relative": errors.relative,
-        "cosine": errors.cosine,
-        "sqnr_db": errors.sqnr_db,
-    }
-    return {name: value if isfinite(value) else None for name, value in figures.items()}

@@ -10,10 +10,10 @@ from optimum_htp.cli.views.tree import evidence_text
 
 
 if TYPE_CHECKING:
-    from optimum_htp.export import ExportResult
+    from optimum_htp.export import ExportReport
 
 
-def print_export(result: ExportResult, *, stream: TextIO | None = None) -> None:
+def print_export(result: ExportReport, *, stream: TextIO | None = None) -> None:
     """Prints where the package is, how long it took, and how the nodes of each file were tagged.
 
     Args:

@@ -1,19 +1,23 @@
-"""How profiles are shown: as tables on a terminal or in a pipe, and as JSON."""
+"""How `profile` prints: a heading and a table for each file and phase.
+
+Change here what the headings say and which columns there are. Which rows there are, and in which order, is in
+`profile_rows`; the tables of `--compare` are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in
+`profile_traces`. `--json` prints `ProfileReport.to_dict`.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import TextIO
 
 from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
-from optimum_htp.verbs.profile import FusedTime, Microseconds, ModuleTime, OpTime, PhaseProfile, ProfileReport
+from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
 
 
 FIRST_COLUMN = {"module": "module", "layer": "layer", "call": "module", "class": "class", "op": "operator"}
-"""What stands in the first column of each view."""
+"""The title of the first column, by what times are added up by."""
 
 
 def print_profile(
@@ -38,25 +42,6 @@ def print_profile(
             print_table(_columns(by), [_line(phase, row, by=by) for row in rows], stream)
         else:
             print(f"no {'module ran more than once' if by == 'call' else by + 's'}", file=stream)
-
-
-def profile_document(report: ProfileReport) -> dict[str, Any]:
-    """A profile as a JSON document; times are microseconds."""
-    return {
-        "package": report.package,
-        "provider": report.provider,
-        "threads": report.threads,
-        "warmup": report.warmup,
-        "runs": report.runs,
-        "onnxruntime": report.onnxruntime,
-        "notes": list(report.notes),
-        "phases": [_phase_document(phase) for phase in report.phases],
-    }
-
-
-def print_profile_json(report: ProfileReport, *, stream: TextIO | None = None) -> None:
-    """Prints a profile as JSON, all of it."""
-    print(json.dumps(profile_document(report), indent=2), file=stream or sys.stdout)
 
 
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
@@ -116,69 +101,6 @@ def _mix(row: TimeRow) -> str:
     whole = row.total_time.median
     ordered = sorted(row.ops.items(), key=lambda item: -item[1].time.median)
     return ", ".join(f"{printable(name)} {op.time.median / whole:.0%}" for name, op in ordered[:3] if whole)
-
-
-def _phase_document(phase: PhaseProfile) -> dict[str, Any]:
-    return {
-        "file": phase.file,
-        "phase": phase.phase,
-        "inputs": {name: list(shape) for name, shape in phase.inputs.items()},
-        "kernel_time": time_document(phase.kernel_time),
-        "run_time": time_document(phase.run_time),
-        "attributed": phase.attributed,
-        "unattributed": {"time": time_document(phase.unattributed), "ops": _ops_document(phase.unattributed_ops)},
-        "modules": [_module_document(phase, module) for module in phase.modules],
-        "fused": [_fused_document(phase, fused) for fused in phase.fused],
-        "calls": [
-            {
-                "path": call.path,
-                "class": call.class_name,
-                "tag": call.tag,
-                "call": call.call,
-                "kernels": call.kernels,
-                "self_time": time_document(call.self_time),
-                "total_time": time_document(call.total_time),
-            }
-            for call in phase.calls
-        ],
-    }
-
-
-def _module_document(phase: PhaseProfile, module: ModuleTime) -> dict[str, Any]:
-    return {
-        "path": module.path,
-        "class": module.class_name,
-        "tag": module.tag,
-        "depth": module.depth,
-        "calls": module.calls,
-        "is_layer": module.is_layer,
-        "kernels": module.kernels,
-        "self_time": time_document(module.self_time),
-        "self_share": phase.share(module.self_time),
-        "total_time": time_document(module.total_time),
-        "total_share": phase.share(module.total_time),
-        "ops": _ops_document(module.ops),
-    }
-
-
-def _fused_document(phase: PhaseProfile, fused: FusedTime) -> dict[str, Any]:
-    return {
-        "tag": fused.tag,
-        "origins": list(fused.origins),
-        "kernels": fused.kernels,
-        "time": time_document(fused.time),
-        "share": phase.share(fused.time),
-        "ops": _ops_document(fused.ops),
-    }
-
-
-def _ops_document(ops: Mapping[str, OpTime]) -> dict[str, Any]:
-    return {name: {"kernels": op.kernels, "time": time_document(op.time)} for name, op in ops.items()}
-
-
-def time_document(time: Microseconds) -> dict[str, Any]:
-    """A time in microseconds: median, spread, and in each run."""
-    return {"median_us": time.median, "spread_us": time.spread, "runs_us": list(time)}
 
 
 def milliseconds(microseconds: float) -> str:

@@ -1,14 +1,13 @@
-"""Two profiles side by side: as tables, and as JSON."""
+"""How `profile --compare` prints: two profiles side by side, a table for each phase."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
-from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, time_document
+from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds
 from optimum_htp.cli.views.profile_rows import TimeRow, attribute, profile_rows
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
 from optimum_htp.verbs.profile import Microseconds, ModuleTime, PhaseDelta, ProfileDelta
@@ -53,10 +52,10 @@ def delta_rows(
 
     Args:
         phase: The phase.
-        by: One of `views.profile.VIEWS`.
+        by: One of `profile_rows.VIEWS`.
         depth: How many levels of modules below the root; None means all.
         top: How many rows; None means all.
-        sort: One of `views.profile.ORDERS`, by the larger of both sides; None means the tree, and with `top` what
+        sort: One of `profile_rows.ORDERS`, by the larger of both sides; None means the tree, and with `top` what
             differs most first.
     """
     rows = list(_modules(phase) if by == "module" else _groups(phase, by))
@@ -96,47 +95,8 @@ def print_delta(
         lines = _lines(delta_rows(phase, by=by, depth=depth, top=top, sort=sort), in_tree=in_tree)
         cut = [Line(tuple(line.cells[at] for at in shown), line.faint) for line in lines]
         print_table([columns[at] for at in shown], cut, stream)
-    for lonely in delta.unpaired:
-        print(f"only in one: {printable(lonely)}", file=stream)
-
-
-def delta_document(delta: ProfileDelta) -> dict[str, Any]:
-    """Two profiles side by side as a JSON document; times are microseconds."""
-    return {
-        "left": delta.left.package,
-        "right": delta.right.package,
-        "unpaired": list(delta.unpaired),
-        "phases": [
-            {
-                "left_file": phase.left.file,
-                "right_file": phase.right.file,
-                "phase": phase.left.phase,
-                "left_kernel_time": time_document(phase.left.kernel_time),
-                "right_kernel_time": time_document(phase.right.kernel_time),
-                "left_unattributed": time_document(phase.left.unattributed),
-                "right_unattributed": time_document(phase.right.unattributed),
-                "modules": [
-                    {
-                        "path": module.path,
-                        "class": module.class_name,
-                        "tag": module.tag,
-                        "left": time_document(module.left.total_time) if module.left else None,
-                        "right": time_document(module.right.total_time) if module.right else None,
-                        "left_self": time_document(module.left.self_time) if module.left else None,
-                        "right_self": time_document(module.right.self_time) if module.right else None,
-                        "ratio": module.ratio,
-                    }
-                    for module in phase.modules
-                ],
-            }
-            for phase in delta.phases
-        ],
-    }
-
-
-def print_delta_json(delta: ProfileDelta, *, stream: TextIO | None = None) -> None:
-    """Prints two profiles side by side as JSON."""
-    print(json.dumps(delta_document(delta), indent=2), file=stream or sys.stdout)
+    for name in delta.unpaired:
+        print(f"only in one: {printable(name)}", file=stream)
 
 
 def _measure(side: ModuleTime | TimeRow, order: str) -> float:
@@ -150,7 +110,9 @@ def _modules(phase: PhaseDelta) -> Iterator[DeltaRow]:
     for module in phase.modules:
         name = attribute(module.tag)
         yield DeltaRow(name, module.path or name, module.class_name, module.depth, module.left, module.right)
-    yield from (row for row in _groups(phase, "module") if "unattributed" in _kinds(row))
+    for row in _groups(phase, "module"):
+        if any(isinstance(side, TimeRow) and side.kind == "unattributed" for side in (row.left, row.right)):
+            yield row
 
 
 def _groups(phase: PhaseDelta, by: str) -> Iterator[DeltaRow]:
@@ -167,10 +129,6 @@ def _groups(phase: PhaseDelta, by: str) -> Iterator[DeltaRow]:
         assert known is not None  # every key is from one of them
         label = f"{known.label} call {known.calls}" if by == "call" else known.label
         yield DeltaRow(label, label, known.class_name, known.depth if by == "module" else 0, left, right)
-
-
-def _kinds(row: DeltaRow) -> set[str]:
-    return {side.kind for side in (row.left, row.right) if isinstance(side, TimeRow)}
 
 
 def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:

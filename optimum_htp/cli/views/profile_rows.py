@@ -1,9 +1,12 @@
-"""Profiles as rows to show: which modules, classes, layers, calls or operators, in which order."""
+"""The rows of a profile's table: which modules, classes, layers, calls or operators (`--by`), in which order.
+
+How a row is printed is in `views/profile.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from optimum_htp.hierarchy import split_tag, tag_module_path
@@ -26,13 +29,14 @@ ORDERS = ("tree", "total", "self", "kernels")
 """What rows can be sorted by; `tree` is the order of the modules."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRow:
     """One line of a profile.
 
     Attributes:
         kind: `module`, `fused`, `unattributed`, `class`, `call` or `op`.
         label: What it is, as short as its place allows.
+        whole: What to call it out of its place; "" where that is its label.
         class_name: The class of the module, where it is one.
         depth: How far to indent it.
         calls: How often the module ran in the trace, or which call of it this is; "" where that says nothing.
@@ -44,13 +48,14 @@ class TimeRow:
 
     kind: str
     label: str
-    class_name: str
-    depth: int
-    calls: str
+    whole: str = ""
+    class_name: str = ""
+    depth: int = 0
+    calls: str = ""
     kernels: int
     self_time: Microseconds
     total_time: Microseconds
-    ops: Mapping[str, OpTime]
+    ops: Mapping[str, OpTime] = field(default_factory=dict)
 
 
 def profile_rows(
@@ -78,7 +83,7 @@ def profile_rows(
         "tree" if by in ("module", "layer", "call") and top is None else "total" if by != "module" else "self"
     )
     if order != "tree":
-        rows = [replace(row, depth=0) for row in _flat(phase, rows)]
+        rows = [replace(row, label=row.whole or row.label, depth=0) for row in rows]
         rows.sort(key=lambda row: -_measure(row, order))
     return tuple(rows if top is None else islice(rows, top))
 
@@ -100,93 +105,112 @@ def _measure(row: TimeRow, order: str) -> float:
 
 def _modules(phase: PhaseProfile) -> Iterator[TimeRow]:
     fused: dict[str, list[FusedTime]] = {}
-    for each in phase.fused:
-        fused.setdefault(each.tag, []).append(each)
+    for nodes in phase.fused:
+        fused.setdefault(nodes.tag, []).append(nodes)
     for module in phase.modules:
-        yield _module(module, label=attribute(module.tag))
-        yield from (_fused(each, fused_label(each), module.depth + 1) for each in fused.get(module.tag, ()))
+        yield replace(_module(module), label=attribute(module.tag), depth=module.depth)
+        for nodes in fused.get(module.tag, ()):
+            yield _fused(nodes, above=module)
     yield from _unattributed(phase)
 
 
-def _flat(phase: PhaseProfile, rows: Iterable[TimeRow]) -> Iterator[TimeRow]:
-    """Rows out of their tree, by their whole paths."""
-    paths = {id(module.total_time): module.path or "(root)" for module in phase.modules}
-    whole = {id(each.time): tag_module_path(each.tag) for each in phase.fused}
-    for row in rows:
-        label = paths.get(id(row.total_time)) if row.kind == "module" else None
-        if row.kind == "fused" and whole.get(id(row.total_time)):
-            label = f"{whole[id(row.total_time)]}: {row.label}"
-        yield replace(row, label=label or row.label)
-
-
 def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
-    runs = len(phase.kernel_time)
-    covered = Microseconds.zero(runs)
-    kernels = 0
-    for module in phase.modules:
-        if module.is_layer:
-            covered += module.total_time
-            kernels += module.kernels
-            yield replace(_module(module, label=module.path), depth=0)
-    rest = Microseconds(
-        whole - inside - unknown
-        for whole, inside, unknown in zip(phase.kernel_time, covered, phase.unattributed, strict=True)
+    layers = [module for module in phase.modules if module.is_layer]
+    yield from map(_module, layers)
+    inside = Microseconds.zero(len(phase.kernel_time))
+    for layer in layers:
+        inside += layer.total_time
+    times = zip(phase.kernel_time, inside, phase.unattributed, strict=True)
+    rest = Microseconds(whole - layered - unknown for whole, layered, unknown in times)
+    kernels = sum(module.kernels for module in phase.modules if not module.depth)
+    yield TimeRow(
+        kind="module",
+        label="(outside layers)",
+        kernels=kernels - sum(layer.kernels for layer in layers),
+        self_time=rest,
+        total_time=rest,
     )
-    counted = sum(module.kernels for module in phase.modules if not module.depth)
-    yield TimeRow("module", "(outside layers)", "", 0, "", counted - kernels, rest, rest, {})
     yield from _unattributed(phase)
 
 
 def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
     for call in phase.calls:
-        which = "?" if call.call is None else str(call.call)
-        depth = len(split_tag(call.tag)) - 1
         yield TimeRow(
-            "call", call.path or "(root)", call.class_name, depth, which, call.kernels, call.self_time,
-            call.total_time, {},
-        )  # fmt: skip
+            kind="call",
+            label=call.path or "(root)",
+            class_name=call.class_name,
+            depth=len(split_tag(call.tag)) - 1,
+            calls="?" if call.call is None else str(call.call),
+            kernels=call.kernels,
+            self_time=call.self_time,
+            total_time=call.total_time,
+        )
 
 
 def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
     yield from (_group(group, "class") for group in by_class(phase))
-    yield from _rest(phase)
+    if phase.fused:
+        time = Microseconds.zero(len(phase.kernel_time))
+        for nodes in phase.fused:
+            time += nodes.time
+        kernels = sum(nodes.kernels for nodes in phase.fused)
+        yield TimeRow(kind="fused", label="(fused across modules)", kernels=kernels, self_time=time, total_time=time)
+    yield from _unattributed(phase)
 
 
 def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
     yield from (_group(group, "op") for group in by_op(phase))
 
 
-def _rest(phase: PhaseProfile) -> Iterator[TimeRow]:
-    if phase.fused:
-        time = Microseconds.zero(len(phase.kernel_time))
-        for each in phase.fused:
-            time += each.time
-        kernels = sum(each.kernels for each in phase.fused)
-        yield TimeRow("fused", "(fused across modules)", "", 0, "", kernels, time, time, {})
-    yield from _unattributed(phase)
-
-
 def _unattributed(phase: PhaseProfile) -> Iterator[TimeRow]:
     if any(phase.unattributed):
-        kernels = sum(op.kernels for op in phase.unattributed_ops.values())
-        time = phase.unattributed
-        yield TimeRow("unattributed", "(unattributed)", "", 0, "", kernels, time, time, phase.unattributed_ops)
+        yield TimeRow(
+            kind="unattributed",
+            label="(unattributed)",
+            kernels=sum(op.kernels for op in phase.unattributed_ops.values()),
+            self_time=phase.unattributed,
+            total_time=phase.unattributed,
+            ops=phase.unattributed_ops,
+        )
 
 
-def _module(module: ModuleTime, *, label: str) -> TimeRow:
-    calls = "" if module.calls is None else f"{module.calls:,}"
+def _module(module: ModuleTime) -> TimeRow:
     return TimeRow(
-        "module", label, module.class_name, module.depth, calls, module.kernels, module.self_time, module.total_time,
-        module.ops,
-    )  # fmt: skip
+        kind="module",
+        label=module.path,
+        whole=module.path or "(root)",
+        class_name=module.class_name,
+        calls="" if module.calls is None else f"{module.calls:,}",
+        kernels=module.kernels,
+        self_time=module.self_time,
+        total_time=module.total_time,
+        ops=module.ops,
+    )
 
 
-def _fused(fused: FusedTime, label: str, depth: int) -> TimeRow:
-    return TimeRow("fused", label, "(fused)", depth, "", fused.kernels, fused.time, fused.time, fused.ops)
+def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
+    label = fused_label(nodes)
+    return TimeRow(
+        kind="fused",
+        label=label,
+        whole=f"{above.path}: {label}" if above.path else label,
+        class_name="(fused)",
+        depth=above.depth + 1,
+        kernels=nodes.kernels,
+        self_time=nodes.time,
+        total_time=nodes.time,
+        ops=nodes.ops,
+    )
 
 
 def _group(group: GroupTime, kind: str) -> TimeRow:
-    return TimeRow(kind, group.name, "", 0, "", group.members, group.self_time, group.total_time, {})
+    return TimeRow(
+        kind=kind,
+        label=group.name,
+        kernels=group.members,
+        self_time=group.self_time,
+        total_time=group.total_time,
+    )
 
 
 def attribute(tag: str) -> str:

@@ -1,4 +1,4 @@
-"""Profiles for other programs to show: speedscope's format and Chrome's trace events.
+"""What `profile --speedscope` and `--chrome-trace` write, for other programs to show: speedscope's format and Chrome's trace events.
 
 Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
 """
@@ -13,7 +13,7 @@ from typing import Any
 from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
 from optimum_htp.package import write_text_atomically
-from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
+from optimum_htp.verbs.profile import FusedTime, Kernel, Microseconds, PhaseProfile, ProfileReport
 
 
 _UNKNOWN = "(unattributed)"
@@ -68,10 +68,10 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
 def chrome_document(report: ProfileReport) -> dict[str, Any]:
     """A profile as Chrome trace events: a process for each phase, the kernels of its run of median length."""
     events: list[dict[str, Any]] = []
-    for number, phase in enumerate(report.phases):
-        events.append({"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": _title(phase)}})
-        events += _module_spans(phase, number)
-        events += (_kernel_event(kernel, number) for kernel in phase.timeline)
+    for process, phase in enumerate(report.phases):
+        events.append({"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": _title(phase)}})
+        events += _module_spans(phase, process)
+        events += (_kernel_event(kernel, process) for kernel in phase.timeline)
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
@@ -96,8 +96,6 @@ def _frame(tag: str) -> str:
 
 
 def _origins(kernel: Kernel) -> str:
-    from optimum_htp.verbs.profile import FusedTime, Microseconds
-
     return fused_label(FusedTime(kernel.tag or "/", kernel.origins, 1, Microseconds((kernel.time_us,)), {}))
 
 

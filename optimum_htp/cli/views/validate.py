@@ -1,8 +1,7 @@
-"""How a validation is shown: a line for each check on a terminal or in a pipe, or JSON."""
+"""How a validation is shown: a line for each check, on a terminal or in a pipe."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TextIO
 
@@ -22,22 +21,12 @@ def print_validation(report: ValidationReport, *, stream: TextIO | None = None) 
     """
     stream = stream or sys.stdout
     task = f" ({printable(report.task)})" if report.task else ""
-    print_heading(f"{printable(report.path)}{task}", (), stream)
+    print_heading(f"{printable(report.package)}{task}", (), stream)
     if is_terminal(stream):
         _print_coloured(report, stream)
     else:
         _print_plain(report, stream)
     print(f"\n{verdict(report)}", file=stream)
-
-
-def print_validation_json(report: ValidationReport, *, stream: TextIO | None = None) -> None:
-    """Prints the report as JSON.
-
-    Args:
-        report: What was found.
-        stream: Where to print; None means standard output.
-    """
-    print(json.dumps(report.to_dict(), indent=2), file=stream or sys.stdout)
 
 
 def verdict(report: ValidationReport) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, Root
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter
 
 
@@ -22,7 +22,7 @@ def file_document(record: FileRecord) -> dict[str, Any]:
     counts = record.counts
     document: dict[str, Any] = {
         "digest": record.digest,
-        "root_in_model": record.roots_in_model[0] if record.roots_in_model else None,
+        "root_in_model": record.roots[0].in_model if record.roots else None,
         "counts": {
             "nodes": counts.nodes,
             "tagged": counts.tagged,
@@ -30,10 +30,7 @@ def file_document(record: FileRecord) -> dict[str, Any]:
             "root_by_dataflow": counts.root_by_dataflow,
             "by_source": counts.by_source,
         },
-        "roots": [
-            {"in_model": at, "modules": [_module_document(module, tree) for module in tree]}
-            for at, tree in zip(record.roots_in_model, record.trees, strict=True)
-        ],
+        "roots": [_root_document(root) for root in record.roots],
         "tags": list(tags),
         "graphs": graphs,
     }
@@ -41,6 +38,16 @@ def file_document(record: FileRecord) -> dict[str, Any]:
         document["parameters"] = [_parameter_document(each) for each in record.parameters]
     if record.renamed:
         document["renamed"] = dict(record.renamed)
+    return document
+
+
+def _root_document(root: Root) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "in_model": root.in_model,
+        "modules": [_module_document(module, root.tree) for module in root.tree],
+    }
+    if root.traces:
+        document["traces"] = [trace.rows() for trace in root.traces]
     return document
 
 

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, split_tag
+from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, Roots, split_tag
 from optimum_htp.onnxfile import OnnxModel, graph_digest, node_id
+from optimum_htp.tagging import TaggedGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,11 @@ class StoredParameter:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """What the sidecar says of one ONNX file.
+    """What the sidecar says of one ONNX file: a tagged graph, serialized.
 
     Attributes:
         digest: `onnxfile.graph_digest` of the graph that was tagged.
-        roots_in_model: For each root module, where it sits in the whole model: a dotted path, `""` for the model
-            itself, None where it is no submodule of it.
-        trees: The module tree of each root; one, unless a file was merged from exports of different modules.
+        roots: The root modules; one, unless a file was merged from exports of different modules.
         tags: A tag for each node.
         node_ids: What identifies each node within its graph (`onnxfile.node_id`).
         parameters: The parameters that its stored tensors were made of, where that was asked for.
@@ -79,21 +78,21 @@ class FileRecord:
     """
 
     digest: str
-    roots_in_model: tuple[str | None, ...]
-    trees: tuple[ModuleTree, ...]
-    tags: Mapping[NodeKey, NodeTag]
+    roots: Roots
+    tags: NodeTags
     node_ids: Mapping[NodeKey, str]
     parameters: tuple[StoredParameter, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, trees: Mapping[str, tuple[ModuleTree, str | None]]
-    ) -> FileRecord:
-        """Records a tagged graph; `trees` gives each root's tree and place in the model by its tag."""
-        ids = {(path, i): node_id(node, i) for path, graph in model.graphs() for i, node in enumerate(graph.nodes)}
-        found = tuple(trees.values())
-        return cls(graph_digest(model), tuple(at for _, at in found), tuple(tree for tree, _ in found), tags, ids)
+    def of(cls, graph: TaggedGraph) -> FileRecord:
+        """Records a tagged graph."""
+        ids = {key: node_id(node, key[1]) for key, node in graph.model.nodes()}
+        return cls(graph_digest(graph.model), graph.roots, graph.tags, ids)
+
+    def tagged(self, model: OnnxModel) -> TaggedGraph:
+        """The tagged graph again, for the graph that it is of."""
+        return TaggedGraph(model, self.tags, self.roots)
 
     def keeping(self, earlier: FileRecord | None) -> FileRecord:
         """The record, with what an earlier one says of the file's stored tensors, which tags have no part in.

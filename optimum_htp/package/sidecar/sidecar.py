@@ -12,7 +12,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.package.json_files import read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_SIDECAR_BYTES
 from optimum_htp.package.sidecar.document import file_document
@@ -90,9 +90,9 @@ class Sidecar:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
             return cls(**parse_members(document))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            reason = f"{type(error).__name__}: {error}"[:300]
-            message = f"{where}: not written by optimum_htp ({reason}); delete it, export again"
-            raise PackageError(" ".join(message.split())) from error
+            raise PackageError(
+                f"{where}: not written by optimum_htp ({reason(error)}); delete it, export again"
+            ) from error
 
 
 def library_versions() -> dict[str, str]:

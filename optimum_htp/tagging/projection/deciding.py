@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from optimum_htp.hierarchy import ModuleTree, NodeTag, common_ancestor, tag_ancestors
+from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor
 from optimum_htp.tagging.projection.flow import GLUE, PLAIN
 from optimum_htp.tagging.projection.join import SHARED, Join, Match
 
@@ -18,7 +18,7 @@ class Decider:
     Args:
         join: What each node of the target does.
         tags: The tag of each tagged operation, by its number.
-        trees: The module trees that are known: they tell which tags mean the same module.
+        roots: The roots that are known: they say which tags mean the same module, and which call was made in which.
         returned: The tag of the node that makes a result of a tagged model, by the result's name.
     """
 
@@ -27,18 +27,14 @@ class Decider:
         join: Join,
         tags: Mapping[int, NodeTag],
         *,
-        trees: Iterable[ModuleTree],
+        roots: Roots,
         returned: Mapping[str, NodeTag],
     ) -> None:
         self._join = join
         self._old, self._new = join.old, join.new
         self._tags = tags
         self._returned = returned
-        self._trees = {tree.tag(()): tree for tree in trees}
-        self._calls: dict[str, set[int]] = {}
-        for tag in tags.values():
-            if tag.call is not None:
-                self._calls.setdefault(tag.tag, set()).add(tag.call)
+        self._roots = roots
         self._stored = self._new.constants()
         self._held: dict[int, list[int]] = {}
         for inner, operation in enumerate(self._new.operations):
@@ -152,24 +148,22 @@ class Decider:
         """The tag of the lowest module that contains those of all tags; None where they share no root."""
         if len(set(names)) == 1:
             return names[0]
-        tree = self._trees.get(next(tag_ancestors(names[0])))
-        if tree is not None:
-            paths = [path for name in names if (path := tree.path_of_tag(name)) is not None]
-            if len(paths) == len(names):
-                return tree.tag(tree.lowest_common(paths))
+        found = [self._roots.find(name) for name in names]
+        known = [each for each in found if each is not None]
+        if len(known) == len(found) and all(root is known[0][0] for root, _ in known):
+            tree = known[0][0].tree
+            return tree.tag(tree.lowest_common([path for _, path in known]))
         try:
             return common_ancestor(names)
         except ValueError:
             return None
 
     def _common_call(self, tag: str, tags: Sequence[NodeTag]) -> int | None:
-        """The call of the common module, where each of the tags counts calls just as it does."""
-        calls = {each.call for each in tags}
-        known = self._calls.get(tag)
-        if len(calls) != 1 or known is None:
+        """The call of the common module that all the nodes were made in, where it ran more than once."""
+        if self._roots.calls(tag) == 1:
             return None
-        same = all(each.tag == tag or self._calls.get(each.tag) == known for each in tags)
-        return calls.pop() if same else None
+        calls = {self._roots.call_above(each, tag) for each in tags}
+        return calls.pop() if len(calls) == 1 else None
 
     # --- Nodes that tools put in ---
 

@@ -27,6 +27,9 @@ QUANTIZING = frozenset("DequantizeLinear DynamicQuantizeLinear QuantizeLinear Re
 GLUE = MOVEMENT | PLAIN | QUANTIZING
 """Operators that tools insert between those that do the work."""
 
+BLOCKED = "com.microsoft.nchwc"
+"""The domain of what ONNX Runtime lays out in blocks of channels, as many as the processor's vectors hold."""
+
 _CONSTANT = frozenset(("Constant",))
 _SHAPE = frozenset(("Shape", "Size"))
 

@@ -7,12 +7,13 @@ each node does, and `deciding` what that means for its tag.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, tag_ancestors
+from optimum_htp.hierarchy import NodeTag, merged_roots, root_tags
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.tagging.projection.absorbed import match_absorbed
 from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
@@ -22,38 +23,18 @@ from optimum_htp.tagging.projection.renamed import match_names
 from optimum_htp.tagging.projection.vanished import match_renamed, match_vanished
 
 
-@dataclass(frozen=True, slots=True)
-class TaggedModel:
-    """A graph with tags for its nodes.
-
-    Attributes:
-        model: The graph.
-        tags: A tag for each node; nodes without one are no evidence for others.
-    """
-
-    model: OnnxModel
-    tags: Mapping[NodeKey, NodeTag]
-
-
-def project(
-    sources: Sequence[TaggedModel],
-    target: OnnxModel,
-    *,
-    trees: Iterable[ModuleTree] = (),
-    require_descent: bool = False,
-) -> dict[NodeKey, NodeTag]:
+def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descent: bool = False) -> TaggedGraph:
     """Tags a graph that was made from tagged ones.
 
     Args:
         sources: The tagged graphs that the target may descend from, the likeliest first.
         target: The graph to tag.
-        trees: The module trees of the sources, as far as they are known.
         require_descent: Refuse a target that doesn't look as if it had been made from the sources.
 
     Returns:
-        A tag for each node: that of the tagged node that it still is; `fused` where it does the work of others, with
-        the lowest module that contains them, and the list of them; `inserted` where a tool put it in; `unresolved`,
-        with the root's tag, where nothing is known.
+        The target with a tag for each node: that of the tagged node that it still is; `fused` where it does the work of
+        others, with the lowest module that contains them, and the list of them; `inserted` where a tool put it in;
+        `unresolved`, with the root's tag, where nothing is known.
 
     Raises:
         HtpError: The target is broken, or descent is required and too little of the target fits.
@@ -63,6 +44,7 @@ def project(
     pairing = pair([source.model for source in sources], new)
     join = Join(pairing, new)
     match_names(join)
+    match_absorbed(join)
     match_renamed(join)
     match_vanished(join)
     if require_descent:
@@ -75,11 +57,19 @@ def project(
         tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)
         if tag is not None and tag.source != "unresolved":
             known[number] = tag
-    decided = Decider(join, known, trees=trees, returned=_returned(sources)).run()
-    roots = {next(tag_ancestors(tag.tag)) for source in sources for tag in source.tags.values()}
-    unresolved = NodeTag(min(roots, default="/"), "unresolved")
-    found = {operation.key: tag or unresolved for operation, tag in zip(new.operations, decided, strict=True)}
-    return {(path, i): found[path, i] for path, graph in target.graphs() for i in range(len(graph.nodes))}
+    roots = merged_roots(source.roots for source in sources)
+    decided = Decider(join, known, roots=roots, returned=_returned(sources)).run()
+    names = root_tags(tag for source in sources for tag in source.tags.values())
+    unresolved = NodeTag(min(names, default="/"), "unresolved")
+    tags = {operation.key: tag or unresolved for operation, tag in zip(new.operations, decided, strict=True)}
+    return TaggedGraph(
+        target,
+        {key: tags[key] for key, _ in target.nodes()},
+        roots.used_by(tags.values()),
+        origin=sources[0].origin if sources else "",
+        sources=tuple(sources),
+        skeleton=sources[0].skeleton if sources else None,
+    )
 
 
 def refuse_empty(target: OnnxModel) -> None:
@@ -97,7 +87,7 @@ def refuse_empty(target: OnnxModel) -> None:
         )
 
 
-def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:
+def _returned(sources: Sequence[TaggedGraph]) -> dict[str, NodeTag]:
     """The tag of the node that makes each result of the tagged models."""
     found: dict[str, NodeTag] = {}
     for source in sources:
@@ -107,6 +97,3 @@ def _returned(sources: Sequence[TaggedModel]) -> dict[str, NodeTag]:
             if tag is not None:
                 found.update({name: tag for name in results.intersection(node.outputs) if name not in found})
     return found
-
-
-__all__ = ["TaggedModel", "project", "refuse_empty"]

@@ -103,13 +103,9 @@ class Evidence:
         return NodeTag(tree.tag(owner.path), self.sources[key], index)
 
     def _common_call(self, path: ModulePath, owners: list[Owner]) -> int | None:
-        if any(owner.call is None for owner in owners):
-            return None
-        module = self.trace.tree.module(path)
-        chains = [list(self.trace.ancestors(owner.call)) for owner in owners if owner.call is not None]
-        shared = set(chains[0]).intersection(*chains[1:])
-        at_path = (n for n in chains[0] if n in shared and self.trace.tree.module(self.trace.calls[n].path) is module)
-        return next(at_path, None)
+        """The number of the call of a module that all the owners' calls were made in."""
+        calls = [owner.call for owner in owners if owner.call is not None]
+        return self.trace.calls.common(calls, path) if len(calls) == len(owners) else None
 
     def _index(self, path: str, graph: Graph, outer: tuple[dict[str, NodeKey], ...]) -> None:
         """Adds a graph's nodes and edges; names mean the innermost graph around that defines them, as in ONNX."""

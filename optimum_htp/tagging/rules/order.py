@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optimum_htp.hierarchy import NodeKey, NodeTag
+from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.tagging.rules import dataflow, metadata, parameter, scope
-from optimum_htp.tagging.rules import node_names as names
+from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.tagging.rules import dataflow, metadata, node_names as names, parameter, scope
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
-from optimum_htp.tagging.tracing.trace import ModuleTrace
+from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
 
 Rule = Callable[[NodeKey, Evidence], "Owner | None"]
@@ -59,6 +59,11 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     return {key: evidence.node_tag(key) for key in evidence.order}
 
 
+def tag_export(export: ExportTrace) -> TaggedGraph:
+    """Tags the graph of an export, as the exporter left it."""
+    return TaggedGraph(export.model, tag_model(export.model, export.trace), Roots((export.root,)))
+
+
 def _try(rules: tuple[tuple[str, Rule], ...], key: NodeKey, evidence: Evidence) -> None:
     for source, decide in rules:
         owner = decide(key, evidence)
@@ -68,4 +73,4 @@ def _try(rules: tuple[tuple[str, Rule], ...], key: NodeKey, evidence: Evidence) 
             return
 
 
-__all__ = ["LAST_RULES", "RULES", "tag_model"]
+__all__ = ["LAST_RULES", "RULES", "tag_export", "tag_model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree
+from optimum_htp.hierarchy import CallTree, ModuleInfo, ModulePath, ModuleTree
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
 
@@ -23,7 +23,8 @@ _MAX_ALIASES = 100_000
 def static_trace(model: torch.nn.Module) -> ModuleTrace:
     """What a model shows of itself without running."""
     modules = registered_paths(model)
-    return ModuleTrace(module_tree(modules, {}), tensors=tensor_owners(modules), holders=shared_tensors(modules))
+    calls = CallTree(module_tree(modules, {}))
+    return ModuleTrace(calls, tensors=tensor_owners(modules), holders=shared_tensors(modules))
 
 
 def registered_paths(model: torch.nn.Module) -> Registered:

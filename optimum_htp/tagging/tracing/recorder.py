@@ -7,10 +7,10 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from optimum_htp.hierarchy import name_for_caller
+from optimum_htp.hierarchy import CallTree, ModuleCall, name_for_caller
 from optimum_htp.tagging.tracing.modules import is_container, module_tree, registered_paths, tensor_owners
 from optimum_htp.tagging.tracing.torchscript import NumberedScopes
-from optimum_htp.tagging.tracing.trace import ModuleCall, ModuleTrace
+from optimum_htp.tagging.tracing.trace import ModuleTrace
 
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class CallRecorder:
         """What was recorded, as data that holds on to no module."""
         tree = module_tree(self._modules, self._counts)
         return ModuleTrace(
-            tree,
-            calls=tuple(self._calls),
+            CallTree(tree, self._calls),
             scopes=self._scopes.numbers,
             tensors=tensor_owners(self._modules),
             scripted=self._scopes.scripted,

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.onnxfile import read_content, read_model
+from optimum_htp.errors import ModelTooLargeError, reason
+from optimum_htp.onnxfile import FileStamp, read_content, read_model
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.tracing.recorder import CallRecorder
-from optimum_htp.tagging.tracing.torchscript import Written, writing_replaced
+from optimum_htp.tagging.tracing.torchscript import writing_replaced
 from optimum_htp.tagging.tracing.trace import ExportTrace
 
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Annotate = Callable[[bytes, ExportTrace], "Iterable[bytes | memoryview] | None"]
+Tagger = Callable[[bytes, ExportTrace], "tuple[Iterable[bytes | memoryview], TaggedGraph] | None"]
 
 _tap_lock = threading.RLock()
 
@@ -36,12 +38,16 @@ class ModuleTap:
     Attributes:
         exports: What was recorded, in the order of the calls.
         failures: For each file whose export could not be recorded, why.
-        seconds: Wall-clock seconds spent on reading and annotating what was exported.
-        whole_model: The model that exported modules are looked up in, set by whoever knows it.
+        tagged: For each file that was tagged while the exporter wrote it, its graph with the tags. Its metadata is that
+            from before.
+        late: For each file whose tags could not be written while the exporter wrote it, why; the exporter wrote it
+            without them.
+        seconds: Wall-clock seconds spent on reading and tagging what was exported.
 
     Args:
-        annotate: What to write instead of the bytes of an exported file, given those and the trace; None for the
-            bytes themselves.
+        tagger: What to write instead of the bytes of an exported file, and the tags in it, given the bytes and the
+            trace; None, for it or from it, for the bytes themselves.
+        place: Says where an exported module sits in the whole model: a dotted path, or None.
 
     Example:
         >>> with ModuleTap() as tap:                          # doctest: +SKIP
@@ -50,14 +56,24 @@ class ModuleTap:
         'Net'
     """
 
-    def __init__(self, annotate: Annotate | None = None) -> None:
+    def __init__(
+        self, tagger: Tagger | None = None, *, place: Callable[[torch.nn.Module], str | None] | None = None
+    ) -> None:
         self.exports: list[ExportTrace] = []
         self.failures: dict[Path, Exception] = {}
+        self.tagged: dict[Path, TaggedGraph] = {}
+        self.late: dict[Path, Exception] = {}
         self.seconds: float = 0.0
-        self.whole_model: object = None
-        self._annotate = annotate
+        self._stamps: dict[Path, FileStamp | None] = {}
+        self._tagger = tagger
+        self._place = place
         self._original: Callable[..., Any] | None = None
         self._thread = 0
+
+    def is_unchanged(self, file: Path) -> bool:
+        """Whether a file was tagged while it was written, and nobody has written to it since."""
+        stamp = self._stamps.get(file)
+        return stamp is not None and stamp.holds(file)
 
     def __enter__(self) -> ModuleTap:
         import torch.onnx
@@ -79,7 +95,7 @@ class ModuleTap:
 
         try:
             torch.onnx.export = self._original  # type: ignore[assignment]
-            self.whole_model = None
+            self._place = None  # and the model that it looks at
         finally:
             _tap_lock.release()
 
@@ -100,13 +116,23 @@ class ModuleTap:
             return original(*args, **kwargs)
         written: list[ExportTrace] = []
 
-        def annotated(content: bytes, file: Path) -> Iterable[bytes | memoryview] | None:
-            export = self._traced(recorder, model, file, content)
-            pieces = self._annotate(content, export) if self._annotate is not None else None
+        def write(content: bytes, file: Path) -> bool:
+            assert self._tagger is not None  # or this function is not used
+            started = time.perf_counter()
+            try:
+                export = self._traced(recorder, model, file, content)
+                tagged = self._tagger(content, export)
+            except Exception as error:  # Optimum's export goes on, and the tags are written when it is done
+                self._give_up(file, error)
+                return False
+            finally:
+                self.seconds += time.perf_counter() - started
             written.append(export)
-            return pieces
+            if tagged is not None:
+                self._write(file, *tagged)
+            return tagged is not None
 
-        with recorder, writing_replaced(self._timed(annotated) if self._annotate is not None else None):
+        with recorder, writing_replaced(write if self._tagger is not None else None):
             result = original(*args, **kwargs)
         file = Path(target)
         started = time.perf_counter()
@@ -122,25 +148,23 @@ class ModuleTap:
         self, recorder: CallRecorder, model: torch.nn.Module, file: Path, content: bytes | None = None
     ) -> ExportTrace:
         graph = read_model(file) if content is None else read_content(content, path=file)
-        return ExportTrace(file, graph, recorder.trace(), _place(model, self.whole_model))
+        return ExportTrace(file, graph, recorder.trace(), self._place(model) if self._place is not None else None)
 
-    def _timed(self, annotated: Written) -> Written:
-        """Counts the time of it, and lets the exporter write what it has where it fails: the pass comes back later."""
+    def _write(self, file: Path, pieces: Iterable[bytes | memoryview], graph: TaggedGraph) -> None:
+        with file.open("wb") as opened:
+            opened.writelines(pieces)
+        self.tagged[file], self._stamps[file] = graph, FileStamp.put(file)
 
-        def timed(content: bytes, file: Path) -> Iterable[bytes | memoryview] | None:
-            started = time.perf_counter()
-            try:
-                return annotated(content, file)
-            except Exception as error:
-                logger.debug("%s was not tagged while it was written: %s", file, error)
-                return None
-            finally:
-                self.seconds += time.perf_counter() - started
-
-        return timed
+    def _give_up(self, file: Path, error: Exception) -> None:
+        if isinstance(error, ModelTooLargeError):  # with its tags; whoever tags it later says so
+            return
+        self.late[file] = error
+        logger.warning(
+            "%s is tagged when the export is done, and not while it is written: %s", file.name, reason(error)
+        )
 
 
-def _place(module: torch.nn.Module, whole: object) -> str | None:
+def place_in_model(module: torch.nn.Module, whole: object) -> str | None:
     """The dotted path of a module in a whole model: a module, or a diffusers pipeline; None where it is not in it."""
     components = getattr(whole, "components", None) if not hasattr(whole, "named_modules") else None
     for name, part in (components if isinstance(components, dict) else {"": whole}).items():

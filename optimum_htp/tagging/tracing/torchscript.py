@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _MARK_ATTRIBUTE = "optimum_htp_mark"
 # What calls of a private interface raise that is not what it was.
 _CHANGED = (AttributeError, TypeError, ValueError, RuntimeError)
 
-Written = Callable[[bytes, Path], "Iterable[bytes | memoryview] | None"]
+Write = Callable[[bytes, Path], bool]
 
 
 class NumberedScopes:
@@ -180,18 +180,21 @@ def _pass_extended(
 
 
 @contextmanager
-def writing_replaced(written: Written | None) -> Iterator[None]:
-    """Lets a function say what the TorchScript exporter writes into its file, while that is still in memory.
+def writing_replaced(write: Write | None) -> Iterator[None]:
+    """Lets a function write the file of the TorchScript exporter, whose content is still in memory.
 
     So nothing has to be copied later to make room for the tags. Where this torch has no such writer, the file is
     written as it is.
+
+    Args:
+        write: Given the content and the file, writes it and says so, or leaves it to the exporter.
     """
     try:
         from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer
     except ImportError:
         writer = None  # type: ignore[assignment]
     original = getattr(writer, "_export_file", None)
-    if written is None or original is None:
+    if write is None or original is None:
         yield
         return
     thread = threading.get_ident()
@@ -199,20 +202,15 @@ def writing_replaced(written: Written | None) -> Iterator[None]:
     def export_file(*args: Any, **kwargs: Any) -> None:
         given: list[Any] = [*args, *kwargs.values()]
         file_name = given[1] if len(given) == 3 else None
-        pieces = None
-        if (
+        ours = (
             threading.get_ident() == thread
             and isinstance(file_name, str)
             and isinstance(given[0], bytes)
             and not given[2]
-        ):
-            pieces = written(given[0], Path(file_name))
-        if file_name is None or pieces is None:
+            and write(given[0], Path(file_name))
+        )
+        if not ours:
             original(*args, **kwargs)
-            return
-        with Path(file_name).open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
 
     try:
         writer._export_file = export_file

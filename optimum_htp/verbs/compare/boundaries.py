@@ -1,14 +1,24 @@
-"""Which tensors of a graph are the outputs of a module call.
+"""Which tensors of a graph may be the outputs of a module call, the likeliest first.
 
 The output of a module is the last floating-point tensor that is made in the call, by it or the calls in it, and used
-outside; of a tuple, the tensors in order; where nobody outside uses it, the last one inside. Where shapes leave several,
-the values decide: a tensor that agrees with the reference is what the module returned.
+outside; of a tuple, the tensors in order; where nobody outside uses it, the last one inside. Shapes rule some out
+(`assign`), and where they leave several the values decide (`matching`).
+
+For example, of a graph with these nodes (module: operator -> tensor)
+
+    attention.query: MatMul -> a
+    attention.query: Add    -> q
+    attention:       Shape  -> s
+    attention:       Mul    -> y
+    norm:            Sub    -> z
+
+the candidates of `attention.query` are `q, a` (`Shape` and `Mul` use `q`, nobody outside uses `a`), and those of
+`attention` are `y, q, a`: `norm` uses `y`, and `s` is not of a floating-point type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
 from optimum_htp.hierarchy import NodeTag
 from optimum_htp.onnxfile import reads
@@ -19,21 +29,10 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 MAX_CANDIDATES = 12
 """How many tensors of a call are looked at for one output."""
 
-_SCALES = "DynamicQuantizeLinear"  # what it makes in floating point is no tensor of the model
+_SCALES = "DynamicQuantizeLinear"  # what it makes in floating point is not a tensor of the model
 _VIEWS = frozenset(("Shape", "Size"))
 
-
-@dataclass(slots=True)
-class CallNodes:
-    """The nodes of a module call, those of the calls in it included.
-
-    Attributes:
-        nodes: Their numbers in the graph.
-        foreign: The modules, outside the call, that nodes outside it do the work of together with one inside.
-    """
-
-    nodes: set[int] = field(default_factory=set)
-    foreign: set[str] = field(default_factory=set)
+Shape = tuple[int | str | None, ...]
 
 
 class Boundaries:
@@ -44,6 +43,12 @@ class Boundaries:
         calls: The calls.
         call_of: The call that a node belongs to by its tag.
         may_be_float: Whether a tensor may be of a floating-point type.
+
+    Attributes:
+        owner: For each node the call that it belongs to.
+        nodes: For each call that has nodes, their indices, those of the calls in it included.
+        fused: The calls that share a node with modules outside them, which an optimizer fused.
+        hidden: The calls whose nodes are all in the bodies of control-flow nodes.
     """
 
     def __init__(
@@ -61,18 +66,17 @@ class Boundaries:
             call_of(node.tag) if node.tag is not None and node.tag.source != "unresolved" else None
             for node in flat.nodes
         ]
-        self.found: dict[int, CallNodes] = {}
-        for at, owner in enumerate(self.owner):
+        self.nodes: dict[int, set[int]] = {}
+        for index, owner in enumerate(self.owner):
             for number in self.around(owner):
-                self.found.setdefault(number, CallNodes()).nodes.add(at)
-        self._mark_fused(call_of)
+                self.nodes.setdefault(number, set()).add(index)
+        self.fused = set(self._find_fused(call_of))
         hidden = {number for tag in flat.hidden for number in self.around(call_of(tag))}
-        self.hidden = sorted(hidden - self.found.keys())
-        """The calls whose nodes are all in the bodies of control-flow nodes."""
+        self.hidden = sorted(hidden - self.nodes.keys())
 
     def with_nodes(self) -> list[int]:
         """The calls that have nodes, in their order."""
-        return sorted(self.found)
+        return sorted(self.nodes)
 
     def around(self, number: int | None) -> Iterator[int]:
         """A call and those that contain it, the innermost first."""
@@ -81,66 +85,68 @@ class Boundaries:
             number = self.calls[number].parent
 
     def candidates(self, number: int) -> list[str]:
-        """The tensors that a call may return, the likeliest first."""
-        nodes = self.found[number].nodes
+        """The tensors that a call may return, the likeliest first: used outside, looked at outside, used inside."""
         used: list[str] = []
         looked_at: list[str] = []
         inside: list[str] = []
-        for at in sorted(nodes, reverse=True):
-            if self._op(at) == _SCALES:
+        for index in sorted(self.nodes[number], reverse=True):
+            if self._op(index) == _SCALES:
                 continue
-            for name in self.flat.nodes[at].node.outputs:
+            for name in self.flat.nodes[index].node.outputs:
                 if not name or not self._may_be_float(name):
                     continue
                 if self.is_used(number, name):
                     used.append(name)
                 else:
-                    (looked_at if self._readers_outside(number, name) else inside).append(name)
+                    (looked_at if self._consumers_outside(number, name) else inside).append(name)
         return [*used, *looked_at, *inside]
 
     def is_used(self, number: int, name: str) -> bool:
         """Whether somebody outside a call uses the values of a tensor, not just its shape."""
         return name in self._results or any(
-            self._op(reader) not in _VIEWS for reader in self._readers_outside(number, name)
+            self._op(consumer) not in _VIEWS for consumer in self._consumers_outside(number, name)
         )
 
     def entering(self, number: int) -> list[str]:
         """The tensors that a call takes from outside, as far as they depend on the model's inputs."""
-        nodes = self.found[number].nodes
-        names = dict.fromkeys(name for at in sorted(nodes) for name in reads(self.flat.nodes[at].node))
-        return [
-            name
-            for name in names
-            if (at := self.flat.maker.get(name)) is not None and at not in nodes and at in self.flat.varying
-        ]
+        nodes = self.nodes[number]
+        outside = self.flat.varying - nodes
+        names = dict.fromkeys(name for index in sorted(nodes) for name in reads(self.flat.nodes[index].node))
+        return [name for name in names if self.flat.producer.get(name) in outside]
 
-    def fused_with(self, number: int) -> tuple[str, ...]:
-        """The modules outside a call that do a part of its work, or it of theirs, in one node."""
-        return tuple(sorted(self.found[number].foreign))
+    def folded_batch_norm(self, number: int) -> int | None:
+        """The call of the BatchNorm that was folded into a convolution: the next one, which has no nodes left."""
+        following = number + 1
+        if following >= len(self.calls) or following in self.nodes:
+            return None
+        call = self.calls[following]
+        is_norm = "BatchNorm" in call.class_name and call.parent == self.calls[number].parent
+        return following if is_norm else None
 
-    def _readers_outside(self, number: int, name: str) -> list[int]:
-        nodes = self.found[number].nodes
-        return [reader for reader in self.flat.readers.get(name, ()) if reader not in nodes]
+    def _consumers_outside(self, number: int, name: str) -> list[int]:
+        return [consumer for consumer in self.flat.consumers.get(name, ()) if consumer not in self.nodes[number]]
 
-    def _op(self, at: int) -> str:
-        return self.flat.nodes[at].node.op_type
+    def _op(self, index: int) -> str:
+        return self.flat.nodes[index].node.op_type
 
-    def _mark_fused(self, call_of: Callable[[NodeTag], int | None]) -> None:
-        """Tells every call of the modules of a node fused across modules, as far as the node lies outside the call."""
-        for at, flat in enumerate(self.flat.nodes):
+    def _find_fused(self, call_of: Callable[[NodeTag], int | None]) -> Iterator[int]:
+        """The calls of all modules of a node that was fused of several, as far as the node lies outside the call."""
+        for index, flat in enumerate(self.flat.nodes):
             tag = flat.tag
-            for origin in tag.origins if tag is not None and len(tag.origins) > 1 else ():
-                owner = call_of(NodeTag(origin, "fused", tag.call if tag else None))
+            if tag is None or len(tag.origins) < 2:
+                continue
+            for origin in tag.origins:
+                owner = call_of(NodeTag(origin, "fused", tag.call))
                 owner = owner if owner is not None else call_of(NodeTag(origin, "fused"))
-                others = {each for each in (tag.origins if tag else ()) if each != origin}
-                for number in self.around(owner):
-                    found = self.found.get(number)
-                    if found is not None and at not in found.nodes:
-                        found.foreign |= others
+                yield from (number for number in self.around(owner) if index not in self.nodes.get(number, {index}))
 
 
-def fits(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor that this is known of can have a shape."""
+def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
+    """Whether a tensor of which this much is known can have a shape.
+
+    >>> fits(("batch", 4), (2, 4)), fits(("batch", 4), (2, 5)), fits(None, (2, 4))
+    (True, False, True)
+    """
     if shape is None:
         return True
     return len(shape) == len(actual) and all(
@@ -148,8 +154,12 @@ def fits(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) ->
     )
 
 
-def fits_in_some_order(shape: tuple[int | str | None, ...] | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor that this is known of can have a shape, but for the order of the axes."""
+def fits_in_some_order(shape: Shape | None, actual: tuple[int, ...]) -> bool:
+    """Whether a tensor of which this much is known can have a shape, its axes permuted if need be.
+
+    >>> fits_in_some_order((4, "batch"), (2, 4)), fits_in_some_order((4, 4), (2, 4))
+    (True, False)
+    """
     if shape is None:
         return True
     left = list(actual)
@@ -164,9 +174,13 @@ def fits_in_some_order(shape: tuple[int | str | None, ...] | None, actual: tuple
 def assign(
     candidates: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
-    known: Callable[[str], tuple[int | str | None, ...] | None],
+    known: Callable[[str], Shape | None],
 ) -> list[str | None]:
-    """A candidate for each output: the likeliest that fits; of several outputs, those that fit in their order."""
+    """A candidate for each output: the likeliest that fits; of several outputs, those that fit in their order.
+
+    >>> assign(["last", "first"], [(2,), (2,)], {"last": (2,), "first": (2,)}.get)
+    ['first', 'last']
+    """
     fitting = [[name for name in candidates if fits(known(name), shape)] for shape in shapes]
     if len(shapes) > 1:
         same = [name for name in candidates if any(name in names for names in fitting)]
@@ -174,20 +188,7 @@ def assign(
             name in names for name, names in zip(reversed(same), fitting, strict=True)
         ):
             return list(reversed(same))
-    taken: set[str] = set()
     chosen: list[str | None] = []
     for names in fitting:
-        name = next((name for name in names if name not in taken), None)
-        chosen.append(name)
-        taken.update([name] if name is not None else [])
+        chosen.append(next((name for name in names if name not in chosen), None))
     return chosen
-
-
-def folded_batch_norm(number: int, calls: Sequence[ReferenceCall], found: Mapping[int, CallNodes]) -> int | None:
-    """The call of the BatchNorm that was folded into a convolution: the next one, which has no nodes left."""
-    following = number + 1
-    if following >= len(calls) or following in found:
-        return None
-    call = calls[following]
-    is_norm = "BatchNorm" in call.class_name and call.parent == calls[number].parent
-    return following if is_norm else None

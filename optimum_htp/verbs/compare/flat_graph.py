@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeKey, NodeTag
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, reads
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, reads
 
 
 _BRANCH_INPUT = "use_cache_branch"
@@ -15,10 +15,10 @@ _BRANCH_INPUT = "use_cache_branch"
 
 @dataclass(frozen=True, slots=True)
 class FlatNode:
-    """A node: 0 for the main graph or 1 for the branch, its position there, and its tag."""
+    """A node: 0 for the main graph or 1 for the branch, its index there, and its tag."""
 
     scope: int
-    position: int
+    index: int
     node: Node
     tag: NodeTag | None
 
@@ -26,78 +26,82 @@ class FlatNode:
 class FlatGraph:
     """The nodes of a main graph, or of one branch of a merged decoder and what is around it.
 
+    For example, of a merged decoder the nodes `Cast, If(then_branch: MatMul, Add)` are `Cast, MatMul, Add` for the
+    branch with past key values.
+
     Args:
         model: The file.
         tags: Its tags.
         branch: Of a merged decoder, whether the branch with past key values is meant.
 
     Attributes:
-        path: The path of the branch's graph; `""` where there is none.
+        path: The path of the branch's graph; `""` without one.
         scopes: The graphs whose nodes these are.
-        nodes: The nodes in the order of the graph.
+        nodes: The nodes in the order of the graph; everything else speaks of them by their index here.
         outputs: The names of the results.
         hidden: The tags of nodes in the bodies of these nodes, whose tensors can't be shown.
     """
 
     def __init__(self, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, branch: bool | None = None) -> None:
-        self.path, body, at = _branch(model.graph, branch)
+        merged, self.path, body = _find_branch(model.graph, branch)
         self.scopes = (model.graph,) if body is None else (model.graph, body)
         self.nodes: list[FlatNode] = []
-        for position, node in enumerate(model.graph.nodes):
-            if position != at:
-                self.nodes.append(FlatNode(0, position, node, tags.get(("", position))))
-        for position, node in enumerate(body.nodes if body is not None else ()):
-            self.nodes.append(FlatNode(1, position, node, tags.get((self.path, position))))
-        self.outputs = tuple(value.name for value in (body or model.graph).outputs)
-        self.hidden = [tag for (path, _), tag in tags.items() if self._is_hidden(path, at)]
+        for scope, (path, graph) in enumerate(zip(("", self.path), self.scopes, strict=False)):
+            self.nodes += [
+                FlatNode(scope, index, node, tags.get((path, index)))
+                for index, node in enumerate(graph.nodes)
+                if scope or index != merged
+            ]
+        self.outputs = tuple(value.name for value in self.scopes[-1].outputs)
+        self.hidden = [tag for (path, _), tag in tags.items() if self._is_hidden(path, merged)]
 
-    def _is_hidden(self, path: str, at: int) -> bool:
+    def _is_hidden(self, path: str, merged: int) -> bool:
         """Whether a graph is inside one of the nodes: not a function, and not a branch that was left out."""
         if path in ("", self.path) or "::" in path.split("/", 1)[0]:
             return False
-        return path.startswith(self.path + "/") if self.path and path.startswith(f"{at}.") else True
+        return path.startswith(self.path + "/") if self.path and path.startswith(f"{merged}.") else True
 
     @cached_property
-    def maker(self) -> dict[str, int]:
-        """The node that makes each tensor."""
-        return {name: at for at, flat in enumerate(self.nodes) for name in flat.node.outputs if name}
+    def producer(self) -> dict[str, int]:
+        """The node that produces each tensor."""
+        return {name: index for index, flat in enumerate(self.nodes) for name in flat.node.outputs if name}
 
     @cached_property
-    def readers(self) -> dict[str, list[int]]:
-        """The nodes that read each tensor, those included whose bodies do."""
-        found: dict[str, list[int]] = {}
-        for at, flat in enumerate(self.nodes):
+    def consumers(self) -> dict[str, list[int]]:
+        """The nodes that read each tensor, or whose bodies do."""
+        consumers: dict[str, list[int]] = {}
+        for index, flat in enumerate(self.nodes):
             for name in dict.fromkeys(reads(flat.node)):
-                found.setdefault(name, []).append(at)
-        return found
+                consumers.setdefault(name, []).append(index)
+        return consumers
 
     @cached_property
     def varying(self) -> frozenset[int]:
         """The nodes whose values depend on the model's inputs."""
         names = set(self.inputs)
-        found: set[int] = set()
-        for at, flat in enumerate(self.nodes):
+        varying: set[int] = set()
+        for index, flat in enumerate(self.nodes):
             if not names.isdisjoint(reads(flat.node)):
-                found.add(at)
+                varying.add(index)
                 names.update(flat.node.outputs)
-        return frozenset(found)
+        return frozenset(varying)
 
-    def after(self, name: str) -> set[str]:
+    def downstream(self, name: str) -> set[str]:
         """The tensors that depend on one, itself left out."""
-        found: set[str] = set()
+        reached: set[str] = set()
         stack = [name]
         while stack:
-            for at in self.readers.get(stack.pop(), ()):
-                fresh = [made for made in self.nodes[at].node.outputs if made and made not in found]
-                found.update(fresh)
+            for index in self.consumers.get(stack.pop(), ()):
+                fresh = [output for output in self.nodes[index].node.outputs if output and output not in reached]
+                reached.update(fresh)
                 stack.extend(fresh)
-        return found
+        return reached
 
     @cached_property
     def inputs(self) -> frozenset[str]:
         """The names of what has to be given."""
-        stored = {tensor.name for graph in self.scopes for tensor in graph.initializers}
-        return frozenset(value.name for value in self.scopes[0].inputs if value.name not in stored)
+        initializers = {tensor.name for graph in self.scopes for tensor in graph.initializers}
+        return frozenset(value.name for value in self.scopes[0].inputs if value.name not in initializers)
 
     def slice_to(self, names: Iterable[str], *, stop: Iterable[str] = ()) -> tuple[list[int], list[str]]:
         """The nodes that some tensors depend on, in order, and what they need: inputs, and tensors to stop at."""
@@ -110,19 +114,19 @@ class FlatGraph:
             if name in given:
                 needed[name] = None
                 continue
-            at = self.maker.get(name)
-            if at is not None and at not in chosen:
-                chosen.add(at)
-                stack.extend(reads(self.nodes[at].node))
+            index = self.producer.get(name)
+            if index is not None and index not in chosen:
+                chosen.add(index)
+                stack.extend(reads(self.nodes[index].node))
         return sorted(chosen), list(needed)
 
 
-def _branch(graph: Graph, branch: bool | None) -> tuple[str, Graph | None, int]:
-    if branch is not None:
-        for position, node in enumerate(graph.nodes):
-            if node.op_type == "If" and node.inputs and node.inputs[0] == _BRANCH_INPUT:
-                name = "then_branch" if branch else "else_branch"
-                body = next((body for element, body in node.bodies if element == name), None)
-                if body is not None:
-                    return f"{position}.{name}", body, position
-    return "", None, -1
+def _find_branch(graph: Graph, branch: bool | None) -> tuple[int, str, Graph | None]:
+    """The index of the node that holds the branches of a merged decoder, and the path and the graph of the one meant."""
+    for index, node in enumerate(graph.nodes if branch is not None else ()):
+        if node.op_type == "If" and node.inputs and node.inputs[0] == _BRANCH_INPUT:
+            element = "then_branch" if branch else "else_branch"
+            body = dict(node.bodies).get(element)
+            if body is not None:
+                return index, body_path("", index, element), body
+    return -1, "", None

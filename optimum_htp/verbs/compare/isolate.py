@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.models import Errors, compare_arrays, measure_in_any_layout
+from optimum_htp.onnxfile import element_type
 from optimum_htp.verbs.compare.matching import Matcher
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
@@ -48,14 +49,15 @@ class Isolator:
         """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
         number = comparison.order
         stops = self._reference_tensors(number)
-        nodes, needed = self._prober.flat.slice_to(self._names(number), stop=stops)
+        tensors = self._matcher.matches[number].tensors
+        nodes, needed = self._prober.flat.slice_to(tensors, stop=stops)
         fed = {name: stops[name] for name in needed if name in stops}
-        given = {name: self._as_type(name, array) for name, array in self._values(fed).items()}
+        given = {name: self._in_type_of(name, array) for name, array in self._values(fed).items()}
         added = self._error(number, given)
         if added is None:
             return None
-        inside = self._matcher.boundaries.found[number].nodes
-        before = [at for at in nodes if at not in inside and at in self._prober.flat.varying]
+        outside = self._prober.flat.varying - self._matcher.boundaries.nodes[number]
+        before = [index for index in nodes if index in outside]
         alone, source = None, None
         if added.relative > self._tolerance:
             alone, source = self._source(number, self._calls_of(before), given)
@@ -65,12 +67,9 @@ class Isolator:
             alone=alone,
             source=self._calls.get(source) if source is not None else None,
             fed=tuple(fed),
-            between=tuple(sorted({self._path(each) for each in self._calls_of(filter(self._computes, before))})),
+            between=tuple(sorted({self._path(other) for other in self._calls_of(filter(self._computes, before))})),
             not_fed=len(needed) - len(fed),
         )
-
-    def _names(self, number: int) -> list[str]:
-        return [name for name in self._matcher.matched[number].names if name is not None]
 
     def _reference_tensors(self, number: int) -> dict[str, tuple[int, int] | None]:
         """The tensors that other calls returned, but for those that contain this one: the call, and which output.
@@ -80,13 +79,13 @@ class Isolator:
         """
         around = set(self._matcher.boundaries.around(number))
         stops: dict[str, tuple[int, int] | None] = {}
-        for other, found in self._matcher.matched.items():
+        for other, match in self._matcher.matches.items():
             if other in around or self._matcher.is_fused(other):
                 continue
-            target = other if found.compared_as is None else found.compared_as
-            for index, name in enumerate(found.names):
-                if name is not None and found.errors[index] is not None and index not in found.turned:
-                    stops.setdefault(name, None if found.by_name else (target, index))
+            target = other if match.compared_as is None else match.compared_as
+            for index, output in enumerate(match.outputs):
+                if output.tensor is not None and output.errors is not None and not output.permuted:
+                    stops.setdefault(output.tensor, None if match.by_name else (target, index))
         return stops
 
     def _values(self, fed: Mapping[str, tuple[int, int] | None]) -> dict[str, Array]:
@@ -96,25 +95,27 @@ class Isolator:
 
     def _error(self, number: int, given: Mapping[str, Array]) -> Errors | None:
         """How far off a call is where some tensors are given; None where that can't be run."""
-        values = self._matcher.run(self._names(number), given)
+        match = self._matcher.matches[number]
+        values = self._matcher.run(match.tensors, given)
         if values is None:
             return None
         expected = self._matcher.expected(number)
         measured = [
-            measure_in_any_layout(values[name], array, tolerance=self._tolerance)
-            for name, array in zip(self._matcher.matched[number].names, expected, strict=False)
-            if name is not None
+            measure_in_any_layout(values[output.tensor], array, tolerance=self._tolerance)
+            for output, array in zip(match.outputs, expected, strict=False)
+            if output.tensor is not None
         ]
         pairs = [errors for errors in measured if errors is not None]
         return max(pairs, key=lambda errors: errors.relative) if pairs else None
 
     def _calls_of(self, nodes: Iterable[int]) -> set[int]:
         """The calls that some nodes belong to."""
-        return {call for at in nodes if (call := self._matcher.boundaries.owner[at]) is not None}
+        owners = (self._matcher.boundaries.owner[index] for index in nodes)
+        return {owner for owner in owners if owner is not None}
 
-    def _computes(self, at: int) -> bool:
+    def _computes(self, index: int) -> bool:
         """Whether a node makes a floating-point tensor."""
-        return any(name and self._prober.may_be_float(name) for name in self._prober.flat.nodes[at].node.outputs)
+        return any(name and self._prober.may_be_float(name) for name in self._prober.flat.nodes[index].node.outputs)
 
     def _path(self, number: int) -> str:
         return self._reference.calls[number].path or "(root)"
@@ -131,11 +132,11 @@ class Isolator:
         if alone is None or alone.relative > self._tolerance:
             return alone, number
         _, *around = self._matcher.boundaries.around(number)
-        for each in around:
-            errors = self._on_inputs_of(each, number, given) if each in before else alone
+        for outer in around:
+            errors = self._on_inputs_of(outer, number, given) if outer in before else alone
             if errors is None or errors.relative > self._tolerance:
-                return alone, each
-        unknown = [each for each in before.difference(around) if each not in self._calls or not self._agrees(each)]
+                return alone, outer
+        unknown = [other for other in before.difference(around) if other not in self._calls or not self._agrees(other)]
         return alone, max(unknown, default=None)
 
     def _agrees(self, number: int) -> bool:
@@ -145,8 +146,8 @@ class Isolator:
     def _on_inputs_of(self, outer: int, number: int, given: Mapping[str, Array]) -> Errors | None:
         """How far off a call is where one around it, or it itself, gets just what the reference's was given.
 
-        Which is which is told by shapes and, where several have the same, by which is nearest. None where that does not
-        tell it.
+        Which tensor is which input is known by their shapes and, of several with the same, by which is nearest. None
+        where it remains unknown.
         """
         entering = [name for name in self._matcher.boundaries.entering(outer) if name not in given]
         values = self._matcher.run(entering, given) if entering else None
@@ -165,7 +166,8 @@ class Isolator:
                 inputs[name] = received.pop(index).astype(values[name].dtype)
         return self._error(number, {**given, **inputs}) if inputs else None
 
-    def _as_type(self, name: str, array: Array) -> Array:
+    def _in_type_of(self, name: str, array: Array) -> Array:
         """A tensor of the reference in the type that the graph has there."""
         value = self._prober.types.get(name)
-        return array.astype("float16") if value is not None and value.elem_type == 10 else array
+        is_half = value is not None and element_type(value.elem_type).name == "float16"
+        return array.astype("float16") if is_half else array

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.package import TaggedFile
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
@@ -39,7 +39,7 @@ class PackageReference:
     def __init__(
         self,
         name: str,
-        tagged: TaggedFile,
+        tagged: TaggedGraph,
         prober: Prober,
         inputs: Mapping[str, Array],
         *,
@@ -79,14 +79,14 @@ class PackageReference:
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
         """The tensors with some names, those that the graph makes itself."""
-        return self._prober.run([name for name in names if name in self._prober.flat.maker], self.inputs)
+        return self._prober.run([name for name in names if name in self._prober.flat.producer], self.inputs)
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call takes from outside."""
         return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
 
     def _output(self, number: int) -> str | None:
-        if number not in self._boundaries.found or self._boundaries.fused_with(number):
+        if number not in self._boundaries.nodes or number in self._boundaries.fused:
             return None
         candidates = self._boundaries.candidates(number)
         used = (name for name in candidates if self._boundaries.is_used(number, name))
@@ -100,7 +100,7 @@ class PackageReference:
             replace(
                 call,
                 bytes=_BYTES * lengths.get(chosen[call.number] or "", 0),
-                fused=bool(self._boundaries.fused_with(call.number)),
+                fused=call.number in self._boundaries.fused,
             )
             for call in self.calls
         ]
@@ -124,7 +124,6 @@ class PackageReference:
                 call=call,
                 repeated=self._counts.get(tag, 1) > 1,
                 parent=self._parent(tag, call, numbers),
-                bytes=0,
             )
             for number, (tag, call) in enumerate(order)
         ]
@@ -156,7 +155,7 @@ class PackageReference:
         return numbers.get((above, call // (inner // outer)))
 
 
-def _call_counts(tagged: TaggedFile, prober: Prober) -> dict[str, int]:
+def _call_counts(tagged: TaggedGraph, prober: Prober) -> dict[str, int]:
     """How often each module ran: as the module tree says, else as the tags show."""
     counts: dict[str, int] = {}
     for flat in prober.flat.nodes:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import open_session, run_session, session_options
 from optimum_htp.onnxfile import (
+    NUMBERS,
     GraphSpans,
     OnnxModel,
     SourceFiles,
     Value,
+    element_type,
     encode_node,
     external_data_files,
     graph_pieces,
@@ -41,9 +43,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_NUMBERS = {"float32": 1, "uint8": 2, "int8": 3, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
-            "float64": 11}  # fmt: skip
-_FLOATS = frozenset((1, 10, 11, 16))
 _LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
@@ -81,7 +80,7 @@ class Prober:
     def may_be_float(self, name: str) -> bool:
         """Whether a tensor is of a floating-point type, as far as that is known."""
         value = self.types.get(name)
-        return value is None or value.elem_type in _FLOATS or not value.elem_type
+        return value is None or not value.elem_type or element_type(value.elem_type).is_float
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """What is known of a tensor's shape; None where not even the number of its axes is."""
@@ -114,8 +113,8 @@ class Prober:
         feed = {name: values[name] for name in needed}
         pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], wanted)
         session = self._open(pieces)
-        found = run_session(session, wanted, feed, name=str(self._model.path))
-        return {**passed, **dict(zip(wanted, found, strict=True))}
+        computed = run_session(session, wanted, feed, name=str(self._model.path))
+        return {**passed, **dict(zip(wanted, computed, strict=True))}
 
     def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
         """How many numbers some tensors have, which are not held for it.
@@ -129,15 +128,14 @@ class Prober:
         counted = {f"{name}{_LENGTH}": name for name in wanted}
         counters = [encode_node("Size", [name], [counter]) for counter, name in counted.items()]
         pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
-        found = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
-        return {name: int(length) for name, length in zip(wanted, found, strict=True)}
+        lengths = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
+        return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
 
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
         if declared is not None:
             return declared
-        number = _NUMBERS.get(str(array.dtype), 1)
-        return Value(name, number, tuple(f"{name}_{axis}" for axis in range(array.ndim)))
+        return Value(name, NUMBERS[str(array.dtype)], tuple(f"{name}_{axis}" for axis in range(array.ndim)))
 
     def _pieces(
         self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
@@ -147,7 +145,7 @@ class Prober:
         stored = [span for name in used if (span := initializer_span(self._scopes, name)) is not None]
         graph = graph_pieces(
             name="probe",
-            nodes=[*([self._scopes[flat.scope].nodes[flat.position]] for flat in chosen), *([node] for node in more)],
+            nodes=[*([self._scopes[flat.scope].nodes[flat.index]] for flat in chosen), *([node] for node in more)],
             initializers=([span] for span, is_sparse in stored if not is_sparse),
             sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
             inputs=inputs,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceCall:
     """One call of a module.
 
@@ -29,7 +29,7 @@ class ReferenceCall:
         parent: The number of the call that it was made from; None for the root's.
         bytes: Of its outputs, roughly.
         passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
-            is; None where there is none, and nothing where that is not known.
+            is, or None; empty where it is not known.
         fused: Whether an optimizer fused a part of it with other modules, so that what it returned is nowhere.
         several: Whether it returned more than one tensor, of any type.
     """
@@ -39,9 +39,9 @@ class ReferenceCall:
     path: str
     class_name: str
     call: int
-    repeated: bool
-    parent: int | None
-    bytes: int
+    repeated: bool = False
+    parent: int | None = None
+    bytes: int = 0
     passed_on: tuple[tuple[int, int] | None, ...] = ()
     fused: bool = False
     several: bool = False
@@ -72,7 +72,7 @@ class Reference(Protocol):
         """What some calls returned."""
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, those that there are; none where the reference is no graph."""
+        """The tensors with some names, as far as there are any; none where the reference is not a graph."""
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from optimum_htp.models import Errors
 
@@ -13,7 +14,7 @@ from optimum_htp.models import Errors
 _MANY, _FAR = 3, 1e-2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallComparison:
     """One call of a module.
 
@@ -37,17 +38,40 @@ class CallComparison:
     tag: str
     path: str
     class_name: str
-    call: int | None
-    nodes: int
-    tensors: tuple[str, ...]
-    outputs: int
-    errors: Errors | None
-    over: bool
+    call: int | None = None
+    nodes: int = 0
+    tensors: tuple[str, ...] = ()
+    outputs: int = 0
+    errors: Errors | None = None
+    over: bool = False
     skipped: str | None = None
     compared_as: str | None = None
 
+    def identity(self) -> dict[str, Any]:
+        """Which call it is, as JSON has it."""
+        return {
+            "path": self.path,
+            "class": self.class_name,
+            "tag": self.tag,
+            "call": self.call,
+            "order": self.order,
+        }
 
-@dataclass(frozen=True, slots=True)
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            **self.identity(),
+            "nodes": self.nodes,
+            "tensors": list(self.tensors),
+            "outputs": self.outputs,
+            "errors": _document(self.errors),
+            "over": self.over,
+            "not_compared": self.skipped,
+            "compared_as": self.compared_as,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Isolated:
     """The error that a module adds itself, apart from what it inherits: it was run on the reference's tensors.
 
@@ -58,9 +82,9 @@ class Isolated:
         call: The module call.
         added: The error on the reference's tensors, that of the operations `between` included.
         alone: The error on just what the reference's module was given, so without these; None where there are none
-            between, or where what it was given can't be told.
+            between, or where what it was given is unknown.
         source: The call whose own operations make the error: this one, or the one that those before it belong to; None
-            where nothing is over the tolerance, or where that can't be told.
+            where nothing is over the tolerance, or where it is unknown.
         fed: The tensors that were replaced by the reference's.
         between: The modules that contain it, or stand before it, whose operations lie between those tensors and the
             module, and so are part of the error: a residual connection's, say.
@@ -69,19 +93,32 @@ class Isolated:
 
     call: CallComparison
     added: Errors
-    alone: Errors | None
-    source: CallComparison | None
-    fed: tuple[str, ...]
-    between: tuple[str, ...]
-    not_fed: int
+    alone: Errors | None = None
+    source: CallComparison | None = None
+    fed: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    not_fed: int = 0
 
     @property
     def over(self) -> bool:
         """Whether the module itself adds more than the tolerance."""
         return self.source is self.call
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            **self.call.identity(),
+            "added": self.added.to_dict(),
+            "alone": _document(self.alone),
+            "over": self.over,
+            "source": _identity(self.source),
+            "fed": list(self.fed),
+            "between": list(self.between),
+            "not_fed": self.not_fed,
+        }
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartComparison:
     """One ONNX file, or one branch of a merged decoder.
 
@@ -100,15 +137,15 @@ class PartComparison:
     """
 
     file: str
-    branch: str
+    branch: str = ""
     reference: str
     inputs: Mapping[str, tuple[int, ...]]
     tolerance: float
     calls: tuple[CallComparison, ...]
     outputs: Mapping[str, Errors]
-    isolated: tuple[Isolated, ...]
-    without_nodes: int
-    chunks: int
+    isolated: tuple[Isolated, ...] = ()
+    without_nodes: int = 0
+    chunks: int = 1
     random: tuple[str, ...] = ()
 
     @property
@@ -135,8 +172,12 @@ class PartComparison:
     def culprit(self) -> CallComparison | None:
         """The call that makes the first error: the first to leave the reference, or what does something before it."""
         first = self.first_over
-        found = next((each for each in self.isolated if each.call is first), None)
-        return first if found is None or found.source is None else found.source
+        isolated = self.isolated_call(first)
+        return first if isolated is None or isolated.source is None else isolated.source
+
+    def isolated_call(self, call: CallComparison | None) -> Isolated | None:
+        """A call, run on the reference's tensors; None if it was not."""
+        return next((isolated for isolated in self.isolated if isolated.call is call), None)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -146,7 +187,8 @@ class PartComparison:
     @property
     def looks_foreign(self) -> bool:
         """Whether so many of the first modules are off by themselves, and far, as other weights would make them."""
-        far = {each.call.path for each in self.isolated if each.over and (each.alone or each.added).relative > _FAR}
+        own = [isolated for isolated in self.isolated if isolated.over]
+        far = {isolated.call.path for isolated in own if (isolated.alone or isolated.added).relative > _FAR}
         return len(far) >= _MANY
 
     @property
@@ -154,8 +196,30 @@ class PartComparison:
         """Whether all modules and outputs are within the tolerance."""
         return not self.over and all(errors.relative <= self.tolerance for errors in self.outputs.values())
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "file": self.file,
+            "branch": self.branch,
+            "reference": self.reference,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "compared": self.compared,
+            "calls_with_nodes": len(self.calls),
+            "calls_without_nodes": self.without_nodes,
+            "not_compared": self.skipped,
+            "looks_foreign": self.looks_foreign,
+            "random": list(self.random),
+            "first_over": _identity(self.first_over),
+            "culprit": _identity(self.culprit),
+            "isolated": [isolated.to_dict() for isolated in self.isolated],
+            "outputs": {name: errors.to_dict() for name, errors in self.outputs.items()},
+            "calls": [call.to_dict() for call in self.calls],
+        }
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompareReport:
     """How far a package is from its reference, module by module.
 
@@ -163,7 +227,7 @@ class CompareReport:
         package: The package.
         reference: The source model, or the package, that it was compared with.
         provider: ONNX Runtime's execution provider.
-        parts: The files.
+        parts: The files, a merged decoder once for each branch.
         not_compared: The files that were not compared, and why.
     """
 
@@ -171,7 +235,12 @@ class CompareReport:
     reference: str
     provider: str
     parts: tuple[PartComparison, ...]
-    not_compared: Mapping[str, str]
+    not_compared: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that were compared, by their path in the package."""
+        return tuple(dict.fromkeys(part.file for part in self.parts))
 
     @property
     def ok(self) -> bool:
@@ -183,3 +252,23 @@ class CompareReport:
         """The share of module calls with nodes that were compared."""
         calls = sum(len(part.calls) for part in self.parts)
         return sum(part.compared for part in self.parts) / calls if calls else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints; what is infinite is null."""
+        return {
+            "package": self.package,
+            "reference": self.reference,
+            "provider": self.provider,
+            "ok": self.ok,
+            "coverage": self.coverage,
+            "not_compared": dict(self.not_compared),
+            "parts": [part.to_dict() for part in self.parts],
+        }
+
+
+def _identity(call: CallComparison | None) -> dict[str, Any] | None:
+    return None if call is None else call.identity()
+
+
+def _document(errors: Errors | None) -> dict[str, float | None] | None:
+    return None if errors is None else errors.to_dict()

@@ -7,9 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, name_for_caller, tag_module_path
-from optimum_htp.models import Example, Part, SourceModel, run_reference, same_random_numbers
+from optimum_htp.models import (
+    Example,
+    Part,
+    SourceModel,
+    as_array,
+    run_reference,
+    same_random_numbers,
+    tensors_in,
+)
 from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
 
 
@@ -45,9 +53,7 @@ class TorchReference:
         self.calls: Sequence[ReferenceCall] = recorder.ended()
         self._began = recorder.order
         self.inputs: Mapping[str, Array] = example.inputs
-        # With past key values the encoder's stay as they are, and the merged graph leaves them empty.
-        kept = (name for name in example.outputs if not (part.branch and ".encoder." in name))
-        self.outputs: Mapping[str, Array] = {name: example.outputs[name] for name in kept}
+        self.outputs: Mapping[str, Array] = part.comparable(example.outputs)
         self._numbers = recorder.numbers
         self._kept = recorder.kept if recorder.complete else None
 
@@ -175,7 +181,7 @@ class _Recorder:
         index = self._counts.get(id(module), 0)
         self._counts[id(module)] = index + 1
         parent = self._stack[-1][1] if self._stack else None
-        given = tuple(_tensors((args, kwargs)))  # now: a dictionary of them may be added to
+        given = tuple(tensors_in((args, kwargs)))  # now: a dictionary of them may be added to
         if len(self._began) == self._given_to:
             self.given = tuple(map(_copied, given))
         self._stack.append((id(module), len(self._began), given))
@@ -190,7 +196,7 @@ class _Recorder:
         number = len(self.order)
         self.order.append(began)
         self.numbers[id(module), self._began[began][2]] = number
-        returned = list(_tensors(output))
+        returned = tensors_in(output)
         self._several.append(len(returned) > 1)
         made = [tensor for tensor in returned if tensor.is_floating_point()]
         if len(made) > 1:  # what is only handed through is no output; a single one may be changed in place
@@ -224,27 +230,9 @@ class _Recorder:
         return path in self._tree and self._tree.module(path).container
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in what a module takes or returns; caches are left out, which it changes in place."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-
-
 def _copied(tensor: torch.Tensor) -> Array:
     """A copy, for what comes after may change the tensor in place."""
-    import torch
-
-    copied = tensor.detach().cpu()
-    array: Array = (copied.float() if copied.dtype == torch.bfloat16 else copied.clone()).numpy()
-    return array
+    return as_array(tensor.detach().clone())
 
 
 def run_part(
@@ -262,8 +250,9 @@ def run_part(
     except HtpError:
         raise
     except Exception as error:  # whatever the model raises for inputs that it does not take
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise HtpError(f"{part.file}: PyTorch can't run it on these inputs: {reason}; give other sizes") from error
+        raise HtpError(
+            f"{part.file}: PyTorch can't run it on these inputs: {reason(error)}; give other sizes"
+        ) from error
 
 
 @same_random_numbers()
@@ -283,7 +272,7 @@ def _run_given(part: Part, given: Mapping[str, Array]) -> Example:
 
 
 def check_source(part: Part, source: SourceModel, tree: ModuleTree, *, file: str) -> None:
-    """Holds that a module is what an ONNX file was exported from.
+    """Checks that a module is what an ONNX file was exported from.
 
     Raises:
         PackageError: It is not; the message says what shows it.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePath
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
-from optimum_htp.package import HtpPackage, TaggedFile, as_package, pair_files, tagged_file
+from optimum_htp.package import HtpPackage, as_package, pair_files, tagged_file
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.diff.report import DiffReport, FileDiff, ModuleDiff, ModuleSide, changes
 from optimum_htp.verbs.diff.wiring import same_wiring
 
@@ -43,8 +44,8 @@ def diff(
     pairs = pair_files(left.files, right.files)
     files = tuple(
         _file_diff(
-            tagged_file(left.files[before], package=left, origin=right),
-            tagged_file(right.files[after], package=right, origin=left),
+            tagged_file(left.files[before], package=left, reference=right),
+            tagged_file(right.files[after], package=right, reference=left),
             depth,
         )
         for before, after in pairs.items()
@@ -64,7 +65,7 @@ class _Side:
         places: The modules, in the tree's order; None stands for nodes whose module is unknown.
     """
 
-    def __init__(self, file: TaggedFile, depth: int | None) -> None:
+    def __init__(self, file: TaggedGraph, depth: int | None) -> None:
         self._file = file
         self._depth = depth
         self._operators: dict[_Place, Counter[str]] = {}
@@ -129,7 +130,7 @@ def _is_traced(root: ModuleInfo) -> bool:
     return root.calls > 0 or root.parameters > 0
 
 
-def _file_diff(before: TaggedFile, after: TaggedFile, depth: int | None) -> FileDiff:
+def _file_diff(before: TaggedGraph, after: TaggedGraph, depth: int | None) -> FileDiff:
     left, right = _Side(before, depth), _Side(after, depth)
     there, here = set(left.places), set(right.places)
     modules = tuple(

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import CallsOf, ModulePath, ModuleTree, NodeKey, common_ancestor
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import HtpPackage, TaggedFile, tagged_file
+from optimum_htp.package import HtpPackage, tagged_file
+from optimum_htp.tagging import TaggedGraph
 
 
 _CALL = re.compile(r"(?P<module>.*)@(?P<call>\d{1,9})")
@@ -33,7 +34,7 @@ class Choice:
         positions: Where in that graph.
     """
 
-    file: TaggedFile
+    file: TaggedGraph
     tree: ModuleTree
     paths: tuple[ModulePath, ...]
     call: int | None
@@ -85,12 +86,12 @@ def choose(
     return having[0].choice(module, call)
 
 
-def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
+def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedGraph]:
     files = [each for name, each in package.files.items() if pattern is None or fnmatchcase(name, pattern)]
     if not files:
         known = ", ".join(package.files)
         raise PackageError(f"{package.path}: no file of it is called {pattern!r}; it has {known}")
-    tagged: list[TaggedFile] = []
+    tagged: list[TaggedGraph] = []
     refused: list[PackageError] = []
     for each in files:
         try:
@@ -102,9 +103,10 @@ def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
     return tagged
 
 
-def _locate(file: TaggedFile, module: str) -> Iterator[tuple[ModuleTree, tuple[ModulePath, ...]]]:
+def _locate(file: TaggedGraph, module: str) -> Iterator[tuple[ModuleTree, tuple[ModulePath, ...]]]:
     """The module trees of a file that know a name, and the modules that it stands for there."""
-    for tree, in_model in zip(file.trees, file.places, strict=True):
+    for root in file.roots:
+        tree, in_model = root.tree, root.in_model
         paths = _paths(tree, module)
         if not paths and in_model and (module == in_model or module.startswith(in_model + ".")):
             paths = _paths(tree, module[len(in_model) + 1 :])
@@ -138,7 +140,7 @@ def _range(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
     return tuple(path for path in found if path is not None) if None not in found else ()
 
 
-def _near(files: Iterable[TaggedFile], module: str) -> str:
+def _near(files: Iterable[TaggedGraph], module: str) -> str:
     """What to say to somebody who named a module that is not there."""
     known = list(dict.fromkeys(".".join(info.path) for file in files for tree in file.trees for info in tree))
     ends = [name for name in known if name.endswith("." + module)][:4]
@@ -151,7 +153,7 @@ def _near(files: Iterable[TaggedFile], module: str) -> str:
 class _Candidate:
     """The nodes of the named modules in one file, before a call is chosen."""
 
-    def __init__(self, file: TaggedFile, tree: ModuleTree, paths: tuple[ModulePath, ...], graph: str | None) -> None:
+    def __init__(self, file: TaggedGraph, tree: ModuleTree, paths: tuple[ModulePath, ...], graph: str | None) -> None:
         self.file = file
         self.tree = tree
         self.paths = paths

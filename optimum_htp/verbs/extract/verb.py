@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optimum_htp.errors import PackageError, writing
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import (
     SourceFiles,
     Value,
@@ -30,11 +30,12 @@ from optimum_htp.package import (
     HtpPackage,
     Sidecar,
     StagedDirectory,
+    as_package,
     library_versions,
-    load_package,
     read_tags,
     write_tags,
 )
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.extract.choice import Choice, choose
 from optimum_htp.verbs.extract.cut import Cut, cut
 from optimum_htp.verbs.extract.part import PartWriter, Written
@@ -120,7 +121,7 @@ def extract(
     Example:
         >>> extract("bert_onnx", "bert.encoder.layer.0", "layer.onnx")    # doctest: +SKIP
     """
-    package = load_package(path)
+    package = as_package(path)
     target = _target(package, Path(output), overwrite=overwrite)
     choice = choose(package, module, file=file, graph=graph, call=call)
     source = choice.file.model.path
@@ -238,14 +239,13 @@ def _tag(choice: Choice, found: Cut, staged: Path, *, sidecar: bool) -> None:
         new = _moved_key(key, moved)
         if new is not None:
             tags[new] = tag
-    tree = _part_of_tree(choice, tags.values())
+    root = _part_of_root(choice, tags.values())
     model = read_model(staged)
     if read_tags(model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(model, tags, trees=[tree], options=HtpOptions())
+        write_tags(TaggedGraph(model, tags, Roots((root,))), options=HtpOptions())
         model = read_model(staged)
     if sidecar:
-        place = choice.file.places[choice.file.trees.index(choice.tree)]
-        entry = FileRecord.of(model, tags, trees={tree.tag(()): (tree, place)})
+        entry = FileRecord.of(TaggedGraph(model, tags, Roots((root,))))
         Sidecar({staged.name: entry}, versions=library_versions()).write(staged.parent)
 
 
@@ -263,9 +263,10 @@ def _moved_key(key: NodeKey, moved: Mapping[NodeKey, int]) -> NodeKey | None:
     return None
 
 
-def _part_of_tree(choice: Choice, tags: Iterable[NodeTag]) -> ModuleTree:
-    """The modules that were cut out, those around them, and those of the nodes that came along."""
-    tree = choice.tree
+def _part_of_root(choice: Choice, tags: Iterable[NodeTag]) -> Root:
+    """The modules that were cut out, those around them, and those of the nodes that came along, with their calls."""
+    (whole,) = (root for root in choice.file.roots if root.tree is choice.tree)
+    tree = whole.tree
     named = {name for tag in tags for name in (tag.tag, *tag.origins)}
     wanted = {path for name in named if (path := tree.path_of_tag(name)) is not None} | set(choice.paths)
     inside = [
@@ -275,11 +276,12 @@ def _part_of_tree(choice: Choice, tags: Iterable[NodeTag]) -> ModuleTree:
     ]
     wanted.update(path for info in inside for path in (info.path, *info.aliases))
     kept = {id(tree.module(path[:length])) for path in wanted for length in range(len(path) + 1)}
-    return ModuleTree(
+    part = ModuleTree(
         replace(info, aliases=tuple(alias for alias in info.aliases if _is_known(alias, tree, kept)))
         for info in tree
         if id(info) in kept
     )
+    return Root(part, whole.in_model, tuple(trace.within(part) for trace in whole.traces))
 
 
 def _is_known(alias: ModulePath, tree: ModuleTree, kept: set[int]) -> bool:

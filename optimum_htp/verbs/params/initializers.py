@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import Initializer, Node, SourceFiles, model_spans, scope_spans
-from optimum_htp.package import HtpFile, TaggedFile, names_problem
+from optimum_htp.package import HtpFile, names_problem
+from optimum_htp.tagging import TaggedGraph
 
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class StoredTensor:
     tags: tuple[str, ...]
 
 
-def stored_tensors(file: TaggedFile) -> list[StoredTensor]:
+def stored_tensors(file: TaggedGraph) -> list[StoredTensor]:
     """The stored tensors of a file in order."""
     readers = _Readers(file)
     return [
@@ -73,7 +74,7 @@ def stored_tensors(file: TaggedFile) -> list[StoredTensor]:
 class _Readers:
     """Which nodes read a tensor, from whatever graph."""
 
-    def __init__(self, file: TaggedFile) -> None:
+    def __init__(self, file: TaggedGraph) -> None:
         self.file = file
         self.graphs = dict(file.model.graphs())
         self.made = {

@@ -26,7 +26,6 @@ from optimum_htp.package import (
     StoredParameter,
     pack_skeleton,
 )
-from optimum_htp.tagging import TaggedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +171,7 @@ def _staged(change: RenamedFile, staging: StagedDirectory, renamed: Mapping[str,
     record = change.file.record
     entries: dict[str, str] = {RENAMED: json.dumps(renamed, ensure_ascii=False)}
     if record is not None and SKELETON in model.metadata:
-        roots = {tree.tag(()): (tree, place) for tree, place in zip(record.trees, record.roots_in_model, strict=True)}
-        skeleton = pack_skeleton(TaggedModel(model, record.tags), roots)
+        skeleton = pack_skeleton(record.tagged(model))
         if skeleton is not None:
             entries[SKELETON] = skeleton
     rewrite_metadata(target, nodes={}, owned=lambda key: key in (SKELETON, RENAMED), model=entries)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.models import SourceModel, find_parts, load_source_model, source_facts
-from optimum_htp.package import HtpFile, HtpPackage, StoredParameter, TaggedFile, load_package, tagged_file
+from optimum_htp.package import HtpFile, HtpPackage, StoredParameter, as_package, tagged_file
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import is_anonymous, own_name, refuse_other_model
 from optimum_htp.verbs.params.initializers import StoredTensor, Values, stored_tensors
 from optimum_htp.verbs.params.origins import Match, Matcher
@@ -122,7 +123,7 @@ def parameters(
         >>> report = parameters("bert_onnx", "bert")                             # doctest: +SKIP
         >>> {row.name: row.parameters for row in report.rows if row.anonymous}    # doctest: +SKIP
     """
-    package = load_package(path)
+    package = as_package(path)
     files = _chosen(package, file)
     tagged = [tagged_file(each, package=package) for each in files]
     undescribed = [each.path for each in files if each.evidence != "sidecar" or package.packed is not None]
@@ -160,7 +161,7 @@ def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     return files
 
 
-def _rows(file: HtpFile, tagged: TaggedFile, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
+def _rows(file: HtpFile, tagged: TaggedGraph, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
     module, places = _module_of(file, tagged, package, source)
     tensors = SourceTensors.of(module)
     stored = stored_tensors(tagged)
@@ -176,18 +177,18 @@ def _rows(file: HtpFile, tagged: TaggedFile, package: HtpPackage, source: Source
 
 
 def _module_of(
-    file: HtpFile, tagged: TaggedFile, package: HtpPackage, source: SourceModel
+    file: HtpFile, tagged: TaggedGraph, package: HtpPackage, source: SourceModel
 ) -> tuple[Any, dict[str, str]]:
     """The PyTorch module that a file was exported from, and where in it each root of the file is, by the root's tag."""
     import torch
 
-    roots = [split_tag(tree.tag(()))[0] for tree in tagged.trees]
-    if isinstance(source.model, torch.nn.Module) and None not in tagged.places:
-        return source.model, {root: place or "" for root, place in zip(roots, tagged.places, strict=True)}
+    places = {split_tag(root.tag)[0]: root.in_model for root in tagged.roots}
+    if isinstance(source.model, torch.nn.Module) and None not in places.values():
+        return source.model, {root: place or "" for root, place in places.items()}
     parts = [part for part in find_parts(source, package.files) if part.file == file.name]
     if not parts:
         raise HtpError(f"{file.path}: which part of {source.name} it was exported from is not known")
-    return parts[0].module, dict.fromkeys(roots, "")
+    return parts[0].module, dict.fromkeys(places, "")
 
 
 def _row(file: HtpFile, stored: StoredTensor, matcher: Matcher, places: Mapping[str, str]) -> ParameterRow:
@@ -252,7 +253,7 @@ def _new_names(file: HtpFile, rows: Iterable[ParameterRow], rename: bool) -> dic
     if not rename:
         return {}
     record = file.record
-    place = (record.roots_in_model[0] if record is not None and record.roots_in_model else "") or ""
+    place = (record.roots[0].in_model if record is not None and record.roots else "") or ""
     return new_names(file.model, rows, place=place)
 
 

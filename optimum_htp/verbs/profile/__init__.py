@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.profile.report import (
+from optimum_htp.verbs.profile.report import ModuleDelta, PhaseDelta, ProfileDelta, ProfileReport
+from optimum_htp.verbs.profile.times import (
+    CallTime,
     FusedTime,
     GroupTime,
     Kernel,
     Microseconds,
     ModuleTime,
     OpTime,
-    PhaseDelta,
     PhaseProfile,
-    ProfileDelta,
-    ProfileReport,
     by_class,
     by_op,
 )
-from optimum_htp.verbs.profile.verb import compare_profiles, profile
+from optimum_htp.verbs.profile.verb import profile
 
 
 __all__ = [
+    "CallTime",
     "FusedTime",
     "GroupTime",
     "Kernel",
     "Microseconds",
+    "ModuleDelta",
     "ModuleTime",
     "OpTime",
     "PhaseDelta",
@@ -32,6 +33,5 @@ __all__ = [
     "ProfileReport",
     "by_class",
     "by_op",
-    "compare_profiles",
     "profile",
 ]

@@ -1,7 +1,14 @@
 """Which node of the graph that ONNX Runtime made each event of its profiler is about.
 
-Events name nodes, and a node without a name by its operator and its number. Names stand twice in a graph with
-branches: what ran inside a control-flow node is told by the time, and which branch it was by what ran in it.
+An event has the name of its node; a node without a name is called by its operator and a number of ONNX Runtime's, which
+is not its index. A name may occur in several graphs of a model. What ran inside a control-flow node is known by the
+time, and which of its branches that was by what ran in it:
+
+    events, as they ended        nested               joined
+    a   Add  from 0 to 2         a                    a: node 0 of the main graph
+    a   Add  from 3 to 4         if                   a: node 0 of 1.else_branch
+    c   Sub  from 4 to 5           a                  c: node 1 of 1.else_branch (then_branch has no c)
+    if  If   from 3 to 6           c
 """
 
 from __future__ import annotations
@@ -10,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.hierarchy import NodeKey
-from optimum_htp.onnxfile import Graph, OnnxModel
+from optimum_htp.onnxfile import Graph, OnnxModel, body_path
 
 
-CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
+"""Operators with bodies that ONNX Runtime has kernels for; it makes a `Loop` of a `SequenceMap`."""
 
 
 @dataclass(slots=True)
@@ -52,11 +60,8 @@ class Joiner:
     def __init__(self, model: OnnxModel) -> None:
         self._indexes = {path: _GraphIndex(graph) for path, graph in model.graphs()}
         self._bodies: dict[NodeKey, list[str]] = {
-            (path, position): [
-                f"{path}/{position}.{name}" if path else f"{position}.{name}" for name, _ in node.bodies
-            ]
-            for path, graph in model.graphs()
-            for position, node in enumerate(graph.nodes)
+            (path, index): [body_path(path, index, name) for name, _ in node.bodies]
+            for (path, index), node in model.nodes()
             if node.bodies
         }
 
@@ -65,9 +70,8 @@ class Joiner:
         return list(self._join(events, "")) if "" in self._indexes else [(event, None) for event in events]
 
     def _join(self, events: Sequence[Event], path: str) -> Iterator[tuple[Event, NodeKey | None]]:
-        found = self._indexes[path].find(events)
-        for event, position in zip(events, found, strict=True):
-            key = (path, position) if position is not None else self._anywhere(event)
+        for event, index in zip(events, self._indexes[path].find(events), strict=True):
+            key = (path, index) if index is not None else self._anywhere(event)
             if event.op_type not in CONTROL_FLOW:
                 yield event, key
             elif event.inside:
@@ -81,12 +85,12 @@ class Joiner:
 
     def _anywhere(self, event: Event) -> NodeKey | None:
         """The one node of all graphs that has an event's name and operator."""
-        found = [
-            (path, position)
-            for path, index in self._indexes.items()
-            for position in index.named.get((event.name, event.op_type), ())
+        keys = [
+            (path, index)
+            for path, nodes in self._indexes.items()
+            for index in nodes.named.get((event.name, event.op_type), ())
         ]
-        return found[0] if len(found) == 1 else None
+        return keys[0] if len(keys) == 1 else None
 
 
 class _GraphIndex:
@@ -95,36 +99,36 @@ class _GraphIndex:
     def __init__(self, graph: Graph) -> None:
         self.named: dict[tuple[str, str], list[int]] = {}
         self._unnamed: dict[str, list[int]] = {}
-        for position, node in enumerate(graph.nodes):
+        for index, node in enumerate(graph.nodes):
             if node.name:
-                self.named.setdefault((node.name, node.op_type), []).append(position)
+                self.named.setdefault((node.name, node.op_type), []).append(index)
             else:
-                self._unnamed.setdefault(node.op_type, []).append(position)
+                self._unnamed.setdefault(node.op_type, []).append(index)
 
     def known(self, events: Sequence[Event]) -> int:
         """How many of some events may be of this graph."""
         return sum((event.name, event.op_type) in self.named or self._is_unnamed(event) for event in events)
 
     def find(self, events: Sequence[Event]) -> list[int | None]:
-        """The positions of the nodes of some events, which may run repeatedly, as the body of a loop does."""
-        numbers: dict[str, dict[int, int]] = {}
+        """The indexes of the nodes of some events, which may run repeatedly, as the body of a loop does."""
+        orders: dict[str, dict[int, int]] = {}
         for event in events:
             if self._is_unnamed(event):
-                seen = numbers.setdefault(event.op_type, {})
+                seen = orders.setdefault(event.op_type, {})
                 seen.setdefault(event.index, len(seen))
         turns: dict[tuple[str, str], int] = {}
-        return [self._position(event, numbers, turns) for event in events]
+        return [self._index(event, orders, turns) for event in events]
 
-    def _position(
-        self, event: Event, numbers: Mapping[str, Mapping[int, int]], turns: dict[tuple[str, str], int]
+    def _index(
+        self, event: Event, orders: Mapping[str, Mapping[int, int]], turns: dict[tuple[str, str], int]
     ) -> int | None:
         key = (event.name, event.op_type)
-        positions = self.named.get(key)
-        if positions:
+        indexes = self.named.get(key)
+        if indexes:
             turn = turns[key] = turns.get(key, -1) + 1
-            return positions[turn % len(positions)]
+            return indexes[turn % len(indexes)]
         if self._is_unnamed(event):
-            order = numbers[event.op_type][event.index]
+            order = orders[event.op_type][event.index]
             unnamed = self._unnamed[event.op_type]
             return unnamed[order] if order < len(unnamed) else None
         return None

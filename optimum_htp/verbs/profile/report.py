@@ -1,192 +1,18 @@
-"""What a profile says: reports, and what can be computed from them.
+"""What `profile` reports: where the time of a package goes, and of two packages side by side.
 
-All times are microseconds, one value for each run, so that sums over modules are exact in every run: the times of all
-modules alone, of all nodes fused across modules, and of what is not attributed add up to ONNX Runtime's kernel time.
+The times themselves are in `times`; how they are printed is in `cli/views/profile.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median, quantiles
-from typing import NamedTuple
+from typing import Any
 
-
-class Microseconds(tuple[int, ...]):
-    """A time in microseconds, measured once for each run.
-
-    >>> time = Microseconds((10, 12, 11, 30))
-    >>> time.median, time.spread
-    (11.5, 4.75)
-    """
-
-    __slots__ = ()
-
-    def __add__(self, other: object) -> Microseconds:
-        if not isinstance(other, tuple):
-            return NotImplemented
-        return Microseconds(left + right for left, right in zip(self, other, strict=True))
-
-    @property
-    def median(self) -> float:
-        """The median over the runs; 0 where there is none."""
-        return float(median(self)) if self else 0.0
-
-    @property
-    def spread(self) -> float:
-        """The distance between the first and the third quartile of the runs."""
-        if len(self) < 2:
-            return 0.0
-        first, _, third = quantiles(self, n=4, method="inclusive")
-        return third - first
-
-    @classmethod
-    def zero(cls, runs: int) -> Microseconds:
-        """No time in any run."""
-        return cls((0,) * runs)
-
-
-class OpTime(NamedTuple):
-    """How many kernels of an operator ran in one run, and how long they took in each."""
-
-    kernels: int
-    time: Microseconds
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleTime:
-    """One module.
-
-    Attributes:
-        tag: Its tag.
-        path: Its dotted path; `""` is the root.
-        class_name: Its class.
-        depth: Modules above it.
-        calls: How often it ran in the trace; None where that is not known.
-        kernels: Kernels that ran for it and the modules below it in one run.
-        self_time: The time of its own nodes.
-        total_time: That, and the time of all modules below it, and of nodes fused of several modules of those.
-        ops: By operator, what of the total that operator took.
-        is_layer: Whether it is one of a list of modules that lies in no other such list.
-    """
-
-    tag: str
-    path: str
-    class_name: str
-    depth: int
-    calls: int | None
-    kernels: int
-    self_time: Microseconds
-    total_time: Microseconds
-    ops: Mapping[str, OpTime]
-    is_layer: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FusedTime:
-    """Nodes that each do work of the same several modules, for which none of them alone is to blame.
-
-    Attributes:
-        tag: The lowest module that contains them all.
-        origins: The tags of the modules.
-        kernels: Kernels in one run.
-        time: Their time.
-        ops: By operator, what of it that operator took.
-    """
-
-    tag: str
-    origins: tuple[str, ...]
-    kernels: int
-    time: Microseconds
-    ops: Mapping[str, OpTime]
-
-
-@dataclass(frozen=True, slots=True)
-class CallTime:
-    """One call of a module that ran more than once.
-
-    Attributes:
-        tag: The module's tag.
-        path: Its dotted path.
-        class_name: Its class.
-        call: The 0-based index of the call; None for nodes of which that is not known.
-        kernels: Kernels in one run.
-        self_time: The time of the module's own nodes.
-        total_time: That, and the time of all below it that belongs to the same call.
-    """
-
-    tag: str
-    path: str
-    class_name: str
-    call: int | None
-    kernels: int
-    self_time: Microseconds
-    total_time: Microseconds
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel of a run.
-
-    Attributes:
-        node: The node's name in the graph that ONNX Runtime made.
-        op_type: The operator.
-        start_us: When it began, from the beginning of the run.
-        time_us: How long it took.
-        tag: Its module; None where that is not known.
-        call: The module's call, where it ran more than once.
-        origins: The modules that it does the work of, where there are several.
-    """
-
-    node: str
-    op_type: str
-    start_us: int
-    time_us: int
-    tag: str | None
-    call: int | None
-    origins: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseProfile:
-    """One ONNX file in one phase.
-
-    Attributes:
-        file: The file's path in the package.
-        phase: `forward`, or for a model that generates `prefill` or `decode`.
-        inputs: The shape of each input.
-        modules: The modules that ran, each before those below it.
-        fused: Nodes that do the work of several modules.
-        calls: Calls of the modules that ran more than once.
-        unattributed: The time of nodes of which no module is known.
-        unattributed_ops: What of it each operator took.
-        kernel_time: The time of all kernels, control flow left out, which contains its bodies'.
-        run_time: The time of the whole run.
-        timeline: The kernels of the run that took the median time.
-    """
-
-    file: str
-    phase: str
-    inputs: Mapping[str, tuple[int, ...]]
-    modules: tuple[ModuleTime, ...]
-    fused: tuple[FusedTime, ...]
-    calls: tuple[CallTime, ...]
-    unattributed: Microseconds
-    unattributed_ops: Mapping[str, OpTime]
-    kernel_time: Microseconds
-    run_time: Microseconds
-    timeline: tuple[Kernel, ...]
-
-    @property
-    def attributed(self) -> float:
-        """The share of kernel time that a module is known for."""
-        total = sum(self.kernel_time)
-        return 1.0 - sum(self.unattributed) / total if total else 1.0
-
-    def share(self, time: Microseconds) -> float:
-        """The share of kernel time that a time is, by the medians: one slow run moves it little."""
-        whole = self.kernel_time.median
-        return time.median / whole if whole else 0.0
+from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import split_tag
+from optimum_htp.package import pair_files
+from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,55 +39,53 @@ class ProfileReport:
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def files(self) -> dict[str, tuple[PhaseProfile, ...]]:
+        """The phases of each file that was run, by the file's path in the package."""
+        names = dict.fromkeys(phase.file for phase in self.phases)
+        return {name: tuple(phase for phase in self.phases if phase.file == name) for name in names}
 
-@dataclass(frozen=True, slots=True)
-class GroupTime:
-    """Modules of one class, or the nodes of one operator, taken together.
+    def compared_with(self, other: ProfileReport) -> ProfileDelta:
+        """This profile and another side by side, by module: of a package before and after quantization, say.
 
-    Attributes:
-        name: The class or the operator.
-        members: How many modules or kernels.
-        self_time: The time of their own nodes.
-        total_time: That and what is below them; what lies in two of them counts once.
-    """
+        Raises:
+            HtpError: They have no phase, or in none of them a module, in common.
+        """
+        others = list(other.phases)
+        partners = _partners(self.phases, others)
+        pairs: list[PhaseDelta] = []
+        unpaired: list[str] = []
+        for phase in self.phases:
+            partner = partners.get((phase.phase, phase.file))
+            if partner is None:
+                unpaired.append(f"{self.package}: {phase.file} ({phase.phase})")
+            else:
+                others.remove(partner)
+                pairs.append(PhaseDelta(phase, partner, _paired(phase, partner)))
+        unpaired += [f"{other.package}: {phase.file} ({phase.phase})" for phase in others]
+        both = f"{self.package} and {other.package}"
+        if not pairs:
+            raise HtpError(f"{both} have no file and phase in common: {', '.join(unpaired)}")
+        if not any(module.left and module.right for pair in pairs for module in pair.modules):
+            roots = (phase.modules[0].class_name for phase in (pairs[0].left, pairs[0].right) if phase.modules)
+            raise HtpError(
+                f"{both} have no module in common: they are exports of {' and '.join(roots)}; compare packages of the "
+                "same model"
+            )
+        return ProfileDelta(self, other, tuple(pairs), tuple(unpaired))
 
-    name: str
-    members: int
-    self_time: Microseconds
-    total_time: Microseconds
-
-
-def by_class(phase: PhaseProfile) -> tuple[GroupTime, ...]:
-    """Modules of the same class together."""
-    zero = Microseconds.zero(len(phase.kernel_time))
-    found: dict[str, GroupTime] = {}
-    chain: list[ModuleTime] = []
-    for module in phase.modules:
-        while chain and not module.tag.startswith(chain[-1].tag + "/"):
-            chain.pop()
-        group = found.get(module.class_name) or GroupTime(module.class_name, 0, zero, zero)
-        inside = any(above.class_name == module.class_name for above in chain)
-        found[module.class_name] = GroupTime(
-            module.class_name,
-            group.members + 1,
-            group.self_time + module.self_time,
-            group.total_time + (zero if inside else module.total_time),
-        )
-        chain.append(module)
-    return tuple(found.values())
-
-
-def by_op(phase: PhaseProfile) -> tuple[GroupTime, ...]:
-    """Kernels of the same operator together."""
-    found: dict[str, GroupTime] = {}
-    roots = [module.ops for module in phase.modules if not module.depth]
-    for ops in (*roots, phase.unattributed_ops):
-        for op_type, (kernels, time) in ops.items():
-            group = found.get(op_type)
-            members = kernels + (group.members if group else 0)
-            whole = time + group.total_time if group else time
-            found[op_type] = GroupTime(op_type, members, whole, whole)
-    return tuple(found.values())
+    def to_dict(self) -> dict[str, Any]:
+        """What `profile --json` prints; times are microseconds."""
+        return {
+            "package": self.package,
+            "provider": self.provider,
+            "threads": self.threads,
+            "warmup": self.warmup,
+            "runs": self.runs,
+            "onnxruntime": self.onnxruntime,
+            "notes": list(self.notes),
+            "phases": [phase.to_dict() for phase in self.phases],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +115,20 @@ class ModuleDelta:
             return None
         return self.right.total_time.median / self.left.total_time.median
 
+    def to_dict(self) -> dict[str, Any]:
+        """The module as JSON."""
+        left, right = self.left, self.right
+        return {
+            "path": self.path,
+            "class": self.class_name,
+            "tag": self.tag,
+            "left": left.total_time.to_dict() if left else None,
+            "right": right.total_time.to_dict() if right else None,
+            "left_self": left.self_time.to_dict() if left else None,
+            "right_self": right.self_time.to_dict() if right else None,
+            "ratio": self.ratio,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseDelta:
@@ -305,6 +143,19 @@ class PhaseDelta:
     left: PhaseProfile
     right: PhaseProfile
     modules: tuple[ModuleDelta, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The phase as JSON."""
+        return {
+            "left_file": self.left.file,
+            "right_file": self.right.file,
+            "phase": self.left.phase,
+            "left_kernel_time": self.left.kernel_time.to_dict(),
+            "right_kernel_time": self.right.kernel_time.to_dict(),
+            "left_unattributed": self.left.unattributed.to_dict(),
+            "right_unattributed": self.right.unattributed.to_dict(),
+            "modules": [module.to_dict() for module in self.modules],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,3 +173,43 @@ class ProfileDelta:
     right: ProfileReport
     phases: tuple[PhaseDelta, ...]
     unpaired: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `profile --compare --json` prints; times are microseconds."""
+        return {
+            "left": self.left.package,
+            "right": self.right.package,
+            "unpaired": list(self.unpaired),
+            "phases": [phase.to_dict() for phase in self.phases],
+        }
+
+
+def _partners(phases: Iterable[PhaseProfile], others: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
+    """The phase of the other profile that goes with each, by its kind and file: of the same kind, the file's partner."""
+    sides: dict[str, tuple[dict[str, PhaseProfile], dict[str, PhaseProfile]]] = {}
+    for side, profiles in enumerate((phases, others)):
+        for phase in profiles:
+            sides.setdefault(phase.phase, ({}, {}))[side][phase.file] = phase
+    return {
+        (kind, file): theirs[partner]
+        for kind, (ours, theirs) in sides.items()
+        for file, partner in pair_files(ours, theirs).items()
+    }
+
+
+def _paired(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:
+    ours = {module.tag: module for module in left.modules}
+    theirs = {module.tag: module for module in right.modules}
+    order = list(ours)
+    for tag in theirs:
+        if tag not in ours:  # below its parent, after all that is there already
+            above = tag.rpartition("/")[0]
+            inside = [place for place, known in enumerate(order) if known == above or known.startswith(above + "/")]
+            order.insert(inside[-1] + 1 if inside else len(order), tag)
+    return tuple(_delta(tag, ours.get(tag), theirs.get(tag)) for tag in order)
+
+
+def _delta(tag: str, left: ModuleTime | None, right: ModuleTime | None) -> ModuleDelta:
+    known = left or right
+    assert known is not None  # every tag is from one of them
+    return ModuleDelta(tag, known.path, known.class_name, len(split_tag(tag)) - 1, left, right)

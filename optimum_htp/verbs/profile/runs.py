@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, open_session, run_session, session_options
 from optimum_htp.onnxfile import OnnxModel, external_data_files, read_model
 from optimum_htp.verbs.profile.joiner import Event
 
@@ -53,7 +53,7 @@ class Measured:
 def measure(
     model: OnnxModel, inputs: Sequence[Inputs], *, provider: str, threads: int | None, warmup: int, runs: int
 ) -> Measured:
-    """Runs a file on each of some inputs, so and so often.
+    """Runs a file `warmup + runs` times on each of some inputs.
 
     Raises:
         HtpError: ONNX Runtime can't load it, or can't run it on the inputs.
@@ -65,25 +65,25 @@ def measure(
         options.profile_file_prefix = str(Path(directory, "profile"))
         session = _open(model, options, written, provider=provider)
         try:
-            for each in inputs:
+            for arrays in inputs:
                 for _ in range(warmup + runs):
-                    run_session(session, None, each, name=str(model.path))
+                    run_session(session, None, arrays, name=str(model.path))
         finally:
             profile = Path(session.end_profiling())
         optimized = read_model(written) if written.is_file() else None
-        found = _runs(json.loads(profile.read_bytes()))
+        recorded = _runs(json.loads(profile.read_bytes()))
     expected = len(inputs) * (warmup + runs)
-    if len(found) != expected:
+    if len(recorded) != expected:
         raise HtpError(
-            f"{model.path}: ONNX Runtime's profiler recorded {len(found)} of {expected} runs (it stops after "
+            f"{model.path}: ONNX Runtime's profiler recorded {len(recorded)} of {expected} runs (it stops after "
             f"{_OUTGROWN:,} kernels); take fewer: --runs N --warmup N"
         )
-    each_phase = [found[first : first + warmup + runs] for first in range(0, expected, warmup + runs)]
-    return Measured(optimized, [phase[warmup:] for phase in each_phase])
+    starts = range(0, expected, warmup + runs)
+    return Measured(optimized, [recorded[start + warmup : start + warmup + runs] for start in starts])
 
 
 def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> Any:
-    """Starts the session, which writes the graph that it made; without, where the provider can't."""
+    """Starts the session, which writes the graph that it made, unless the provider can't."""
     options.optimized_model_filepath = str(written)
     if external_data_files(model):  # may be too large for one file
         prefix = "session.optimized_model_external_initializers_"
@@ -92,7 +92,7 @@ def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> An
     try:
         return open_session(model.path, options, provider=provider, name=str(model.path))
     except HtpError:
-        if provider == "CPUExecutionProvider":
+        if provider == DEFAULT_PROVIDER:
             raise
         logger.debug("%s can't write the graph that it made", provider, exc_info=True)
         options.optimized_model_filepath = ""
@@ -101,7 +101,7 @@ def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> An
 
 def _runs(trace: list[dict[str, Any]]) -> list[Run]:
     """The runs of a profile; the event of a run comes after those of its kernels."""
-    found: list[Run] = []
+    runs: list[Run] = []
     events: list[Event] = []
     for entry in trace:
         name = str(entry.get("name", ""))
@@ -111,6 +111,6 @@ def _runs(trace: list[dict[str, Any]]) -> list[Run]:
             op_type = str(args.get("op_name", ""))
             events.append(Event(name.removesuffix(_KERNEL), op_type, index, int(entry["ts"]), int(entry["dur"])))
         elif entry.get("cat") == "Session" and name == "model_run":
-            found.append(Run(events, int(entry["ts"]), int(entry["dur"])))
+            runs.append(Run(events, int(entry["ts"]), int(entry["dur"])))
             events = []
-    return found
+    return runs

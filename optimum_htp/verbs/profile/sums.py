@@ -8,9 +8,10 @@ from statistics import median
 from typing import TypeVar
 
 from optimum_htp.hierarchy import NodeKey, NodeTag, split_tag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.package import TaggedFile
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
-from optimum_htp.verbs.profile.report import (
+from optimum_htp.verbs.profile.runs import Run
+from optimum_htp.verbs.profile.times import (
     CallTime,
     FusedTime,
     Kernel,
@@ -19,7 +20,6 @@ from optimum_htp.verbs.profile.report import (
     OpTime,
     PhaseProfile,
 )
-from optimum_htp.verbs.profile.runs import Run
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Sum:
 
     @property
     def kernels(self) -> int:
-        return sum(max(each) for each in self.counts.values())
+        return sum(map(max, self.counts.values()))
 
     def mix(self) -> dict[str, OpTime]:
         """The operators, those that take longest first."""
@@ -68,7 +68,7 @@ class PhaseSums:
     """
 
     def __init__(
-        self, tagged: TaggedFile, joiner: Joiner, tags: Mapping[NodeKey, NodeTag], runs: Sequence[Run]
+        self, tagged: TaggedGraph, joiner: Joiner, tags: Mapping[NodeKey, NodeTag], runs: Sequence[Run]
     ) -> None:
         self._tagged = tagged
         self._count = len(runs)
@@ -81,8 +81,8 @@ class PhaseSums:
         self._unattributed = _Sum(self._count)
         self._all = _Sum(self._count)
         self._timelines: list[tuple[Kernel, ...]] = []
-        for number, run in enumerate(runs):
-            self._add_run(number, run, joiner, tags)
+        for index, run in enumerate(runs):
+            self._add_run(index, run, joiner, tags)
         self._run_time = Microseconds(run.time_us for run in runs)
 
     def report(self, file: str, phase: str, inputs: Mapping[str, tuple[int, ...]]) -> PhaseProfile:
@@ -96,8 +96,8 @@ class PhaseSums:
             inputs=inputs,
             modules=tuple(self._modules()),
             fused=tuple(
-                FusedTime(tag, origins, found.kernels, found.microseconds, found.mix())
-                for (tag, origins), found in self._fused.items()
+                FusedTime(tag, origins, total.kernels, total.microseconds, total.mix())
+                for (tag, origins), total in self._fused.items()
             ),
             calls=tuple(self._call_times()),
             unattributed=self._unattributed.microseconds,
@@ -107,33 +107,33 @@ class PhaseSums:
             timeline=self._timelines[nearest],
         )
 
-    def _add_run(self, number: int, run: Run, joiner: Joiner, tags: Mapping[NodeKey, NodeTag]) -> None:
+    def _add_run(self, index: int, run: Run, joiner: Joiner, tags: Mapping[NodeKey, NodeTag]) -> None:
         timeline = []
         for event, key in joiner.join(nest(run.events)):
             tag = tags.get(key) if key is not None else None
             if tag is not None and tag.source == "unresolved":
                 tag = None
-            self._all.add(number, event)
+            self._all.add(index, event)
             if tag is None:
-                self._unattributed.add(number, event)
+                self._unattributed.add(index, event)
             else:
-                self._add(number, event, tag)
+                self._add(index, event, tag)
             timeline.append(_kernel(event, run, tag))
         self._timelines.append(tuple(timeline))
 
-    def _add(self, number: int, event: Event, tag: NodeTag) -> None:
+    def _add(self, run: int, event: Event, tag: NodeTag) -> None:
         fused = len(tag.origins) > 1
         if fused:
-            self._sum(self._fused, (tag.tag, tag.origins)).add(number, event)
+            self._sum(self._fused, (tag.tag, tag.origins)).add(run, event)
         else:
-            self._sum(self._own, tag.tag).add(number, event)
+            self._sum(self._own, tag.tag).add(run, event)
         for above in tag_ancestors(tag.tag):
-            self._sum(self._total, above).add(number, event)
+            self._sum(self._total, above).add(run, event)
             if (self._times_called(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
                 call = tag.call if above == tag.tag else self._call_above(above, tag)
-                self._sum(self._total_calls, (above, call)).add(number, event)
+                self._sum(self._total_calls, (above, call)).add(run, event)
                 if above == tag.tag and not fused:
-                    self._sum(self._own_calls, (above, call)).add(number, event)
+                    self._sum(self._own_calls, (above, call)).add(run, event)
 
     def _call_above(self, above: str, tag: NodeTag) -> int | None:
         """Which call of a module a call of one below it was made in; that each made as many is the rule, not a law."""
@@ -149,10 +149,9 @@ class PhaseSums:
         return self._calls[tag]
 
     def _sum(self, sums: dict[_KeyT, _Sum], key: _KeyT) -> _Sum:
-        found = sums.get(key)
-        if found is None:
-            found = sums[key] = _Sum(self._count)
-        return found
+        if key not in sums:
+            sums[key] = _Sum(self._count)
+        return sums[key]
 
     def _modules(self) -> Iterator[ModuleTime]:
         zero = Microseconds.zero(self._count)
@@ -207,7 +206,7 @@ def _kernel(event: Event, run: Run, tag: NodeTag | None) -> Kernel:
 
 
 def _in_tree_order(tags: Iterable[str]) -> list[str]:
-    """Tags, each before those below it, and brothers in the order in which they first come."""
+    """Tags, each before those below it, and siblings in the order in which they first come."""
     children: dict[str, list[str]] = {}
     roots: list[str] = []
     for tag in tags:

@@ -2,13 +2,13 @@
 
 ONNX Runtime's profiler times the kernels of the graph that ONNX Runtime made for itself: fused, folded, laid out anew.
 That graph is written out, the tags are projected onto it (`tagging.projection`), and the events are joined to its
-nodes by name (`joiner`). `runs` measures, `sums` adds up, `report` is what comes out.
+nodes by name (`joiner`). `runs` measures, `sums` adds up, and the results are in `times` and `report`. How they are
+printed: `cli/views/profile.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,32 +25,19 @@ from optimum_htp.models import (
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, TaggedFile, tagged_file
-from optimum_htp.tagging import project
-from optimum_htp.verbs.profile.delta import side_by_side
+from optimum_htp.package import HtpFile, HtpPackage, as_package, tagged_file
+from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.joiner import Joiner
-from optimum_htp.verbs.profile.report import (
-    CallTime,
-    FusedTime,
-    GroupTime,
-    Kernel,
-    Microseconds,
-    ModuleDelta,
-    ModuleTime,
-    OpTime,
-    PhaseDelta,
-    PhaseProfile,
-    ProfileDelta,
-    ProfileReport,
-    by_class,
-    by_op,
-)
+from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runs import Measured, measure
 from optimum_htp.verbs.profile.sums import PhaseSums
+from optimum_htp.verbs.profile.times import PhaseProfile
 
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Inputs = Mapping[str, np.ndarray[Any, Any]]
 
 
 _ON_ACCELERATORS = (
@@ -61,37 +48,48 @@ _NOT_WRITTEN = "{}: the provider can't write the graph that it made: nodes are k
 
 
 def profile(
-    path: str | Path,
+    package: str | Path | HtpPackage,
     *,
-    sizes: InputSizes | None = None,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    dims: Mapping[str, int] | None = None,
     inputs: str | Path | None = None,
     file: str | None = None,
     provider: str = DEFAULT_PROVIDER,
     threads: int | None = None,
     runs: int = 10,
     warmup: int = 3,
-    origin: str | Path | None = None,
+    reference: str | Path | HtpPackage | None = None,
 ) -> ProfileReport:
     """Measures how long each module of a package takes in ONNX Runtime, with its default optimizations.
 
+    The inputs are made up. Sizes that are not given are usual ones.
+
     Args:
-        path: The package's directory, or an ONNX file.
-        sizes: The sizes of the inputs, whose values are arbitrary; None means usual ones.
+        package: A package, or the path of one or of an ONNX file.
+        batch_size: Examples at once.
+        sequence_length: Tokens of each: of the text, or in decode steps of what came before.
+        height: Of images, in pixels.
+        width: Of images, in pixels.
+        dims: Sizes of other axes, by the names that the graph has for them.
         inputs: An .npz file with the inputs of the one file that is run.
         file: Which ONNX files to run, a name or a glob; None means those that generation uses (of a decoder that is
             there in several forms, the merged one).
-        provider: ONNX Runtime's execution provider.
+        provider: ONNX Runtime's execution provider, `"cuda"` for short.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
         runs: Runs that count, of each phase.
         warmup: Runs before those.
-        origin: A tagged package that this one was made from, where its own files don't tell what their nodes are.
+        reference: The tagged package that this one was made from, for when its own files don't say what module their
+            nodes are of. `ProfileReport.compared_with` puts the profiles of two packages side by side.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
         HtpError: The provider is not installed, or the inputs are not what the model takes.
 
     Example:
-        >>> report = profile("bert_onnx")                                                   # doctest: +SKIP
+        >>> report = profile("bert_onnx", batch_size=8)                                     # doctest: +SKIP
         >>> max(report.phases[0].modules, key=lambda module: module.self_time.median).path  # doctest: +SKIP
         'bert.encoder.layer.0.intermediate.dense'
     """
@@ -100,48 +98,43 @@ def profile(
     if runs < 1 or warmup < 0:
         raise HtpError(f"{runs} runs after {warmup} to warm up: give one run at least, and 0 or more before it")
     provider = check_provider(provider)
-    package = HtpPackage(path)
-    chosen = _chosen(package, file)
-    if inputs is not None and len(chosen) > 1:
-        names = ", ".join(each.name for each in chosen)
+    package = as_package(package)
+    files = _files(package, file)
+    if inputs is not None and len(files) > 1:
+        names = ", ".join(match.name for match in files)
         raise PackageError(
             f"{package.path}: {inputs} can be the inputs of one file only; name it with --file: {names}"
         )
-    from_package = HtpPackage(origin) if origin is not None else None
-    tagged = [tagged_file(each, package=package, origin=from_package) for each in chosen]
-    config = package.config or (from_package.config if from_package is not None else None)
+    origin = as_package(reference) if reference is not None else None
+    tagged = [tagged_file(match, package=package, reference=origin) for match in files]
+    config = package.config or (origin.config if origin is not None else None)
+    sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
-    found: list[PhaseProfile] = []
-    for each in tagged:
-        given = _given(each.model, component_config(package, each.name) or config, sizes, inputs)
+    profiles: list[PhaseProfile] = []
+    for graph in tagged:
+        config_of_file = component_config(package, graph.name) or config
+        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, inputs=inputs)
         measured = measure(
-            each.model, list(given.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
+            graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )
         if measured.optimized is None:
-            notes.append(_NOT_WRITTEN.format(each.name))
-        found += _reports(each, given, measured)
+            notes.append(_NOT_WRITTEN.format(graph.name))
+        profiles += _profiles(graph, by_phase, measured)
     return ProfileReport(
-        str(package.path), provider, threads, warmup, runs, str(onnxruntime.__version__), tuple(found), tuple(notes)
+        package=str(package.path),
+        provider=provider,
+        threads=threads,
+        warmup=warmup,
+        runs=runs,
+        onnxruntime=str(onnxruntime.__version__),
+        phases=tuple(profiles),
+        notes=tuple(notes),
     )
 
 
-def compare_profiles(left: ProfileReport, right: ProfileReport) -> ProfileDelta:
-    """Two profiles side by side, by module: of a package before and after quantization, say.
-
-    Raises:
-        HtpError: They have no phase in common.
-    """
-    return side_by_side(left, right)
-
-
-def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
-    files = package.files
-    if pattern is not None:
-        chosen = [file for name, file in files.items() if name == pattern or fnmatchcase(name, pattern)]
-        if not chosen:
-            raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(files)}")
-        return chosen
-    merged = any("decoder_model_merged" in name for name in files)
+def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
+    files = package.matching(pattern)
+    merged = pattern is None and any("decoder_model_merged" in name for name in files)
     parts = ("decoder_model", "decoder_with_past_model")
     return [
         file
@@ -150,14 +143,14 @@ def _chosen(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     ]
 
 
-def _given(
-    model: OnnxModel, config: dict[str, Any] | None, sizes: InputSizes | None, inputs: str | Path | None
-) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-    """The inputs of each phase."""
-    if inputs is None:
-        return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in phases(model)}
-    given = load_inputs(inputs, model)
+def _inputs_by_phase(
+    model: OnnxModel, config: dict[str, Any] | None, *, sizes: InputSizes, inputs: str | Path | None
+) -> dict[str, Inputs]:
+    """The inputs of each phase; those of a file are for the one phase that they fit."""
     possible = phases(model)
+    if inputs is None:
+        return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in possible}
+    given = load_inputs(inputs, model)
     past = [given[value.name] for value in graph_inputs(model) if value.name.startswith("past_key_values")]
     decodes = bool(given["use_cache_branch"].all()) if "use_cache_branch" in given else any(map(_size, past))
     return {possible[-1] if decodes else possible[0]: given}
@@ -167,33 +160,11 @@ def _size(array: np.ndarray[Any, Any]) -> int:
     return int(array.size)
 
 
-def _reports(
-    tagged: TaggedFile, given: dict[str, dict[str, np.ndarray[Any, Any]]], measured: Measured
-) -> Iterable[PhaseProfile]:
+def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
     tags: NodeTags = tagged.tags
     if measured.optimized is not None:
-        tags = project(tagged.sources, measured.optimized, trees=tagged.trees)
+        tags = project(tagged.sources or (tagged,), measured.optimized).tags
     joiner = Joiner(measured.optimized or tagged.model)
-    for (phase, inputs), runs in zip(given.items(), measured.runs, strict=True):
+    for (phase, inputs), runs in zip(by_phase.items(), measured.runs, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
         yield PhaseSums(tagged, joiner, tags, runs).report(tagged.name, phase, shapes)
-
-
-__all__ = [
-    "CallTime",
-    "FusedTime",
-    "GroupTime",
-    "Kernel",
-    "Microseconds",
-    "ModuleDelta",
-    "ModuleTime",
-    "OpTime",
-    "PhaseDelta",
-    "PhaseProfile",
-    "ProfileDelta",
-    "ProfileReport",
-    "by_class",
-    "by_op",
-    "compare_profiles",
-    "profile",
-]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS, SESSION_OPTION
-from optimum_htp.verbs.select.report import NODE_NAME_FORMATS, FileSelection, Selection
-from optimum_htp.verbs.select.verb import annotate_layers, select
+from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
+from optimum_htp.verbs.select.formats.table import FORMATS
+from optimum_htp.verbs.select.report import Selection
+from optimum_htp.verbs.select.verb import select, write_layer_annotations
 
 
 __all__ = [
-    "MAX_SETTING_CHARACTERS",
-    "NODE_NAME_FORMATS",
-    "SESSION_OPTION",
+    "FORMATS",
     "FileSelection",
+    "SelectedNode",
     "Selection",
-    "annotate_layers",
     "select",
+    "write_layer_annotations",
 ]

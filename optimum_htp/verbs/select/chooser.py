@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from optimum_htp.hierarchy import CallsOf, ModulePath, ModulePattern, ModuleTree, NodeKey, NodeTag
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import TaggedFile
-from optimum_htp.verbs.select.report import FileSelection, SelectedNode
+from optimum_htp.tagging import TaggedGraph
+from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
 
 
 _Module = tuple[int, ModulePath]
@@ -21,14 +21,14 @@ class Chooser:
         modules: For each pattern the modules: the position of the tree, and the first of the module's paths.
     """
 
-    def __init__(self, file: TaggedFile, patterns: Sequence[str]) -> None:
+    def __init__(self, file: TaggedGraph, patterns: Sequence[str]) -> None:
         self.file = file
         self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
         self.modules: list[dict[_Module, None]] = []
         for _, pattern in self._patterns:
             found: dict[_Module, None] = {}
-            for index, (tree, place) in enumerate(zip(file.trees, file.places, strict=True)):
-                found |= {(index, info.path): None for info in tree.select(pattern, above=place or "")}
+            for index, root in enumerate(file.roots):
+                found |= {(index, info.path): None for info in root.tree.select(pattern, above=root.in_model or "")}
             self.modules.append(found)
         self._chains: dict[str, tuple[_Module, ...]] = {}
         self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}
@@ -38,22 +38,34 @@ class Chooser:
         nodes: list[SelectedNode] = []
         others: set[str] = set()
         unknown = unresolved = 0
-        for path, graph in self.file.model.graphs():
-            for position, node in enumerate(graph.nodes):
-                tag = self.file.tags.get((path, position)) or NodeTag("/", "unresolved")
-                unresolved += tag.source == "unresolved"
-                how = self._how((path, position), tag, own=own, fused=fused)
-                unknown += how == "unknown"
-                if how not in ("owned", "fused"):
-                    others.add(node.name)
-                    continue
-                operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-                identity = node_id(node, position)
-                nodes.append(
-                    SelectedNode(path, position, identity, node.name, operator, tag.tag, tag.call, how == "fused")
+        for (path, position), node in self.file.model.nodes():
+            tag = self.file.tags.get((path, position)) or NodeTag("/", "unresolved")
+            unresolved += tag.source == "unresolved"
+            how = self._how((path, position), tag, own=own, fused=fused)
+            unknown += how == "unknown"
+            if how not in ("owned", "fused"):
+                others.add(node.name)
+                continue
+            nodes.append(
+                SelectedNode(
+                    graph=path,
+                    position=position,
+                    id=node_id(node, position),
+                    name=node.name,
+                    operator=node.operator,
+                    tag=tag.tag,
+                    call=tag.call,
+                    fused=how == "fused",
                 )
+            )
         return FileSelection(
-            self.file.name, self._tags(), tuple(nodes), unknown, unresolved, frozenset(others), self.file
+            name=self.file.name,
+            modules=self._tags(),
+            nodes=tuple(nodes),
+            unknown_call=unknown,
+            unresolved=unresolved,
+            other_names=frozenset(others),
+            tags=self.file.tags,
         )
 
     def _tags(self) -> tuple[str, ...]:

@@ -1,31 +1,29 @@
 """Which nodes belong to the modules that patterns select, in the form that the next tool wants.
 
-The patterns are those of `optimum_htp.patterns`; one that starts with `!` takes away. A node belongs to a module if the
-module or one below owns it. A node that a tool fused from several modules belongs to each of them.
+What a pattern may be is in `hierarchy/patterns.py`; one that starts with `!` takes away. A node belongs to a module if
+the module or one below owns it. A node that a tool fused from several modules belongs to each of them (`chooser`). The
+forms for other tools are in `formats`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePattern, near_names
-from optimum_htp.package import HtpPackage, TaggedFile, check_layer_annotations, tagged_file, write_layer_annotations
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import (
+    HtpPackage,
+    as_package,
+    check_layer_annotations,
+    tagged_file,
+    write_layer_annotations as annotate,
+)
 from optimum_htp.verbs.select.chooser import Chooser
-from optimum_htp.verbs.select.report import NODE_NAME_FORMATS, FileSelection, SelectedNode, Selection
-
-
-__all__ = [
-    "NODE_NAME_FORMATS",
-    "FileSelection",
-    "SelectedNode",
-    "Selection",
-    "annotate_layers",
-    "select",
-]
+from optimum_htp.verbs.select.file_selection import FileSelection
+from optimum_htp.verbs.select.report import Selection
 
 
 def select(
@@ -41,8 +39,9 @@ def select(
     Args:
         package: A package, or the path of one or of an ONNX file.
         patterns: One pattern or several, whose nodes come together; the nodes of one that starts with `!` are left
-            out. `optimum_htp.patterns` says what a pattern is.
-        file: The files to select in, by a glob over their path in the package; None means all.
+            out. A pattern is a dotted path, a class, a glob of either, a range of layers, a call or a regular
+            expression: `encoder.layer.0-2`, `LayerNorm`, `*.attention@1`, `re:layer.[02]$`.
+        file: The files to select in, a name or a glob; None means all.
         own: Select only what the modules own themselves, not what modules below them own.
         fused: Select nodes that were fused from modules of which some are selected and some are not.
 
@@ -51,56 +50,61 @@ def select(
 
     Raises:
         PackageError: A file is not tagged, a pattern selects no module, or none of the modules has nodes.
-        HtpError: A pattern is none, or a file is no ONNX model.
+        HtpError: A pattern is invalid, or a file is not an ONNX model.
 
     Example:
-        >>> select("bert_onnx", ["*.layer.0-2", "!LayerNorm"]).files[0].names   # doctest: +SKIP
+        >>> select("bert_onnx", ["*.layer.0-2", "!LayerNorm"]).names_for("ort-quantize")   # doctest: +SKIP
     """
-    opened = package if isinstance(package, HtpPackage) else HtpPackage(package)
+    opened = as_package(package)
     written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not written:
         raise HtpError("no pattern says which modules to select; '*' selects all")
-    chosen = [Chooser(each, written) for each in _files(opened, file)]
+    matches = opened.matching(file).values()
+    choosers = [Chooser(tagged_file(match, package=opened), written) for match in matches]
     for position, pattern in enumerate(written):
-        if not any(each.modules[position] for each in chosen):
-            raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, chosen)}")
-    selected = [each.choose(own=own, fused=fused) for each in chosen]
-    found = tuple(each for each in selected if each.nodes)
-    if not found:
+        if not any(chooser.modules[position] for chooser in choosers):
+            raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, choosers)}")
+    selected = [chooser.choose(own=own, fused=fused) for chooser in choosers]
+    files = tuple(selection for selection in selected if selection.nodes)
+    if not files:
         raise PackageError(f"{opened.path}: {_nothing(written, selected, own=own)}")
-    return Selection(str(opened.path), written, found)
+    return Selection(str(opened.path), written, files)
 
 
-def annotate_layers(selection: Selection) -> list[str]:
-    """Writes ONNX Runtime's `layer_ann` on every node, of the selected files, whose module is known.
+def write_layer_annotations(package: str | Path | HtpPackage, selection: Selection) -> list[str]:
+    """Writes ONNX Runtime's `layer_ann` on every node, of the files of a selection, whose module is known.
 
     The value is the path of the module: `encoder/layer.0/attention`, and `.` for the root. `strip` takes it away again.
+
+    Args:
+        package: The package that was selected in.
+        selection: What `select` gave. `FileSelection.layer_setting` is the session option that selects its nodes by
+            their `layer_ann`.
 
     Returns:
         The files that were written, by their path in the package.
 
     Raises:
-        PackageError: A node has a `layer_ann` that something else wrote, or layer annotations can't express the
-            selection; nothing was written.
+        PackageError: A node has a `layer_ann` that something else wrote, layer annotations can't express the
+            selection, or the package is not the one that was selected in; nothing was written.
         HtpError: A file could not be written; it stays as it is.
     """
+    opened = as_package(package)
+    models: list[OnnxModel] = []
     for file in selection.files:
         file.layer_rules()
-        check_layer_annotations(file.tagged.model)
-    for file in selection.files:
-        write_layer_annotations(file.tagged.model, file.layer_values())
+        model = opened.files[file.name].model if file.name in opened.files else None
+        if model is None or {key for key, _ in model.nodes()} != file.tags.keys():
+            raise PackageError(f"{opened.path}: {file.name} is not the file that was selected in; select again")
+        check_layer_annotations(model)
+        models.append(model)
+    for file, model in zip(selection.files, models, strict=True):
+        annotate(model, file.layer_values())
     return [file.name for file in selection.files]
 
 
-def _files(package: HtpPackage, pattern: str | None) -> list[TaggedFile]:
-    names = [name for name in package.files if pattern is None or name == pattern or fnmatchcase(name, pattern)]
-    if not names:
-        raise PackageError(f"{package.path}: no ONNX file is called {pattern!r}; there is {', '.join(package.files)}")
-    return [tagged_file(package.files[name], package=package) for name in names]
-
-
-def _advice(text: str, chosen: Sequence[Chooser]) -> str:
-    trees = [tree for each in chosen for tree in each.file.trees]
+def _advice(text: str, choosers: Sequence[Chooser]) -> str:
+    trees = [tree for chooser in choosers for tree in chooser.file.trees]
     pattern = replace(ModulePattern.parse(text.removeprefix("!")), text=text)
     if pattern.calls is not None:
         most = max((info.calls for tree in trees for info in tree.select(replace(pattern, calls=None))), default=0)

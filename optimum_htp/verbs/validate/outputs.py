@@ -79,7 +79,9 @@ def check_outputs(
         list(package.readable.values()),
         model,
         recorded=records.source if records is not None else {},
-        roots=[tree.root for record in records.files.values() for tree in record.trees] if records is not None else [],
+        roots=[tree.root for record in records.files.values() for tree in record.roots.trees]
+        if records is not None
+        else [],
         task=task,
         trust_remote_code=trust_remote_code,
     )

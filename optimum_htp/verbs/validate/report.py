@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -46,19 +46,21 @@ class Check:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationReport:
     """All that a validation found.
 
     Attributes:
-        path: The package.
+        package: The package.
         task: What it was exported for, as far as it says so.
+        files: Its ONNX files, by their path in it.
         checks: The checks, in the order in which they were done.
     """
 
-    path: str
-    task: str | None
-    checks: tuple[Check, ...]
+    package: str
+    task: str | None = None
+    files: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,13 +89,14 @@ class ValidationReport:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON has it."""
-        counts = {status: sum(check.status == status for check in self.checks) for status in STATUSES}
-        checks = [
-            {"name": check.name, "status": check.status, "reason": check.reason, "advice": check.advice}
-            for check in self.checks
-        ]
-        return {"path": self.path, "task": self.task, "ok": self.ok, "counts": counts, "checks": checks}
+        """The document that `--json` prints."""
+        return {
+            "path": self.package,
+            "task": self.task,
+            "ok": self.ok,
+            "counts": {status: sum(check.status == status for check in self.checks) for status in STATUSES},
+            "checks": [asdict(check) for check in self.checks],
+        }
 
 
 def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:

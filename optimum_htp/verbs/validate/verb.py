@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
+from optimum_htp.models import InputSizes
+from optimum_htp.package import HtpPackage, path_of
 from optimum_htp.verbs.validate.config_checks import (
     check_code,
     check_config,
@@ -29,8 +31,6 @@ from optimum_htp.verbs.validate.report import Check, Finding, ValidationReport, 
 from optimum_htp.verbs.validate.shape_checks import check_dimensions
 from optimum_htp.verbs.validate.tag_checks import check_keys, check_sidecar, check_tags
 
-
-__all__ = ["Check", "ValidationReport", "validate", "validate_optimum_compatibility"]
 
 # Name: what looks, and what to say where it finds nothing to say. Those of the first table are what Optimum needs.
 _OPTIMUM_CHECKS: dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]] = {
@@ -54,28 +54,39 @@ _HTP_CHECKS: dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]] = {
 
 
 def validate(
-    path: str | Path,
+    package: str | Path | HtpPackage,
     *,
     load: bool = False,
     model: str | Path | None = None,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, int] | None = None,
+    tolerance: float | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
-    tolerance: float | None = None,
-    shapes: Mapping[str, int] | None = None,
 ) -> ValidationReport:
     """Checks a package.
 
     Args:
-        path: The package's directory, or an ONNX file (packed or not).
+        package: The package: its directory, an ONNX file of it (packed or not), or one that is open.
         load: Also run the ONNX checker, load the package with the ORTModel class of its task, and run it on dummy
             inputs, in another process that has no network.
-        model: Also compare the outputs with this source model: its directory, or its id on the Hub.
+        model: Also compare the outputs with this source model: its directory, or its id on the Hub. This is done once
+            more with other sizes of batch and sequence.
+        batch_size: Examples at once that outputs are compared for; None means Optimum's default, as for the next ones.
+        sequence_length: Tokens of each.
+        height: Pixels.
+        width: Pixels.
+        dims: Other sizes of the inputs, by Optimum's names.
+        shapes: The same as `dims`.
+        tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
+            the type that a file computes with: 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16, 5e-1 if
+            quantized, as for `compare`.
         task: The task to load and compare for; None means the one that the package says.
         trust_remote_code: Let the code of the model run, where loading needs it.
-        tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
-            the element type of the weights.
-        shapes: Sizes of the inputs to compare with, by Optimum's names (`sequence_length`); others have their
-            defaults. Each comparison is made once more with other sizes of batch and sequence.
 
     Returns:
         The checks; `report.ok` says whether none failed.
@@ -93,9 +104,11 @@ def validate(
         raise HtpError(
             f"the task {task!r} is to load or compare for: give --load or --model MODEL (load=, model=) too"
         )
-    if (shapes or tolerance is not None) and model is None:
-        given = "sizes of inputs" if shapes else "a tolerance"
+    sizes = InputSizes(batch_size, sequence_length, height, width, {**(dims or {}), **(shapes or {})}).by_name()
+    if (sizes or tolerance is not None) and model is None:
+        given = "sizes of inputs" if sizes else "a tolerance"
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
+    path = path_of(package)
     contents = Contents(path)
     checks = _structure(contents, {**_OPTIMUM_CHECKS, **_HTP_CHECKS})
     if load:
@@ -111,12 +124,14 @@ def validate(
             task=task,
             trust_remote_code=trust_remote_code,
             tolerance=tolerance,
-            shapes=shapes,
+            shapes=sizes,
         )
-    return ValidationReport(str(path), contents.plain_task, tuple(checks))
+    return ValidationReport(
+        package=str(path), task=contents.plain_task, files=tuple(contents.files), checks=tuple(checks)
+    )
 
 
-def validate_optimum_compatibility(path: str | Path) -> bool:
+def validate_optimum_compatibility(package: str | Path | HtpPackage) -> bool:
     """Whether a package has all that Optimum needs to load it, as far as its files say; tags don't matter here.
 
     Example:
@@ -124,6 +139,7 @@ def validate_optimum_compatibility(path: str | Path) -> bool:
         False
     """
     try:
+        path = path_of(package)
         checks = _structure(Contents(path), _OPTIMUM_CHECKS)
     except HtpError:
         return False

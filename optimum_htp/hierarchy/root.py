@@ -1,0 +1,145 @@
+"""The root modules of an ONNX file: what is known of each exported module, and of the calls that its export made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from optimum_htp.hierarchy.calls import CallTree
+from optimum_htp.hierarchy.tags import ModulePath, NodeTag, root_tags
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A module that was exported.
+
+    Attributes:
+        tree: The modules below it.
+        in_model: Where it sits in the whole model: a dotted path, `""` for the model itself, and where that is not
+            known, None where it is not a submodule of it.
+        traces: The calls of its export; of several exports, where a file was merged from them (a decoder with and
+            without past key values); nothing where the calls are not known.
+    """
+
+    tree: ModuleTree
+    in_model: str | None = ""
+    traces: tuple[CallTree, ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """Its tag."""
+        return self.tree.tag(())
+
+    @classmethod
+    def of_rows(cls, tree: ModuleTree, in_model: str | None, traces: Iterable[Iterable[Sequence[object]]]) -> Root:
+        """A root whose calls are given as `CallTree.rows` gives them; they may come from a file, and are checked.
+
+        Raises:
+            ValueError: They are not calls of these modules, or not as many as the tree says.
+        """
+        root = cls(tree, in_model, tuple(CallTree.of_rows(tree, rows) for rows in traces))
+        if root.traces:
+            for module in tree:
+                if module.calls != max(len(trace.numbers(module.path)) for trace in root.traces):
+                    raise ValueError(f"{tree.tag(module.path)!r:.80} ran in another number of calls than are listed")
+        return root
+
+
+class Roots(tuple[Root, ...]):
+    """The roots of one file; one, unless it was merged from exports of several modules.
+
+    This is where a tag is looked up: which module it names, and which call of a module around it a node belongs to.
+    """
+
+    __slots__ = ()
+
+    @property
+    def trees(self) -> tuple[ModuleTree, ...]:
+        """The module tree of each root."""
+        return tuple(root.tree for root in self)
+
+    def find(self, tag: str) -> tuple[Root, ModulePath] | None:
+        """The first root that knows a tag, and the path that it spells there; None where none does."""
+        for root in self:
+            path = root.tree.path_of_tag(tag)
+            if path is not None:
+                return root, path
+        return None
+
+    def module(self, tag: str) -> ModuleInfo | None:
+        """What is known of the module with a tag."""
+        found = self.find(tag)
+        return found[0].tree.module(found[1]) if found is not None else None
+
+    def knows(self, tags: Iterable[NodeTag]) -> bool:
+        """Whether all tags, and the origins that they list, are those of modules here."""
+        return all(self.find(name) is not None for name in {name for tag in tags for name in (tag.tag, *tag.origins)})
+
+    def used_by(self, tags: Iterable[NodeTag]) -> Roots:
+        """Those of them that tags lie below."""
+        used = root_tags(tags)
+        return Roots(root for root in self if root.tag in used)
+
+    def calls(self, tag: str) -> int | None:
+        """How often the module with a tag ran; None where that is not known."""
+        module = self.module(tag)
+        return (module.calls or None) if module is not None else None
+
+    def calls_above(self, tag: NodeTag, above: str) -> frozenset[int] | None:
+        """The calls of a module that a node may have been made in, by what its own tag and call say.
+
+        Several, where several calls share the node, as they share a constant; none, where another module, outside of
+        these calls, called that of the node; None where nothing is known.
+
+        Args:
+            tag: The node's tag.
+            above: The tag of the module, by any of its names: the node's own or one around it.
+        """
+        owner, outer = self.find(tag.tag), self.find(above)
+        if owner is None or outer is None or owner[0] is not outer[0]:
+            return None
+        (root, path), (_, outer_path) = owner, outer
+        module = root.tree.module(outer_path)
+        if root.tree.module(path) is module and tag.call is not None:
+            return frozenset((tag.call,))
+        calls: set[int] = set()
+        known = False
+        for trace in root.traces:
+            numbers = trace.numbers(path)
+            if tag.call is not None:
+                numbers = numbers[tag.call : tag.call + 1]
+            known = known or bool(numbers)
+            around = (trace.around(number, outer_path) for number in numbers)
+            calls.update(trace[number].index for number in around if number is not None)
+        if known:
+            return frozenset(calls)
+        return frozenset((0,)) if module.calls == 1 else None
+
+    def call_above(self, tag: NodeTag, above: str) -> int | None:
+        """The index of the call of a module that a node was made in; None where that is unknown, or it is in none.
+
+        The arguments are those of `calls_above`.
+        """
+        calls = self.calls_above(tag, above)
+        return next(iter(calls)) if calls is not None and len(calls) == 1 else None
+
+
+def merged_roots(groups: Iterable[Iterable[Root]]) -> Roots:
+    """The roots of a file that was made from several others, each once.
+
+    Exports of one and the same module become one root with the calls of each.
+    """
+    merged: dict[tuple[object, ...], Root] = {}
+    for root in (root for group in groups for root in group):
+        key = (root.in_model, tuple(replace(module, calls=0) for module in root.tree))
+        known = merged.get(key)
+        merged[key] = root if known is None or known is root else _merged(known, root)
+    return Roots(merged.values())
+
+
+def _merged(one: Root, other: Root) -> Root:
+    traces = tuple(dict.fromkeys((*one.traces, *other.traces))) if one.traces and other.traces else ()
+    pairs = zip(one.tree, other.tree, strict=True)
+    tree = ModuleTree(replace(left, calls=max(left.calls, right.calls)) for left, right in pairs)
+    return Root(tree, one.in_model, traces)

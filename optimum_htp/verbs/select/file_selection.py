@@ -1,0 +1,144 @@
+"""What was selected in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from optimum_htp.errors import PackageError
+from optimum_htp.hierarchy import NodeKey, NodeTags
+from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedNode:
+    """A node that was selected.
+
+    Attributes:
+        graph: The path of its graph; `""` is the main graph.
+        position: Where it stands in that graph.
+        id: What identifies it in its graph (`onnxfile.node_id`).
+        name: Its name; often not the only one of that name, and empty where it has none.
+        operator: Its operator, with the domain in front where that is not ONNX's.
+        tag: The tag of the module that owns it.
+        call: The 0-based index of the owner's call, where the owner ran more than once and one call owns the node.
+        fused: Whether it is selected only because it was fused from modules of which one is selected.
+    """
+
+    graph: str
+    position: int
+    id: str
+    name: str
+    operator: str
+    tag: str
+    call: int | None
+    fused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileSelection:
+    """What was selected in one ONNX file.
+
+    Attributes:
+        name: The file's path in the package.
+        modules: The tags of the modules that the patterns select, in the tree's order; those below are not listed.
+        nodes: The nodes, in the graph's order.
+        unknown_call: Nodes that were left out because it is not known which call of a selected module they are of.
+        unresolved: Nodes of the file of which no module is known; they are never selected.
+        other_names: The names of the nodes that were not selected.
+        tags: The tags of all nodes of the file.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    nodes: tuple[SelectedNode, ...]
+    unknown_call: int
+    unresolved: int
+    other_names: frozenset[str] = field(repr=False)
+    tags: NodeTags = field(repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the nodes, each once; nodes without a name are left out."""
+        return list(dict.fromkeys(node.name for node in self.nodes if node.name))
+
+    @property
+    def unnamed(self) -> int:
+        """How many of the nodes have no name, so that tools that go by names don't know them."""
+        return sum(not node.name for node in self.nodes)
+
+    @property
+    def fused(self) -> int:
+        """How many of the nodes are selected only because they were fused from several modules."""
+        return sum(node.fused for node in self.nodes)
+
+    def ambiguous_names(self) -> list[str]:
+        """The names that nodes have that were not selected, too; a tool that goes by names takes them as well."""
+        return [name for name in self.names if name in self.other_names]
+
+    def notes(self) -> Iterator[str]:
+        """What to know before the nodes are handed to a tool, a line for each thing."""
+        if self.unresolved:
+            yield f"{counted(self.unresolved)} whose module is not known can't be selected"
+        if self.unknown_call:
+            yield f"left out {counted(self.unknown_call)} whose call is not known"
+        if self.fused:
+            yield (
+                f"{counted(self.fused)} fused from a selected module and others are among them; --no-fused leaves "
+                "them out"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file as JSON."""
+        return {
+            "modules": list(self.modules),
+            "names": self.names,
+            "unnamed": self.unnamed,
+            "fused": self.fused,
+            "unknown_call": self.unknown_call,
+            "unresolved": self.unresolved,
+            "ambiguous_names": self.ambiguous_names(),
+            "nodes": [asdict(node) for node in self.nodes],
+        }
+
+    def layer_values(self) -> dict[NodeKey, str]:
+        """The `layer_ann` of every node of the file whose module is known."""
+        return {key: layer_value(tag.tag) for key, tag in self.tags.items() if tag.source != "unresolved"}
+
+    def layer_rules(self) -> list[str]:
+        """What selects the nodes by their `layer_ann`, as `session.layer_assignment_settings` takes it.
+
+        Raises:
+            PackageError: Nodes that were selected have the same `layer_ann` as others that were not.
+        """
+        selected = {(node.graph, node.position) for node in self.nodes}
+        rules, mixed = layer_rules(self.layer_values(), selected)
+        if mixed:
+            raise PackageError(
+                f"{self.name}: some of the nodes of the layer {mixed!r} are selected and some are not, which layer "
+                "annotations can't express: select whole modules, without calls or with --no-fused"
+            )
+        return rules
+
+    def layer_setting(self, device: str = "gpu") -> str:
+        """The value of ONNX Runtime's session option `session.layer_assignment_settings` for the nodes.
+
+        Args:
+            device: ONNX Runtime's name for a kind of device: `cpu`, `gpu`, `cuda`, `npu`, `gpu:1`, ...
+
+        Raises:
+            PackageError: Layer annotations can't express the selection, or the device is not a name.
+        """
+        if not device.strip() or set(device) & set("();,="):
+            raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
+        return f"{device}({', '.join(self.layer_rules())})"
+
+
+def counted(nodes: int) -> str:
+    """A number of nodes in words.
+
+    >>> counted(1), counted(2000)
+    ('1 node', '2,000 nodes')
+    """
+    return f"{nodes:,} {'node' if nodes == 1 else 'nodes'}"

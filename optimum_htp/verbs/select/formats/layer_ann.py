@@ -1,0 +1,22 @@
+"""ONNX Runtime's layer annotations: the session option that puts the nodes on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optimum_htp.verbs.select.file_selection import FileSelection
+from optimum_htp.verbs.select.formats.base import SelectionFormat
+from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS, SESSION_OPTION
+
+
+class LayerAnnotations(SelectionFormat):
+    """The setting of the option, which selects nodes by their `layer_ann`."""
+
+    def lines(self, file: FileSelection, *, device: str) -> list[str]:
+        """The option and its value."""
+        return [f"{SESSION_OPTION}={file.layer_setting(device)}"]
+
+    def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
+        """Whether ONNX Runtime refuses the value."""
+        if len(file.layer_setting(device)) > MAX_SETTING_CHARACTERS:
+            yield f"ONNX Runtime takes no setting of more than {MAX_SETTING_CHARACTERS:,} characters"
