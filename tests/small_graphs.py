@@ -167,6 +167,6 @@ def tagged(text: str, *functions: str, outputs: Sequence[str] = ()) -> Tagged:
 def carried(
     sources: Iterable[tuple[OnnxModel, Any]], target: OnnxModel, *, roots: Iterable[Root] = (), **options: Any
 ) -> dict[NodeKey, NodeTag]:
-    """Projects the tags of some graphs onto another. All tests of projection go through here."""
+    """Projects the tags of some graphs onto another. All tests of its rules go through here."""
     known = Roots(roots)
     return dict(project([TaggedGraph(model, tags, known) for model, tags in sources], target, **options).tags)

@@ -1,4 +1,4 @@
-"""Projection against evidence of its own: kept metadata, weights, values; and its rules, one by one, on small graphs."""
+"""Projection against evidence of its own: kept metadata, weights, values. Its rules: `test_projection_rules.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import rewriters
-import zoo
 from projection_evidence import (
     Owners,
     different_values,
@@ -20,7 +19,6 @@ from projection_evidence import (
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.tags import tag_ancestors
-from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.tagging.projection.steps import project
 
@@ -29,22 +27,9 @@ Export = Callable[[str], HtpPackage]
 
 
 @pytest.fixture(scope="session")
-def export(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+def export(exported: Callable[[str], Path]) -> Export:
     """A function from a zoo name to that model's tagged package; treat it as read-only."""
-    from optimum_htp import main_export
-
-    root = tmp_path_factory.mktemp("tagged")
-    done: dict[str, HtpPackage] = {}
-
-    def tagged(name: str) -> HtpPackage:
-        if name not in done:
-            model = zoo_model(name)
-            kwargs = zoo.ZOO[name].main_export_kwargs(model)
-            main_export(str(model), str(root / name), do_validation=False, **kwargs)
-            done[name] = HtpPackage(root / name)
-        return done[name]
-
-    return tagged
+    return functools.cache(lambda name: HtpPackage(exported(name)))
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +54,16 @@ SWEEP = (
 ).split()
 
 
-def check(package: HtpPackage, owners: Owners, tool: str, directory: Path) -> None:
+# Nodes that a quantizer gave the work of the next one, so that their own metadata knows only half of what they do now.
+TOOK_ON = {("resnet", "static-qdq"): 4}
+
+
+def check(package: HtpPackage, owners: Owners, name: str, tool: str, directory: Path) -> None:
     """Projects what a tool makes of a package, and holds the tags against everything that is known otherwise."""
-    failures = []
+    took_on = 0
     for file in package.files.values():
-        try:
-            target = rewriters.rewrite(tool, file.path, directory / file.name)
-        except Exception as error:  # whatever a tool raises: that it can't is its own affair
-            failures.append(f"{file.name}: {type(error).__name__}: {error}")
-            continue
-        if rewriters.is_empty(target):  # see test_empty_graph_names_the_tool
+        target = rewriters.attempt(tool, name, file.path, directory / file.name)
+        if target is None:
             continue
         model, tags = projected(file, target)
         nodes = {(path, i) for path, graph in model.graphs() for i in range(len(graph.nodes))}
@@ -87,14 +72,17 @@ def check(package: HtpPackage, owners: Owners, tool: str, directory: Path) -> No
         trees = file.hierarchy.trees
         known = {tree.tag(path) for tree in trees for info in tree for path in (info.path, *info.aliases)}
         assert {each for tag in tags.values() for each in (tag.tag, *tag.origins)} <= known
-        if not tool.startswith("static"):  # see test_static_quantization_exceptions
-            assert disagreements(model, tags) == []
+        others = disagreements(model, tags)
+        if tool.startswith("static"):
+            took_on += len(others)
+            others = [other for other in others if other.kept.tag not in other.projected.origins]
+        assert others == []
         wrong = weight_mismatches(file, model, tags, owners)[1]
         assert [line for line in wrong if not any(part in line for part in FOREIGN)] == []
         if tool in rewriters.LOSSLESS and "merged" not in file.name:
             assert different_values(file.path, target)[1] == []
-    if len(failures) == len(package.files):
-        pytest.skip(f"{tool} fails: {'; '.join(failures)}")
+    if (name, tool) in FAST:
+        assert took_on == TOOK_ON.get((name, tool), 0)
 
 
 FOREIGN = ("rel_embeddings", "parametrizations")
@@ -105,7 +93,7 @@ parametrization works on what the list of all of them holds."""
 @pytest.mark.parametrize(("name", "tool"), FAST)
 def test_every_tool(export: Export, owners: Callable[[str], Owners], name: str, tool: str, tmp_path: Path) -> None:
     """Nothing is unresolved, kept metadata agrees, weights are read by their modules, equal names hold equal values."""
-    check(export(name), owners(name), tool, tmp_path)
+    check(export(name), owners(name), name, tool, tmp_path)
 
 
 @pytest.mark.sweep
@@ -115,18 +103,23 @@ def test_every_architecture(
     export: Export, owners: Callable[[str], Owners], name: str, tool: str, tmp_path: Path
 ) -> None:
     """The same for more of them."""
-    check(export(name), owners(name), tool, tmp_path)
+    check(export(name), owners(name), name, tool, tmp_path)
 
 
 def test_static_quantization_exceptions(export: Export, tmp_path: Path) -> None:
     """A node that took on the activation behind it: its own metadata knows only half of what it does now."""
     file = export("resnet").files["model.onnx"]
     model, tags = projected(file, rewriters.rewrite("static-qdq", file.path, tmp_path / "model.onnx"))
-    found = disagreements(model, tags)
-    assert len(found) == 4
-    assert all(line.startswith("Conv ") for line in found)
-    both = [[each.rpartition("/")[2] for each in tag.origins] for tag in tags.values() if tag.origins]
-    assert both == [["Conv2d.convolution", "ReLU.activation"]] * 4
+    others = disagreements(model, tags)
+    assert len(others) == TOOK_ON["resnet", "static-qdq"]
+    for other in others:
+        assert other.node.op_type == "Conv"
+        assert other.kept.tag == other.projected.origins[0]
+        assert [each.rpartition("/")[2] for each in other.projected.origins] == [
+            "Conv2d.convolution",
+            "ReLU.activation",
+        ]
+    assert sum(bool(tag.origins) for tag in tags.values()) == len(others)
 
 
 def test_fused_nodes_list_their_origins(export: Export, tmp_path: Path) -> None:
@@ -158,28 +151,6 @@ def test_other_models_are_refused(export: Export) -> None:
         for target in files[other].values():
             with pytest.raises(HtpError, match=r"not made from the tagged graph: \d+ of \d+ nodes"):
                 project([source.tagged], target.model, require_descent=True)
-
-
-def test_sister_architectures_are_refused() -> None:
-    """Where all that has a known name fits, names that an exporter gave to other nodes tell; a tool's own don't."""
-    layers = [node("Relu", f"/{i}/Relu_output_0", f"/{i + 1}/Relu_output_0", f"/{i + 1}/Relu") for i in range(50)]
-    source = tagged(model(layers, "/0/Relu_output_0", "/50/Relu_output_0"), *["a"] * 50)
-
-    def longer(*names: str) -> OnnxModel:
-        more = [node("Relu", "/50/Relu_output_0", name) for name in names]
-        return model([*layers, *more], "/0/Relu_output_0", " ".join(names))
-
-    assert len(project([source], longer("cast0", "cast1", "cast2"), require_descent=True)) == 53
-    message = r"50 of 50 nodes that can be compared fit, .*, 3 of 54 names are another export's"
-    with pytest.raises(HtpError, match=message):
-        project([source], longer("/51/Relu_output_0", "/51/Relu_1_output_0", "onnx::MatMul_7"), require_descent=True)
-
-
-def test_one_equal_name_is_no_descent() -> None:
-    """A node that makes a tensor of that name from something else was not made from ours."""
-    source = tagged(CONV, "a", "b")
-    with pytest.raises(HtpError, match="0 of 0 nodes that can be compared fit, 1 of 1 make a tensor"):
-        project([source], model([node("Relu", "z", "y")], "z"), require_descent=True)
 
 
 def test_empty_graph_names_the_tool(export: Export, tmp_path: Path) -> None:

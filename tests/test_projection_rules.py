@@ -350,18 +350,18 @@ def test_addition_taken_on_in_front_of_several_readers() -> None:
     """It is the work of the convolution that reads both of its sides, whichever side comes first."""
     check(
         """
-        [conv1] c1 = Conv(x, w1)                # a
-        [conv2] c2 = Conv(c1, w2)               # b.conv
-        [add] s = Add(c1, c2)                   # b
-        [relu] r = Relu(s)                      # b.act
-        [conv3] c3 = Conv(r, w3)                # c
-        [last] y = Add(r, c3)                   # d
+        [conv1] c1 = Conv(x, w1)             # a
+        [conv2] c2 = Conv(c1, w2)            # b.conv
+        [add] s = Add(c1, c2)                # b
+        [relu] r = Relu(s)                   # b.act
+        [conv3] c3 = Conv(r, w3)             # c
+        [last] y = Add(r, c3)                # d
         """,
         """
-        [c1_nchwc] t1 = Conv(x, w_r1)           # a
-        [c2_nchwc] t2 = Conv(t1, w_r2, "", t1)  # fused b (b.conv, b, b.act)
-        [c3_nchwc] t3 = Conv(t2, w_r3)          # c
-        [last] y = Add(t2, t3)                  # d
+        [c1_nchwc] t1 = Conv(x, w_1)         # a
+        [c2_nchwc] t2 = Conv(t1, w_2, "", t1)  # fused b (b.conv, b, b.act)
+        [c3_nchwc] t3 = Conv(t2, w_3)        # c
+        [last] y = Add(t2, t3)               # d
         """,
     )
 
@@ -370,15 +370,15 @@ def test_no_convolution_takes_on_another() -> None:
     """What lies between two of them in the tagged graph, and has weights of its own, is in the target nowhere."""
     check(
         """
-        [conv1] c1 = Conv(x, w1)       # a
-        [conv2] c2 = Conv(c1, w2)      # b
-        [conv3] c3 = Conv(c2, w3)      # c
-        [add] y = Add(c2, c3)          # d
+        [conv1] c1 = Conv(x, w1)             # a
+        [conv2] c2 = Conv(c1, w2)            # b
+        [conv3] c3 = Conv(c2, w3)            # c
+        [add] y = Add(c2, c3)                # d
         """,
         """
-        [c1_nchwc] t1 = Conv(x, w_r1)  # a
-        [c3_nchwc] t3 = Conv(t1, w_r3) # c
-        [add] y = Add(t1, t3)          # d
+        [c1_nchwc] t1 = Conv(x, w_1)         # a
+        [c3_nchwc] t3 = Conv(t1, w_3)        # c
+        [add] y = Add(t1, t3)                # d
         """,
     )
 
