@@ -270,7 +270,7 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
         yield failed(str(error), advice)
         return
     if (first.lstrip()[:1], last.rstrip()[-1:]) != (b"{", b"}"):
-        yield failed(f"{name} is no JSON object, or is cut off", advice)
+        yield failed(f"{name} is not a JSON object, or is cut off", advice)
 
 
 def check_code(package: Contents) -> Iterator[Finding]:
