@@ -122,7 +122,7 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
         except (OSError, ValueError):
             actual = None
         if actual is None:
-            yield failed(f"{label} is not there", "copy it beside the ONNX file, under that name")
+            yield failed(f"{label} is not there", "copy it next to the ONNX file, under that name")
         elif actual < size:
             yield failed(f"{label} has {actual:,} bytes, and the tensors in it need {size:,}", _EXPORT_AGAIN)
     if not needed:
