@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Value as Value,
     )
     from optimum_htp.package import (
+        Derivation as Derivation,
         ExternalTensor as ExternalTensor,
         FileRecord as FileRecord,
         HtpFile as HtpFile,
@@ -73,9 +74,9 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import (
-        ParameterReport as ParameterReport,
         ParameterRow as ParameterRow,
-        parameters as parameters,
+        ParamsReport as ParamsReport,
+        params as params,
     )
     from optimum_htp.verbs.profile import (
         CallTime as CallTime,
@@ -138,6 +139,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "load_package",
     ),
     "package": (
+        "Derivation",
         "ExternalTensor",
         "FileRecord",
         "HtpFile",
@@ -235,9 +237,9 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "write_layer_annotations",
     ),
     "verbs.params": (
-        "ParameterReport",
         "ParameterRow",
-        "parameters",
+        "ParamsReport",
+        "params",
     ),
     "verbs.extract": (
         "ExtractReport",
@@ -265,9 +267,11 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 _ALIASES = {
     "ExportResult": "ExportReport",
     "HTPExporter": "HtpExporter",
+    "ParameterReport": "ParamsReport",
     "ProjectionReport": "ProjectReport",
     "TaggingResult": "TagReport",
     "annotate_layers": "write_layer_annotations",
+    "parameters": "params",
     "tag_package": "tag",
 }
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeTag
 from optimum_htp.onnxfile import Node, OnnxModel, read_model
-from optimum_htp.tagging import TaggedGraph, project
+from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.skeleton import SKELETON, unpack_skeleton
+from optimum_htp.tagging import TaggedGraph, project
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
