@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Value as Value,
     )
     from optimum_htp.package import (
+        Derivation as Derivation,
         ExternalTensor as ExternalTensor,
         FileRecord as FileRecord,
         HtpFile as HtpFile,
@@ -73,9 +74,9 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import (
-        ParameterReport as ParameterReport,
         ParameterRow as ParameterRow,
-        parameters as parameters,
+        ParamsReport as ParamsReport,
+        params as params,
     )
     from optimum_htp.verbs.profile import (
         CallTime as CallTime,
@@ -129,7 +130,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "export": "ExportReport HtpExporter export_module main_export",
     "methods": "HtpPackage load_package",
-    "package": "ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
+    "package": "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
     "hierarchy": "Hierarchy ModuleInfo ModulePattern ModuleTree NodeTag CallTree ModuleCall Root Roots",
     "onnxfile": "Function Graph Initializer Node OnnxModel Value",
     "tagging": "TaggedGraph",
@@ -147,7 +148,7 @@ _ROOMS = {
     ),
     "verbs.compare": "CallComparison CompareReport Isolated PartComparison compare",
     "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
-    "verbs.params": "ParameterReport ParameterRow parameters",
+    "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.diff": "Change DiffReport FileDiff ModuleDiff ModuleSide diff",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError",
@@ -158,9 +159,11 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()
 _ALIASES = {
     "ExportResult": "ExportReport",
     "HTPExporter": "HtpExporter",
+    "ParameterReport": "ParamsReport",
     "ProjectionReport": "ProjectReport",
     "TaggingResult": "TagReport",
     "annotate_layers": "write_layer_annotations",
+    "parameters": "params",
     "tag_package": "tag",
 }
 

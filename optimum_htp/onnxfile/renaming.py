@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,12 +87,12 @@ def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
 
 
 def _check(model: OnnxModel, names: Mapping[str, str]) -> None:
-    stored = [tensor.name for _, graph in model.graphs() for tensor in graph.initializers]
+    stored = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
     fixed = {value.name for _, graph in model.graphs() for value in (*graph.inputs, *graph.outputs)}
     fixed |= {name for _, graph in model.graphs() for node in graph.nodes for name in node.outputs}
     taken = tensor_names(model) - set(names)
     for old, new in names.items():
-        if old in fixed or stored.count(old) != 1:
+        if old in fixed or stored[old] != 1:
             raise OnnxFileError(
                 f"{old!r} is not just the name of one initializer, so it can't be renamed", path=model.path
             )

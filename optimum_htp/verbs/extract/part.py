@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
@@ -24,7 +24,7 @@ from optimum_htp.onnxfile import (
     release_pages,
     rewrite_part,
 )
-from optimum_htp.package import SKELETON, is_pack_key, names_problem
+from optimum_htp.package import SKELETON, external_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
 
 
@@ -39,7 +39,7 @@ class Written:
     """What was written.
 
     Attributes:
-        initializers: Stored tensors in the file.
+        initializers: Initializers in the file.
         weight_bytes: Bytes of them, those of external data included.
         external: Whether there is a file of external data.
     """
@@ -54,14 +54,14 @@ class PartWriter:
 
     Args:
         files: The file.
-        directory: Where its external data is.
+        path: Its path.
         model: Where the parts of the file are.
         scopes: Where the parts of the graphs from the main graph to the one that is cut are.
     """
 
-    def __init__(self, files: SourceFiles, directory: Path, model: ModelSpans, scopes: Sequence[GraphSpans]) -> None:
+    def __init__(self, files: SourceFiles, path: Path, model: ModelSpans, scopes: Sequence[GraphSpans]) -> None:
         self.files = files
-        self.directory = directory
+        self.path = path
         self.model = model
         self.scopes = scopes
         self._external: dict[tuple[str, int, int], int] = {}
@@ -70,7 +70,7 @@ class PartWriter:
         self._ranges: list[tuple[int, Span]] = []
 
     def write(self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value]) -> Written:
-        """Writes the file, and beside it one with `_data` behind the name where weights are external.
+        """Writes the file, and next to it one with the suffix `_data` where weights are external.
 
         Raises:
             PackageError: A file of external data is missing, too short, or outside the package.
@@ -81,7 +81,9 @@ class PartWriter:
         sparse: list[list[Piece]] = []
         released = 0
         for initializer in cut.initializers:
-            span, is_sparse = initializer_span(self.scopes, initializer) or ((0, 0), False)
+            found = initializer_span(self.scopes, initializer)
+            assert found is not None  # the cut lists what the graphs have
+            span, is_sparse = found
             kept = self._rewritten("sparse" if is_sparse else "tensor", span, location)
             (sparse if is_sparse else dense).append(kept)
             released = release_pages(self.files.data, span[1], released)
@@ -131,7 +133,7 @@ class PartWriter:
             offset = length = -1
         if offset < 0 or length < 0 or offset + length > size:
             message = f"{location!r} does not have the content of {field.name!r}"
-            raise PackageError(f"{self.directory}: {message}; get the whole package again")
+            raise PackageError(f"{self.path}: {message}; get the whole package again")
         key = (location, offset, length)
         if key not in self._external:
             at = -(-self._external_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
@@ -141,14 +143,9 @@ class PartWriter:
         return self._external[key], length
 
     def _open(self, location: str) -> tuple[int, int]:
+        """Where a file of external data starts in the range of all files, and its size."""
         if location not in self._opened:
-            problem = names_problem([PurePosixPath(location).as_posix()])
-            path = self.directory / location
-            if problem is not None or not path.is_file():
-                reason = problem or "there is no such file"
-                raise PackageError(
-                    f"{self.directory}: its weights are in {location!r}: {reason}; get the whole package"
-                )
+            path = external_file(self.path, location)
             self._opened[location] = self.files.add(path), path.stat().st_size
         return self._opened[location]
 
