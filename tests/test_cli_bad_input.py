@@ -196,9 +196,9 @@ def test_no_questions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        ("notes/mine.txt", ["mine.txt", "is a file", "give another path"]),
-        ("notes/mine.txt/deep/below", ["mine.txt", "is a file", "give another path"]),
-        ("/proc/optimum-htp-test", ["/proc/optimum-htp-test", "give another path"]),
+        ("notes/mine.txt", ["mine.txt", "a file is in the way", "write elsewhere"]),
+        ("notes/mine.txt/deep/below", ["mine.txt", "a file is in the way", "write elsewhere"]),
+        ("/proc/optimum-htp-test", ["cannot write the package to /proc/optimum-htp-test"]),
     ],
     ids=["a file", "below a file", "not writable"],
 )
@@ -211,7 +211,7 @@ def test_output_that_cannot_be(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_output_without_permission(zoo_model: ZooModel, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own.chmod(0o555)
-    said = ["no permission", "give another path"]
+    said = ["fix its permissions", "write elsewhere"]
     assert_refused(["-m", str(zoo_model("bert")), str(own / "out")], said, capsys, own)
 
 

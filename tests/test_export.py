@@ -618,7 +618,7 @@ def test_failed_move_puts_back_what_was_there(
 def test_output_that_is_a_file(output: str, zoo_model: ZooModel, tmp_path: Path) -> None:
     """A file where the output, or a directory above it, should be is told of in one line, before anything runs."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(PackageError, match="is a file: give another path"):
+    with pytest.raises(PackageError, match="a file is in the way: write elsewhere"):
         main_export(str(zoo_model("bert")), tmp_path / output)
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -77,7 +77,7 @@ def _parse_row(
 ) -> tuple[str, NodeTag]:
     """What identifies a node, and its tag."""
     if source not in SOURCES:
-        raise ValueError(f"{source!r:.80} is no source")
+        raise ValueError(f"{source!r:.80} is not a source")
     if call is not None:
         as_count(call, MAX_CALLS)
     listed = tuple(names[as_count(index, len(names))] for index in (as_list(origins) if origins != () else ()))
@@ -116,7 +116,7 @@ def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:
 def _parse_parameter(entry: Any) -> StoredParameter:
     kind = as_text(entry["kind"])
     if kind not in _KINDS:
-        raise ValueError(f"{kind!r:.80} is no kind of stored tensor")
+        raise ValueError(f"{kind!r:.80} is not a kind of stored tensor")
     listed = (tuple(as_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates", "scale"))
     parts, changes, duplicates, scale = listed
     graph, name, zero_point = as_text(entry["graph"]), as_text(entry["name"]), as_text_or_none(entry.get("zero_point"))
