@@ -81,7 +81,7 @@ def weight_mismatches(file: HtpFile, model: OnnxModel, tags: NodeTags, owners: O
     """
     by_name = {name: owners[key] for name, key in _stored(file.path) if key in owners}
     here = {name: owners[key] for name, key in _stored(model.path) if key in owners}
-    root = (file.record.roots_in_model[0] if file.record is not None else None) or ""
+    root = file.tagged.roots[0].in_model or ""
     traced, wrong = 0, []
     for path, graph in model.graphs():
         for position, node in enumerate(graph.nodes):

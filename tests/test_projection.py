@@ -69,7 +69,7 @@ def check(package: HtpPackage, owners: Owners, name: str, tool: str, directory: 
         nodes = {(path, i) for path, graph in model.graphs() for i in range(len(graph.nodes))}
         assert tags.keys() == nodes
         assert [key for key, tag in tags.items() if tag.source == "unresolved"] == []
-        trees = file.hierarchy.trees
+        trees = [root.tree for root in file.tagged.roots]
         known = {tree.tag(path) for tree in trees for info in tree for path in (info.path, *info.aliases)}
         assert {each for tag in tags.values() for each in (tag.tag, *tag.origins)} <= known
         others = disagreements(model, tags)

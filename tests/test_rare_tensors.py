@@ -113,7 +113,7 @@ def test_sparse_weight_is_carried_along(sparse: Path, tmp_path: Path) -> None:
     shutil.copy(sparse, untagged)
     strip(untagged)
     stripped = untagged.read_bytes()
-    report = project(untagged, source=sparse)
+    report = project(untagged, reference=sparse)
     assert report.unresolved == 0
     assert {key: tag.tag for key, tag in read_tags(read_model(untagged)).items()} == {
         key: tag.tag for key, tag in tags.items()
@@ -127,7 +127,7 @@ def test_bfloat16_is_projected_and_stripped(bfloat16: Path, exported: Callable[[
     """Each Cast belongs to the module that reads the weight; stripping gives the tool's own bytes back."""
     path = bfloat16 / "model.onnx"
     before = path.read_bytes()
-    assert project(bfloat16, source=exported("bert")).unresolved == 0
+    assert project(bfloat16, reference=exported("bert")).unresolved == 0
     model = read_model(path)
     tags = read_tags(model)
     readers = {name: tags["", i].tag for i, node in enumerate(model.graph.nodes) for name in node.inputs}
@@ -141,7 +141,7 @@ def test_bfloat16_is_projected_and_stripped(bfloat16: Path, exported: Callable[[
 
 def test_bfloat16_is_compared_and_cut(bfloat16: Path, exported: Callable[[str], Path], tmp_path: Path) -> None:
     """Every module is as near as bfloat16 allows, and one cut out runs as it did inside."""
-    project(bfloat16, source=exported("bert"))
+    project(bfloat16, reference=exported("bert"))
     report = compare(bfloat16, reference=exported("bert"))
     errors = [call.errors.relative for part in report.parts for call in part.calls if call.errors is not None]
     assert len(errors) > 30
@@ -157,7 +157,7 @@ def test_bfloat16_weights_have_their_parameters(
     bfloat16: Path, exported: Callable[[str], Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """They are rounded, and still the only ones that near."""
-    project(bfloat16, source=exported("bert"))
+    project(bfloat16, reference=exported("bert"))
     rows = parameters(bfloat16, model=zoo_model("bert"), save=False).rows
     before = parameters(exported("bert"), model=zoo_model("bert"), save=False).rows
     assert {(row.name, row.kind, row.parameters) for row in rows} == {
