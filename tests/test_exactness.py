@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import zoo
-from exactness import check_export
+from exactness import check_package
 
+
+ZooModel = Callable[[str], Path]
 
 # Nodes that data flow leaves at the root, where there are any: constants that are read all over the model.
 AT_ROOT = {
@@ -17,7 +19,7 @@ AT_ROOT = {
 }  # fmt: skip
 
 
-def _check(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+def _check(name: str, zoo_model: ZooModel, exported: ZooModel) -> None:
     from optimum.exporters.onnx import main_export as plain_export
 
     model = zoo_model(name)
@@ -26,7 +28,7 @@ def _check(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     def export(output: Path) -> None:
         plain_export(str(model), output, do_validation=False, **kwargs)
 
-    verdict = check_export(export, model, tmp_path / "package", **kwargs)
+    verdict = check_package(exported(name), export)
     assert verdict.scoped > 0
     assert verdict.wrong == []
     assert verdict.unresolved == 0
@@ -34,13 +36,13 @@ def _check(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.names(quick=True))
-def test_tags_agree_with_the_oracle(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_tags_agree_with_the_oracle(name: str, zoo_model: ZooModel, exported: ZooModel) -> None:
     """Path and call of every scoped node; of every other the lowest module around its readers, and its weights'."""
-    _check(name, zoo_model, tmp_path)
+    _check(name, zoo_model, exported)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(zoo.names(quick=True))))
-def test_tags_agree_with_the_oracle_everywhere(name: str, zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+def test_tags_agree_with_the_oracle_everywhere(name: str, zoo_model: ZooModel, exported: ZooModel) -> None:
     """The same for the rest of the zoo."""
-    _check(name, zoo_model, tmp_path)
+    _check(name, zoo_model, exported)
