@@ -14,8 +14,9 @@ ZooModel = Callable[[str], Path]
 
 # Nodes that data flow leaves at the root, where there are any: constants that are read all over the model.
 AT_ROOT = {
-    "bart": 1, "bart-classifier": 2, "blenderbot": 1, "clip": 1, "decision_transformer": 8, "ibert": 2, "longt5": 3,
-    "marian": 1, "mt5": 1, "owlvit": 12, "sam": 2, "siglip": 1, "t5": 1, "t5-unmerged": 1, "vits": 5, "xlm-roberta": 3,
+    "bart": 1, "bart-classifier": 2, "blenderbot": 1, "blenderbot-small": 1, "clip": 1, "decision_transformer": 8,
+    "encoder-decoder": 1, "ibert": 2, "longt5": 3, "m2m_100": 1, "marian": 1, "mbart": 1, "mt5": 1, "owlvit": 12,
+    "pegasus": 1, "sam": 2, "siglip": 1, "speech_to_text": 3, "t5": 1, "t5-unmerged": 1, "vits": 5, "xlm-roberta": 3,
 }  # fmt: skip
 
 
