@@ -108,7 +108,7 @@ def extract_base(package: Path, output: Path) -> dict[str, float]:
 
     output.unlink(missing_ok=True)
     started = time.process_time()
-    extract(package, "bert.encoder.layer.3", output)
+    extract(package, "bert.encoder.layer.3", output=output)
     found = _without_torch(started)
     started = time.process_time()
     shutil.copyfile(output, output.with_suffix(".copy"))

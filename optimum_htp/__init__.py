@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Value as Value,
     )
     from optimum_htp.package import (
+        Derivation as Derivation,
         ExternalTensor as ExternalTensor,
         FileRecord as FileRecord,
         HtpFile as HtpFile,
@@ -73,9 +74,9 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import (
-        ParameterReport as ParameterReport,
         ParameterRow as ParameterRow,
-        parameters as parameters,
+        ParamsReport as ParamsReport,
+        params as params,
     )
     from optimum_htp.verbs.profile import (
         CallTime as CallTime,
@@ -126,148 +127,43 @@ __version__ = "0.1.0"
 
 # The room that hands each public name out, in the order of the reference (docs/reference.md): a function, and the types
 # that it gives. Type checkers read the imports above; a test holds both to the same names.
-_ROOMS: dict[str, tuple[str, ...]] = {
-    "export": (
-        "ExportReport",
-        "HtpExporter",
-        "export_module",
-        "main_export",
-    ),
-    "methods": (
-        "HtpPackage",
-        "load_package",
-    ),
-    "package": (
-        "ExternalTensor",
-        "FileRecord",
-        "HtpFile",
-        "HtpOptions",
-        "PackedFiles",
-        "Sidecar",
-        "StoredParameter",
-        "TagCounts",
-    ),
-    "hierarchy": (
-        "Hierarchy",
-        "ModuleInfo",
-        "ModulePattern",
-        "ModuleTree",
-        "NodeTag",
-        "CallTree",
-        "ModuleCall",
-        "Root",
-        "Roots",
-    ),
-    "onnxfile": (
-        "Function",
-        "Graph",
-        "Initializer",
-        "Node",
-        "OnnxModel",
-        "Value",
-    ),
-    "tagging": ("TaggedGraph",),
-    "models": (
-        "AutoModelForONNX",
-        "Errors",
-    ),
-    "verbs.tree": (
-        "FileTree",
-        "ModuleRow",
-        "NodeRow",
-        "TreeReport",
-        "tree",
-    ),
-    "verbs.tag": (
-        "TagReport",
-        "tag",
-    ),
-    "verbs.project": (
-        "FileProjection",
-        "ProjectReport",
-        "project",
-    ),
-    "verbs.strip": (
-        "StripReport",
-        "strip",
-    ),
-    "verbs.validate": (
-        "Check",
-        "ValidationReport",
-        "validate",
-        "validate_optimum_compatibility",
-    ),
-    "verbs.pack": (
-        "PackReport",
-        "pack",
-    ),
-    "verbs.unpack": (
-        "UnpackReport",
-        "unpack",
-    ),
+_ROOMS = {
+    "export": "ExportReport HtpExporter export_module main_export",
+    "methods": "HtpPackage load_package",
+    "package": "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
+    "hierarchy": "Hierarchy ModuleInfo ModulePattern ModuleTree NodeTag CallTree ModuleCall Root Roots",
+    "onnxfile": "Function Graph Initializer Node OnnxModel Value",
+    "tagging": "TaggedGraph",
+    "models": "AutoModelForONNX Errors",
+    "verbs.tree": "FileTree ModuleRow NodeRow TreeReport tree",
+    "verbs.tag": "TagReport tag",
+    "verbs.project": "FileProjection ProjectReport project",
+    "verbs.strip": "StripReport strip",
+    "verbs.validate": "Check ValidationReport validate validate_optimum_compatibility",
+    "verbs.pack": "PackReport pack",
+    "verbs.unpack": "UnpackReport unpack",
     "verbs.profile": (
-        "CallTime",
-        "FusedTime",
-        "GroupTime",
-        "Kernel",
-        "Microseconds",
-        "ModuleDelta",
-        "ModuleTime",
-        "OpTime",
-        "PhaseDelta",
-        "PhaseProfile",
-        "ProfileDelta",
-        "ProfileReport",
-        "profile",
+        "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime OpTime PhaseDelta "
+        "PhaseProfile ProfileDelta ProfileReport profile"
     ),
-    "verbs.compare": (
-        "CallComparison",
-        "CompareReport",
-        "Isolated",
-        "PartComparison",
-        "compare",
-    ),
-    "verbs.select": (
-        "FileSelection",
-        "SelectedNode",
-        "Selection",
-        "select",
-        "write_layer_annotations",
-    ),
-    "verbs.params": (
-        "ParameterReport",
-        "ParameterRow",
-        "parameters",
-    ),
-    "verbs.extract": (
-        "ExtractReport",
-        "extract",
-    ),
-    "verbs.diff": (
-        "Change",
-        "DiffReport",
-        "FileDiff",
-        "ModuleDiff",
-        "ModuleSide",
-        "diff",
-    ),
-    "errors": (
-        "HtpError",
-        "ModelTooLargeError",
-        "OnnxFileError",
-        "PackageError",
-        "TaggingError",
-    ),
+    "verbs.compare": "CallComparison CompareReport Isolated PartComparison compare",
+    "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
+    "verbs.params": "ParameterRow ParamsReport params",
+    "verbs.extract": "ExtractReport extract",
+    "verbs.diff": "Change DiffReport FileDiff ModuleDiff ModuleSide diff",
+    "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError",
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 # Names of before 0.1.0 that go on working.
 _ALIASES = {
     "ExportResult": "ExportReport",
     "HTPExporter": "HtpExporter",
+    "ParameterReport": "ParamsReport",
     "ProjectionReport": "ProjectReport",
     "TaggingResult": "TagReport",
     "annotate_layers": "write_layer_annotations",
+    "parameters": "params",
     "tag_package": "tag",
 }
 

@@ -14,7 +14,7 @@ from optimum_htp.verbs.compare import compare
 from optimum_htp.verbs.diff import diff
 from optimum_htp.verbs.extract import extract
 from optimum_htp.verbs.pack import pack
-from optimum_htp.verbs.params import parameters
+from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
 from optimum_htp.verbs.select import select
 from optimum_htp.verbs.tree import tree
@@ -30,7 +30,7 @@ class HtpPackage(_HtpPackage):
 
     tree = tree
     select = select
-    params = parameters
+    params = params
     profile = profile
     compare = compare
     diff = diff

@@ -32,10 +32,10 @@ HEAVY = {"torch", "transformers", "onnxruntime", "optimum", "onnx", "diffusers",
 # A subclass of Optimum's command needs that class when it is made; `optimum.commands` loads nothing heavy.
 ALLOWED = {("cli/plugin.py", "optimum.commands.base"), ("cli/plugin.py", "optimum.commands.export.onnx")}
 
-# File names that several rooms have, because they mean the same there: what a verb does and what it reports; a verb in
-# the command line, in its room and in its view.
+# File names that several rooms have, because they mean the same there: what a verb does and what it reports; how much of
+# a file is accepted; a verb in the command line, in its room and in its view.
 VERBS = {path.stem for path in (PACKAGE / "verbs").iterdir() if not path.stem.startswith("_")}
-SHARED_NAMES = {"__init__", "verb", "report", "export", *VERBS}
+SHARED_NAMES = {"__init__", "verb", "report", "limits", "export", *VERBS}
 
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

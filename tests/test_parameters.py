@@ -1,4 +1,4 @@
-"""The PyTorch parameter of every stored tensor, what was done to it, and its name in the file."""
+"""The PyTorch parameter of every initializer, what was done to it, and its name in the file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ import zoo
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import optimum_htp
-from optimum_htp import PackageError, ParameterReport, load_package, main_export, parameters, project, strip
+from optimum_htp import PackageError, ParamsReport, load_package, main_export, params, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile.model import Initializer, Node
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, undo_renames
-from optimum_htp.package.sidecar.record import StoredParameter
-from optimum_htp.verbs.params.initializers import StoredTensor, Use
-from optimum_htp.verbs.params.origins import CHANGES as WORDS, Match, Matcher
+from optimum_htp.package import Derivation, StoredParameter
+from optimum_htp.verbs.params.initializers import Consumer, TaggedInitializer
+from optimum_htp.verbs.params.origins import CHANGES as WORDS, Matcher
 from optimum_htp.verbs.params.readings import Reading, changes_to
 from optimum_htp.verbs.params.state_dict import SourceTensors
 
@@ -39,8 +39,8 @@ ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attenti
 BIAS = "bert.encoder.layer.0.output.dense.bias"
 
 
-def check_values(report: ParameterReport, package: Path, model: Any) -> None:
-    """Makes each stored tensor anew from the parameters that the report names, and finds the values of the file."""
+def check_values(report: ParamsReport, package: Path, model: Any) -> None:
+    """Makes each initializer anew from the parameters that the report names, and finds the values of the file."""
     source = SourceTensors.of(model)
     for row in report.rows:
         proto = onnx.load(package / row.file)
@@ -76,7 +76,7 @@ def test_every_stored_tensor_is_known(
     from optimum_htp.models.torch_parts import load_source_model
 
     package, model = exported(name), zoo_model(name)
-    report = parameters(package, model, save=False)
+    report = params(package, model=model, save=False)
     assert {row.file for row in report.rows} == set(load_package(package).files)
     assert report.counts["unknown"] == 0
     anonymous = [row for row in report.rows if row.anonymous]
@@ -89,7 +89,7 @@ def test_the_module_decides_among_equal_values(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """In a model that was never trained all biases are equal: one tensor stands for just those that nodes read it for."""
-    report = parameters(exported("bert"), zoo_model("bert"), save=False)
+    report = params(exported("bert"), model=zoo_model("bert"), save=False)
     rows = {row.name: row for row in report.rows}
     (row,) = [row for row in report.rows if BIAS in (*row.parameters, *row.duplicates)]
     assert all(name.endswith("bias") for name in (*row.parameters, *row.duplicates))
@@ -107,7 +107,7 @@ def test_real_weights(tmp_path: Path) -> None:
     model = Path(location) / "model"
     main_export(str(model), tmp_path / "package", task="feature-extraction", library_name="transformers",
                 do_validation=False)  # fmt: skip
-    report = parameters(tmp_path / "package", model, save=False)
+    report = params(tmp_path / "package", model=model, save=False)
     anonymous = [row for row in report.rows if row.anonymous]
     assert len(anonymous) == 36
     assert {(row.kind, row.changes, row.duplicates) for row in anonymous} == {("parameter", ("transposed",), ())}
@@ -118,7 +118,7 @@ def test_real_weights(tmp_path: Path) -> None:
 
 def test_a_fused_qkv(exported: Callable[..., Path], zoo_model: Callable[[str], Path]) -> None:
     """ONNX Runtime's attention has query, key and value side by side."""
-    report = parameters(exported("bert", optimize="O2"), zoo_model("bert"), save=False)
+    report = params(exported("bert", optimize="O2"), model=zoo_model("bert"), save=False)
     fused = [row for row in report.rows if "concatenated" in row.changes and len(row.shape) == 2]
     head = "bert.encoder.layer.0.attention.self."
     assert fused[0].parameters == (f"{head}query.weight", f"{head}key.weight", f"{head}value.weight")
@@ -133,7 +133,7 @@ def test_quantized_weights(exported: Callable[..., Path], zoo_model: Callable[[s
     quantize_dynamic(
         exported("bert") / "model.onnx", package / "model.onnx", weight_type=QuantType.QInt8, per_channel=True
     )
-    report = parameters(package, zoo_model("bert"))
+    report = params(package, model=zoo_model("bert"))
     counts = Counter(row.changes[-1] for row in report.rows if row.changes)
     assert counts["quantized"] == counts["scale"] == counts["zero_point"] >= 14
     rows = {row.name: row for row in report.rows}
@@ -188,16 +188,16 @@ class Toy(torch.nn.Module):
                 tensor.data = torch.rand(tensor.shape, generator=generator) + 0.1
 
 
-def stored(name: str, array: np.ndarray[Any, Any], operator: str, slot: int, *others: str) -> StoredTensor:
+def stored(name: str, array: np.ndarray[Any, Any], operator: str, slot: int, *others: str) -> TaggedInitializer:
     inputs = ("x",) * slot + (name, *others)
     kind = int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
-    use = Use(Node("n", operator, "", inputs, ("y",), {}, ()), slot)
-    return StoredTensor("", Initializer(name, kind, array.shape, None, 0, None), (use,), ())
+    consumer = Consumer(Node(op_type=operator, inputs=inputs, outputs=("y",)), slot)
+    return TaggedInitializer("", Initializer(name, kind, array.shape), (consumer,))
 
 
-def match(module: Any, array: np.ndarray[Any, Any], operator: str, slot: int, path: str) -> Match | None:
+def match(module: Any, array: np.ndarray[Any, Any], operator: str, slot: int, path: str) -> Derivation | None:
     tensor = stored("w", array, operator, slot)
-    return Matcher(SourceTensors.of(module), {("", "w"): tensor}, lambda _: None).match(tensor, array, [path])
+    return Matcher(SourceTensors.of(module), [tensor], lambda _: None).match(tensor, array, [path])
 
 
 def test_a_folded_batch_norm() -> None:
@@ -205,11 +205,11 @@ def test_a_folded_batch_norm() -> None:
     toy = Toy().eval()
     weight, bias = folded(toy)
     found = match(toy, weight, "Conv", 1, "conv")
-    assert found == Match(("conv.weight", "bn.weight", "bn.running_var"), ("folded",))
+    assert found == Derivation(("conv.weight", "bn.weight", "bn.running_var"), ("folded",))
     found = match(toy, bias, "Conv", 2, "conv")
     assert found is not None
     assert found.parameters == ("conv.bias", "bn.bias", "bn.running_mean", "bn.weight", "bn.running_var")
-    assert match(toy, weight * 1.01, "Conv", 1, "conv") in (None, Match(("conv.weight",), ("scaled",)))
+    assert match(toy, weight * 1.01, "Conv", 1, "conv") in (None, Derivation(("conv.weight",), ("scaled",)))
 
 
 def test_parameters_side_by_side() -> None:
@@ -220,9 +220,9 @@ def test_parameters_side_by_side() -> None:
     weight = np.concatenate([values[f"{name}.weight"].T for name in names], axis=1)
     bias = np.concatenate([values[f"{names[0]}.bias"], np.zeros(4, "f"), values[f"{names[2]}.bias"]])
     found = match(toy, weight, "Attention", 1, "attention")
-    assert found == Match(tuple(f"{name}.weight" for name in names), ("transposed", "concatenated"))
+    assert found == Derivation(tuple(f"{name}.weight" for name in names), ("transposed", "concatenated"))
     found = match(toy, bias, "Attention", 2, "attention")
-    assert found == Match((f"{names[0]}.bias", f"{names[2]}.bias"), ("concatenated",))
+    assert found == Derivation((f"{names[0]}.bias", f"{names[2]}.bias"), ("concatenated",))
     assert match(toy, weight[:, :11], "Attention", 1, "attention") is None
 
 
@@ -230,26 +230,25 @@ def test_one_number_more_or_times() -> None:
     """Multiplied by a number, or with one added; values that fit nothing are nobody's."""
     toy = Toy()
     value = toy.norm.weight.detach().numpy()
-    assert match(toy, value * 0.25, "Mul", 1, "norm") == Match(("norm.weight",), ("scaled",))
-    assert match(toy, value + 1, "Mul", 1, "norm") == Match(("norm.weight",), ("shifted",))
+    assert match(toy, value * 0.25, "Mul", 1, "norm") == Derivation(("norm.weight",), ("scaled",))
+    assert match(toy, value + 1, "Mul", 1, "norm") == Derivation(("norm.weight",), ("shifted",))
     assert match(toy, value**2, "Mul", 1, "norm") is None
 
 
 def match_quantized(
     module: Any, tensor: str, path: str, *, operator: str = "DequantizeLinear", **arrays: np.ndarray[Any, Any]
-) -> Match | None:
+) -> Derivation | None:
     """What a tensor was made of that a node reads with the others behind it, in this order."""
     names = list(arrays)
     inputs = ("x", *names) if operator.startswith("Q") else tuple(names)
-    node = Node("n", operator, "", inputs, ("y",), {}, ())
+    node = Node(op_type=operator, inputs=inputs, outputs=("y",))
     kinds = {name: int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)) for name, array in arrays.items()}
     stored = {
-        ("", name): StoredTensor("", Initializer(name, kinds[name], array.shape, None, 0, None),
-                                 (Use(node, inputs.index(name)),), ())
+        name: TaggedInitializer("", Initializer(name, kinds[name], array.shape), (Consumer(node, inputs.index(name)),))
         for name, array in arrays.items()
-    }  # fmt: skip
-    matcher = Matcher(SourceTensors.of(module), stored, lambda each: arrays[each.tensor.name])
-    return matcher.match(stored["", tensor], arrays[tensor], [path])
+    }
+    matcher = Matcher(SourceTensors.of(module), stored.values(), lambda each: arrays[each.tensor.name])
+    return matcher.match(stored[tensor], arrays[tensor], [path])
 
 
 def test_quantized_within_half_a_step() -> None:
@@ -257,7 +256,7 @@ def test_quantized_within_half_a_step() -> None:
     toy = Toy()
     scale = np.array(0.01, "f")
     w = np.round(toy.norm.weight.detach().numpy() / scale).astype(np.int8)
-    assert match_quantized(toy, "w", "norm", w=w, s=scale) == Match(("norm.weight",), ("quantized",), (), ("s",))
+    assert match_quantized(toy, "w", "norm", w=w, s=scale) == Derivation(("norm.weight",), ("quantized",), (), ("s",))
     w[0] += 1
     assert match_quantized(toy, "w", "norm", w=w, s=scale) is None
 
@@ -285,10 +284,10 @@ def test_folded_and_quantized(channels: int) -> None:
               "y_s": np.array(0.05, "f"), "y_z": np.zeros((), np.uint8), "b": b}  # fmt: skip
     found = match_quantized(toy, "w", "conv", operator="QLinearConv", **arrays)
     names = ("conv.weight", "bn.weight", "bn.running_var")
-    assert found == Match(names, ("folded", "quantized"), (), ("w_s",), "w_z")
+    assert found == Derivation(names, ("folded", "quantized"), (), ("w_s",), "w_z")
     found = match_quantized(toy, "b", "conv", operator="QLinearConv", **arrays)
     names = ("conv.bias", "bn.bias", "bn.running_mean", "bn.weight", "bn.running_var")
-    assert found == Match(names, ("folded", "quantized"), (), ("x_s", "w_s"))
+    assert found == Derivation(names, ("folded", "quantized"), (), ("x_s", "w_s"))
 
 
 def test_folded_and_rounded() -> None:
@@ -296,7 +295,7 @@ def test_folded_and_rounded() -> None:
     toy = Toy().eval()
     weight, _ = folded(toy)
     found = match(toy, weight.astype(np.float16), "Conv", 1, "conv")
-    assert found == Match(("conv.weight", "bn.weight", "bn.running_var"), ("folded", "cast"))
+    assert found == Derivation(("conv.weight", "bn.weight", "bn.running_var"), ("folded", "cast"))
 
 
 def test_side_by_side_and_quantized() -> None:
@@ -306,7 +305,7 @@ def test_side_by_side_and_quantized() -> None:
     weight = np.concatenate([toy.get_parameter(name).detach().numpy().T for name in names], axis=1)
     scale = np.array(0.01, "f")
     found = match_quantized(toy, "w", "attention", w=np.round(weight / scale).astype(np.int8), s=scale)
-    assert found == Match(tuple(names), ("transposed", "concatenated", "quantized"), (), ("s",))
+    assert found == Derivation(tuple(names), ("transposed", "concatenated", "quantized"), (), ("s",))
 
 
 def test_a_zero_point_of_another_shape_is_none() -> None:
@@ -315,7 +314,7 @@ def test_a_zero_point_of_another_shape_is_none() -> None:
     scale = np.array(0.01, "f")
     w = np.round(toy.norm.weight.detach().numpy() / scale).astype(np.int8)
     found = match_quantized(toy, "w", "norm", w=w, s=scale, other=np.zeros((5, 7), np.int8))
-    assert found == Match(("norm.weight",), ("quantized",), (), ("s",))
+    assert found == Derivation(("norm.weight",), ("quantized",), (), ("s",))
 
 
 class Tables(torch.nn.Module):
@@ -337,7 +336,7 @@ def test_rows_of_a_table(rows: Any, change: str, axes: tuple[int, ...]) -> None:
     """As a vision transformer's position embeddings without the one of the class token, or Swin's relative ones."""
     tables = Tables()
     array = tables.table.detach().numpy()[:, rows].transpose(axes)
-    assert match(tables, array, "Add", 1, "") == Match(("table",), (change,))
+    assert match(tables, array, "Add", 1, "") == Derivation(("table",), (change,))
     assert match(tables, array + 1e-3, "Add", 1, "") is None
 
 
@@ -345,8 +344,8 @@ def test_a_name_decides_among_equal_values() -> None:
     """Of two parameters of one module that are equal, the one that the tensor is named after; the other is told of."""
     tables = Tables()
     tensor = stored("two", np.zeros(4, "f"), "Add", 1)
-    matcher = Matcher(SourceTensors.of(tables), {("", "two"): tensor}, lambda _: None)
-    assert matcher.match(tensor, np.zeros(4, "f"), [""], named="two") == Match(("two",), ("same",), ("one",))
+    matcher = Matcher(SourceTensors.of(tables), [tensor], lambda _: None)
+    assert matcher.match(tensor, np.zeros(4, "f"), [""], named="two") == Derivation(("two",), ("same",), ("one",))
 
 
 def test_the_schema_has_the_words_for_all_changes() -> None:
@@ -371,7 +370,7 @@ def test_another_model_is_refused(
     error = capsys.readouterr().err
     assert "is not what it was exported from: bert.embeddings.word_embeddings.weight differs in 1 of its" in error
     with pytest.raises(PackageError, match="is not what it was exported from: "):
-        parameters(exported("llama"), zoo_model("gpt2"))
+        params(exported("llama"), model=zoo_model("gpt2"))
 
 
 def test_a_graph_without_tags(exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
@@ -379,7 +378,7 @@ def test_a_graph_without_tags(exported: Callable[..., Path], zoo_model: Callable
     package = shutil.copytree(exported("bert"), tmp_path / "package")
     strip(package)
     with pytest.raises(PackageError, match="tag them first: optimum-cli htp tag"):
-        parameters(package, zoo_model("bert"))
+        params(package, model=zoo_model("bert"))
 
 
 # --- The sidecar and the names ------------------------------------------------------------------------------------
@@ -398,7 +397,7 @@ def test_names_of_pytorch_and_back(
     """The renamed files run the same, their tags hold, and `strip` gives the bytes that it gives without renaming."""
     package = shutil.copytree(exported(name), tmp_path / "package")
     before = {file: load_package(package).files[file].model for file in load_package(package).files}
-    report = parameters(package, zoo_model(name), rename=True)
+    report = params(package, model=zoo_model(name), rename=True)
     after = load_package(package)
     jsonschema.validate(json.loads((package / "export_metadata.json").read_text(encoding="utf-8")), schema())
     for file, model in before.items():
@@ -412,7 +411,7 @@ def test_names_of_pytorch_and_back(
         answers = [run(where / file) for where in (exported(name), package)]
         assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(*answers, strict=True))
     assert any(row.new_name for row in report.rows)
-    again = parameters(package, zoo_model(name), rename=True)
+    again = params(package, model=zoo_model(name), rename=True)
     assert not any(row.new_name for row in again.rows)
     plain = shutil.copytree(exported(name), tmp_path / "plain")
     strip(plain)
@@ -429,7 +428,7 @@ def test_the_map_of_another_graph_is_not_kept(exported: Callable[..., Path]) -> 
     """What the tensors of a graph were made of says nothing of those of the graph that a tool made of it."""
     record = load_package(exported("bert")).files["model.onnx"].record
     assert record is not None
-    mapped = replace(record, parameters=(StoredParameter("", "weight", "parameter"),), renamed={"new": "old"})
+    mapped = replace(record, parameters=(StoredParameter(graph="", name="weight"),), renamed={"new": "old"})
     assert record.keeping(mapped).parameters == mapped.parameters
     kept = replace(record, digest="0" * 64).keeping(mapped)
     assert (kept.parameters, kept.renamed) == ((), {"new": "old"})
@@ -464,7 +463,7 @@ def test_the_map_is_in_the_sidecar(
 ) -> None:
     """By the names that the file has, and it is read back."""
     package = shutil.copytree(exported("bert"), tmp_path / "package")
-    report = parameters(package, zoo_model("bert"))
+    report = params(package, model=zoo_model("bert"))
     assert report.saved
     record = load_package(package).files["model.onnx"].record
     assert record is not None
@@ -480,7 +479,7 @@ def test_names_come_back_without_the_sidecar(
 ) -> None:
     """The file has its old names too, and takes them along: `strip` gives back what there was."""
     package = shutil.copytree(exported("bert"), tmp_path / "package")
-    parameters(package, zoo_model("bert"), rename=True)
+    params(package, model=zoo_model("bert"), rename=True)
     (package / "export_metadata.json").unlink()
     if tool == "quantizer":
         shutil.move(package / "model.onnx", tmp_path / "model.onnx")
@@ -504,7 +503,7 @@ def test_one_file_of_a_package(
 ) -> None:
     """Its part of the sidecar is written, and the other files stay as they are."""
     package = shutil.copytree(exported("t5"), tmp_path / "package")
-    report = parameters(package / "encoder_model.onnx", zoo_model("t5"), rename=True)
+    report = params(package / "encoder_model.onnx", model=zoo_model("t5"), rename=True)
     assert report.saved
     files = load_package(package).files
     assert {file.evidence for file in files.values()} == {"sidecar"}
@@ -517,16 +516,18 @@ def test_fused_copies_have_numbers(
 ) -> None:
     """An optimizer stores a fused QKV for each call of a re-used layer; renaming again changes nothing."""
     package = shutil.copytree(exported("albert", optimize="O2"), tmp_path / "package")
-    rows = [row for row in parameters(package, zoo_model("albert"), rename=True).rows if "concatenated" in row.changes]
+    rows = [
+        row for row in params(package, model=zoo_model("albert"), rename=True).rows if "concatenated" in row.changes
+    ]
     names = [row.new_name for row in rows if len(row.shape) == 2]
     head = f"{ALBERT_ATTENTION}.query_key_value.weight"
     assert names == [head, *(f"{head}.{number}" for number in range(2, len(names) + 1))]
     assert len(names) > 1
-    assert not any(row.new_name for row in parameters(package, zoo_model("albert"), rename=True).rows)
+    assert not any(row.new_name for row in params(package, model=zoo_model("albert"), rename=True).rows)
 
 
 def toy(path: Path) -> Path:
-    """An `If` whose bodies read a stored tensor of the main graph, and one of their own by the same name."""
+    """An `If` whose bodies read a initializer of the main graph, and one of their own by the same name."""
     make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     own = onnx.numpy_helper.from_array(np.full(2, 2.0, "f"), "own")
     then = onnx.helper.make_graph(
@@ -542,7 +543,7 @@ def toy(path: Path) -> Path:
 
 
 def test_names_inside_bodies(tmp_path: Path) -> None:
-    """A stored tensor is renamed wherever a body reads it; undoing gives the same bytes."""
+    """A initializer is renamed wherever a body reads it; undoing gives the same bytes."""
     path = toy(tmp_path / "toy.onnx")
     before = path.read_bytes()
     rename_initializers(path, {"outer": "a.weight", "own": "b.weight"})
@@ -558,7 +559,7 @@ def test_names_inside_bodies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [{"outer": "then_y"}, {"outer": "own"}, {"outer": "z", "own": "z"}, {"y": "z"}])
 def test_collisions_are_refused(names: dict[str, str], tmp_path: Path) -> None:
-    """A name that is in use anywhere in the file, two tensors with one name, and what is no stored tensor."""
+    """A name that is in use anywhere in the file, two tensors with one name, and what is no initializer."""
     path = toy(tmp_path / "toy.onnx")
     before = path.read_bytes()
     with pytest.raises(HtpError, match=r"can't be renamed"):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
 
 _EXAMPLES = """\
-Inputs and outputs have the names of the tensors in the package. The outputs are what the rest of the model reads: what a
-module returns and nobody takes is none of them.
+Inputs and outputs have the names of the tensors in the package. The outputs are what the rest of the model consumes: what a
+module returns and nobody takes is not among them.
 
 examples:
   optimum-cli htp extract PKG bert.encoder.layer.0 layer.onnx
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="OUT",
         help="The ONNX file to write, if the name ends in .onnx, else a directory for model.onnx and its sidecar.",
     )
-    parser.add_argument("--file", metavar="NAME", help="The file of the package to cut from; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="The file of the package to cut from; globs allowed.")
     parser.add_argument(
         "--graph", metavar="NAME", help="The branch to cut from, if several have the module: then_branch, else_branch."
     )
@@ -53,20 +53,22 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Cuts the module out and says what it takes and gives."""
-    from optimum_htp.cli.views.extract import print_extract, print_extract_json
-    from optimum_htp.cli.views.terminal import printable, working
+    from optimum_htp.cli.views.extract import print_extract
+    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.extract import extract
 
     with working(f"Extracting from {printable(args.package)}"):
         report = extract(
             args.package,
             args.module,
-            args.output,
+            output=args.output,
             file=args.file,
             graph=args.graph,
             call=args.call,
             overwrite=args.overwrite,
         )
-    show = print_extract_json if args.json else print_extract
-    show(report)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_extract(report)
     return 0

@@ -21,12 +21,12 @@ changes:
   cast          to another type
   scaled        multiplied by one number
   shifted       with one number added
-  folded        a convolution with the batch norm behind it
+  folded        a convolution with the batch norm after it
   concatenated  several parameters side by side, as in a fused QKV
   quantized     in steps of its scale, with its zero point
 
 All are found by value. "also" names other parameters with the same values, which the initializer stands for too. A
-constant is no parameter: integers, truth values, or one number throughout.
+constant is not a parameter: integers, booleans, or one number throughout.
 """
 
 
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="The model it was exported from: a directory, or an id on the Hub.",
     )
-    parser.add_argument("--file", metavar="NAME", help="Only this file of the package; a glob will do.")
+    parser.add_argument("--file", metavar="NAME", help="Only this file of the package; globs allowed.")
     parser.add_argument(
         "--rename",
         action="store_true",
@@ -54,19 +54,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
-    from optimum_htp.cli.views.params import print_params, print_params_json
-    from optimum_htp.cli.views.terminal import printable, working
-    from optimum_htp.verbs.params import parameters
+    from optimum_htp.cli.views.params import print_params
+    from optimum_htp.cli.views.terminal import print_json, printable, working
+    from optimum_htp.verbs.params import params
 
     with working(f"Tracing the tensors of {printable(args.package)}"):
-        report = parameters(
+        report = params(
             args.package,
-            args.model,
+            model=args.model,
             file=args.file,
             rename=args.rename,
             save=not args.no_save,
             trust_remote_code=args.trust_remote_code,
         )
-    show = print_params_json if args.json else print_params
-    show(report)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print_params(report)
     return 0

@@ -407,7 +407,7 @@ def main_export(
         no_dynamic_axes: Export with static shapes.
         do_constant_folding: Let the exporter fold constants.
         slim: Run onnxslim.
-        htp_options: What to write beside the tags; None means the defaults.
+        htp_options: What to write in addition to the tags; None means the defaults.
         **kwargs_shapes: Shapes of the dummy inputs, by name, and whatever else the installed Optimum takes.
 
     Returns:

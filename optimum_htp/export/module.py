@@ -60,7 +60,7 @@ def export_module(
             reads (`logits`).
         dynamic_axes: Which axes of which inputs and outputs have no fixed size, as for `torch.onnx.export`.
         opset: The ONNX opset; None means the exporter's default.
-        htp_options: What to write beside the tags; None means the defaults.
+        htp_options: What to write in addition to the tags; None means the defaults.
         file_name: The name of the ONNX file.
         dynamo: Use torch's dynamo exporter, which needs onnxscript. Which call of a module that ran more than once a
             node belongs to is not known then.
@@ -128,7 +128,7 @@ def _check(model: object, file_name: str, dynamo: bool) -> None:
     if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
         raise HtpError("can't export what torch.compile made: give the module that it was made of, model._orig_mod")
     if Path(file_name).name != file_name or not file_name.endswith(".onnx") or file_name.startswith("."):
-        raise HtpError(f"{file_name!r} is no name for an ONNX file: give one like model.onnx, without a directory")
+        raise HtpError(f"{file_name!r} is not a name for an ONNX file: give one like model.onnx, without a directory")
     if dynamo and importlib.util.find_spec("onnxscript") is None:
         raise HtpError("dynamo=True needs onnxscript: run `pip install onnxscript`, or leave dynamo at False")
 

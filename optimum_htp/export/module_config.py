@@ -32,7 +32,7 @@ def config_document(
     """What is saved as config.json: a copy of what was given, of the model's own, or what is known of the module.
 
     Raises:
-        HtpError: What was given is no config.
+        HtpError: What was given is not a config.
     """
     from transformers import PretrainedConfig
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.atomic import replacing
+from optimum_htp.onnxfile.assembly import encode_node, encode_value, graph_pieces, model_pieces
+from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
+from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_ITEMS, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
-    MAX_MODEL_BYTES,
     Function,
     Graph,
     Initializer,
@@ -16,32 +18,20 @@ from optimum_htp.onnxfile.model import (
     Value,
     body_path,
     external_data_files,
+    function_path,
     node_id,
+    split_body_path,
 )
-from optimum_htp.onnxfile.opening import wire_errors
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
-from optimum_htp.onnxfile.schema import (
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NAME,
-    GRAPH_NODE,
-    GRAPH_OUTPUT,
-    GRAPH_SPARSE_INITIALIZER,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    MODEL_METADATA,
-    NODE_INPUT,
-    NODE_OP_TYPE,
-    NODE_OUTPUT,
-)
-from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, reads, scopes_of
-from optimum_htp.onnxfile.shapes import tensor_types, value_info
-from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, model_spans, scope_spans
-from optimum_htp.onnxfile.splice import Splice
+from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
+from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.source_files import SourceFiles
+from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
+from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.stamp import FileStamp
-from optimum_htp.onnxfile.tensors import SourceFiles, TensorField, rewrite_part, rewrite_tensors
+from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import (
     WireError,
@@ -58,22 +48,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "GRAPH_INITIALIZER",
-    "GRAPH_INPUT",
-    "GRAPH_NAME",
-    "GRAPH_NODE",
-    "GRAPH_OUTPUT",
-    "GRAPH_SPARSE_INITIALIZER",
+    "MAX_BODY_DEPTH",
+    "MAX_ITEMS",
     "MAX_MODEL_BYTES",
-    "MODEL_FUNCTION",
-    "MODEL_GRAPH",
-    "MODEL_METADATA",
-    "NODE_INPUT",
-    "NODE_OP_TYPE",
-    "NODE_OUTPUT",
     "NUMBERS",
     "RANDOM_OPERATORS",
     "Data",
+    "Edges",
     "ElementType",
     "FileStamp",
     "Function",
@@ -89,15 +70,23 @@ __all__ = [
     "Span",
     "Splice",
     "TensorField",
+    "Use",
     "Value",
     "WireError",
     "body_path",
+    "creating",
     "element_type",
     "encode_message",
+    "encode_node",
+    "encode_value",
     "encode_varint",
     "external_data_files",
+    "function_path",
     "graph_digest",
+    "graph_pieces",
+    "initializer_span",
     "message_pieces",
+    "model_pieces",
     "model_spans",
     "node_id",
     "pieces_length",
@@ -113,9 +102,10 @@ __all__ = [
     "rewritten_content",
     "scope_spans",
     "scopes_of",
+    "split_body_path",
     "tensor_names",
     "tensor_types",
+    "topological_order",
     "undo_renames",
-    "value_info",
-    "wire_errors",
+    "write_all",
 ]

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are created or replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+@contextlib.contextmanager
+def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
+    """Gives a descriptor to write to a new file, which is on the disk when the block ends well, else gone.
+
+    Other processes see the file while it is written: for one in a directory that nobody looks at yet.
+
+    Args:
+        target: The file to create, which must not exist; its directory is created if need be.
+        mode: Permission bits of the new file, before the process's umask.
+
+    Raises:
+        OSError: As the system says it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
 
 @contextlib.contextmanager
 def replacing(target: Path, *, mode: int) -> Iterator[int]:
@@ -23,7 +51,7 @@ def replacing(target: Path, *, mode: int) -> Iterator[int]:
     else is left: on Linux the new file has no name until it is complete, so that holds for `kill -9` too.
 
     Args:
-        target: The file to create or replace; no symbolic link.
+        target: The file to create or replace; not a symbolic link.
         mode: Permission bits of the new file.
 
     Raises:
@@ -53,13 +81,12 @@ def replacing(target: Path, *, mode: int) -> Iterator[int]:
 
 
 def _open_new(temporary: Path) -> tuple[int, bool]:
-    """Returns the descriptor of a new file beside `temporary`, and whether it already has that name."""
-    flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    """Returns the descriptor of a new file next to `temporary`, and whether it already has that name."""
     if hasattr(os, "O_TMPFILE"):
         # File systems without O_TMPFILE (NFS, some overlays) refuse it; what else may be wrong shows right below.
         with contextlib.suppress(OSError):
-            return os.open(temporary.parent, flags | os.O_TMPFILE, 0o600), False
-    return os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+            return os.open(temporary.parent, _FLAGS | os.O_TMPFILE, 0o600), False
+    return os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600), True
 
 
 def _give_name(descriptor: int, name: Path) -> None:

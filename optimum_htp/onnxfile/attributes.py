@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.model import MAX_BODY_NAME_BYTES
-from optimum_htp.onnxfile.schema import (
-    ATTRIBUTE_FIELDS,
-    ATTRIBUTE_G,
-    ATTRIBUTE_GRAPH_TAGS,
-    ATTRIBUTE_GRAPHS,
-    ATTRIBUTE_NAME,
-    ATTRIBUTE_TENSOR_TAGS,
-)
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.limits import MAX_BODY_NAME_BYTES, max_items
 from optimum_htp.onnxfile.wire import WireError, fields
 
 
@@ -32,7 +25,7 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
     """Returns the bodies and the tensors in an attribute; None where it has neither, as most, which `plain` collects.
 
     Raises:
-        WireError: If it has a graph but no name that can stand in a path, or is no valid message.
+        WireError: If it has a graph but no name that can stand in a path, or is not a valid message.
     """
     short = data[start:end] if end - start <= _SHORT_ATTRIBUTE_BYTES else b""
     if short in plain:
@@ -40,15 +33,15 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
     name_first = name_stop = start
     graphs: list[Field] = []
     tensors: list[Field] = []
-    for field in fields(data, start, end, ATTRIBUTE_FIELDS):
+    for field in fields(data, start, end, schema.ATTRIBUTE_FIELDS):
         tag = field[0]
-        if tag == ATTRIBUTE_NAME:
+        if tag == schema.ATTRIBUTE_NAME:
             _, _, name_first, name_stop = field
-        elif tag in ATTRIBUTE_GRAPH_TAGS:
+        elif tag in schema.ATTRIBUTE_GRAPH_TAGS:
             graphs.append(field)
-            if len(graphs) > 1000 + (end - start) // 8:
+            if len(graphs) > max_items(end - start):
                 raise WireError("more graphs than an attribute of this size can have", field[1])
-        elif tag in ATTRIBUTE_TENSOR_TAGS:
+        elif tag in schema.ATTRIBUTE_TENSOR_TAGS:
             tensors.append(field)
     if not graphs and not tensors:
         if short:
@@ -58,9 +51,9 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
         return [], tensors
     name = path_name(data, name_first, name_stop, MAX_BODY_NAME_BYTES)
     if not name or not name.isprintable() or "/" in name:
-        raise WireError(f"{name!r} is no name for an attribute with a graph", name_first)
-    lists = [field for field in graphs if field[0] == ATTRIBUTE_GRAPHS]
-    single = [field for field in graphs if field[0] == ATTRIBUTE_G]
+        raise WireError(f"{name!r} cannot be the name of an attribute with a graph", name_first)
+    lists = [field for field in graphs if field[0] == schema.ATTRIBUTE_GRAPHS]
+    single = [field for field in graphs if field[0] == schema.ATTRIBUTE_G]
     if len(single) > 1:
         raise WireError(f"the attribute {name!r} has its graph twice", single[1][1])
     bodies = [(name, field) for field in single]
@@ -72,7 +65,7 @@ def path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:
     """Returns a name that becomes a part of graph paths.
 
     Raises:
-        WireError: If it is longer than `longest_bytes` or no UTF-8.
+        WireError: If it is longer than `longest_bytes` or not UTF-8.
     """
     if stop - first > longest_bytes:
         raise WireError(f"a function or attribute has a name of {stop - first} bytes", first)

@@ -1,28 +1,14 @@
-"""What an ONNX file says, and how much of it we accept."""
+"""What an ONNX file says, without its weights."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-
-MAX_MODEL_BYTES = 2_147_483_647
-"""The longest message that protobuf reads or writes."""
-
-MAX_BODY_DEPTH = 100
-"""How deep bodies may be nested; protobuf itself stops at 33."""
-
-MAX_ITEMS = 4_000_000
-"""How many nodes, tensors and values, and how many different strings, one file may have: far more than any model,
-few enough that no file of a few bytes per item fills the memory."""
-
-MAX_BODY_NAME_BYTES, MAX_FUNCTION_NAME_BYTES = 128, 1024
-"""How long the name of an attribute with a graph, and of a function, may be: each path inside repeats it."""
 
 
 @dataclass(slots=True)
@@ -33,20 +19,20 @@ class Node:
         name: Its name, often empty and never reliably unique.
         op_type: The operator.
         domain: The operator's domain as written, empty for ONNX's own.
-        inputs: Names of the tensors it reads; empty for an optional input that is not given.
-        outputs: Names of the tensors it makes; empty for an output that is not wanted.
+        inputs: Names of the tensors it consumes; empty for an optional input that is not given.
+        outputs: Names of the tensors it produces; empty for an output that is not wanted.
         metadata: Its `metadata_props`; of a repeated key, the last.
         bodies: The graphs in its attributes: the attribute's name (for the i-th of a list, `name[i]`) and the graph.
-        repeated_keys: The keys that stand in its `metadata_props` more than once.
+        repeated_keys: The keys that are in its `metadata_props` more than once.
     """
 
-    name: str
-    op_type: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    metadata: dict[str, str]
-    bodies: tuple[tuple[str, Graph], ...]
+    name: str = ""
+    op_type: str = ""
+    domain: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    bodies: tuple[tuple[str, Graph], ...] = ()
     repeated_keys: tuple[str, ...] = ()
 
     @property
@@ -61,13 +47,14 @@ class Value:
 
     Attributes:
         name: The tensor's name.
-        elem_type: ONNX's number of the element type; 0 where it is no tensor or not said.
-        shape: Per dimension its size, its symbol or None (unknown); None where it is no tensor or the rank is unknown.
+        elem_type: ONNX's number of the element type; 0 where it is not a tensor or not said.
+        shape: Per dimension its size, its symbol or None (unknown); None where it is not a tensor or the rank is
+            unknown.
     """
 
     name: str
-    elem_type: int
-    shape: tuple[int | str | None, ...] | None
+    elem_type: int = 0
+    shape: tuple[int | str | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +70,12 @@ class Initializer:
         length: Bytes of content in `location`; None where it is not said.
     """
 
-    name: str
-    data_type: int
-    dims: tuple[int, ...]
-    location: str | None
-    offset: int
-    length: int | None
+    name: str = ""
+    data_type: int = 0
+    dims: tuple[int, ...] = ()
+    location: str | None = None
+    offset: int = 0
+    length: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,19 +84,19 @@ class Graph:
 
     Attributes:
         name: Its name.
-        nodes: Its nodes, as they stand in the file.
+        nodes: Its nodes, in the order of the file.
         inputs: What it is given.
         outputs: What it returns.
-        initializers: Its stored tensors, the sparse ones too.
-        external_attributes: External tensors that are no initializers: in its nodes' attributes, and the indices of
+        initializers: Its initializers, the sparse ones too.
+        external_attributes: External tensors that are not initializers: in its nodes' attributes, and the indices of
             sparse tensors. Tensors of that kind that are not external are left out.
     """
 
-    name: str
-    nodes: list[Node]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    initializers: tuple[Initializer, ...]
+    name: str = ""
+    nodes: list[Node] = field(default_factory=list)
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
+    initializers: tuple[Initializer, ...] = ()
     external_attributes: tuple[Initializer, ...] = ()
 
 
@@ -140,7 +127,7 @@ class OnnxModel:
     """What an ONNX file says, without its weights.
 
     Attributes:
-        path: The file it was read from.
+        path: The file it was read from; the empty path if it was not.
         ir_version: Version of the format; 0 where it is not said.
         opset_imports: Version of each operator domain.
         producer_name: The tool that wrote it.
@@ -150,14 +137,14 @@ class OnnxModel:
         functions: The operators it defines.
     """
 
-    path: Path
-    ir_version: int
-    opset_imports: dict[str, int]
-    producer_name: str
-    producer_version: str
-    metadata: dict[str, str]
-    graph: Graph
-    functions: tuple[Function, ...]
+    path: Path = Path()
+    ir_version: int = 0
+    opset_imports: dict[str, int] = field(default_factory=dict)
+    producer_name: str = ""
+    producer_version: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    graph: Graph = field(default_factory=Graph)
+    functions: tuple[Function, ...] = ()
 
     def graphs(self) -> Iterator[tuple[str, Graph]]:
         """Walks all graphs, depth first, a parent before its bodies, functions last.
@@ -172,8 +159,8 @@ class OnnxModel:
             path, graph = stack.pop()
             yield path, graph
             stack.extend(
-                (body_path(path, position, element), body)
-                for position, node in reversed(list(enumerate(graph.nodes)))
+                (body_path(path, index, element), body)
+                for index, node in reversed(list(enumerate(graph.nodes)))
                 for element, body in reversed(node.bodies)
             )
 
@@ -193,14 +180,31 @@ def function_path(domain: str, name: str, overload: str) -> str:
     return f"{domain}::{name}:{overload}" if overload else f"{domain}::{name}"
 
 
-def body_path(path: str, position: int, element: str) -> str:
-    """Returns the graph path of the body `element` in the node at `position` of the graph `path`."""
-    return f"{path}/{position}.{element}" if path else f"{position}.{element}"
+def body_path(path: str, index: int, element: str) -> str:
+    """Returns the graph path of the body `element` of the node at `index` in the graph `path`.
+
+    >>> body_path("", 3, "then_branch"), body_path("3.then_branch", 7, "body")
+    ('3.then_branch', '3.then_branch/7.body')
+    """
+    return f"{path}/{index}.{element}" if path else f"{index}.{element}"
 
 
-def node_id(node: Node, position: int) -> str:
-    """Returns what identifies a node in its graph: its first output that has a name, else `#<position>`."""
-    return next(filter(None, node.outputs), f"#{position}")
+def split_body_path(path: str) -> tuple[str, int, str] | None:
+    """Takes apart what `body_path` made: the graph around a body, the index of the node and the attribute.
+
+    None for the main graph and for the inside of a function.
+
+    >>> split_body_path("3.then_branch/7.body"), split_body_path("pkg.domain::Gelu")
+    (('3.then_branch', 7, 'body'), None)
+    """
+    above, _, last = path.rpartition("/")
+    index, _, element = last.partition(".")
+    return (above, int(index), element) if index.isdecimal() and "::" not in element else None
+
+
+def node_id(node: Node, index: int) -> str:
+    """Returns what identifies a node in its graph: its first output that has a name, else `#<index>`."""
+    return next(filter(None, node.outputs), f"#{index}")
 
 
 def external_data_files(model: OnnxModel) -> set[str]:

@@ -1,4 +1,4 @@
-"""Map a file, and say what it is where it is no ONNX model."""
+"""Map a file, and say what it is where it is not an ONNX model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def wire_errors(path: Path, data: Data = b"") -> Iterator[None]:
 
 
 def _other_format(head: bytes) -> str | None:
-    """Returns what a file that is no ONNX model is, as far as its first bytes say."""
+    """Returns what a file is that is not an ONNX model, as far as its first bytes say."""
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the model itself: run `git lfs pull`"
     for prefix, kind in (

@@ -6,81 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import path_name, scan_attribute
-from optimum_htp.onnxfile.model import (
-    MAX_BODY_DEPTH,
-    MAX_FUNCTION_NAME_BYTES,
-    MAX_ITEMS,
-    Function,
-    Graph,
-    Initializer,
-    Node,
-    OnnxModel,
-    Value,
-)
+from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_ITEMS, max_items
+from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
 from optimum_htp.onnxfile.opening import mapped, wire_errors
-from optimum_htp.onnxfile.schema import (
-    ATTRIBUTE_SPARSE_TENSOR,
-    ATTRIBUTE_SPARSE_TENSORS,
-    DIMENSION,
-    DIMENSION_SIZE,
-    DIMENSION_SYMBOL,
-    DIMENSIONS,
-    DOMAIN_AND_VERSION,
-    ELEM_TYPE_AND_SHAPE,
-    EXTERNAL,
-    FUNCTION_DOMAIN,
-    FUNCTION_FIELDS,
-    FUNCTION_INPUT,
-    FUNCTION_NAME,
-    FUNCTION_NODE,
-    FUNCTION_OUTPUT,
-    FUNCTION_OVERLOAD,
-    GRAPH_FIELDS,
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NAME,
-    GRAPH_NODE,
-    GRAPH_OUTPUT,
-    GRAPH_TAGS,
-    KEY_AND_VALUE,
-    MODEL_FIELDS,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    MODEL_IR_VERSION,
-    MODEL_METADATA,
-    MODEL_OPSET_IMPORT,
-    MODEL_PRODUCER_NAME,
-    MODEL_PRODUCER_VERSION,
-    NAME_AND_TYPE,
-    NODE_ATTRIBUTE,
-    NODE_DOMAIN,
-    NODE_FIELDS,
-    NODE_INPUT,
-    NODE_METADATA,
-    NODE_NAME,
-    NODE_OP_TYPE,
-    NODE_OUTPUT,
-    SIZE_OR_SYMBOL,
-    SPARSE_DIM,
-    SPARSE_FIELDS,
-    SPARSE_INDICES,
-    SPARSE_PACKED_DIMS,
-    SPARSE_VALUES,
-    TENSOR_DATA_LOCATION,
-    TENSOR_DATA_TYPE,
-    TENSOR_DIM,
-    TENSOR_EXTERNAL_DATA,
-    TENSOR_FIELDS,
-    TENSOR_NAME,
-    TENSOR_PACKED_DIMS,
-    TENSOR_TYPE,
-    TENSOR_TYPE_ONLY,
-    TYPE_ELEM_TYPE,
-    TYPE_SHAPE,
-    VALUE_NAME,
-    VALUE_TYPE,
-)
 from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed, signed32
 
 
@@ -117,7 +47,7 @@ def read_content(content: bytes, *, path: Path) -> OnnxModel:
         path: Where they are going to be.
 
     Raises:
-        OnnxFileError: If they are no ONNX model.
+        OnnxFileError: If they are not an ONNX model.
     """
     with wire_errors(path, content):
         return _Reader(content).model(path)
@@ -142,7 +72,7 @@ class _Reader:
         self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and
         self.plain: set[bytes] = set()  # attributes repeat from node to node: each is read once
         self.released = 0
-        self.items_left = min(MAX_ITEMS, 1000 + len(data) // 8)
+        self.items_left = max_items(len(data))
 
     def spend(self, at: int) -> None:
         """Counts one node, tensor or value."""
@@ -158,26 +88,26 @@ class _Reader:
 
     def model(self, path: Path) -> OnnxModel:
         ir_version = 0
-        producer = {MODEL_PRODUCER_NAME: "", MODEL_PRODUCER_VERSION: ""}
+        producer = {schema.MODEL_PRODUCER_NAME: "", schema.MODEL_PRODUCER_VERSION: ""}
         opset_imports: dict[str, int] = {}
         metadata: dict[str, str] = {}
         graph: Graph | None = None
         functions: dict[str, Function] = {}
-        for tag, at, first, stop in fields(self.data, 0, len(self.data), MODEL_FIELDS):
-            if tag == MODEL_GRAPH:
+        for tag, at, first, stop in fields(self.data, 0, len(self.data), schema.MODEL_FIELDS):
+            if tag == schema.MODEL_GRAPH:
                 if graph is not None:
                     raise WireError("a second main graph", at)
                 graph = self.graph(first, stop, 0)
-            elif tag == MODEL_FUNCTION:
+            elif tag == schema.MODEL_FUNCTION:
                 function = self.function(first, stop)
                 if functions.setdefault(function.path, function) is not function:
                     raise WireError(f"a second function {function.path}", at)
-            elif tag == MODEL_METADATA:
+            elif tag == schema.MODEL_METADATA:
                 self.entry(metadata, first, stop)
-            elif tag == MODEL_OPSET_IMPORT:
+            elif tag == schema.MODEL_OPSET_IMPORT:
                 domain, opset = self.opset_import(first, stop)
                 opset_imports[domain] = opset
-            elif tag == MODEL_IR_VERSION:
+            elif tag == schema.MODEL_IR_VERSION:
                 ir_version = signed(first)
             elif tag in producer:
                 producer[tag] = self.text(first, stop)
@@ -187,8 +117,8 @@ class _Reader:
             path=path,
             ir_version=ir_version,
             opset_imports=opset_imports,
-            producer_name=producer[MODEL_PRODUCER_NAME],
-            producer_version=producer[MODEL_PRODUCER_VERSION],
+            producer_name=producer[schema.MODEL_PRODUCER_NAME],
+            producer_version=producer[schema.MODEL_PRODUCER_VERSION],
             metadata=metadata,
             graph=graph,
             functions=tuple(functions.values()),
@@ -203,20 +133,20 @@ class _Reader:
         outputs: list[Value] = []
         initializers: list[Initializer] = []
         external: list[Initializer] = []
-        for tag, at, first, stop in fields(self.data, start, end, GRAPH_FIELDS):
-            if tag not in GRAPH_TAGS:
+        for tag, at, first, stop in fields(self.data, start, end, schema.GRAPH_FIELDS):
+            if tag not in schema.GRAPH_TAGS:
                 continue
             self.spend(at)
             self.released = release_pages(self.data, stop, self.released)
-            if tag == GRAPH_NODE:
+            if tag == schema.GRAPH_NODE:
                 nodes.append(self.node(first, stop, external, depth))
-            elif tag == GRAPH_INITIALIZER:
+            elif tag == schema.GRAPH_INITIALIZER:
                 initializers.append(self.tensor(first, stop))
-            elif tag == GRAPH_NAME:
+            elif tag == schema.GRAPH_NAME:
                 name = self.text(first, stop)
-            elif tag == GRAPH_INPUT:
+            elif tag == schema.GRAPH_INPUT:
                 inputs.append(self.value(first, stop))
-            elif tag == GRAPH_OUTPUT:
+            elif tag == schema.GRAPH_OUTPUT:
                 outputs.append(self.value(first, stop))
             else:
                 initializers.append(self.sparse_tensor(first, stop, external))
@@ -225,15 +155,15 @@ class _Reader:
     def function(self, start: int, end: int) -> Function:
         nodes: list[Node] = []
         external: list[Initializer] = []
-        identity = {FUNCTION_NAME: "", FUNCTION_DOMAIN: "", FUNCTION_OVERLOAD: ""}
-        values: dict[int, list[Value]] = {FUNCTION_INPUT: [], FUNCTION_OUTPUT: []}
-        for tag, at, first, stop in fields(self.data, start, end, FUNCTION_FIELDS):
-            if tag == FUNCTION_NODE:
+        identity = {schema.FUNCTION_NAME: "", schema.FUNCTION_DOMAIN: "", schema.FUNCTION_OVERLOAD: ""}
+        values: dict[int, list[Value]] = {schema.FUNCTION_INPUT: [], schema.FUNCTION_OUTPUT: []}
+        for tag, at, first, stop in fields(self.data, start, end, schema.FUNCTION_FIELDS):
+            if tag == schema.FUNCTION_NODE:
                 self.spend(at)
                 nodes.append(self.node(first, stop, external, 0))
             elif tag in values:
                 self.spend(at)
-                values[tag].append(Value(self.text(first, stop), 0, None))
+                values[tag].append(Value(self.text(first, stop)))
             elif tag in identity:
                 identity[tag] = path_name(self.data, first, stop, MAX_FUNCTION_NAME_BYTES)
         name, domain, overload = identity.values()
@@ -250,25 +180,25 @@ class _Reader:
         bodies: list[tuple[str, Graph]] = []
         first = start
         try:
-            for tag, _, first, stop in fields(data, start, end, NODE_FIELDS):
-                if tag == NODE_INPUT:
+            for tag, _, first, stop in fields(data, start, end, schema.NODE_FIELDS):
+                if tag == schema.NODE_INPUT:
                     inputs.append(texts[data[first:stop]])
-                elif tag == NODE_OUTPUT:
+                elif tag == schema.NODE_OUTPUT:
                     outputs.append(texts[data[first:stop]])
-                elif tag == NODE_ATTRIBUTE:
+                elif tag == schema.NODE_ATTRIBUTE:
                     attribute = scan_attribute(data, first, stop, self.plain)
                     if attribute is not None:
                         self.attribute(attribute, bodies, external, depth)
-                elif tag == NODE_METADATA:
+                elif tag == schema.NODE_METADATA:
                     known = len(metadata)
                     key = self.entry(metadata, first, stop)
                     if len(metadata) == known:
                         repeated.append(key)
-                elif tag == NODE_NAME:
+                elif tag == schema.NODE_NAME:
                     name = texts[data[first:stop]]
-                elif tag == NODE_OP_TYPE:
+                elif tag == schema.NODE_OP_TYPE:
                     op_type = texts[data[first:stop]]
-                elif tag == NODE_DOMAIN:
+                elif tag == schema.NODE_DOMAIN:
                     domain = texts[data[first:stop]]
         except UnicodeDecodeError:
             raise WireError("a string is not valid UTF-8", first) from None
@@ -288,7 +218,7 @@ class _Reader:
             self.spend(at)
             bodies.append((element, self.graph(first, stop, depth + 1)))
         for tag, _, first, stop in tensors:
-            sparse = tag in (ATTRIBUTE_SPARSE_TENSOR, ATTRIBUTE_SPARSE_TENSORS)
+            sparse = tag in (schema.ATTRIBUTE_SPARSE_TENSOR, schema.ATTRIBUTE_SPARSE_TENSORS)
             tensor = self.sparse_tensor(first, stop, external) if sparse else self.tensor(first, stop)
             if tensor.location is not None:
                 external.append(tensor)
@@ -297,21 +227,21 @@ class _Reader:
         name, data_type, is_external = "", 0, False
         dims: list[int] = []
         where: dict[str, str] = {}
-        for tag, at, first, stop in fields(self.data, start, end, TENSOR_FIELDS):
-            if tag in (TENSOR_DIM, TENSOR_PACKED_DIMS):
+        for tag, at, first, stop in fields(self.data, start, end, schema.TENSOR_FIELDS):
+            if tag in (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
-            elif tag == TENSOR_DATA_TYPE:
+            elif tag == schema.TENSOR_DATA_TYPE:
                 data_type = signed32(first)
-            elif tag == TENSOR_NAME:
+            elif tag == schema.TENSOR_NAME:
                 name = self.text(first, stop)
-            elif tag == TENSOR_EXTERNAL_DATA:
+            elif tag == schema.TENSOR_EXTERNAL_DATA:
                 self.entry(where, first, stop)
-            elif tag == TENSOR_DATA_LOCATION:
-                is_external = signed32(first) == EXTERNAL
-            elif tag >> 3 == TENSOR_DIM >> 3:
-                raise WireError("the dimensions of a tensor are no integers", at)
+            elif tag == schema.TENSOR_DATA_LOCATION:
+                is_external = signed32(first) == schema.EXTERNAL
+            elif tag >> 3 == schema.TENSOR_DIM >> 3:
+                raise WireError("the dimensions of a tensor are not integers", at)
         if not is_external:
-            return Initializer(name, data_type, tuple(dims), None, 0, None)
+            return Initializer(name, data_type, tuple(dims))
         numbers = [where.get(key) for key in ("offset", "length")]
         if not where.get("location") or any(number is not None and not _is_size(number) for number in numbers):
             raise WireError(f"the external tensor {name!r} has no valid location, offset and length: {where}", start)
@@ -332,55 +262,55 @@ class _Reader:
     def sparse_tensor(self, start: int, end: int, external: list[Initializer]) -> Initializer:
         values: Initializer | None = None
         dims: list[int] = []
-        for tag, at, first, stop in fields(self.data, start, end, SPARSE_FIELDS):
-            if tag == SPARSE_VALUES:
+        for tag, at, first, stop in fields(self.data, start, end, schema.SPARSE_FIELDS):
+            if tag == schema.SPARSE_VALUES:
                 if values is not None:
                     raise WireError("a sparse tensor has its values twice", at)
                 values = self.tensor(first, stop)
-            elif tag == SPARSE_INDICES:
+            elif tag == schema.SPARSE_INDICES:
                 indices = self.tensor(first, stop)
                 if indices.location is not None:
                     external.append(indices)
-            elif tag in (SPARSE_DIM, SPARSE_PACKED_DIMS):
+            elif tag in (schema.SPARSE_DIM, schema.SPARSE_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
-        return replace(values or Initializer("", 0, (), None, 0, None), dims=tuple(dims))
+        return replace(values or Initializer(), dims=tuple(dims))
 
     def value(self, start: int, end: int) -> Value:
         """Reads a value; parts of its type that stand in several pieces are put together, as protobuf does."""
         name, elem_type, shape = "", 0, None
-        for tag, _, first, stop in fields(self.data, start, end, NAME_AND_TYPE):
-            if tag == VALUE_NAME:
+        for tag, _, first, stop in fields(self.data, start, end, schema.NAME_AND_TYPE):
+            if tag == schema.VALUE_NAME:
                 name = self.text(first, stop)
-            elif tag == VALUE_TYPE:
-                for inner, _, at, to in fields(self.data, first, stop, TENSOR_TYPE_ONLY):
-                    if inner == TENSOR_TYPE:
+            elif tag == schema.VALUE_TYPE:
+                for inner, _, at, to in fields(self.data, first, stop, schema.TENSOR_TYPE_ONLY):
+                    if inner == schema.TENSOR_TYPE:
                         elem_type, shape = self.tensor_type(at, to, elem_type, shape)
         return Value(name, elem_type, None if shape is None else tuple(shape))
 
     def tensor_type(self, start: int, end: int, elem_type: int, shape: _Shape) -> tuple[int, _Shape]:
         """Reads a tensor's type on top of what is known of it."""
-        for tag, _, first, stop in fields(self.data, start, end, ELEM_TYPE_AND_SHAPE):
-            if tag == TYPE_ELEM_TYPE:
+        for tag, _, first, stop in fields(self.data, start, end, schema.ELEM_TYPE_AND_SHAPE):
+            if tag == schema.TYPE_ELEM_TYPE:
                 elem_type = signed32(first)
-            elif tag == TYPE_SHAPE:
-                dimensions = fields(self.data, first, stop, DIMENSIONS)
+            elif tag == schema.TYPE_SHAPE:
+                dimensions = fields(self.data, first, stop, schema.DIMENSIONS)
                 shape = [
                     *(shape or ()),
-                    *(self.dimension(at, to) for inner, _, at, to in dimensions if inner == DIMENSION),
+                    *(self.dimension(at, to) for inner, _, at, to in dimensions if inner == schema.DIMENSION),
                 ]
         return elem_type, shape
 
     def dimension(self, start: int, end: int) -> int | str | None:
         size: int | str | None = None
-        for tag, _, first, stop in fields(self.data, start, end, SIZE_OR_SYMBOL):
-            if tag == DIMENSION_SIZE:
+        for tag, _, first, stop in fields(self.data, start, end, schema.SIZE_OR_SYMBOL):
+            if tag == schema.DIMENSION_SIZE:
                 size = signed(first)
-            elif tag == DIMENSION_SYMBOL:
+            elif tag == schema.DIMENSION_SYMBOL:
                 size = self.text(first, stop)
         return size
 
     def opset_import(self, start: int, end: int) -> tuple[str, int]:
-        found = last_fields(self.data, start, end, DOMAIN_AND_VERSION)
+        found = last_fields(self.data, start, end, schema.DOMAIN_AND_VERSION)
         return self.text(*found[1]) if 1 in found else "", signed(found[2][0]) if 2 in found else 0
 
     def entry(self, entries: dict[str, str], start: int, end: int) -> str:
@@ -388,7 +318,7 @@ class _Reader:
         encoded = self.data[start:end]
         known = self.entries.get(encoded)
         if known is None:
-            found = last_fields(self.data, start, end, KEY_AND_VALUE)
+            found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
             known = tuple(self.text(*found[number]) if number in found else "" for number in (1, 2))
             self.entries[encoded] = known
         entries[known[0]] = known[1]

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optimum_htp.errors import HtpError, ModelTooLargeError, OnnxFileError
+from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.assembly import encode_entry
 from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import path_name, scan_attribute
-from optimum_htp.onnxfile.model import (
-    MAX_BODY_DEPTH,
-    MAX_FUNCTION_NAME_BYTES,
-    MAX_MODEL_BYTES,
-    body_path,
-    function_path,
-)
+from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
+from optimum_htp.onnxfile.model import body_path, function_path
 from optimum_htp.onnxfile.opening import mapped, wire_errors
-from optimum_htp.onnxfile.schema import (
-    ENTRY_KEY,
-    ENTRY_VALUE,
-    FUNCTION_DOMAIN,
-    FUNCTION_IDENTITY,
-    FUNCTION_NAME,
-    FUNCTION_NODE,
-    FUNCTION_OVERLOAD,
-    GRAPH_NODE,
-    KEY_AND_VALUE,
-    MODEL_FIELDS,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    MODEL_METADATA,
-    NODE_ATTRIBUTE,
-    NODE_FIELDS,
-    NODE_METADATA,
-)
 from optimum_htp.onnxfile.splice import Splice, write_pieces
 from optimum_htp.onnxfile.wire import WireError, encode_message, fields, last_fields, release_pages
 
@@ -83,7 +61,7 @@ def rewrite_metadata(
         pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
         length = len(data) if content is None else content.length_bytes
         _check_length(length, path)
-        with _explained(target, length):
+        with writing(target, needed_bytes=length):
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             before = os.fstat(source)
@@ -132,21 +110,6 @@ def _check_length(length_bytes: int, path: Path) -> None:
         raise ModelTooLargeError(message, path=path)
 
 
-@contextlib.contextmanager
-def _explained(target: Path, length_bytes: int) -> Iterator[None]:
-    """Turns what the system says about writing into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = f"make {length_bytes} bytes of room on that disk and run it again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = f"get write permission for the directory {target.parent}, or write elsewhere"
-        else:
-            advice = "nothing was changed"
-        raise HtpError(f"cannot write {target}: {error.strerror or error}: {advice}") from error
-
-
 class _Rewriter:
     """Describes the file that a mapped one becomes with other metadata."""
 
@@ -170,17 +133,17 @@ class _Rewriter:
         data, end = self.data, len(self.data)
         splice = Splice(0)
         has_graph = False
-        for tag, at, first, stop in fields(data, 0, end, MODEL_FIELDS):
-            if tag == MODEL_METADATA:
+        for tag, at, first, stop in fields(data, 0, end, schema.MODEL_FIELDS):
+            if tag == schema.MODEL_METADATA:
                 if self.is_ours(first, stop):
                     splice.cut(at, stop)
-            elif tag in (MODEL_GRAPH, MODEL_FUNCTION):
-                if tag == MODEL_GRAPH:
+            elif tag in (schema.MODEL_GRAPH, schema.MODEL_FUNCTION):
+                if tag == schema.MODEL_GRAPH:
                     if has_graph:
                         raise WireError("a second main graph", at)
-                    has_graph, path, node_tag = True, "", GRAPH_NODE
+                    has_graph, path, node_tag = True, "", schema.GRAPH_NODE
                 else:
-                    path, node_tag = self.function_path(first, stop), FUNCTION_NODE
+                    path, node_tag = self.function_path(first, stop), schema.FUNCTION_NODE
                 splice.replace(tag, (at, first, stop), self.graph(first, stop, path, node_tag, 0))
         if not has_graph:
             raise WireError("it has no graph", 0)
@@ -188,13 +151,13 @@ class _Rewriter:
             path, position = next(iter(self.remaining))
             where = f"the graph {path!r}" if path else "the main graph"
             raise WireError(f"there is no node {position} in {where}: was the file changed since it was read?", 0)
-        return splice.finish(end, self.encode(MODEL_METADATA, entries))
+        return splice.finish(end, self.encode(schema.MODEL_METADATA, entries))
 
     def function_path(self, start: int, end: int) -> str:
-        found = last_fields(self.data, start, end, FUNCTION_IDENTITY)
+        found = last_fields(self.data, start, end, schema.FUNCTION_IDENTITY)
         domain, name, overload = (
             path_name(self.data, *found.get(tag >> 3, (start, start)), MAX_FUNCTION_NAME_BYTES)
-            for tag in (FUNCTION_DOMAIN, FUNCTION_NAME, FUNCTION_OVERLOAD)
+            for tag in (schema.FUNCTION_DOMAIN, schema.FUNCTION_NAME, schema.FUNCTION_OVERLOAD)
         )
         return function_path(domain, name, overload)
 
@@ -214,29 +177,29 @@ class _Rewriter:
     def node(self, start: int, end: int, path: str, position: int, depth: int) -> Splice | None:
         data = self.data
         splice = Splice(start)
-        for tag, at, first, stop in fields(data, start, end, NODE_FIELDS):
-            if tag == NODE_METADATA:
+        for tag, at, first, stop in fields(data, start, end, schema.NODE_FIELDS):
+            if tag == schema.NODE_METADATA:
                 if self.is_ours(first, stop):
                     splice.cut(at, stop)
-            elif tag == NODE_ATTRIBUTE:
+            elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)
                 if attribute is not None and attribute[0]:
                     content = self.bodies(attribute[0], (first, stop), body_path(path, position, ""), depth)
                     splice.replace(tag, (at, first, stop), content)
         entries = self.remaining.pop((path, position), None)
-        return splice.finish(end, self.encode(NODE_METADATA, entries) if entries else b"")
+        return splice.finish(end, self.encode(schema.NODE_METADATA, entries) if entries else b"")
 
     def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, depth: int) -> Splice | None:
         """Returns the new content of an attribute, whose bodies have paths that start with `path`."""
         splice = Splice(span[0])
         for element, (tag, at, first, stop) in bodies:
-            content = self.graph(first, stop, path + element, GRAPH_NODE, depth + 1)
+            content = self.graph(first, stop, path + element, schema.GRAPH_NODE, depth + 1)
             splice.replace(tag, (at, first, stop), content)
         return splice.finish(span[1])
 
     def is_ours(self, start: int, end: int) -> bool:
         """Whether the metadata entry in this span has a key that the caller owns."""
-        found = last_fields(self.data, start, end, KEY_AND_VALUE)
+        found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
         key = self.data[slice(*found[1])] if 1 in found else b""
         known = self.is_owned.get(key)
         if known is None:
@@ -249,7 +212,6 @@ class _Rewriter:
         for key, value in entries.items():
             field = self.encoded.get((tag, key, value))
             if field is None:
-                entry = encode_message(ENTRY_KEY, key.encode()) + encode_message(ENTRY_VALUE, value.encode())
-                field = self.encoded[tag, key, value] = encode_message(tag, entry)
+                field = self.encoded[tag, key, value] = encode_message(tag, encode_entry(key, value))
             encoded.append(field)
         return b"".join(encoded)

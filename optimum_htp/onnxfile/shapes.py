@@ -1,37 +1,31 @@
 """The element types and shapes of the tensors in a graph, without its weights.
 
-ONNX's own shape inference answers, on a copy of the graph in which the weights are left out. It knows nothing of ONNX
-Runtime's own operators: for those the type is that of their input.
+ONNX Runtime's symbolic shape inference answers first, on a copy of the graph in which large weights are left out: it
+carries the symbols of dynamic axes through Reshape and arithmetic, and knows most of ONNX Runtime's own operators. It
+stops at the first operator that it doesn't know (`FusedGemm`, `QLinearConcat`, the `nchwc` ones). ONNX's own inference
+goes on from there, with a guess for the outputs of operators that are not ONNX's: the type of their input.
 
-It loses the symbol of a dynamic axis at the first Reshape with a `-1`, but not a size. So it is asked twice more, with
-two sizes for each symbol: an axis that has a symbol's size both times is that symbol, one that has the sum of two is
-their sum, and axes that have the same sizes both times are equal.
+Measured against the values of all 32,700 tensors in 76 graphs (ten exports as they are, saved by ONNX Runtime, optimized
+at O2, quantized in three ways): the element type is known of all, no size or symbol is wrong, and of 57,600 axes 3,300
+have neither. ONNX's inference alone, asked again with two sets of sizes for the symbols, left 9,900 without.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.assembly import encode_entry, encode_value, graph_pieces
+from optimum_htp.onnxfile.edges import reads
 from optimum_htp.onnxfile.model import Node, Value
-from optimum_htp.onnxfile.schema import (
-    EXTERNAL,
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NODE,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    TENSOR_DATA_LOCATION,
-    TENSOR_DATA_TYPE,
-    TENSOR_DIM,
-    TENSOR_EXTERNAL_DATA,
-    TENSOR_NAME,
-    TENSOR_PACKED_DIMS,
-)
-from optimum_htp.onnxfile.scopes import Scope, reads
+from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
+from optimum_htp.onnxfile.types import element_type
 from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields, release_pages
 
 
@@ -39,8 +33,6 @@ if TYPE_CHECKING:
     from optimum_htp.onnxfile.wire import Data
 
 _SMALL_TENSOR_BYTES = 4096
-_VALUE_INFO = 106
-_FLOATS = frozenset((1, 10, 11, 16))
 # Operators of ONNX Runtime whose output has the shape of the first input.
 _SAME_SHAPE = frozenset(
     (
@@ -54,8 +46,7 @@ _RANK_KEPT = frozenset(
     "ReduceMean".split()
 )
 _MAX_ROUNDS = 64
-# Sizes for symbols: no two are equal, and no sum of two is one of them or the sum of two others.
-_SIZES = (1009, 1301, 1801, 2609, 3907, 5903, 9049, 14009)
+_STRANGE = "unk__"  # what ONNX's inference calls a size that it has no symbol for
 
 
 def tensor_types(
@@ -70,31 +61,17 @@ def tensor_types(
         spans: Where the parts of each of them are.
 
     Returns:
-        Types by name. A dynamic axis has its symbol, which tensors of equal size share, or None; symbols that begin
-        with `unk__` are not the file's own.
+        Types by name. A dynamic axis has its symbol or what is computed from symbols (`past + sequence_length`), which
+        tensors of equal size share, or None; symbols that begin with `unk__` are not the file's own.
     """
     head = b"".join(data[slice(*span)] for span in model.head)
-    head += b"".join(encode_message(MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
-    types = _types(data, head, scopes, spans, {})
-    inputs = (value for scope in scopes for value in scope.graph.inputs)
-    symbols = dict.fromkeys(size for value in inputs for size in value.shape or () if isinstance(size, str) and size)
-    assigned = [_assigned(list(symbols), sizes) for sizes in (_SIZES, _SIZES[::-1])]
-    if not all(assigned):
-        return types
-    sized = [_types(data, head, scopes, spans, sizes) for sizes in assigned]
-    names = _axis_names(*assigned)
-    return {name: _with_symbols(value, [each.get(name) for each in sized], names) for name, value in types.items()}
-
-
-def _types(
-    data: Data, head: bytes, scopes: Sequence[Scope], spans: Sequence[GraphSpans], sizes: Mapping[str, int]
-) -> dict[str, Value]:
-    """What is known of the tensors, where the symbols of the inputs have sizes."""
+    head += b"".join(encode_message(schema.MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
     known: dict[str, Value] = {}
     outer: dict[str, Span] = {}
     for scope, parts in zip(scopes, spans, strict=True):
-        known.update({value.name: _of_sizes(value, sizes) for value in scope.graph.inputs if value.elem_type})
         made = {name for node in scope.graph.nodes for name in node.outputs}
+        known = {name: value for name, value in known.items() if name not in made}
+        known.update({value.name: value for value in scope.graph.inputs if value.elem_type})
         outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
         # Inference of ONNX's own takes a sparse initializer for a value of another kind; to who reads it, it is a tensor.
         sparse = [
@@ -114,81 +91,106 @@ def _types(
     return known
 
 
-def _of_sizes(value: Value, sizes: Mapping[str, int]) -> Value:
+def _infer(
+    data: Data, head: bytes, parts: GraphSpans, scope: Scope, given: Sequence[Value], stored: Mapping[str, Span]
+) -> dict[str, Value]:
+    """What is known of the tensors of one graph, given those around it."""
+    nodes = [scope.graph.nodes[index] for index in scope.order]
+    encoded_nodes = [[data[slice(*parts.nodes[index])]] for index in scope.order]
+    initializers = [[tensor] for tensor in _light_tensors(data, stored.values())]
+    declared = [[data[slice(*span)]] for span in parts.value_infos]
+
+    def model(known: Iterable[Value]) -> Any:
+        import onnx
+
+        graph = graph_pieces(
+            name="g",
+            nodes=encoded_nodes,
+            initializers=initializers,
+            inputs=given,
+            outputs=scope.graph.outputs,
+            value_infos=[*declared, *([encode_value(value)] for value in known)],
+        )
+        return onnx.ModelProto.FromString(head + encode_message(schema.MODEL_GRAPH, b"".join(map(bytes, graph))))
+
+    known = _symbolic_inference(model(()), given) | {value.name: value for value in given}
+    for _ in range(_MAX_ROUNDS):  # each guess tells ONNX's inference more, which then gets further
+        found = _onnx_inference(model(map(_without_strange_symbols, known.values())))
+        types = found | {name: _merged(value, found.get(name)) for name, value in known.items()}
+        guesses = list(_guesses(nodes, types))
+        guesses = [value for value in guesses if value.shape is not None] or guesses
+        if not guesses:
+            break
+        known |= {value.name: value for value in guesses}
+    return types
+
+
+def _symbolic_inference(model: Any, given: Iterable[Value]) -> dict[str, Value]:
+    """What ONNX Runtime's symbolic inference says of the tensors up to the first operator that it doesn't know."""
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    # Its `infer_shapes` does the same, but where it does not get to the end it writes a file to the current directory
+    # and throws away what it knows. `onnxruntime.transformers.shape_infer_helper` calls these methods, too.
+    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+    with _quiet("onnxruntime.tools.symbolic_shape_infer"), suppress(Exception):  # it asserts what it does not expect
+        inference._preprocess(model)
+        while inference.run_:
+            inference._infer_impl()
+    symbols = {size for value in given for size in value.shape or () if isinstance(size, str)}
+    is_ours = re.compile("|".join([*map(re.escape, sorted(symbols, key=len, reverse=True)), *_FUNCTIONS]))
+    types = (_value(proto) for proto in inference.out_mp_.graph.value_info)
+    return {value.name: _with_own_symbols(value, is_ours) for value in types if value.elem_type}
+
+
+_FUNCTIONS = ("floor", "ceiling", "Max", "Min", "Mod", "[0-9]+")
+
+
+def _with_own_symbols(value: Value, is_ours: re.Pattern[str]) -> Value:
+    """Marks axes by a symbol that is not the file's own."""
     if value.shape is None:
         return value
-    return replace(value, shape=tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in value.shape))
-
-
-def _assigned(symbols: Sequence[str], sizes: Sequence[int]) -> dict[str, int]:
-    """A size for each symbol, for `a + b`, as Optimum names such an axis, the sum of theirs; none if they don't suffice."""
-    sums = {symbol: parts for symbol in symbols if len(parts := symbol.split(" + ")) == 2 and {*parts} <= {*symbols}}
-    single = [symbol for symbol in symbols if symbol not in sums]
-    if len(single) > len(sizes):
-        return {}
-    assigned = dict(zip(single, sizes, strict=False))
-    return assigned | {symbol: sum(assigned.get(part, 0) for part in parts) for symbol, parts in sums.items()}
-
-
-def _axis_names(first: Mapping[str, int], second: Mapping[str, int]) -> dict[tuple[int, int], str]:
-    """What an axis is called that has these two sizes: a symbol of the file, or the sum of two."""
-    sizes = {symbol: (first[symbol], second[symbol]) for symbol in first}
-    names = {
-        (one[0] + other[0], one[1] + other[1]): f"{left} + {right}"
-        for (left, one), (right, other) in combinations(sizes.items(), 2)
-    }
-    return names | {pair: symbol for symbol, pair in sizes.items()}
-
-
-def _with_symbols(value: Value, sized: Sequence[Value | None], names: Mapping[tuple[int, int], str]) -> Value:
-    """A type whose dynamic axes have the symbols that two sets of sizes tell, where they tell."""
-    first, second = (each.shape if each is not None else None for each in sized)
-    if first is None or second is None or len(first) != len(second):
-        return value
-    known = value.shape if value.shape is not None and len(value.shape) == len(first) else (None,) * len(first)
-    shape: list[int | str | None] = []
-    for at, (one, other) in enumerate(zip(first, second, strict=True)):
-        if isinstance(known[at], int) or not isinstance(one, int) or not isinstance(other, int):
-            shape.append(known[at])
-        else:
-            shape.append(one if one == other else names.get((one, other), f"unk__{one}_{other}"))
+    shape = (
+        f"{_STRANGE}{size}" if isinstance(size, str) and re.search(r"\w", is_ours.sub("", size)) else size
+        for size in value.shape
+    )
     return replace(value, shape=tuple(shape))
 
 
-def _infer(
-    data: Data,
-    head: bytes,
-    parts: GraphSpans,
-    scope: Scope,
-    given: Iterable[Value],
-    stored: Mapping[str, Span],
-) -> dict[str, Value]:
-    nodes = [scope.graph.nodes[at] for at in scope.order]
-    body = [encode_message(GRAPH_NODE, data[slice(*parts.nodes[at])]) for at in scope.order]
-    body += [encode_message(10 + 8, b"g")]
-    released = 0
-    for span in stored.values():
-        body.append(encode_message(GRAPH_INITIALIZER, _light_tensor(data, span)))
-        released = release_pages(data, span[1], released)
-    body += [encode_message(GRAPH_INPUT, value_info(value)) for value in given]
-    body += [encode_message(_VALUE_INFO, data[slice(*span)]) for span in parts.value_infos]
-    known = {value.name: value for value in given}
-    found = known | _run_inference(head, b"".join(body))
-    for _ in range(_MAX_ROUNDS):  # each tells ONNX's inference more, which then gets further
-        guessed = [value for value in _guesses(nodes, found) if value.shape is not None]
-        if not guessed:
-            break
-        body += [encode_message(_VALUE_INFO, value_info(value)) for value in guessed]
-        found = {value.name: value for value in guessed} | known | _run_inference(head, b"".join(body))
-    return {value.name: value for value in _guesses(nodes, found)} | found
+def _is_known(size: int | str | None) -> bool:
+    return size is not None and not (isinstance(size, str) and size.startswith(_STRANGE))
 
 
-def _run_inference(head: bytes, graph: bytes) -> dict[str, Value]:
+def _without_strange_symbols(value: Value) -> Value:
+    if value.shape is None:
+        return value
+    return replace(value, shape=tuple(size if _is_known(size) else None for size in value.shape))
+
+
+def _merged(value: Value, other: Value | None) -> Value:
+    """A type with the sizes that another one knows, where it does not know them itself."""
+    if value.shape is None or other is None or other.shape is None or len(value.shape) != len(other.shape):
+        return value
+    pairs = zip(value.shape, other.shape, strict=True)
+    return replace(value, shape=tuple(one if _is_known(one) or not _is_known(two) else two for one, two in pairs))
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Lets a library's logger say errors only."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _onnx_inference(model: Any) -> dict[str, Value]:
     import onnx
 
-    model = onnx.ModelProto.FromString(head + encode_message(MODEL_GRAPH, graph))
     inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
-    values = (_value(each) for each in inferred.graph.value_info)
+    values = (_value(proto) for proto in inferred.graph.value_info)
     return {value.name: value for value in values if value.elem_type}
 
 
@@ -202,24 +204,27 @@ def _value(proto: Any) -> Value:
     return Value(proto.name, tensor.elem_type, shape)
 
 
-def _guesses(nodes: Sequence[Node], found: Mapping[str, Value]) -> Iterator[Value]:
-    """Types for what ONNX Runtime's operators make, from their inputs; ONNX's own are only looked through."""
-    known = dict(found)
+def _guesses(nodes: Sequence[Node], types: Mapping[str, Value]) -> Iterator[Value]:
+    """Types for the outputs of operators that are not ONNX's, from their inputs; ONNX's own are only looked through."""
+    known = dict(types)
     for node in nodes:
         unknown = [name for name in node.outputs if name and name not in known]
         inputs = [known[name] for name in node.inputs if name in known]
         if not unknown or not inputs:
             continue
         quantized = node.op_type.startswith(("QLinear", "QGemm"))
-        source = next((value for value in inputs if value.elem_type in _FLOATS and not quantized), inputs[0])
-        ours = bool(node.domain) or node.op_type in _SAME_SHAPE
+        floats = (value for value in inputs if element_type(value.elem_type).is_float and not quantized)
+        source = next(floats, inputs[0])
+        is_known_to_us = bool(node.domain) or node.op_type in _SAME_SHAPE
         for name in unknown:
-            known[name] = Value(name, source.elem_type, _guessed_shape(node, known, guess_rank=bool(node.domain)))
-            if ours:
+            shape = _guessed_shape(node, known) if name == node.outputs[0] else None
+            known[name] = Value(name, source.elem_type, shape)
+            if is_known_to_us:
                 yield known[name]
 
 
-def _guessed_shape(node: Node, known: Mapping[str, Value], *, guess_rank: bool) -> tuple[int | str | None, ...] | None:
+def _guessed_shape(node: Node, known: Mapping[str, Value]) -> tuple[int | str | None, ...] | None:
+    """The shape of a node's first output, at least how many axes it has; None where that is not known."""
     shapes = [known[name].shape if name in known else None for name in node.inputs if name]
     first = shapes[0]
     if node.op_type in _SAME_SHAPE:
@@ -228,35 +233,33 @@ def _guessed_shape(node: Node, known: Mapping[str, Value], *, guess_rank: bool) 
         return (None, None, None)
     if "MatMul" in node.op_type:
         shapes = shapes[:2]
-    elif guess_rank:
-        shapes = shapes[:1]
-    elif node.op_type not in _RANK_KEPT:
+    elif node.domain.startswith("com.microsoft") and not node.op_type.startswith("QLinear"):
+        shapes = shapes[:1]  # of the others some have scales first, or a bias, and all take the most axes
+    elif node.op_type not in _RANK_KEPT and not node.op_type.startswith("QLinear"):
         return None
     ranks = [len(shape) for shape in shapes if shape is not None]
     return (None,) * max(ranks) if len(ranks) == len(shapes) else None
 
 
+def _light_tensors(data: Data, spans: Iterable[Span]) -> Iterator[bytes]:
+    released = 0
+    for span in spans:
+        yield _light_tensor(data, span)
+        released = release_pages(data, span[1], released)
+
+
 def _light_tensor(data: Data, span: Span) -> bytes:
-    """A stored tensor: as it is where it is small, else its type and shape without its content."""
-    kept = (TENSOR_DIM, TENSOR_PACKED_DIMS, TENSOR_DATA_TYPE, TENSOR_NAME)
-    parts = list(fields(data, *span, {}))
-    external = any(tag == TENSOR_DATA_LOCATION and first == EXTERNAL for tag, _, first, _ in parts)
+    """An initializer: as it is where it is small, else its type and shape without its content."""
+    kept = (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS, schema.TENSOR_DATA_TYPE, schema.TENSOR_NAME)
+    parts = list(fields(data, *span))
+    external = any(tag == schema.TENSOR_DATA_LOCATION and first == schema.EXTERNAL for tag, _, first, _ in parts)
     if span[1] - span[0] <= _SMALL_TENSOR_BYTES and not external:
         return data[slice(*span)]
     content = b"".join(data[at:stop] for tag, at, _, stop in parts if tag in kept)
-    entry = encode_message(10, b"location") + encode_message(18, b"left-out")
-    return content + encode_message(TENSOR_EXTERNAL_DATA, entry) + encode_varint(TENSOR_DATA_LOCATION) + b"\x01"
-
-
-def value_info(value: Value) -> bytes:
-    """A `ValueInfoProto`."""
-    tensor = encode_varint(8) + encode_varint(value.elem_type)
-    if value.shape is not None:
-        tensor += encode_message(18, b"".join(encode_message(10, _dimension(size)) for size in value.shape))
-    return encode_message(10, value.name.encode()) + encode_message(18, encode_message(10, tensor))
-
-
-def _dimension(size: int | str | None) -> bytes:
-    if size is None:
-        return b""
-    return encode_message(18, size.encode()) if isinstance(size, str) else encode_varint(8) + encode_varint(size)
+    entry = encode_entry("location", "left-out")
+    return (
+        content
+        + encode_message(schema.TENSOR_EXTERNAL_DATA, entry)
+        + encode_varint(schema.TENSOR_DATA_LOCATION)
+        + b"\x01"
+    )

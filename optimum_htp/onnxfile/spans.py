@@ -1,26 +1,13 @@
-"""Where the parts of a graph stand in an ONNX file, so that they can be copied without being read.
-
-Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
-"""
+"""Where the parts of a graph are in an ONNX file, so that they can be copied without being parsed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
-from optimum_htp.onnxfile.schema import (
-    GRAPH_INITIALIZER,
-    GRAPH_NODE,
-    GRAPH_SPARSE_INITIALIZER,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    MODEL_METADATA,
-    NODE_ATTRIBUTE,
-    SPARSE_VALUES,
-    TENSOR_NAME,
-)
 from optimum_htp.onnxfile.wire import fields, last_fields, release_pages
 
 
@@ -29,9 +16,6 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 
-_GRAPH_VALUE_INFO = 106
-_MODEL_TRAINING = 162
-
 
 @dataclass(frozen=True, slots=True)
 class GraphSpans:
@@ -39,7 +23,7 @@ class GraphSpans:
 
     Attributes:
         nodes: Its nodes in order.
-        tensors: Its initializers by name.
+        tensors: Its initializers by name, without the sparse ones.
         sparse: Its sparse initializers by name.
         value_infos: What the file says of the types of tensors inside.
     """
@@ -71,16 +55,18 @@ def model_spans(data: Data) -> ModelSpans:
     """Walks over a model, which `onnxfile.read_model` has read without complaint.
 
     Raises:
-        WireError: It is no ONNX model.
+        WireError: It is not an ONNX model.
     """
-    apart: dict[int, list[Span]] = {MODEL_GRAPH: [], MODEL_FUNCTION: [], MODEL_METADATA: [], _MODEL_TRAINING: []}
+    tags = (schema.MODEL_GRAPH, schema.MODEL_FUNCTION, schema.MODEL_METADATA, schema.MODEL_TRAINING)
+    apart: dict[int, list[Span]] = {tag: [] for tag in tags}
     head: list[Span] = []
-    for tag, at, first, stop in fields(data, 0, len(data), {}):
+    for tag, at, first, stop in fields(data, 0, len(data)):
         if tag in apart:
             apart[tag].append((first, stop))
         else:
             head.append((at, stop))
-    return ModelSpans(tuple(head), tuple(apart[MODEL_FUNCTION]), tuple(apart[MODEL_METADATA]), apart[MODEL_GRAPH][0])
+    graphs, functions, metadata, _ = map(tuple, apart.values())
+    return ModelSpans(tuple(head), functions, metadata, graphs[0])
 
 
 def graph_spans(data: Data, span: Span) -> GraphSpans:
@@ -90,40 +76,50 @@ def graph_spans(data: Data, span: Span) -> GraphSpans:
     sparse: dict[str, Span] = {}
     value_infos: list[Span] = []
     released = span[0]
-    for tag, _, first, stop in fields(data, *span, {}):
+    for tag, _, first, stop in fields(data, *span):
         released = release_pages(data, stop, released)  # or those around each tensor's head pile up
-        if tag == GRAPH_NODE:
+        if tag == schema.GRAPH_NODE:
             nodes.append((first, stop))
-        elif tag == GRAPH_INITIALIZER:
+        elif tag == schema.GRAPH_INITIALIZER:
             tensors[_tensor_name(data, (first, stop))] = (first, stop)
-        elif tag == GRAPH_SPARSE_INITIALIZER:
-            values = last_fields(data, first, stop, {SPARSE_VALUES >> 3: 2})
+        elif tag == schema.GRAPH_SPARSE_INITIALIZER:
+            values = last_fields(data, first, stop, {schema.SPARSE_VALUES >> 3: 2})
             if values:
-                sparse[_tensor_name(data, values[SPARSE_VALUES >> 3])] = (first, stop)
-        elif tag == _GRAPH_VALUE_INFO:
+                sparse[_tensor_name(data, values[schema.SPARSE_VALUES >> 3])] = (first, stop)
+        elif tag == schema.GRAPH_VALUE_INFO:
             value_infos.append((first, stop))
     return GraphSpans(tuple(nodes), tensors, sparse, tuple(value_infos))
-
-
-def body_span(data: Data, node: Span, element: str) -> Span:
-    """Where a body of a node is, by the attribute's name, for the i-th of a list `name[i]`."""
-    for tag, _, first, stop in fields(data, *node, {}):
-        found = scan_attribute(data, first, stop, set()) if tag == NODE_ATTRIBUTE else None
-        for name, field in found[0] if found is not None else ():
-            if name == element:
-                return field[2], field[3]
-    raise KeyError(element)
 
 
 def scope_spans(data: Data, main: Span, path: str) -> list[GraphSpans]:
     """The graphs from the main graph to the one at a path, as `OnnxModel.graphs` names them."""
     scopes = [graph_spans(data, main)]
     for part in path.split("/") if path else ():
-        position, _, element = part.partition(".")
-        scopes.append(graph_spans(data, body_span(data, scopes[-1].nodes[int(position)], element)))
+        index, _, element = part.partition(".")
+        scopes.append(graph_spans(data, _body_span(data, scopes[-1].nodes[int(index)], element)))
     return scopes
 
 
+def initializer_span(scopes: Sequence[GraphSpans], name: str) -> tuple[Span, bool] | None:
+    """Where the initializer is that a name means in the last of the graphs, and whether it is a sparse one."""
+    for spans in reversed(scopes):
+        if name in spans.tensors:
+            return spans.tensors[name], False
+        if name in spans.sparse:
+            return spans.sparse[name], True
+    return None
+
+
+def _body_span(data: Data, node: Span, element: str) -> Span:
+    """Where a body of a node is, by the attribute's name, for the i-th of a list `name[i]`."""
+    for tag, _, first, stop in fields(data, *node):
+        found = scan_attribute(data, first, stop, set()) if tag == schema.NODE_ATTRIBUTE else None
+        for name, field in found[0] if found is not None else ():
+            if name == element:
+                return field[2], field[3]
+    raise KeyError(element)
+
+
 def _tensor_name(data: Data, span: Span) -> str:
-    found = last_fields(data, *span, {TENSOR_NAME >> 3: 2})
-    return data[slice(*found[TENSOR_NAME >> 3])].decode() if found else ""
+    found = last_fields(data, *span, {schema.TENSOR_NAME >> 3: 2})
+    return data[slice(*found[schema.TENSOR_NAME >> 3])].decode() if found else ""

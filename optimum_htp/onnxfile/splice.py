@@ -1,4 +1,4 @@
-"""Files written from pieces of others: bytes in memory and ranges that are copied."""
+"""Files written from pieces of others: bytes in memory, and ranges that are copied without being parsed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 import os
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.wire import MAX_LENGTH_BYTES, encode_varint
+from optimum_htp.onnxfile.limits import MAX_LENGTH_BYTES
+from optimum_htp.onnxfile.wire import encode_varint
 
 
 if TYPE_CHECKING:
@@ -23,7 +24,16 @@ _SMALL_RANGE_BYTES = 1 << 16
 class Splice:
     """The new content of one message: what to keep of the old file, and what to put in between, in order.
 
-    Call `cut`, `replace` and `finish` in the order of the file.
+    Call `cut`, `paste`, `replace` and `finish` in the order of the file.
+
+    Example:
+        A file has the bytes `abcdef`, and the message is all of it. What is between `b` and `e` goes, `XY` comes in:
+
+        >>> splice = Splice(0)
+        >>> splice.cut(2, 4)
+        >>> splice.paste([b"XY"])
+        >>> splice.finish(6).pieces
+        [(0, 2), b'XY', (4, 6)]
     """
 
     __slots__ = ("_kept", "_start", "length_bytes", "pieces")
@@ -37,6 +47,11 @@ class Splice:
         """Leaves out the old `[start, stop)`; everything before it that was not cut stays."""
         self._append((self._kept, start))
         self._kept = stop
+
+    def paste(self, pieces: list[Piece]) -> None:
+        """Puts pieces after what was kept or cut last; ranges may be of other files (`SourceFiles`)."""
+        for piece in pieces:
+            self._append(piece)
 
     def replace(self, tag: int, span: tuple[int, int, int], content: Splice | None) -> None:
         """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it.
@@ -106,19 +121,20 @@ def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -
     pending_bytes = 0
     for piece in pieces:
         if isinstance(piece, tuple) and piece[1] - piece[0] > _SMALL_RANGE_BYTES:
-            _write(target, b"".join(pending))
+            write_all(target, b"".join(pending))
             pending, pending_bytes = [], 0
             copy_range(source, target, *piece)
             continue
         pending.append(piece if isinstance(piece, bytes) else data[piece[0] : piece[1]])
         pending_bytes += len(pending[-1])
         if pending_bytes >= _BUFFER_BYTES:
-            _write(target, b"".join(pending))
+            write_all(target, b"".join(pending))
             pending, pending_bytes = [], 0
-    _write(target, b"".join(pending))
+    write_all(target, b"".join(pending))
 
 
-def _write(target: int, content: bytes | memoryview) -> None:
+def write_all(target: int, content: bytes | memoryview) -> None:
+    """Writes all of `content` to a file descriptor, which the system may do in parts."""
     view = memoryview(content)
     while view:
         view = view[os.write(target, view) :]
@@ -137,16 +153,5 @@ def copy_range(source: int, target: int, start: int, stop: int) -> None:
             count = file.readinto(buffer[: stop - start])
             if not count:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
-            _write(target, buffer[:count])
+            write_all(target, buffer[:count])
             start += count
-
-
-class Paste(Splice):
-    """A splice into which ranges of other files go too."""
-
-    __slots__ = ()
-
-    def paste(self, pieces: list[Piece]) -> None:
-        """Puts pieces after what was kept or cut last."""
-        for piece in pieces:
-            self._append(piece)

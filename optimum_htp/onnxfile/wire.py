@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as ONNX files use it: walk fields, describe a changed file, write it atomically.
+"""Protobuf's wire format, as far as ONNX files use it: walk fields, encode them.
 
 Nothing here knows ONNX. Payloads are only ever skipped by their length, so a walk costs nothing for weights.
 The format is protobuf's: https://protobuf.dev/programming-guides/encoding/.
@@ -7,20 +7,20 @@ The format is protobuf's: https://protobuf.dev/programming-guides/encoding/.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     Data: TypeAlias = mmap.mmap | bytes
     Piece: TypeAlias = bytes | tuple[int, int]
 
 
-MAX_LENGTH_BYTES = 5  # of the length of a field; protobuf reads no more
-
 _RELEASE_BYTES = 1 << 24
+_ANY: Mapping[int, int] = {}
 
 
 class WireError(Exception):
@@ -53,7 +53,7 @@ def read_varint(data: Data, position: int) -> tuple[int, int]:
     raise WireError("a number is longer than ten bytes", position)
 
 
-def fields(data: Data, start: int, end: int, schema: Mapping[int, int]) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -> Iterator[tuple[int, int, int, int]]:
     """Walks the fields of the message in `data[start:end]`, without looking into any.
 
     Args:

@@ -8,6 +8,7 @@ from optimum_htp.package.archive import (
     ExternalTensor,
     PackedFiles,
     check_sizes,
+    external_file,
     is_pack_key,
     manifest_text,
     names_problem,
@@ -48,9 +49,9 @@ from optimum_htp.package.node_metadata import (
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
-from optimum_htp.package.pairing import pair_files, partner, plain_name
+from optimum_htp.package.pairing import pair_files, partner
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
-from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
+from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
@@ -74,6 +75,7 @@ __all__ = [
     "SKELETON",
     "TOKENIZER_CONFIG",
     "VOCABULARY_FILES",
+    "Derivation",
     "ExternalTensor",
     "FileRecord",
     "HtpFile",
@@ -93,6 +95,7 @@ __all__ = [
     "code_files",
     "complete_package",
     "evidence_of",
+    "external_file",
     "generates",
     "is_inside",
     "is_pack_key",
@@ -106,7 +109,6 @@ __all__ = [
     "parse_config",
     "partner",
     "path_of",
-    "plain_name",
     "preprocessors_of",
     "projected",
     "read_config",

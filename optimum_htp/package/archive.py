@@ -17,7 +17,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, reason
@@ -172,6 +172,24 @@ def names_problem(names: Iterable[str]) -> str | None:
         if folded in directories:
             return f"the name {name!r} is that of a file and, for {directories[folded]!r}, that of a directory"
     return None
+
+
+def external_file(onnx: Path, location: str) -> Path:
+    """The file with the external data of an ONNX file.
+
+    Args:
+        onnx: The ONNX file.
+        location: Where it says that the data is, relative to its directory.
+
+    Raises:
+        PackageError: It is missing, or outside of the directory.
+    """
+    problem = names_problem([PurePosixPath(location).as_posix()])
+    path = onnx.parent / location
+    if problem is not None or not path.is_file():
+        problem = problem or "there is no such file"
+        raise PackageError(f"{onnx}: its weights are in {location!r}: {problem}; get the whole package")
+    return path
 
 
 def _name_problem(name: str) -> str | None:

@@ -50,7 +50,7 @@ _BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
 @dataclass(frozen=True, slots=True)
 class HtpOptions:
-    """What the HTP pass writes beside the tags.
+    """What the HTP pass writes in addition to the tags.
 
     Attributes:
         namespace: Write `namespace`, torch's format, which Model Explorer groups nodes by.
@@ -173,7 +173,7 @@ class Annotations:
 
         Raises:
             ModelTooLargeError: The file would pass protobuf's 2 GB.
-            HtpError: It is no ONNX model.
+            HtpError: It is not an ONNX model.
         """
         return rewritten_content(content, path=path, nodes=self.nodes, owned=self.owned, model=self.model)
 
@@ -224,7 +224,7 @@ def check_layer_annotations(model: OnnxModel) -> None:
         first = f"{foreign[0].name or foreign[0].op_type!r} has {foreign[0].metadata[LAYER_ANNOTATION]!r}"
         raise PackageError(
             f"{model.path}: {len(foreign)} of its nodes have a {LAYER_ANNOTATION} that something else wrote ({first}), "
-            f"which stays as it is: use it as it stands, or remove it first"
+            f"which stays as it is: use that, or remove it first"
         )
 
 
@@ -232,7 +232,7 @@ def strip_tags(path: Path) -> bool:
     """Removes all that we wrote into a file, in place and atomically; says whether there was anything.
 
     Raises:
-        OnnxFileError: The file is no ONNX model.
+        OnnxFileError: The file is not an ONNX model.
         HtpError: The file could not be written; it stays as it is.
     """
     model = read_model(path)

@@ -260,7 +260,7 @@ class _Unpacker:
         if isinstance(tag, int):
             return self._modules[as_count(tag, len(self._modules))]
         if not as_text(tag).startswith("/"):
-            raise ValueError(f"{tag!r} is no tag")
+            raise ValueError(f"{tag!r} is not a tag")
         return as_text(tag)
 
     def _read_roots(self) -> Roots:
@@ -322,7 +322,7 @@ def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
             domain, separator, rest = path.partition("::")
             name, _, overload = rest.partition(":")
             if not separator:
-                raise ValueError(f"{path[:80]!r} is no graph's path")
+                raise ValueError(f"{path[:80]!r} is not the path of a graph")
             functions.append(Function(domain, name, overload, graph))
     if bodies:
         raise ValueError("a body stands before the graph that holds it")

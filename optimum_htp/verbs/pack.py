@@ -24,7 +24,6 @@ from optimum_htp.onnxfile import (
     read_model,
     replacing,
     rewrite_tensors,
-    wire_errors,
 )
 from optimum_htp.package import (
     CONFIG,
@@ -214,5 +213,4 @@ def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[External
         tensors.append(ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length))
         return field.with_content((starts[path] + offset, starts[path] + offset + length))
 
-    with wire_errors(plan.onnx):
-        return tensors, rewrite_tensors(files.data, inline if plan.external else None)
+    return tensors, rewrite_tensors(files.data, inline if plan.external else None)

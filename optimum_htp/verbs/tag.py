@@ -206,10 +206,10 @@ class _Sources:
         return ".".join(filter(None, (_COMPONENTS.get(part.name, part.name), in_model)))
 
     def mismatch(self, name: str) -> str:
-        """What to say where the config describes a model that a file is no export of."""
+        """What to say where the config describes a model that a file is not an export of."""
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
         advice = "give the model it was exported from with --model"
-        return f"{name} is no export of what {self.directory(name) / 'config.json'} describes ({described}): {advice}."
+        return f"{name} is not an export of what {self.directory(name) / 'config.json'} describes ({described}): {advice}."
 
     def complete_package(self) -> tuple[str, ...]:
         """Writes config, tokenizer and processor where the package has none, and says which files."""

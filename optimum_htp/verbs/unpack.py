@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, writing
-from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, rewrite_tensors, wire_errors
+from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, creating, rewrite_tensors, write_all
 from optimum_htp.package import (
     ExternalTensor,
     HtpPackage,
@@ -74,11 +73,13 @@ def unpack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: b
         _check_free(directory, names, overwrite=overwrite)
         with StagedDirectory(directory) as staging, writing(directory, needed_bytes=len(source.data)):
             content = source.with_metadata(splice, {}, drop=is_pack_key)
-            _write_new(staging.path / packed.onnx_name, lambda target: source.write(content.pieces, target))
+            with creating(staging.path / packed.onnx_name) as descriptor:
+                source.write(content.pieces, descriptor)
             if weights:
                 _write_weights(staging.path, packed, source, weights)
             for name in packed.encoded:
-                _write_new(staging.path / name, partial(_write_all, content=packed.read(name) or b""))
+                with creating(staging.path / name) as descriptor:
+                    write_all(descriptor, packed.read(name) or b"")
             staging.commit()
     return UnpackReport(directory, tuple(directory / name for name in names))
 
@@ -100,8 +101,7 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
         weights.append((tensor, field.content))
         return field.with_entries(tensor.entries)
 
-    with wire_errors(Path(packed.source)):
-        splice = rewrite_tensors(source.data, take_out if wanted else None)
+    splice = rewrite_tensors(source.data, take_out if wanted else None)
     if len(weights) != len(packed.tensors):
         logger.warning("%s was changed since it was packed: its weights stay in the ONNX file.", packed.source)
         return None, []
@@ -111,15 +111,9 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
 def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, weights: _Weights) -> None:
     parent = PurePosixPath(packed.onnx_name).parent
     for name, size in packed.external_sizes.items():
-        own = [(tensor, span) for tensor, span in weights if (parent / tensor.location).as_posix() == name]
-
-        def write(target: int, size: int = size, own: _Weights = own) -> None:
-            os.ftruncate(target, size)
-            for tensor, span in own:
-                os.lseek(target, tensor.offset, os.SEEK_SET)
-                source.write([span], target)
-
-        _write_new(directory / name, write)
+        own = [(tensor.offset, span) for tensor, span in weights if (parent / tensor.location).as_posix() == name]
+        with creating(directory / name) as descriptor:
+            source.write_at(own, descriptor, size_bytes=size)
 
 
 def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> None:
@@ -132,19 +126,3 @@ def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> No
         if os.path.lexists(path) and not overwrite:
             advice = "give --overwrite to replace it, or another directory"
             raise PackageError(f"{path}: there already, nothing was written; {advice}")
-
-
-def _write_new(path: Path, write: Callable[[int], None]) -> None:
-    """Writes a new file, to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        write(descriptor)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(target: int, content: bytes) -> None:
-    with os.fdopen(target, "wb", closefd=False) as stream:
-        stream.write(content)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.onnxfile import element_type
 
 
 if TYPE_CHECKING:
     from optimum_htp.onnxfile import Value
     from optimum_htp.verbs.extract import ExtractReport
-
-
-# ONNX's names for the element types, by number (TensorProto.DataType).
-_ELEMENT_TYPES = (
-    "undefined float uint8 int8 uint16 int16 int32 int64 string bool float16 double uint32 uint64 complex64 complex128 "
-    "bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz uint4 int4"
-).split()
 
 
 def print_extract(report: ExtractReport, *, stream: TextIO | None = None) -> None:
@@ -36,15 +28,6 @@ def print_extract(report: ExtractReport, *, stream: TextIO | None = None) -> Non
     columns = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
     lines = [Line((kind, *_cells(value))) for kind, value in _values(report)]
     print_table(columns, lines, stream)
-
-
-def print_extract_json(report: ExtractReport, *, stream: TextIO | None = None) -> None:
-    """Prints the report as JSON, with element types by name."""
-    document = asdict(report)
-    for kind, values in (("inputs", report.inputs), ("outputs", report.outputs)):
-        document[kind] = [{"name": each.name, "type": _element_type(each), "shape": each.shape} for each in values]
-    json.dump(document, stream or sys.stdout, indent=2)
-    print(file=stream or sys.stdout)
 
 
 def _modules(report: ExtractReport) -> str:
@@ -74,9 +57,4 @@ def _values(report: ExtractReport) -> list[tuple[str, Value]]:
 
 def _cells(value: Value) -> tuple[str, str, str]:
     axes = "?" if value.shape is None else ", ".join("?" if size is None else str(size) for size in value.shape)
-    return printable(value.name), _element_type(value), printable(f"[{axes}]")
-
-
-def _element_type(value: Value) -> str:
-    known = value.elem_type < len(_ELEMENT_TYPES)
-    return _ELEMENT_TYPES[value.elem_type] if known else str(value.elem_type)
+    return printable(value.name), element_type(value.elem_type).name, printable(f"[{axes}]")

@@ -1,26 +1,24 @@
-"""The parameters of a package, as text and as JSON."""
+"""The parameters of a package, as text."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from itertools import groupby, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
 
 
 if TYPE_CHECKING:
-    from optimum_htp.verbs.params import ParameterReport, ParameterRow
+    from optimum_htp.verbs.params import ParameterRow, ParamsReport
 
 
 _SHOWN_NAMES = 3
 
 
-def print_params(report: ParameterReport, *, stream: TextIO | None = None) -> None:
-    """Prints a line for each stored tensor: its name, shape, parameters, and what was done to them.
+def print_params(report: ParamsReport, *, stream: TextIO | None = None) -> None:
+    """Prints a line for each initializer: its name, shape, parameters, and what was done to them.
 
     Args:
         report: What was found.
@@ -30,8 +28,7 @@ def print_params(report: ParameterReport, *, stream: TextIO | None = None) -> No
     columns = (
         Column("initializer", is_path=True), Column("shape"), Column("parameter", is_path=True), Column("change", wraps=True)
     )  # fmt: skip
-    for file, listed in groupby(report.rows, key=lambda row: row.file):
-        rows = list(listed)
+    for file, rows in report.files.items():
         print_heading(f"{printable(file)}: {_counts(rows)}", (), stream)
         print_table(columns, map(_line, rows), stream)
     renamed = sum(row.new_name is not None for row in report.rows)
@@ -44,13 +41,7 @@ def print_params(report: ParameterReport, *, stream: TextIO | None = None) -> No
         print("the map is in the sidecar", file=stream)
 
 
-def print_params_json(report: ParameterReport, *, stream: TextIO | None = None) -> None:
-    """Prints the report as JSON."""
-    json.dump({**asdict(report), "counts": report.counts}, stream or sys.stdout, indent=2)
-    print(file=stream or sys.stdout)
-
-
-def _counts(rows: list[ParameterRow]) -> str:
+def _counts(rows: Sequence[ParameterRow]) -> str:
     kinds = (f"{sum(row.kind == kind for row in rows):,} {word}" for kind, word in _KINDS)
     anonymous = sum(row.anonymous and row.kind == "parameter" for row in rows)
     return f"{len(rows):,} initializers: {', '.join(kinds)}; {anonymous:,} of the parameters under another name"

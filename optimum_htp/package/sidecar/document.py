@@ -52,8 +52,9 @@ def _root_document(root: Root) -> dict[str, Any]:
 
 
 def _parameter_document(parameter: StoredParameter) -> dict[str, Any]:
-    """What is known of a stored tensor, without what is empty."""
-    return {key: value for key, value in asdict(parameter).items() if value or key in ("graph", "name", "kind")}
+    """What is known of an initializer, without what is empty."""
+    named = {"graph": parameter.graph, "name": parameter.name, "kind": parameter.kind}
+    return named | {key: value for key, value in asdict(parameter).items() if value}
 
 
 def _module_document(module: ModuleInfo, tree: ModuleTree) -> dict[str, Any]:

@@ -40,28 +40,37 @@ class TagCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredParameter:
-    """Which parameters a stored tensor was made of; `parameter_map.ParameterRow` says what each word means.
+class Derivation:
+    """What an initializer was made of, and how; `ParameterRow` says what each word means.
 
     Attributes:
-        graph: The path of the graph that stores it.
-        name: Its name.
-        kind: `"parameter"`, `"constant"` or `"unknown"`.
-        parameters: The parameters that it was made of.
-        changes: What was done to them.
-        duplicates: Other parameters that it stands for.
-        scale: The stored tensors whose product is the scale of a quantized one.
-        zero_point: The stored tensor with its zero point.
+        parameters: The parameters and buffers that it was made of; the one that it is named after is the first.
+        changes: What was done to them, in order.
+        duplicates: Other parameters that it stands for, because they have the same values.
+        scale: The initializers whose product is the scale of a quantized one.
+        zero_point: The initializer with its zero point; None where there is none.
     """
 
-    graph: str
-    name: str
-    kind: str
     parameters: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
     scale: tuple[str, ...] = ()
     zero_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredParameter(Derivation):
+    """An initializer and what it was made of, as the sidecar has it.
+
+    Attributes:
+        graph: The path of the graph that it belongs to.
+        name: Its name.
+        kind: `"parameter"`, `"constant"` or `"unknown"`.
+    """
+
+    graph: str
+    name: str
+    kind: str = "parameter"
 
 
 @dataclass(frozen=True, slots=True)

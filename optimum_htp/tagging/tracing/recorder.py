@@ -88,7 +88,7 @@ class CallRecorder:
         if identity is None:  # a copy that the model made while it ran: what it does is its caller's work
             self._stack += self._stack[-1:]
             return
-        if not self._stack and identity == id(self._model):  # an exporter that runs the model again starts anew
+        if not self._stack and identity == id(self._model):  # an exporter that runs the model again starts over
             self._calls.clear()
             self._counts.clear()
         number = len(self._calls)

@@ -6,7 +6,6 @@ are read from where they are.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,33 +15,23 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import open_session, run_session, session_options
 from optimum_htp.onnxfile import (
-    GRAPH_INITIALIZER,
-    GRAPH_INPUT,
-    GRAPH_NAME,
-    GRAPH_NODE,
-    GRAPH_OUTPUT,
-    GRAPH_SPARSE_INITIALIZER,
-    MODEL_FUNCTION,
-    MODEL_GRAPH,
-    NODE_INPUT,
-    NODE_OP_TYPE,
-    NODE_OUTPUT,
     NUMBERS,
     GraphSpans,
     OnnxModel,
     SourceFiles,
     Value,
     element_type,
-    encode_message,
+    encode_node,
     external_data_files,
-    message_pieces,
+    graph_pieces,
+    initializer_span,
+    model_pieces,
     model_spans,
     pieces_length,
     reads,
     scope_spans,
     scopes_of,
     tensor_types,
-    value_info,
 )
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
@@ -137,12 +126,7 @@ class Prober:
         nodes, needed = self.flat.slice_to(wanted)
         feed = {name: inputs[name] for name in needed}
         counted = {f"{name}{_LENGTH}": name for name in wanted}
-        counters = [
-            encode_message(NODE_INPUT, name.encode())
-            + encode_message(NODE_OUTPUT, counter.encode())
-            + encode_message(NODE_OP_TYPE, b"Size")
-            for counter, name in counted.items()
-        ]
+        counters = [encode_node("Size", [name], [counter]) for counter, name in counted.items()]
         pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
         lengths = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
         return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
@@ -156,31 +140,18 @@ class Prober:
     def _pieces(
         self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
     ) -> list[Piece]:
-        graph: list[Piece] = []
-        used: dict[str, None] = {}
-        for index in nodes:
-            flat = self.flat.nodes[index]
-            graph += message_pieces(GRAPH_NODE, [self._scopes[flat.scope].nodes[flat.index]])
-            used.update(dict.fromkeys(reads(flat.node)))
-        graph += [encode_message(GRAPH_NODE, node) for node in more]
-        graph.append(encode_message(GRAPH_NAME, b"probe"))
-        for name in used:
-            graph += self._initializer(name)
-        graph += [encode_message(GRAPH_INPUT, value_info(value)) for value in inputs]
-        # ONNX Runtime infers the types of outputs.
-        graph += [encode_message(GRAPH_OUTPUT, encode_message(10, name.encode())) for name in outputs]
-        content: list[Piece] = [*self._spans.head, *message_pieces(MODEL_GRAPH, graph)]
-        for span in self._spans.functions:
-            content += message_pieces(MODEL_FUNCTION, [span])
-        return content
-
-    def _initializer(self, name: str) -> list[Piece]:
-        for spans in reversed(self._scopes):
-            if name in spans.tensors:
-                return message_pieces(GRAPH_INITIALIZER, [spans.tensors[name]])
-            if name in spans.sparse:
-                return message_pieces(GRAPH_SPARSE_INITIALIZER, [spans.sparse[name]])
-        return []
+        chosen = [self.flat.nodes[index] for index in nodes]
+        used = dict.fromkeys(name for flat in chosen for name in reads(flat.node))
+        stored = [span for name in used if (span := initializer_span(self._scopes, name)) is not None]
+        graph = graph_pieces(
+            name="probe",
+            nodes=[*([self._scopes[flat.scope].nodes[flat.index]] for flat in chosen), *([node] for node in more)],
+            initializers=([span] for span, is_sparse in stored if not is_sparse),
+            sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
+            inputs=inputs,
+            outputs=map(Value, outputs),
+        )
+        return model_pieces(self._spans, graph)
 
     def _open(self, pieces: list[Piece]) -> Any:
         options = session_options(threads=self._threads)
@@ -193,9 +164,6 @@ class Prober:
             return open_session(content, options, provider=self._provider, name=name)
         with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
             file = Path(directory, "probe.onnx")
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-            try:
-                self._files.write(pieces, descriptor)
-            finally:
-                os.close(descriptor)
+            with file.open("wb") as stream:
+                self._files.write(pieces, stream.fileno())
             return open_session(file, options, provider=self._provider, name=name)

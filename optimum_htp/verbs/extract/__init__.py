@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.extract.verb import ExtractReport, extract
+from optimum_htp.verbs.extract.report import ExtractReport
+from optimum_htp.verbs.extract.verb import extract
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Which nodes a person means who names a module: the file, the modules, the call and the graph that they stand in."""
+"""Resolve a module reference to a file, modules, a call, a graph, and nodes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import CallsOf, ModulePath, ModuleTree, NodeKey, common_ancestor
-from optimum_htp.onnxfile import node_id
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, common_ancestor
+from optimum_htp.onnxfile import node_id, split_body_path
 from optimum_htp.package import HtpPackage, tagged_file
 from optimum_htp.tagging import TaggedGraph
 
@@ -22,7 +21,7 @@ _RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The nodes that are meant.
+    """The nodes of the modules that were asked for.
 
     Attributes:
         file: The file that they are in.
@@ -30,8 +29,8 @@ class Choice:
         paths: The modules: one, or those of a range or a container.
         call: The index of the modules' call; None where they ran once.
         tags: Every tag of the modules: a module that goes by several names has several.
-        graph: The path of the graph that the nodes stand in.
-        positions: Where in that graph.
+        graph: The path of the graph that the nodes are in.
+        positions: Their indices in that graph.
     """
 
     file: TaggedGraph
@@ -59,8 +58,8 @@ def choose(
 
     Args:
         package: The package.
-        module: A dotted path or a tag; `@1` behind it is its second call, `layer.2-5` a range with both ends in it.
-        file: The file of the package, or a glob; None means the one that has nodes of the module.
+        module: A dotted path or a tag; with the suffix `@1` its second call; `layer.2-5` is a range, both ends included.
+        file: The file of the package, globs allowed; None means the one that has nodes of the module.
         graph: The path of the graph, or its end (`then_branch`); None means the one that has nodes of the module.
         call: The index of the call.
 
@@ -87,13 +86,9 @@ def choose(
 
 
 def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedGraph]:
-    files = [each for name, each in package.files.items() if pattern is None or fnmatchcase(name, pattern)]
-    if not files:
-        known = ", ".join(package.files)
-        raise PackageError(f"{package.path}: no file of it is called {pattern!r}; it has {known}")
     tagged: list[TaggedGraph] = []
     refused: list[PackageError] = []
-    for each in files:
+    for each in package.matching(pattern).values():
         try:
             tagged.append(tagged_file(each, package=package))
         except PackageError as error:
@@ -124,7 +119,7 @@ def _paths(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
 
 
 def _inside(tree: ModuleTree, container: ModulePath) -> Iterator[ModulePath]:
-    """The modules right below a container that are no containers themselves."""
+    """The modules right below a container that are not containers themselves."""
     for info in tree:
         for path in (info.path, *info.aliases):
             if path[:-1] == container and len(path) > len(container):
@@ -180,21 +175,27 @@ class _Candidate:
         return Choice(self.file, self.tree, self.paths, call, self.tags, graph, frozenset(positions))
 
     def _of_call(self, module: str, call: int | None) -> tuple[list[NodeKey], int | None]:
-        """The nodes of one call; where the modules ran once, all."""
-        owners: dict[NodeKey, int | None] = {}
+        """The nodes of one call, and those that it shares with others and needs; where the modules ran once, all."""
         count = 1
+        owners: dict[NodeKey, frozenset[int] | None] = {}
         for path, tags in zip(self.paths, self.by_module, strict=True):
-            keys = [key for key in self.keys if any(_below(self.file.tags[key].tag, above) for above in tags)]
-            calls = CallsOf(self.tree.module(path), tags, {key: self.file.tags[key] for key in keys}, self.tree)
-            owners.update(calls.owners)
-            count = max(count, calls.count)
+            above = self.tree.tag(path)
+            count = max(count, self.file.calls(above) or 1)
+            inside = [key for key in self.keys if any(_below(self.file.tags[key].tag, tag) for tag in tags)]
+            owners.update({key: self.file.calls_above(self.file.tags[key], above) for key in inside})
         if count == 1:
             if call:
                 raise PackageError(
                     f"{module!r} ran once in the export, so there is no call {call} of it; leave it out"
                 )
             return self.keys, None
-        having = sorted({owner for owner in owners.values() if owner is not None})
+        exact = {key: next(iter(calls)) for key, calls in owners.items() if calls is not None and len(calls) == 1}
+        having = sorted({*exact.values()})
+        if not having:
+            raise PackageError(
+                f"{module!r} ran {count} times in the export, and which call its {len(self.keys)} nodes belong to is "
+                "unknown; export the model again: optimum-cli export htp"
+            )
         if call is None:
             if len(having) != 1:
                 listed = ", ".join(f"{module}@{index}" for index in having[:8]) + (", ..." if len(having) > 8 else "")
@@ -202,30 +203,38 @@ class _Candidate:
             (call,) = having
         if call not in having:
             raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {having}")
-        return [key for key in self.keys if owners.get(key, call) == call], call
+        own = {key for key, index in exact.items() if index == call}
+        shared = [key for key, calls in owners.items() if key not in exact and (calls is None or call in calls)]
+        own |= self._needed(own, shared)
+        return [key for key in self.keys if key in own], call
+
+    def _needed(self, keys: Iterable[NodeKey], shared: Sequence[NodeKey]) -> set[NodeKey]:
+        """Of nodes that several calls share, those whose results some nodes read, also through one another."""
+        nodes = dict(self.file.model.nodes())
+        read = {name for key in keys for name in nodes[key].inputs}
+        needed: set[NodeKey] = set()
+        for key in reversed(shared):  # consumers before producers, as the file has them
+            if not read.isdisjoint(nodes[key].outputs):
+                needed.add(key)
+                read.update(nodes[key].inputs)
+        return needed
 
     def _in_graph(self, module: str, keys: Sequence[NodeKey]) -> tuple[str, list[int]]:
-        """The one graph that the nodes stand in; the nodes in bodies come with the nodes that have the bodies."""
-        holders = {
-            f"{path}/{position}.{element}".lstrip("/"): (path, position)
-            for path, graph in self.file.model.graphs()
-            for position, node in enumerate(graph.nodes)
-            for element, _ in node.bodies
-        }
+        """The one graph that the nodes are in; the nodes in bodies come with the nodes that have the bodies."""
         chosen = set(keys)
         graphs: dict[str, list[int]] = {}
         for key in keys:
-            holder = holders.get(key[0])
-            while holder is not None and holder not in chosen:
-                holder = holders.get(holder[0])
-            if holder is None:
+            body = split_body_path(key[0])
+            while body is not None and body[:2] not in chosen:
+                body = split_body_path(body[0])
+            if body is None:
                 graphs.setdefault(key[0], []).append(key[1])
         if self.wanted_graph is not None:
             wanted = self.wanted_graph
             matching = [path for path in graphs if path == wanted or path.endswith(f".{wanted}")]
         else:
             matching = list(graphs)
-            if len(matching) > 1:  # constants may stand apart from what reads them
+            if len(matching) > 1:  # constants may be in another graph than their consumers
                 matching = [path for path in graphs if not self._only_constants(path, graphs[path])]
         if len(matching) == 1:
             return matching[0], graphs[matching[0]]
@@ -249,10 +258,9 @@ def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
     file, tree = candidate.file, candidate.tree
     infos = [tree.module(path) for path in candidate.paths]
     fused = {
-        tag.tag: node_id(file_graph.nodes[position], position)
-        for path, file_graph in file.model.graphs()
-        for position in range(len(file_graph.nodes))
-        if (tag := file.tags.get((path, position))) is not None
+        tag.tag: node_id(node, key[1])
+        for key, node in file.model.nodes()
+        if (tag := file.tags.get(key)) is not None
         and any(_below(origin, above) for origin in tag.origins for above in candidate.tags)
     }
     if fused:

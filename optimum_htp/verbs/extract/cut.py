@@ -1,7 +1,18 @@
 """The cut: which nodes make a module, what they need from outside, and what others need from them.
 
-A module can be cut out of a graph if nothing that leaves it comes back to it. Integers and truth values are let off:
+A module can be cut out of a graph if nothing that leaves it comes back to it. Integer and boolean tensors are exempt:
 exporters share shape computations between modules, and copying them along changes nothing.
+
+Example:
+    The nodes of `a` are cut out; node 1 is the parent's, but it computes a shape, so it comes along. The part has the
+    input `x` and the output `three`, which node 3 consumes.
+
+        0  a       one = Relu(x)
+        1  parent  shape = Shape(one)
+        2  a       three = Reshape(one, shape)
+        3  parent  y = Neg(three)
+
+    If node 1 were `two = Neg(one)` of a module `b`, the cut would be refused: what leaves `a` comes back through `b`.
 """
 
 from __future__ import annotations
@@ -11,12 +22,12 @@ from dataclasses import dataclass
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeTag, tag_module_path
-from optimum_htp.onnxfile import Graph, Scope, Value, node_id, reads, scopes_of
+from optimum_htp.onnxfile import NUMBERS, Edges, Graph, OnnxModel, Scope, Value, node_id, reads, scopes_of
 from optimum_htp.verbs.extract.choice import Choice, ancestor_name
 
 
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
-_INT64, _BOOL = 7, 9
+_EXEMPT = (NUMBERS["int64"], NUMBERS["bool"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +36,12 @@ class Cut:
 
     Attributes:
         scopes: The graphs from the main graph to the one that is cut, which is the last.
-        nodes: Its nodes in order: the number of their scope, and their position there.
+        nodes: Its nodes in order: the index of their scope, and their index there.
         own: How many of them are the module's.
         shared: What identifies those of other modules that had to come along, constants left out.
-        inputs: Names of the tensors that are made outside.
-        outputs: Names of the tensors that are read outside.
-        initializers: Names of the stored tensors that are read.
+        inputs: Names of the tensors that are produced outside.
+        outputs: Names of the tensors that are consumed outside.
+        initializers: Names of the initializers that are consumed.
     """
 
     scopes: tuple[Scope, ...]
@@ -57,7 +68,7 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
     graph, constants = scope.graph, scope.constants
     core = {at for at in choice.positions if not constants.issuperset(filter(None, graph.nodes[at].outputs))}
     core = core or set(choice.positions)
-    core -= _quantizers_behind(graph, core)
+    core -= _quantizers_after(graph, core)
     between = _between(scope, core)
     _refuse_interleaved(choice, graph, [at for at in between if not _may_come_along(choice, graph, at, types)])
     between |= _quantizers_before(graph, core | between)
@@ -66,11 +77,11 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
     outputs = _outputs(graph, core, inner)
     if not outputs:
         raise PackageError(
-            f"{choice.file.model.path}: nothing reads what {choice.name!r} makes, so it has no output; extract the "
+            f"{choice.file.model.path}: nothing consumes what {choice.name!r} produces, so it has no output; extract the "
             "module around it"
         )
     last = len(scopes) - 1
-    nodes, inputs, stored = _closure(scopes, [(last, at) for at in sorted(inner)])
+    nodes, inputs, stored = _closure(choice.file.model, scopes, [(last, at) for at in sorted(inner)])
     ranks = [{at: rank for rank, at in enumerate(each.order)} for each in scopes]
     ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
     shared = tuple(node_id(graph.nodes[at], at) for at in sorted(between))
@@ -95,7 +106,7 @@ def _between(scope: Scope, core: set[int]) -> set[int]:
     return (after & before) - core
 
 
-def _quantizers_behind(graph: Graph, core: set[int]) -> set[int]:
+def _quantizers_after(graph: Graph, core: set[int]) -> set[int]:
     """The nodes at the end of a module that quantize what it gives, for others: without them it gives floats."""
     inside = {name for at in core for name in reads(graph.nodes[at])}
     behind = {
@@ -115,14 +126,14 @@ def _quantizers_before(graph: Graph, inner: set[int]) -> set[int]:
 
 
 def _may_come_along(choice: Choice, graph: Graph, at: int, types: Mapping[str, Value]) -> bool:
-    """Whether a node may be copied into the module: shape computations, and what stands between layers of a range."""
+    """Whether a node may be copied into the module: shape computations, and what is between layers of a range."""
     tag = choice.file.tags.get((choice.graph, at))
     if tag is not None and (choice.owns(tag.tag) and tag.call is None):
         return True
     if len(choice.paths) > 1 and tag is not None and tag.tag == _parent_tag(choice):
         return True
     known = [types.get(name) for name in graph.nodes[at].outputs if name]
-    return all(value is not None and value.elem_type in (_INT64, _BOOL) for value in known)
+    return all(value is not None and value.elem_type in _EXEMPT for value in known)
 
 
 def _parent_tag(choice: Choice) -> str:
@@ -141,7 +152,7 @@ def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) 
     example = node_id(graph.nodes[found[0]], found[0])
     raise PackageError(
         f"{choice.file.model.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
-        f"{listed} (the first makes {example!r}); extract {instead}, which contains them all"
+        f"{listed} (the first produces {example!r}); extract {instead}, which contains them all"
     )
 
 
@@ -155,7 +166,7 @@ def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[
             continue
         touches = not wanted.isdisjoint(node.outputs) or not made.isdisjoint(reads(node))
         first = types.get(node_id(node, at))
-        computes = first is None or first.elem_type not in (_INT64, _BOOL)
+        computes = first is None or first.elem_type not in _EXEMPT
         if touches and computes and any(choice.owns(origin) for origin in tag.origins):
             others = ", ".join(
                 dict.fromkeys(
@@ -170,7 +181,7 @@ def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[
 
 
 def _outputs(graph: Graph, core: set[int], inner: set[int]) -> tuple[str, ...]:
-    """What the module makes and somebody outside reads, in the order of the graph."""
+    """What the module produces and others consume, in the order of the graph."""
     outside = {name for at, node in enumerate(graph.nodes) if at not in inner for name in reads(node)}
     outside |= {value.name for value in graph.outputs}
     made = (name for at in sorted(core) for name in graph.nodes[at].outputs)
@@ -178,30 +189,28 @@ def _outputs(graph: Graph, core: set[int], inner: set[int]) -> tuple[str, ...]:
 
 
 def _closure(
-    scopes: tuple[Scope, ...], inner: list[tuple[int, int]]
+    model: OnnxModel, scopes: tuple[Scope, ...], inner: list[tuple[int, int]]
 ) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]:
-    """Adds the constant nodes that nodes read, and says what else they read: inputs, and stored tensors."""
-    makers: dict[str, tuple[int, int]] = {}
-    for number, scope in enumerate(scopes):
-        for at, node in enumerate(scope.graph.nodes):
-            makers.update(dict.fromkeys(filter(None, node.outputs), (number, at)))
-    constants = frozenset().union(*(scope.constants for scope in scopes))
-    stored = frozenset().union(*(scope.stored for scope in scopes))
+    """Adds the constant nodes that nodes consume, and says what else they consume: inputs, and initializers."""
+    edges = Edges(model)
+    numbers = {scope.path: number for number, scope in enumerate(scopes)}
     chosen = dict.fromkeys(inner)
-    found: dict[str, None] = {}
-    used: dict[str, None] = {}
+    inputs: dict[str, None] = {}
+    initializers: dict[str, None] = {}
     stack = list(reversed(inner))
     while stack:
-        number, at = stack.pop()
-        for name in reads(scopes[number].graph.nodes[at]):
-            maker = makers.get(name)
-            if maker in chosen:
+        number, index = stack.pop()
+        for name in reads(scopes[number].graph.nodes[index]):
+            tensor = edges.find(scopes[number].path, name) or ("", name)
+            home = numbers[tensor[0]]
+            producer = edges.producers.get(tensor)
+            if producer is not None and (home, producer[1]) in chosen:
                 continue
-            if maker is not None and name in constants:
-                chosen[maker] = None
-                stack.append(maker)
-            elif maker is None and name in stored:
-                used[name] = None
+            if producer is not None and name in scopes[home].constants:
+                chosen[home, producer[1]] = None
+                stack.append((home, producer[1]))
+            elif producer is None and name in scopes[home].stored:
+                initializers[name] = None
             else:
-                found[name] = None
-    return tuple(chosen), tuple(found), tuple(used)
+                inputs[name] = None
+    return tuple(chosen), tuple(inputs), tuple(initializers)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.params.verb import ParameterReport, ParameterRow, parameters
+from optimum_htp.verbs.params.report import ParameterRow, ParamsReport
+from optimum_htp.verbs.params.verb import params
 
 
 __all__ = [
-    "ParameterReport",
     "ParameterRow",
-    "parameters",
+    "ParamsReport",
+    "params",
 ]

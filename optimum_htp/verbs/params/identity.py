@@ -1,117 +1,75 @@
-"""Whether a model is the one that a package was exported from: its parameters have the values of the stored tensors."""
+"""Whether a model is the one that a package was exported from: its parameters have the values of the initializers."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from math import prod
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package import HtpFile
-from optimum_htp.verbs.params.initializers import StoredTensor
+from optimum_htp.verbs.params.initializers import TaggedInitializer
+from optimum_htp.verbs.params.origins import Matcher
 from optimum_htp.verbs.params.readings import FLOATS
-from optimum_htp.verbs.params.state_dict import SourceTensors
+from optimum_htp.verbs.params.report import ParameterRow
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_MERGED = re.compile(r"_merged_\d+$")
-_QUANTIZED = re.compile(r"(_quantized)?(_scale|_zero_point)?$")
 _BY_MORE_THAN_ROUNDING = "; or they were quantized by more than rounding, as GPTQ does"
-
-
-class Row(Protocol):
-    """What is read of a row of the report."""
-
-    @property
-    def kind(self) -> str:
-        """Whether it is a parameter."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def scale(self) -> tuple[str, ...]:
-        """The scale of a quantized one."""
-
-
-def own_name(name: str, source: SourceTensors, places: Iterable[str]) -> str | None:
-    """The parameter that a stored tensor has the name of, in the whole model; None where it has none's.
-
-    Args:
-        name: The stored tensor's name; Optimum puts `_merged_0` behind those of a merged decoder.
-        source: The model's tensors.
-        places: Where in the model the exported modules are, which names are relative to.
-    """
-    plain = _MERGED.sub("", name)
-    candidates = (plain, *(f"{place}.{plain}" for place in places if place))
-    return next((each for each in candidates if each in source.tensors), None)
-
-
-def is_anonymous(name: str, source: SourceTensors, places: Iterable[str]) -> bool:
-    """Whether a stored tensor has no parameter's name, not even with what a quantizer puts behind it."""
-    return all(own_name(each, source, places) is None for each in (name, _QUANTIZED.sub("", name, count=1)))
 
 
 def refuse_other_model(
     file: HtpFile,
     model: str,
-    rows: Sequence[Row],
-    stored: Sequence[StoredTensor],
-    source: SourceTensors,
-    read: Callable[[StoredTensor], np.ndarray[Any, Any] | None],
     *,
-    places: Sequence[str],
+    rows: Sequence[ParameterRow],
+    initializers: Sequence[TaggedInitializer],
+    matcher: Matcher,
 ) -> None:
     """Refuses a model that the file was not exported from.
 
+    Args:
+        file: The file.
+        model: What to call the model.
+        rows: What is known of its initializers.
+        initializers: The initializers, in the same order.
+        matcher: The model's parameters, and the values of the initializers.
+
     Raises:
-        PackageError: A stored tensor has the name of a parameter and other values, or most of the weights are found
-            nowhere in the model; the message says which.
+        PackageError: An initializer has the name of a parameter and other values, or most of the weights are not in the
+            model; the message says which.
     """
-    lost = [(row, tensor) for row, tensor in zip(rows, stored, strict=True) if row.kind == "unknown"]
-    for row, tensor in lost:
-        known = own_name(row.name, source, places)
-        if known is not None:
-            raise PackageError(
-                f"{file.path}: {model} is not what it was exported from: {_difference(tensor, known, source, read)}"
-            )
+    pairs = list(zip(rows, initializers, strict=True))
+    lost = [initializer for row, initializer in pairs if row.kind == "unknown"]
+    for initializer in lost:
+        name = matcher.source.named(initializer.tensor.name)
+        if name is not None:
+            difference = _difference(initializer, name, matcher)
+            raise PackageError(f"{file.path}: {model} is not what it was exported from: {difference}")
     weights = [
-        tensor
-        for row, tensor in zip(rows, stored, strict=True)
-        if _size(tensor) > 1 and (tensor.tensor.data_type in FLOATS or row.kind == "unknown" or row.scale)
+        initializer
+        for row, initializer in pairs
+        if prod(row.shape) > 1 and (row.data_type in FLOATS or row.kind == "unknown" or row.scale)
     ]
-    missing = [tensor for _, tensor in lost if _size(tensor) > 1]
+    missing = [initializer for initializer in lost if _size(initializer) > 1]
     if sum(map(_size, missing)) * 2 > sum(map(_size, weights)) > 0:
-        largest = max(missing, key=_size)
-        quantized = all(tensor.tensor.data_type not in FLOATS for tensor in missing)
+        largest = max(missing, key=_size).tensor
+        quantized = all(initializer.tensor.data_type not in FLOATS for initializer in missing)
         raise PackageError(
             f"{file.path}: {model} is not what it was exported from: the values of {len(missing)} of its "
-            f"{len(weights)} weights are nowhere in it, the largest being {largest.tensor.name!r} "
-            f"{list(largest.tensor.dims)}{_BY_MORE_THAN_ROUNDING if quantized else ''}"
+            f"{len(weights)} weights are nowhere in it, the largest being {largest.name!r} "
+            f"{list(largest.dims)}{_BY_MORE_THAN_ROUNDING if quantized else ''}"
         )
 
 
-def _difference(
-    tensor: StoredTensor,
-    name: str,
-    source: SourceTensors,
-    read: Callable[[StoredTensor], np.ndarray[Any, Any] | None],
-) -> str:
+def _difference(initializer: TaggedInitializer, name: str, matcher: Matcher) -> str:
     import numpy as np
 
-    value, array = source.tensors[name], read(tensor)
+    value, array = matcher.source.tensors[name], matcher.read(initializer)
     if array is None or value.shape != array.shape:
-        return f"{name} is {list(value.shape)} in the model and {list(tensor.tensor.dims)} in the package"
+        return f"{name} is {list(value.shape)} in the model and {list(initializer.tensor.dims)} in the package"
     apart = np.abs(value.astype(np.float64) - array.astype(np.float64))
     count = int(np.count_nonzero(apart))
     return f"{name} differs in {count:,} of its {value.size:,} values, by up to {float(apart.max()):.3g}"
 
 
-def _size(tensor: StoredTensor) -> int:
-    size = 1
-    for dim in tensor.tensor.dims:
-        size *= dim
-    return size
+def _size(initializer: TaggedInitializer) -> int:
+    return prod(initializer.tensor.dims)

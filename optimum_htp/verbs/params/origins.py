@@ -1,16 +1,17 @@
-"""What was done to the parameters of a PyTorch model to make a stored tensor: found by value.
+"""What was done to the parameters of a PyTorch model to make an initializer: found by value.
 
-Each kind of change is one method that proves itself on the values. Those of the modules whose nodes read the tensor are
-tried first, because equal values are common: biases start as zeros.
+Each kind of change is one method that proves itself on the values. The parameters of the modules whose nodes consume the
+tensor are tried first, because equal values are common: biases start as zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.verbs.params.initializers import StoredTensor
+from optimum_htp.package import Derivation
+from optimum_htp.verbs.params.initializers import TaggedInitializer
 from optimum_htp.verbs.params.readings import Reading, changes_to, readings
 from optimum_htp.verbs.params.state_dict import SourceTensors, distance
 
@@ -25,63 +26,44 @@ _SCALE = ("weight", "running_var")
 _SHIFT = ("bias", "running_mean", "weight", "running_var")
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """What a stored tensor was made of, and how.
-
-    Attributes:
-        parameters: The parameters and buffers that it was made of; the one that it is named after is the first.
-        changes: What was done to them, in order: `same` or some of `CHANGES`.
-        duplicates: Other parameters that it stands for, because they have the same values.
-        scale: The stored tensors whose product is the scale of a quantized one.
-        zero_point: The stored tensor that holds its zero point; None where there is none.
-    """
-
-    parameters: tuple[str, ...]
-    changes: tuple[str, ...]
-    duplicates: tuple[str, ...] = ()
-    scale: tuple[str, ...] = ()
-    zero_point: str | None = None
-
-
 CHANGES = (
     "transposed", "reshaped", "sliced", "gathered", "cast", "scaled", "shifted", "folded", "concatenated", "quantized",
 )  # fmt: skip
-"""What may be done to parameters. `parameter_map.ParameterRow` says what the words mean."""
+"""What may be done to parameters. `ParameterRow` says what the words mean."""
 
 
 class Matcher:
-    """Finds what stored tensors were made of.
+    """Finds what initializers were made of.
 
     Args:
         source: The model's tensors.
-        stored: The stored tensors of the file, by the path of their graph and their name.
-        read: Gives the values of a stored tensor.
+        initializers: The initializers of the file.
+        read: Gives the values of an initializer.
     """
 
     def __init__(
         self,
         source: SourceTensors,
-        stored: Mapping[tuple[str, str], StoredTensor],
-        read: Callable[[StoredTensor], Array | None],
+        initializers: Iterable[TaggedInitializer],
+        read: Callable[[TaggedInitializer], Array | None],
     ) -> None:
         self.source = source
-        self.stored = stored
         self.read = read
+        self._initializers = {initializer.key: initializer for initializer in initializers}
 
-    def readings(self, tensor: StoredTensor, array: Array) -> Iterator[Reading]:
+    def readings(self, tensor: TaggedInitializer, array: Array) -> Iterator[Reading]:
         """The ways to read a tensor."""
         return readings(tensor, array, find=lambda name: self.find(tensor.graph, name), read=self.read)
 
-    def find(self, graph: str, name: str) -> StoredTensor | None:
-        """The stored tensor that a name means in a graph: of that graph, or of one around it."""
-        while (graph, name) not in self.stored and graph:
+    def find(self, graph: str, name: str) -> TaggedInitializer | None:
+        """The initializer that a name means in a graph: of that graph, or of one around it."""
+        while (graph, name) not in self._initializers and graph:
             graph = graph.rpartition("/")[0]
-        return self.stored.get((graph, name))
+        return self._initializers.get((graph, name))
 
     def match(
-        self, tensor: StoredTensor, array: Array, paths: Sequence[str], *, named: str | None = None
-    ) -> Match | None:
+        self, tensor: TaggedInitializer, array: Array, paths: Sequence[str], *, named: str | None = None
+    ) -> Derivation | None:
         """What a tensor was made of; None where that is not known.
 
         Args:
@@ -107,7 +89,7 @@ class Matcher:
                 return replace(found, changes=changes, scale=reading.scale, zero_point=reading.zero_point)
         return None
 
-    def _plain(self, reading: Reading, paths: Sequence[str], named: str | None) -> Match | None:
+    def _plain(self, reading: Reading, paths: Sequence[str], named: str | None) -> Derivation | None:
         """A parameter itself, in another shape, order or type."""
         size = reading.values.size
         near, far = self.source.near(paths, self.source.by_size.get(size, ()))
@@ -120,10 +102,10 @@ class Matcher:
                     found = _nearest(found, paths)
                 # Of a square matrix with equal values, the one that is just the same is meant.
                 first = min(found, key=lambda item: (item[0] != named, len(item[1]) > 1, item[1] != ("same",)))
-                return Match((first[0],), first[1], tuple(name for name, _ in found if name != first[0]))
+                return Derivation((first[0],), first[1], tuple(name for name, _ in found if name != first[0]))
         return None
 
-    def _folded(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _folded(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """The weight or the bias of a convolution with the batch norm behind it."""
         if reading.values.ndim == 2 or not self.source.norms:
             return None
@@ -131,7 +113,7 @@ class Matcher:
         if not found:
             return None
         others = dict.fromkeys(parts[0] for parts in found if parts[0] not in found[0])
-        return Match(found[0], ("folded",), tuple(others))
+        return Derivation(found[0], ("folded",), tuple(others))
 
     def _fold(self, reading: Reading, path: str) -> tuple[str, ...]:
         """The parameters of a convolution at a path and of a batch norm that make a tensor together."""
@@ -152,7 +134,7 @@ class Matcher:
                     return tuple(part for part in parts if part in self.source.tensors)
         return ()
 
-    def _norm(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _norm(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """What a batch norm that stands for itself multiplies by, or adds, computed beforehand."""
         found = []
         for norm in self.source.norms:
@@ -163,9 +145,9 @@ class Matcher:
             parts = next((parts for each, parts in made if reading.is_made_by(each.reshape(shape))), ())
             names = tuple(f"{norm.name}.{part}" for part in parts if f"{norm.name}.{part}" in self.source.tensors)
             found += [names] if names else []
-        return Match(found[0], ("folded",), tuple(names[0] for names in found[1:])) if found else None
+        return Derivation(found[0], ("folded",), tuple(names[0] for names in found[1:])) if found else None
 
-    def _concatenated(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _concatenated(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""
         near, _ = self.source.near(paths, self.source.tensors)
         axes = reading.values.ndim
@@ -175,7 +157,7 @@ class Matcher:
                 # In the first axis the rows of a Linear's weight stand as they are; in the last they were transposed.
                 transposed = axes == 2 and any((change == "same") == (axis == 1) for _, change in parts)
                 names = tuple(name for name, _ in parts)
-                return Match(names, (*(("transposed",) if transposed else ()), "concatenated"))
+                return Derivation(names, (*(("transposed",) if transposed else ()), "concatenated"))
         return None
 
     def _pieces(self, whole: Reading, names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -208,7 +190,7 @@ class Matcher:
                 if len(each) <= shape[0] and each.shape[1:] == shape[1:] and whole.part(0, len(each)).is_of(each):
                     yield name, change, len(each)
 
-    def _rows(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _rows(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """Some rows of a table: a part of it (`sliced`), or those that constant numbers choose (`gathered`)."""
         if reading.step is not None or not reading.telling:
             return None
@@ -218,10 +200,10 @@ class Matcher:
             if value.ndim > 1 and value.dtype.kind == "f" and value.shape[-1] > 1:
                 change = _rows_change(value, reading)
                 if change:
-                    return Match((name,), (change,))
+                    return Derivation((name,), (change,))
         return None
 
-    def _scaled(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _scaled(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """A parameter times a number, as a division by √d that was multiplied into a weight."""
         import numpy as np
 
@@ -236,10 +218,10 @@ class Matcher:
                     continue
                 top = np.unravel_index(int(np.argmax(np.abs(each))), each.shape)
                 if each[top] and array[top] and reading.is_made_by(each * (array[top] / each[top])):
-                    return Match((name,), (*((change,) if change else ()), "scaled"))
+                    return Derivation((name,), (*((change,) if change else ()), "scaled"))
         return None
 
-    def _shifted(self, reading: Reading, paths: Sequence[str]) -> Match | None:
+    def _shifted(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """A parameter plus a number, as the `1 + weight` of Gemma's norms."""
         array, found = reading.values, []
         for name in self.source.by_size.get(array.size, ()):
@@ -248,7 +230,7 @@ class Matcher:
             alike = array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape
             if own and alike and reading.is_made_by(value + (array.flat[0] - value.flat[0])):
                 found.append(name)
-        return Match((found[0],), ("shifted",), tuple(found[1:])) if found else None
+        return Derivation((found[0],), ("shifted",), tuple(found[1:])) if found else None
 
 
 def _nearest(found: list[tuple[str, tuple[str, ...]]], paths: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""How a stored tensor is read as numbers: as they stand, or in steps of a scale, and how far those may be off.
+"""How an initializer is read as numbers: as they are, or in steps of a scale, and how far those may be off.
 
 A parameter that was rounded to another type, or quantized, is within half a step of what it was.
 """
@@ -12,7 +12,8 @@ from itertools import combinations, permutations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.verbs.params.initializers import StoredTensor
+from optimum_htp.onnxfile import NUMBERS
+from optimum_htp.verbs.params.initializers import TaggedInitializer
 
 
 if TYPE_CHECKING:
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_INT32 = 6
-# By ONNX's number of a type: how far off a number may be that was rounded to it, as a part of it.
-_ROUNDING = {10: 2.0**-11, 16: 2.0**-8}
-FLOATS = (1, 11, *_ROUNDING)
-_QUANTIZED = (2, 3, 4, 5, 6, 21, 22)
+# How far off a number may be that was rounded to a type, as a part of it.
+_ROUNDING = {NUMBERS["float16"]: 2.0**-11, NUMBERS["bfloat16"]: 2.0**-8}
+FLOATS = (NUMBERS["float32"], NUMBERS["float64"], *_ROUNDING)
+_QUANTIZED = tuple(NUMBERS[name] for name in ("uint8", "int8", "uint16", "int16", "int32", "uint4", "int4"))
 # Half precision has nothing between 0 and this; converters move what is nearer to 0.
 _SMALLEST_HALF = 1.2e-7
 _COMPUTED = 1e-4
@@ -33,14 +33,14 @@ _HALF_A_STEP = 0.502
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read a stored tensor.
+    """One way to read an initializer.
 
     Attributes:
         values: The numbers.
         rounding: How far they may be off, as a part of each; 0 where none was rounded.
-        step: How far apart neighbours are, for all or for each channel; None where the numbers stand as they are.
-        scale: The stored tensors whose product the step is.
-        zero_point: The stored tensor that holds the zero point; None where there is none.
+        step: How far apart neighbours are, for all or for each channel; None where the numbers are as they are.
+        scale: The initializers whose product the step is.
+        zero_point: The initializer that holds the zero point; None where there is none.
     """
 
     values: Array
@@ -115,7 +115,7 @@ def arrangements(value: Array, shape: tuple[int, ...]) -> Iterator[tuple[tuple[s
 
 
 def changes_to(value: Array, reading: Reading) -> tuple[str, ...]:
-    """What makes a stored tensor of a parameter's values: `("same",)`, or what was done; `()` where it is not of them."""
+    """What makes an initializer of a parameter's values: `("same",)`, or what was done; `()` where it is not of them."""
     if value.size != reading.values.size:
         return ()
     for changes, arranged in arrangements(value, reading.values.shape):
@@ -127,19 +127,19 @@ def changes_to(value: Array, reading: Reading) -> tuple[str, ...]:
 
 
 def readings(
-    tensor: StoredTensor,
+    tensor: TaggedInitializer,
     array: Array,
     *,
-    find: Callable[[str], StoredTensor | None],
-    read: Callable[[StoredTensor], Array | None],
+    find: Callable[[str], TaggedInitializer | None],
+    read: Callable[[TaggedInitializer], Array | None],
 ) -> Iterator[Reading]:
-    """The ways to read a stored tensor, the likeliest first.
+    """The ways to read an initializer, the likeliest first.
 
     Args:
         tensor: The tensor.
         array: Its values.
-        find: Gives the stored tensor that a name means where the tensor is.
-        read: Gives the values of a stored tensor.
+        find: Gives the initializer that a name means where the tensor is.
+        read: Gives the values of an initializer.
     """
     import numpy as np
 
@@ -161,9 +161,9 @@ def readings(
 
 
 def _scales(
-    tensor: StoredTensor, *, find: Callable[[str], StoredTensor | None]
-) -> Iterator[tuple[tuple[StoredTensor, ...], StoredTensor | None]]:
-    """The stored tensors that may be the scale and the zero point of a quantized one.
+    tensor: TaggedInitializer, *, find: Callable[[str], TaggedInitializer | None]
+) -> Iterator[tuple[tuple[TaggedInitializer, ...], TaggedInitializer | None]]:
+    """The initializers that may be the scale and the zero point of a quantized one.
 
     Either the names say it, as where a product of integers is multiplied by the scale further on, or the nodes that read
     the tensor read them too. The bias of a quantized convolution has the product of two scales.
@@ -173,22 +173,20 @@ def _scales(
         scale = find(f"{base}_scale")
         if scale is not None and _fits(scale, size):
             yield (scale,), find(f"{base}_zero_point")
-    for use in tensor.uses:
-        inputs = use.node.inputs
-        # Those behind it come first: operators have a tensor's scale and zero point after the tensor.
-        others = [
-            each for other in (*inputs[use.slot + 1 :], *inputs[: use.slot]) if (each := find(other)) is not None
-        ]
+    for node, slot in tensor.consumers:
+        inputs = node.inputs
+        # Those after it come first: operators have a tensor's scale and zero point after the tensor.
+        others = [each for other in (*inputs[slot + 1 :], *inputs[:slot]) if (each := find(other)) is not None]
         scales = [each for each in others if each.tensor.data_type in FLOATS and _fits(each, size)]
         products = combinations(sorted(scales, key=lambda each: inputs.index(each.tensor.name)), 2)
-        for pair in products if tensor.tensor.data_type == _INT32 else ():
+        for pair in products if tensor.tensor.data_type == NUMBERS["int32"] else ():
             yield pair, None
         for scale in scales:
             kinds = (each for each in others if each.tensor.data_type == tensor.tensor.data_type)
             yield (scale,), next((each for each in kinds if each.tensor.dims == scale.tensor.dims), None)
 
 
-def _fits(scale: StoredTensor, shape: tuple[int, ...]) -> bool:
+def _fits(scale: TaggedInitializer, shape: tuple[int, ...]) -> bool:
     """Whether a tensor may be the scale of one of this shape: it has one number, or one for each channel of an axis."""
     return prod(scale.tensor.dims) in (1, *shape)
 

@@ -1,12 +1,12 @@
-"""Names for stored tensors after the parameters that they were made of, and writing them with the map to the package."""
+"""Names for initializers after the parameters that they were made of, and writing them with the map to the package."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain, count, takewhile
-from typing import Protocol
 
 from optimum_htp.onnxfile import (
     OnnxModel,
@@ -26,6 +26,7 @@ from optimum_htp.package import (
     StoredParameter,
     pack_skeleton,
 )
+from optimum_htp.verbs.params.report import ParameterRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,53 +35,41 @@ class RenamedFile:
 
     Attributes:
         file: The file.
-        names: New names of stored tensors by old ones.
-        parameters: The map of its stored tensors, by old names.
+        rows: Its initializers, by their old names.
+        names: New names of initializers by old ones.
     """
 
     file: HtpFile
+    rows: Sequence[ParameterRow]
     names: Mapping[str, str]
-    parameters: tuple[StoredParameter, ...]
+
+    def stored(self) -> Iterator[StoredParameter]:
+        """What the sidecar says of its initializers, by their new names."""
+        for row in self.rows:
+            stored = StoredParameter(**{member.name: getattr(row, member.name) for member in fields(StoredParameter)})
+            scale = tuple(self.names.get(name, name) for name in row.scale)
+            zero_point = self.names.get(row.zero_point or "", row.zero_point)
+            yield replace(stored, name=self.names.get(row.name, row.name), scale=scale, zero_point=zero_point)
 
 
-class Row(Protocol):
-    """What is read of a row of the report."""
+def new_names(model: OnnxModel, rows: Iterable[ParameterRow], *, place: str) -> dict[str, str]:
+    """The new names of initializers by old ones; those that have the name of their parameter keep it.
 
-    @property
-    def name(self) -> str:
-        """The tensor's name."""
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """What it was made of."""
-
-    @property
-    def duplicates(self) -> tuple[str, ...]:
-        """What it stands for beside."""
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        """What was done."""
-
-
-def new_names(model: OnnxModel, rows: Iterable[Row], *, place: str) -> dict[str, str]:
-    """The new names of stored tensors by old ones; those that have the name of their parameter keep it.
-
-    A name is relative to the module that the file was exported from, as the exporter's own names are. One that is in
-    use in any graph of the file is passed over for the next: that of a duplicate, one with what was done behind it, one
-    with a number behind it.
+    A name is relative to the module that the file was exported from, as the exporter's own names are. Instead of one that
+    is in use in any graph of the file the next is taken: that of a duplicate, one with the changes as its suffix, one with
+    a number.
 
     Args:
         model: The file.
-        rows: Its stored tensors.
-        place: Where the exported module sits in the whole model.
+        rows: Its initializers.
+        place: Where the exported module is in the whole model.
     """
     taken = tensor_names(model)
     fixed = {value.name for _, graph in model.graphs() for value in (*graph.inputs, *graph.outputs)}
-    stored = [tensor.name for _, graph in model.graphs() for tensor in graph.initializers]
+    stored = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
     names: dict[str, str] = {}
     for row in rows:
-        if not row.parameters or row.name in fixed or stored.count(row.name) != 1:
+        if not row.parameters or row.name in fixed or stored[row.name] != 1:
             continue
         wanted = list(_wanted(row, place))
         if any(row.name == name or _is_numbered(row.name, name) for name in wanted):
@@ -96,7 +85,7 @@ def _is_numbered(name: str, wanted: str) -> bool:
     return head == wanted and number.isdecimal()
 
 
-def _wanted(row: Row, place: str) -> Iterator[str]:
+def _wanted(row: ParameterRow, place: str) -> Iterator[str]:
     suffix = {"quantized": "_quantized", "scale": "_scale", "zero_point": "_zero_point"}.get(row.changes[-1], "")
     if "concatenated" in row.changes:
         yield _relative(_joined(row.parameters), place)
@@ -131,10 +120,10 @@ def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
-    """Renames stored tensors in the files of a package and writes the map to its sidecar, all of it or nothing.
+    """Renames initializers in the files of a package and writes the map to its sidecar, all of it or nothing.
 
     Raises:
-        HtpError: A file could not be written; the package stands as it was.
+        HtpError: A file could not be written; the package is unchanged.
     """
     assert package.sidecar is not None  # the caller has seen that it describes the files
     records = dict(package.sidecar.files)
@@ -142,21 +131,12 @@ def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
         for change in changes:
             record = change.file.record
             assert record is not None
-            parameters = tuple(
-                replace(
-                    each,
-                    name=change.names.get(each.name, each.name),
-                    scale=tuple(change.names.get(name, name) for name in each.scale),
-                    zero_point=change.names.get(each.zero_point or "", each.zero_point),
-                )
-                for each in change.parameters
-            )
             before = {new: old for new, old in record.renamed.items() if new not in change.names}
             renamed = {new: record.renamed.get(old, old) for old, new in change.names.items()}
             digest = record.digest
             if change.names:
                 digest = graph_digest(_staged(change, staging, {**before, **renamed}))
-            record = replace(record, digest=digest, parameters=parameters, renamed={**before, **renamed})
+            record = replace(record, digest=digest, parameters=tuple(change.stored()), renamed={**before, **renamed})
             records[change.file.name] = record
         Sidecar.write(replace(package.sidecar, files=records), staging.path)
         staging.commit()

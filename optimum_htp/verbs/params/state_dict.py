@@ -1,16 +1,25 @@
-"""The tensors of the PyTorch model: parameters, buffers, and what its parametrizations and batch norms make of them."""
+"""The tensors of the PyTorch model: parameters, buffers, and what its parametrizations and batch norms make of them.
+
+And their names: those in the whole model, and those that an exporter gives to initializers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from optimum_htp.hierarchy import split_tag, tag_module_path
 
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+
+_MERGED = re.compile(r"_merged_\d+$")
+_QUANTIZED = re.compile(r"(_quantized)?(_scale|_zero_point)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +44,37 @@ class SourceTensors:
     Attributes:
         tensors: The values.
         norms: Its batch norms.
+        places: Where in the model each root of the file is, by the root's name in tags: names are relative to it.
         by_size: The names of the tensors of each number of elements.
     """
 
     tensors: dict[str, Array]
     norms: list[BatchNorm]
+    places: Mapping[str, str] = field(default_factory=dict)
     by_size: dict[int, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: Any) -> SourceTensors:
+    def of(cls, module: Any, *, places: Mapping[str, str] | None = None) -> SourceTensors:
         """Collects the tensors of a `torch.nn.Module`; their memory is shared where numpy has the type."""
-        tensors = dict(_named_tensors(module))
-        found = cls(tensors, list(_batch_norms(module)))
-        for name, array in tensors.items():
-            found.by_size.setdefault(array.size, []).append(name)
-        return found
+        source = cls(dict(_named_tensors(module)), list(_batch_norms(module)), places or {})
+        for name, array in source.tensors.items():
+            source.by_size.setdefault(array.size, []).append(name)
+        return source
+
+    def path(self, tag: str) -> str:
+        """The dotted path, in the whole model, of the module with a tag."""
+        place, path = self.places.get(split_tag(tag)[0], ""), tag_module_path(tag)
+        return f"{place}.{path}" if place and path else place or path
+
+    def named(self, name: str) -> str | None:
+        """The parameter that an initializer has the name of; Optimum adds `_merged_0` to those of a merged decoder."""
+        plain = _MERGED.sub("", name)
+        names = (plain, *(f"{place}.{plain}" for place in self.places.values() if place))
+        return next((each for each in names if each in self.tensors), None)
+
+    def is_anonymous(self, name: str) -> bool:
+        """Whether an initializer has no parameter's name, not even one with a quantizer's suffix."""
+        return all(self.named(each) is None for each in (name, _QUANTIZED.sub("", name, count=1)))
 
     def near(self, paths: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[str]]:
         """Splits names into those that belong to modules and the others, each list with the nearest first.

@@ -1,0 +1,81 @@
+"""ONNX messages put together: what we encode ourselves, and parts of a file that are copied as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.model import Value
+from optimum_htp.onnxfile.wire import encode_message, encode_varint, message_pieces
+
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile.spans import ModelSpans, Span
+    from optimum_htp.onnxfile.wire import Piece
+
+
+def encode_entry(key: str, value: str) -> bytes:
+    """A `StringStringEntryProto`, as metadata and the places of external data are."""
+    return encode_message(schema.ENTRY_KEY, key.encode()) + encode_message(schema.ENTRY_VALUE, value.encode())
+
+
+def encode_value(value: Value) -> bytes:
+    """A `ValueInfoProto`; without an element type it is just the name, and ONNX Runtime infers the type."""
+    encoded = encode_message(schema.VALUE_NAME, value.name.encode())
+    if not value.elem_type:
+        return encoded
+    tensor = encode_varint(schema.TYPE_ELEM_TYPE) + encode_varint(value.elem_type)
+    if value.shape is not None:
+        axes = (encode_message(schema.DIMENSION, _encode_dimension(size)) for size in value.shape)
+        tensor += encode_message(schema.TYPE_SHAPE, b"".join(axes))
+    return encoded + encode_message(schema.VALUE_TYPE, encode_message(schema.TENSOR_TYPE, tensor))
+
+
+def _encode_dimension(size: int | str | None) -> bytes:
+    if size is None:
+        return b""
+    if isinstance(size, str):
+        return encode_message(schema.DIMENSION_SYMBOL, size.encode())
+    return encode_varint(schema.DIMENSION_SIZE) + encode_varint(size)
+
+
+def encode_node(op_type: str, inputs: Iterable[str], outputs: Iterable[str]) -> bytes:
+    """A `NodeProto` of one of ONNX's own operators."""
+    parts = [(schema.NODE_INPUT, name) for name in inputs] + [(schema.NODE_OUTPUT, name) for name in outputs]
+    return b"".join(encode_message(tag, text.encode()) for tag, text in (*parts, (schema.NODE_OP_TYPE, op_type)))
+
+
+def graph_pieces(
+    *,
+    name: str,
+    nodes: Iterable[Sequence[Piece]],
+    initializers: Iterable[Sequence[Piece]] = (),
+    sparse_initializers: Iterable[Sequence[Piece]] = (),
+    inputs: Iterable[Value] = (),
+    outputs: Iterable[Value] = (),
+    value_infos: Iterable[Sequence[Piece]] = (),
+) -> list[Piece]:
+    """A `GraphProto` whose nodes and tensors are pieces."""
+    pieces: list[Piece] = []
+    for tag, messages in (  # in the order in which protobuf writes them
+        (schema.GRAPH_NODE, nodes),
+        (schema.GRAPH_NAME, [[name.encode()]]),
+        (schema.GRAPH_INITIALIZER, initializers),
+        (schema.GRAPH_INPUT, ([encode_value(value)] for value in inputs)),
+        (schema.GRAPH_OUTPUT, ([encode_value(value)] for value in outputs)),
+        (schema.GRAPH_VALUE_INFO, value_infos),
+        (schema.GRAPH_SPARSE_INITIALIZER, sparse_initializers),
+    ):
+        for message in messages:
+            pieces += message_pieces(tag, message)
+    return pieces
+
+
+def model_pieces(model: ModelSpans, graph: Sequence[Piece], *, metadata: Iterable[Span] = ()) -> list[Piece]:
+    """A `ModelProto` with another graph: the head and the functions of a model, and some of its metadata."""
+    pieces: list[Piece] = [*model.head, *message_pieces(schema.MODEL_GRAPH, graph)]
+    for tag, spans in ((schema.MODEL_FUNCTION, model.functions), (schema.MODEL_METADATA, metadata)):
+        for span in spans:
+            pieces += message_pieces(tag, [span])
+    return pieces

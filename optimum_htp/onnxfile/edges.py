@@ -1,0 +1,129 @@
+"""The edges of a model: which node produces each tensor, and which nodes consume it.
+
+A name in a graph is the tensor that the graph defines by it (an input, an initializer or an output of a node), else that
+of the innermost graph around it; the inside of a function sees nothing around it. What a body takes from around it is
+consumed by the node in the body, and what it returns by the node that has the body.
+
+Example:
+    Here `a` is produced by node 0 of the main graph and consumed by node 0 of the body; `b` is consumed by the `If`.
+
+        main graph:     0: a = Relu(x)
+                        1: y = If(c) with then_branch, else_branch
+        1.then_branch:  0: b = Neg(a), which it returns
+        1.else_branch:  returns a
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from optimum_htp.onnxfile.model import Graph, Node, OnnxModel, split_body_path
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    NodeKey: TypeAlias = tuple[str, int]
+    TensorKey: TypeAlias = tuple[str, str]
+
+
+class Use(NamedTuple):
+    """A node that consumes a tensor.
+
+    Attributes:
+        graph: The path of its graph.
+        index: Its index there.
+        slot: Which of its inputs the tensor is; None where one of its bodies returns it.
+    """
+
+    graph: str
+    index: int
+    slot: int | None
+
+
+class Edges:
+    """Producers and consumers of the tensors of a model, in all graphs.
+
+    A tensor is identified by the path of the graph that defines it, and its name there.
+
+    Attributes:
+        producers: The node of each tensor, as the path of its graph and its index there; inputs and initializers have
+            none.
+        consumers: The uses of each tensor that has any, in the order of `OnnxModel.graphs`.
+    """
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.producers: dict[TensorKey, NodeKey] = {}
+        self.consumers: dict[TensorKey, list[Use]] = {}
+        self._defined: dict[str, set[str]] = {}
+        self._around: dict[str, str | None] = {}
+        for path, graph in model.graphs():
+            holder = split_body_path(path)
+            self._around[path] = holder[0] if holder is not None else None
+            self._defined[path] = _given(graph)
+            for index, node in enumerate(graph.nodes):
+                self.producers.update({(path, name): (path, index) for name in node.outputs if name})
+                self._defined[path].update(node.outputs)
+        for (path, index), node in model.nodes():
+            for slot, name in enumerate(node.inputs):
+                self._add(path, name, Use(path, index, slot))
+        for path, graph in model.graphs():
+            holder = split_body_path(path)
+            for value in graph.outputs if holder is not None else ():
+                self._add(path, value.name, Use(holder[0], holder[1], None))
+
+    def find(self, graph: str, name: str) -> TensorKey | None:
+        """The tensor that a name means in the graph with this path; None where nothing is called so."""
+        path: str | None = graph
+        while name and path is not None:
+            if name in self._defined[path]:
+                return path, name
+            path = self._around[path]
+        return None
+
+    def _add(self, graph: str, name: str, use: Use) -> None:
+        tensor = self.find(graph, name)
+        if tensor is not None:
+            self.consumers.setdefault(tensor, []).append(use)
+
+
+def reads(node: Node) -> Iterator[str]:
+    """The names of the tensors that a node consumes, those that its bodies take from around it included."""
+    yield from filter(None, node.inputs)
+    for _, body in node.bodies:
+        inside = _given(body).union(*(inner.outputs for inner in body.nodes))
+        for inner in body.nodes:
+            yield from (name for name in reads(inner) if name not in inside)
+        yield from (value.name for value in body.outputs if value.name not in inside)
+
+
+def _given(graph: Graph) -> set[str]:
+    """The names that a graph defines without a node."""
+    return {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
+
+
+def topological_order(nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The indices of a graph's nodes, producers before consumers, and otherwise as they are in the file.
+
+    ONNX asks for that order in the file too, but some tools append nodes at the end, and ONNX Runtime accepts it.
+    """
+    producers = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
+    needed = [{producers[name] for name in reads(node) if name in producers} for node in nodes]
+    if all(before < index for index, wanted in enumerate(needed) for before in wanted):
+        return tuple(range(len(nodes)))
+    consumers: dict[int, list[int]] = {}
+    for index, wanted in enumerate(needed):
+        for before in wanted:
+            consumers.setdefault(before, []).append(index)
+    missing = [len(wanted) for wanted in needed]
+    ready = [index for index, count in enumerate(missing) if not count]
+    order: list[int] = []
+    while ready:
+        order.append(heappop(ready))
+        for index in consumers.get(order[-1], ()):
+            missing[index] -= 1
+            if not missing[index]:
+                heappush(ready, index)
+    return (*order, *(index for index, count in enumerate(missing) if count))  # the last are a cycle: not ONNX

@@ -1,0 +1,151 @@
+"""An ONNX file and the files of its weights, mapped, to write other files from."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from optimum_htp.errors import PackageError
+from optimum_htp.onnxfile import schema
+from optimum_htp.onnxfile.assembly import encode_entry
+from optimum_htp.onnxfile.opening import mapped
+from optimum_htp.onnxfile.splice import Splice, write_pieces
+from optimum_htp.onnxfile.wire import encode_message, fields, last_fields
+
+
+if TYPE_CHECKING:
+    from optimum_htp.onnxfile.wire import Data, Piece
+
+
+class SourceFiles:
+    """An ONNX file and the files of its weights as one long range of bytes: what a splice is made from.
+
+    A context manager, which names the ONNX file in a `WireError` that its block raises. Files are mapped, and copied by
+    the system.
+
+    Attributes:
+        data: The ONNX file.
+
+    Raises:
+        OnnxFileError: The file can't be read; when the block ends, that it is not a valid ONNX file.
+        PackageError: Another file can't be read.
+    """
+
+    def __init__(self, onnx: Path) -> None:
+        self._stack = ExitStack()
+        descriptor, self.data = self._stack.enter_context(mapped(onnx))
+        self._files: list[tuple[int, Data]] = [(descriptor, self.data)]
+        self._starts = [0, len(self.data)]
+
+    def __enter__(self) -> SourceFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, path: Path) -> int:
+        """Appends a file to the range, and returns where in the range it starts."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._stack.callback(os.close, descriptor)
+            data: Data = b""
+            if os.fstat(descriptor).st_size:
+                data = self._stack.enter_context(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:
+            raise PackageError(f"{path}: cannot be read: {error}; fix its permissions") from error
+        self._files.append((descriptor, data))
+        self._starts.append(self._starts[-1] + len(data))
+        return self._starts[-2]
+
+    def with_metadata(
+        self, splice: Splice | None, entries: Mapping[str, str], *, drop: Callable[[str], bool]
+    ) -> Splice:
+        """The whole ONNX file with other entries in the metadata of the model.
+
+        Args:
+            splice: What becomes of the rest of the file; None keeps it.
+            entries: Entries to add.
+            drop: Which keys to leave out.
+        """
+        content = Splice(0)
+        end = len(self.data)
+        changed: list[Piece] = [(0, end)] if splice is None else splice.pieces
+        dropped = [
+            (at, stop)
+            for tag, at, first, stop in fields(self.data, 0, end)
+            if tag == schema.MODEL_METADATA and drop(self.metadata_key(first, stop))
+        ]
+        content.paste([part for piece in changed for part in _without(piece, dropped, end)])
+        content.paste(
+            [encode_message(schema.MODEL_METADATA, encode_entry(key, value)) for key, value in entries.items()]
+        )
+        return content
+
+    def write(self, pieces: list[Piece], target: int) -> None:
+        """Writes pieces to a file descriptor, at its position.
+
+        Raises:
+            OSError: As the system says it.
+        """
+        batch: list[Piece] = []
+        current = 0
+        for piece in pieces:
+            for index, part in self._parts(piece):
+                if index is not None and index != current:
+                    self._write(batch, current, target)
+                    batch, current = [], index
+                batch.append(part)
+        self._write(batch, current, target)
+
+    def write_at(self, ranges: Iterable[tuple[int, tuple[int, int]]], target: int, *, size_bytes: int) -> None:
+        """Writes ranges to a file descriptor, each at an offset; what is between them is zeros.
+
+        Raises:
+            OSError: As the system says it.
+        """
+        os.ftruncate(target, size_bytes)
+        for offset, span in ranges:
+            os.lseek(target, offset, os.SEEK_SET)
+            self.write([span], target)
+
+    def _write(self, batch: list[Piece], index: int, target: int) -> None:
+        descriptor, data = self._files[index]
+        write_pieces(batch, source=descriptor, data=data, target=target)
+
+    def _parts(self, piece: Piece) -> list[tuple[int | None, Piece]]:
+        """A piece as ranges of single files: the index of the file, and the range within it."""
+        if isinstance(piece, bytes):
+            return [(None, piece)]
+        start, stop = piece
+        parts: list[tuple[int | None, Piece]] = []
+        for index, (first, last) in enumerate(pairwise(self._starts)):
+            if max(start, first) < min(stop, last):
+                parts.append((index, (max(start, first) - first, min(stop, last) - first)))
+        return parts
+
+    def metadata_key(self, start: int, end: int) -> str:
+        """The key of the metadata entry in this range of the ONNX file."""
+        found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
+        return self.data[slice(*found[1])].decode(errors="replace") if 1 in found else ""
+
+
+def _without(piece: Piece, dropped: list[tuple[int, int]], end: int) -> list[Piece]:
+    """What is left of a piece when ranges of the ONNX file, which ends at `end`, are taken away."""
+    if isinstance(piece, bytes) or piece[0] >= end:
+        return [piece]
+    parts: list[Piece] = []
+    start, stop = piece
+    for first, last in dropped:
+        if first >= stop or last <= start:
+            continue
+        parts.append((start, first))
+        start = last
+    return [*parts, (start, stop)]
