@@ -31,7 +31,7 @@ def main() -> None:
     blocks = [HEADER.rstrip()]
     for room, names in optimum_htp._ROOMS.items():
         blocks.append(f"## {first_line(package[room])}")
-        for name in sorted(names, key=lambda name: (name[0].isupper(), name)):  # functions, then their types
+        for name in sorted(names.split(), key=lambda name: (name[0].isupper(), name)):  # functions, then their types
             blocks += entry(target(package[f"{room}.{name}"]))
     (DOCS / "reference.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 

@@ -72,7 +72,7 @@ def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None
         error: What the system said.
         needed_bytes: How much room it takes, where that is known.
     """
-    advice = "; what was there is unchanged"
+    advice = "; what was there is unchanged: write elsewhere"
     if error.errno in _NO_ROOM:
         room = "some space" if needed_bytes is None else f"{needed_bytes} bytes"
         advice = f"; free {room} on that disk, or write to another"

@@ -9,13 +9,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rewriters import sample_inputs, session_options
 
-from optimum_htp.hierarchy.tags import NodeTags, tag_module_path
-from optimum_htp.onnxfile.model import OnnxModel
+from optimum_htp.hierarchy.tags import NodeTag, NodeTags, tag_module_path
+from optimum_htp.onnxfile.model import Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.package import HtpFile
@@ -28,18 +28,23 @@ def projected(file: HtpFile, target: Path) -> tuple[OnnxModel, NodeTags]:
     return model, project([file.tagged], model).tags
 
 
-def disagreements(model: OnnxModel, tags: NodeTags) -> list[str]:
-    """Nodes that kept a tag of ours which is not the projected one: module, call or kind of evidence."""
+class Disagreement(NamedTuple):
+    """A node that kept a tag of ours which is not the projected one."""
+
+    node: Node
+    kept: NodeTag
+    projected: NodeTag
+
+
+def disagreements(model: OnnxModel, tags: NodeTags) -> list[Disagreement]:
+    """Nodes whose own metadata names another module or call than projection."""
     graphs = dict(model.graphs())
-    found = []
-    for key, kept in read_tags(model).items():
-        tag = tags[key]
-        if (kept.tag, kept.call) != (tag.tag, tag.call):
-            node = graphs[key[0]].nodes[key[1]]
-            found.append(
-                f"{node.op_type} {node.name}: kept {kept.tag} ({kept.call}), projected {tag.tag} ({tag.call})"
-            )
-    return found
+    pairs = ((key, kept, tags[key]) for key, kept in read_tags(model).items())
+    return [
+        Disagreement(graphs[path].nodes[position], kept, tag)
+        for (path, position), kept, tag in pairs
+        if (kept.tag, kept.call) != (tag.tag, tag.call)
+    ]
 
 
 # --- Weights ---
@@ -76,7 +81,7 @@ def weight_mismatches(file: HtpFile, model: OnnxModel, tags: NodeTags, owners: O
     """
     by_name = {name: owners[key] for name, key in _stored(file.path) if key in owners}
     here = {name: owners[key] for name, key in _stored(model.path) if key in owners}
-    root = file.tagged.roots[0].in_model or ""
+    root = (file.record.roots_in_model[0] if file.record is not None else None) or ""
     traced, wrong = 0, []
     for path, graph in model.graphs():
         for position, node in enumerate(graph.nodes):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import operator
 import re
 import shutil
@@ -54,11 +55,35 @@ def rewrite(name: str, source: Path, target: Path) -> Path:
     return target
 
 
-def is_empty(file: Path) -> bool:
-    """Whether a tool left no nodes, as ORTOptimizer does with merged decoders at O2."""
+FAILURES: tuple[tuple[str, str, str, str], ...] = (
+    # What tools can't do: the tool, the model, the file, each a glob, and what it says. The first that fits counts.
+    ("optimum-*", "resnet", "*", "doesn't support the graph optimization of resnet"),
+)
+
+
+class EmptyGraphError(Exception):
+    """A tool left no nodes."""
+
+
+def attempt(name: str, model: str, source: Path, target: Path) -> Path | None:
+    """Runs a rewriter on a file of a model, and returns what it made; None if it fails as `FAILURES` says.
+
+    It is an error if it fails where that is not expected, in another way, or not at all where it is.
+    """
     from optimum_htp.onnxfile.reading import read_model
 
-    return not read_model(file).graph.nodes
+    asked = (name, model, source.name)
+    known = next((why for *globs, why in FAILURES if all(map(fnmatch.fnmatchcase, asked, globs))), None)
+    try:
+        made = rewrite(name, source, target)
+        if not read_model(made).graph.nodes:
+            raise EmptyGraphError("it left no nodes")
+    except Exception as error:  # whatever a tool raises
+        if known is None or not re.search(known, f"{type(error).__name__}: {error}"):
+            raise
+        return None
+    assert known is None, f"{name} can do {model}/{source.name} by now: take it out of FAILURES"
+    return made
 
 
 def session_options(**settings: Any) -> Any:

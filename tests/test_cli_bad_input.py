@@ -196,9 +196,9 @@ def test_no_questions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        ("notes/mine.txt", ["mine.txt", "is a file", "give another path"]),
-        ("notes/mine.txt/deep/below", ["mine.txt", "is a file", "give another path"]),
-        ("/proc/optimum-htp-test", ["/proc/optimum-htp-test", "give another path"]),
+        ("notes/mine.txt", ["mine.txt", "a file is in the way", "write elsewhere"]),
+        ("notes/mine.txt/deep/below", ["mine.txt", "a file is in the way", "write elsewhere"]),
+        ("/proc/optimum-htp-test", ["/proc/optimum-htp-test", "write elsewhere"]),
     ],
     ids=["a file", "below a file", "not writable"],
 )
@@ -211,7 +211,7 @@ def test_output_that_cannot_be(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_output_without_permission(zoo_model: ZooModel, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own.chmod(0o555)
-    said = ["no permission", "give another path"]
+    said = ["Permission denied", "write elsewhere"]
     assert_refused(["-m", str(zoo_model("bert")), str(own / "out")], said, capsys, own)
 
 
@@ -231,7 +231,7 @@ def test_no_space(output: str, zoo_model: ZooModel, own: Path, capsys: pytest.Ca
     """What was written before the disk was full is removed, made directories too."""
     model = zoo_model("bert")
     with little_space(10_000):
-        assert_refused(["-m", str(model), str(own.parent / output)], ["no space is left", "free some"], capsys, own)
+        assert_refused(["-m", str(model), str(own.parent / output)], ["No space left", "free some space"], capsys, own)
 
 
 # --- Interrupts ---------------------------------------------------------------------------------------------------
@@ -367,4 +367,4 @@ def test_staging_path_is_not_shown(explained: Explained) -> None:
 
 def test_full_disk_by_whatever_name(explained: Explained) -> None:
     error = RuntimeError("onnxruntime: write failed: No space left on device")
-    assert str(explained(error)).startswith("no space is left to write the package to out: free some")
+    assert str(explained(error)).startswith("cannot write out: No space left on device; free some space on that disk")

@@ -608,7 +608,7 @@ def test_failed_move_puts_back_what_was_there(
     output = tmp_path / "out"
     (output / "model.onnx").mkdir(parents=True)
     (output / "config.json").write_text("mine")
-    with pytest.raises(PackageError, match="is a directory there"):
+    with pytest.raises(HtpError, match="is a directory there"):
         export(zoo_model("bert"), output)
     assert (output / "config.json").read_text() == "mine"
     assert sorted(path.name for path in output.iterdir()) == ["config.json", "model.onnx"]
@@ -618,7 +618,7 @@ def test_failed_move_puts_back_what_was_there(
 def test_output_that_is_a_file(output: str, zoo_model: ZooModel, tmp_path: Path) -> None:
     """A file where the output, or a directory above it, should be is told of in one line, before anything runs."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(PackageError, match="is a file: give another path"):
+    with pytest.raises(HtpError, match="a file is in the way: write elsewhere"):
         main_export(str(zoo_model("bert")), tmp_path / output)
     assert (tmp_path / "file").read_text() == "mine"
 

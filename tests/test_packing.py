@@ -571,7 +571,7 @@ def test_file_where_the_directory_should_be(package: Path, tmp_path: Path) -> No
     """And a directory where a file should be."""
     packed = pack(package, tmp_path / "packed.onnx").file
     (tmp_path / "again").write_text("mine")
-    with pytest.raises(HtpError, match="is a file"):
+    with pytest.raises(HtpError, match="a file is in the way"):
         unpack(packed, tmp_path / "again")
     assert (tmp_path / "again").read_text() == "mine"
     (tmp_path / "other" / "config.json").mkdir(parents=True)

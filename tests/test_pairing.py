@@ -8,7 +8,7 @@ import pytest
 
 from optimum_htp.models.torch_parts import _files_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
-from optimum_htp.verbs.profile.report import _matches
+from optimum_htp.verbs.profile.report import _partners
 
 
 # What Optimum, ONNX Runtime, transformers.js, sentence-transformers, onnxslim and Olive call what they make.
@@ -34,7 +34,7 @@ def test_everybody_pairs_alike(variant: str) -> None:
     assert {name: partner(name, plain, made) for name in plain} == expected
     # profile --compare
     phases = [[SimpleNamespace(file=name, phase="forward") for name in names] for names in (plain, made)]
-    assert {file: phase.file for (_, file), phase in _matches(*phases).items()} == expected
+    assert {file: phase.file for (_, file), phase in _partners(*phases).items()} == expected
     # compare --model, validate --model, params --model
     parts = _files_of([name.removesuffix(".onnx") for name in plain], made)
     assert {f"{name}.onnx": file for name, (file,) in parts.items()} == expected

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,14 @@ import pytest
 
 from optimum_htp import profile
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.calls import CallTree
+from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
-from optimum_htp.hierarchy.tree import ModuleInfo
+from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.profile import runs as running, verb
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Measured, Run, measure
@@ -155,16 +157,26 @@ def test_unknown_nodes_have_no_key() -> None:
 
 ROOT, ENCODER = "/Net", "/Net/Encoder.encoder"
 FIRST, SECOND = (f"{ENCODER}/Block.layer.{layer}" for layer in (0, 1))
-CALLS = {ROOT: 1, ENCODER: 1, FIRST: 2, SECOND: 1}
+NORM = f"{FIRST}/Norm.norm"
+TREE = ModuleTree(
+    [
+        ModuleInfo((), "Net", "", calls=1),
+        ModuleInfo(("encoder",), "Encoder", "", calls=1),
+        ModuleInfo(("encoder", "layer"), "ModuleList", "", container=True),
+        ModuleInfo(("encoder", "layer", "0"), "Block", "", calls=2),
+        ModuleInfo(("encoder", "layer", "0", "norm"), "Norm", "", calls=3),
+        ModuleInfo(("encoder", "layer", "1"), "Block", "", calls=1),
+    ]
+)
+# The first block runs twice, and its norm in the first of these once, in the second twice.
+CALLS = CallTree.of_rows(TREE, [(0, -1), (1, 0), (3, 1), (4, 2), (5, 1), (3, 1), (4, 5), (4, 5)])
 
 
 def profiled(*runs: Sequence[Event], **tags: NodeTag) -> PhaseProfile:
     """The profile of a net with a node for each tag, by the node's name, which is its operator too."""
     net = model(*(node(name, name) for name in tags))
     known = {("", index): tag for index, tag in enumerate(tags.values())}
-    file: Any = SimpleNamespace(
-        module=lambda tag: ModuleInfo((), "", "", calls=CALLS[tag]) if tag in CALLS else None, tags=known
-    )
+    file = TaggedGraph(net, known, Roots([Root(TREE, "", (CALLS,))]))
     measured = [Run(list(events), start_us=100, time_us=50) for events in runs]
     return PhaseSums(file, Joiner(net), known, measured).report("model.onnx", "forward", {})
 
@@ -237,6 +249,22 @@ def test_calls_share_out_the_time_of_a_module_that_ran_again() -> None:
         (FIRST, 0, (1,)),
         (FIRST, 1, (2,)),
         (FIRST, None, (4,)),
+    ]
+
+
+def test_time_below_a_module_is_that_of_the_call_it_was_spent_in() -> None:
+    """As the call tree says; what several calls share is unknown."""
+    phase = profiled(
+        [event("Add", 100, 1), event("Mul", 101, 2), event("Sub", 103, 4), event("Neg", 107, 8)],
+        Add=NodeTag(NORM, "scope", 0),
+        Mul=NodeTag(NORM, "scope", 1),
+        Sub=NodeTag(NORM, "scope", 2),
+        Neg=NodeTag(NORM, "dataflow"),
+    )
+    assert [(call.call, call.total_time) for call in phase.calls if call.tag == FIRST] == [
+        (0, (1,)),
+        (1, (6,)),
+        (None, (8,)),
     ]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import rewriters
-import zoo
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.root import Roots
@@ -33,21 +32,9 @@ Export = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def tagged(zoo_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+def tagged(exported: Export) -> Export:
     """A function from a zoo name to that model's tagged package; treat it as read-only."""
-    from optimum_htp import main_export
-
-    root = tmp_path_factory.mktemp("skeletons")
-
-    def export(name: str) -> Path:
-        directory = root / name
-        if not directory.exists():
-            model = zoo_model(name)
-            kwargs = zoo.ZOO[name].main_export_kwargs(model)
-            main_export(str(model), str(directory), do_validation=False, **kwargs)
-        return directory
-
-    return export
+    return exported
 
 
 def plain(roots: Roots) -> list[Any]:

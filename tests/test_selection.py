@@ -19,6 +19,7 @@ from optimum_htp import HtpOptions, PackageError, select, strip, write_layer_ann
 from optimum_htp.cli.main import main
 from optimum_htp.cli.select import FORMATS as SELECT_FORMATS
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy.calls import CallTree
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names, pattern_of
 from optimum_htp.hierarchy.root import Root, Roots
@@ -62,6 +63,30 @@ TREE = ModuleTree(
         info("drop", "Dropout", calls=1),
         info("branch", "Branch", calls=1),
     ]
+)
+
+
+def _call(path: str, parent: int, *alias: int) -> tuple[int, ...]:
+    return [".".join(module.path) for module in TREE].index(path), parent, *alias
+
+
+CALLS = CallTree.of_rows(
+    TREE,
+    [
+        _call("", -1),
+        _call("encoder", 0),
+        *(
+            row
+            for index, layer in enumerate(f"encoder.layer.{layer}" for layer in LAYERS)
+            for row in (_call(layer, 1), _call(f"{layer}.norm", 2 + 3 * index), _call(f"{layer}.fc", 2 + 3 * index))
+        ),
+        _call("head", 0),
+        _call("head.fc", 14),
+        _call("head", 0, 0),
+        _call("head.fc", 16, 0),
+        _call("drop", 0),
+        _call("branch", 0),
+    ],
 )
 
 
@@ -120,7 +145,7 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
         known = {("", at): each for at, (_, _, each) in enumerate(NODES)} | {("", len(NODES)): tag("")}
         for body in ("then_branch", "else_branch"):
             known |= {(f"{len(NODES)}.{body}", at): each for at, (_, _, each) in enumerate(BODY)}
-        tagged = TaggedGraph(model, known, Roots([Root(TREE, "model")]))
+        tagged = TaggedGraph(model, known, Roots([Root(TREE, "model", (CALLS,))]))
         write_tags(tagged, options=HtpOptions())
         Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
@@ -236,7 +261,7 @@ def layer(number: int) -> list[str]:
         (["head"], ["/head/fc/MatMul", "/head/Relu", "/head/fc_1/MatMul", "/head/Relu_1", "both"]),
         (["tail@1"], ["/head/fc_1/MatMul", "/head/Relu_1"]),
         (["head@0"], ["/head/fc/MatMul", "/head/Relu"]),
-        (["head@0-1"], ["/head/fc/MatMul", "/head/Relu", "/head/fc_1/MatMul", "/head/Relu_1"]),
+        (["head@0-1"], ["/head/fc/MatMul", "/head/Relu", "/head/fc_1/MatMul", "/head/Relu_1", "both"]),
         (["head.fc@1"], ["/head/fc_1/MatMul"]),
         (["drop", "branch"], ["branch/Sin", "branch/Cos"]),
         (["!encoder", "!head"], ["mask", "if", "branch/Sin", "branch/Cos"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import HtpError
 from optimum_htp.package.interrupts import uninterrupted
 from optimum_htp.package.staging import StagedDirectory
 
@@ -131,7 +131,7 @@ def test_failing_at_any_step(number: int, output: Path, monkeypatch: pytest.Monk
     at_step(number, fail, monkeypatch)
     try:
         write(output)
-    except (PackageError, OSError):
+    except (HtpError, OSError):
         expected = BEFORE
     else:
         expected = AFTER

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,8 @@ def test_tag_that_names_no_module(tmp_path: Path) -> None:
     model = read_model(tmp_path / "model.onnx")
     package = HtpPackage(tmp_path)
     tags = {**read_tags(model), ("", 0): NodeTag("/Net/%zz.%2e", "scope")}
-    package.files["model.onnx"].tags = tags  # type: ignore[misc]
+    file = package.files["model.onnx"]
+    file.tagged = replace(file.tagged, tags=tags)
     with pytest.raises(PackageError, match="names no module"):
         optimum_htp.tree(package)
 

@@ -14,13 +14,16 @@ import onnx
 import pytest
 import zoo
 
+import optimum_htp
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
-from optimum_htp.models.torch_parts import fixed_sizes
+from optimum_htp.models.measures import TOLERANCES, compare_arrays
+from optimum_htp.models.torch_parts import fixed_sizes, weights_dtype
+from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.validate import loading
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.loading import check_loading
-from optimum_htp.verbs.validate.outputs import TOLERANCES, check_outputs, difference, weights_type
+from optimum_htp.verbs.validate.outputs import check_outputs, describe
 
 
 QUICK = ("bert", "gpt2", "t5", "vit")
@@ -240,7 +243,7 @@ def test_fixed_sizes(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
 def test_half_precision(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
     """The reference runs in the type of the weights, and the tolerance is that of the type."""
     main_export(str(zoo_model("bert")), tmp_path, do_validation=False, task="text-classification", dtype="fp16")
-    assert weights_type(Contents(tmp_path)) == "fp16"
+    assert weights_dtype([read_model(tmp_path / "model.onnx")]) == "fp16"
     assert compare(tmp_path, zoo_model("bert"), "bert")["outputs"][0] == "ok"
 
 
@@ -258,6 +261,37 @@ def test_quantized_weights(exported: Callable[[str], Path], zoo_model: Callable[
     assert outputs.advice == f"optimum-cli htp compare {bert} --model MODEL names the first module that is off"
 
 
+def quantize_weights(path: Path) -> None:
+    """Gives a file int8 weights with a `DequantizeLinear` each, as weight-only quantization does."""
+    model = onnx.load(path)
+    read = {name for node in model.graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in read and len(tensor.dims) == 2]:
+        weights = onnx.numpy_helper.to_array(tensor)
+        scale = np.float32(np.abs(weights).max() / 127)
+        names = [f"{tensor.name}_quantized", f"{tensor.name}_scale"]
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(array, name)
+            for name, array in zip(names, (np.round(weights / scale).astype(np.int8), np.asarray(scale)), strict=True)
+        )
+        model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", names, [tensor.name]))
+    onnx.save(model, path)
+
+
+def test_weights_alone_quantized(
+    exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """`validate` and `compare` hold them to one tolerance, that of quantized models, and not to float32's."""
+    bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
+    quantize_weights(bert / "model.onnx")
+    found = compare(bert, zoo_model("bert"), "bert")
+    assert found["outputs"][0] == found["dynamic-axes"][0] == "ok", found
+    strict = compare(bert, zoo_model("bert"), "bert", tolerance=TOLERANCES["float32"])
+    assert strict["outputs"][0] == "failed"
+    (part,) = optimum_htp.compare(bert, reference=exported("bert"), threads=1).parts
+    assert part.ok and part.tolerance == TOLERANCES["int8"]
+
+
 def test_random_model(exported: Callable[[str], Path], zoo_model: Callable[[str], Path]) -> None:
     """What gives something else each time can't be compared."""
     status, reason = compare(exported("vits"), zoo_model("vits"), "vits")["outputs"]
@@ -271,15 +305,22 @@ def test_no_such_model(exported: Callable[[str], Path], tmp_path: Path) -> None:
     assert main(["validate", str(exported("bert")), "--model", str(tmp_path)]) == 2
 
 
-def test_difference() -> None:
-    """Relative to the largest value; shapes, infinities and integers are exact."""
-    one = np.array([1.0, -4.0], dtype=np.float32)
-    assert difference(one, one) == (0.0, None)
-    assert difference(one + np.float32(0.5), one) == (0.125, None)
-    assert difference(one[:1], one)[1] == "has the shape [1], not [2]"
-    assert difference(np.array([1.0, np.inf]), np.array([1.0, 2.0]))[1] is not None
-    assert difference(np.array([1, 2]), np.array([1, 3]))[1] == "differs in 1 of 2 values"
-    assert TOLERANCES["fp32"] < TOLERANCES["fp16"] < TOLERANCES["bf16"]
+@pytest.mark.parametrize(
+    ("actual", "expected", "words"),
+    [
+        ([1.5, -4.0], [1.0, -4.0], "is off by 1.2e-01 of its largest value (tolerance 1e-04)"),
+        ([1.0], [1.0, -4.0], "has the shape [1], not [2]"),
+        ([1.0, np.inf], [1.0, 2.0], "has NaNs or infinities where PyTorch's has none, or the other way round"),
+        ([1, 2], [1, 3], "differs in 1 of 2 values"),
+        ([1, 2], [1.0, 2.0], "is int64, not float64"),
+    ],
+)
+def test_how_an_output_is_off(actual: list[float], expected: list[float], words: str) -> None:
+    """By the measures of `compare`: relative to the largest value; shapes, infinities and integers are exact."""
+    ours, theirs = np.array(actual), np.array(expected)
+    errors = compare_arrays(ours, theirs)
+    assert errors.relative > 1e-4
+    assert describe(errors, ours, theirs, tolerance=1e-4) == words
 
 
 def test_sizes_that_an_export_fixed() -> None:

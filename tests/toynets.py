@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 
 class Owner(NamedTuple):
-    """The module call that owns a node: a dotted path (``""`` is the root) and the 0-based call of that object."""
+    """The module call that owns a node: a dotted path (``""`` is the root) and the 0-based call of that object.
+
+    The call is None for a node that serves several calls of its module.
+    """
 
     path: str
-    call: int = 0
+    call: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class ToyNet:
     export_kwargs: Mapping[str, Any] = field(default_factory=dict)
     unscoped: frozenset[str] = frozenset()
     """Operators in `expected` whose nodes torch gives names without a scope, so that the oracle can't tell."""
+    data_flow: Mapping[str, tuple[Owner, ...]] = field(default_factory=dict)
+    """By operator, the owners of all nodes that no scope tells of: of who reads them, or holds what they write."""
 
     def build(self) -> nn.Module:
         """The net in eval mode, its weights seeded."""
@@ -612,6 +617,7 @@ _toy(
     _equal_weights,
     {"LayerNormalization": _own("first", "second", "third")},
     "equal_weights",
+    data_flow={"Identity": _own("third", "second", "second")},
     parameters={"first.weight": "first", "second.weight": "second", "third.weight": "third", "second.bias": "second"},
 )
 
@@ -737,6 +743,7 @@ _toy(
     "multihead_attention",
     lambda: (torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4),),
     parameters={"attention.out_proj.bias": "attention.out_proj", "attention.in_proj_bias": "attention"},
+    data_flow={"Identity": _own("norm")},
 )
 
 
@@ -760,6 +767,7 @@ _toy(
     {"LSTM": _own("lstm.rnn")},
     "lstm",
     lambda: (torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4),),
+    data_flow={"Constant": _own("lstm.rnn") * 4, "Unsqueeze": _own("lstm.rnn") * 2},
 )
 
 
@@ -910,6 +918,7 @@ _toy(
      "Add": _own("positions"), "Mul": _own("flatten")},
     "dynamic_shapes",
     lambda: (torch.linspace(-1.0, 1.0, 24).reshape(2, 3, 4),),
+    data_flow={"Constant": _own("flatten", "flatten")},
     export_kwargs={"input_names": ["x"], "dynamic_axes": {"x": {0: "batch", 1: "rows", 2: "columns"}}},
 )  # fmt: skip
 
@@ -933,6 +942,44 @@ _toy(
     "constants",
 )
 
+
+class Stacked(nn.Module):
+    """A list of blocks, one after the other."""
+
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call each block."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def _summing() -> nn.Module:
+    return Op(lambda x: x + x.sum(-1, keepdim=True))
+
+
+# torch keeps one of equal constants: whoever reads it has in common what contains them all, which is no list
+_toy(
+    lambda: Chain(("first", "stack"), first=Sin(), stack=Stacked(_summing(), _summing())),
+    {"Add": _own("stack.blocks.0", "stack.blocks.1")},
+    "shared_constant",
+    data_flow={"Constant": _own("stack")},
+)
+_toy(
+    lambda: Chain(("stack", "stack"), stack=Stacked(_summing(), Cos(), _summing())),
+    {"Cos": _own("stack.blocks.1", ("stack.blocks.1", 1))},
+    "constant_of_several_calls",
+    data_flow={"Constant": (Owner("stack", None),)},
+)
+_toy(
+    lambda: Chain(("block", "block"), block=_summing()),
+    {"Add": _own("block", ("block", 1))},
+    "constant_of_every_call",
+    data_flow={"Constant": (Owner("block", None),)},
+)
 
 # --- Names that nobody should give --------------------------------------------------------------------------------
 
@@ -1337,6 +1384,12 @@ _toy(
     {"LSTM": _own("a.rnn", "a.rnn", ("a.rnn", 1), ("a.rnn", 1)), "GRU": _own("b.rnn")},
     "recurrent_layers",
     _sequence,
+    # the constants and sizes of the initial states; the second call of `a` has copies of the weights of the first
+    data_flow={
+        "Constant": _own("a.rnn") * 8 + _own("b.rnn") * 2 + _own(("a.rnn", 1)) * 8,
+        "Unsqueeze": _own("a.rnn") * 4 + _own("b.rnn") + _own(("a.rnn", 1)) * 4,
+        "Identity": _own(("a.rnn", 1)) * 6,
+    },
 )
 
 
@@ -1372,6 +1425,14 @@ _toy(
     },
     "transformer_encoder",
     _sequence,
+    # torch copies one layer into all, and keeps one of equal weights: the others are copies, last first
+    data_flow={
+        "Identity": _own("layers.1.linear2", "layers.1.linear1", "layers.1.self_attn")
+        + _own("layers.1.norm2", "layers.1.norm2", "layers.1.norm1", "layers.1.norm1")
+        + _own("layers.1.linear2", "layers.1.linear1")
+        + _own("layers.1.self_attn.out_proj", "layers.1.self_attn.out_proj", "layers.1.self_attn")
+        + _own("layers.0.norm2", "layers.0.norm2", "layers.0.norm1"),
+    },
 )
 
 # --- Nothing to do ------------------------------------------------------------------------------------------------
@@ -1390,7 +1451,7 @@ class HandsOn(nn.Module):
         return self.identity(x), self.act(x)
 
 
-_toy(HandsOn, {"Sin": _own("act"), "Identity": _own("")}, "hands_on", unscoped=frozenset({"Identity"}))
+_toy(HandsOn, {"Sin": _own("act")}, "hands_on", data_flow={"Identity": _own("")})
 
 # --- Scripted functions wherever they stand -----------------------------------------------------------------------
 

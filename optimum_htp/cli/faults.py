@@ -6,12 +6,14 @@ The one list of upstream errors that are not bugs of ours.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import optimum_htp
+from optimum_htp.errors import cannot_write
 from optimum_htp.package import without_staging
 
 
@@ -89,7 +91,7 @@ def explain(error: Exception, *, model: str, output: str, model_kwargs: Collecti
         return None
     text = _text(chain)
     if _no_space(chain, text):
-        message = f"no space is left to write the package to {output}: free some, or give a path on another disk"
+        message = str(cannot_write(output, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     elif refused:
         message = f"{model} takes no argument {refused[0]!r}: leave it out of --model-kwargs"
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_htp.hierarchy.calls import CallsOf, CallTree, ModuleCall
+from optimum_htp.hierarchy.calls import CallTree, ModuleCall
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names
 from optimum_htp.hierarchy.root import Root, Roots, merged_roots
@@ -26,7 +26,6 @@ from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, name_for_caller, 
 __all__ = [
     "SOURCES",
     "CallTree",
-    "CallsOf",
     "Hierarchy",
     "ModuleCall",
     "ModuleInfo",

@@ -117,11 +117,8 @@ def _checked_providers(kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str
         HtpError: One of them is not installed.
     """
     if kwargs.get("providers"):
-        wanted = [
-            check_provider(provider) if isinstance(provider, str) else (check_provider(provider[0]), *provider[1:])
-            for provider in kwargs["providers"]
-        ]
-        return {**kwargs, "providers": wanted}, [name if isinstance(name, str) else name[0] for name in wanted]
+        names = [check_provider(provider) for provider in kwargs["providers"]]
+        return {**kwargs, "providers": names}, names
     if kwargs.get("provider"):
         name = check_provider(kwargs["provider"])
         return {**kwargs, "provider": name}, [name]

@@ -55,7 +55,7 @@ def returns_attentions(model: OnnxModel) -> bool:
 def choose_root(
     model: OnnxModel, candidates: Iterable[torch.nn.Module]
 ) -> tuple[ExportedRoot | None, torch.nn.Module]:
-    """The module that a graph is an export of, None where there is none or no telling; and the likeliest whole model.
+    """The module that a graph is an export of, None if there is none or it is ambiguous; and the likeliest whole model.
 
     The first candidate that has every weight that the graph names, and can read every scope, is the one; else the one
     that has most.
@@ -103,7 +103,7 @@ def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
 
 
 def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]]) -> ExportedRoot | None:
-    """The part of a model, or all of it, that explains most of a graph; None where there is no telling which."""
+    """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous."""
     shapes = tensor_shapes(whole)
     found: Counter[str] = Counter()
     for name, shape in shapes.items():

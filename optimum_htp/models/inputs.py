@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
-from optimum_htp.package import HtpPackage, read_config
+from optimum_htp.package import CONFIG, HtpPackage
 
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
     Raises:
         PackageError: It can't be read.
     """
-    directory = (package.directory / name).parent
-    return read_config(directory / "config.json") if directory != package.directory else None
+    directory = name.rpartition("/")[0]
+    return package.read_json(f"{directory}/{CONFIG}") if directory else None
 
 
 def make_inputs(

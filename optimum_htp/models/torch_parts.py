@@ -151,7 +151,7 @@ def load_source_of(
     """
     with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
-    options = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
+    options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
     return load_source_model(
         name,
         **source_facts(recorded, roots, task=task, with_past=with_past),

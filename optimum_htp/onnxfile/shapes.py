@@ -73,7 +73,14 @@ def tensor_types(
         known = {name: value for name, value in known.items() if name not in made}
         known.update({value.name: value for value in scope.graph.inputs if value.elem_type})
         outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
-        given = [known[name] for name in outside if name in known]
+        # Inference of ONNX's own takes a sparse initializer for a value of another kind; to who reads it, it is a tensor.
+        sparse = [
+            Value(each.name, each.data_type, each.dims)
+            for each in scope.graph.initializers
+            if each.name in parts.sparse
+        ]
+        known |= {value.name: value for value in sparse}
+        given = [*sparse, *(known[name] for name in outside if name in known)]
         stored = {name: outer[name] for name in outside if name in outer} | dict(parts.tensors)
         known |= _infer(data, head, parts, scope, given, stored)
         for value in scope.graph.outputs:  # what the file says of them, where inference says less

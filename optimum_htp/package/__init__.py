@@ -49,7 +49,7 @@ from optimum_htp.package.node_metadata import (
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
-from optimum_htp.package.pairing import pair_files, partner, plain_name
+from optimum_htp.package.pairing import pair_files, partner
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
@@ -109,7 +109,6 @@ __all__ = [
     "parse_config",
     "partner",
     "path_of",
-    "plain_name",
     "preprocessors_of",
     "projected",
     "read_config",

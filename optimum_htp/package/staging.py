@@ -23,7 +23,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import cannot_write
 from optimum_htp.package.interrupts import uninterrupted
 
 
@@ -40,7 +40,7 @@ class StagedDirectory:
     its parents too where this made them.
 
     Raises:
-        PackageError: The output directory can't be made or written to.
+        HtpError: The output directory can't be created or written to.
     """
 
     def __init__(self, output: Path) -> None:
@@ -65,7 +65,7 @@ class StagedDirectory:
         except BaseException as error:
             self._remove()
             if isinstance(error, OSError):
-                raise PackageError(_unusable(self.output, error)) from error
+                raise cannot_write(self.output, error) from error
             raise
         return self
 
@@ -82,7 +82,7 @@ class StagedDirectory:
             last: The file to move last: where it is, all others are.
 
         Raises:
-            PackageError: A file could not be moved.
+            HtpError: A file could not be moved.
         """
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
         staged = sorted(found, key=lambda path: (path == Path(last), path))
@@ -100,7 +100,7 @@ class StagedDirectory:
             except BaseException as error:
                 _put_back(self._root, self.output)
                 if isinstance(error, OSError):
-                    raise PackageError(_unusable(self.output, error)) from error
+                    raise cannot_write(self.output, error) from error
                 raise
             self._made.clear()
 
@@ -200,16 +200,3 @@ def _locked(directory: Path) -> int:
     if descriptor >= 0:
         os.close(descriptor)
     return -1
-
-
-def _unusable(output: Path, error: OSError) -> str:
-    advice = {
-        errno.ENOTDIR: "it, or a directory above it, is a file: give another path",
-        errno.EEXIST: "it, or a directory above it, is a file: give another path",
-        errno.EACCES: "no permission to write there: give another path or mend its permissions",
-        errno.EPERM: "no permission to write there: give another path or mend its permissions",
-        errno.EROFS: "the file system is read-only: give another path",
-        errno.ENOSPC: "no space is left: free some or give a path on another disk",
-    }
-    reason = advice.get(error.errno or 0) or f"{error.strerror or error}: give another path"
-    return f"cannot write the package to {output}: {reason}"

@@ -131,14 +131,19 @@ class Boundaries:
 
     def _find_fused(self, call_of: Callable[[NodeTag], int | None]) -> Iterator[int]:
         """The calls of all modules of a node that was fused of several, as far as the node lies outside the call."""
+        calls: dict[str, list[int]] = {}
+        for call in self.calls:
+            calls.setdefault(call.tag, []).append(call.number)
         for index, flat in enumerate(self.flat.nodes):
-            tag = flat.tag
+            tag, whole = flat.tag, self.owner[index]
             if tag is None or len(tag.origins) < 2:
                 continue
             for origin in tag.origins:
-                owner = call_of(NodeTag(origin, "fused", tag.call))
-                owner = owner if owner is not None else call_of(NodeTag(origin, "fused"))
-                yield from (number for number in self.around(owner) if index not in self.nodes.get(number, {index}))
+                # The calls of the origin that were made in the call of the module which contains all origins.
+                inside = [number for number in calls.get(origin, ()) if whole in set(self.around(number))]
+                owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
+                around = {number for owner in owners for number in self.around(owner)}
+                yield from (number for number in around if index not in self.nodes.get(number, {index}))
 
 
 def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:

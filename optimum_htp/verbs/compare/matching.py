@@ -308,12 +308,14 @@ class Matcher:
             if (name := next((name for name in names if name in known), None)) is not None
         }
         values = self.run(list(chosen.values()))
-        matches = {}
-        for number, name in chosen.items() if values is not None else ():
-            errors = _measure(values[name], known[name])
-            if errors is not None:
-                matches[number] = CallMatch(outputs=(MatchedOutput(tensor=name, errors=errors),), by_name=True)
-        return matches
+        if values is None:
+            return {}
+        measured = {number: (name, _measure(values[name], known[name])) for number, name in chosen.items()}
+        return {
+            number: CallMatch(outputs=(MatchedOutput(tensor=name, errors=errors),), by_name=True)
+            for number, (name, errors) in measured.items()
+            if errors is not None
+        }
 
     # --- When all calls are matched -------------------------------------------------------------------------------
 

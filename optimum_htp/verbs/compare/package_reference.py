@@ -26,8 +26,6 @@ _Key = tuple[str, int]
 class PackageReference:
     """A file of another package, run on the same inputs.
 
-    Which call of a module another call was made in is not known here but where each made as many, which is the rule.
-
     Args:
         name: What it is, for people.
         tagged: The file.
@@ -50,7 +48,7 @@ class PackageReference:
         self._tagged = tagged
         self._prober = prober
         self._shared = shared
-        self._counts = _call_counts(tagged, prober)
+        self._counts: dict[str, int | None] = {}
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
@@ -122,49 +120,33 @@ class PackageReference:
                 path=tag_module_path(tag),
                 class_name=tag_class(tag),
                 call=call,
-                repeated=self._counts.get(tag, 1) > 1,
+                repeated=(self._count(tag) or 1) > 1,
                 parent=self._parent(tag, call, numbers),
             )
             for number, (tag, call) in enumerate(order)
         ]
 
     def _chain(self, tag: NodeTag) -> Iterator[_Key]:
-        """The calls that a node belongs to, as far as they are known."""
-        count = self._count(tag.tag)
-        if tag.call is None and count > 1:
+        """The calls that a node belongs to, as far as they are known; none where several calls share it."""
+        if self._call(tag, tag.tag) is None:
             return
         for above in tag_ancestors(tag.tag):
-            outer = self._count(above)
-            if outer == 1:
-                yield above, 0
-            elif count % outer == 0:
-                yield above, (tag.call or 0) // (count // outer)
+            call = self._call(tag, above)
+            if call is not None:
+                yield above, call
 
-    def _count(self, tag: str) -> int:
-        """How often a module ran, also one that has no nodes left here."""
+    def _call(self, tag: NodeTag, above: str) -> int | None:
+        """The call of a module that a node was made in; where it is not known how often the module ran, its only one."""
+        call = self._tagged.call_above(tag, above)
+        return 0 if call is None and self._count(above) is None else call
+
+    def _count(self, tag: str) -> int | None:
+        """How often a module ran."""
         if tag not in self._counts:
-            info = self._tagged.module(tag)
-            self._counts[tag] = max(1, info.calls) if info is not None else 1
+            self._counts[tag] = self._tagged.calls(tag)
         return self._counts[tag]
 
     def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:
         above = tag.rpartition("/")[0]
-        inner, outer = self._counts.get(tag, 1), self._counts.get(above, 1)
-        if not above or inner % outer:
-            return None
-        return numbers.get((above, call // (inner // outer)))
-
-
-def _call_counts(tagged: TaggedGraph, prober: Prober) -> dict[str, int]:
-    """How often each module ran: as the module tree says, else as the tags show."""
-    counts: dict[str, int] = {}
-    for flat in prober.flat.nodes:
-        if flat.tag is None:
-            continue
-        for above in tag_ancestors(flat.tag.tag):
-            if above not in counts:
-                info = tagged.module(above)
-                counts[above] = max(1, info.calls if info is not None else 1)
-        if flat.tag.call is not None:
-            counts[flat.tag.tag] = max(counts[flat.tag.tag], flat.tag.call + 1)
-    return counts
+        outer = self._call(NodeTag(tag, "scope", call), above) if above else None
+        return numbers.get((above, outer)) if outer is not None else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import CallsOf, ModulePath, ModuleTree, NodeKey, common_ancestor
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, common_ancestor
 from optimum_htp.onnxfile import node_id, split_body_path
 from optimum_htp.package import HtpPackage, tagged_file
 from optimum_htp.tagging import TaggedGraph
@@ -175,21 +175,27 @@ class _Candidate:
         return Choice(self.file, self.tree, self.paths, call, self.tags, graph, frozenset(positions))
 
     def _of_call(self, module: str, call: int | None) -> tuple[list[NodeKey], int | None]:
-        """The nodes of one call; where the modules ran once, all."""
-        owners: dict[NodeKey, int | None] = {}
+        """The nodes of one call, and those that it shares with others and needs; where the modules ran once, all."""
         count = 1
+        owners: dict[NodeKey, frozenset[int] | None] = {}
         for path, tags in zip(self.paths, self.by_module, strict=True):
-            keys = [key for key in self.keys if any(_below(self.file.tags[key].tag, above) for above in tags)]
-            calls = CallsOf(self.tree.module(path), tags, {key: self.file.tags[key] for key in keys}, self.tree)
-            owners.update(calls.owners)
-            count = max(count, calls.count)
+            above = self.tree.tag(path)
+            count = max(count, self.file.calls(above) or 1)
+            inside = [key for key in self.keys if any(_below(self.file.tags[key].tag, tag) for tag in tags)]
+            owners.update({key: self.file.calls_above(self.file.tags[key], above) for key in inside})
         if count == 1:
             if call:
                 raise PackageError(
                     f"{module!r} ran once in the export, so there is no call {call} of it; leave it out"
                 )
             return self.keys, None
-        having = sorted({owner for owner in owners.values() if owner is not None})
+        exact = {key: next(iter(calls)) for key, calls in owners.items() if calls is not None and len(calls) == 1}
+        having = sorted({*exact.values()})
+        if not having:
+            raise PackageError(
+                f"{module!r} ran {count} times in the export, and which call its {len(self.keys)} nodes belong to is "
+                "unknown; export the model again: optimum-cli export htp"
+            )
         if call is None:
             if len(having) != 1:
                 listed = ", ".join(f"{module}@{index}" for index in having[:8]) + (", ..." if len(having) > 8 else "")
@@ -197,7 +203,21 @@ class _Candidate:
             (call,) = having
         if call not in having:
             raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {having}")
-        return [key for key in self.keys if owners.get(key, call) == call], call
+        own = {key for key, index in exact.items() if index == call}
+        shared = [key for key, calls in owners.items() if key not in exact and (calls is None or call in calls)]
+        own |= self._needed(own, shared)
+        return [key for key in self.keys if key in own], call
+
+    def _needed(self, keys: Iterable[NodeKey], shared: Sequence[NodeKey]) -> set[NodeKey]:
+        """Of nodes that several calls share, those whose results some nodes read, also through one another."""
+        nodes = dict(self.file.model.nodes())
+        read = {name for key in keys for name in nodes[key].inputs}
+        needed: set[NodeKey] = set()
+        for key in reversed(shared):  # consumers before producers, as the file has them
+            if not read.isdisjoint(nodes[key].outputs):
+                needed.add(key)
+                read.update(nodes[key].inputs)
+        return needed
 
     def _in_graph(self, module: str, keys: Sequence[NodeKey]) -> tuple[str, list[int]]:
         """The one graph that the nodes are in; the nodes in bodies come with the nodes that have the bodies."""

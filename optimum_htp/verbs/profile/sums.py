@@ -130,22 +130,14 @@ class PhaseSums:
         for above in tag_ancestors(tag.tag):
             self._sum(self._total, above).add(run, event)
             if (self._times_called(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
-                call = tag.call if above == tag.tag else self._call_above(above, tag)
+                call = self._tagged.call_above(tag, above)
                 self._sum(self._total_calls, (above, call)).add(run, event)
                 if above == tag.tag and not fused:
                     self._sum(self._own_calls, (above, call)).add(run, event)
 
-    def _call_above(self, above: str, tag: NodeTag) -> int | None:
-        """Which call of a module a call of one below it was made in; that each made as many is the rule, not a law."""
-        outer, inner = self._times_called(above), self._times_called(tag.tag)
-        if tag.call is None or not outer or not inner or inner % outer:
-            return None
-        return tag.call // (inner // outer)
-
     def _times_called(self, tag: str) -> int | None:
         if tag not in self._calls:
-            module = self._tagged.module(tag)
-            self._calls[tag] = module.calls or None if module is not None else None
+            self._calls[tag] = self._tagged.roots.calls(tag)
         return self._calls[tag]
 
     def _sum(self, sums: dict[_KeyT, _Sum], key: _KeyT) -> _Sum:

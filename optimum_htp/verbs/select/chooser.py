@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from optimum_htp.hierarchy import CallsOf, ModulePath, ModulePattern, ModuleTree, NodeKey, NodeTag
+from optimum_htp.hierarchy import ModulePath, ModulePattern, ModuleTree, NodeTag
 from optimum_htp.onnxfile import node_id
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
@@ -31,7 +31,6 @@ class Chooser:
                 found |= {(index, info.path): None for info in root.tree.select(pattern, above=root.in_model or "")}
             self.modules.append(found)
         self._chains: dict[str, tuple[_Module, ...]] = {}
-        self._calls: dict[_Module, Mapping[NodeKey, int | None]] = {}
 
     def choose(self, *, own: bool, fused: bool) -> FileSelection:
         """Selects the nodes."""
@@ -41,7 +40,7 @@ class Chooser:
         for (path, position), node in self.file.model.nodes():
             tag = self.file.tags.get((path, position)) or NodeTag("/", "unresolved")
             unresolved += tag.source == "unresolved"
-            how = self._how((path, position), tag, own=own, fused=fused)
+            how = self._how(tag, own=own, fused=fused)
             unknown += how == "unknown"
             if how not in ("owned", "fused"):
                 others.add(node.name)
@@ -74,13 +73,13 @@ class Chooser:
         ordered = ((index, info.path) for index, tree in enumerate(self.file.trees) for info in tree)
         return tuple(self.file.trees[index].tag(path) for index, path in ordered if (index, path) in wanted)
 
-    def _how(self, key: NodeKey, tag: NodeTag, *, own: bool, fused: bool) -> str:
+    def _how(self, tag: NodeTag, *, own: bool, fused: bool) -> str:
         """Whether a node is selected: `"owned"`, `"fused"`, `"unknown"` or `""`."""
         if tag.source == "unresolved":
             return ""
         how = "" if any(not negated for negated, _ in self._patterns) else "owned"
         for (negated, pattern), modules in zip(self._patterns, self.modules, strict=True):
-            found = self._match(key, tag, pattern, modules, own=own, fused=fused)
+            found = self._match(tag, pattern, modules, own=own, fused=fused)
             if negated:
                 if found in ("owned", "fused"):
                     return ""
@@ -90,7 +89,6 @@ class Chooser:
 
     def _match(
         self,
-        key: NodeKey,
         tag: NodeTag,
         pattern: ModulePattern,
         modules: Mapping[_Module, None],
@@ -101,28 +99,23 @@ class Chooser:
         chain = self._chain(tag.tag)
         holders = [module for module in (chain[-1:] if own else chain) if module in modules]
         if pattern.calls is not None:
-            calls = [self._call(key, module) for module in holders]
-            first, last = pattern.calls
-            if any(call is not None and first <= call <= last for call in calls):
+            found = [self._calls_of(tag, module) for module in holders]
+            wanted = range(pattern.calls[0], pattern.calls[1] + 1)
+            if any(calls and all(call in wanted for call in calls) for calls in found):
                 return "owned"
-            return "unknown" if None in calls else ""
+            return "unknown" if any(calls is None or any(call in wanted for call in calls) for calls in found) else ""
         if holders:
             return "owned"
         origins = tag.origins if fused else ()
         chains = (self._chain(origin) for origin in origins)
         return "fused" if any(module in modules for each in chains for module in (each[-1:] if own else each)) else ""
 
-    def _call(self, key: NodeKey, module: _Module) -> int | None:
-        """Which call of a module a node at or below it is of."""
-        if module not in self._calls:
-            index, path = module
-            tree = self.file.trees[index]
-            info = tree.module(path)
-            below = {each: tag for each, tag in self.file.tags.items()
-                     if tag.source != "unresolved" and module in self._chain(tag.tag)}  # fmt: skip
-            calls = CallsOf(info, [tree.tag(alias) for alias in (info.path, *info.aliases)], below, tree)
-            self._calls[module] = dict.fromkeys(below, 0) if calls.count == 1 else calls.owners
-        return self._calls[module].get(key)
+    def _calls_of(self, tag: NodeTag, module: _Module) -> frozenset[int] | None:
+        """The calls of a module that a node at or below it may be of; None where they are unknown."""
+        index, path = module
+        above = self.file.trees[index].tag(path)
+        calls = self.file.calls_above(tag, above)
+        return frozenset((0,)) if calls is None and self.file.calls(above) is None else calls
 
     def _chain(self, tag: str) -> tuple[_Module, ...]:
         """The modules from the root down to the one with a tag, containers too."""

@@ -1,4 +1,4 @@
-"""Checks of the files beside the graphs: config, labels, generation config, tokenizer and processor, custom code."""
+"""Checks of the files next to the graphs: config, labels, generation config, tokenizer and processor, custom code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # Tasks whose outputs are made into text.
 _DECODING = frozenset(("automatic-speech-recognition", "image-to-text"))
-# Models whose inputs of these names are no text, no audio: nothing has to prepare them.
+# Models whose inputs of these names are neither text nor audio: nothing has to prepare them.
 _PREPARED_BY_NOTHING = frozenset(("time-series-forecasting", "reinforcement-learning"))
 
 _PARSED_TOKENIZER_BYTES = 200_000
@@ -83,13 +83,13 @@ def _repair(package: Contents) -> str:
 
 
 def _rewrite(package: Contents) -> str:
-    return f"mend it, or delete it and write it anew: {_repair(package)}"
+    return f"fix it, or delete it and write it again: {_repair(package)}"
 
 
 def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Finding]:
     if "architecture" in config and "model_type" not in config:  # as timm writes it
         if not isinstance(config["architecture"], str):
-            yield failed(f"{CONFIG}: `architecture` is no text but {config['architecture']!r}", _rewrite(package))
+            yield failed(f"{CONFIG}: `architecture` is not a string but {config['architecture']!r}", _rewrite(package))
         return
     kind, listed = config.get("model_type"), config.get("architectures")
     custom = package.library not in _TRANSFORMERS_LIKE
@@ -97,11 +97,13 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
         message, advice = f"{CONFIG} has no `model_type`", "AutoConfig can't load it; AutoModelForONNX can"
         yield warning(message, advice) if custom else failed(message, _rewrite(package))
     elif not isinstance(kind, str):
-        yield failed(f"{CONFIG}: `model_type` is no text but {kind!r}", _rewrite(package))
+        yield failed(f"{CONFIG}: `model_type` is not a string but {kind!r}", _rewrite(package))
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(f"{CONFIG}: `architectures` is no list of class names but {str(listed)[:100]}", _rewrite(package))
+        yield failed(
+            f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package)
+        )
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
@@ -151,16 +153,16 @@ def check_labels(package: Contents) -> Iterator[Finding]:
 def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
     advice = f"correct {CONFIG}, or export again"
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
-        yield failed(f"`num_labels` is no count but {count!r}", advice)
+        yield failed(f"`num_labels` is not a count but {count!r}", advice)
         return
     if names is not None and not isinstance(names, dict):
-        yield failed(f"`id2label` is no object but {str(names)[:60]!r}", advice)
+        yield failed(f"`id2label` is not an object but {str(names)[:60]!r}", advice)
         return
     if names is None:
         return
     numbers = [int(key) for key in names if key.isascii() and key.isdecimal() and len(key) < 10]
     if len(numbers) != len(names):
-        yield failed("`id2label` has keys that are no numbers", advice)
+        yield failed("`id2label` has keys that are not numbers", advice)
         return
     if sorted(numbers) != list(range(len(numbers))):
         yield warning(f"`id2label` does not number its {len(names)} labels from 0 on", advice)
@@ -172,7 +174,7 @@ def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
 
 def _label2id_problems(names: Mapping[str, Any], ids: Any, advice: str) -> Iterator[Finding]:
     if not isinstance(ids, dict):
-        yield failed(f"`label2id` is no object but {str(ids)[:60]!r}", advice)
+        yield failed(f"`label2id` is not an object but {str(ids)[:60]!r}", advice)
         return
     for label, number in ids.items():
         if str(names.get(str(number))) != label:
@@ -270,7 +272,7 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
         yield failed(str(error), advice)
         return
     if (first.lstrip()[:1], last.rstrip()[-1:]) != (b"{", b"}"):
-        yield failed(f"{name} is no JSON object, or is cut off", advice)
+        yield failed(f"{name} is not a JSON object, or is cut off", advice)
 
 
 def check_code(package: Contents) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
-from optimum_htp.onnxfile import Initializer, OnnxModel
+from optimum_htp.onnxfile import Initializer, OnnxModel, element_type
 from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
@@ -39,12 +39,6 @@ _LOWEST_OPSET = 7
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
              "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training")  # fmt: skip
 
-# Bits of one element, by ONNX's number of the type (TensorProto.DataType); strings are never external.
-_ELEMENT_BITS = {
-    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
-    17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
-}  # fmt: skip
-
 _EXPORT_AGAIN = "export or download the package again"
 
 
@@ -57,7 +51,7 @@ def check_onnx(package: Contents) -> Iterator[Finding]:
             # ORTOptimizer writes such a file for a merged decoder at O2 and O3.
             yield failed(f"{name}: the graph is empty", "optimize the package again, at another level")
     if package.readable:
-        nodes = sum(len(graph.nodes) for model in package.readable.values() for _, graph in model.graphs())
+        nodes = sum(1 for model in package.readable.values() for _ in model.nodes())
         yield good(f"{len(package.readable)} files, {nodes:,} nodes" if len(package.files) > 1 else f"{nodes:,} nodes")
 
 
@@ -128,7 +122,7 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
         except (OSError, ValueError):
             actual = None
         if actual is None:
-            yield failed(f"{label} is not there", "copy it beside the ONNX file, under that name")
+            yield failed(f"{label} is not there", "copy it next to the ONNX file, under that name")
         elif actual < size:
             yield failed(f"{label} has {actual:,} bytes, and the tensors in it need {size:,}", _EXPORT_AGAIN)
     if not needed:
@@ -152,7 +146,7 @@ def tensor_bytes(tensor: Initializer) -> int:
         return tensor.length
     if any(size < 0 for size in tensor.dims):
         return 0
-    return math.ceil(math.prod(tensor.dims) * _ELEMENT_BITS.get(tensor.data_type, 0) / 8)
+    return math.ceil(math.prod(tensor.dims) * (element_type(tensor.data_type).bits or 0) / 8)
 
 
 def _label(name: str, tensor: Initializer) -> str:

@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import optimum_htp
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 
@@ -23,6 +22,7 @@ from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 NAMES = ("checker", "load", "run")
 """The checks of this module: ONNX's checker, loading with the ORTModel class, running on dummy inputs."""
 
+_PACKAGE = Path(__file__).parents[2]
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONSAFEPATH": "1",
             "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
 _CODE = "from optimum_htp.verbs.validate.worker import main; main()"
@@ -58,7 +58,7 @@ def check_loading(package: Contents, *, task: str | None = None, trust_remote_co
 
 def _run(request: dict[str, Any], directory: str) -> tuple[int, str]:
     """Runs the process to its end; whatever ends us ends it too. Gives its exit code and the end of its stderr."""
-    paths = [str(Path(optimum_htp.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, **_OFFLINE, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     # An empty directory to run in: Python imports from where it is started.
     command = [sys.executable, "-c", _CODE]

@@ -82,14 +82,13 @@ def _is_config(value: Mapping[str, Any]) -> bool:
 def _embedding_shapes(model: OnnxModel) -> Iterator[tuple[int, int]]:
     """The shapes of the tables that `input_ids` are looked up in."""
     shapes = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
-    for _, graph in model.graphs():
-        for node in graph.nodes:
-            table, ids = _EMBEDDING_OPERATORS.get(node.op_type, (0, 0))
-            if table == ids or len(node.inputs) <= max(table, ids) or node.inputs[ids] != "input_ids":
-                continue
-            dims = shapes.get(node.inputs[table], ())
-            if len(dims) == 2:
-                yield dims[0], dims[1]
+    for _, node in model.nodes():
+        table, ids = _EMBEDDING_OPERATORS.get(node.op_type, (0, 0))
+        if table == ids or len(node.inputs) <= max(table, ids) or node.inputs[ids] != "input_ids":
+            continue
+        dims = shapes.get(node.inputs[table], ())
+        if len(dims) == 2:
+            yield dims[0], dims[1]
 
 
 def _check_vocabulary(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:

@@ -15,8 +15,8 @@ def check_tags(package: Contents) -> Iterator[Finding]:
     """Every node is tagged."""
     tagged = total = 0
     for name, file in package.readable_files.items():
-        nodes = sum(len(graph.nodes) for _, graph in file.model.graphs())
-        tags = file.tags
+        keys = [key for key, _ in file.model.nodes()]
+        nodes, tags = len(keys), file.tags
         unresolved = [key for key, tag in tags.items() if tag.source == "unresolved"]
         missing = nodes - len(tags)
         tagged, total = tagged + len(tags) - len(unresolved), total + nodes
@@ -24,7 +24,7 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         if nodes and not tags:
             yield failed(f"{name}: no node is tagged", again)
         elif missing:
-            example = next(_name(file.model, key) for key in _keys(file.model) if key not in tags)
+            example = next(_name(file.model, key) for key in keys if key not in tags)
             advice = f"if a tool changed it: optimum-cli htp project {package.path} --from TAGGED; else {again}"
             yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
         if unresolved:
@@ -36,16 +36,9 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         yield good(f"{tagged:,} of {total:,} nodes")
 
 
-def _keys(model: OnnxModel) -> Iterator[NodeKey]:
-    for path, graph in model.graphs():
-        for position in range(len(graph.nodes)):
-            yield path, position
-
-
 def _name(model: OnnxModel, key: NodeKey) -> str:
-    path, position = key
-    node = next(graph for each, graph in model.graphs() if each == path).nodes[position]
-    return f"{node.op_type} {node.name or node_id(node, position)!r}"
+    node = next(node for other, node in model.nodes() if other == key)
+    return f"{node.op_type} {node.name or node_id(node, key[1])!r}"
 
 
 def check_keys(package: Contents) -> Iterator[Finding]:
@@ -53,9 +46,9 @@ def check_keys(package: Contents) -> Iterator[Finding]:
     for name, model in package.readable.items():
         ours = owned_keys(model)
         again = f"write the tags again: optimum-cli htp project {package.path}"
-        for position, node in ((at, node) for _, graph in model.graphs() for at, node in enumerate(graph.nodes)):
+        for (_, index), node in model.nodes():
             for key in node.repeated_keys:
-                reason = f"{name}: the node {node.name or f'#{position}'!r} has the metadata key {key!r} twice"
+                reason = f"{name}: the node {node.name or f'#{index}'!r} has the metadata key {key!r} twice"
                 yield failed(reason, again if ours(key) else "take one out: readers differ in which they take")
     yield good("each key once per node") if package.readable else skipped("no file could be read")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
 
 
@@ -52,7 +52,7 @@ class _Run:
             try:
                 onnx.checker.check_model(file)
             except Exception as error:  # of several kinds, ValidationError and protobuf's among them
-                return FAILED, f"{Path(file).name}: {_line(error)}", "export the package again"
+                return FAILED, f"{Path(file).name}: {reason(error)}", "export the package again"
         return OK, f"onnx {onnx.__version__} finds nothing wrong", ""
 
     def load(self) -> _Result:
@@ -71,22 +71,22 @@ class _Run:
         except PackageError as error:
             return self._load_singly(error)
         except Exception as error:  # whatever Optimum, transformers or ONNX Runtime raise
-            return FAILED, f"it can't be loaded: {_line(error)}", ""
+            return FAILED, f"it can't be loaded: {reason(error)}", ""
         return OK, f"loaded as {type(self.model).__name__}", ""
 
-    def _load_singly(self, reason: PackageError) -> _Result:
+    def _load_singly(self, problem: PackageError) -> _Result:
         """Several files that Optimum has no class for: whether ONNX Runtime takes each of them."""
         import onnxruntime
 
         if len(self.request["files"]) < 2:
-            return FAILED, _line(reason), ""
+            return FAILED, str(problem), ""
         for file in self.request["files"]:
             try:
                 onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-                return FAILED, f"{Path(file).name} can't be loaded: {_line(error)}", ""
+                return FAILED, f"{Path(file).name} can't be loaded: {reason(error)}", ""
         message = f"ONNX Runtime loads each of {len(self.request['files'])} files, but no class of Optimum all of them"
-        return WARNING, f"{message}: {_line(reason)}", ""
+        return WARNING, f"{message}: {problem}", ""
 
     def run(self) -> _Result:
         if self.model is None:
@@ -98,12 +98,12 @@ class _Run:
             try:
                 inputs = self._inputs()
             except HtpError as error:
-                return SKIPPED, f"no inputs to run it on: {_line(error)}", ""
+                return SKIPPED, f"no inputs to run it on: {error}", ""
             call = lambda: self.model(**inputs)  # noqa: E731 (two kinds of call, one place that reports)
         try:
             outputs = call()
         except Exception as error:  # whatever Optimum or ONNX Runtime raise
-            return FAILED, f"it loads, but can't be run: {_line(error)}", ""
+            return FAILED, f"it loads, but can't be run: {reason(error)}", ""
         return OK, f"gave {_described(outputs)}", ""
 
     def _pipeline_call(self) -> Callable[[], Any]:
@@ -144,12 +144,11 @@ class _Run:
         if sessions is None:
             raise HtpError("the model has several graphs")
         sizes = {"batch_size": 2, "sequence_length": 16, "num_channels": 3, "height": 64, "width": 64}
-        types = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32, "tensor(bool)": torch.bool,
-                 "tensor(float16)": torch.float16, "tensor(double)": torch.float64}  # fmt: skip
         made = {}
         for value in sessions.get_inputs():
             shape = [size if isinstance(size, int) else sizes.get(str(size), 2) for size in value.shape]
-            made[value.name] = torch.ones(shape, dtype=types.get(value.type, torch.float32))
+            kind = value.type.removeprefix("tensor(").removesuffix(")")  # torch has the names of ONNX Runtime's types
+            made[value.name] = torch.ones(shape, dtype=getattr(torch, kind, torch.float32))
         return made
 
 
@@ -160,8 +159,3 @@ def _described(outputs: Any) -> str:
     shapes = [f"{name} {list(value.shape)}" for name, value in items if hasattr(value, "shape")]
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
     return (", ".join(shapes[:4]) or f"{len(items)} outputs") + more
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:400]
