@@ -153,5 +153,5 @@ def _orderly_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        for number, handler in replaced.items():
-            signal.signal(number, handler)
+        for changed, handler in replaced.items():
+            signal.signal(changed, handler)

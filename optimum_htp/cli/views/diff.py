@@ -153,7 +153,7 @@ def _line(row: _Row) -> Line:
     if row.count > 1:
         name += f" ({row.count})"
     classes = " -> ".join(dict.fromkeys(side.class_name for side in sides if side is not None))
-    before, after = (side and side.nodes * row.count for side in sides)
+    before, after = (None if side is None else side.nodes * row.count for side in sides)
     return Line((name, classes, *_figures(before, after), "; ".join(_what(row))))
 
 
