@@ -1,7 +1,7 @@
 """Which tensors of a graph may be the outputs of a module call, the likeliest first.
 
-The output of a module is the last floating-point tensor that is made in the call, by it or the calls in it, and used
-outside; of a tuple, the tensors in order; where nobody outside uses it, the last one inside. Shapes rule some out
+The output of a module is the last floating-point tensor that is produced in the call, by it or the calls in it, and used
+outside; of a tuple, the tensors in order; if nobody outside uses any, the last one inside. Shapes rule some out
 (`assign`), and where they leave several the values decide (`matching`).
 
 For example, of a graph with these nodes (module: operator -> tensor)
@@ -18,6 +18,7 @@ the candidates of `attention.query` are `q, a` (`Shape` and `Mul` use `q`, nobod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from optimum_htp.hierarchy import NodeTag
@@ -29,7 +30,7 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 MAX_CANDIDATES = 12
 """How many tensors of a call are looked at for one output."""
 
-_SCALES = "DynamicQuantizeLinear"  # what it makes in floating point is not a tensor of the model
+_SCALES = "DynamicQuantizeLinear"  # what it produces in floating point is not a tensor of the model
 _VIEWS = frozenset(("Shape", "Size"))
 
 Shape = tuple[int | str | None, ...]
@@ -74,10 +75,6 @@ class Boundaries:
         hidden = {number for tag in flat.hidden for number in self.around(call_of(tag))}
         self.hidden = sorted(hidden - self.nodes.keys())
 
-    def with_nodes(self) -> list[int]:
-        """The calls that have nodes, in their order."""
-        return sorted(self.nodes)
-
     def around(self, number: int | None) -> Iterator[int]:
         """A call and those that contain it, the innermost first."""
         while number is not None:
@@ -85,21 +82,20 @@ class Boundaries:
             number = self.calls[number].parent
 
     def candidates(self, number: int) -> list[str]:
-        """The tensors that a call may return, the likeliest first: used outside, looked at outside, used inside."""
-        used: list[str] = []
-        looked_at: list[str] = []
-        inside: list[str] = []
-        for index in sorted(self.nodes[number], reverse=True):
-            if self._op(index) == _SCALES:
-                continue
-            for name in self.flat.nodes[index].node.outputs:
-                if not name or not self._may_be_float(name):
-                    continue
-                if self.is_used(number, name):
-                    used.append(name)
-                else:
-                    (looked_at if self._consumers_outside(number, name) else inside).append(name)
-        return [*used, *looked_at, *inside]
+        """The tensors that a call may return, the likeliest first: used outside, its shape used outside, used inside."""
+        names = [
+            name
+            for index in sorted(self.nodes[number], reverse=True)
+            if self._op(index) != _SCALES
+            for name in self.flat.nodes[index].node.outputs
+            if name and self._may_be_float(name)
+        ]
+        return sorted(names, key=lambda name: self._rank(number, name))
+
+    def _rank(self, number: int, name: str) -> int:
+        if self.is_used(number, name):
+            return 0
+        return 1 if self._consumers_outside(number, name) else 2
 
     def is_used(self, number: int, name: str) -> bool:
         """Whether somebody outside a call uses the values of a tensor, not just its shape."""
@@ -147,7 +143,7 @@ class Boundaries:
 
 
 def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor of which this much is known can have a shape.
+    """Whether a tensor whose shape is known so far can have a shape.
 
     >>> fits(("batch", 4), (2, 4)), fits(("batch", 4), (2, 5)), fits(None, (2, 4))
     (True, False, True)
@@ -160,20 +156,15 @@ def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
 
 
 def fits_in_some_order(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor of which this much is known can have a shape, its axes permuted if need be.
+    """Whether a tensor whose shape is known so far can have a shape, its axes permuted if need be.
 
     >>> fits_in_some_order((4, "batch"), (2, 4)), fits_in_some_order((4, 4), (2, 4))
     (True, False)
     """
     if shape is None:
         return True
-    left = list(actual)
-    for size in shape:
-        if isinstance(size, int):
-            if size not in left:
-                return False
-            left.remove(size)
-    return len(shape) == len(actual)
+    known = Counter(size for size in shape if isinstance(size, int))
+    return len(shape) == len(actual) and known <= Counter(actual)
 
 
 def assign(

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from optimum_htp.hierarchy import NodeTag
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+from optimum_htp.models import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +60,6 @@ class Reference(Protocol):
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to; None where that is not known."""
 
-    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        """What some calls returned, so many at once as fit."""
-
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
 
@@ -76,18 +68,3 @@ class Reference(Protocol):
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given."""
-
-
-def packed_calls(calls: Sequence[ReferenceCall], wanted: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
-    """The wanted calls in chunks of at most so many bytes, each of one call at least."""
-    chunk: list[int] = []
-    total = 0
-    for number in wanted:
-        size = calls[number].bytes
-        if chunk and total + size > max_bytes:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(number)
-        total += size
-    if chunk:
-        yield chunk
