@@ -616,7 +616,7 @@ def test_provider_that_is_not_installed(exported: Callable[..., Path]) -> None:
 
 
 def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
-    with pytest.raises(HtpError, match="give one of both"):
+    with pytest.raises(HtpError, match="give one of the two"):
         compare(exported("bert"))
 
 

@@ -26,7 +26,7 @@ class Isolator:
         self._calls = {call.order: call for call in calls}
 
     def isolate(self, comparison: CallComparison) -> Isolated | None:
-        """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
+        """Runs a call on the reference's tensors; None if they can't replace the graph's own."""
         number = comparison.order
         stops = self._reference_tensors(number)
         tensors = self._matcher.matches[number].tensors
@@ -38,6 +38,7 @@ class Isolator:
             return None
         outside = self._flat.varying - self._matcher.boundaries.nodes[number]
         before = [index for index in nodes if index in outside]
+        between = self._calls_of(filter(self._computes, before))
         alone, source = None, None
         if added.relative > self._tolerance:
             alone, source = self._source(number, self._calls_of(before), given)
@@ -47,14 +48,7 @@ class Isolator:
             alone=alone,
             source=self._calls.get(source) if source is not None else None,
             fed=tuple(fed),
-            between=tuple(
-                sorted(
-                    {
-                        self._reference.calls[other].path or "(root)"
-                        for other in self._calls_of(filter(self._computes, before))
-                    }
-                )
-            ),
+            between=tuple(sorted({self._reference.calls[other].path or "(root)" for other in between})),
             not_fed=len(needed) - len(fed),
         )
 
@@ -81,7 +75,7 @@ class Isolator:
         return {name: named[name] if place is None else wanted[place[0]][place[1]] for name, place in fed.items()}
 
     def _error(self, number: int, given: Mapping[str, Array]) -> Errors | None:
-        """How far off a call is where some tensors are given; None where that can't be run."""
+        """How far off a call is if some tensors are given; None if that can't be run."""
         match = self._matcher.matches[number]
         values = self._matcher.run(match.tensors, given)
         if values is None:

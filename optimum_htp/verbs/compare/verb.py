@@ -114,7 +114,7 @@ def compare(
         >>> report.parts[0].first_over                     # doctest: +SKIP
     """
     if (model is None) == (reference is None):
-        raise HtpError("a package is compared with its source model or with another package: give either")
+        raise HtpError("a package is compared with its source model or with another package: give one of the two")
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
         inputs=None if inputs is None else Path(inputs),
@@ -167,7 +167,7 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     given = load_inputs(options.inputs, tagged.model) if options.inputs is not None else None
     names = [value.name for value in graph_inputs(tagged.model)]
     shapes = {
-        **fixed_sizes((value.name, value.shape) for value in tagged.model.graph.inputs),
+        **fixed_sizes(tagged.model.graph.inputs),
         **options.sizes.by_name(),
     }
     run = partial(run_part, part, names, shapes, given)
