@@ -28,7 +28,7 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 
 
 MAX_CANDIDATES = 12
-"""How many tensors of a call are looked at for one output."""
+"""How many tensors of a call are tried for one output."""
 
 _SCALES = "DynamicQuantizeLinear"  # what it produces in floating point is not a tensor of the model
 _VIEWS = frozenset(("Shape", "Size"))
@@ -48,7 +48,7 @@ class Boundaries:
     Attributes:
         owner: For each node the call that it belongs to.
         nodes: For each call that has nodes, their indices, those of the calls in it included.
-        fused: The calls that share a node with modules outside them, which an optimizer fused.
+        fused: The calls that share a node that an optimizer fused with modules outside them.
         hidden: The calls whose nodes are all in the bodies of control-flow nodes.
     """
 
@@ -98,13 +98,13 @@ class Boundaries:
         return 1 if self._consumers_outside(number, name) else 2
 
     def is_used(self, number: int, name: str) -> bool:
-        """Whether somebody outside a call uses the values of a tensor, not just its shape."""
+        """Whether a node outside a call, or an output, uses the values of a tensor, not just its shape."""
         return name in self._results or any(
             self._op(consumer) not in _VIEWS for consumer in self._consumers_outside(number, name)
         )
 
     def entering(self, number: int) -> list[str]:
-        """The tensors that a call takes from outside, as far as they depend on the model's inputs."""
+        """The tensors that a call takes from outside and that depend on the model's inputs."""
         nodes = self.nodes[number]
         outside = self.flat.varying - nodes
         names = dict.fromkeys(name for index in sorted(nodes) for name in reads(self.flat.nodes[index].node))
@@ -126,17 +126,16 @@ class Boundaries:
         return self.flat.nodes[index].node.op_type
 
     def _find_fused(self, call_of: Callable[[NodeTag], int | None]) -> Iterator[int]:
-        """The calls of all modules of a node that was fused of several, as far as the node lies outside the call."""
+        """The calls of the modules that a node was fused from, if the node lies outside them."""
         calls: dict[str, list[int]] = {}
         for call in self.calls:
             calls.setdefault(call.tag, []).append(call.number)
-        for index, flat in enumerate(self.flat.nodes):
-            tag, whole = flat.tag, self.owner[index]
-            if tag is None or len(tag.origins) < 2:
+        for index, node in enumerate(self.flat.nodes):
+            if node.tag is None or len(node.tag.origins) < 2:
                 continue
-            for origin in tag.origins:
+            for origin in node.tag.origins:
                 # The calls of the origin that were made in the call of the module which contains all origins.
-                inside = [number for number in calls.get(origin, ()) if whole in set(self.around(number))]
+                inside = [number for number in calls.get(origin, ()) if self.owner[index] in self.around(number)]
                 owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
                 around = {number for owner in owners for number in self.around(owner)}
                 yield from (number for number in around if index not in self.nodes.get(number, {index}))

@@ -202,7 +202,9 @@ class Matcher:
         improved = {}
         for numbers in _groups(sizes, self._chunk_bytes):
             values = self.run([name for number in numbers for name in others[number]])
-            for number in numbers if values is not None else ():
+            if values is None:
+                continue
+            for number in numbers:
                 own = {name: values[name] for name in others[number]}
                 improved[number] = self._improved(number, expected[number], own)
         return improved
@@ -290,13 +292,13 @@ class Matcher:
         """What is left of calls that are fused in part: tensors that the reference's graph has too."""
         candidates = {number: self.boundaries.candidates(number) for number in fused}
         known = self.reference.named([name for names in candidates.values() for name in names[:MAX_CANDIDATES]])
-        shared = {number: [name for name in names if name in known] for number, names in candidates.items()}
-        values = self.run([names[0] for names in shared.values() if names])
+        shared = {number: next((name for name in names if name in known), "") for number, names in candidates.items()}
+        values = self.run([name for name in shared.values() if name]) or {}
         matches = {}
-        for number, names in shared.items() if values is not None else ():
-            errors = _measure(values[names[0]], known[names[0]]) if names else None
+        for number, name in shared.items():
+            errors = _measure(values[name], known[name]) if name in values else None
             if errors is not None:
-                matches[number] = CallMatch(outputs=(MatchedOutput(tensor=names[0], errors=errors),), by_name=True)
+                matches[number] = CallMatch(outputs=(MatchedOutput(tensor=name, errors=errors),), by_name=True)
         return matches
 
     # --- When all calls are matched -------------------------------------------------------------------------------

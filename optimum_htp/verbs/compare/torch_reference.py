@@ -60,7 +60,7 @@ class TorchReference:
             return recorder, self._run()
 
     def call_of(self, tag: NodeTag) -> int | None:
-        """The number of the call that a node belongs to; None if that is unknown."""
+        """The number of the call that a node belongs to; None if unknown."""
         module = self._modules.get(tag_module_path(tag.tag))
         if module is None:
             return None
@@ -256,7 +256,7 @@ def _run_given(part: Part, given: Mapping[str, Array]) -> Example:
 
     if any(name.startswith("past_key_values") for name in given):
         raise HtpError(
-            f"{part.file}: takes past key values, which PyTorch does not take from a file; give sizes instead of --inputs"
+            f"{part.file}: past key values can't be given to PyTorch from a file; give sizes instead of --inputs"
         )
     tensors = {name: torch.from_numpy(array) for name, array in given.items()}
     with part.onnx_config.patch_model_for_export(part.module), torch.inference_mode():

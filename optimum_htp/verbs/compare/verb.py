@@ -1,4 +1,4 @@
-"""Where an ONNX model leaves its reference: the source model in PyTorch, or another package.
+"""`compare`: where an ONNX model differs from its reference, the source model in PyTorch or another package.
 
 For each call of a module the tensor that it returned (`boundaries`, `matching`) is compared with what the reference
 returned (`torch_reference` or `package_reference`) on the same inputs. Only these tensors are exposed (`prober`), as many
