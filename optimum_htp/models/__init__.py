@@ -15,6 +15,7 @@ from optimum_htp.models.inputs import (
 )
 from optimum_htp.models.measures import (
     TOLERANCES,
+    Array,
     Errors,
     compare_arrays,
     computes_in,
@@ -22,6 +23,7 @@ from optimum_htp.models.measures import (
     measure_errors,
     measure_in_any_layout,
     random_operators,
+    worst_errors,
 )
 from optimum_htp.models.optimum_tasks import local_task_inference
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
@@ -53,6 +55,7 @@ from optimum_htp.models.torch_source import (
 __all__ = [
     "DEFAULT_PROVIDER",
     "TOLERANCES",
+    "Array",
     "AutoModelForONNX",
     "Errors",
     "Example",
@@ -94,4 +97,5 @@ __all__ = [
     "session_options",
     "source_facts",
     "tensors_in",
+    "worst_errors",
 ]
