@@ -34,9 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Also compare the outputs with this source model (a directory, or an id on the Hub) in PyTorch, on the "
         "same inputs, of two sizes.",
     )
-    parser.add_argument(
-        "--task", help="The task to load and compare for (--load, --model); default: the one that the package says."
-    )
+    parser.add_argument("--task", help="The task to load and compare for (--load, --model); default: the package's.")
     parser.add_argument(
         "--tolerance",
         type=tolerance,
@@ -49,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Validates a package and prints what was found."""
+    """Validates a package; 1 if a check failed."""
     from optimum_htp.cli.views.validate import print_validation
     from optimum_htp.verbs.validate import validate
 

@@ -12,6 +12,7 @@ from optimum_htp.models.inputs import (
     phases,
 )
 from optimum_htp.models.measures import (
+    Array,
     Errors,
     compare_arrays,
     computes_in,
@@ -19,6 +20,7 @@ from optimum_htp.models.measures import (
     measure_errors,
     measure_in_any_layout,
     random_operators,
+    worst_errors,
 )
 from optimum_htp.models.optimum_tasks import local_task_inference
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
