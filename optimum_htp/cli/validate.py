@@ -25,26 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `validate`."""
     parser.epilog = _EXIT_CODES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file, packed or not.")
-    parser.add_argument(
-        "--load",
-        action="store_true",
-        help="Also run ONNX's checker, load the package with the ORTModel class of its task and run it on dummy "
-        "inputs, in another process that has no network.",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="Also compare the outputs with this source model (a directory, or an id on the Hub) in PyTorch, on the "
-        "same inputs, of two sizes.",
-    )
+    parser.add_argument("--load", action="store_true",
+                        help="Also run ONNX's checker, load the package with the ORTModel class of its task and run it on "
+                        "dummy inputs, in another process that has no network.")  # fmt: skip
+    parser.add_argument("--model", metavar="MODEL",
+                        help="Also compare the outputs with this source model (a directory, or an id on the Hub) in "
+                        "PyTorch, on the same inputs, of two sizes.")  # fmt: skip
     parser.add_argument("--task", help="The task to load and compare for (--load, --model); default: the package's.")
-    parser.add_argument(
-        "--tolerance",
-        type=tolerance,
-        metavar="X",
-        help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
-        "by the type that a file computes with (1e-4 for float32, 5e-1 if quantized).",
-    )
+    parser.add_argument("--tolerance", type=tolerance, metavar="X",
+                        help="How far outputs may be from PyTorch's, relative to the largest value of each output "
+                        "(--model); default: by the type that a file computes with (1e-4 for float32, 5e-1 if "
+                        "quantized).")  # fmt: skip
     add_size_arguments(parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -58,14 +49,9 @@ def run(args: Namespace) -> int:
 
     with working(f"Validating {printable(args.package)}"):
         report = validate(
-            args.package,
-            load=args.load,
-            model=args.model,
-            task=args.task,
-            trust_remote_code=args.trust_remote_code,
-            tolerance=args.tolerance,
-            **input_sizes(args),
-        )
+            args.package, load=args.load, model=args.model, task=args.task, trust_remote_code=args.trust_remote_code,
+            tolerance=args.tolerance, **input_sizes(args),
+        )  # fmt: skip
     if args.json:
         print_json(report.to_dict())
     else:
