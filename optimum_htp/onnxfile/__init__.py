@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optimum_htp.onnxfile.assembly import encode_node, encode_value, graph_pieces, model_pieces
+from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
-from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_ITEMS, MAX_MODEL_BYTES
+from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,
     Graph,
@@ -34,10 +34,6 @@ from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
 from optimum_htp.onnxfile.wire import (
-    WireError,
-    encode_message,
-    encode_varint,
-    message_pieces,
     pieces_length,
     release_pages,
 )
@@ -48,8 +44,6 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "MAX_BODY_DEPTH",
-    "MAX_ITEMS",
     "MAX_MODEL_BYTES",
     "NUMBERS",
     "RANDOM_OPERATORS",
@@ -72,20 +66,15 @@ __all__ = [
     "TensorField",
     "Use",
     "Value",
-    "WireError",
     "body_path",
     "creating",
     "element_type",
-    "encode_message",
     "encode_node",
-    "encode_value",
-    "encode_varint",
     "external_data_files",
     "function_path",
     "graph_digest",
     "graph_pieces",
     "initializer_span",
-    "message_pieces",
     "model_pieces",
     "model_spans",
     "node_id",
