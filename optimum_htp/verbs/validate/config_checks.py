@@ -101,7 +101,9 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package))
+        yield failed(
+            f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package)
+        )
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
