@@ -137,7 +137,7 @@ class PackageReference:
 
     def _call(self, tag: NodeTag, above: str) -> int | None:
         """The call of a module that a node was made in; where it is not known how often the module ran, its only one."""
-        call = self._tagged.call_above(tag, above)
+        call = self._tagged.roots.call_above(tag, above)
         return 0 if call is None and self._count(above) is None else call
 
     def _count(self, tag: str) -> int | None:
