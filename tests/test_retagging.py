@@ -94,10 +94,10 @@ def places(file: HtpFile) -> list[str | None]:
     return [root.in_model for root in file.record.roots]
 
 
-def check_zoo(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+def check_zoo(name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path) -> None:
     model = zoo_model(name)
-    exact = export(model, tmp_path / "exact", **zoo.ZOO[name].main_export_kwargs(model))
-    plain = as_optimum_wrote(tmp_path / "exact", tmp_path / "plain")
+    exact = HtpPackage(exported(name))
+    plain = as_optimum_wrote(exported(name), tmp_path / "plain")
     source = model if "remote-code" in zoo.ZOO[name].tags else None
     result = tag_package(plain, model=source, trust_remote_code=source is not None)
     named = HtpPackage(plain)
@@ -113,14 +113,18 @@ def check_zoo(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.names(quick=True))
-def test_a_plain_package_gets_the_tags_of_an_export(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
-    check_zoo(name, zoo_model, tmp_path)
+def test_a_plain_package_gets_the_tags_of_an_export(
+    name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path
+) -> None:
+    check_zoo(name, zoo_model, exported, tmp_path)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(zoo.names(quick=True))))
-def test_a_plain_package_gets_the_tags_of_an_export_everywhere(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
-    check_zoo(name, zoo_model, tmp_path)
+def test_a_plain_package_gets_the_tags_of_an_export_everywhere(
+    name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path
+) -> None:
+    check_zoo(name, zoo_model, exported, tmp_path)
 
 
 # torch keeps scopes by module, so modules that are equal share one: the names that it writes are wrong.
