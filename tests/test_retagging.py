@@ -197,7 +197,7 @@ def scopes(tree: ModuleTree, directory: Path, *spelled: str, **weights: str) -> 
         for scope in spelled
     ]
     holders = {name: tuple(name.split(".")[:-1]) for name in weights.values()}
-    owners = read_names(model_of(nodes, directory), ModuleTrace(CallTree(tree), tensors=holders)).owners
+    owners, _ = read_names(model_of(nodes, directory), ModuleTrace(CallTree(tree), tensors=holders))
     return [".".join(owners["", i].path) if ("", i) in owners else None for i in range(len(spelled))]
 
 
@@ -279,9 +279,9 @@ def test_names_of_other_tools_are_no_evidence(tmp_path: Path) -> None:
         onnx.helper.make_node("Conv", ["x"], ["/a/Conv_1_output_0"], name="/a/Conv_1"),
         onnx.helper.make_node("Constant", [], ["c"], name="Constant_4"),
     ]
-    named = read_names(model_of(nodes, tmp_path), ModuleTrace(CallTree(tree("a", "b"))))
-    assert {key: owner.path for key, owner in named.owners.items()} == {("", 2): ("a",)}
-    assert named.doubtful == {("", 0), ("", 1), ("", 3)}
+    owners, doubtful = read_names(model_of(nodes, tmp_path), ModuleTrace(CallTree(tree("a", "b"))))
+    assert {key: owner.path for key, owner in owners.items()} == {("", 2): ("a",)}
+    assert doubtful == {("", 0), ("", 1), ("", 3)}
 
 
 # --- Packages -----------------------------------------------------------------------------------------------------

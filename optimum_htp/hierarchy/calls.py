@@ -82,11 +82,11 @@ class CallTree(Sequence[ModuleCall]):
             call = self._calls[call].parent
 
     def around(self, number: int, path: ModulePath) -> int | None:
-        """The innermost call of a module, by any of its names, that a call is or was made in; None where there is none."""
+        """The innermost call of a module, by any of its names, that a call is or was made in, if there is one."""
         return self.common((number,), path)
 
     def common(self, numbers: Sequence[int], path: ModulePath) -> int | None:
-        """The innermost call of a module, by any of its names, that all of some calls are or were made in."""
+        """The innermost call of a module, by any of its names, that all of some calls are or were made in, if any."""
         module = self.tree.module(path)
         first, *rest = [list(self.ancestors(number)) for number in numbers]
         shared = set(first).intersection(*rest)

@@ -12,8 +12,8 @@ from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 class Hierarchy:
     """The modules of one ONNX file and the nodes that each of them owns.
 
-    A module is named by its dotted path (`"encoder.layer.0"`, `""` is the root) or by its tag. In a file that was merged
-    from exports of different modules, only the tag says which root is meant.
+    A module is named by its dotted path (`"encoder.layer.0"`, `""` is the root) or by its tag. In a file that was
+    merged from exports of different modules, only the tag says which root is meant.
 
     Args:
         trees: The module tree of each root.

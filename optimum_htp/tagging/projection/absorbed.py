@@ -17,7 +17,7 @@ from optimum_htp.tagging.projection.join import Join
 
 
 def match_absorbed(join: Join) -> None:
-    """Finds what nodes with names made from old ones took on, producers first, since each says what the next consumes."""
+    """Finds what nodes with names made from old ones took on, producers first: each says what the next consumes."""
     for new in join.new.order:
         outputs = join.new.operations[new].outputs
         single = len(outputs) == 1 and outputs[0] in join.same and len(join.matches[new].anchors) == 1

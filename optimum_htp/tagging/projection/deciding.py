@@ -1,8 +1,8 @@
 """Turn matches into tags, as specific as the evidence allows.
 
-Example: a node does the work of a `Conv` of `b.conv`, the `Relu` of `b.act` after it, and a `Shape` of `b`. The `Shape`
-might have been anybody's and is left out; the tag is the lowest module around the rest, `b`, with the origins `b.conv`
-and `b.act`, and the source `fused`.
+Example: a node does the work of a `Conv` of `b.conv`, the `Relu` of `b.act` after it, and a `Shape` of `c`. The
+`Shape` might have been anybody's and is left out; the tag is the lowest module around the rest, `b`, with the origins
+`b.conv` and `b.act`, and the source `fused`.
 """
 
 from __future__ import annotations
@@ -59,10 +59,8 @@ class Decider:
             return NodeTag(related.tag, source, related.call) if related is not None else None
         itself = self._itself(new, [old for old in match.anchors if old in self._tags])
         if itself is not None:
-            others = (
-                old for old in tagged if old != itself and not self._join.old.constant[old] and not self._moves(old)
-            )
-            if not any(True for _ in others) or not self._can_absorb(new):
+            others = [old for old in tagged if old != itself and not (self._old.constant[old] or self._moves(old))]
+            if not others or not self._can_absorb(new):
                 return self._tags[itself]
         counted = self._counted(tagged)
         if op_type not in PLAIN and all(self._old.op_type(old) in PLAIN for old in counted):

@@ -20,9 +20,9 @@ _ENOUGH = 0.79
 # models; of sisters that differ in depth 89% at most.
 _ENOUGH_BLOCKED = 0.93
 
-# Tools keep an exporter's names, make new ones from them, or make their own, which look different. Of the names that look
-# like an exporter's, 1.3% at most are new in graphs that tools made, and 5.7% or more in graphs of sister architectures:
-# the numbers in them shift with every node.
+# Tools keep an exporter's names, make new ones from them, or make their own, which look different. Of the names that
+# look like an exporter's, 1.3% at most are new in graphs that tools made, and 5.7% or more in graphs of sister
+# architectures: the numbers in them shift with every node.
 _STRANGE = 0.03
 _FEW = 3
 _EXPORTED = re.compile(r"/.*_output_\d+|onnx::[A-Za-z]+_\d+")
@@ -31,29 +31,17 @@ _LAID_OUT = re.compile(r"/.*_output_\d+(_bn)?_nchwc")  # the name of a node whos
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """How much of a graph fits the tagged one.
+    """How much of a graph fits the tagged one, in numbers of nodes and names."""
 
-    Attributes:
-        nodes: Nodes that compute, and claim by a name to be tagged ones or do unknown work.
-        fitting: Those of them that consume what the tagged nodes do whose results they produce.
-        blocked: Those of `nodes` that claim to be tagged ones and are laid out in blocks of channels.
-        blocked_fitting: Those of `blocked` that fit.
-        known: Nodes of any kind that produce a result that the tagged graph has too.
-        linked: Those of them that consume what the tagged graph has, or nothing.
-        all_nodes: All nodes.
-        strange: Those of `names` that the tagged graph does not have.
-        names: Names of tensors that look like an exporter's, also those that only the name of a node still shows.
-    """
-
-    nodes: int
-    fitting: int
-    blocked: int
+    nodes: int  # that compute, and claim by a name to be tagged ones or do unknown work
+    fitting: int  # of those, that consume what the tagged nodes do whose results they produce
+    blocked: int  # of `nodes`, that claim to be tagged ones and are laid out in blocks of channels
     blocked_fitting: int
-    known: int
-    linked: int
+    known: int  # of any kind, that produce a result that the tagged graph has too
+    linked: int  # of those, that consume what the tagged graph has, or nothing
     all_nodes: int
-    strange: int
-    names: int
+    strange: int  # of `names`, that the tagged graph does not have
+    names: int  # that look like an exporter's, also where only the name of a node still shows them
 
     @property
     def plausible(self) -> bool:

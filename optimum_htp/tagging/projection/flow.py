@@ -1,7 +1,7 @@
 """A model as one flat graph of operations and values: bodies spliced in where they run, names resolved by scope.
 
-Equal names in different graphs are different values; a body reads the values of the graphs around it. Operations, values
-and scopes are known by their index in the flow.
+Equal names in different graphs are different values; a body reads the values of the graphs around it. Operations,
+values and scopes are known by their index in the flow.
 """
 
 from __future__ import annotations
@@ -45,21 +45,13 @@ BREADTH = 64
 
 @dataclass(slots=True)
 class Operation:
-    """A node in the flat graph.
-
-    Attributes:
-        key: Where it is in the model.
-        node: The node itself.
-        scope: The graph that it is in.
-        inputs: The values that it consumes, those that its bodies return included; -1 for an input that is not given.
-        outputs: The values that it produces; -1 for an output that is not wanted.
-    """
+    """A node in the flat graph; its inputs include what its bodies return."""
 
     key: NodeKey
     node: Node
     scope: int
-    inputs: list[int] = field(default_factory=list)
-    outputs: list[int] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)  # -1 for one that is not given
+    outputs: list[int] = field(default_factory=list)  # -1 for one that is not wanted
 
     @property
     def consumed(self) -> list[int]:
@@ -74,38 +66,23 @@ class Operation:
 
 @dataclass(slots=True)
 class Value:
-    """A tensor in the flat graph.
-
-    Attributes:
-        name: Its name.
-        producer: The operation that produces it; None for inputs and initializers.
-        consumers: The operations that consume it.
-        is_initializer: Whether it is stored with the model.
-        is_output: Whether a graph returns it.
-    """
+    """A tensor in the flat graph."""
 
     name: str
-    producer: int | None = None
+    producer: int | None = None  # None for inputs and initializers
     consumers: list[int] = field(default_factory=list)
     is_initializer: bool = False
-    is_output: bool = False
+    is_output: bool = False  # of whatever graph
 
 
 @dataclass(slots=True)
 class Scope:
-    """A graph of the model and what its names mean.
-
-    Attributes:
-        path: The graph's path in its model.
-        parent: The scope around it, None for a main graph or a function.
-        values: The values that are defined in it, by name.
-        holder: The operation whose body it is.
-    """
+    """A graph of the model, and the values that it defines."""
 
     path: str
-    parent: int | None
-    values: dict[str, int] = field(default_factory=dict)
-    holder: int | None = None
+    parent: int | None  # the scope around it; None for a main graph or a function
+    values: dict[str, int] = field(default_factory=dict)  # by name
+    holder: int | None = None  # the operation whose body it is
 
 
 class Flow:
@@ -145,7 +122,7 @@ class Flow:
 
     @cached_property
     def order(self) -> list[int]:
-        """The operations, producers before consumers, whatever the order in the file; of the flow when it is complete."""
+        """The operations of the complete flow, producers before consumers, whatever the order in the file."""
         missing = [len(set(self.producers(index))) for index in range(len(self.operations))]
         ready = deque(index for index, count in enumerate(missing) if not count)
         order: list[int] = []

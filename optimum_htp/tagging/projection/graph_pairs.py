@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, split_body_path
 from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.join import Join
 
 
 _COMMON = 64  # graphs; a name that is in more of them does not tell them apart
@@ -22,26 +22,13 @@ _Place = tuple[int, str]
 """A source and the path of a graph in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """The sources' side of a projection.
+def pair(sources: Sequence[OnnxModel], new: Flow) -> tuple[Join, list[int]]:
+    """Pairs every graph of a target with the source graph that shares most names with it.
 
-    Attributes:
-        old: The source graphs that the target was made from, in one flow; a graph that the target has twice is there
-            twice.
-        origin: For each scope of `old` the index of its source.
-        scopes: The scope of `old` for each scope of the target, None if there is none.
-        same: The value of `old` for each value of the target that is still known by its name.
+    Returns:
+        The join, in which values are known by their names only; and the source's index of each scope of its tagged
+        side.
     """
-
-    old: Flow
-    origin: list[int]
-    scopes: list[int | None]
-    same: dict[int, int]
-
-
-def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
-    """Pairs every graph of a target with the source graph that shares most names with it."""
     graphs = {(index, path): graph for index, model in enumerate(sources) for path, graph in model.graphs()}
     candidates = _Candidates(graphs, new)
     old = Flow()
@@ -60,7 +47,7 @@ def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
             origin += [place[0]] * len(fresh)
             added += [{old.scopes[one].path: one for one in fresh}] * len(fresh)
             scopes.append(fresh[0])
-    return Pairing(old, origin, scopes, _same_values(old, new, scopes))
+    return Join(old, new, scopes, _same_values(old, new, scopes)), origin
 
 
 class _Candidates:

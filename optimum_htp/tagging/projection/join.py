@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from optimum_htp.tagging.projection.flow import ADAPTERS, REACH, Flow
-from optimum_htp.tagging.projection.graph_pairs import Pairing
 
 
 SHARED = -1
@@ -24,28 +23,23 @@ _STEPS = 2_000  # how many nodes are looked at for one question, so that no grap
 
 @dataclass(slots=True)
 class Match:
-    """What a node of the target is known to do.
+    """What a node of the target is known to do."""
 
-    Attributes:
-        anchors: Tagged nodes whose results it produces, or that it is by name and operator, in the order of discovery.
-        work: All tagged nodes whose work it does, anchors included.
-        related: A tagged node that this one is a part or an adapter of.
-        weight: The value of the tagged side that its result was made from, as the names say.
-    """
-
+    # Tagged nodes whose results it produces, or that it is by name and operator, in the order of discovery.
     anchors: dict[int, None] = field(default_factory=dict)
-    work: list[int] = field(default_factory=list)
-    related: int | None = None
-    weight: int | None = None
+    work: list[int] = field(default_factory=list)  # all tagged nodes whose work it does, anchors included
+    related: int | None = None  # a tagged node that this one is a part or an adapter of
+    weight: int | None = None  # the value of the tagged side that its result was made from, as the names say
 
 
 class Join:
     """A tagged flow and a target's, and what the rules have found.
 
     Attributes:
-        old: The tagged side.
+        old: The tagged side: the source graphs that the target was made from, in one flow; twice if the target has
+            one twice.
         new: The target.
-        scopes: The scope of `old` for each scope of the target.
+        scopes: The scope of `old` for each scope of the target, None if there is none.
         same: The value of `old` for each value of the target that is known.
         alive: The values of `old` that the target has.
         matches: For each operation of the target what is known of it.
@@ -55,10 +49,9 @@ class Join:
         orphans: The operations of the target that do no work that the tagged side lost.
     """
 
-    def __init__(self, pairing: Pairing, new: Flow) -> None:
-        self.old, self.new = pairing.old, new
-        self.scopes = pairing.scopes
-        self.same = dict(pairing.same)
+    def __init__(self, old: Flow, new: Flow, scopes: list[int | None], same: dict[int, int]) -> None:
+        self.old, self.new = old, new
+        self.scopes, self.same = scopes, same
         self.alive = set(self.same.values())
         self.matches = [Match() for _ in new.operations]
         self.owner: list[int | None] = [None] * len(self.old.operations)

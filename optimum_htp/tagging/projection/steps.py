@@ -1,17 +1,19 @@
 """Projection: tags of a graph, carried onto the graphs that tools make from it.
 
-Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives best
-are the names of tensors. `graph_pairs` finds which graph was made from which; `renamed`, `absorbed` and `vanished` find
-whose work each node does, and note it in a `join`; `deciding` says what that means for its tag.
+Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives
+best are the names of tensors. `graph_pairs` finds which graph was made from which; `renamed`, `absorbed` and
+`vanished` find whose work each node does, and note it in a `join`; `deciding` says what that means for its tag.
 
 Example: five nodes before a tool, three after it, and their tags.
 
-    before                              after
-    a = Conv(x, w)       b.conv         a = Conv(x, w)       b.conv                    the node that it still is
-    c = Sub(a, mean)     b.norm         y = FusedNorm(a)     b, fused, from b.norm     it does the work between `a` and
-    d = Div(c, std)      b.norm                              and b.act                 `y`
-    y = Relu(d)          b.act          z = Exp(y)           out
-    z = Exp(y)           out
+    before  a = Conv(x, w)      b.conv
+            c = Sub(a, mean)    b.norm
+            d = Div(c, std)     b.norm
+            y = Relu(d)         b.act
+            z = Exp(y)          out
+    after   a = Conv(x, w)      b.conv  the node that it still is
+            y = FusedNorm(a)    b       fused, with the origins b.norm and b.act: it does what led from `a` to `y`
+            z = Exp(y)          out
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
 from optimum_htp.tagging.projection.graph_pairs import pair
-from optimum_htp.tagging.projection.join import Join
 from optimum_htp.tagging.projection.renamed import match_names, match_renamed
 from optimum_htp.tagging.projection.vanished import match_vanished
 
@@ -51,8 +52,7 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
     refuse_empty(target)
     new = Flow.of(target)
     models = [source.model for source in sources]
-    pairing = pair(models, new)
-    join = Join(pairing, new)
+    join, origin = pair(models, new)
     match_names(join)
     match_absorbed(join)
     match_renamed(join)
@@ -64,7 +64,7 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
             raise HtpError(f"{target.path}: not made from the tagged graph: {fit}; {advice}")
     known: dict[int, NodeTag] = {}
     for old, operation in enumerate(join.old.operations):
-        tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)
+        tag = sources[origin[operation.scope]].tags.get(operation.key)
         if tag is not None and tag.source != "unresolved":
             known[old] = tag
     roots = merged_roots(source.roots for source in sources)

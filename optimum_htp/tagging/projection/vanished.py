@@ -46,8 +46,8 @@ def _assign(join: Join) -> None:
 def _split_regions(join: Join) -> None:
     """Gives an unknown node the vanished work that starts from its inputs.
 
-    That work was given to nodes downstream at first. A fused node of which one result is known gets the work that leads
-    from there to its others.
+    That work was given to nodes downstream at first. A fused node of which one result is known gets the work that
+    leads from there to its others.
     """
     ends = _single_ends(join)
     for new in join.new.order:

@@ -28,8 +28,8 @@ class Evidence:
         owners: What has been decided.
         sources: The kind of evidence that decided it.
         named: The owners that the names of nodes spell; empty where the trace recorded the scopes themselves.
-        doubtful: Nodes that data flow must not decide: what they say of their module can't be read, or a node that they
-            would be decided by is such a one itself.
+        doubtful: Nodes that data flow must not decide: what they say of their module can't be read, or a node that
+            they would be decided by is doubtful itself.
     """
 
     def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:

@@ -40,28 +40,20 @@ _MAX_READINGS = 64  # of one scope; more are not evidence
 _MAX_PARTS = 200  # calls are not nested deeper, so a name with more parts is not the exporter's
 
 
-@dataclass(frozen=True, slots=True)
-class NameEvidence:
-    """What the names in a graph say.
+def read_names(model: OnnxModel, trace: ModuleTrace) -> tuple[dict[NodeKey, Owner], Set[NodeKey]]:
+    """Reads the scopes in the names of a graph's nodes against the tree of modules.
 
-    Attributes:
-        owners: The owner of each node whose scope can be read in just one way.
-        doubtful: Nodes of which nothing can be said, not even by the data flow: their scope is ambiguous or unknown;
-            they may be a scripted function's, whose nodes have no scope though they are the caller's; or the graph
-            has nodes that the exporter did not name, so that an edge may skip what was optimized away.
+    Returns:
+        The owner of each node whose scope can be read in just one way; and the nodes of which nothing can be said, not
+        even by the data flow: their scope is ambiguous or unknown; they may be a scripted function's, whose nodes have
+        no scope though they are the caller's; or the graph has nodes that the exporter did not name, so that an edge
+        may skip what was optimized away.
     """
-
-    owners: dict[NodeKey, Owner]
-    doubtful: frozenset[NodeKey]
-
-
-def read_names(model: OnnxModel, trace: ModuleTrace) -> NameEvidence:
-    """Reads the scopes in the names of a graph's nodes against the tree of modules."""
     scopes, unscoped, foreign = _scopes_of(model)
     reader = _ScopeReader(model, trace, scopes)
     owners = {key: Owner(path) for key, scope in scopes.items() if (path := reader.module(scope)) is not None}
     doubtful = unscoped.keys() if foreign else scripted_nodes(unscoped)
-    return NameEvidence(owners, frozenset((scopes.keys() - owners.keys()) | doubtful))
+    return owners, (scopes.keys() - owners.keys()) | doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +151,10 @@ _Effect = int | str
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One way to read a scope.
+    """One way to read a scope."""
 
-    Attributes:
-        path: The module, by the name below its caller.
-        borrowed: Whether a module called one that it does not contain.
-    """
-
-    path: ModulePath
-    borrowed: bool = False
+    path: ModulePath  # of the module, by its name below its caller
+    borrowed: bool = False  # whether a module called one that it does not contain
 
 
 class _ScopeReader:

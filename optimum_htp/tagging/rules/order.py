@@ -114,9 +114,8 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     evidence = Evidence(model, trace)
     evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
     if not trace.scopes:
-        names = read_names(model, trace)
-        evidence.named.update(names.owners)
-        evidence.doubtful.update(names.doubtful)
+        evidence.named, doubtful = read_names(model, trace)
+        evidence.doubtful.update(doubtful)
     elif not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))

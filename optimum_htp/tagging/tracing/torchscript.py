@@ -1,6 +1,6 @@
 """All that is private to torch: the scopes of a trace, two passes of the TorchScript exporter, and its writer.
 
-Where a torch lacks one of these, exports work all the same, and what can't be recorded is decided by weaker evidence.
+If a torch lacks one of these, exports still work, and what can't be recorded is decided by weaker evidence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INLINING_PASS = "_jit_pass_inline"
 _MARK_KIND = "prim::Print"
 _MARK_ATTRIBUTE = "optimum_htp_mark"
 
-# What calls of a private interface raise that is not what it was.
+# What calls of a private interface raise if it has changed.
 _CHANGED = (AttributeError, TypeError, ValueError, RuntimeError)
 
 Write = Callable[[bytes, Path], bool]
@@ -39,8 +39,8 @@ class NumberedScopes:
     A context manager, open while an export runs.
 
     Attributes:
-        numbers: The number of the call that made a value, by the value's name in the exported graph.
-        scripted: Whether values that scripted functions made are among them.
+        numbers: The number of the call that produced a value, by the value's name in the exported graph.
+        scripted: Whether values created in scripted functions are among them.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class NumberedScopes:
 
     def __enter__(self) -> NumberedScopes:
         with ExitStack() as passes:
-            # Without that pass nothing would take the marks away again.
+            # Without that pass nothing would remove the marks again.
             self.scripted = passes.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
             passes.enter_context(_pass_extended(_NAMING_PASS, after=self._read))
             self._passes = passes.pop_all()
@@ -119,7 +119,7 @@ def _mark_scripted_calls(state: Any, number: int) -> None:
 
 
 def _scope_what_was_inlined(graph: Any) -> None:
-    """Gives what stands between two marks, and has no scope of its own, the marks' scope; removes the marks."""
+    """Gives what is between two marks, and has no scope of its own, the marks' scope; removes the marks."""
     mark = None
     marks = []
     for node in list(graph.nodes()):
@@ -147,7 +147,7 @@ def _graph_nodes(block: Any) -> Iterator[Any]:
 def _pass_extended(
     name: str, *, before: Callable[[Any], None] | None = None, after: Callable[[Any], None] | None = None
 ) -> Iterator[bool]:
-    """Calls functions with the graph right before and after one of the exporter's passes runs.
+    """Calls functions with the graph right before and after one of the exporter's passes.
 
     Yields:
         Whether this torch has the pass.
@@ -183,11 +183,8 @@ def _pass_extended(
 def writing_replaced(write: Write | None) -> Iterator[None]:
     """Lets a function write the file of the TorchScript exporter, whose content is still in memory.
 
-    So nothing has to be copied later to make room for the tags. Where this torch has no such writer, the file is
-    written as it is.
-
-    Args:
-        write: Given the content and the file, writes it and says so, or leaves it to the exporter.
+    So nothing has to be copied later to make room for the tags. If this torch has no such writer, or `write` returns
+    False, the exporter writes the file.
     """
     try:
         from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer

@@ -1,4 +1,4 @@
-"""What a trace says, as data that holds on to no module."""
+"""The trace as data, without references to modules."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ModuleTrace:
     """What one export showed of the model.
 
     Attributes:
-        calls: Every call, in the order in which they began; none where the model did not run.
-        scopes: The number of the call that made a value, by the value's name in the exported graph.
+        calls: Every call, in the order in which they began; empty if the model did not run.
+        scopes: The number of the call that produced a value, by the value's name in the exported graph.
         scripted: Whether `scopes` covers values created in scripted functions.
         tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
         holders: The modules that hold a tensor which several do, by each of its names.
@@ -35,14 +35,14 @@ class ModuleTrace:
 
 @dataclass(frozen=True, slots=True)
 class ExportTrace:
-    """One `torch.onnx.export` call: what it wrote where, and what was seen meanwhile.
+    """One `torch.onnx.export` call: what it wrote, and what was recorded.
 
     Attributes:
         file: The ONNX file that the exporter wrote.
-        model: Its graph as it was just after the export, before anything else touched it.
+        model: Its graph just after the export, before anything else changed it.
         trace: The module trace.
-        in_model: The dotted path of the root in the whole model, `""` for the model itself, None where it is not a
-            submodule of it, or that is not known.
+        in_model: The dotted path of the root in the whole model, `""` for the model itself, None if it is not a
+            submodule of it or that is unknown.
     """
 
     file: Path
