@@ -409,7 +409,9 @@ def test_failed_pass_leaves_optimums_package(error: Exception, zoo_model: ZooMod
         assert raised.value is error
         assert raised.traceback[-1].name == "tag_file"
     else:
-        assert str(raised.value).startswith("encoder_model.onnx could not be tagged: planted; the package stands")
+        assert str(raised.value).startswith(
+            "encoder_model.onnx could not be tagged: planted; the package is as it was"
+        )
     assert digests(tmp_path / "out") == digests(tmp_path / "plain")
 
 
@@ -449,8 +451,8 @@ WORK = {
     "reads a file": ("optimum_htp.export.exporter.read_model", "optimum_htp.tagging.tracing.tap.read_model"),
     "reads what is in memory": ("optimum_htp.tagging.tracing.tap.read_content",),
     "decides tags": ("optimum_htp.tagging.rules.order.tag_model",),
-    "packs a skeleton": ("optimum_htp.package.write.pack_skeleton",),
-    "makes annotations": ("optimum_htp.package.write.Annotations.of",),
+    "packs a skeleton": ("optimum_htp.package.node_metadata.pack_skeleton",),
+    "makes annotations": ("optimum_htp.package.node_metadata.Annotations.of",),
     "writes a tagged file": ("optimum_htp.package.node_metadata.rewrite_metadata",),
     "takes a digest": ("optimum_htp.export.exporter.graph_digest", "optimum_htp.package.sidecar.record.graph_digest"),
     "stages": ("optimum_htp.package.staging.StagedDirectory.__enter__",),
