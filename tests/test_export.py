@@ -87,6 +87,17 @@ def test_signature_is_optimums() -> None:
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    assert inspect.signature(HtpExporter().export) == inspect.signature(main_export)
+
+
+def test_options_for_one_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They stand in for those of the exporter, which keeps its own."""
+    used: list[HtpOptions] = []
+    monkeypatch.setattr(HtpExporter, "write_package", lambda self, *_: used.append(self.options))
+    exporter = HtpExporter(HtpOptions(namespace=False))
+    exporter.export("model", tmp_path, htp_options=HtpOptions(skeleton=False))
+    exporter.export("model", tmp_path)
+    assert used == [HtpOptions(skeleton=False), HtpOptions(namespace=False)]
 
 
 def test_arguments_reach_optimum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

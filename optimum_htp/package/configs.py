@@ -74,7 +74,7 @@ _TASKS = (
 def is_inside(path: Path, root: Path) -> bool:
     """Whether a path, which need not exist, is in the directory of a package or the blobs of its snapshot, after links."""
     resolved = Path(os.path.realpath(path))
-    return any(resolved.is_relative_to(home) for home in (os.path.realpath(root), *hub_blobs(root)))
+    return any(resolved.is_relative_to(home) for home in (Path(os.path.realpath(root)), *hub_blobs(root)))
 
 
 def hub_blobs(directory: Path) -> list[Path]:

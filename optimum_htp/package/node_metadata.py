@@ -155,16 +155,10 @@ class Annotations:
         nodes = {}
         for place, node in model.nodes():
             if (tag := graph.tags.get(place)) is not None:
-                nodes[place] = entries = _tag_entries(tag)
-                for key in borrowed:
-                    entries[key] = chain(tag.tag).value(key, node)
-        entries = {KEYS: json.dumps(borrowed)}
-        if RENAMED in model.metadata:
-            entries[RENAMED] = model.metadata[RENAMED]
+                nodes[place] = _tag_entries(tag) | {key: chain(tag.tag).value(key, node) for key in borrowed}
         skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
-        if skeleton is not None:
-            entries[SKELETON] = skeleton
-        return cls(nodes, entries, owned)
+        on_model = {KEYS: json.dumps(borrowed), RENAMED: model.metadata.get(RENAMED), SKELETON: skeleton}
+        return cls(nodes, {key: value for key, value in on_model.items() if value is not None}, owned)
 
     def matches(self, model: OnnxModel) -> bool:
         """Whether a file, as it was read, already has exactly these entries."""

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError, writing
-from optimum_htp.onnxfile import read_model, undo_renames
+from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
     CONFIG,
     SIDECAR,
+    HtpFile,
     HtpPackage,
-    Sidecar,
-    onnx_files,
     path_of,
     read_packed,
     remove_config_metadata,
@@ -61,12 +60,12 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
         ('model.onnx', 'export_metadata.json')
     """
     path = path_of(package)
-    directory, files = onnx_files(path)
+    opened = HtpPackage(path, strict=False)  # a broken sidecar or config does not matter
+    directory, files, sidecar = opened.directory, opened.files, opened.sidecar
     for file in files.values():  # what can't be stripped is refused before anything is changed
-        if read_packed(read_model(file)) is not None:
-            raise PackageError(f"{file}: a packed file; unpack it first: optimum-cli htp unpack {file} DIR")
-    sidecar = _sidecar(directory)
-    restored = {name for name, file in files.items() if _undo_renames(name, file, sidecar)}
+        if read_packed(file.model) is not None:
+            raise PackageError(f"{file.path}: a packed file; unpack it first: optimum-cli htp unpack {file.path} DIR")
+    restored = {name for name, file in files.items() if _undo_renames(file)}
     removed: dict[str, bool] = {}
     if path.is_dir():
         # First, for as long as it is there it says that the package is complete.
@@ -74,21 +73,14 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
         with writing(directory / SIDECAR):
             (directory / SIDECAR).unlink(missing_ok=True)
         removed = {SIDECAR: has_sidecar, CONFIG: remove_config_metadata(directory)}
-    changed = {name: strip_tags(file) or name in restored for name, file in files.items()}
-    if path.is_file() and files.keys() & sidecar.files.keys():
+    changed = {name: strip_tags(file.path) or name in restored for name, file in files.items()}
+    if path.is_file() and sidecar is not None and files.keys() & sidecar.files.keys():
         left = {name: record for name, record in sidecar.files.items() if name not in files}
         replace(sidecar, files=left).write(directory)
     return StripReport(str(path), changed | {name: True for name, was_there in removed.items() if was_there})
 
 
-def _sidecar(directory: Path) -> Sidecar:
-    try:
-        return Sidecar.read(directory) or Sidecar({})
-    except PackageError:  # broken: the package can be stripped all the same
-        return Sidecar({})
-
-
-def _undo_renames(name: str, file: Path, sidecar: Sidecar) -> bool:
+def _undo_renames(file: HtpFile) -> bool:
     """Gives initializers their old names back, as the file and the sidecar have them; says whether there were any."""
-    recorded = sidecar.files[name].renamed if name in sidecar.files else {}
-    return bool(undo_renames(file, {**renamed_tensors(read_model(file)), **recorded}))
+    recorded = file.record.renamed if file.record is not None else {}
+    return bool(undo_renames(file.path, {**renamed_tensors(file.model), **recorded}))

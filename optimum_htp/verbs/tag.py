@@ -159,10 +159,10 @@ class _Sources:
         part = Path(name).parent
         if self._source is not None:
             top = self._source.directory
-            places = (part.parent / _COMPONENTS.get(part.name, part.name), part, Path())
+            places = [part.parent / _COMPONENTS.get(part.name, part.name), part, Path()]
         else:
             top = self._package.directory
-            places = (part, *part.parents)
+            places = [part, *part.parents]
         for place in places:
             if any((top / place / config).is_file() for config in (CONFIG, "modules.json")):
                 return top / place
