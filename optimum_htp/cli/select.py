@@ -5,11 +5,7 @@ What a pattern may be is decided in `hierarchy/patterns.py`, what a format print
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
@@ -60,7 +56,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "by it; `strip` takes it away again.",
     )
     parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:

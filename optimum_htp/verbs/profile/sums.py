@@ -130,7 +130,7 @@ class PhaseSums:
         for above in tag_ancestors(tag.tag):
             self._sum(self._total, above).add(run, event)
             if (self._times_called(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
-                call = self._tagged.call_above(tag, above)
+                call = self._tagged.roots.call_above(tag, above)
                 self._sum(self._total_calls, (above, call)).add(run, event)
                 if above == tag.tag and not fused:
                     self._sum(self._own_calls, (above, call)).add(run, event)

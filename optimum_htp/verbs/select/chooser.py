@@ -114,7 +114,7 @@ class Chooser:
         """The calls of a module that a node at or below it may be of; None where they are unknown."""
         index, path = module
         above = self.file.trees[index].tag(path)
-        calls = self.file.calls_above(tag, above)
+        calls = self.file.roots.calls_above(tag, above)
         return frozenset((0,)) if calls is None and self.file.calls(above) is None else calls
 
     def _chain(self, tag: str) -> tuple[_Module, ...]:
