@@ -146,7 +146,7 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
         for body in ("then_branch", "else_branch"):
             known |= {(f"{len(NODES)}.{body}", at): each for at, (_, _, each) in enumerate(BODY)}
         tagged = TaggedGraph(model, known, Roots([Root(TREE, "model", (CALLS,))]))
-        write_tags(tagged, options=HtpOptions())
+        write_tags(tagged, options=HtpOptions(skeleton=False))
         Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 

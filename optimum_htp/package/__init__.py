@@ -24,6 +24,7 @@ from optimum_htp.package.configs import (
     code_files,
     complete_package,
     generates,
+    hub_blobs,
     is_inside,
     preprocessors_of,
     remove_config_metadata,
@@ -31,13 +32,11 @@ from optimum_htp.package.configs import (
 from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (
-    CLASS_HIERARCHY,
-    KEYS,
-    NAME_SCOPES,
-    NAMESPACE,
     RENAMED,
+    Annotations,
     HtpOptions,
     check_layer_annotations,
+    options_of,
     owned_keys,
     read_tags,
     renamed_tensors,
@@ -52,4 +51,4 @@ from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredPar
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
-from optimum_htp.package.write import annotations_of, tagging_error, write_files
+from optimum_htp.package.write import tagging_error, write_files
