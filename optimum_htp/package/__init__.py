@@ -45,7 +45,7 @@ from optimum_htp.package.node_metadata import (
     read_tags,
     renamed_tensors,
     strip_tags,
-    write_layer_annotations,
+    write_layer_values,
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
@@ -126,7 +126,7 @@ __all__ = [
     "unpack_skeleton",
     "without_staging",
     "write_files",
-    "write_layer_annotations",
+    "write_layer_values",
     "write_tags",
     "write_text_atomically",
 ]

@@ -190,7 +190,7 @@ def write_tags(graph: TaggedGraph, *, options: HtpOptions, model_metadata: Mappi
     Annotations.of(graph, options=options, model_metadata=model_metadata).write(graph.model.path)
 
 
-def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
+def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
     """Writes ONNX Runtime's `layer_ann` on nodes, in place and atomically, replacing what we wrote there before.
 
     `strip_tags` takes it away again, and so does `write_tags`.
