@@ -1,8 +1,7 @@
 """How `profile` prints: a heading and a table for each file and phase.
 
-Change here what the headings say and which columns there are. Which rows there are, and in which order, is in
-`profile_rows`; the tables of `--compare` are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in
-`profile_traces`. `--json` prints `ProfileReport.to_dict`.
+The headings and columns are here; which rows there are, and in which order, is in `profile_rows`. Two packages side by
+side are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in `profile_traces`.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def print_profile(
 ) -> None:
     """Prints a table for each file and phase; the arguments are those of `profile_rows`."""
     stream = stream or sys.stdout
-    for position, phase in enumerate(report.phases):
-        if position:
+    for index, phase in enumerate(report.phases):
+        if index:
             print(file=stream)
         title, *details = _heading(report, phase)
         print_heading(title, details, stream)
@@ -61,31 +60,27 @@ def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
 
 
 def _columns(by: str) -> tuple[Column, ...]:
-    first = Column(FIRST_COLUMN[by], is_path=True)
-    times = (
-        Column("total ms", True), Column("±", True, spare=1), Column("share", True), Column("self ms", True),
-        Column("self", True, spare=1),
-    )  # fmt: skip
-    kernels = Column("kernels", True, spare=2)
+    first, kernels = Column(FIRST_COLUMN[by], is_path=True), Column("kernels", True, spare=2)
+    total = (Column("total ms", True), Column("±", True, spare=1), Column("share", True))
+    own = (Column("self ms", True), Column("self", True, spare=1))
     if by == "op":
-        return first, kernels, *times[:3]
+        return first, kernels, *total
     if by == "class":
-        return first, Column("modules", True, spare=2), *times
-    counts = (
-        Column("class", spare=4),
-        Column("call", True) if by == "call" else Column("calls", True, spare=3),
-        kernels,
-    )
-    return (first, *counts, *times) if by == "call" else (first, *counts, *times, Column("operators", spare=5))
+        return first, Column("modules", True, spare=2), *total, *own
+    if by == "call":
+        return first, Column("class", spare=4), Column("call", True), kernels, *total, *own
+    calls = Column("calls", True, spare=3)
+    return first, Column("class", spare=4), calls, kernels, *total, *own, Column("operators", spare=5)
 
 
 def _line(phase: PhaseProfile, row: TimeRow, *, by: str) -> Line:
+    """The cells of a row, for the columns above."""
     total = (
         milliseconds(row.total_time.median),
         milliseconds(row.total_time.spread),
-        _percent(phase.share(row.total_time)),
+        f"{phase.share(row.total_time):.1%}",
     )
-    own = (milliseconds(row.self_time.median), _percent(phase.share(row.self_time)))
+    own = (milliseconds(row.self_time.median), f"{phase.share(row.self_time):.1%}")
     label = "  " * row.depth + ("+ " if row.kind == "fused" and by == "module" else "") + printable(row.label)
     kernels = f"{row.kernels:,}"
     if by == "op":
@@ -97,16 +92,13 @@ def _line(phase: PhaseProfile, row: TimeRow, *, by: str) -> Line:
 
 
 def _mix(row: TimeRow) -> str:
-    """The operators that take most of the time."""
+    """The operators that take most of the time; `ops` has the longest first."""
     whole = row.total_time.median
-    ordered = sorted(row.ops.items(), key=lambda item: -item[1].time.median)
-    return ", ".join(f"{printable(name)} {op.time.median / whole:.0%}" for name, op in ordered[:3] if whole)
+    return ", ".join(
+        f"{printable(name)} {op.time.median / whole:.0%}" for name, op in list(row.ops.items())[:3] if whole
+    )
 
 
 def milliseconds(microseconds: float) -> str:
-    """A time as it stands in a table."""
+    """A time for a table."""
     return f"{microseconds / 1000:,.3f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"

@@ -12,8 +12,6 @@ from optimum_htp.verbs.profile.times import (
     ModuleTime,
     OpTime,
     PhaseProfile,
-    by_class,
-    by_op,
 )
 from optimum_htp.verbs.profile.verb import profile
 
@@ -31,7 +29,5 @@ __all__ = [
     "PhaseProfile",
     "ProfileDelta",
     "ProfileReport",
-    "by_class",
-    "by_op",
     "profile",
 ]

@@ -53,7 +53,7 @@ class NameFormat(SelectionFormat):
         return list(dict.fromkeys(name for node in file.nodes if node.name for name in self.names_of(node)))
 
     def entries(self, file: FileSelection) -> list[str]:
-        """The list."""
+        """The list that the tool takes."""
         return [self.entry(name) for name in self.names(file)]
 
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
