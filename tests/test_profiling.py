@@ -182,7 +182,7 @@ def test_inputs_from_a_file(exported: Callable[..., Path], tmp_path: Path) -> No
     ("change", "message"),
     [
         (lambda made: made.pop("attention_mask"), "lacks attention_mask"),
-        (lambda made: made.update(other=made["input_ids"]), "has other besides"),
+        (lambda made: made.update(other=made["input_ids"]), "has other in addition"),
         (lambda made: made.update(input_ids=made["input_ids"].astype(np.int32)), "is int32.*takes int64"),
         (lambda made: made.update(input_ids=made["input_ids"][0]), r"is \[61\].*\[batch_size, sequence_length\]"),
         (lambda made: made.update(input_ids=made["input_ids"][:, 1:]), r"'attention_mask' is \[1, 61\]"),

@@ -113,13 +113,7 @@ def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
     times = zip(phase.kernel_time, inside, phase.unattributed, strict=True)
     rest = Microseconds(whole - layered - unknown for whole, layered, unknown in times)
     kernels = sum(module.kernels for module in phase.modules if not module.depth)
-    yield TimeRow(
-        kind="module",
-        label="(outside layers)",
-        kernels=kernels - sum(layer.kernels for layer in layers),
-        self_time=rest,
-        total_time=rest,
-    )
+    yield _flat("module", "(outside layers)", kernels - sum(layer.kernels for layer in layers), rest, {})
 
 
 def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -140,8 +134,7 @@ def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
     yield from (_group(group, "class") for group in phase.by_class())
     if phase.fused:
         time = sum((nodes.time for nodes in phase.fused), start=Microseconds.zero(len(phase.kernel_time)))
-        kernels = sum(nodes.kernels for nodes in phase.fused)
-        yield TimeRow(kind="fused", label="(fused across modules)", kernels=kernels, self_time=time, total_time=time)
+        yield _flat("fused", "(fused across modules)", sum(nodes.kernels for nodes in phase.fused), time, {})
 
 
 def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -150,14 +143,13 @@ def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
 
 def _unattributed(phase: PhaseProfile) -> Iterator[TimeRow]:
     if any(phase.unattributed):
-        yield TimeRow(
-            kind="unattributed",
-            label="(unattributed)",
-            kernels=sum(op.kernels for op in phase.unattributed_ops.values()),
-            self_time=phase.unattributed,
-            total_time=phase.unattributed,
-            ops=phase.unattributed_ops,
-        )
+        kernels = sum(op.kernels for op in phase.unattributed_ops.values())
+        yield _flat("unattributed", "(unattributed)", kernels, phase.unattributed, phase.unattributed_ops)
+
+
+def _flat(kind: str, label: str, kernels: int, time: Microseconds, ops: Mapping[str, OpTime]) -> TimeRow:
+    """A row with nothing below it."""
+    return TimeRow(kind=kind, label=label, kernels=kernels, self_time=time, total_time=time, ops=ops)
 
 
 def _module(module: ModuleTime) -> TimeRow:
@@ -176,16 +168,11 @@ def _module(module: ModuleTime) -> TimeRow:
 
 def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
     label = fused_label(nodes.tag, nodes.origins)
-    return TimeRow(
-        kind="fused",
-        label=label,
+    return replace(
+        _flat("fused", label, nodes.kernels, nodes.time, nodes.ops),
         whole=f"{above.path}: {label}" if above.path else label,
         class_name="(fused)",
         depth=above.depth + 1,
-        kernels=nodes.kernels,
-        self_time=nodes.time,
-        total_time=nodes.time,
-        ops=nodes.ops,
     )
 
 
