@@ -7,7 +7,7 @@ side are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
@@ -31,16 +31,31 @@ def print_profile(
     """Prints a table for each file and phase; the arguments are those of `profile_rows`."""
     stream = stream or sys.stdout
     for index, phase in enumerate(report.phases):
-        if index:
-            print(file=stream)
-        title, *details = _heading(report, phase)
-        print_heading(title, details, stream)
-        print(file=stream)
         rows = profile_rows(phase, by=by, depth=depth, top=top, sort=sort)
-        if rows:
-            print_table(_columns(by), [_line(phase, row, by=by) for row in rows], stream)
-        else:
-            print(f"no {'module ran more than once' if by == 'call' else by + 's'}", file=stream)
+        lines = [_line(phase, row, by=by) for row in rows]
+        empty = f"no {'module ran more than once' if by == 'call' else by + 's'}"
+        print_phase(index, _heading(report, phase), _columns(by), lines, stream, empty=empty)
+
+
+def print_phase(
+    index: int,
+    heading: Iterable[str],
+    columns: Sequence[Column],
+    lines: Sequence[Line],
+    stream: TextIO,
+    *,
+    empty: str = "",
+) -> None:
+    """Prints one of several tables below its heading; or what to say in the place of one without lines."""
+    if index:
+        print(file=stream)
+    title, *details = heading
+    print_heading(title, details, stream)
+    print(file=stream)
+    if empty and not lines:
+        print(empty, file=stream)
+    else:
+        print_table(columns, lines, stream)
 
 
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:

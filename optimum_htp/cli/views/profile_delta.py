@@ -7,23 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds
+from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, print_phase
 from optimum_htp.cli.views.profile_rows import TimeRow, attribute, measure, profile_rows
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, printable
 from optimum_htp.verbs.profile import ModuleTime, PhaseDelta, ProfileDelta
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaRow:
-    """One line: a module, class, layer, call or operator in two profiles.
+class _Row:
+    """A module, class, layer, call or operator in two profiles; None on the side where it did not run.
 
-    Attributes:
-        label: What it is; of a module in the tree, as its parent knows it.
-        whole: Its whole name.
-        class_name: The class of the module, where it is one.
-        depth: How far to indent it in the tree.
-        left: In the first profile; None where it did not run there.
-        right: In the second.
+    `label` is its name below its parent in the tree, `whole` out of the tree.
     """
 
     label: str
@@ -44,29 +38,6 @@ class DeltaRow:
         return max(measure(side, order) for side in (self.left, self.right) if side is not None)
 
 
-def delta_rows(
-    phase: PhaseDelta, *, by: str = "module", depth: int | None = None, top: int | None = None, sort: str | None = None
-) -> tuple[DeltaRow, ...]:
-    """The rows of one phase.
-
-    Args:
-        phase: The phase.
-        by: One of `profile_rows.VIEWS`.
-        depth: How many levels of modules below the root; None means all.
-        top: How many rows; None means all.
-        sort: One of `profile_rows.ORDERS`, by the larger of both sides; None means the tree, and with `top` what
-            differs most first.
-    """
-    rows = [*(_modules(phase) if by == "module" else ()), *_groups(phase, by)]
-    if depth is not None:
-        rows = [row for row in rows if row.depth <= depth]
-    if sort not in (None, "tree"):
-        rows.sort(key=lambda row: -row.most(sort))
-    elif sort is None and top is not None:
-        rows.sort(key=lambda row: -abs(row.difference))
-    return tuple(rows[:top])
-
-
 def print_delta(
     delta: ProfileDelta,
     *,
@@ -76,7 +47,11 @@ def print_delta(
     sort: str | None = None,
     stream: TextIO | None = None,
 ) -> None:
-    """Prints two profiles side by side, a table for each phase; the arguments are those of `delta_rows`."""
+    """Prints two profiles side by side, a table for each phase.
+
+    The arguments are those of `profile_rows`; but rows are sorted by the larger of both sides, and with `top` alone by
+    how much the sides differ.
+    """
     stream = stream or sys.stdout
     with_class = by not in ("class", "op")
     columns = (
@@ -85,24 +60,28 @@ def print_delta(
     )  # fmt: skip
     in_tree = by == "module" and top is None and sort in (None, "tree")
     for index, phase in enumerate(delta.phases):
-        if index:
-            print(file=stream)
-        title, *details = _heading(delta, phase)
-        print_heading(title, details, stream)
-        print(file=stream)
-        rows = delta_rows(phase, by=by, depth=depth, top=top, sort=sort)
-        print_table(columns, [_line(row, in_tree=in_tree, with_class=with_class) for row in rows], stream)
+        rows = _sorted([*(_modules(phase) if by == "module" else ()), *_groups(phase, by)], top=top, sort=sort)
+        lines = [
+            _line(row, in_tree=in_tree, with_class=with_class) for row in rows if depth is None or row.depth <= depth
+        ]
+        print_phase(index, _heading(delta, phase), columns, lines[:top], stream)
     for name in delta.unpaired:
         print(f"only in one: {printable(name)}", file=stream)
 
 
-def _modules(phase: PhaseDelta) -> Iterator[DeltaRow]:
+def _sorted(rows: list[_Row], *, top: int | None, sort: str | None) -> list[_Row]:
+    if sort not in (None, "tree"):
+        return sorted(rows, key=lambda row: -row.most(sort))
+    return sorted(rows, key=lambda row: -abs(row.difference)) if sort is None and top is not None else rows
+
+
+def _modules(phase: PhaseDelta) -> Iterator[_Row]:
     for module in phase.modules:
         name = attribute(module.tag)
-        yield DeltaRow(name, module.path or name, module.class_name, module.depth, module.left, module.right)
+        yield _Row(name, module.path or name, module.class_name, module.depth, module.left, module.right)
 
 
-def _groups(phase: PhaseDelta, by: str) -> Iterator[DeltaRow]:
+def _groups(phase: PhaseDelta, by: str) -> Iterator[_Row]:
     """The rows of both profiles, paired by what they are; modules are paired by their tags instead (`_modules`)."""
     left, right = (
         {
@@ -114,7 +93,7 @@ def _groups(phase: PhaseDelta, by: str) -> Iterator[DeltaRow]:
     )
     for key, row in {**left, **right}.items():
         label = f"{row.label} call {row.calls}" if by == "call" else row.label
-        yield DeltaRow(label, label, row.class_name, 0, left.get(key), right.get(key))
+        yield _Row(label, label, row.class_name, 0, left.get(key), right.get(key))
 
 
 def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
@@ -126,7 +105,7 @@ def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
         yield f"{side}: {printable(report.package)}, {printable(profiled.file)}, {profiled.attributed:.2%} has a module"
 
 
-def _line(row: DeltaRow, *, in_tree: bool, with_class: bool) -> Line:
+def _line(row: _Row, *, in_tree: bool, with_class: bool) -> Line:
     name = "  " * row.depth + printable(row.label) if in_tree else printable(row.whole)
     left, right = (side.total_time.median if side is not None else None for side in (row.left, row.right))
     sides = ("-" if time is None else milliseconds(time) for time in (left, right))
