@@ -493,7 +493,8 @@ def test_layer_settings_hit_the_selected_nodes(model: str, exported: Callable[[s
                 found = chosen(package, pattern, file=name)
             except PackageError:
                 continue
-            assert sum(hit(found.layer_setting(), value) for value in values) == len(found.nodes)
+            setting = found.layer_setting()
+            assert sum(hit(setting, value) for value in values) == len(found.nodes)
 
 
 def test_onnxruntime_takes_the_setting(exported: Callable[[str], Path], tmp_path: Path) -> None:

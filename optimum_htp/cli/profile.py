@@ -15,7 +15,7 @@ HELP = "Show how long each module takes in ONNX Runtime, in the session that use
 
 _NOTES = """\
 columns:
-  module     the module, below its parent; + stands before nodes that are fused of several modules: their time is in
+  module     the module, below its parent; + stands before nodes that were fused from several modules: their time is in
              the totals of the modules around them, and in no module's own
   calls      how often it ran in the trace
   kernels    kernels of it and the modules below it in one run

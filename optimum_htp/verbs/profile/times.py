@@ -79,7 +79,7 @@ class ModuleTime:
         is_layer: Whether it is one of a list of modules that lies in no other such list.
         kernels: Kernels that ran for it and the modules below it in one run.
         self_time: The time of its own nodes.
-        total_time: That, and the time of all modules below it, and of nodes fused of several modules of those.
+        total_time: That, and the time of all modules below it, and of nodes fused from several of those.
         ops: What of the total each operator took.
     """
 
