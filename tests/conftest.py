@@ -67,8 +67,12 @@ def zoo_model(shared_directory: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def exported(shared_directory: Path, zoo_model: Callable[[str], Path]) -> Callable[..., Path]:
-    """A function from a zoo name, and options of `main_export`, to the exported package; treat it as read-only."""
+    """A function from a zoo name, and options of `main_export`, to the exported package; treat it as read-only.
+
+    Every export is seeded as the oracle's is.
+    """
     import zoo
+    from oracle import seed_everything
 
     from optimum_htp import main_export
 
@@ -78,7 +82,12 @@ def exported(shared_directory: Path, zoo_model: Callable[[str], Path]) -> Callab
         output = (
             shared_directory / "packages" / "-".join([name, *(f"{key}={options[key]}" for key in sorted(options))])
         )
-        return _made_once(output, lambda path: main_export(str(source), path, **arguments))
+
+        def export(path: Path) -> None:
+            seed_everything()
+            main_export(str(source), path, **arguments)
+
+        return _made_once(output, export)
 
     return package
 

@@ -6,7 +6,7 @@ tensors of it that the module returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
 from optimum_htp.verbs.compare.matching import FUSED, HIDDEN, INCONSISTENT, NO_FLOATS, NO_TENSOR, CallMatch, Matcher
 from optimum_htp.verbs.compare.prober import Prober
-from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
+from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.report import CallComparison, Isolated, PartComparison
 
 
@@ -99,10 +99,6 @@ class Trace:
 
     def call_of(self, tag: NodeTag) -> int | None:
         return next((call.number for call in self.calls if call.tag == tag.tag and call.call == (tag.call or 0)), None)
-
-    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        for numbers in packed_calls(self.calls, wanted, max_bytes):
-            yield self.returned(numbers)
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         return {number: tuple(self.graph.values[name] for name in self.returns[number]) for number in wanted}
@@ -503,7 +499,7 @@ def isolated(faulty: str, reference: Trace) -> dict[str, Isolated | None]:
     """Each call that is off, run on the reference's tensors."""
     graph = Graph(faulty)
     matcher, compared = matched(graph, reference)
-    isolator = Isolator(matcher, cast(Prober, graph), reference, list(compared.values()), tolerance=TOLERANCE)
+    isolator = Isolator(matcher, list(compared.values()))
     return {path: isolator.isolate(call) for path, call in compared.items() if call.over}
 
 

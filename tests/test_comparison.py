@@ -237,7 +237,7 @@ def test_planted_fault_is_named(
 def test_inherited_error_is_told_from_added(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Behind the fault modules are off, and on the reference's tensors they are not."""
+    """After the fault modules are off, and on the reference's tensors they are not."""
     path = "bert.encoder.layer.0.attention.self.query"
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     (part,) = compare(faulty, model=zoo_model("bert"), threads=1, isolate=40).parts
@@ -616,7 +616,7 @@ def test_provider_that_is_not_installed(exported: Callable[..., Path]) -> None:
 
 
 def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
-    with pytest.raises(HtpError, match="give one of both"):
+    with pytest.raises(HtpError, match="give one of the two"):
         compare(exported("bert"))
 
 
@@ -636,7 +636,7 @@ def test_first_module_stands_at_the_top(
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     report = compare(faulty, model=zoo_model("bert"), threads=1)
     shown = text(report)
-    assert shown.startswith(f"model.onnx: {path} (Linear) is the first to leave ")
+    assert shown.startswith(f"model.onnx: {path} (Linear) is the first to differ from ")
     assert "the error is its own" in shown
     document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert document["ok"] is False

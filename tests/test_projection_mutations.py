@@ -22,11 +22,12 @@ from optimum_htp.package.node_metadata import CALL, ORIGINS, TAG
 
 
 Owner = tuple[str, str | None]  # a tag and a call
+# A model, a tool, and how many of the groups of weights are changed: every one, every third where the tool is slow.
 FAST = [
-    ("bert", "dynamic"),
-    ("gpt2", "optimum-O2"),
-    ("resnet", "ort-all"),
-    ("albert", "ort-all"),
+    ("bert", "dynamic", 1),
+    ("gpt2", "optimum-O2", 3),
+    ("resnet", "ort-all", 1),
+    ("albert", "ort-all", 1),
 ]
 SWEEP = [
     (name, tool)
@@ -73,7 +74,7 @@ def package(exported: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     return untied
 
 
-def check(directory: Path, name: str, tool: str, scratch: Path) -> None:
+def check(directory: Path, name: str, tool: str, scratch: Path, *, every: int = 1) -> None:
     for source in sorted(directory.glob("*.onnx")):
         if "merged" in source.name:  # the results inside of branches can't be asked for
             continue
@@ -82,15 +83,15 @@ def check(directory: Path, name: str, tool: str, scratch: Path) -> None:
             continue
         project(target)
         assert list(other_values(source, target)) == []
-        assert list(other_owners(source, target, tool, scratch)) == []
+        assert list(other_owners(source, target, tool, scratch, every)) == []
 
 
-@pytest.mark.parametrize(("name", "tool"), FAST)
+@pytest.mark.parametrize(("name", "tool", "every"), FAST)
 def test_changes_are_felt_by_their_module(
-    package: Callable[[str], Path], name: str, tool: str, tmp_path: Path
+    package: Callable[[str], Path], name: str, tool: str, every: int, tmp_path: Path
 ) -> None:
     """The first nodes that feel a changed weight came from the module and the call that read it."""
-    check(package(name), name, tool, tmp_path)
+    check(package(name), name, tool, tmp_path, every=every)
 
 
 @pytest.mark.sweep
@@ -100,7 +101,7 @@ def test_changes_in_every_architecture(package: Callable[[str], Path], name: str
     check(package(name), name, tool, tmp_path)
 
 
-def other_owners(source: Path, target: Path, tool: str, scratch: Path) -> Iterator[str]:
+def other_owners(source: Path, target: Path, tool: str, scratch: Path, every: int) -> Iterator[str]:
     """The nodes that feel a change first and came from none of the modules that felt it first before the tool."""
     import onnx
     from onnx import numpy_helper
@@ -109,7 +110,7 @@ def other_owners(source: Path, target: Path, tool: str, scratch: Path) -> Iterat
     original, rewritten = onnx.load(source), onnx.load(target)
     values = results(original, feed), results(rewritten, feed)
     random = np.random.default_rng(1)
-    for names in groups(original.graph):
+    for names in groups(original.graph)[::every]:
         changed = onnx.load(source)
         for tensor in weights(changed.graph):
             if tensor.name in names:

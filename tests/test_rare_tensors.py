@@ -83,7 +83,7 @@ def run(path: Path, x: Any) -> Any:
 
 def test_sparse_weight_is_cut_out(sparse: Path, tmp_path: Path) -> None:
     """The part has it as it was, sparse, and gives what the module gives."""
-    report = extract(sparse, "a.dense", tmp_path / "part.onnx")
+    report = extract(sparse, "a.dense", output=tmp_path / "part.onnx")
     assert (report.nodes, report.initializers) == (1, 1)
     part = onnx.load(tmp_path / "part.onnx")
     onnx.checker.check_model(part)
@@ -147,7 +147,7 @@ def test_bfloat16_is_compared_and_cut(bfloat16: Path, exported: Callable[[str], 
     assert len(errors) > 30
     assert 1e-4 < max(errors) < 0.02
     assert not any(call.over for part in report.parts for call in part.calls)
-    extract(bfloat16, "classifier", tmp_path / "part.onnx")
+    extract(bfloat16, "classifier", output=tmp_path / "part.onnx")
     part = onnx.load(tmp_path / "part.onnx")
     assert {tensor.data_type for tensor in part.graph.initializer if len(tensor.dims) > 1} == {TensorProto.BFLOAT16}
     onnxruntime.InferenceSession(tmp_path / "part.onnx", providers=["CPUExecutionProvider"])

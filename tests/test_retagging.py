@@ -94,10 +94,10 @@ def places(file: HtpFile) -> list[str | None]:
     return [root.in_model for root in file.record.roots]
 
 
-def check_zoo(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
+def check_zoo(name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path) -> None:
     model = zoo_model(name)
-    exact = export(model, tmp_path / "exact", **zoo.ZOO[name].main_export_kwargs(model))
-    plain = as_optimum_wrote(tmp_path / "exact", tmp_path / "plain")
+    exact = HtpPackage(exported(name))
+    plain = as_optimum_wrote(exported(name), tmp_path / "plain")
     source = model if "remote-code" in zoo.ZOO[name].tags else None
     result = tag_package(plain, model=source, trust_remote_code=source is not None)
     named = HtpPackage(plain)
@@ -113,14 +113,18 @@ def check_zoo(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.names(quick=True))
-def test_a_plain_package_gets_the_tags_of_an_export(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
-    check_zoo(name, zoo_model, tmp_path)
+def test_a_plain_package_gets_the_tags_of_an_export(
+    name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path
+) -> None:
+    check_zoo(name, zoo_model, exported, tmp_path)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(zoo.names(quick=True))))
-def test_a_plain_package_gets_the_tags_of_an_export_everywhere(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
-    check_zoo(name, zoo_model, tmp_path)
+def test_a_plain_package_gets_the_tags_of_an_export_everywhere(
+    name: str, zoo_model: ZooModel, exported: ZooModel, tmp_path: Path
+) -> None:
+    check_zoo(name, zoo_model, exported, tmp_path)
 
 
 # torch keeps scopes by module, so modules that are equal share one: the names that it writes are wrong.
@@ -174,7 +178,7 @@ def test_many_random_nets(start: int, tmp_path: Path) -> None:
 def test_names_stand_in_for_a_naming_pass_that_is_gone(
     name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where torch has no such pass, the calls are simulated from the names; nearly every one is known."""
+    """Where torch has no such pass, the modules are read from the names; which of its calls a node is in stays open."""
     model, kwargs = zoo_model(name), zoo.ZOO[name].main_export_kwargs(zoo_model(name))
     exact = export(model, tmp_path / "exact", **kwargs)
     monkeypatch.setattr(torchscript, "_NAMING_PASS", "_jit_pass_that_is_gone")
@@ -184,8 +188,6 @@ def test_names_stand_in_for_a_naming_pass_that_is_gone(
         wrong, counts = compare(file.tags, fallback.files[file_name].tags)
         assert not wrong
         assert counts["unresolved"] <= 0.01 * counts.total()
-        without = sum(tag.call != fallback.files[file_name].tags[key].call for key, tag in file.tags.items())
-        assert without <= 0.03 * counts.total(), "calls that the simulation left open"
 
 
 def scopes(tree: ModuleTree, directory: Path, *spelled: str, **weights: str) -> list[str | None]:

@@ -1,11 +1,11 @@
-"""The verb `compare`: where a package leaves its source model, or another package."""
+"""The verb `compare`: where a package differs from its source model, or from another package."""
 
 from __future__ import annotations
 
 import os
 import re
-from argparse import ArgumentTypeError
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
 
 from optimum_htp.cli.options import (
     add_input_arguments,
@@ -15,10 +15,7 @@ from optimum_htp.cli.options import (
     positive,
     tolerance,
 )
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Compare each module with the source model in PyTorch or another package, and name the first that differs."
@@ -27,15 +24,14 @@ _NOTES = """\
 columns:
   max abs   the largest difference of the module's output
   mean abs  the mean difference
-  relative  the largest difference over the largest value of the reference; this is held against the tolerance:
-            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 5e-1 for one that is quantized;
-            of two packages the larger
-  cosine    of the angle between both
-  SQNR dB   the signal over the difference, in decibel
+  relative  the largest difference over the largest value of the reference; it may be up to the tolerance:
+            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the larger
+  cosine    the cosine of the angle between both
+  SQNR dB   the ratio of signal and difference, in decibel
 
 The module at the top makes the first error. The first calls that are off are run again on the reference's tensors, which
-tells the error that each adds itself from what it inherits; where the operations before a module are to blame, as a
-residual connection's, the module that these belong to is named.
+separates the error that each adds from the error that it inherits. If the error is of the operations before a module,
+such as a residual connection's, the module that these belong to is named.
 
 exit codes: 0 all that was compared is within the tolerance, 1 something is not, 2 it could not be compared
 """
@@ -59,30 +55,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument("--max-memory", type=_memory, default=1 << 30, metavar="SIZE",
-                        help="How much the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
+                        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
     add_session_arguments(parser)
-    parser.add_argument("--task", metavar="TASK", help="The source model's task, if the package does not say it.")
+    parser.add_argument("--task", metavar="TASK", help="The source model's task; default: the package's.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
-    """Compares a package; 1 where it is over the tolerance."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of how Optimum calls it
+    """Compares a package; 1 if it is over the tolerance."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import print_comparison
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.compare import compare
 
-    with working(f"Comparing {printable(args.package)}"):
+    with working("Comparing", args.package):
         report = compare(
             args.package, model=args.model, reference=args.reference, file=args.file, inputs=args.inputs,
             **input_sizes(args), tolerance=args.tolerance, isolate=args.isolate, max_memory_bytes=args.max_memory,
             provider=args.provider, threads=args.threads, task=args.task, trust_remote_code=args.trust_remote_code,
         )  # fmt: skip
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_comparison(report, top=args.top, every=args.all)
+    print_report(report, partial(print_comparison, top=args.top, every=args.all), as_json=args.json)
     return 0 if report.ok else 1
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
+from functools import partial
 
 from optimum_htp.cli.options import add_input_arguments, add_session_arguments, count, input_sizes, positive
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Show how long each module takes in ONNX Runtime, in the session that users really run."
@@ -53,7 +51,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
-    parser.add_argument("--json", action="store_true", help="Print JSON: everything, whatever is to be shown.")
 
 
 def run(args: Namespace) -> int:
@@ -61,12 +58,11 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile import print_profile
     from optimum_htp.cli.views.profile_delta import print_delta
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document, write_trace
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
-        with working(f"Profiling {printable(str(package.path))}"):
+        with working("Profiling", package.path):
             return profile(
                 package, **input_sizes(args), inputs=args.inputs, file=args.file, provider=args.provider,
                 threads=args.threads, runs=args.runs, warmup=args.warmup, reference=reference,
@@ -80,10 +76,8 @@ def run(args: Namespace) -> int:
             write_trace(document(report), path)
     delta = report.compared_with(profiled(other, package)) if other is not None else None
     shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
-    if args.json:
-        print_json((delta or report).to_dict())
-    elif delta is not None:
-        print_delta(delta, **shown)
+    if delta is not None:
+        print_report(delta, partial(print_delta, **shown), as_json=args.json)
     else:
-        print_profile(report, **shown)
+        print_report(report, partial(print_profile, **shown), as_json=args.json)
     return 0

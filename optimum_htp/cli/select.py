@@ -5,11 +5,7 @@ What a pattern may be is decided in `hierarchy/patterns.py`, what a format print
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
@@ -59,7 +55,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "by it; `strip` removes it.",
     )
     parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
@@ -67,7 +62,7 @@ def run(args: Namespace) -> int:
     import sys
 
     from optimum_htp.cli.views.select import selection_lines, selection_notes
-    from optimum_htp.cli.views.terminal import print_json
+    from optimum_htp.cli.views.terminal import print_json, print_lines
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.select import select, write_layer_annotations
 
@@ -82,6 +77,5 @@ def run(args: Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     if form == "json":
         print_json(selection.to_dict())
-    for line in lines:
-        print(line)
+    print_lines(*lines)
     return 0

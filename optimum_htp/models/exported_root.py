@@ -1,4 +1,4 @@
-"""Which module of a model a graph is an export of: the one that has the weights and scopes that the graph names."""
+"""Which module of a model a graph is an export of: the one with the weights and scopes that the graph names."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ExportedRoot:
         in_model: Its dotted path in the whole model.
         explained: How many of the weights that the graph names are its own, by name and shape.
         contradicted: How many are its own by name, but of another shape.
-        coverage: Which share of its own weights the graph names.
-        fit: How it explains the scopes in the nodes' names.
+        coverage: The share of its own weights that the graph names.
+        fit: How well it explains the scopes in the nodes' names.
     """
 
     trace: ModuleTrace
@@ -57,8 +57,7 @@ def choose_root(
 ) -> tuple[ExportedRoot | None, torch.nn.Module]:
     """The module that a graph is an export of, None if there is none or it is ambiguous; and the likeliest whole model.
 
-    The first candidate that has every weight that the graph names, and can read every scope, is the one; else the one
-    that has most.
+    It is the first candidate with all weights that the graph names and a module for every scope, else the one with most.
     """
     named = _named_weights(model)
     best: ExportedRoot | None = None
@@ -74,9 +73,7 @@ def choose_root(
             break
     if whole is None:
         raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
-    if best is None or not _is_export_of(model, best, len(named)):
-        return None, whole
-    return best, whole
+    return best if best is not None and _is_export_of(model, best, len(named)) else None, whole
 
 
 def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
@@ -87,8 +84,7 @@ def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
         return True
     if root.fit.scopes:
         return not root.fit.unread and (root.explained > 0 or not named)
-    nodes = [node for _, graph in model.graphs() for node in graph.nodes]
-    return not named and any(not in_doubt(node, root.trace.tree) for node in nodes)
+    return not named and any(not in_doubt(node, root.trace.tree) for _, node in model.nodes())
 
 
 def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
@@ -105,14 +101,14 @@ def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
 def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]]) -> ExportedRoot | None:
     """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous."""
     shapes = tensor_shapes(whole)
-    found: Counter[str] = Counter()
+    explained: Counter[str] = Counter()
     for name, shape in shapes.items():
         parts = name.split(".")
         for length in range(len(parts)):
             if named.get(".".join(parts[length:])) == shape:
-                found[".".join(parts[:length])] += 1
-    most = max(found.values(), default=0)
-    places = [place for place, number in found.items() if number == most] or [""]
+                explained[".".join(parts[:length])] += 1
+    most = max(explained.values(), default=0)
+    places = [place for place, count in explained.items() if count == most] or [""]
     roots = [_root(model, whole, place, named, shapes) for place in places]
     roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from math import inf, isfinite, log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optimum_htp.onnxfile import RANDOM_OPERATORS, OnnxModel, element_type
 
@@ -13,7 +14,7 @@ from optimum_htp.onnxfile import RANDOM_OPERATORS, OnnxModel, element_type
 if TYPE_CHECKING:
     import numpy as np
 
-    Array = np.ndarray[Any, Any]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 5e-1}
 """What the relative error of a tensor may be, by the type that a model computes with (`computes_in`).
@@ -29,7 +30,7 @@ _QUANTIZED_OPERATORS = frozenset(
 )  # fmt: skip
 
 _MOST_AXES = 4
-_BLOCK = 1 << 18  # numbers that are looked at at once
+_BLOCK = 1 << 18  # elements that are compared at once
 _TINY = 1e-12  # for a reference that is 0 everywhere
 
 
@@ -48,7 +49,7 @@ def computes_in(model: OnnxModel) -> str:
 
 
 def default_tolerance(*models: OnnxModel) -> float:
-    """What the relative error may be between models, or between one and its source: that of the coarsest."""
+    """What the relative error may be between models, or between one and its source: that of the coarsest model."""
     return max(TOLERANCES[computes_in(model)] for model in models)
 
 
@@ -57,8 +58,14 @@ def random_operators(model: OnnxModel) -> tuple[str, ...]:
     return tuple(sorted({node.op_type for _, node in model.nodes()} & RANDOM_OPERATORS))
 
 
+def worst_errors(errors: Iterable[Errors | None]) -> Errors | None:
+    """The errors of the tensor that is farthest off, of those that are known."""
+    known = [error for error in errors if error is not None]
+    return max(known, key=lambda error: error.relative, default=None)
+
+
 def compare_arrays(actual: Array, expected: Array) -> Errors:
-    """How far a tensor is from its reference, which may have another shape or type: then it is as far off as can be.
+    """How far a tensor is from its reference; of another shape or kind of type, it is as far off as can be.
 
     Integer and boolean tensors must match exactly: the next index is no better than any other.
     """
@@ -69,41 +76,38 @@ def compare_arrays(actual: Array, expected: Array) -> Errors:
 
 
 def measure_in_any_layout(actual: Array, expected: Array, *, tolerance: float) -> Errors | None:
-    """How far a tensor is from its reference in the order of axes in which both agree, else as it stands.
+    """How far a tensor is from its reference in the order of axes in which both agree, else in its own.
 
-    Optimizers move transpositions from one module into the next. Returns None where no order has the right shape.
+    Optimizers move transpositions from one module into the next. Returns None if no order is known to be the right one.
     """
-    if actual.shape == expected.shape:
-        errors = measure_errors(actual, expected)
-        if errors.relative <= tolerance:
-            return errors
-    if sorted(actual.shape) != sorted(expected.shape) or not 2 <= actual.ndim <= _MOST_AXES:
-        return measure_errors(actual, expected) if actual.shape == expected.shape else None
-    for order in permutations(range(actual.ndim)):
-        turned = actual.transpose(order)
-        if turned.shape == expected.shape:
-            errors = measure_errors(turned, expected)
-            if errors.relative <= tolerance:
-                return errors
-    return measure_errors(actual, expected) if actual.shape == expected.shape else None
+    as_it_is = measure_errors(actual, expected) if actual.shape == expected.shape else None
+    if as_it_is is not None and as_it_is.relative <= tolerance:
+        return as_it_is
+    if sorted(actual.shape) == sorted(expected.shape) and 2 <= actual.ndim <= _MOST_AXES:
+        for order in permutations(range(actual.ndim)):
+            permuted = actual.transpose(order)
+            if permuted.shape == expected.shape:
+                errors = measure_errors(permuted, expected)
+                if errors.relative <= tolerance:
+                    return errors
+    return as_it_is
 
 
 def measure_errors(actual: Array, expected: Array) -> Errors:
-    """How far off a tensor is from its reference, which has the same shape; of any numeric or boolean type.
+    """How far a tensor is from its reference, which has the same shape; of any numeric or boolean type.
 
-    Infinities, of the same sign, and NaNs have to be in the same places, and so have values at the end of what the type
-    can hold, which attention masks are filled with.
+    Infinities of the same sign and NaNs have to be in the same places, and so do values near the largest of the type,
+    which attention masks are filled with.
     """
     import numpy as np
 
-    limit = 0.9 * min(
-        (float(np.finfo(each.dtype).max) for each in (actual, expected) if each.dtype.kind == "f"), default=inf
-    )
+    dtypes = [array.dtype for array in (actual, expected) if array.dtype.kind == "f"]
+    limit = 0.9 * min((float(np.finfo(dtype).max) for dtype in dtypes), default=inf)
     left, right = actual.ravel(), expected.ravel()
     worst = total = noise = signal = energy = product = largest = 0.0
     count = 0
     for start in range(0, right.size, _BLOCK):
-        ours, theirs = (each[start : start + _BLOCK].astype(np.float64) for each in (left, right))
+        ours, theirs = (array[start : start + _BLOCK].astype(np.float64) for array in (left, right))
         special = _special(theirs, limit)
         if not np.array_equal(special, _special(ours, limit)):
             return _NO_NUMBER

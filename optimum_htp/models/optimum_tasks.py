@@ -16,11 +16,11 @@ from optimum_htp.package import architectures, read_config
 
 @contextmanager
 def local_task_inference() -> Iterator[None]:
-    """Lets Optimum's own task inference answer for a local directory, as it does for a repository on the Hub.
+    """Makes Optimum infer the task of a local directory as it does that of a repository on the Hub.
 
     Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556); `task="auto"` then means
-    just what it means for a Hub id, the with-past default included. Where the directory does not say what it holds,
-    Optimum's own error stands. Can go when Optimum infers the task of local directories itself.
+    the same as for a Hub id, the with-past default included. If the directory does not show its task, Optimum raises its
+    own error. Can go when Optimum infers the task of local directories itself.
     """
     from optimum.exporters.tasks import TasksManager
 
@@ -45,7 +45,7 @@ def local_task_inference() -> Iterator[None]:
 
 
 def infer_local_task(directory: Path, library: str | None) -> str | None:
-    """The task of a local model directory, or None where nothing in it says so.
+    """The task of a local model directory; None if nothing in it shows that.
 
     transformers: from `architectures` in config.json (of several tasks of a class, the first that Optimum exports for
     the model type), else from the auto class that remote code registers in `auto_map`. diffusers: from the pipeline's
@@ -60,12 +60,11 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
     if library == "diffusers":
         pipeline = _read_json(directory / "model_index.json").get("_class_name")
         return next(iter(_tasks_of_class(TasksManager._DIFFUSERS_TASKS_TO_MODEL_MAPPINGS, pipeline)), None)
-    config = _read_json(directory / "config.json")
-    return _transformers_task(config)
+    return _transformers_task(_read_json(directory / "config.json"))
 
 
 def inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """The plain task of a package: by the files of its directory, else by the name of the class in its config."""
+    """The plain task of a package, by the files of its directory, else by the class name in its config."""
     from optimum.exporters.tasks import TasksManager
 
     if "architecture" in config and "model_type" not in config:
@@ -81,7 +80,7 @@ def inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def plain_task(task: str | None) -> str | None:
-    """A task by Optimum's name for it, without `-with-past`; None for what Optimum does not know."""
+    """A task by Optimum's name for it, without `-with-past`; None if Optimum does not know it."""
     if task is None:
         return None
     from optimum.exporters.tasks import TasksManager
@@ -116,7 +115,7 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
     ]
     loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS
     if "feature-extraction" in candidates:
-        # Every base model can be loaded for the tasks of AutoModel; one that has a task of its own is meant for that.
+        # Every base model can be loaded for the tasks of AutoModel; a task of its own comes first.
         candidates.sort(key=lambda task: "AutoModel" in _names(loaders.get(task)))
     candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), named)
     exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
@@ -126,7 +125,7 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
 
 
 def _tasks_of_remote_code(auto_map: Any, named: list[str]) -> list[str]:
-    """The tasks of the auto classes that remote code registers, those first that load the checkpoint's own class."""
+    """The tasks of the auto classes that remote code registers; first, those that load the checkpoint's own class."""
     from optimum.exporters.tasks import TasksManager
 
     if not isinstance(auto_map, dict):

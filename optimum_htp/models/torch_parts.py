@@ -1,7 +1,7 @@
-"""A source model in PyTorch as the reference for what was exported from it: loaded, cut up as Optimum does, and run.
+"""A source model in PyTorch as the reference for what was exported from it: loaded, split as Optimum does, and run.
 
-Optimum's own export configs make the inputs, patch the model as for the export and name the outputs, so the answers
-can be held against the ONNX files input by input and output by output.
+Optimum's own export configs make the inputs, patch the model as for the export and name the outputs, so that these can
+be compared with the ONNX files one by one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
 from optimum_htp.models.exported_root import returns_attentions
+from optimum_htp.models.measures import Array
 from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
-from optimum_htp.models.torch_source import library_of_classes
-from optimum_htp.onnxfile import OnnxModel, element_type
+from optimum_htp.models.torch_source import FLOAT_DTYPES, library_of_classes
+from optimum_htp.onnxfile import OnnxModel, Value, element_type
 from optimum_htp.package import partner
 
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-
-    Array = np.ndarray[Any, Any]
 
 
 _MERGED = "decoder_model_merged"
 _BRANCHES = {"decoder_model": False, "decoder_with_past_model": True}
-# Optimum's names for the sizes of inputs, and of which axes a fixed size says that it was exported with it.
+# Optimum's names for the axes of inputs, where a fixed size shows that the export had it.
 _AXES: dict[str, tuple[str, ...]] = {
     "input_ids": ("batch_size", "sequence_length"),
     "pixel_values": ("batch_size", "num_channels", "height", "width"),
@@ -43,14 +41,14 @@ _AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One ONNX file and the PyTorch module that it stands for.
+    """One ONNX file and the PyTorch module that was exported to it.
 
     Attributes:
         name: Optimum's name for the part.
         file: The ONNX file, by its path in the package.
         module: The PyTorch module.
         onnx_config: Optimum's export config of it.
-        branch: Of a merged decoder, whether the branch with past key values is meant; None for any other file.
+        branch: Whether this is the branch with past key values of a merged decoder; None for any other file.
     """
 
     name: str
@@ -59,8 +57,13 @@ class Part:
     onnx_config: Any
     branch: bool | None = None
 
+    @property
+    def branch_name(self) -> str:
+        """`with past` or `without past` for a branch, else ""."""
+        return "" if self.branch is None else "with past" if self.branch else "without past"
+
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs that the ONNX file gives too: with past key values a merged decoder leaves the encoder's empty."""
+        """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
         return {
             name: array
             for name, array in outputs.items()
@@ -70,12 +73,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Inputs of an ONNX file, and what PyTorch makes of them.
-
-    Attributes:
-        inputs: The inputs of the ONNX file by name.
-        outputs: PyTorch's outputs by the names that the ONNX file has for them.
-    """
+    """Inputs of an ONNX file and PyTorch's outputs for them, by the names that the file has."""
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
@@ -88,10 +86,10 @@ class SourceModel:
     Attributes:
         model: The model, or the diffusion pipeline.
         task: The task that it was loaded for, as Optimum names it, with `-with-past` where that is meant.
-        library: The library that it is from.
+        library: Optimum's name for its library.
         name: What the user called it.
         float_dtype: Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`.
-        preprocessors: Tokenizer, processor and so on, as far as they could be loaded: some give the inputs their sizes.
+        preprocessors: Tokenizer, processor and so on, if they could be loaded: some determine sizes of inputs.
     """
 
     model: Any
@@ -105,16 +103,10 @@ class SourceModel:
 def source_facts(
     recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
 ) -> dict[str, Any]:
-    """What `load_source_model` is to be told of a package's source model: `task`, `library` and `with_past`.
+    """The arguments `task`, `library` and `with_past` of `load_source_model` for a package's source model.
 
-    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package is asked
-    before the model: what its sidecar says, else what the classes of its root modules tell.
-
-    Args:
-        recorded: What the package's sidecar says of its source.
-        roots: The root modules of its files.
-        task: The task, if the user gave one.
-        with_past: Whether the files take past key values.
+    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package decides:
+    by what its sidecar has `recorded`, else by the classes of its root modules.
     """
     classes = [info.qualified_class for info in roots]
     known = task or recorded.get("task")
@@ -136,18 +128,9 @@ def load_source_of(
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> SourceModel:
-    """Loads the model that ONNX files were exported from as their export did: for the task, and in the type, of theirs.
+    """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
 
-    Args:
-        models: The files.
-        name: The source model: a directory, or an id on the Hub.
-        recorded: What the package's sidecar says of its source.
-        roots: The root modules of the files.
-        task: The task, if the user gave one.
-        trust_remote_code: Run code that comes with the model.
-
-    Raises:
-        PackageError: There is no such model, or it can't be loaded for the task.
+    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
     """
     with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
@@ -162,15 +145,14 @@ def load_source_of(
 
 
 def weights_dtype(models: Iterable[OnnxModel]) -> str:
-    """Optimum's name for the floating-point type of the weights: `"fp32"` where any is that, or where there are none."""
+    """Optimum's name for the floating-point type of the weights: `"fp32"` if any has that, or if there are none."""
     types = {
         element_type(tensor.data_type).name
         for model in models
         for _, graph in model.graphs()
         for tensor in graph.initializers
     }
-    halves = {"float16": "fp16", "bfloat16": "bf16"}
-    return "fp32" if "float32" in types else next((halves[name] for name in halves if name in types), "fp32")
+    return next((dtype for name, dtype in FLOAT_DTYPES.items() if name in types), "fp32")
 
 
 def load_source_model(
@@ -190,9 +172,9 @@ def load_source_model(
         task: The task; None infers it.
         library: The library; None infers it.
         dtype: `"fp32"`, `"fp16"`, `"bf16"`; None means float32.
-        with_past: Whether an inferred task means past key values.
+        with_past: Whether an inferred task includes past key values.
         trust_remote_code: Run code that comes with the model.
-        **options: What else `from_pretrained` takes.
+        **options: More arguments of `from_pretrained`.
 
     Raises:
         PackageError: There is no such model, or it can't be loaded for the task.
@@ -232,69 +214,65 @@ def load_source_model(
 
 
 def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
-    """The ONNX files of a package with the module that each stands for.
+    """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
 
-    Args:
-        source: The source model.
-        files: The paths of the ONNX files in the package.
-
-    Returns:
-        The parts, a merged decoder twice. A file and what a tool made of it (`model_quantized.onnx`) are parts
-        of one name. Files that Optimum's export config knows nothing of are left out.
+    A merged decoder is two parts. A file and what a tool made of it (`model_quantized.onnx`) are parts of one name. Files
+    that Optimum's export config does not know are left out.
 
     Raises:
         HtpError: Optimum has no export config for the model.
     """
     listed = list(files)
-    cut = _cut_up(source, monolith=False)
-    matches = _files_of((*cut, _MERGED), listed)
-    if len(cut) > 1 and not matches:
-        cut = _cut_up(source, monolith=True)
-        matches = _files_of(cut, listed)
-    if not matches and len(cut) == len(listed) == 1:  # a model in one file, whatever the file is called
-        matches = {next(iter(cut)): listed}
-    parts = [Part(name, file, *cut[name]) for name in cut for file in matches.get(name, ())]
+    submodels = _submodels(source, monolith=False)
+    matches = _files_of((*submodels, _MERGED), listed)
+    if len(submodels) > 1 and not matches:
+        submodels = _submodels(source, monolith=True)
+        matches = _files_of(submodels, listed)
+    if not matches and len(submodels) == len(listed) == 1:  # a model in one file, whatever the file is called
+        matches = {next(iter(submodels)): listed}
+    parts = [Part(name, file, *submodels[name]) for name in submodels for file in matches.get(name, ())]
     for file in matches.get(_MERGED, ()):
-        for name, (module, onnx_config) in _cut_up(source, monolith=False).items():
+        for name, (module, onnx_config) in _submodels(source, monolith=False).items():
             if name in _BRANCHES:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
                 parts.append(Part(name, file, module, onnx_config, _BRANCHES[name]))
     return parts
 
 
-def fixed_sizes(inputs: Iterable[tuple[str, Iterable[Any] | None]]) -> dict[str, int]:
-    """The sizes that an export has fixed, by Optimum's names for them.
+def fixed_sizes(inputs: Iterable[Value]) -> dict[str, int]:
+    """The sizes that an export has fixed in the inputs of a graph, by Optimum's names for them.
 
-    Args:
-        inputs: The names and shapes of a graph's inputs.
-
-    >>> fixed_sizes([("input_features", ("batch_size", 80, 3000))])
+    >>> fixed_sizes([Value("input_features", 1, ("batch_size", 80, 3000)), Value("input_ids", 7, ("batch_size", 1))])
     {'feature_size': 80, 'nb_max_frames': 3000}
-    >>> fixed_sizes([("input_ids", ("batch_size", 1))])
-    {}
     """
     sizes: dict[str, int] = {}
-    for name, shape in inputs:
-        axes, dims = _AXES.get(name, ()), tuple(shape or ())
-        if len(axes) != len(dims) or (name == "input_ids" and not all(isinstance(dim, int) for dim in dims)):
+    for value in inputs:
+        axes, shape = _AXES.get(value.name, ()), value.shape or ()
+        if len(axes) != len(shape) or (value.name == "input_ids" and not all(isinstance(dim, int) for dim in shape)):
             continue  # a decoder with past key values takes one token, whatever the batch
-        sizes.update({axis: dim for axis, dim in zip(axes, dims, strict=True) if isinstance(dim, int) and dim > 0})
+        sizes.update({axis: dim for axis, dim in zip(axes, shape, strict=True) if isinstance(dim, int) and dim > 0})
     return sizes
 
 
-def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
+def _model_type(config: Any) -> str | None:
+    """The model type that Optimum looks up export configs by."""
+    return getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
+
+
+def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
+    """The modules that Optimum exports to a file each, with their export configs."""
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
     from optimum.exporters.tasks import TasksManager
 
     config = source.model.config
-    kind = getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
+    kind = _model_type(config)
     if source.library == "transformers" and kind not in TasksManager._SUPPORTED_MODEL_TYPE:
         raise HtpError(f"Optimum has no export config for the model type {kind!r}, which would make the inputs")
     if source.task.endswith("with-past"):
         config.use_cache = True
     try:
-        _, cut = _get_submodels_and_onnx_configs(
+        _, submodels = _get_submodels_and_onnx_configs(
             model=source.model,
             task=source.task,
             monolith=monolith,
@@ -306,8 +284,8 @@ def _cut_up(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]
             preprocessors=source.preprocessors,
         )
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise HtpError(f"Optimum can't cut up {source.name} for {source.task}: {reason(error)}") from error
-    return dict(cut)
+        raise HtpError(f"Optimum can't split {source.name} into parts for {source.task}: {reason(error)}") from error
+    return dict(submodels)
 
 
 def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[str]]:
@@ -323,17 +301,16 @@ def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[st
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
     """What Optimum's `post_process_exported_models` does to the configs once it has merged the decoders."""
-    inner = getattr(onnx_config, "_decoder_onnx_config", None)
-    for each in (onnx_config, inner):
-        if each is not None:
-            each.is_merged, each.use_cache_branch = True, use_cache
+    for config in (onnx_config, getattr(onnx_config, "_decoder_onnx_config", None)):
+        if config is not None:
+            config.is_merged, config.use_cache_branch = True, use_cache
             if not use_cache:
-                each.use_past_in_inputs = True
+                config.use_past_in_inputs = True
 
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Draws the same random numbers each time, in torch, numpy and Python; the caller's go on as if nothing was drawn."""
+    """Draws the same random numbers each time, in torch, numpy and Python, and restores the caller's generators."""
     import numpy as np
     import torch
 
@@ -353,21 +330,16 @@ def same_random_numbers() -> Iterator[None]:
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
 
-    Each call makes the same inputs: their values are random, and so is how much of them a mask leaves out.
-
-    Args:
-        part: What to run.
-        input_names: The inputs of the ONNX file.
-        shapes: Sizes by Optimum's names for them (`batch_size`, `sequence_length`, ...); others have their defaults.
+    Their values, and how much of them a mask leaves out, are random, but the same in each call. Sizes that `shapes` does
+    not have, by Optimum's names, have their defaults.
 
     Raises:
         Exception: Whatever the model raises for inputs of these sizes.
     """
     import torch
-    from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     onnx_config = part.onnx_config
-    made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes})
+    made = _generated(onnx_config, shapes)
     given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
     with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
         answer = part.module(**given)
@@ -385,6 +357,12 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
     return Example(wanted, {name: as_array(value) for name, value in named.items()})
 
 
+def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:
+    from optimum.utils import DEFAULT_DUMMY_SHAPES
+
+    return dict(onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes}))
+
+
 def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -398,7 +376,7 @@ def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_array(tensor: torch.Tensor) -> Array:
-    """A tensor as an array, without a copy where it can be; bfloat16, which numpy lacks, as float32."""
+    """A tensor as an array, without a copy if possible; bfloat16, which numpy lacks, as float32."""
     import torch
 
     tensor = tensor.detach().cpu()
@@ -424,34 +402,27 @@ def dummy_inputs(
     *,
     task: str,
     library: str,
-    shapes: Mapping[str, int] | None = None,
-    directory: str | Path | None = None,
+    shapes: Mapping[str, int],
+    directory: str | Path,
 ) -> dict[str, Any]:
-    """Inputs for a whole model, as torch tensors, made from its config alone.
+    """Inputs for a whole model, as torch tensors, made from its config.
 
-    Args:
-        config: A transformers config.
-        task: The task, without `-with-past`.
-        library: The library that the model is from.
-        shapes: Sizes by Optimum's names for them; None means the defaults.
-        directory: Where its processors are, from which some models take sizes; None means nowhere.
+    Sizes are by Optimum's names; some models take them from the processors in the directory. The task is without
+    `-with-past`.
 
     Raises:
         HtpError: Optimum has no export config for the model type and task.
     """
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
-    from optimum.utils import DEFAULT_DUMMY_SHAPES
     from optimum.utils.save_utils import maybe_load_preprocessors
 
-    kind = getattr(config, "export_model_type", None) or getattr(config, "model_type", None)
+    kind = _model_type(config)
     try:
         constructor = TasksManager.get_exporter_config_constructor(
             "onnx", model_type=kind, task=task, library_name=library
         )
-        preprocessors = maybe_load_preprocessors(str(directory)) if directory is not None else []
-        onnx_config = constructor(config, preprocessors=preprocessors)
-        made = onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **(shapes or {})})
+        onnx_config = constructor(config, preprocessors=maybe_load_preprocessors(str(directory)))
+        return _generated(onnx_config, shapes)
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
-        raise HtpError(f"Optimum makes no inputs for a {kind} model and {task}: {reason(error)}") from error
-    return dict(made)
+        raise HtpError(f"Optimum can't make inputs for a {kind} model and {task}: {reason(error)}") from error

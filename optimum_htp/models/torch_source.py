@@ -1,4 +1,4 @@
-"""The PyTorch side of a package: what a local model directory says of itself, and loading its source model."""
+"""Where a source model's configs are, what a loaded model says of itself, and models without weights from a config."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+
+FLOAT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""Optimum's names for floating-point types."""
 
 _LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
@@ -64,9 +67,7 @@ def find_source(model: str | Path) -> ModelSource:
         try:
             directory = Path(snapshot_download(str(model), allow_patterns=patterns))
         except Exception as error:  # the Hub's client raises errors of several libraries
-            raise PackageError(
-                f"{model}: no such directory, and not to be had from the Hub: {reason(error)}"
-            ) from error
+            raise PackageError(f"{model}: no such directory, and the Hub does not have it: {reason(error)}") from error
     return ModelSource(str(model), directory)
 
 
@@ -75,7 +76,7 @@ def model_facts(model: Any) -> dict[str, str | None]:
 
     Returns:
         `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
-        config, each None where it is not known.
+        config; each None if unknown.
     """
     from optimum.exporters.tasks import TasksManager
 
@@ -88,9 +89,9 @@ def model_facts(model: Any) -> dict[str, str | None]:
 
 
 def library_of_classes(qualified: Iterable[str]) -> str | None:
-    """The library that a model of these classes is from, by Optimum's name for it; None for any other.
+    """The library of a model of these classes, by Optimum's name for it; None for any other.
 
-    Of a pipeline's parts some are of transformers' classes: the library of the others comes first.
+    Some parts of a pipeline have classes of transformers: the library of the others comes first.
 
     >>> library_of_classes(["transformers.models.clip.modeling_clip.CLIPTextModel", "diffusers.models.unets.UNet"])
     'diffusers'
@@ -100,15 +101,14 @@ def library_of_classes(qualified: Iterable[str]) -> str | None:
 
 
 def dtype_of(model: object) -> str | None:
-    """Optimum's name for the type of a model's weights, of a pipeline the first component's; None where it has none."""
+    """Optimum's name for the type of a model's weights, of a pipeline's first component with any; None without weights."""
     import torch
 
     components = getattr(model, "components", None)
     parts = [model, *(components.values() if isinstance(components, dict) else ())]
     weights = (weight for part in parts if isinstance(part, torch.nn.Module) for weight in part.parameters())
-    found = next((str(weight.dtype) for weight in weights if weight.dtype.is_floating_point), None)
-    names = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
-    return None if found is None else names.get(found, found.removeprefix("torch."))
+    names = (str(weight.dtype).removeprefix("torch.") for weight in weights if weight.dtype.is_floating_point)
+    return next((FLOAT_DTYPES.get(name, name) for name in names), None)
 
 
 def tensor_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -160,7 +160,7 @@ def instantiate_on_meta(
 def _makers(
     directory: Path, config: dict[str, Any], options: dict[str, Any], *, trust_remote_code: bool, tasks: bool
 ) -> Iterator[Callable[[], torch.nn.Module]]:
-    """What makes each model that a config may mean, the likeliest first."""
+    """A constructor for each model that a config may describe, the likeliest first."""
     if (directory / "modules.json").is_file():
         yield lambda: _sentence_transformer(directory, whole=True, trust_remote_code=trust_remote_code)
     class_name = config.get("_class_name")
@@ -199,10 +199,9 @@ def _transformers_classes(
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     seen: set[Any] = set()
-    names = config.architectures or []
     auto_map = getattr(config, "auto_map", None) or {}
-    for name in names:
-        reference = next((each for each in auto_map.values() if str(each).rpartition(".")[2] == name), None)
+    for name in config.architectures or []:
+        reference = next((target for target in auto_map.values() if str(target).rpartition(".")[2] == name), None)
         cls = getattr(transformers, name, None)
         if trust_remote_code and isinstance(reference, str):
             cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
@@ -268,7 +267,7 @@ def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Mo
 
 
 def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bool) -> torch.nn.Module:
-    """A sentence-transformers model; of one whose modules.json is gone, as from an export, the first module only."""
+    """A sentence-transformers model, or its first module only, for a directory without modules.json (an export's)."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Transformer
 
@@ -284,17 +283,17 @@ def _sentence_transformer(directory: Path, *, whole: bool, trust_remote_code: bo
 
 @contextmanager
 def _weights_left_out() -> Iterator[None]:
-    """While it is open, transformers' `from_pretrained` for models makes them on the `meta` device."""
+    """Makes transformers' `from_pretrained` create models on the `meta` device."""
     from transformers import AutoConfig, PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     def of_auto(cls: Any, name: str, /, *_: Any, config: Any = None, **options: Any) -> Any:
         trust = bool(options.get("trust_remote_code"))
         loaded = AutoConfig.from_pretrained(name, trust_remote_code=trust) if config is None else config
-        found = cls._model_mapping.get(type(loaded), None)
-        if found is None:
-            raise PackageError(f"{name}: {cls.__name__} knows no class for {type(loaded).__name__}")
-        return _on_meta(found[0] if isinstance(found, tuple) else found, loaded)
+        classes = cls._model_mapping.get(type(loaded), None)
+        if classes is None:
+            raise PackageError(f"{name}: {cls.__name__} has no class for {type(loaded).__name__}")
+        return _on_meta(classes[0] if isinstance(classes, tuple) else classes, loaded)
 
     def of_class(cls: Any, name: str, /, *_: Any, config: Any = None, **__: Any) -> Any:
         return _on_meta(cls, cls.config_class.from_pretrained(name) if config is None else config)

@@ -16,8 +16,9 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel, split_body_path
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     TensorKey: TypeAlias = tuple[str, str]
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Use:
     """A node that consumes a tensor.
 
     Attributes:
@@ -71,8 +73,10 @@ class Edges:
                 self._add(path, name, Use(path, index, slot))
         for path, graph in model.graphs():
             holder = split_body_path(path)
-            for value in graph.outputs if holder is not None else ():
-                self._add(path, value.name, Use(holder[0], holder[1], None))
+            if holder is not None:
+                use = Use(holder[0], holder[1], None)
+                for value in graph.outputs:
+                    self._add(path, value.name, use)
 
     def find(self, graph: str, name: str) -> TensorKey | None:
         """The tensor that a name means in the graph with this path; None where nothing is called so."""

@@ -1,4 +1,4 @@
-"""How comparisons are shown: the first module that is off at the top, then a table."""
+"""How `compare` is shown: the module that makes the first error at the top, then a table."""
 
 from __future__ import annotations
 
@@ -22,17 +22,10 @@ _WORST = 5
 def print_comparison(
     report: CompareReport, *, top: int = 20, every: bool = False, stream: TextIO | None = None
 ) -> None:
-    """Prints a table for each file.
-
-    Args:
-        report: The comparison.
-        top: How many of the calls that are off; where none is, the few worst are shown.
-        every: Show all calls, those too that were not compared.
-        stream: Where to print; None means standard output.
-    """
+    """Prints a table for each file: of all calls (`every`), of `top` that are off or, if none is, of the few worst."""
     stream = stream or sys.stdout
-    for position, part in enumerate(report.parts):
-        if position:
+    for index, part in enumerate(report.parts):
+        if index:
             print(file=stream)
         title, *details = _heading(part)
         print_heading(title, details, stream)
@@ -52,7 +45,7 @@ def _heading(part: PartComparison) -> Iterator[str]:
     worst = max((errors.relative for errors in part.outputs.values()), default=0.0)
     name = printable(part.label)
     if first is not None and culprit is not None:
-        yield f"{name}: {_name(culprit)} is the first to leave {printable(part.reference)}"
+        yield f"{name}: {_name(culprit)} is the first to differ from {printable(part.reference)}"
         yield from _first(part, first)
     elif part.ok:
         yield f"{name}: agrees with {printable(part.reference)} in every module that was compared"
@@ -63,7 +56,7 @@ def _heading(part: PartComparison) -> Iterator[str]:
         f"tolerance of {part.tolerance:.0e}; {part.without_nodes:,} more have no nodes"
     )
     if part.random:
-        yield f"it draws random numbers ({', '.join(part.random)}): what comes after them differs from run to run"
+        yield f"it draws random numbers ({', '.join(part.random)}): tensors after them differ from run to run"
     for reason, count in part.skipped.items():
         yield f"not compared: {count:,}, because {reason}"
     yield f"outputs: {len(part.outputs):,}, off by {worst:.1e} at most, relative to their largest value"
@@ -78,7 +71,7 @@ def _first(part: PartComparison, first: CallComparison) -> Iterator[str]:
     whose = "" if part.culprit is first else f" of {_name(first)}, the first output that shows it"
     yield f"relative error {first.errors.relative:.1e}{whose}; tolerance {part.tolerance:.0e}"
     if isolated is None:
-        yield "what of it the module adds itself is unknown: it was not run on the reference's tensors"
+        yield "how much of it the module adds itself is unknown: it was not run on the reference's tensors"
     else:
         yield from _isolated(isolated)
     if part.looks_foreign:
@@ -97,7 +90,7 @@ def _isolated(isolated: Isolated) -> Iterator[str]:
     elif isolated.source is None:
         verdict = "the error is of the operations before it"
     else:
-        verdict = f"the error is of what {_name(isolated.source)} itself does before it"
+        verdict = f"the error is of the operations of {_name(isolated.source)} itself before it"
     what = "inputs" if isolated.alone is not None else "tensors"
     yield f"on the reference's {what} it is off by {alone.relative:.1e}: {verdict}"
     if isolated.between and isolated.alone is None:
@@ -105,7 +98,7 @@ def _isolated(isolated: Isolated) -> Iterator[str]:
         more = f" and {len(isolated.between) - 3} more" if len(isolated.between) > 3 else ""
         yield f"that includes operations of {names}{more} right before it"
     if not isolated.fed:
-        yield "no tensor of the reference could be put before it: it was run from the model's inputs"
+        yield "no tensor of the reference could be used before it: it was run from the model's inputs"
 
 
 def _shown(part: PartComparison, *, top: int, every: bool) -> list[CallComparison]:
@@ -113,13 +106,9 @@ def _shown(part: PartComparison, *, top: int, every: bool) -> list[CallCompariso
         return list(part.calls)
     if part.over:
         return list(part.over[:top])
-    known = [call for call in part.calls if call.errors is not None]
-    worst = sorted(known, key=lambda call: -_relative(call))[: min(top, _WORST)]
-    return sorted(worst, key=lambda call: call.order)
-
-
-def _relative(call: CallComparison) -> float:
-    return call.errors.relative if call.errors is not None else 0.0
+    known = {call.order: call.errors.relative for call in part.calls if call.errors is not None}
+    worst = sorted(known, key=lambda order: -known[order])[: min(top, _WORST)]
+    return [call for call in part.calls if call.order in worst]
 
 
 def _line(call: CallComparison) -> Line:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
 
 
@@ -60,14 +60,14 @@ def print_phase(
 
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
     kernel, run = phase.kernel_time, phase.run_time
-    name = printable(phase.file) + ("" if phase.phase == "forward" else f", {phase.phase}")
+    name = phase.file + ("" if phase.phase == "forward" else f", {phase.phase}")
     yield f"{name}: {milliseconds(kernel.median)} ms in kernels, {milliseconds(run.median)} ms in all"
     threads = "as many threads as ONNX Runtime chooses" if report.threads is None else f"threads: {report.threads}"
     yield (
         f"median of {report.runs} runs after {report.warmup}; spread between quartiles {milliseconds(kernel.spread)} ms; "
         f"{report.provider}, {threads}, onnxruntime {report.onnxruntime}"
     )
-    shapes = [f"{printable(name)} {list(shape)}" for name, shape in phase.inputs.items()]
+    shapes = [f"{name} {list(shape)}" for name, shape in phase.inputs.items()]
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
     yield f"inputs: {', '.join(shapes[:4])}{more}"
     yield f"{phase.attributed:.2%} of kernel time has a module"
@@ -96,22 +96,20 @@ def _line(phase: PhaseProfile, row: TimeRow, *, by: str) -> Line:
         f"{phase.share(row.total_time):.1%}",
     )
     own = (milliseconds(row.self_time.median), f"{phase.share(row.self_time):.1%}")
-    label = "  " * row.depth + ("+ " if row.kind == "fused" and by == "module" else "") + printable(row.label)
+    label = "  " * row.depth + ("+ " if row.kind == "fused" and by == "module" else "") + row.label
     kernels = f"{row.kernels:,}"
     if by == "op":
         return Line((label, kernels, *total))
     if by == "class":
         return Line((label, kernels, *total, *own))
-    cells = (label, printable(row.class_name), row.calls, kernels, *total, *own)
+    cells = (label, row.class_name, row.calls, kernels, *total, *own)
     return Line(cells if by == "call" else (*cells, _mix(row)), row.kind == "fused")
 
 
 def _mix(row: TimeRow) -> str:
     """The operators that take most of the time; `ops` has the longest first."""
     whole = row.total_time.median
-    return ", ".join(
-        f"{printable(name)} {op.time.median / whole:.0%}" for name, op in list(row.ops.items())[:3] if whole
-    )
+    return ", ".join(f"{name} {op.time.median / whole:.0%}" for name, op in list(row.ops.items())[:3] if whole)
 
 
 def milliseconds(microseconds: float) -> str:

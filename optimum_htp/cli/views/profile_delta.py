@@ -102,13 +102,13 @@ def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
     ratio = f", {right / left:.2f} times as long" if left else ""
     yield f"{name}{milliseconds(left)} ms against {milliseconds(right)} ms in kernels{ratio}"
     for side, report, profiled in (("A", delta.left, phase.left), ("B", delta.right, phase.right)):
-        yield f"{side}: {printable(report.package)}, {printable(profiled.file)}, {profiled.attributed:.2%} has a module"
+        yield f"{side}: {report.package}, {profiled.file}, {profiled.attributed:.2%} has a module"
 
 
 def _line(row: _Row, *, in_tree: bool, with_class: bool) -> Line:
-    name = "  " * row.depth + printable(row.label) if in_tree else printable(row.whole)
+    name = "  " * row.depth + row.label if in_tree else row.whole
     left, right = (side.total_time.median if side is not None else None for side in (row.left, row.right))
     sides = ("-" if time is None else milliseconds(time) for time in (left, right))
     ratio = f"{right / left:.2f}" if left and right is not None else ""
-    class_name = (printable(row.class_name),) if with_class else ()
+    class_name = (row.class_name,) if with_class else ()
     return Line((name, *class_name, *sides, ratio, f"{row.difference / 1000:+.3f}"))

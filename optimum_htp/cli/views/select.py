@@ -20,8 +20,8 @@ def selection_lines(selection: Selection, *, form: str, device: str) -> Iterator
     files = (selection.only_file(form),) if FORMATS[form].one_file else selection.files
     for file in files:
         if len(files) > 1:
-            yield printable(f"# {file.name}")
-        yield from map(printable, FORMATS[form].lines(file, device=device))
+            yield f"# {file.name}"
+        yield from FORMATS[form].lines(file, device=device)
 
 
 def selection_notes(selection: Selection, *, form: str, device: str) -> Iterator[str]:

@@ -13,12 +13,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": 
 
 
 def print_validation(report: ValidationReport, *, stream: TextIO | None = None) -> None:
-    """Prints each check with its reason, and below it what to do; the verdict comes last.
-
-    Args:
-        report: What was found.
-        stream: Where to print; None means standard output.
-    """
+    """Prints each check with its reason, and below it what to do; the verdict comes last."""
     stream = stream or sys.stdout
     task = f" ({printable(report.task)})" if report.task else ""
     print_heading(f"{printable(report.package)}{task}", (), stream)
@@ -26,16 +21,13 @@ def print_validation(report: ValidationReport, *, stream: TextIO | None = None) 
         _print_coloured(report, stream)
     else:
         _print_plain(report, stream)
-    print(f"\n{verdict(report)}", file=stream)
+    print(f"\n{_verdict(report)}", file=stream)
 
 
-def verdict(report: ValidationReport) -> str:
-    """What a validation found, in one line."""
+def _verdict(report: ValidationReport) -> str:
     failed, warnings = len(report.failed), len(report.warnings)
-    parts = [f"{failed} failed"] if failed else ["nothing failed"]
-    if warnings:
-        parts.append(f"{warnings} {'warning' if warnings == 1 else 'warnings'}")
-    return f"{len(report.checks)} checks: {', '.join(parts)}"
+    ending = f", {warnings} {'warning' if warnings == 1 else 'warnings'}" if warnings else ""
+    return f"{len(report.checks)} checks: {failed or 'nothing'} failed{ending}"
 
 
 def _cells(check: Check) -> tuple[str, str, str]:
@@ -53,13 +45,11 @@ def _print_plain(report: ValidationReport, stream: TextIO) -> None:
 
 def _print_coloured(report: ValidationReport, stream: TextIO) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = (Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"))
+    table = Table(*columns, box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for check in report.checks:
         name, status, reason = _cells(check)
         text = Text(reason)

@@ -117,9 +117,19 @@ def _parse_parameter(entry: Any) -> StoredParameter:
     kind = as_text(entry["kind"])
     if kind not in _KINDS:
         raise ValueError(f"{kind!r:.80} is not a kind of initializer")
-    lists = (tuple(as_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates", "scale"))
-    zero_point = as_text_or_none(entry.get("zero_point"))
-    return StoredParameter(*lists, zero_point, graph=as_text(entry["graph"]), name=as_text(entry["name"]), kind=kind)
+    parameters, changes, duplicates, scale = (
+        tuple(as_texts(entry.get(key, []))) for key in ("parameters", "changes", "duplicates", "scale")
+    )
+    return StoredParameter(
+        graph=as_text(entry["graph"]),
+        name=as_text(entry["name"]),
+        kind=kind,
+        parameters=parameters,
+        changes=changes,
+        duplicates=duplicates,
+        scale=scale,
+        zero_point=as_text_or_none(entry.get("zero_point")),
+    )
 
 
 def _parse_module(entry: Any) -> ModuleInfo:

@@ -8,7 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from optimum_htp.hierarchy import CallTree, ModuleCall, name_for_caller
-from optimum_htp.tagging.tracing.modules import is_container, module_tree, registered_paths, tensor_owners
+from optimum_htp.tagging.tracing.modules import (
+    is_container,
+    module_tree,
+    registered_paths,
+    shared_tensors,
+    tensor_owners,
+)
 from optimum_htp.tagging.tracing.torchscript import NumberedScopes
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
@@ -62,6 +68,7 @@ class CallRecorder:
             CallTree(tree, self._calls),
             scopes=self._scopes.numbers,
             tensors=tensor_owners(self._modules),
+            holders=shared_tensors(self._modules),
             scripted=self._scopes.scripted,
         )
 

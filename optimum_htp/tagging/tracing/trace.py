@@ -18,7 +18,7 @@ class ModuleTrace:
         scopes: The number of the call that made a value, by the value's name in the exported graph.
         scripted: Whether `scopes` covers values created in scripted functions.
         tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
-        holders: For a tensor that several modules hold, all of them, by each of its names.
+        holders: The modules that hold a tensor which several do, by each of its names.
     """
 
     calls: CallTree

@@ -1,7 +1,7 @@
 """Which tensors of a graph may be the outputs of a module call, the likeliest first.
 
-The output of a module is the last floating-point tensor that is made in the call, by it or the calls in it, and used
-outside; of a tuple, the tensors in order; where nobody outside uses it, the last one inside. Shapes rule some out
+The output of a module is the last floating-point tensor that is produced in the call, by it or the calls in it, and used
+outside; of a tuple, the tensors in order; if nobody outside uses any, the last one inside. Shapes rule some out
 (`assign`), and where they leave several the values decide (`matching`).
 
 For example, of a graph with these nodes (module: operator -> tensor)
@@ -18,6 +18,7 @@ the candidates of `attention.query` are `q, a` (`Shape` and `Mul` use `q`, nobod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from optimum_htp.hierarchy import NodeTag
@@ -27,9 +28,9 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 
 
 MAX_CANDIDATES = 12
-"""How many tensors of a call are looked at for one output."""
+"""How many tensors of a call are tried for one output."""
 
-_SCALES = "DynamicQuantizeLinear"  # what it makes in floating point is not a tensor of the model
+_SCALES = "DynamicQuantizeLinear"  # what it produces in floating point is not a tensor of the model
 _VIEWS = frozenset(("Shape", "Size"))
 
 Shape = tuple[int | str | None, ...]
@@ -47,7 +48,7 @@ class Boundaries:
     Attributes:
         owner: For each node the call that it belongs to.
         nodes: For each call that has nodes, their indices, those of the calls in it included.
-        fused: The calls that share a node with modules outside them, which an optimizer fused.
+        fused: The calls that share a node that an optimizer fused with modules outside them.
         hidden: The calls whose nodes are all in the bodies of control-flow nodes.
     """
 
@@ -74,10 +75,6 @@ class Boundaries:
         hidden = {number for tag in flat.hidden for number in self.around(call_of(tag))}
         self.hidden = sorted(hidden - self.nodes.keys())
 
-    def with_nodes(self) -> list[int]:
-        """The calls that have nodes, in their order."""
-        return sorted(self.nodes)
-
     def around(self, number: int | None) -> Iterator[int]:
         """A call and those that contain it, the innermost first."""
         while number is not None:
@@ -85,30 +82,29 @@ class Boundaries:
             number = self.calls[number].parent
 
     def candidates(self, number: int) -> list[str]:
-        """The tensors that a call may return, the likeliest first: used outside, looked at outside, used inside."""
-        used: list[str] = []
-        looked_at: list[str] = []
-        inside: list[str] = []
-        for index in sorted(self.nodes[number], reverse=True):
-            if self._op(index) == _SCALES:
-                continue
-            for name in self.flat.nodes[index].node.outputs:
-                if not name or not self._may_be_float(name):
-                    continue
-                if self.is_used(number, name):
-                    used.append(name)
-                else:
-                    (looked_at if self._consumers_outside(number, name) else inside).append(name)
-        return [*used, *looked_at, *inside]
+        """The tensors that a call may return, the likeliest first: used outside, its shape used outside, used inside."""
+        names = [
+            name
+            for index in sorted(self.nodes[number], reverse=True)
+            if self._op(index) != _SCALES
+            for name in self.flat.nodes[index].node.outputs
+            if name and self._may_be_float(name)
+        ]
+        return sorted(names, key=lambda name: self._rank(number, name))
+
+    def _rank(self, number: int, name: str) -> int:
+        if self.is_used(number, name):
+            return 0
+        return 1 if self._consumers_outside(number, name) else 2
 
     def is_used(self, number: int, name: str) -> bool:
-        """Whether somebody outside a call uses the values of a tensor, not just its shape."""
+        """Whether a node outside a call, or an output, uses the values of a tensor, not just its shape."""
         return name in self._results or any(
             self._op(consumer) not in _VIEWS for consumer in self._consumers_outside(number, name)
         )
 
     def entering(self, number: int) -> list[str]:
-        """The tensors that a call takes from outside, as far as they depend on the model's inputs."""
+        """The tensors that a call takes from outside and that depend on the model's inputs."""
         nodes = self.nodes[number]
         outside = self.flat.varying - nodes
         names = dict.fromkeys(name for index in sorted(nodes) for name in reads(self.flat.nodes[index].node))
@@ -130,24 +126,23 @@ class Boundaries:
         return self.flat.nodes[index].node.op_type
 
     def _find_fused(self, call_of: Callable[[NodeTag], int | None]) -> Iterator[int]:
-        """The calls of all modules of a node that was fused of several, as far as the node lies outside the call."""
+        """The calls of the modules that a node was fused from, if the node lies outside them."""
         calls: dict[str, list[int]] = {}
         for call in self.calls:
             calls.setdefault(call.tag, []).append(call.number)
-        for index, flat in enumerate(self.flat.nodes):
-            tag, whole = flat.tag, self.owner[index]
-            if tag is None or len(tag.origins) < 2:
+        for index, node in enumerate(self.flat.nodes):
+            if node.tag is None or len(node.tag.origins) < 2:
                 continue
-            for origin in tag.origins:
+            for origin in node.tag.origins:
                 # The calls of the origin that were made in the call of the module which contains all origins.
-                inside = [number for number in calls.get(origin, ()) if whole in set(self.around(number))]
+                inside = [number for number in calls.get(origin, ()) if self.owner[index] in self.around(number)]
                 owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
                 around = {number for owner in owners for number in self.around(owner)}
                 yield from (number for number in around if index not in self.nodes.get(number, {index}))
 
 
 def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor of which this much is known can have a shape.
+    """Whether a tensor whose shape is known so far can have a shape.
 
     >>> fits(("batch", 4), (2, 4)), fits(("batch", 4), (2, 5)), fits(None, (2, 4))
     (True, False, True)
@@ -160,20 +155,15 @@ def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
 
 
 def fits_in_some_order(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor of which this much is known can have a shape, its axes permuted if need be.
+    """Whether a tensor whose shape is known so far can have a shape, its axes permuted if need be.
 
     >>> fits_in_some_order((4, "batch"), (2, 4)), fits_in_some_order((4, 4), (2, 4))
     (True, False)
     """
     if shape is None:
         return True
-    left = list(actual)
-    for size in shape:
-        if isinstance(size, int):
-            if size not in left:
-                return False
-            left.remove(size)
-    return len(shape) == len(actual)
+    known = Counter(size for size in shape if isinstance(size, int))
+    return len(shape) == len(actual) and known <= Counter(actual)
 
 
 def assign(

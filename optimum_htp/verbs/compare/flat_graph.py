@@ -1,4 +1,4 @@
-"""A graph with the branch of a merged decoder put in the place of its `If`: one list of nodes, in which to cut."""
+"""A graph as one list of nodes, with a branch of a merged decoder in the place of its `If`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BRANCH_INPUT = "use_cache_branch"
 
 @dataclass(frozen=True, slots=True)
 class FlatNode:
-    """A node: 0 for the main graph or 1 for the branch, its index there, and its tag."""
+    """A node, its index in the main graph (scope 0) or the branch (1), and its tag."""
 
     scope: int
     index: int
@@ -37,8 +37,8 @@ class FlatGraph:
     Attributes:
         path: The path of the branch's graph; `""` without one.
         scopes: The graphs whose nodes these are.
-        nodes: The nodes in the order of the graph; everything else speaks of them by their index here.
-        outputs: The names of the results.
+        nodes: The nodes in the order of the graph; their indices here identify them everywhere else.
+        outputs: The names of the outputs.
         hidden: The tags of nodes in the bodies of these nodes, whose tensors can't be shown.
     """
 
@@ -59,7 +59,7 @@ class FlatGraph:
         """Whether a graph is inside one of the nodes: not a function, and not a branch that was left out."""
         if path in ("", self.path) or "::" in path.split("/", 1)[0]:
             return False
-        return path.startswith(self.path + "/") if self.path and path.startswith(f"{merged}.") else True
+        return not self.path or not path.startswith(f"{merged}.") or path.startswith(f"{self.path}/")
 
     @cached_property
     def producer(self) -> dict[str, int]:
@@ -68,7 +68,7 @@ class FlatGraph:
 
     @cached_property
     def consumers(self) -> dict[str, list[int]]:
-        """The nodes that read each tensor, or whose bodies do."""
+        """The nodes that read each tensor, themselves or in their bodies."""
         consumers: dict[str, list[int]] = {}
         for index, flat in enumerate(self.nodes):
             for name in dict.fromkeys(reads(flat.node)):
@@ -87,7 +87,7 @@ class FlatGraph:
         return frozenset(varying)
 
     def downstream(self, name: str) -> set[str]:
-        """The tensors that depend on one, itself left out."""
+        """The tensors that depend on a tensor, without itself."""
         reached: set[str] = set()
         stack = [name]
         while stack:
@@ -99,12 +99,12 @@ class FlatGraph:
 
     @cached_property
     def inputs(self) -> frozenset[str]:
-        """The names of what has to be given."""
+        """The names of the inputs that have to be given."""
         initializers = {tensor.name for graph in self.scopes for tensor in graph.initializers}
         return frozenset(value.name for value in self.scopes[0].inputs if value.name not in initializers)
 
     def slice_to(self, names: Iterable[str], *, stop: Iterable[str] = ()) -> tuple[list[int], list[str]]:
-        """The nodes that some tensors depend on, in order, and what they need: inputs, and tensors to stop at."""
+        """The nodes that some tensors depend on, in order, and the inputs and tensors to stop at that these need."""
         given = set(stop) | self.inputs
         needed: dict[str, None] = {}
         chosen: set[int] = set()
@@ -122,7 +122,7 @@ class FlatGraph:
 
 
 def _find_branch(graph: Graph, branch: bool | None) -> tuple[int, str, Graph | None]:
-    """The index of the node that holds the branches of a merged decoder, and the path and the graph of the one meant."""
+    """The index of the node that has the branches of a merged decoder, and the path and the graph of the wanted one."""
     for index, node in enumerate(graph.nodes if branch is not None else ()):
         if node.op_type == "If" and node.inputs and node.inputs[0] == _BRANCH_INPUT:
             element = "then_branch" if branch else "else_branch"

@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
-from optimum_htp.models import Errors, compare_arrays, measure_in_any_layout
+from optimum_htp.models import Array, Errors, compare_arrays, measure_in_any_layout, worst_errors
 from optimum_htp.onnxfile import element_type
 from optimum_htp.verbs.compare.matching import Matcher
-from optimum_htp.verbs.compare.prober import Prober
-from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison, Isolated
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 
 class Isolator:
     """Runs calls on what the reference has before them.
 
     Args:
-        matcher: The calls, compared.
-        prober: Their graph.
-        reference: What it is compared with.
-        calls: What came out of the comparison.
-        tolerance: What the relative error may be.
+        matcher: What has matched the calls.
+        calls: The result of that.
     """
 
-    def __init__(
-        self,
-        matcher: Matcher,
-        prober: Prober,
-        reference: Reference,
-        calls: Sequence[CallComparison],
-        *,
-        tolerance: float,
-    ) -> None:
+    def __init__(self, matcher: Matcher, calls: Sequence[CallComparison]) -> None:
         self._matcher = matcher
-        self._prober = prober
-        self._reference = reference
+        self._flat = matcher.prober.flat
+        self._reference = matcher.reference
+        self._tolerance = matcher.tolerance
         self._calls = {call.order: call for call in calls}
-        self._tolerance = tolerance
 
     def isolate(self, comparison: CallComparison) -> Isolated | None:
-        """Runs a call on the reference's tensors; None where they can't be put in the place of the graph's own."""
+        """Runs a call on the reference's tensors; None if they can't replace the graph's own."""
         number = comparison.order
         stops = self._reference_tensors(number)
         tensors = self._matcher.matches[number].tensors
-        nodes, needed = self._prober.flat.slice_to(tensors, stop=stops)
+        nodes, needed = self._flat.slice_to(tensors, stop=stops)
         fed = {name: stops[name] for name in needed if name in stops}
         given = {name: self._in_type_of(name, array) for name, array in self._values(fed).items()}
         added = self._error(number, given)
         if added is None:
             return None
-        outside = self._prober.flat.varying - self._matcher.boundaries.nodes[number]
+        outside = self._flat.varying - self._matcher.boundaries.nodes[number]
         before = [index for index in nodes if index in outside]
+        between = self._calls_of(filter(self._computes, before))
         alone, source = None, None
         if added.relative > self._tolerance:
             alone, source = self._source(number, self._calls_of(before), given)
@@ -67,15 +48,15 @@ class Isolator:
             alone=alone,
             source=self._calls.get(source) if source is not None else None,
             fed=tuple(fed),
-            between=tuple(sorted({self._path(other) for other in self._calls_of(filter(self._computes, before))})),
+            between=tuple(sorted({self._reference.calls[other].path or "(root)" for other in between})),
             not_fed=len(needed) - len(fed),
         )
 
     def _reference_tensors(self, number: int) -> dict[str, tuple[int, int] | None]:
         """The tensors that other calls returned, but for those that contain this one: the call, and which output.
 
-        None stands for those that the reference's graph has by the same name. Those of the calls inside it are among
-        them, so that what is left is what the module does itself.
+        None if the reference's graph has the tensor by the same name. Those of the calls inside are among them, so that
+        only what the module does itself is left.
         """
         around = set(self._matcher.boundaries.around(number))
         stops: dict[str, tuple[int, int] | None] = {}
@@ -94,19 +75,18 @@ class Isolator:
         return {name: named[name] if place is None else wanted[place[0]][place[1]] for name, place in fed.items()}
 
     def _error(self, number: int, given: Mapping[str, Array]) -> Errors | None:
-        """How far off a call is where some tensors are given; None where that can't be run."""
+        """How far off a call is if some tensors are given; None if that can't be run."""
         match = self._matcher.matches[number]
         values = self._matcher.run(match.tensors, given)
         if values is None:
             return None
         expected = self._matcher.expected(number)
-        measured = [
+        measured = (
             measure_in_any_layout(values[output.tensor], array, tolerance=self._tolerance)
             for output, array in zip(match.outputs, expected, strict=False)
             if output.tensor is not None
-        ]
-        pairs = [errors for errors in measured if errors is not None]
-        return max(pairs, key=lambda errors: errors.relative) if pairs else None
+        )
+        return worst_errors(measured)
 
     def _calls_of(self, nodes: Iterable[int]) -> set[int]:
         """The calls that some nodes belong to."""
@@ -114,19 +94,13 @@ class Isolator:
         return {owner for owner in owners if owner is not None}
 
     def _computes(self, index: int) -> bool:
-        """Whether a node makes a floating-point tensor."""
-        return any(name and self._prober.may_be_float(name) for name in self._prober.flat.nodes[index].node.outputs)
-
-    def _path(self, number: int) -> str:
-        return self._reference.calls[number].path or "(root)"
+        """Whether a node produces a floating-point tensor."""
+        return any(name and self._matcher.prober.may_be_float(name) for name in self._flat.nodes[index].node.outputs)
 
     def _source(self, number: int, before: set[int], given: Mapping[str, Array]) -> tuple[Errors | None, int | None]:
         """The error of a call on what the reference's module was given, and the call whose own operations make it.
 
-        Args:
-            number: The call.
-            before: The calls whose own operations lie between it and the reference's tensors.
-            given: These tensors.
+        Before it are the calls whose own operations lie between it and the reference's tensors, which are given.
         """
         alone = self._on_inputs_of(number, number, given) if before else None
         if alone is None or alone.relative > self._tolerance:
@@ -144,10 +118,9 @@ class Isolator:
         return call.errors is not None and not call.over
 
     def _on_inputs_of(self, outer: int, number: int, given: Mapping[str, Array]) -> Errors | None:
-        """How far off a call is where one around it, or it itself, gets just what the reference's was given.
+        """How far off a call is if one around it, or it itself, gets just what the reference's was given.
 
-        Which tensor is which input is known by their shapes and, of several with the same, by which is nearest. None
-        where it remains unknown.
+        Tensors go with inputs of their shape, of several with the nearest. None if that leaves no input known.
         """
         entering = [name for name in self._matcher.boundaries.entering(outer) if name not in given]
         values = self._matcher.run(entering, given) if entering else None
@@ -168,6 +141,6 @@ class Isolator:
 
     def _in_type_of(self, name: str, array: Array) -> Array:
         """A tensor of the reference in the type that the graph has there."""
-        value = self._prober.types.get(name)
+        value = self._matcher.prober.types.get(name)
         is_half = value is not None and element_type(value.elem_type).name == "float16"
         return array.astype("float16") if is_half else array

@@ -1,17 +1,17 @@
 """Which tensor of a graph each module call returned, and how far it is from the reference.
 
 The reference knows what a call returned, but not which tensor of the ONNX graph that is. It is matched step by step;
-each step takes the matches of the step before, and gives better ones for the calls that these leave in doubt: an output
-without a tensor, or with one that is off.
+each step improves the matches of the calls that the step before left in doubt: an output without a tensor, or with one
+that is off.
 
-1. by place: the last tensor that is made in the call and used outside, of the right shape (`boundaries`);
+1. by place: the last tensor that is produced in the call and used outside, of the right shape (`boundaries`);
 2. by value: another tensor of the call that agrees, its axes permuted if need be;
 3. passed on: the tensor of the call inside that returned what the module returns;
 4. folded: for a convolution, the BatchNorm after it is the reference;
 5. dropped: second and later outputs that still agree with nothing, for whose they are can't be known;
 6. by name: of a call that an optimizer fused in part, what is left of it: a tensor that both graphs have.
 
-When all calls are matched, those that the calls after them contradict are taken back (`_consistent`).
+When all calls are matched, those that the calls after them contradict are rejected (`_consistent`).
 
 For example, a layer `y = norm(x + dense(x))[0]`, exported in five nodes (module: operator -> tensor)
 
@@ -27,22 +27,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Errors, compare_arrays, measure_errors, measure_in_any_layout
+from optimum_htp.models import Array, Errors, compare_arrays, measure_errors, measure_in_any_layout, worst_errors
 from optimum_htp.verbs.compare.boundaries import MAX_CANDIDATES, Boundaries, assign, fits_in_some_order
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array: TypeAlias = np.ndarray[Any, Any]
-    Arrays: TypeAlias = Mapping[int, Sequence[Array]]
-    Matches: TypeAlias = Mapping[int, "CallMatch"]
+Arrays: TypeAlias = "Mapping[int, Sequence[Array]]"
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +58,7 @@ class MatchedOutput:
     """One output of a call.
 
     Attributes:
-        tensor: The tensor of the graph; None if none was found.
+        tensor: The tensor of the graph; None if there is none.
         errors: How far off it is; None if it was not compared.
         permuted: Whether its axes are in another order than the reference's.
     """
@@ -100,8 +95,7 @@ class CallMatch:
     @property
     def worst(self) -> Errors | None:
         """The errors of the output that is farthest off."""
-        known = [output.errors for output in self.outputs if output.errors is not None]
-        return max(known, key=lambda errors: errors.relative) if known else None
+        return worst_errors(output.errors for output in self.outputs)
 
 
 class Matcher:
@@ -120,37 +114,40 @@ class Matcher:
     """
 
     def __init__(self, prober: Prober, reference: Reference, *, tolerance: float, max_bytes: int) -> None:
-        self._prober = prober
-        self._reference = reference
-        self._tolerance = tolerance
+        self.prober = prober
+        self.reference = reference
+        self.tolerance = tolerance
         # A tensor and its reference are held at once, and those of the runner-up.
         self._chunk_bytes = max_bytes // 3
         self.boundaries = Boundaries(prober.flat, reference.calls, reference.call_of, prober.may_be_float)
         self.matches: dict[int, CallMatch] = {}
         self.chunks = 0
+        # The graph's own floating-point outputs that the reference has too: what the root returns is known by name.
+        known = reference.outputs
+        self._results = [name for name in prober.flat.outputs if name in known and known[name].dtype.kind == "f"]
 
     def calls(self) -> list[CallComparison]:
         """All calls that have nodes, in the order in which they ended."""
-        wanted = self.boundaries.with_nodes()
-        for chunk in self._reference.chunks(wanted, max_bytes=max(1, self._chunk_bytes)):
+        numbers = sorted(self.boundaries.nodes)
+        for chunk in _groups({number: self.reference.calls[number].bytes for number in numbers}, self._chunk_bytes):
             self.chunks += 1
-            self.matches |= self._matched(chunk)
-        for number in reversed(wanted):  # what comes after a call is settled before it
-            self.matches[number] = self._consistent(number, wanted)
-        calls = [*map(self._comparison, wanted), *map(self._hidden, self.boundaries.hidden)]
-        return sorted(calls, key=lambda call: call.order)
+            self._match(self.reference.returned(chunk))
+        for number in reversed(numbers):  # what comes after a call is settled before it
+            self.matches[number] = self._consistent(number)
+        hidden = [self._described(number, skipped=HIDDEN) for number in self.boundaries.hidden]
+        return sorted([*map(self._comparison, numbers), *hidden], key=lambda call: call.order)
 
     def outputs(self) -> dict[str, Errors]:
         """The outputs of the model, those that the reference has, of whatever type."""
-        known = self._reference.outputs
-        wanted = [name for name in self._prober.flat.outputs if name in known]
-        values = self._prober.run(wanted, self._reference.inputs)
+        known = self.reference.outputs
+        wanted = [name for name in self.prober.flat.outputs if name in known]
+        values = self.prober.run(wanted, self.reference.inputs)
         return {name: compare_arrays(values[name], known[name]) for name in wanted}
 
     def run(self, names: Sequence[str], given: Mapping[str, Array] | None = None) -> dict[str, Array] | None:
         """The values of some tensors where others are given; None if ONNX Runtime can't show them."""
         try:
-            return self._prober.run(names, self._reference.inputs, given=given)
+            return self.prober.run(names, self.reference.inputs, given=given)
         except HtpError as error:
             logger.debug("%s", error)
             return None
@@ -159,48 +156,57 @@ class Matcher:
         """What a call is compared with: what it returned, or what the call did that it is compared as."""
         match = self.matches[number]
         if match.by_name:
-            return tuple(self._reference.named(match.tensors).values())
+            return tuple(self.reference.named(match.tensors).values())
         target = number if match.compared_as is None else match.compared_as
-        return self._expected(number, self._reference.returned([target])[target])
+        return self._expected(number, self.reference.returned([target])[target])
 
     def is_fused(self, number: int) -> bool:
         """Whether an optimizer fused a part of a call with other modules, and its tensor does not agree."""
-        return self._is_fused(number, self.matches[number])
+        match = self.matches[number]
+        if match.by_name or (match.worst is not None and match.worst.relative <= self.tolerance):
+            return False
+        return self.reference.calls[number].fused or number in self.boundaries.fused
 
     # --- The steps ------------------------------------------------------------------------------------------------
 
-    def _matched(self, chunk: Arrays) -> dict[int, CallMatch]:
-        expected = {number: self._expected(number, arrays) for number, arrays in chunk.items()}
-        by_place = self._measured(
-            {number: self._by_place(number, arrays) for number, arrays in expected.items()}, expected
-        )
-        doubtful = self._doubtful(by_place, by_place)
-        by_value = by_place | self._by_value(by_place, doubtful, expected)
-        passed_on = self._passed_on(by_value, doubtful)
-        folded = passed_on | self._folded(passed_on, self._doubtful(passed_on, doubtful))
-        certain = {number: self._without_uncertain(number, match) for number, match in folded.items()}
-        return certain | self._by_name([number for number, match in certain.items() if self._is_fused(number, match)])
+    def _match(self, returned: Arrays) -> None:
+        """Takes some calls through all steps; calls inside others come before these."""
+        expected = {number: self._expected(number, arrays) for number, arrays in returned.items()}
+        by_place = {number: self._by_place(number, arrays) for number, arrays in expected.items()}
+        self.matches |= self._measured(by_place, expected)
+        doubtful = self._doubtful(expected)
+        self.matches |= self._by_value(doubtful, expected)
+        for number in doubtful:
+            self.matches[number] = self._passed_on(number)
+        self.matches |= self._folded(self._doubtful(doubtful))
+        for number in expected:
+            self.matches[number] = self._without_uncertain(number)
+        self.matches |= self._by_name([number for number in expected if self.is_fused(number)])
 
     def _by_place(self, number: int, expected: Sequence[Array]) -> CallMatch:
         """The likeliest tensor of the right shape for each output; the root's are known by their names."""
         if self._is_root(number):
-            return CallMatch(outputs=tuple(MatchedOutput(tensor=name) for name in self._results()))
+            return CallMatch(outputs=tuple(MatchedOutput(tensor=name) for name in self._results))
         shapes = [array.shape for array in expected]
-        names = assign(self.boundaries.candidates(number), shapes, self._prober.shape)
+        names = assign(self.boundaries.candidates(number), shapes, self.prober.shape)
         outputs = tuple(MatchedOutput(tensor=name) for name in names)
         return CallMatch(outputs=outputs, problem=None if expected else NO_FLOATS)
 
-    def _by_value(self, matches: Matches, doubtful: Sequence[int], expected: Arrays) -> dict[int, CallMatch]:
+    def _by_value(self, doubtful: Sequence[int], expected: Arrays) -> dict[int, CallMatch]:
         """Another tensor of the call that agrees, or any tensor for an output that has none."""
-        improved = {}
         others = {number: self._other_tensors(number, expected[number]) for number in doubtful}
-        for numbers in self._affordable(others, expected):
+        sizes = {
+            number: len(names) * max((array.nbytes for array in expected[number]), default=0)
+            for number, names in others.items()
+        }
+        improved = {}
+        for numbers in _groups(sizes, self._chunk_bytes):
             values = self.run([name for number in numbers for name in others[number]])
             if values is None:
                 continue
             for number in numbers:
                 own = {name: values[name] for name in others[number]}
-                improved[number] = self._improved(number, matches[number], expected[number], own)
+                improved[number] = self._improved(number, expected[number], own)
         return improved
 
     def _other_tensors(self, number: int, expected: Sequence[Array]) -> list[str]:
@@ -208,26 +214,11 @@ class Matcher:
         return [
             name
             for name in self.boundaries.candidates(number)[: 4 * MAX_CANDIDATES]
-            if any(fits_in_some_order(self._prober.shape(name), shape) for shape in shapes)
+            if any(fits_in_some_order(self.prober.shape(name), shape) for shape in shapes)
         ][:MAX_CANDIDATES]
 
-    def _affordable(self, others: Mapping[int, Sequence[str]], expected: Arrays) -> Iterator[list[int]]:
-        """Calls whose other tensors fit into memory together."""
-        group: list[int] = []
-        total = 0
-        for number, names in others.items():
-            size = len(names) * max((array.nbytes for array in expected[number]), default=0)
-            if group and total + size > self._chunk_bytes:
-                yield group
-                group, total = [], 0
-            group.append(number)
-            total += size
-        if group:
-            yield group
-
-    def _improved(
-        self, number: int, match: CallMatch, expected: Sequence[Array], values: Mapping[str, Array]
-    ) -> CallMatch:
+    def _improved(self, number: int, expected: Sequence[Array], values: Mapping[str, Array]) -> CallMatch:
+        match = self.matches[number]
         outputs, fallback = list(match.outputs), match.fallback
         for index, array in enumerate(expected):
             chosen = outputs[index]
@@ -251,182 +242,147 @@ class Matcher:
         for name, value in values.items():
             errors = None
             if value.dtype.kind == "f":
-                errors = measure_in_any_layout(value, expected, tolerance=self._tolerance)
+                errors = measure_in_any_layout(value, expected, tolerance=self.tolerance)
             if errors is not None:
                 permuted = value.shape != expected.shape or (
-                    errors.relative <= self._tolerance < measure_errors(value, expected).relative
+                    errors.relative <= self.tolerance < measure_errors(value, expected).relative
                 )
                 yield MatchedOutput(tensor=name, errors=errors, permuted=permuted)
 
-    def _passed_on(self, matches: Matches, doubtful: Sequence[int]) -> dict[int, CallMatch]:
-        """The tensors of the calls inside that returned what the module returns; inner calls come first."""
-        improved = dict(matches)
-        for number in doubtful:
-            outputs = list(improved[number].outputs)
-            for index, source in enumerate(self._reference.calls[number].passed_on):
-                inner = None
-                if source is not None and not self._agrees(outputs[index]):
-                    inner = improved.get(source[0]) or self.matches.get(source[0])
-                if source is not None and inner is not None and inner.compared_as is None:
-                    output = inner.outputs[source[1]]
-                    outputs[index] = output if output.errors is not None else outputs[index]
-            improved[number] = replace(improved[number], outputs=tuple(outputs))
-        return improved
+    def _passed_on(self, number: int) -> CallMatch:
+        """The tensors of the calls inside that returned what the module returns."""
+        match = self.matches[number]
+        outputs = list(match.outputs)
+        for index, source in enumerate(self.reference.calls[number].passed_on):
+            if source is None or self._agrees(outputs[index]):
+                continue
+            inner = self.matches.get(source[0])
+            if inner is not None and inner.compared_as is None and inner.outputs[source[1]].errors is not None:
+                outputs[index] = inner.outputs[source[1]]
+        return replace(match, outputs=tuple(outputs))
 
-    def _folded(self, matches: Matches, doubtful: Iterable[int]) -> dict[int, CallMatch]:
+    def _folded(self, doubtful: Iterable[int]) -> dict[int, CallMatch]:
         """Convolutions, compared with what the BatchNorm returned that was folded into them."""
-        norms = {number: self.boundaries.folded_batch_norm(number) for number in doubtful}
-        wanted = {number: norm for number, norm in norms.items() if norm is not None}
-        if not wanted:
+        norms = {
+            number: norm for number in doubtful if (norm := self.boundaries.folded_batch_norm(number)) is not None
+        }
+        if not norms:
             return {}
-        returned = self._reference.returned(list(wanted.values()))
-        return self._measured(
-            {number: replace(matches[number], compared_as=norm) for number, norm in wanted.items()},
-            {number: returned[norm] for number, norm in wanted.items()},
-        )
+        returned = self.reference.returned(list(norms.values()))
+        folded = {
+            number: replace(self.matches[number], compared_as=norm)
+            for number, norm in norms.items()
+            if len(returned[norm]) == len(self.matches[number].outputs)
+        }
+        return self._measured(folded, {number: returned[norms[number]] for number in folded})
 
-    def _without_uncertain(self, number: int, match: CallMatch) -> CallMatch:
+    def _without_uncertain(self, number: int) -> CallMatch:
         """Leaves out the second and later outputs that no tensor agrees with: which tensor is theirs can't be known.
 
-        A fault in one of them shows in the modules that read it.
+        A fault in one of them shows in the modules that consume it.
         """
+        match = self.matches[number]
         if self._is_root(number):
             return match
-        outputs = [
-            output if not index or self._agrees(output) else MatchedOutput()
-            for index, output in enumerate(match.outputs)
-        ]
-        return replace(match, outputs=tuple(outputs))
+        first, later = match.outputs[:1], match.outputs[1:]
+        certain = (output if self._agrees(output) else MatchedOutput() for output in later)
+        return replace(match, outputs=(*first, *certain))
 
     def _by_name(self, fused: Sequence[int]) -> dict[int, CallMatch]:
         """What is left of calls that are fused in part: tensors that the reference's graph has too."""
         candidates = {number: self.boundaries.candidates(number) for number in fused}
-        known = self._reference.named([name for names in candidates.values() for name in names[:MAX_CANDIDATES]])
-        chosen = {
-            number: name
-            for number, names in candidates.items()
-            if (name := next((name for name in names if name in known), None)) is not None
-        }
-        values = self.run(list(chosen.values()))
-        if values is None:
-            return {}
-        measured = {number: (name, _measure(values[name], known[name])) for number, name in chosen.items()}
-        return {
-            number: CallMatch(outputs=(MatchedOutput(tensor=name, errors=errors),), by_name=True)
-            for number, (name, errors) in measured.items()
-            if errors is not None
-        }
+        known = self.reference.named([name for names in candidates.values() for name in names[:MAX_CANDIDATES]])
+        shared = {number: next((name for name in names if name in known), "") for number, names in candidates.items()}
+        values = self.run([name for name in shared.values() if name]) or {}
+        matches = {}
+        for number, name in shared.items():
+            errors = _measure(values[name], known[name]) if name in values else None
+            if errors is not None:
+                matches[number] = CallMatch(outputs=(MatchedOutput(tensor=name, errors=errors),), by_name=True)
+        return matches
 
     # --- When all calls are matched -------------------------------------------------------------------------------
 
-    def _consistent(self, number: int, calls: Sequence[int]) -> CallMatch:
+    def _consistent(self, number: int) -> CallMatch:
         """Rejects a match that is far off while nothing downstream is: the module returned another tensor.
 
         That may be one that only the module itself uses.
         """
         match = self.matches[number]
-        errors = match.worst
-        several = self._reference.calls[number].several
-        far = errors is not None and errors.relative > _FAR * self._tolerance
-        if not far or self._is_root(number) or not (match.fallback or several) or self._has_effect(number, calls):
+        several = self.reference.calls[number].several
+        far = match.worst is not None and match.worst.relative > _FAR * self.tolerance
+        if not far or self._is_root(number) or not (match.fallback or several) or self._has_effect(number):
             return match
         if match.fallback is not None:
             return replace(match, outputs=(match.fallback, *match.outputs[1:]))
-        return replace(
-            match,
-            outputs=tuple(MatchedOutput(tensor=output.tensor) for output in match.outputs),
-            problem=INCONSISTENT,
-        )
+        outputs = tuple(MatchedOutput(tensor=output.tensor) for output in match.outputs)
+        return replace(match, outputs=outputs, problem=INCONSISTENT)
 
-    def _has_effect(self, number: int, calls: Sequence[int]) -> bool:
+    def _has_effect(self, number: int) -> bool:
         """Whether the first of the calls that depend on what one returned is off as well."""
         around = set(self.boundaries.around(number))
         own = set(self.matches[number].tensors)
-        downstream = {tensor for name in own for tensor in self._prober.flat.downstream(name)} - own
-        for other in calls:
+        downstream = {tensor for name in own for tensor in self.prober.flat.downstream(name)} - own
+        for other, match in self.matches.items():
             if other <= number or (other in around and not self._is_root(other)) or self.is_fused(other):
                 continue
-            outputs = self.matches[other].outputs
-            errors = [output.errors for output in outputs if output.tensor in downstream and output.errors is not None]
-            if errors:
-                return max(error.relative for error in errors) > self._tolerance
+            errors = worst_errors(output.errors for output in match.outputs if output.tensor in downstream)
+            if errors is not None:
+                return errors.relative > self.tolerance
         return False
 
     # --- Parts of the above ---------------------------------------------------------------------------------------
 
-    def _measured(self, matches: Matches, expected: Arrays) -> dict[int, CallMatch]:
+    def _measured(self, matches: Mapping[int, CallMatch], expected: Arrays) -> dict[int, CallMatch]:
         """Matches, with how far off their tensors are from what is expected."""
-        values = self.run([name for match in matches.values() for name in match.tensors])
-        return {
-            number: self._with_errors(
-                match, values if values is not None else self.run(match.tensors), expected[number]
-            )
-            for number, match in matches.items()
-        }
+        together = self.run([name for match in matches.values() for name in match.tensors])
+        measured = {}
+        for number, match in matches.items():
+            values = together if together is not None else self.run(match.tensors)
+            outputs = [
+                MatchedOutput(tensor=name, errors=_measure(values[name], array) if values and name else None)
+                for name, array in zip((output.tensor for output in match.outputs), expected[number], strict=True)
+            ]
+            problem = match.problem if values is not None else NOT_RUN
+            measured[number] = replace(match, outputs=tuple(outputs), problem=problem)
+        return measured
 
-    def _with_errors(
-        self, match: CallMatch, values: Mapping[str, Array] | None, expected: Sequence[Array]
-    ) -> CallMatch:
-        outputs = [MatchedOutput(tensor=output.tensor) for output in match.outputs]
-        if values is None:
-            return replace(match, outputs=tuple(outputs), problem=NOT_RUN)
-        measured = (
-            replace(output, errors=_measure(values[output.tensor], array)) if output.tensor is not None else output
-            for output, array in zip(outputs, expected, strict=True)
-        )
-        return replace(match, outputs=tuple(measured))
-
-    def _doubtful(self, matches: Matches, numbers: Iterable[int]) -> list[int]:
+    def _doubtful(self, numbers: Iterable[int]) -> list[int]:
         """The calls that have an output without a tensor, or with one that is off."""
         return [
             number
             for number in numbers
-            if not self._is_root(number) and not all(map(self._agrees, matches[number].outputs))
+            if not self._is_root(number) and not all(map(self._agrees, self.matches[number].outputs))
         ]
 
     def _agrees(self, output: MatchedOutput) -> bool:
-        return output.errors is not None and output.errors.relative <= self._tolerance
+        return output.errors is not None and output.errors.relative <= self.tolerance
 
     def _is_used(self, number: int, output: MatchedOutput) -> bool:
         return output.tensor is not None and self.boundaries.is_used(number, output.tensor)
 
-    def _is_fused(self, number: int, match: CallMatch) -> bool:
-        if match.by_name or (match.worst is not None and match.worst.relative <= self._tolerance):
-            return False
-        return self._reference.calls[number].fused or number in self.boundaries.fused
-
     def _is_root(self, number: int) -> bool:
-        return self._reference.calls[number].parent is None and bool(self._results())
-
-    def _results(self) -> list[str]:
-        """The graph's own floating-point outputs that the reference has too: those are known by name."""
-        known = self._reference.outputs
-        return [name for name in self._prober.flat.outputs if name in known and known[name].dtype.kind == "f"]
+        return self.reference.calls[number].parent is None and bool(self._results)
 
     def _expected(self, number: int, arrays: Sequence[Array]) -> Sequence[Array]:
-        return [self._reference.outputs[name] for name in self._results()] if self._is_root(number) else arrays
-
-    def _hidden(self, number: int) -> CallComparison:
-        return self._described(number, skipped=HIDDEN)
+        return [self.reference.outputs[name] for name in self._results] if self._is_root(number) else arrays
 
     def _comparison(self, number: int) -> CallComparison:
-        match = self.matches[number]
-        errors = match.worst
-        is_fused = self.is_fused(number)
-        skipped = FUSED if is_fused else None if errors is not None else match.problem or NO_TENSOR
+        match, is_fused = self.matches[number], self.is_fused(number)
+        errors = None if is_fused else match.worst
         return self._described(
             number,
             nodes=len(self.boundaries.nodes[number]),
             tensors=tuple(output.tensor for output in match.outputs if output.tensor and output.errors),
             outputs=len(match.outputs),
-            errors=None if is_fused else errors,
-            over=not is_fused and errors is not None and errors.relative > self._tolerance,
-            skipped=skipped,
-            compared_as=None if match.compared_as is None else self._reference.calls[match.compared_as].path,
+            errors=errors,
+            over=errors is not None and errors.relative > self.tolerance,
+            skipped=None if errors is not None else FUSED if is_fused else match.problem or NO_TENSOR,
+            compared_as=None if match.compared_as is None else self.reference.calls[match.compared_as].path,
         )
 
     def _described(self, number: int, **known: Any) -> CallComparison:
-        call = self._reference.calls[number]
+        call = self.reference.calls[number]
         return CallComparison(
             order=number,
             tag=call.tag,
@@ -442,3 +398,21 @@ def _measure(actual: Array, expected: Array) -> Errors | None:
     if actual.shape != expected.shape or actual.dtype.kind != "f" or expected.dtype.kind != "f":
         return None
     return measure_errors(actual, expected)
+
+
+def _groups(sizes: Mapping[int, int], max_bytes: int) -> Iterator[list[int]]:
+    """Calls in groups whose tensors take at most so many bytes together, each of one call at least.
+
+    >>> list(_groups({0: 5, 1: 5, 2: 90, 3: 1}, max_bytes=10))
+    [[0, 1], [2], [3]]
+    """
+    group: list[int] = []
+    total = 0
+    for number, size in sizes.items():
+        if group and total + size > max_bytes:
+            yield group
+            group, total = [], 0
+        group.append(number)
+        total += size
+    if group:
+        yield group

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
+from optimum_htp.models import Array
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
-from optimum_htp.verbs.compare.reference import ReferenceCall, packed_calls
+from optimum_htp.verbs.compare.reference import ReferenceCall
 
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 _BYTES = 4  # of a number, or fewer
 
@@ -27,11 +23,11 @@ class PackageReference:
     """A file of another package, run on the same inputs.
 
     Args:
-        name: What it is, for people.
+        name: What it is, for messages.
         tagged: The file.
         prober: Its graph.
         inputs: The inputs.
-        shared: The tensors of the graph that is compared: of several that a call may have returned, one of these.
+        shared: The tensors of the graph that is compared: of several that a call may have returned, one of these is it.
     """
 
     def __init__(
@@ -48,23 +44,18 @@ class PackageReference:
         self._tagged = tagged
         self._prober = prober
         self._shared = shared
-        self._counts: dict[str, int | None] = {}
+        self._count = cache(tagged.calls)  # how often a module ran, if known
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
         self.calls = self._with_sizes()
-        found = prober.run(prober.flat.outputs, inputs)
-        self.outputs: Mapping[str, Array] = {name: value for name, value in found.items() if hasattr(value, "dtype")}
+        outputs = prober.run(prober.flat.outputs, inputs)
+        self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
         known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
         return known[-1] if known else None
-
-    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        """What some calls returned, so many at once as fit."""
-        for numbers in packed_calls(self.calls, wanted, max_bytes):
-            yield self.returned(numbers)
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned: the last floating-point tensor that is used outside."""
@@ -76,7 +67,7 @@ class PackageReference:
         }
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, those that the graph makes itself."""
+        """The tensors with some names, those that a node of the graph produces."""
         return self._prober.run([name for name in names if name in self._prober.flat.producer], self.inputs)
 
     def received(self, number: int) -> tuple[Array, ...]:
@@ -91,7 +82,7 @@ class PackageReference:
         return next((name for name in used if name in self._shared), next(iter(candidates), None))
 
     def _with_sizes(self) -> list[ReferenceCall]:
-        """The calls with the sizes of what they return, which a run tells that holds nothing."""
+        """The calls with the sizes of what they return, from a run that holds none of it."""
         chosen = {call.number: self._output(call.number) for call in self.calls}
         lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
         return [
@@ -106,10 +97,9 @@ class PackageReference:
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""
         last: dict[_Key, int] = {}
-        for at, flat in enumerate(self._prober.flat.nodes):
+        for index, flat in enumerate(self._prober.flat.nodes):
             if flat.tag is not None and flat.tag.source != "unresolved":
-                for key in self._chain(flat.tag):
-                    last[key] = at
+                last.update(dict.fromkeys(self._chain(flat.tag), index))
         # Of calls that end with the same node the inner ones end first.
         order = sorted(last, key=lambda key: (last[key], -key[0].count("/")))
         numbers = {key: number for number, key in enumerate(order)}
@@ -127,7 +117,7 @@ class PackageReference:
         ]
 
     def _chain(self, tag: NodeTag) -> Iterator[_Key]:
-        """The calls that a node belongs to, as far as they are known; none where several calls share it."""
+        """The calls that a node belongs to, as far as they are known; none if several calls share it."""
         if self._call(tag, tag.tag) is None:
             return
         for above in tag_ancestors(tag.tag):
@@ -136,15 +126,9 @@ class PackageReference:
                 yield above, call
 
     def _call(self, tag: NodeTag, above: str) -> int | None:
-        """The call of a module that a node was made in; where it is not known how often the module ran, its only one."""
-        call = self._tagged.call_above(tag, above)
+        """The call of a module that a node was made in; if it is unknown how often the module ran, its only one."""
+        call = self._tagged.roots.call_above(tag, above)
         return 0 if call is None and self._count(above) is None else call
-
-    def _count(self, tag: str) -> int | None:
-        """How often a module ran."""
-        if tag not in self._counts:
-            self._counts[tag] = self._tagged.calls(tag)
-        return self._counts[tag]
 
     def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:
         above = tag.rpartition("/")[0]

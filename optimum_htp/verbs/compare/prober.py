@@ -1,7 +1,7 @@
-"""Sessions that show what happens inside a graph: any of its tensors as outputs, or as inputs in place of their makers.
+"""Sessions that show any tensor of a graph as an output, or take it as an input instead of computing it.
 
-The parts of the file are copied as they stand in it; weights are neither parsed nor held in memory, and external ones
-are read from where they are.
+The parts of the file are copied byte by byte; weights are neither parsed nor held in memory, and external ones are read
+from where they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import open_session, run_session, session_options
+from optimum_htp.models import Array, open_session, run_session, session_options
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -37,11 +37,7 @@ from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from optimum_htp.onnxfile import Piece
-
-    Array = np.ndarray[Any, Any]
 
 _LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000
@@ -49,7 +45,7 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Prober:
-    """Runs a graph, or a part of it, with tensors of its inside as outputs. A context manager.
+    """Runs a graph, or a part of it, with any of its tensors as outputs. A context manager.
 
     Args:
         model: The file.
@@ -78,12 +74,12 @@ class Prober:
         self._stack.close()
 
     def may_be_float(self, name: str) -> bool:
-        """Whether a tensor is of a floating-point type, as far as that is known."""
+        """Whether a tensor is of a floating-point type, or of an unknown one."""
         value = self.types.get(name)
         return value is None or not value.elem_type or element_type(value.elem_type).is_float
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
-        """What is known of a tensor's shape; None where not even the number of its axes is."""
+        """What is known of a tensor's shape; None if not even the number of its axes is."""
         value = self.types.get(name)
         return value.shape if value is not None else None
 
@@ -110,26 +106,28 @@ class Prober:
         missing = [name for name in needed if name not in values]
         if missing:
             raise HtpError(f"{self._model.path}: needs the inputs {', '.join(missing)}, which are not given")
-        feed = {name: values[name] for name in needed}
-        pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], wanted)
-        session = self._open(pieces)
-        computed = run_session(session, wanted, feed, name=str(self._model.path))
+        computed = self._compute(wanted, nodes, {name: values[name] for name in needed})
         return {**passed, **dict(zip(wanted, computed, strict=True))}
 
     def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
-        """How many numbers some tensors have, which are not held for it.
+        """How many elements some tensors have; the tensors themselves are not held.
 
         Raises:
             HtpError: As `run`.
         """
         wanted = list(dict.fromkeys(names))
         nodes, needed = self.flat.slice_to(wanted)
-        feed = {name: inputs[name] for name in needed}
-        counted = {f"{name}{_LENGTH}": name for name in wanted}
-        counters = [encode_node("Size", [name], [counter]) for counter, name in counted.items()]
-        pieces = self._pieces(nodes, [self._input(name, feed[name]) for name in needed], counted, more=counters)
-        lengths = run_session(self._open(pieces), list(counted), feed, name=str(self._model.path))
+        counted = [f"{name}{_LENGTH}" for name in wanted]
+        counters = [encode_node("Size", [name], [counter]) for name, counter in zip(wanted, counted, strict=True)]
+        lengths = self._compute(counted, nodes, {name: inputs[name] for name in needed}, more=counters)
         return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
+
+    def _compute(
+        self, outputs: Sequence[str], nodes: Sequence[int], feed: Mapping[str, Array], *, more: Iterable[bytes] = ()
+    ) -> list[Any]:
+        inputs = [self._input(name, array) for name, array in feed.items()]
+        session = self._open(self._pieces(nodes, inputs, outputs, more=more))
+        return run_session(session, outputs, feed, name=str(self._model.path))
 
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
@@ -138,7 +136,7 @@ class Prober:
         return Value(name, NUMBERS[str(array.dtype)], tuple(f"{name}_{axis}" for axis in range(array.ndim)))
 
     def _pieces(
-        self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes] = ()
+        self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes]
     ) -> list[Piece]:
         chosen = [self.flat.nodes[index] for index in nodes]
         used = dict.fromkeys(name for flat in chosen for name in reads(flat.node))

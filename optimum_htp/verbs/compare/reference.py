@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from optimum_htp.hierarchy import NodeTag
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+from optimum_htp.models import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +22,10 @@ class ReferenceCall:
         call: The 0-based index of the call.
         repeated: Whether the module ran more than once.
         parent: The number of the call that it was made from; None for the root's.
-        bytes: Of its outputs, roughly.
-        passed_on: For each output the call inside that returned the very same tensor, and which of its outputs that
-            is, or None; empty where it is not known.
-        fused: Whether an optimizer fused a part of it with other modules, so that what it returned is nowhere.
+        bytes: The size of its outputs, roughly.
+        passed_on: For each output the call inside that returned the same tensor first, and which of its outputs that
+            is, or None; empty if unknown.
+        fused: Whether an optimizer fused a part of it with other modules, so that no tensor has what it returned.
         several: Whether it returned more than one tensor, of any type.
     """
 
@@ -51,7 +46,7 @@ class Reference(Protocol):
     """What a graph is compared with."""
 
     name: str
-    """What it is, for people."""
+    """What it is, for messages."""
 
     calls: Sequence[ReferenceCall]
     """The calls, in the order in which they ended."""
@@ -60,34 +55,16 @@ class Reference(Protocol):
     """The inputs of the ONNX file."""
 
     outputs: Mapping[str, Array]
-    """The model's outputs, by the names that the ONNX file has for them."""
+    """The model's outputs, by their names in the ONNX file."""
 
     def call_of(self, tag: NodeTag) -> int | None:
-        """The number of the call that a node belongs to; None where that is not known."""
-
-    def chunks(self, wanted: Sequence[int], *, max_bytes: int) -> Iterator[dict[int, tuple[Array, ...]]]:
-        """What some calls returned, so many at once as fit."""
+        """The number of the call that a node belongs to; None if unknown."""
 
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned."""
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, as far as there are any; none where the reference is not a graph."""
+        """The tensors with some names, as far as there are any; none if the reference is not a graph."""
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call was given."""
-
-
-def packed_calls(calls: Sequence[ReferenceCall], wanted: Sequence[int], max_bytes: int) -> Iterator[list[int]]:
-    """The wanted calls in chunks of at most so many bytes, each of one call at least."""
-    chunk: list[int] = []
-    total = 0
-    for number in wanted:
-        size = calls[number].bytes
-        if chunk and total + size > max_bytes:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(number)
-        total += size
-    if chunk:
-        yield chunk

@@ -1,4 +1,4 @@
-"""What a comparison says: how far each module call is from its reference, and which is the first to leave it."""
+"""The result of a comparison: how far each module call is from its reference, and which makes the first error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from optimum_htp.models import Errors
 
 
-# How many modules that are off by themselves by how much look as if the weights were another model's.
+# So many modules that are off by themselves, by more than this, look like weights of another model.
 _MANY, _FAR = 3, 1e-2
 
 
@@ -23,15 +23,15 @@ class CallComparison:
         tag: The module's tag.
         path: Its dotted path.
         class_name: Its class.
-        call: The 0-based index of the call; None where the module ran once.
+        call: The 0-based index of the call; None if the module ran once.
         nodes: Nodes of the call, those of the calls in it included.
         tensors: The tensors of the graph that were compared, in the order of the module's outputs.
         outputs: How many floating-point tensors the module returned.
-        errors: Those of the output that is farthest off; None where it was not compared.
+        errors: Those of the output that is farthest off; None if it was not compared.
         over: Whether that is over the tolerance.
-        skipped: Why it was not compared; None where it was.
-        compared_as: The path of the module whose output this one's tensor was compared with, where that was folded
-            into it: a BatchNorm after a convolution.
+        skipped: Why it was not compared; None if it was.
+        compared_as: The path of the module whose output this one's tensor was compared with, if that was folded into
+            it: a BatchNorm after a convolution.
     """
 
     order: int
@@ -48,7 +48,7 @@ class CallComparison:
     compared_as: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """Which call it is, as JSON has it."""
+        """The part of its document that says which call it is."""
         return {
             "path": self.path,
             "class": self.class_name,
@@ -58,7 +58,7 @@ class CallComparison:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The document of it in that of the report."""
         return {
             **self.identity(),
             "nodes": self.nodes,
@@ -75,20 +75,20 @@ class CallComparison:
 class Isolated:
     """The error that a module adds itself, apart from what it inherits: it was run on the reference's tensors.
 
-    These stand for what the modules before it and the modules in it returned, so of a module that contains others only
-    what it does itself is left.
+    These replace what the modules before it and the modules in it returned, so that of a module that contains others
+    only what it does itself is left.
 
     Attributes:
         call: The module call.
         added: The error on the reference's tensors, that of the operations `between` included.
-        alone: The error on just what the reference's module was given, so without these; None where there are none
-            between, or where what it was given is unknown.
+        alone: The error on just what the reference's module was given, so without these; None if there are none
+            between, or if what it was given is unknown.
         source: The call whose own operations make the error: this one, or the one that those before it belong to; None
-            where nothing is over the tolerance, or where it is unknown.
+            if nothing is over the tolerance, or if it is unknown.
         fed: The tensors that were replaced by the reference's.
-        between: The modules that contain it, or stand before it, whose operations lie between those tensors and the
-            module, and so are part of the error: a residual connection's, say.
-        not_fed: Tensors that it depends on and that no module returned: made from the model's inputs, as in the file.
+        between: Modules around or before it whose operations lie between those tensors and the module, and so are part
+            of the error: a residual connection's, say.
+        not_fed: How many tensors that it depends on no module returned: they are computed from the model's inputs.
     """
 
     call: CallComparison
@@ -105,7 +105,7 @@ class Isolated:
         return self.source is self.call
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The document of it in that of the report."""
         return {
             **self.call.identity(),
             "added": self.added.to_dict(),
@@ -124,7 +124,7 @@ class PartComparison:
 
     Attributes:
         file: The file's path in the package.
-        branch: Of a merged decoder the branch that ran: `with past` or `without past`; else "".
+        branch: The branch of a merged decoder, `with past` or `without past`, or the phase that ran; else "".
         reference: What it was compared with.
         inputs: The shape of each input.
         tolerance: What the relative error may be.
@@ -133,7 +133,7 @@ class PartComparison:
         isolated: The first calls over the tolerance, run on the reference's tensors.
         without_nodes: Module calls that have no nodes, such as dropout's.
         chunks: In how many runs the tensors were exposed.
-        random: The operators of the graph that draw random numbers: what comes after them differs from run to run.
+        random: The operators of the graph that draw random numbers: tensors after them differ from run to run.
     """
 
     file: str
@@ -150,7 +150,7 @@ class PartComparison:
 
     @property
     def label(self) -> str:
-        """The file, and the branch of it."""
+        """The file, and its branch."""
         return f"{self.file} ({self.branch})" if self.branch else self.file
 
     @property
@@ -165,12 +165,12 @@ class PartComparison:
 
     @property
     def first_over(self) -> CallComparison | None:
-        """The first call to leave the reference."""
-        return next((call for call in self.calls if call.over), None)
+        """The first call over the tolerance."""
+        return next(iter(self.over), None)
 
     @property
     def culprit(self) -> CallComparison | None:
-        """The call that makes the first error: the first to leave the reference, or what does something before it."""
+        """The call that makes the first error: the first over the tolerance, or that of the operations before it."""
         first = self.first_over
         isolated = self.isolated_call(first)
         return first if isolated is None or isolated.source is None else isolated.source
@@ -186,7 +186,7 @@ class PartComparison:
 
     @property
     def looks_foreign(self) -> bool:
-        """Whether so many of the first modules are off by themselves, and far, as other weights would make them."""
+        """Whether so many of the first modules are far off by themselves that the weights may be another model's."""
         own = [isolated for isolated in self.isolated if isolated.over]
         far = {isolated.call.path for isolated in own if (isolated.alone or isolated.added).relative > _FAR}
         return len(far) >= _MANY
@@ -197,7 +197,7 @@ class PartComparison:
         return not self.over and all(errors.relative <= self.tolerance for errors in self.outputs.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The document of it in that of the report."""
         return {
             "file": self.file,
             "branch": self.branch,
@@ -227,7 +227,7 @@ class CompareReport:
         package: The package.
         reference: The source model, or the package, that it was compared with.
         provider: ONNX Runtime's execution provider.
-        parts: The files, a merged decoder once for each branch.
+        parts: The files; a merged decoder and a model that generates twice, for each branch or phase.
         not_compared: The files that were not compared, and why.
     """
 

@@ -1,9 +1,9 @@
-"""Where an ONNX model leaves its reference: the source model in PyTorch, or another package.
+"""`compare`: where an ONNX model differs from its reference, the source model in PyTorch or another package.
 
 For each call of a module the tensor that it returned (`boundaries`, `matching`) is compared with what the reference
 returned (`torch_reference` or `package_reference`) on the same inputs. Only these tensors are exposed (`prober`), as many
-at once as fit into memory. The first calls that are off are run again on the reference's tensors (`isolate`), which
-tells the error that they add from the one that they inherit. The verdict is the report's.
+at once as fit into memory. The first calls that are off are run again on the reference's tensors (`isolate`), to separate
+the error that they add from the one that they inherit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    Array,
     InputSizes,
     Part,
     SourceModel,
@@ -33,7 +33,6 @@ from optimum_htp.models import (
     phases,
     random_operators,
 )
-from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage, as_package, partner, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
@@ -45,11 +44,6 @@ from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
 
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
 _ISOLATED = 5
@@ -104,8 +98,8 @@ def compare(
         dims: Sizes of other axes of the inputs, by their names.
         tolerance: What the relative error may be; None means by the type that the model, or the package that it is
             compared with, computes with: 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16, 5e-1 if quantized.
-        isolate: How many of the calls that are off, the first ones, are run on the reference's tensors.
-        max_memory_bytes: How much the tensors that are held at once may take.
+        isolate: How many of the first calls that are off are run on the reference's tensors.
+        max_memory_bytes: How much memory the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
         task: The task of the source model; None means what the package says.
@@ -120,7 +114,7 @@ def compare(
         >>> report.parts[0].first_over                     # doctest: +SKIP
     """
     if (model is None) == (reference is None):
-        raise HtpError("a package is compared with its source model, or with another package: give one of both")
+        raise HtpError("a package is compared with its source model or with another package: give one of the two")
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
         inputs=None if inputs is None else Path(inputs),
@@ -150,7 +144,7 @@ def _with_model(
         trust_remote_code=trust_remote_code,
     )
     parts = [part for part in find_parts(source, package.files) if part.file in tagged]
-    _check_one(options, [part.file for part in parts], package)
+    _check_one(options, (part.file for part in parts), package)
     if not parts:
         raise PackageError(
             f"{package.path}: {model} has no part that any of its files is an export of; give its source"
@@ -172,19 +166,16 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     check_source(part, source, tree, file=tagged.name)
     given = load_inputs(options.inputs, tagged.model) if options.inputs is not None else None
     names = [value.name for value in graph_inputs(tagged.model)]
-    shapes = {
-        **fixed_sizes((value.name, value.shape) for value in tagged.model.graph.inputs),
-        **options.sizes.by_name(),
-    }
+    shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
     run = partial(run_part, part, names, shapes, given)
     recorded = TorchReference(part, source, tree, run, max_bytes=options.max_bytes // 2)
-    branch = "" if part.branch is None else ("with past" if part.branch else "without past")
-    return _compare(tagged, flat, recorded, options, branch=branch)
+    tolerance = default_tolerance(tagged.model)
+    return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
 
 
 def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> CompareReport:
     chosen = package.matching(options.file)
-    _check_one(options, list(chosen), package)
+    _check_one(options, chosen, package)
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
     for file in chosen.values():
@@ -200,7 +191,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             continue
         config = component_config(package, file.name) or package.config or other.config
         for phase in phases(tagged.model):
-            given = _package_inputs(tagged.model, config, options, phase)
+            if options.inputs is not None:
+                given = load_inputs(options.inputs, tagged.model)
+            else:
+                given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
             compared.append(_compare_phase(tagged, reference, given, options, phase=phase, names=(package, other)))
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -231,7 +225,8 @@ def _compare_phase(
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
         recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.producer)
         label = "" if phase == "forward" else phase
-        return _compare(tagged, ours, recorded, options, branch=label, origin=reference.model)
+        tolerance = default_tolerance(tagged.model, reference.model)
+        return _compare(tagged, ours, recorded, options, branch=label, tolerance=tolerance)
 
 
 def _compare(
@@ -241,15 +236,14 @@ def _compare(
     options: _Options,
     *,
     branch: str,
-    origin: OnnxModel | None = None,
+    tolerance: float,
 ) -> PartComparison:
-    models = (tagged.model,) if origin is None else (tagged.model, origin)
-    tolerance = options.tolerance if options.tolerance is not None else default_tolerance(*models)
+    tolerance = options.tolerance if options.tolerance is not None else tolerance
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:
         matcher = Matcher(prober, reference, tolerance=tolerance, max_bytes=options.max_bytes)
         calls = matcher.calls()
         outputs = matcher.outputs()
-        isolator = Isolator(matcher, prober, reference, calls, tolerance=tolerance)
+        isolator = Isolator(matcher, calls)
         over = [call for call in calls if call.over][: options.isolate]
         isolated = [result for call in over if (result := isolator.isolate(call)) is not None]
     return PartComparison(
@@ -267,15 +261,8 @@ def _compare(
     )
 
 
-def _package_inputs(
-    model: OnnxModel, config: Mapping[str, Any] | None, options: _Options, phase: str
-) -> dict[str, Array]:
-    if options.inputs is not None:
-        return load_inputs(options.inputs, model)
-    return make_inputs(model, config, sizes=options.sizes, phase=phase, varied=True)
-
-
 def _check_one(options: _Options, files: Iterable[str], package: HtpPackage) -> None:
+    """Inputs from a file are those of one file."""
     names = list(dict.fromkeys(files))
     if options.inputs is not None and len(names) > 1:
         raise PackageError(

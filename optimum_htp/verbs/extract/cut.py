@@ -66,11 +66,13 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
     scopes = scopes_of(choice.file.model, choice.graph)
     scope = scopes[-1]
     graph, constants = scope.graph, scope.constants
-    core = {at for at in choice.positions if not constants.issuperset(filter(None, graph.nodes[at].outputs))}
+    core = {index for index in choice.positions if not constants.issuperset(filter(None, graph.nodes[index].outputs))}
     core = core or set(choice.positions)
     core -= _quantizers_after(graph, core)
     between = _between(scope, core)
-    _refuse_interleaved(choice, graph, [at for at in between if not _may_come_along(choice, graph, at, types)])
+    _refuse_interleaved(
+        choice, graph, [index for index in sorted(between) if not _may_come_along(choice, graph, index, types)]
+    )
     between |= _quantizers_before(graph, core | between)
     inner = core | between
     _refuse_fused(choice, graph, inner, types)
@@ -81,58 +83,60 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
             "module around it"
         )
     last = len(scopes) - 1
-    nodes, inputs, stored = _closure(choice.file.model, scopes, [(last, at) for at in sorted(inner)])
-    ranks = [{at: rank for rank, at in enumerate(each.order)} for each in scopes]
+    nodes, inputs, stored = _closure(choice.file.model, scopes, [(last, index) for index in sorted(inner)])
+    ranks = [{index: rank for rank, index in enumerate(each.order)} for each in scopes]
     ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
-    shared = tuple(node_id(graph.nodes[at], at) for at in sorted(between))
+    shared = tuple(node_id(graph.nodes[index], index) for index in sorted(between))
     return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored)
 
 
 def _between(scope: Scope, core: set[int]) -> set[int]:
     """The nodes on the ways that leave a set of nodes and come back to it."""
     after: set[int] = set()
-    made: set[str] = set()
+    produced: set[str] = set()
     nodes = scope.graph.nodes
-    for position in scope.order:
-        if position in core or any(name in made for name in reads(nodes[position])):
-            after.add(position)
-            made.update(filter(None, nodes[position].outputs))
+    for index in scope.order:
+        if index in core or any(name in produced for name in reads(nodes[index])):
+            after.add(index)
+            produced.update(filter(None, nodes[index].outputs))
     before: set[int] = set()
     wanted: set[str] = set()
-    for position in reversed(scope.order):
-        if position in core or any(name in wanted for name in nodes[position].outputs if name):
-            before.add(position)
-            wanted.update(reads(nodes[position]))
+    for index in reversed(scope.order):
+        if index in core or any(name in wanted for name in nodes[index].outputs if name):
+            before.add(index)
+            wanted.update(reads(nodes[index]))
     return (after & before) - core
 
 
 def _quantizers_after(graph: Graph, core: set[int]) -> set[int]:
     """The nodes at the end of a module that quantize what it gives, for others: without them it gives floats."""
-    inside = {name for at in core for name in reads(graph.nodes[at])}
-    behind = {
-        at for at in core if graph.nodes[at].op_type in _QUANTIZERS and inside.isdisjoint(graph.nodes[at].outputs)
+    inside = {name for index in core for name in reads(graph.nodes[index])}
+    last = {
+        index
+        for index in core
+        if graph.nodes[index].op_type in _QUANTIZERS and inside.isdisjoint(graph.nodes[index].outputs)
     }
-    return behind if behind != core else set()
+    return last if last != core else set()
 
 
 def _quantizers_before(graph: Graph, inner: set[int]) -> set[int]:
     """The nodes outside that quantize what a module takes: with them it takes floats."""
-    wanted = {name for at in inner for name in reads(graph.nodes[at])}
+    wanted = {name for index in inner for name in reads(graph.nodes[index])}
     return {
-        at
-        for at, node in enumerate(graph.nodes)
-        if at not in inner and node.op_type in _QUANTIZERS and not wanted.isdisjoint(node.outputs)
+        index
+        for index, node in enumerate(graph.nodes)
+        if index not in inner and node.op_type in _QUANTIZERS and not wanted.isdisjoint(node.outputs)
     }
 
 
-def _may_come_along(choice: Choice, graph: Graph, at: int, types: Mapping[str, Value]) -> bool:
+def _may_come_along(choice: Choice, graph: Graph, index: int, types: Mapping[str, Value]) -> bool:
     """Whether a node may be copied into the module: shape computations, and what is between layers of a range."""
-    tag = choice.file.tags.get((choice.graph, at))
+    tag = choice.file.tags.get((choice.graph, index))
     if tag is not None and (choice.owns(tag.tag) and tag.call is None):
         return True
     if len(choice.paths) > 1 and tag is not None and tag.tag == _parent_tag(choice):
         return True
-    known = [types.get(name) for name in graph.nodes[at].outputs if name]
+    known = [types.get(name) for name in graph.nodes[index].outputs if name]
     return all(value is not None and value.elem_type in _EXEMPT for value in known)
 
 
@@ -141,11 +145,13 @@ def _parent_tag(choice: Choice) -> str:
     return choice.tree.tag(path or ())
 
 
-def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) -> None:
-    found = list(positions)
+def _refuse_interleaved(choice: Choice, graph: Graph, indices: Iterable[int]) -> None:
+    found = list(indices)
     if not found:
         return
-    tags = [choice.file.tags.get((choice.graph, at)) or NodeTag(choice.tree.tag(()), "unresolved") for at in found]
+    tags = [
+        choice.file.tags.get((choice.graph, index)) or NodeTag(choice.tree.tag(()), "unresolved") for index in found
+    ]
     others = list(dict.fromkeys(tag_module_path(tag.tag) or "the root" for tag in tags))
     listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     instead = ancestor_name(choice, (tag.tag for tag in tags)) or "the whole model"
@@ -158,14 +164,14 @@ def _refuse_interleaved(choice: Choice, graph: Graph, positions: Iterable[int]) 
 
 def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[str, Value]) -> None:
     """Refuses where an optimizer fused the module's work with others', so that a part of it is in a node outside."""
-    made = {name for at in inner for name in graph.nodes[at].outputs if name}
-    wanted = {name for at in inner for name in reads(graph.nodes[at])}
-    for at, node in enumerate(graph.nodes):
-        tag = choice.file.tags.get((choice.graph, at))
-        if at in inner or tag is None or not tag.origins:
+    produced = {name for index in inner for name in graph.nodes[index].outputs if name}
+    wanted = {name for index in inner for name in reads(graph.nodes[index])}
+    for index, node in enumerate(graph.nodes):
+        tag = choice.file.tags.get((choice.graph, index))
+        if index in inner or tag is None or not tag.origins:
             continue
-        touches = not wanted.isdisjoint(node.outputs) or not made.isdisjoint(reads(node))
-        first = types.get(node_id(node, at))
+        touches = not wanted.isdisjoint(node.outputs) or not produced.isdisjoint(reads(node))
+        first = types.get(node_id(node, index))
         computes = first is None or first.elem_type not in _EXEMPT
         if touches and computes and any(choice.owns(origin) for origin in tag.origins):
             others = ", ".join(
@@ -176,16 +182,16 @@ def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[
             instead = ancestor_name(choice, tag.origins) or "the whole model"
             raise PackageError(
                 f"{choice.file.model.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
-                f"into {node_id(node, at)!r} ({node.op_type}); extract {instead}, or export without optimizing"
+                f"into {node_id(node, index)!r} ({node.op_type}); extract {instead}, or export without optimizing"
             )
 
 
 def _outputs(graph: Graph, core: set[int], inner: set[int]) -> tuple[str, ...]:
     """What the module produces and others consume, in the order of the graph."""
-    outside = {name for at, node in enumerate(graph.nodes) if at not in inner for name in reads(node)}
+    outside = {name for index, node in enumerate(graph.nodes) if index not in inner for name in reads(node)}
     outside |= {value.name for value in graph.outputs}
-    made = (name for at in sorted(core) for name in graph.nodes[at].outputs)
-    return tuple(name for name in made if name and name in outside)
+    produced = (name for index in sorted(core) for name in graph.nodes[index].outputs)
+    return tuple(name for name in produced if name and name in outside)
 
 
 def _closure(

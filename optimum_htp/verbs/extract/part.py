@@ -1,4 +1,4 @@
-"""Writing what was cut out: an ONNX file whose parts are copied from the old one, and the weights that it reads."""
+"""Writing what was cut out: an ONNX file whose parts are copied from the old one, and the weights that it consumes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Cut a module out of an exported package as an ONNX model of its own.
 
-The nodes are those that carry the module's tag, with the constants and weights that they read; what they need from
+The nodes are those that carry the module's tag, with the constants and weights that they consume; what they need from
 outside becomes an input, and what others need from them an output, by the names that the tensors have in the package.
-The parts are copied as they stand in the file: weights are neither parsed nor held in memory.
+The parts are copied as they are in the file: weights are neither parsed nor held in memory.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Matcher:
         return None
 
     def _folded(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
-        """The weight or the bias of a convolution with the batch norm behind it."""
+        """The weight or the bias of a convolution with the batch norm after it."""
         if reading.values.ndim == 2 or not self.source.norms:
             return None
         found = [parts for path in paths if (parts := self._fold(reading, path))]
@@ -135,7 +135,7 @@ class Matcher:
         return ()
 
     def _norm(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
-        """What a batch norm that stands for itself multiplies by, or adds, computed beforehand."""
+        """What a batch norm on its own multiplies by, or adds, computed beforehand."""
         found = []
         for norm in self.source.norms:
             if norm.scale.size != reading.values.size or norm.name not in paths:

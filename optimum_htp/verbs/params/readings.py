@@ -82,7 +82,7 @@ class Reading:
         return replace(self, values=np.moveaxis(self.values, axis, 0), step=step)
 
     def part(self, start: int, stop: int) -> Reading:
-        """What stands from one index to another along the first axis."""
+        """What is from one index to another along the first axis."""
         step = self.step if self.step is None or not self.step.ndim else self.step[start:stop]
         return replace(self, values=self.values[start:stop], step=step)
 
@@ -165,8 +165,8 @@ def _scales(
 ) -> Iterator[tuple[tuple[TaggedInitializer, ...], TaggedInitializer | None]]:
     """The initializers that may be the scale and the zero point of a quantized one.
 
-    Either the names say it, as where a product of integers is multiplied by the scale further on, or the nodes that read
-    the tensor read them too. The bias of a quantized convolution has the product of two scales.
+    Either the names say it, as where a product of integers is multiplied by the scale further on, or the nodes that
+    consume the tensor consume them too. The bias of a quantized convolution has the product of two scales.
     """
     name, size = tensor.tensor.name, tensor.tensor.dims
     for base in (name.removesuffix("_quantized"), name):
@@ -192,7 +192,7 @@ def _fits(scale: TaggedInitializer, shape: tuple[int, ...]) -> bool:
 
 
 def _channel_shapes(size: int, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The shapes in which a scale may be held against an array: one for all, or one for each channel of an axis."""
+    """The shapes in which a scale may be compared with an array: one for all, or one for each channel of an axis."""
     if size == 1:
         yield ()
         return

@@ -112,7 +112,7 @@ class PhaseSums:
         for above in tag_ancestors(tag.tag):
             self._total[above].add(index, event)
             if (self._calls(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
-                call = self._tagged.call_above(tag, above)
+                call = self._tagged.roots.call_above(tag, above)
                 self._total_calls[above, call].add(index, event)
                 if above == tag.tag and not fused:
                     self._own_calls[above, call].add(index, event)

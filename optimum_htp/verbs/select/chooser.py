@@ -107,7 +107,7 @@ class Chooser:
 
     def _calls(self, tag: NodeTag, module: str) -> frozenset[int] | None:
         """The calls of a module that a node at or below it may be of; None where they are unknown."""
-        calls = self.file.calls_above(tag, module)
+        calls = self.file.roots.calls_above(tag, module)
         return frozenset((0,)) if calls is None and self.file.calls(module) is None else calls
 
     def _chain(self, tag: str) -> list[str]:

@@ -25,8 +25,8 @@ from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, wa
 
 _TRANSFORMERS_LIKE = (None, "transformers", "diffusers", "sentence_transformers", "timm")
 
-# Task: where in the output `logits` the labels are (an axis), and how many more than labels there may be: detection
-# heads of the DETR family have one more, "no object".
+# By task, the axis of the output `logits` that has the labels, and how many more than labels it may have: detection heads
+# of the DETR family have one more, "no object".
 _LABEL_AXES: dict[str, tuple[int, tuple[int, ...]]] = {
     "text-classification": (-1, (0,)),
     "token-classification": (-1, (0,)),
@@ -40,7 +40,7 @@ _LABEL_AXES: dict[str, tuple[int, tuple[int, ...]]] = {
 _LOGITS_RANKS = {"text-classification": 2, "image-classification": 2, "audio-classification": 2,
                  "semantic-segmentation": 4, "image-segmentation": 4}  # fmt: skip
 
-# Input of a graph: what a pipeline needs to make it, and the files, one of which has that.
+# By input of a graph, what a pipeline needs to prepare it, and the files, one of which has that.
 _TOKENIZER = ("a tokenizer", (TOKENIZER_CONFIG, *VOCABULARY_FILES))
 _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "input_ids": _TOKENIZER,
@@ -50,9 +50,9 @@ _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "input_values": ("a feature extractor", PROCESSOR_FILES),
 }
 
-# Tasks whose outputs are made into text.
+# Tasks whose outputs are decoded into text.
 _DECODING = frozenset(("automatic-speech-recognition", "image-to-text"))
-# Models whose inputs of these names are neither text nor audio: nothing has to prepare them.
+# Tasks with inputs of these names that are neither text nor audio: nothing has to prepare them.
 _PREPARED_BY_NOTHING = frozenset(("time-series-forecasting", "reinforcement-learning"))
 
 _PARSED_TOKENIZER_BYTES = 200_000
@@ -101,30 +101,33 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package))
+        yield failed(
+            f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package)
+        )
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
     """A diffusion pipeline: each component that has an ONNX file has a config, and those without have their files."""
+    again = "export the pipeline again"
     try:
         index = package.read_json(MODEL_INDEX) or {}
     except PackageError as error:
-        yield failed(str(error), "export the pipeline again")
+        yield failed(str(error), again)
         return
     if not isinstance(index.get("_class_name"), str):
-        yield failed(f"{MODEL_INDEX} has no `_class_name`", "export the pipeline again")
+        yield failed(f"{MODEL_INDEX} has no `_class_name`", again)
     for name in sorted({file.rpartition("/")[0] for file in package.files} - {""}):
         try:
             if package.read_json(f"{name}/{CONFIG}") is None:
-                yield failed(f"there is no {name}/{CONFIG}", "export the pipeline again")
+                yield failed(f"there is no {name}/{CONFIG}", again)
         except PackageError as error:
-            yield failed(str(error), "export the pipeline again")
+            yield failed(str(error), again)
     if "scheduler" in index and not package.has("scheduler/scheduler_config.json"):
         yield failed("there is no scheduler/scheduler_config.json", "copy the directory `scheduler` from the model")
 
 
 def check_labels(package: Contents) -> Iterator[Finding]:
-    """id2label, label2id and num_labels agree with each other, and with the width of the logits."""
+    """id2label, label2id and num_labels agree with each other and with the width of the logits."""
     config = package.main_config
     if not config:
         yield skipped(f"no {CONFIG} that could be read")
@@ -141,7 +144,7 @@ def check_labels(package: Contents) -> Iterator[Finding]:
     elif isinstance(config.get("num_classes"), int):
         labels = config["num_classes"]
     elif config.get("model_type") and package.library in _TRANSFORMERS_LIKE:
-        labels = 2  # what transformers takes where a config says nothing
+        labels = 2  # the default of transformers
     else:
         yield skipped(f"{CONFIG} has no labels")
         return
@@ -158,11 +161,11 @@ def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
         return
     if names is None:
         return
-    numbers = [int(key) for key in names if key.isascii() and key.isdecimal() and len(key) < 10]
-    if len(numbers) != len(names):
+    indices = [int(key) for key in names if key.isascii() and key.isdecimal() and len(key) < 10]
+    if len(indices) != len(names):
         yield failed("`id2label` has keys that are not numbers", advice)
         return
-    if sorted(numbers) != list(range(len(numbers))):
+    if sorted(indices) != list(range(len(indices))):
         yield warning(f"`id2label` does not number its {len(names)} labels from 0 on", advice)
     if count is not None and count != len(names):
         yield failed(f"`num_labels` is {count}, but `id2label` has {len(names)} labels", advice)
@@ -174,20 +177,20 @@ def _label2id_problems(names: Mapping[str, Any], ids: Any, advice: str) -> Itera
     if not isinstance(ids, dict):
         yield failed(f"`label2id` is not an object but {str(ids)[:60]!r}", advice)
         return
-    for label, number in ids.items():
-        if str(names.get(str(number))) != label:
-            found = names.get(str(number))
-            yield failed(f"`label2id` has {label!r}: {number!r}, but `id2label` has {number!r}: {found!r}", advice)
+    for label, index in ids.items():
+        other = names.get(str(index))
+        if str(other) != label:
+            yield failed(f"`label2id` has {label!r}: {index!r}, but `id2label` has {index!r}: {other!r}", advice)
             return
-    missing = [str(label) for label in names.values() if str(label) not in ids]
-    if missing:
-        yield failed(f"`label2id` lacks {missing[0]!r}, which `id2label` has", advice)
+    missing = next((str(label) for label in names.values() if str(label) not in ids), None)
+    if missing is not None:
+        yield failed(f"`label2id` lacks {missing!r}, which `id2label` has", advice)
 
 
 def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
     task = package.plain_task
     if task not in _LABEL_AXES:
-        yield good(f"consistent; {task or 'an unknown task'} has no logits to hold them against")
+        yield good(f"consistent; {task or 'an unknown task'} has no logits to compare them with")
         return
     axis, extra = _LABEL_AXES[task]
     compared = 0
@@ -211,30 +214,31 @@ def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
 def check_generation(package: Contents) -> Iterator[Finding]:
     """A generating model has a generation config."""
     try:
-        found = package.read_json(GENERATION_CONFIG)
+        config = package.read_json(GENERATION_CONFIG)
     except PackageError as error:
         yield failed(str(error), "copy it from the source model, or delete it: defaults from config.json hold then")
         return
     # CTC models transcribe without generating; a package of plain Optimum does not say its task.
     told_by_class = package.plain_task in (None, "automatic-speech-recognition") and generates(package.main_config)
     if package.plain_task not in _GENERATING_TASKS and not told_by_class:
-        yield skipped(f"{package.plain_task or 'the model'} does not generate" if found is None else "not needed")
-    elif found is None:
+        yield skipped(f"{package.plain_task or 'the model'} does not generate" if config is None else "not needed")
+    elif config is None:
         advice = "copy it from the source model, or set what you need in generate()"
         yield warning(f"there is no {GENERATION_CONFIG}: generate() takes defaults from {CONFIG}", advice)
 
 
 def check_preprocessors(package: Contents) -> Iterator[Finding]:
-    """What a pipeline needs to make the inputs of the graph is there and can be read."""
-    directories = ("tokenizer/",) if package.is_pipeline else ("",)
+    """What a pipeline needs to prepare the inputs of the graph is there and can be read."""
+    directory = "tokenizer/" if package.is_pipeline else ""
     for name in (*PROCESSOR_FILES, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"):
-        for directory in directories:
-            try:
-                package.read_json(directory + name)
-            except PackageError as error:
-                yield failed(str(error), "copy it from the source model again")
-    yield from _check_tokenizer_json(package, directories[0])
-    inputs = package.inputs() if package.plain_task not in _PREPARED_BY_NOTHING else set()
+        try:
+            package.read_json(directory + name)
+        except PackageError as error:
+            yield failed(str(error), "copy it from the source model again")
+    yield from _check_tokenizer_json(package, directory)
+    inputs = {value.name for model in package.readable.values() for value in model.graph.inputs}
+    if package.plain_task in _PREPARED_BY_NOTHING:
+        inputs.clear()
     needed = {kind: files for name, (kind, files) in _PREPROCESSORS.items() if name in inputs}
     if package.plain_task in _DECODING:
         needed.setdefault(*_TOKENIZER)
@@ -242,13 +246,15 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         needed.pop("an image processor", None)
     if package.is_pipeline:
         needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
+    exported = package.sidecar.source if package.sidecar is not None else {}
     for kind, files in needed.items():
-        if not any(package.has(directory + name) for name in files for directory in directories):
-            reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
-            if not package.exported_with("tokenizer" if kind == _TOKENIZER[0] else "processor"):
-                yield warning(f"{reason}; the source model had none")
-                continue
-            # Nobody knows what prepares the inputs of a model of one's own.
+        if any(package.has(directory + name) for name in files):
+            continue
+        reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
+        if exported.get("tokenizer" if kind == _TOKENIZER[0] else "processor") is False:
+            yield warning(f"{reason}; the source model had none")
+        else:
+            # What prepares the inputs of a custom model is unknown.
             problem = failed if package.library in _TRANSFORMERS_LIKE else warning
             yield problem(reason, f"copy it from the source model: {_repair(package)}")
     if not needed:
@@ -258,14 +264,15 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
 
 
 def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding]:
-    """A tokenizer.json that was cut off; of a long one, parsing would take longer than everything else."""
+    """A tokenizer.json that was cut off; a long one is not parsed, which would take longer than everything else."""
     name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
     try:
-        if not package.exists(name):
-            return
         first, last, size = package.ends(name)
         if size < _PARSED_TOKENIZER_BYTES:
-            parse_config(package.read(name) or b"", where=name)
+            content = package.read(name)
+            if content is None:
+                return
+            parse_config(content, where=name)
     except PackageError as error:
         yield failed(str(error), advice)
         return
@@ -274,12 +281,12 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
 
 
 def check_code(package: Contents) -> Iterator[Finding]:
-    """The Python files that an `auto_map` names are there; they are never run by a validation of the structure."""
+    """The Python files that an `auto_map` names are there; they are not run."""
     configs = [package.lenient(name) for name in (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)]
-    named = code_files(*configs)
     if not any("auto_map" in config for config in configs):
         yield skipped("the model has no code of its own")
         return
+    named = code_files(*configs)
     for name in named:
         if not package.has(name):
             advice = "copy it from the source model; ONNX Runtime itself does not need it"

@@ -1,4 +1,4 @@
-"""A package as it is found, broken or not: what can be read of it, and what is wrong with the rest."""
+"""A package, broken or not: what can be read of it, and what is wrong with the rest."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage
 
 
 MAX_ENTRIES = 100_000
-"""How many files and directories of a package are looked at."""
+"""How many files and directories of a package are checked."""
 
 _END_BYTES = 1000
 
 
 class Contents(HtpPackage):
-    """A package as it is found: what is broken in it is in `problems`, and the rest can be looked at.
+    """A package that may be broken: what is wrong with it is in `problems`, and the rest can be read.
 
     Raises:
         PackageError: The path does not exist, or has no ONNX file.
@@ -47,16 +47,8 @@ class Contents(HtpPackage):
         """Whether the package has a file."""
         return name in self.packed.encoded if self.packed is not None else (self.directory / name).is_file()
 
-    def exists(self, name: str) -> bool:
-        """Whether there is anything of that name, if only a pipe."""
-        return name in self.packed.encoded if self.packed is not None else (self.directory / name).exists()
-
     def ends(self, name: str) -> tuple[bytes, bytes, int]:
-        """The first and the last bytes of a file, and how many it has; empty where there is none.
-
-        Raises:
-            PackageError: It can't be read.
-        """
+        """The first and the last bytes of a file, and how many it has; empty if there is none."""
         if self.packed is not None or not self.has(name):
             content = self.read(name) or b""
             return content[:_END_BYTES], content[-_END_BYTES:], len(content)
@@ -70,7 +62,7 @@ class Contents(HtpPackage):
             raise PackageError(f"{name}: cannot be read: {error.strerror}") from error
 
     def lenient(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file, empty where there is none or it is broken."""
+        """The content of a JSON file, empty if there is none or it is broken."""
         try:
             return self.read_json(name) or {}
         except PackageError:
@@ -78,7 +70,7 @@ class Contents(HtpPackage):
 
     @cached_property
     def main_config(self) -> dict[str, Any]:
-        """The content of config.json, empty where there is none or it is broken."""
+        """The content of config.json, empty if there is none or it is broken."""
         return self.lenient(CONFIG)
 
     @property
@@ -97,21 +89,11 @@ class Contents(HtpPackage):
         library = self.sidecar.source.get("library") if self.sidecar is not None else None
         return library if isinstance(library, str) else None
 
-    def exported_with(self, kind: str) -> bool:
-        """Whether the export put a `tokenizer` or a `processor` into the package; True where no sidecar says."""
-        return self.sidecar is None or self.sidecar.source.get(kind) is not False
-
-    def inputs(self) -> set[str]:
-        """The names of the inputs of all ONNX files."""
-        return {value.name for model in self.readable.values() for value in model.graph.inputs}
-
     def entries(self) -> list[Path]:
         """All that is in the package's directory, links not followed; nothing for a single ONNX file."""
-        if self.path.is_file():
-            return []
-        found: list[Path] = []
-        for directory, names, files in os.walk(self.directory):
-            found += [Path(directory, name) for name in (*names, *files)]
-            if len(found) > MAX_ENTRIES:
+        entries: list[Path] = []
+        for directory, names, files in os.walk(self.directory) if self.path.is_dir() else ():
+            entries += [Path(directory, name) for name in (*names, *files)]
+            if len(entries) > MAX_ENTRIES:
                 break
-        return found
+        return entries

@@ -1,4 +1,4 @@
-"""Checks of the files as such: ONNX that can be read and run here, external data, links and paths, the set of files."""
+"""Checks of the files: ONNX that can be read and run here, external data, links and paths, the set of files."""
 
 from __future__ import annotations
 
@@ -9,30 +9,21 @@ from importlib import metadata as importlib_metadata
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
-from optimum_htp.onnxfile import Initializer, OnnxModel, element_type
+from optimum_htp.onnxfile import Initializer, OnnxModel, element_type, external_data_files
 from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
 
-# ONNX Runtime's minor version: the highest IR version, and the highest opset of ai.onnx, that it takes. Measured with
-# the CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
-# https://onnxruntime.ai/docs/reference/compatibility.html. A later version takes at least what the last one here takes.
+# From which version of ONNX Runtime on it takes which highest IR version and highest opset of ai.onnx. Measured with the
+# CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
+# https://onnxruntime.ai/docs/reference/compatibility.html. A version after the last takes at least as much.
 _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 18): (10, 21),
-    (1, 19): (10, 21),
-    (1, 20): (10, 21),
     (1, 21): (10, 22),
-    (1, 22): (10, 22),
     (1, 23): (11, 23),
     (1, 24): (13, 25),
     (1, 25): (13, 26),
-    (1, 26): (13, 26),
-    (1, 27): (13, 26),
-    (1, 28): (13, 26),
-    (1, 29): (13, 26),
-    (1, 30): (13, 26),
-    (1, 31): (13, 26),
     (1, 32): (14, 28),
 }
 _LOWEST_OPSET = 7
@@ -43,7 +34,7 @@ _EXPORT_AGAIN = "export or download the package again"
 
 
 def check_onnx(package: Contents) -> Iterator[Finding]:
-    """Every ONNX file can be read, and has a graph that gives something."""
+    """Every ONNX file can be read, and its graph has outputs."""
     for name, file in package.files.items():
         if name in package.problems:
             yield failed(str(package.problems[name]).replace(str(file.path), name, 1), _EXPORT_AGAIN)
@@ -56,7 +47,7 @@ def check_onnx(package: Contents) -> Iterator[Finding]:
 
 
 def check_versions(package: Contents) -> Iterator[Finding]:
-    """The installed ONNX Runtime takes the IR version and the opset; it is not imported for that."""
+    """The installed ONNX Runtime takes the IR version and the opset; it is not imported."""
     runtime = installed_runtime()
     if runtime is None:
         yield skipped("ONNX Runtime is not installed here")
@@ -73,10 +64,12 @@ def check_versions(package: Contents) -> Iterator[Finding]:
             advice = f"convert it to opset {_LOWEST_OPSET} or above with onnx.version_converter"
             yield warning(f"{name}: opset {opsets[name]}; ONNX Runtime promises nothing below {_LOWEST_OPSET}", advice)
     if not package.readable:
-        yield skipped("there is no graph that could be read")
+        yield skipped("no file could be read")
         return
-    versions = ", ".join(str(version) for version in sorted({model.ir_version for model in package.readable.values()}))
-    numbers = ", ".join(map(str, sorted(set(opsets.values()))))
+    versions, numbers = (
+        ", ".join(map(str, sorted(set(values))))
+        for values in ((model.ir_version for model in package.readable.values()), opsets.values())
+    )
     yield good(f"ONNX Runtime {runtime[0]}.{runtime[1]} takes IR version {versions} and opset {numbers}")
 
 
@@ -88,21 +81,21 @@ def _too_new(name: str, versions: dict[str, int], runtime: tuple[int, int]) -> I
         if value <= highest[what]:
             continue
         if runtime > max(_RUNTIME_LIMITS):
-            yield warning(f"{name}: {what} {value}; whether {this} takes it is not known", "try it with --load")
+            yield warning(f"{name}: {what} {value}; whether {this} takes it is unknown", "try it with --load")
         else:
             advice = "upgrade onnxruntime, or export again with a lower --opset"
             yield failed(f"{name}: {what} {value}, and {this} takes {highest[what]} at most", advice)
 
 
 def installed_runtime() -> tuple[int, int] | None:
-    """The major and minor version of the installed ONNX Runtime, None where there is none; it is not imported."""
+    """The major and minor version of the installed ONNX Runtime, None if there is none; it is not imported."""
     for name in _RUNTIMES:
         try:
-            found = re.match(r"(\d+)\.(\d+)", importlib_metadata.version(name))
+            version = re.match(r"(\d+)\.(\d+)", importlib_metadata.version(name))
         except importlib_metadata.PackageNotFoundError:
             continue
-        if found is not None:
-            return int(found[1]), int(found[2])
+        if version is not None:
+            return int(version[1]), int(version[2])
     return None
 
 
@@ -110,12 +103,12 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
     """Every file of external weights is there, and as long as the tensors in it need."""
     needed: dict[Path, tuple[str, int]] = {}
     for name, model in package.readable.items():
-        for tensor in external_tensors(model):
+        for tensor in _external_tensors(model):
             file = Path(package.files[name].path.parent, tensor.location or "")
             if _leads_out(package, name, tensor.location or ""):
-                continue  # `paths` says so; what lies there is nobody's business
+                continue  # `paths` says so; what is there is not examined
             label, longest = needed.get(file, ("", 0))
-            needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + tensor_bytes(tensor)))
+            needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + _bytes_of(tensor)))
     for file, (label, size) in needed.items():
         try:
             actual = file.stat().st_size if file.is_file() else None
@@ -132,16 +125,15 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
         yield good(f"{total:,} bytes in {len(needed)} {'file' if len(needed) == 1 else 'files'}")
 
 
-def external_tensors(model: OnnxModel) -> Iterator[Initializer]:
-    """The tensors of a model that are stored outside its file."""
+def _external_tensors(model: OnnxModel) -> Iterator[Initializer]:
     for _, graph in model.graphs():
         for tensor in (*graph.initializers, *graph.external_attributes):
             if tensor.location is not None:
                 yield tensor
 
 
-def tensor_bytes(tensor: Initializer) -> int:
-    """How many bytes of content a tensor has: as it says, else by its shape; 0 where neither is known."""
+def _bytes_of(tensor: Initializer) -> int:
+    """How many bytes of content a tensor has: as it says, else by its shape; 0 if neither is known."""
     if tensor.length is not None:
         return tensor.length
     if any(size < 0 for size in tensor.dims):
@@ -158,19 +150,18 @@ def check_paths(package: Contents) -> Iterator[Finding]:
     """Nothing leads out of the package: no external data, no link."""
     advice = "do not use this package, unless you know who made it and why"
     for name, model in package.readable.items():
-        for location in sorted({str(tensor.location) for tensor in external_tensors(model)}):
+        for location in sorted(external_data_files(model)):
             if _leads_out(package, name, location):
                 yield failed(f"{name} reads its weights from {location!r}, outside the package", advice)
     entries = package.entries()
-    for entry in entries:
-        if entry.is_symlink() and not is_inside(entry, package.directory):
-            name = entry.relative_to(package.directory).as_posix()
-            yield failed(f"{name} is a link to {str(entry.readlink())!r}, outside the package", advice)
-        elif entry.is_symlink() and not entry.exists():
-            name = entry.relative_to(package.directory).as_posix()
-            yield failed(f"{name} is a link to {str(entry.readlink())!r}, which is not there", _EXPORT_AGAIN)
+    for entry in filter(Path.is_symlink, entries):
+        link = f"{entry.relative_to(package.directory).as_posix()} is a link to {str(entry.readlink())!r}"
+        if not is_inside(entry, package.directory):
+            yield failed(f"{link}, outside the package", advice)
+        elif not entry.exists():
+            yield failed(f"{link}, which is not there", _EXPORT_AGAIN)
     if len(entries) > MAX_ENTRIES:
-        yield warning(f"more than {MAX_ENTRIES:,} files; the rest was not looked at", "is this the right directory?")
+        yield warning(f"more than {MAX_ENTRIES:,} files; the rest was not checked", "is this the right directory?")
     else:
         yield good("nothing leads out of the package")
 
@@ -184,7 +175,7 @@ def _leads_out(package: Contents, name: str, location: str) -> bool:
 
 
 def check_files(package: Contents) -> Iterator[Finding]:
-    """The ONNX files that Optimum's classes look for are there together, and what is packed in a file can be unpacked."""
+    """The ONNX files that Optimum's classes need together are there, and what is packed in a file can be unpacked."""
     for name in package.packed.encoded if package.packed is not None else ():
         try:
             package.read(name)
@@ -194,8 +185,10 @@ def check_files(package: Contents) -> Iterator[Finding]:
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]
     plain = package.main_config.get("is_encoder_decoder") is True or package.plain_task == "text2text-generation"
-    if package.path.is_file() or package.is_pipeline:
-        yield good("one file" if package.path.is_file() else f"{len(package.files)} components")
+    if package.path.is_file():
+        yield good("one file")
+    elif package.is_pipeline:
+        yield good(f"{len(package.files)} components")
     elif encoders and not decoders and plain and not any(name.startswith("model") for name in names):
         yield failed(f"there is {encoders[0]}, but no decoder", _EXPORT_AGAIN)
     elif decoders and not encoders and plain:

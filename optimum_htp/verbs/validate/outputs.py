@@ -6,11 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isinf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    Array,
     Errors,
     Example,
     Part,
@@ -28,13 +29,7 @@ from optimum_htp.models import (
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.validate.contents import Contents
-from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+from optimum_htp.verbs.validate.report import OK, Check, Finding, combine, failed, good, skipped, warning
 
 
 logger = logging.getLogger(__name__)
@@ -58,30 +53,20 @@ def check_outputs(
     tolerance: float | None = None,
     shapes: Mapping[str, int] | None = None,
 ) -> list[Check]:
-    """Runs the source model and the ONNX files on the same inputs, of two sizes each.
+    """The checks `outputs` (at the sizes that are given) and `dynamic-axes` (at other sizes of batch and sequence).
 
-    Args:
-        package: The package.
-        model: The source model: its directory, or its id on the Hub.
-        task: The task; None means the one that the package says.
-        trust_remote_code: Run code that comes with the model.
-        tolerance: Of all outputs, relative to their largest value; None means by the type that the file computes with.
-        shapes: Sizes of the first inputs, by Optimum's names; others have their defaults.
-
-    Returns:
-        The checks `outputs` (at the default sizes) and `dynamic-axes` (at other sizes of batch and sequence).
+    The arguments are those of `validate`; `shapes` has sizes by Optimum's names.
 
     Raises:
         PackageError: There is no such model, or it can't be loaded in PyTorch.
     """
-    records = package.sidecar
+    sidecar = package.sidecar
+    records = sidecar.files.values() if sidecar is not None else ()
     source = load_source_of(
         list(package.readable.values()),
         model,
-        recorded=records.source if records is not None else {},
-        roots=[tree.root for record in records.files.values() for tree in record.roots.trees]
-        if records is not None
-        else [],
+        recorded=sidecar.source if sidecar is not None else {},
+        roots=[tree.root for record in records for tree in record.roots.trees],
         task=task,
         trust_remote_code=trust_remote_code,
     )
@@ -93,18 +78,17 @@ def check_outputs(
     for part in parts:
         graph = package.readable[part.file]
         comparison = _Comparison(package, part, default_tolerance(graph) if tolerance is None else tolerance)
-        sizes = {**fixed_sizes((value.name, value.shape) for value in graph.graph.inputs), **(shapes or {})}
-        done = comparison.at(sizes)
-        first.append(done)
-        label = comparison.label
-        others.append(comparison.at_other_sizes(sizes) if done.status == "ok" else skipped(f"{label}: see `outputs`"))
+        sizes = {**fixed_sizes(graph.graph.inputs), **(shapes or {})}
+        first.append(comparison.at(sizes))
+        is_ok = first[-1].status == OK
+        others.append(comparison.at_other_sizes(sizes) if is_ok else skipped(f"{comparison.label}: see `outputs`"))
     left_out = sorted(package.readable.keys() - {part.file for part in parts})
     if left_out:
         finding = warning(f"not compared: {', '.join(left_out)}: Optimum's export config does not know it")
         first.append(finding)
         others += [] if parts else [finding]
     if not first:
-        first = others = [skipped("there is no graph that could be read")]
+        first = others = [skipped("no file could be read")]
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 
@@ -123,12 +107,10 @@ class _Comparison:
 
     @property
     def label(self) -> str:
-        if self.part.branch is None:
-            return self.part.file
-        return f"{self.part.file} {'with' if self.part.branch else 'without'} past"
+        return f"{self.part.file} {self.part.branch_name}".rstrip()
 
     def at(self, shapes: dict[str, int]) -> Finding:
-        """Compares at one size; what PyTorch itself does not take is no fault of the package."""
+        """Compares at one size; if PyTorch itself does not take it, that is not a fault of the package."""
         random = random_operators(self.model)
         if random:
             return skipped(f"{self.label} is random ({', '.join(random)})")
@@ -138,23 +120,22 @@ class _Comparison:
         misfit = self._misfit(example)
         if misfit is not None:
             return failed(
-                f"{self.label} could not be compared: {misfit}", "give the model, and the sizes, of the export"
+                f"{self.label} could not be compared: {misfit}", "give the model and the sizes of the export"
             )
         return self._compare(example, "")
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
-        """Compares at the first of the other sizes that PyTorch takes and the graph says it takes."""
+        """Compares at the first of the other sizes that PyTorch and the declared inputs of the graph take."""
         why = "PyTorch takes no other sizes"
         for other in _OTHER_SIZES:
             example = self._reference({**shapes, **other})
             if isinstance(example, str):
                 continue
             misfit = self._misfit(example)
-            if misfit is not None:
-                why = misfit
-                continue
-            sizes = ", ".join(f"{name} {size}" for name, size in other.items() if name != "audio_sequence_length")
-            return self._compare(example, f" at {sizes}")
+            if misfit is None:
+                sizes = ", ".join(f"{name} {size}" for name, size in other.items() if name != "audio_sequence_length")
+                return self._compare(example, f" at {sizes}")
+            why = misfit
         return skipped(f"{self.label}: {why}")
 
     def _reference(self, shapes: dict[str, int]) -> Example | str:
@@ -165,7 +146,7 @@ class _Comparison:
             return reason(error)
 
     def _misfit(self, example: Example) -> str | None:
-        """What keeps the inputs from being run: one is missing, or has another size than the graph says for good."""
+        """Why the graph does not take the inputs: one is missing, or has another size than a fixed one of the graph."""
         for value in graph_inputs(self.model):
             given = example.inputs.get(value.name)
             if given is None:
@@ -174,9 +155,7 @@ class _Comparison:
                 isinstance(size, int) and size > 0 and size != actual
                 for size, actual in zip(value.shape, given.shape, strict=False)
             ):
-                return (
-                    f"the input {value.name!r} is {list(value.shape)} for good, and {list(given.shape)} does not fit"
-                )
+                return f"the input {value.name!r} has the fixed shape {list(value.shape)}, not {list(given.shape)}"
         return None
 
     def _compare(self, example: Example, where: str) -> Finding:
@@ -203,7 +182,7 @@ class _Comparison:
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
             return failed(f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
-        worst = max(each.relative for each in errors.values())
+        worst = max(error.relative for error in errors.values())
         return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
 
     def _run(self, names: list[str], inputs: Mapping[str, Any]) -> dict[str, Array]:

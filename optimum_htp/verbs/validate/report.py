@@ -1,4 +1,4 @@
-"""What a validation finds: a list of named checks."""
+"""The result of a validation: a list of named checks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ _SEVERITY = {SKIPPED: 0, OK: 1, WARNING: 2, FAILED: 3}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look at a package found.
-
-    Attributes:
-        status: `ok`, `warning`, `failed` or `skipped`.
-        reason: What was found, or why it could not be looked at.
-        advice: What to do about it; empty where nothing is to do.
-    """
+    """One fact about a package, with the fields of a `Check` that consists of several."""
 
     status: str
     reason: str
@@ -35,9 +29,9 @@ class Check:
 
     Attributes:
         name: Its name, the same in every report.
-        status: `ok`, `warning` (works, but something is missing or can't be known), `failed` or `skipped`.
-        reason: What was found; for a skipped check, why it was not done.
-        advice: What to do about it, with the command where there is one; empty where nothing is to do.
+        status: `ok`, `warning` (works, but something is missing or unknown), `failed` or `skipped`.
+        reason: What is so; for a skipped check, why it was not done.
+        advice: What to do about it, with the command if there is one; empty if nothing has to be done.
     """
 
     name: str
@@ -48,11 +42,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationReport:
-    """All that a validation found.
+    """The result of a validation.
 
     Attributes:
         package: The package.
-        task: What it was exported for, as far as it says so.
+        task: What it was exported for, if it says so.
         files: Its ONNX files, by their path in it.
         checks: The checks, in the order in which they were done.
     """
@@ -83,10 +77,7 @@ class ValidationReport:
         Raises:
             KeyError: It was not asked for.
         """
-        for check in self.checks:
-            if check.name == name:
-                return check
-        raise KeyError(name)
+        return {check.name: check for check in self.checks}[name]
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -102,10 +93,7 @@ class ValidationReport:
 def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:
     """The check that several findings amount to: as bad as the worst, with the reasons of those that are as bad.
 
-    Args:
-        name: The check's name.
-        findings: What was found; none means that all is well.
-        ok: The reason where all is well.
+    Without findings it is ok, and `ok` is the reason.
     """
     listed = list(findings)
     worst = max((finding.status for finding in listed), key=_SEVERITY.__getitem__, default=OK)
@@ -124,15 +112,15 @@ def failed(reason: str, advice: str = "") -> Finding:
 
 
 def warning(reason: str, advice: str = "") -> Finding:
-    """A finding that a user should know of."""
+    """A finding that does not fail a check."""
     return Finding(WARNING, reason, advice)
 
 
 def skipped(reason: str) -> Finding:
-    """What could not be looked at, and why."""
+    """A finding that something could not be checked, and why."""
     return Finding(SKIPPED, reason)
 
 
 def good(reason: str) -> Finding:
-    """What is as it should be."""
+    """A finding that something is as it should be."""
     return Finding(OK, reason)

@@ -1,7 +1,6 @@
 """Checks of sizes that a config states against those that tensors in the graph have.
 
-A size that a config leaves out is not guessed (nested configs leave out defaults), and a graph that does not say a
-size is not searched for it: what fails here is wrong.
+No size is guessed that the config (nested ones leave out defaults) or the graph leaves out: what fails here is wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped
 
+
+_OTHER_MODEL = "config.json is of another model: copy the right one, or export again"
 
 _EMBEDDING_OPERATORS = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0)}
 """Operator: the inputs that are the table of embeddings and the token ids."""
@@ -39,7 +40,7 @@ _PAST = re.compile(r"past_key_values\.(\d+)\.(?:(?:decoder|encoder)\.)?(?:key|va
 
 
 def check_dimensions(package: Contents) -> Iterator[Finding]:
-    """Vocabulary, hidden size and layers of the cache are in the graph what the config says."""
+    """Vocabulary, hidden size and layers of the cache are the same in the config and the graph."""
     if package.is_pipeline:
         yield skipped("each component of a pipeline has a config of its own")
         return
@@ -47,17 +48,17 @@ def check_dimensions(package: Contents) -> Iterator[Finding]:
     if not config:
         yield skipped("no config.json that could be read")
         return
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name, model in package.readable.items():
-        for look in (_check_vocabulary, _check_logits, _check_width, _check_cache):
-            found += look(package, name, model, config)
-    yield from (finding for finding in found if finding.status == "failed")
-    agreed = list(dict.fromkeys(finding.reason for finding in found if finding.status == "ok"))
+        for check in (_check_vocabulary, _check_width, _check_cache):
+            findings += check(package, name, model, config)
+    yield from (finding for finding in findings if finding.status == "failed")
+    agreed = list(dict.fromkeys(finding.reason for finding in findings if finding.status == "ok"))
     yield good(", ".join(agreed)) if agreed else skipped("config.json and the graph state no size in common")
 
 
 def vocabulary_sizes(config: Mapping[str, Any]) -> set[int] | None:
-    """The sizes that a vocabulary of this model may have, or None where they can't be known.
+    """The sizes that a vocabulary of this model may have; None if they are unknown.
 
     >>> vocabulary_sizes({"vocab_size": 96}), vocabulary_sizes({"decoder": {"model_type": "bert"}})
     ({96}, None)
@@ -80,7 +81,7 @@ def _is_config(value: Mapping[str, Any]) -> bool:
 
 
 def _embedding_shapes(model: OnnxModel) -> Iterator[tuple[int, int]]:
-    """The shapes of the tables that `input_ids` are looked up in."""
+    """The shapes of the tables that `input_ids` index."""
     shapes = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
     for _, node in model.nodes():
         table, ids = _EMBEDDING_OPERATORS.get(node.op_type, (0, 0))
@@ -91,71 +92,58 @@ def _embedding_shapes(model: OnnxModel) -> Iterator[tuple[int, int]]:
             yield dims[0], dims[1]
 
 
-def _check_vocabulary(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
-    sizes = vocabulary_sizes(config)
-    widths = _known_sizes(config, _EMBEDDING_KEYS)
-    advice = "config.json is of another model: copy the right one, or export again"
-    for rows, width in set(_embedding_shapes(model)):
-        if sizes is not None and rows not in sizes:
-            stated = " or ".join(map(str, sorted(sizes)))
-            yield failed(f"the vocabulary is {stated} in config.json, {rows} in {name}", advice)
-        elif sizes is not None:
-            yield good(f"vocabulary {rows:,}")
-        if widths and width not in widths:
-            stated = " or ".join(map(str, sorted(widths)))
-            yield failed(f"the hidden size is {stated} in config.json, but embeddings in {name} have {width}", advice)
+def _output_widths(model: OnnxModel, name: str) -> Iterator[int]:
+    """The last size of an output with three axes, if the graph says it."""
+    for value in model.graph.outputs:
+        if value.name == name and value.shape is not None and len(value.shape) == 3:
+            width = value.shape[-1]
+            if isinstance(width, int):
+                yield width
 
 
 def _known_sizes(config: Mapping[str, Any], keys: tuple[str, ...]) -> set[int]:
-    """The sizes that a config without nested ones states; with nested ones, whose is whose can't be known."""
+    """The sizes that a config states, if it has no nested configs, which make it ambiguous whose they are."""
     if any(isinstance(value, dict) and _is_config(value) for value in config.values()):
         return set()
     return {config[key] for key in keys if isinstance(config.get(key), int)}
 
 
-def _check_logits(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _agreement(what: str, stated: set[int], actual: int, where: str) -> Finding:
+    if actual in stated:
+        return good(f"{what} {actual:,}")
+    sizes = " or ".join(map(str, sorted(stated)))
+    return failed(f"the {what} is {sizes} in config.json, {actual} in {where}", _OTHER_MODEL)
+
+
+def _check_vocabulary(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
     sizes = vocabulary_sizes(config)
-    if package.plain_task not in _WORD_TASKS or sizes is None:
-        return
-    for value in model.graph.outputs:
-        if value.name == "logits" and value.shape is not None and len(value.shape) == 3:
-            width = value.shape[-1]
-            if isinstance(width, int) and width not in sizes:
-                stated = " or ".join(map(str, sorted(sizes)))
-                advice = "config.json is of another model: copy the right one, or export again"
-                yield failed(
-                    f"the vocabulary is {stated} in config.json, but the logits of {name} have {width}", advice
-                )
-            elif isinstance(width, int):
-                yield good(f"vocabulary {width:,}")
+    widths = _known_sizes(config, _EMBEDDING_KEYS)
+    for rows, width in set(_embedding_shapes(model)):
+        if sizes is not None:
+            yield _agreement("vocabulary", sizes, rows, name)
+        if widths and width not in widths:
+            yield _agreement("hidden size", widths, width, f"the embeddings of {name}")
+    if sizes is not None and package.plain_task in _WORD_TASKS:
+        for width in _output_widths(model, "logits"):
+            yield _agreement("vocabulary", sizes, width, f"the logits of {name}")
 
 
-def _check_width(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_width(_: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
     widths = _known_sizes(config, _WIDTH_KEYS)
-    if not widths or "input_ids" not in {value.name for value in model.graph.inputs}:
-        return
-    for value in model.graph.outputs:
-        if value.name == "last_hidden_state" and value.shape is not None and len(value.shape) == 3:
-            width = value.shape[-1]
-            if isinstance(width, int) and width not in widths:
-                stated = " or ".join(map(str, sorted(widths)))
-                advice = "config.json is of another model: copy the right one, or export again"
-                yield failed(f"the hidden size is {stated} in config.json, {width} in {name}", advice)
-            elif isinstance(width, int):
-                yield good(f"hidden size {width:,}")
+    if widths and any(value.name == "input_ids" for value in model.graph.inputs):
+        for width in _output_widths(model, "last_hidden_state"):
+            yield _agreement("hidden size", widths, width, name)
 
 
-def _check_cache(package: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
-    numbers = {int(found[1]) for value in model.graph.inputs if (found := _PAST.match(value.name))}
-    if not numbers:
-        return
+def _check_cache(_: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
+    numbers = {int(match[1]) for value in model.graph.inputs if (match := _PAST.match(value.name))}
     nested = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
     source = nested if nested is not None else config
     layers = next((source[key] for key in _LAYER_KEYS if isinstance(source.get(key), int)), None)
-    if layers is None:
+    if layers is None or not numbers:
         return
     if max(numbers) + 1 != layers or len(numbers) != layers:
         reason = f"config.json has {layers} layers, but {name} takes past key values for {len(numbers)}"
-        yield failed(reason, "config.json is of another model: copy the right one, or export again")
+        yield failed(reason, _OTHER_MODEL)
     else:
         yield good(f"{layers} layers of past key values")

@@ -1,4 +1,4 @@
-"""Checks of what the HTP pass wrote: tags, distinct keys, and a sidecar that is in step with the graphs."""
+"""Checks of what the HTP pass wrote: tags, distinct keys, and a sidecar that describes these graphs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,16 @@ def check_tags(package: Contents) -> Iterator[Finding]:
             yield failed(f"{name}: no node is tagged", again)
         elif missing:
             example = next(_name(file.model, key) for key in keys if key not in tags)
-            advice = f"if a tool changed it: optimum-cli htp project {package.path} --from TAGGED; else {again}"
+            advice = f"if a tool changed it: optimum-cli htp project {package.path} --reference TAGGED; else {again}"
             yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
         if unresolved:
             example = _name(file.model, unresolved[0])
-            yield warning(f"{name}: of {len(unresolved):,} nodes nothing is known, such as {example}")
-    if not package.readable_files:
-        yield skipped("no file could be read")
-    else:
-        yield good(f"{tagged:,} of {total:,} nodes")
+            yield warning(f"{name}: the modules of {len(unresolved):,} nodes are unknown, such as {example}")
+    yield good(f"{tagged:,} of {total:,} nodes") if package.readable_files else skipped("no file could be read")
 
 
 def _name(model: OnnxModel, key: NodeKey) -> str:
-    node = next(node for other, node in model.nodes() if other == key)
+    node = dict(model.nodes())[key]
     return f"{node.op_type} {node.name or node_id(node, key[1])!r}"
 
 
@@ -49,7 +46,7 @@ def check_keys(package: Contents) -> Iterator[Finding]:
         for (_, index), node in model.nodes():
             for key in node.repeated_keys:
                 reason = f"{name}: the node {node.name or f'#{index}'!r} has the metadata key {key!r} twice"
-                yield failed(reason, again if ours(key) else "take one out: readers differ in which they take")
+                yield failed(reason, again if ours(key) else "remove one: readers differ in which they take")
     yield good("each key once per node") if package.readable else skipped("no file could be read")
 
 
@@ -61,8 +58,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
         yield failed(str(package.problems[SIDECAR]), f"delete it, then {again}")
         return
     if sidecar is None:
-        reason = f"there is no {SIDECAR}: the export did not end, or another tool wrote the package"
-        yield warning(reason, again)
+        yield warning(f"there is no {SIDECAR}: the export did not end, or another tool wrote the package", again)
         return
     names = set(package.files) if package.packed is None else {package.packed.onnx_name}
     for name in sorted(names - sidecar.files.keys()):
@@ -84,7 +80,4 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
             what = f"{len(differing):,} nodes have other tags than in {SIDECAR}, or none"
             advice = f"write them again: optimum-cli htp project {package.path}"
             yield failed(f"{name}: {what}, such as {_name(file.model, differing[0])}", advice)
-    if not package.readable_files:
-        yield skipped("there is no graph that could be read")
-        return
-    yield good("describes just these graphs")
+    yield good("describes just these graphs") if package.readable_files else skipped("no file could be read")

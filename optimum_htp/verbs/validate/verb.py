@@ -1,55 +1,44 @@
-"""Validation: does a package hold all that it takes to load it, and is it what it says it is.
+"""`validate`: whether a package has everything that loading it takes, and is consistent.
 
 The structure is checked from the files alone: no weight is read, nothing is executed, and neither torch nor onnx nor
-onnxruntime is imported. Loading it (`load=True`) and comparing it with the source model (`model=`) come on top.
+onnxruntime is imported. `load=` and `model=` do more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import InputSizes
 from optimum_htp.package import HtpPackage, path_of
-from optimum_htp.verbs.validate.config_checks import (
-    check_code,
-    check_config,
-    check_generation,
-    check_labels,
-    check_preprocessors,
-)
+from optimum_htp.verbs.validate import config_checks, file_checks, shape_checks, tag_checks
 from optimum_htp.verbs.validate.contents import Contents
-from optimum_htp.verbs.validate.file_checks import (
-    check_external_data,
-    check_files,
-    check_onnx,
-    check_paths,
-    check_versions,
-)
 from optimum_htp.verbs.validate.report import Check, Finding, ValidationReport, combine
-from optimum_htp.verbs.validate.shape_checks import check_dimensions
-from optimum_htp.verbs.validate.tag_checks import check_keys, check_sidecar, check_tags
 
 
-# Name: what looks, and what to say where it finds nothing to say. Those of the first table are what Optimum needs.
-_OPTIMUM_CHECKS: dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]] = {
-    "config": (check_config, "says what kind of model this is"),
-    "labels": (check_labels, "consistent"),
-    "generation": (check_generation, "there, and can be read"),
-    "preprocessors": (check_preprocessors, "there"),
-    "code": (check_code, "none"),
-    "files": (check_files, "complete"),
-    "onnx": (check_onnx, "can be read"),
-    "versions": (check_versions, "supported"),
-    "external-data": (check_external_data, "complete"),
-    "paths": (check_paths, "nothing leads out of the package"),
-    "dimensions": (check_dimensions, "as in the graph"),
+# By its name, the function of a check and the reason that is given if it has no findings.
+Checks: TypeAlias = dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]]
+
+# What Optimum needs, then what the HTP pass adds.
+_OPTIMUM_CHECKS: Checks = {
+    "config": (config_checks.check_config, "says what kind of model this is"),
+    "labels": (config_checks.check_labels, "consistent"),
+    "generation": (config_checks.check_generation, "there, and can be read"),
+    "preprocessors": (config_checks.check_preprocessors, "there"),
+    "code": (config_checks.check_code, "none"),
+    "files": (file_checks.check_files, "complete"),
+    "onnx": (file_checks.check_onnx, "can be read"),
+    "versions": (file_checks.check_versions, "supported"),
+    "external-data": (file_checks.check_external_data, "complete"),
+    "paths": (file_checks.check_paths, "nothing leads out of the package"),
+    "dimensions": (shape_checks.check_dimensions, "as in the graph"),
 }
-_HTP_CHECKS: dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]] = {
-    "tags": (check_tags, "every node is tagged"),
-    "keys": (check_keys, "each key once per node"),
-    "sidecar": (check_sidecar, "describes just these graphs"),
+_HTP_CHECKS: Checks = {
+    "tags": (tag_checks.check_tags, "every node is tagged"),
+    "keys": (tag_checks.check_keys, "each key once per node"),
+    "sidecar": (tag_checks.check_sidecar, "describes just these graphs"),
 }
 
 
@@ -74,8 +63,8 @@ def validate(
         package: The package: its directory, an ONNX file of it (packed or not), or one that is open.
         load: Also run the ONNX checker, load the package with the ORTModel class of its task, and run it on dummy
             inputs, in another process that has no network.
-        model: Also compare the outputs with this source model: its directory, or its id on the Hub. This is done once
-            more with other sizes of batch and sequence.
+        model: Also compare the outputs with this source model, a directory or an id on the Hub, at two sizes of batch
+            and sequence.
         batch_size: Examples at once that outputs are compared for; None means Optimum's default, as for the next ones.
         sequence_length: Tokens of each.
         height: Pixels.
@@ -102,7 +91,7 @@ def validate(
     """
     if task is not None and not load and model is None:
         raise HtpError(
-            f"the task {task!r} is to load or compare for: give --load or --model MODEL (load=, model=) too"
+            f"the task {task!r} is used to load or compare: give --load or --model MODEL (load=, model=) too"
         )
     sizes = InputSizes(batch_size, sequence_length, height, width, {**(dims or {}), **(shapes or {})}).by_name()
     if (sizes or tolerance is not None) and model is None:
@@ -110,7 +99,7 @@ def validate(
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
     path = path_of(package)
     contents = Contents(path)
-    checks = _structure(contents, {**_OPTIMUM_CHECKS, **_HTP_CHECKS})
+    checks = _run(_OPTIMUM_CHECKS | _HTP_CHECKS, contents)
     if load:
         from optimum_htp.verbs.validate.loading import check_loading
 
@@ -119,12 +108,7 @@ def validate(
         from optimum_htp.verbs.validate.outputs import check_outputs
 
         checks += check_outputs(
-            contents,
-            str(model),
-            task=task,
-            trust_remote_code=trust_remote_code,
-            tolerance=tolerance,
-            shapes=sizes,
+            contents, str(model), task=task, trust_remote_code=trust_remote_code, tolerance=tolerance, shapes=sizes
         )
     return ValidationReport(
         package=str(path), task=contents.plain_task, files=tuple(contents.files), checks=tuple(checks)
@@ -139,14 +123,11 @@ def validate_optimum_compatibility(package: str | Path | HtpPackage) -> bool:
         False
     """
     try:
-        path = path_of(package)
-        checks = _structure(Contents(path), _OPTIMUM_CHECKS)
+        checks = _run(_OPTIMUM_CHECKS, Contents(path_of(package)))
     except HtpError:
         return False
     return all(check.status != "failed" for check in checks)
 
 
-def _structure(
-    contents: Contents, table: dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]]
-) -> list[Check]:
-    return [combine(name, look(contents), ok=ok) for name, (look, ok) in table.items()]
+def _run(checks: Checks, contents: Contents) -> list[Check]:
+    return [combine(name, function(contents), ok=ok) for name, (function, ok) in checks.items()]

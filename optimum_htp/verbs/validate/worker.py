@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def _no_network(event: str, _: tuple[Any, ...]) -> None:
 
 
 class _Run:
-    """The package while it is looked at, and the model once it is loaded."""
+    """The package, and the model once it is loaded."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
@@ -75,7 +75,7 @@ class _Run:
         return OK, f"loaded as {type(self.model).__name__}", ""
 
     def _load_singly(self, problem: PackageError) -> _Result:
-        """Several files that Optimum has no class for: whether ONNX Runtime takes each of them."""
+        """Several files that Optimum has no class for: whether ONNX Runtime loads each of them."""
         import onnxruntime
 
         if len(self.request["files"]) < 2:
@@ -91,61 +91,55 @@ class _Run:
     def run(self) -> _Result:
         if self.model is None:
             return SKIPPED, "the package was not loaded as a whole", ""
-        call: Callable[[], Any]
-        if hasattr(self.model, "components"):
-            call = self._pipeline_call()
-        else:
-            try:
-                inputs = self._inputs()
-            except HtpError as error:
-                return SKIPPED, f"no inputs to run it on: {error}", ""
-            call = lambda: self.model(**inputs)  # noqa: E731 (two kinds of call, one place that reports)
+        try:
+            if hasattr(self.model, "components"):
+                call = partial(self.model, "a photo of a cat", num_inference_steps=1, output_type="np")
+            else:
+                call = partial(self.model, **self._inputs())
+        except HtpError as error:
+            return SKIPPED, f"no inputs to run it on: {error}", ""
         try:
             outputs = call()
         except Exception as error:  # whatever Optimum or ONNX Runtime raise
             return FAILED, f"it loads, but can't be run: {reason(error)}", ""
         return OK, f"gave {_described(outputs)}", ""
 
-    def _pipeline_call(self) -> Callable[[], Any]:
-        return lambda: self.model("a photo of a cat", num_inference_steps=1, output_type="np")
-
     def _inputs(self) -> dict[str, Any]:
-        """Inputs for the whole model: as Optimum makes them for the architecture, else as the graph's inputs are."""
+        """Inputs for the whole model: Optimum's for the architecture, else by the inputs of the graph."""
         from optimum_htp.models import dummy_inputs, fixed_sizes
         from optimum_htp.verbs.validate.contents import Contents
 
         contents = Contents(self.request["path"])
         task = self.request["task"] or contents.plain_task
-        names = set(getattr(self.model, "input_names", None) or ())
         if task is None:
             raise HtpError("the package does not say its task")
-        library = contents.library or "transformers"
-        values = [value for model in contents.readable.values() for value in model.graph.inputs]
-        shapes = fixed_sizes((value.name, value.shape) for value in values)
-        plain = task.removesuffix("-with-past")
         try:
             made = dummy_inputs(
-                self.model.config, task=plain, library=library, shapes=shapes, directory=contents.directory
+                self.model.config,
+                task=task.removesuffix("-with-past"),
+                library=contents.library or "transformers",
+                shapes=fixed_sizes(value for model in contents.readable.values() for value in model.graph.inputs),
+                directory=contents.directory,
             )
         except HtpError:
             made = self._graph_inputs()
         if hasattr(self.model, "encoder") or (hasattr(self.model, "can_generate") and self.model.can_generate()):
             return {name: value for name, value in made.items() if not name.startswith("past_key_values")}
-        missing = names - made.keys()
-        if missing:
+        names = set(getattr(self.model, "input_names", None) or ())
+        if names - made.keys():
             made = {**self._graph_inputs(), **made}
         return {name: value for name, value in made.items() if name in names}
 
     def _graph_inputs(self) -> dict[str, Any]:
-        """Inputs by what the session says of their types and sizes."""
+        """Inputs by the types and sizes of the session."""
         import torch
 
-        sessions = getattr(self.model, "session", None)
-        if sessions is None:
+        session = getattr(self.model, "session", None)
+        if session is None:
             raise HtpError("the model has several graphs")
         sizes = {"batch_size": 2, "sequence_length": 16, "num_channels": 3, "height": 64, "width": 64}
         made = {}
-        for value in sessions.get_inputs():
+        for value in session.get_inputs():
             shape = [size if isinstance(size, int) else sizes.get(str(size), 2) for size in value.shape]
             kind = value.type.removeprefix("tensor(").removesuffix(")")  # torch has the names of ONNX Runtime's types
             made[value.name] = torch.ones(shape, dtype=getattr(torch, kind, torch.float32))
