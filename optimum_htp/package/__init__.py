@@ -41,7 +41,7 @@ from optimum_htp.package.node_metadata import (
     read_tags,
     renamed_tensors,
     strip_tags,
-    write_layer_annotations,
+    write_layer_values,
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of

@@ -189,7 +189,7 @@ def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
     Annotations.of(graph, options).write(graph.model.path)
 
 
-def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
+def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
     """Writes ONNX Runtime's `layer_ann` on nodes, in place and atomically, replacing what we wrote there before.
 
     `strip_tags` removes it again, and so does `write_tags`.

@@ -10,7 +10,5 @@ from optimum_htp.verbs.profile.times import (
     ModuleTime,
     OpTime,
     PhaseProfile,
-    by_class,
-    by_op,
 )
 from optimum_htp.verbs.profile.verb import profile
