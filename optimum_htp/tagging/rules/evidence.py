@@ -20,28 +20,19 @@ class Owner:
 
 
 class Evidence:
-    """A graph and its trace, indexed for the rules, and the owners decided so far.
-
-    Attributes:
-        nodes: The nodes by key.
-        order: Every node, producers before consumers; those of a body before the node that has it.
-        owners: What has been decided.
-        sources: The kind of evidence that decided it.
-        named: The owners that the names of nodes spell; empty where the trace recorded the scopes themselves.
-        doubtful: Nodes that data flow must not decide: what they say of their module can't be read, or a node that
-            they would be decided by is doubtful itself.
-    """
+    """A graph and its trace, indexed for the rules, and the owners decided so far."""
 
     def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:
         self.trace = trace
         self.nodes = dict(model.nodes())
-        self.order: list[NodeKey] = []
+        self.order: list[NodeKey] = []  # producers before consumers; those of a body before the node that has it
         for function in reversed(model.functions):
             self.order += _bodies_first(function.path, function.graph)
         self.order += _bodies_first("", model.graph)
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
-        self.named: dict[NodeKey, Owner] = {}
+        self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
+        # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.
         self.doubtful: set[NodeKey] = set()
         self._consumers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         self._producers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
