@@ -41,21 +41,13 @@ _AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One ONNX file and the PyTorch module that was exported to it.
+    """One ONNX file and the PyTorch module that was exported to it."""
 
-    Attributes:
-        name: Optimum's name for the part.
-        file: The ONNX file, by its path in the package.
-        module: The PyTorch module.
-        onnx_config: Optimum's export config of it.
-        branch: Whether this is the branch with past key values of a merged decoder; None for any other file.
-    """
-
-    name: str
-    file: str
+    name: str  # Optimum's name for the part
+    file: str  # by its path in the package
     module: Any
-    onnx_config: Any
-    branch: bool | None = None
+    onnx_config: Any  # Optimum's export config of it
+    branch: bool | None = None  # of a merged decoder: whether it is the one with past key values
 
     @property
     def branch_name(self) -> str:
@@ -81,23 +73,14 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """A source model in PyTorch.
+    """A source model in PyTorch."""
 
-    Attributes:
-        model: The model, or the diffusion pipeline.
-        task: The task that it was loaded for, as Optimum names it, with `-with-past` where that is meant.
-        library: Optimum's name for its library.
-        name: What the user called it.
-        float_dtype: Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`.
-        preprocessors: Tokenizer, processor and so on, if they could be loaded: some determine sizes of inputs.
-    """
-
-    model: Any
-    task: str
-    library: str
-    name: str
-    float_dtype: str
-    preprocessors: list[Any]
+    model: Any  # or the diffusion pipeline
+    task: str  # that it was loaded for, as Optimum names it, with `-with-past` where that is meant
+    library: str  # Optimum's name for it
+    name: str  # what the user called the model
+    float_dtype: str  # Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`
+    preprocessors: list[Any]  # those that could be loaded: some determine sizes of inputs
 
 
 def source_facts(
@@ -165,19 +148,10 @@ def load_source_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> SourceModel:
-    """Loads a source model as Optimum's export does.
+    """Loads a source model, a directory or an id on the Hub, as Optimum's export does; None infers task and library.
 
-    Args:
-        model: A model directory, or an id on the Hub.
-        task: The task; None infers it.
-        library: The library; None infers it.
-        dtype: `"fp32"`, `"fp16"`, `"bf16"`; None means float32.
-        with_past: Whether an inferred task includes past key values.
-        trust_remote_code: Run code that comes with the model.
-        **options: More arguments of `from_pretrained`.
-
-    Raises:
-        PackageError: There is no such model, or it can't be loaded for the task.
+    `with_past` is for an inferred task; a dtype of None means `"fp32"`, and `options` go to `from_pretrained`. Raises
+    PackageError if it can't be loaded for the task.
     """
     import torch
     from optimum.exporters.tasks import TasksManager
@@ -217,10 +191,7 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
     """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
 
     A merged decoder is two parts. A file and what a tool made of it (`model_quantized.onnx`) are parts of one name. Files
-    that Optimum's export config does not know are left out.
-
-    Raises:
-        HtpError: Optimum has no export config for the model.
+    that Optimum's export config does not know are left out. Raises HtpError if Optimum has none for the model.
     """
     listed = list(files)
     submodels = _submodels(source, monolith=False)
@@ -330,11 +301,8 @@ def same_random_numbers() -> Iterator[None]:
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
 
-    Their values, and how much of them a mask leaves out, are random, but the same in each call. Sizes that `shapes` does
-    not have, by Optimum's names, have their defaults.
-
-    Raises:
-        Exception: Whatever the model raises for inputs of these sizes.
+    The sizes are by Optimum's names. The values, and how much of them a mask leaves out, are random, but the same in each
+    call. Raises whatever the model raises for inputs of these sizes.
     """
     import torch
 
@@ -405,13 +373,9 @@ def dummy_inputs(
     shapes: Mapping[str, int],
     directory: str | Path,
 ) -> dict[str, Any]:
-    """Inputs for a whole model, as torch tensors, made from its config.
+    """Inputs for a whole model, as torch tensors, made from its config and the processors in the directory.
 
-    Sizes are by Optimum's names; some models take them from the processors in the directory. The task is without
-    `-with-past`.
-
-    Raises:
-        HtpError: Optimum has no export config for the model type and task.
+    The sizes are by Optimum's names, and the task is without `-with-past`. Raises HtpError if Optimum can't make them.
     """
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager

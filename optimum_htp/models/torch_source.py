@@ -28,22 +28,13 @@ _LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model's configs are.
+    """Where a model's configs are."""
 
-    Attributes:
-        name: The id on the Hub, or the directory, as it was given.
-        directory: A local directory with its configs.
-    """
-
-    name: str
+    name: str  # the id on the Hub, or the directory, as it was given
     directory: Path
 
     def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
-        """Writes config, generation config, tokenizer and processor, as Optimum's export does.
-
-        Raises:
-            PackageError: The config can't be read.
-        """
+        """Writes config, generation config, tokenizer and processor, as Optimum does. Raises PackageError."""
         from optimum.utils.save_utils import maybe_save_preprocessors
         from transformers import GenerationConfig
 
@@ -54,11 +45,7 @@ class ModelSource:
 
 
 def find_source(model: str | Path) -> ModelSource:
-    """Finds a model's configs: in a local directory, else on the Hub or in its cache, without the weights.
-
-    Raises:
-        PackageError: There is no such model.
-    """
+    """Finds a model's configs, in a directory, else on the Hub or in its cache. Raises PackageError if it can't."""
     directory = Path(model)
     if not directory.is_dir():
         from huggingface_hub import snapshot_download
@@ -72,12 +59,7 @@ def find_source(model: str | Path) -> ModelSource:
 
 
 def model_facts(model: Any) -> dict[str, str | None]:
-    """What a loaded model, or a diffusion pipeline, says of itself.
-
-    Returns:
-        `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
-        config; each None if unknown.
-    """
+    """The `library`, `dtype` (Optimum's names) and `revision` of a model or a pipeline; each None if unknown."""
     from optimum.exporters.tasks import TasksManager
 
     try:
@@ -89,9 +71,7 @@ def model_facts(model: Any) -> dict[str, str | None]:
 
 
 def library_of_classes(qualified: Iterable[str]) -> str | None:
-    """The library of a model of these classes, by Optimum's name for it; None for any other.
-
-    Some parts of a pipeline have classes of transformers: the library of the others comes first.
+    """Optimum's name for the library of classes; None for any other. Of a pipeline's, transformers comes last.
 
     >>> library_of_classes(["transformers.models.clip.modeling_clip.CLIPTextModel", "diffusers.models.unets.UNet"])
     'diffusers'
@@ -125,19 +105,10 @@ def instantiate_on_meta(
     tasks: bool = False,
     attn_implementation: str | None = None,
 ) -> Iterator[torch.nn.Module]:
-    """Instantiates what a config describes on torch's `meta` device: every module, no weight.
+    """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    Args:
-        directory: A directory with config.json; for a sentence-transformers model, with modules.json too.
-        trust_remote_code: Run code that comes with the model.
-        tasks: Go on, after the classes that `architectures` names, with those that Optimum would load for each task.
-        attn_implementation: Which of its attention implementations a model has, as for `from_pretrained`.
-
-    Yields:
-        The models, each made when it is asked for; those that cannot be made are left out.
-
-    Raises:
-        PackageError: The config can't be read or names no class that is installed.
+    Those of the classes in `architectures` come first, then with `tasks` those that Optimum loads for each task; what
+    can't be made is left out. Raises PackageError if that is all, or the config can't be read.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
