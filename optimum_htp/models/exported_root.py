@@ -37,12 +37,6 @@ class ExportedRoot:
     fit: ScopeFit  # how well it explains the scopes in the nodes' names
 
 
-def returns_attentions(model: OnnxModel) -> bool:
-    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
-    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
-    return any(name == "attentions" for name in names)
-
-
 def choose_root(
     model: OnnxModel, candidates: Iterable[torch.nn.Module]
 ) -> tuple[ExportedRoot | None, torch.nn.Module]:
