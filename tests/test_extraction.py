@@ -26,7 +26,8 @@ from optimum_htp.cli.views.extract import print_extract
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
-from optimum_htp.models.torch_parts import find_parts, load_source_model, run_reference
+from optimum_htp.models.torch_parts import find_parts, run_reference
+from optimum_htp.models.torch_source import load_source_model
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.sidecar.record import FileRecord

@@ -5,13 +5,10 @@ What a pattern may be is decided in `hierarchy/patterns.py`, what a format print
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
-
-# `json` and the formats of `verbs/select/formats`, which are too slow to import for a parser; a test compares them.
-FORMATS = ("names", "json", "ort-quantize", "ort-fp16", "olive", "modelopt", "layer-ann")
 
 _PATTERNS = r"""patterns (quote them, so that the shell leaves them alone):
   encoder.layer.*.attention  a glob over dotted paths; * stands for any characters, dots included
@@ -40,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = _PATTERNS
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
-    parser.add_argument("--format", choices=FORMATS, help="What to print; default: names. See below.")
+    parser.add_argument("--format", type=_format, metavar="FORMAT", help="What to print; default: names. See below.")
     parser.add_argument("--file", metavar="NAME", help="Select in these files of the package only; globs allowed.")
     parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
     parser.add_argument(
@@ -55,6 +52,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         "by it; `strip` removes it.",
     )
     parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
+
+
+def _format(text: str) -> str:
+    """The name of a format; the formats are imported only where one is asked for: that takes its time."""
+    from optimum_htp.verbs.select import FORMATS
+
+    names = ("json", *FORMATS)
+    if text not in names:
+        raise ArgumentTypeError(f"{text!r} is not a format: give one of {', '.join(names)}")
+    return text
 
 
 def run(args: Namespace) -> int:

@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=tolerance,
         metavar="X",
         help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
-        "by the type that a file computes with (1e-4 for float32, 5e-1 if quantized).",
+        "by the type that a file computes with, as for `compare`.",
     )
     add_size_arguments(parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
