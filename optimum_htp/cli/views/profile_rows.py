@@ -161,9 +161,5 @@ def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
 
 def _group(group: GroupTime, kind: str) -> TimeRow:
     return TimeRow(
-        kind=kind,
-        label=group.name,
-        kernels=group.members,
-        self_time=group.self_time,
-        total_time=group.total_time,
+        kind=kind, label=group.name, kernels=group.members, self_time=group.self_time, total_time=group.total_time
     )
