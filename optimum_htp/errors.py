@@ -68,13 +68,7 @@ def reason(error: BaseException) -> str:
 
 
 def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None = None) -> HtpError:
-    """The error for a file or directory that can't be written: what the system says, and what to do.
-
-    Args:
-        target: What could not be written.
-        error: What the system said.
-        needed_bytes: How much room it takes, where that is known.
-    """
+    """The error for what can't be written: what the system says, and what to do; `needed_bytes` where it is known."""
     advice = _ADVICE.get(error.errno or 0, "what was there is unchanged: write elsewhere")
     room = "some space" if needed_bytes is None else f"{needed_bytes} bytes"
     return HtpError(f"cannot write {target}: {error.strerror or error}; {advice.format(room=room)}")
@@ -82,11 +76,7 @@ def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None
 
 @contextmanager
 def writing(target: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turns an OSError of the block into the error of `cannot_write`, which takes the same arguments.
-
-    Raises:
-        HtpError: The system does not let us write.
-    """
+    """Turns an OSError of the block into the HtpError of `cannot_write`, which takes the same arguments."""
     try:
         yield
     except OSError as error:

@@ -46,12 +46,9 @@ logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
-# What the sidecar says of the arguments of `main_export`, by the names of both.
-_DESCRIBED = {
-    "model": "model_name_or_path", "subfolder": "subfolder", "revision": "revision", "task": "task",
-    "library": "library_name", "opset": "opset", "dtype": "dtype", "optimize": "optimize", "slim": "slim",
-    "trust_remote_code": "trust_remote_code",
-}  # fmt: skip
+# What the sidecar says of the arguments of `main_export`, and those that have another name there.
+_DESCRIBED = "model subfolder revision task library opset dtype optimize slim trust_remote_code".split()
+_ARGUMENTS = {"model": "model_name_or_path", "library": "library_name"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +220,7 @@ class HtpExporter:
             bound.arguments["model_name_or_path"] = str(arguments["model_name_or_path"])
         with _watched(staging, self.tag_content) as (tap, facts):
             optimum_main.main_export(*bound.args, **bound.kwargs)
-        described = {name: bound.arguments.get(argument) for name, argument in _DESCRIBED.items()}
+        described = {name: bound.arguments.get(_ARGUMENTS.get(name, name)) for name in _DESCRIBED}
         return tap, _known(described) | facts
 
     def write_package(

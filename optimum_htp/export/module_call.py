@@ -61,11 +61,8 @@ class ExampleCall:
 
     @contextmanager
     def tensors_only(self) -> Iterator[tuple[Any, ...]]:
-        """Lets the module be called with only what holds tensors, in the order of the forward's parameters.
-
-        The TorchScript exporter makes an input of every number, also of those that are defaults. Optimum changes the
-        forward of a model for its exports in the same way. Yields the arguments to call it with.
-        """
+        """Lets the module be called with what holds tensors alone; yields those, in the order of the parameters."""
+        # The TorchScript exporter makes an input of every number. Optimum changes a model's forward in the same way.
         model, forward, replaced = self.model, self.model.forward, self.model.__dict__.get("forward")
         places = list(self._places())
 

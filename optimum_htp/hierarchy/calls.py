@@ -31,10 +31,6 @@ class ModuleCall:
 class CallTree(Sequence[ModuleCall]):
     """The calls of one export, in the order in which they began; a call's number is its position here.
 
-    Args:
-        tree: The modules that were called.
-        calls: The calls.
-
     Example: `Net` calls `layer` twice, and `layer` calls `act` each time.
 
         >>> from optimum_htp.hierarchy.tree import ModuleInfo
@@ -108,11 +104,9 @@ class CallTree(Sequence[ModuleCall]):
         return CallTree(tree, calls)
 
     def rows(self) -> list[tuple[int, ...]]:
-        """The calls as numbers, without what follows from the rest.
+        """Of each call the index of its module in the tree and the number of its parent, -1 for none.
 
-        Returns:
-            Of each call the index of its module in the tree, the number of its parent (-1 for none), and, where it was
-            called by another name than its first, the index of that alias.
+        Where it was called by another name than the module's first, the index of that alias comes third.
         """
         indices = {module.path: index for index, module in enumerate(self.tree)}
         rows: list[tuple[int, ...]] = []

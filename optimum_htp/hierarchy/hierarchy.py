@@ -13,7 +13,8 @@ class Hierarchy:
     """The modules of one ONNX file and the nodes that each of them owns.
 
     A module is named by its dotted path (`"encoder.layer.0"`, `""` is the root) or by its tag. In a file that was
-    merged from exports of different modules, only the tag says which root is meant.
+    merged from exports of different modules, only the tag says which root is meant. Where there is no module of that
+    name, the methods raise KeyError.
 
     Args:
         trees: The module tree of each root.
@@ -37,29 +38,17 @@ class Hierarchy:
         return [tree.tag(()) for tree in self.trees]
 
     def tag(self, module: str) -> str:
-        """The tag of a module that is named by its dotted path or its tag.
-
-        Raises:
-            KeyError: There is no such module.
-        """
+        """The tag of a module that is named by its dotted path or its tag."""
         tree, path = self._find(module)
         return tree.tag(path)
 
     def module(self, module: str) -> ModuleInfo:
-        """What is known of a module.
-
-        Raises:
-            KeyError: There is no such module.
-        """
+        """What is known of a module."""
         tree, path = self._find(module)
         return tree.module(path)
 
     def children(self, module: str = "") -> list[ModuleInfo]:
-        """The modules right below one; containers are skipped in favour of what they contain.
-
-        Raises:
-            KeyError: There is no such module.
-        """
+        """The modules right below one; containers are skipped in favour of what they contain."""
         above = self.tag(module)
         return [
             info
@@ -72,9 +61,6 @@ class Hierarchy:
         """The nodes that a module owns, in the graph's order; by default with those of the modules below it.
 
         A module that is called by several names has several tags, and owns the nodes of each.
-
-        Raises:
-            KeyError: There is no such module.
         """
         tree, path = self._find(module)
         own = {tree.tag(name) for name in tree.module(path).paths}

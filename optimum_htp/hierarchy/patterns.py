@@ -85,11 +85,7 @@ class ModulePattern:
     def matcher(self, paths: Iterable[str]) -> Callable[[Iterable[str], Collection[str], Callable[[], str]], bool]:
         """A test of a module, given its dotted paths, the names of its class, and a function that spells its tag.
 
-        Args:
-            paths: The dotted paths of all modules, for the numbers in them.
-
-        Raises:
-            HtpError: Its regular expression is invalid.
+        `paths` are those of all modules, for the numbers in them. Raises HtpError if a regular expression is invalid.
         """
         if self.kind == "path":
             test = _compile(self, self.body).search
@@ -132,14 +128,7 @@ def pattern_of(path: str) -> str:
 def near_names(
     pattern: ModulePattern, *, paths: Iterable[str], classes: Iterable[str], tags: Iterable[str]
 ) -> list[str]:
-    """At most three patterns that one which matches nothing may have meant, the likeliest first.
-
-    Args:
-        pattern: The pattern.
-        paths: The dotted paths of all modules.
-        classes: The names of their classes.
-        tags: Their tags.
-    """
+    """At most three patterns that one which matches none of a model's modules may have meant, the likeliest first."""
     paths, classes = list(paths), sorted(set(classes))
     if pattern.text in paths:  # a name that is spelled like another form of pattern
         return [pattern_of(pattern.text)]

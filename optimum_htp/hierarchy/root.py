@@ -69,8 +69,8 @@ class Roots(tuple[Root, ...]):
 
     def module(self, tag: str) -> ModuleInfo | None:
         """What is known of the module with a tag."""
-        found = self.find(tag)
-        return found[0].tree.module(found[1]) if found is not None else None
+        place = self.find(tag)
+        return place[0].tree.module(place[1]) if place is not None else None
 
     def knows(self, tags: Iterable[NodeTag]) -> bool:
         """Whether all tags, and the origins that they list, are those of modules here."""
@@ -94,8 +94,8 @@ class Roots(tuple[Root, ...]):
             above: The tag of the module, by any of its names: the node's own or one around it.
 
         Returns:
-            The indices: several where calls share the node, as they share a constant; an empty set where the node's
-            module was called from outside of them; None where nothing is known.
+            Several where calls share the node, as they share a constant; none where the node's module was called from
+            outside of them; None where nothing is known.
         """
         owner, outer = self.find(tag.tag), self.find(above)
         if owner is None or outer is None or owner[0] is not outer[0]:

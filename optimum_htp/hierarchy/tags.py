@@ -74,10 +74,7 @@ def tag_ancestors(tag: str) -> Iterator[str]:
 
 
 def common_ancestor(tags: Iterable[str]) -> str:
-    """The tag of the lowest module that contains all the given ones.
-
-    Raises:
-        ValueError: There are no tags, or they do not share a root.
+    """The tag of the lowest module that contains all the given ones; raises ValueError if there is none.
 
     >>> common_ancestor(["/Net/A.a/B.x", "/Net/A.a/B.y"])
     '/Net/A.a'

@@ -15,12 +15,7 @@ from optimum_htp.hierarchy.tags import ModulePath, NodeTags, escape_name, module
 def name_for_caller(
     names: Sequence[ModulePath], caller: ModulePath, is_container: Callable[[ModulePath], bool]
 ) -> ModulePath:
-    """Of a module's paths, the one nearest below the module that calls it; the first, if none is below it.
-
-    Args:
-        names: The paths that the module is registered under.
-        caller: The path of the caller.
-        is_container: Whether the module at a path is a container, which does not count as a distance.
+    """Of a module's paths, the one nearest below its caller, not counting containers; the first, if none is below it.
 
     >>> name_for_caller([("a", "act"), ("acts", "0")], (), {("acts",)}.__contains__)
     ('acts', '0')
@@ -135,10 +130,7 @@ class ModuleTree:
         )
 
     def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
-        """The path of the lowest module, not a container, that contains the modules at all the paths.
-
-        For several paths of one module, the first of them.
-        """
+        """The path of the lowest module, no container, that contains all; the first path if all are of one module."""
         first = paths[0]
         if all(path == first or self._by_path[path] is self._by_path[first] for path in paths):
             return first
@@ -172,13 +164,7 @@ _MAX_NAMES = 20_000_000
 
 
 def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
-    """Module trees as far as tags alone say: the modules on the way to a tagged node, and their classes.
-
-    Calls and parameters are unknown then, and given as 0; containers have no class.
-
-    Raises:
-        HtpError: The tags name more modules, and deeper ones, than any model has.
-    """
+    """The module trees that tags spell, without calls and parameters (0). Raises HtpError for too large ones."""
     names = 0  # in all paths together, each of which repeats those of the modules above it
     roots: dict[str, dict[ModulePath, ModuleInfo]] = {}
     for tag in module_tags(tags.values()):

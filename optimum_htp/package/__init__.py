@@ -1,4 +1,17 @@
-"""A package on disk: what is written into it, read back, packed and stripped."""
+"""A package on disk: what is written into it, read back, packed and stripped.
+
+| task | file |
+|---|---|
+| open a package, find its files, read their tags | `package` |
+| whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
+| which files of two packages belong together | `pairing` |
+| metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
+| `export_metadata.json` | `sidecar/` |
+| config, tokenizer and processor files, custom code | `configs` |
+| write a directory as a whole or not at all | `staging` |
+| the format of packed files; names and sizes to trust | `archive` (`verbs.pack` and `verbs.unpack` do the work) |
+| small files and untrusted JSON; how much is accepted | `json_files`, `limits` |
+"""
 
 from optimum_htp.package.archive import (
     FILE_PREFIX,

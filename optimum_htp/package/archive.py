@@ -105,11 +105,7 @@ def is_pack_key(key: str) -> bool:
 
 
 def read_packed(model: OnnxModel) -> PackedFiles | None:
-    """What a packed ONNX file carries; None if it is not packed.
-
-    Raises:
-        PackageError: A name or a size in it is not one that packing writes.
-    """
+    """What a packed file carries; None if it isn't packed. Raises PackageError for what packing does not write."""
     source = str(model.path)
     encoded = {key[len(FILE_PREFIX) :]: value for key, value in model.metadata.items() if key.startswith(FILE_PREFIX)}
     if not encoded and MANIFEST not in model.metadata:
@@ -126,11 +122,7 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
 
 
 def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
-    """Checks the number of files to pack and their sizes in bytes; `source` is what holds them, for the message.
-
-    Raises:
-        PackageError: There are too many, or they are too long.
-    """
+    """Raises PackageError if there are too many files to pack, or too long ones (in bytes); `source` holds them."""
     if len(sizes) > MAX_PACKED_FILES:
         raise PackageError(f"{source}: {len(sizes):,} files next to the model, more than {MAX_PACKED_FILES:,}")
     for name, size in sizes.items():
@@ -169,11 +161,7 @@ def names_problem(names: Iterable[str]) -> str | None:
 
 
 def external_file(onnx: Path, location: str) -> Path:
-    """The file with external data of an ONNX file, at a location that the ONNX file gives.
-
-    Raises:
-        PackageError: It is missing, or outside of the ONNX file's directory.
-    """
+    """The file of an ONNX file's external data; raises PackageError if it is missing, or outside of its directory."""
     path = onnx.parent / location
     problem = names_problem([PurePosixPath(location).as_posix()]) or (
         "" if path.is_file() else "there is no such file"

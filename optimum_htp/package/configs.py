@@ -38,12 +38,11 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # What a tokenizer is made of, as the tokenizer classes of transformers name their files (`vocab_files_names`).
-VOCABULARY_FILES = (
-    "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-    "sentencepiece.model", "spm.model", "tokenizer.model", "source.spm", "target.spm", "bpe.codes", "dict.txt",
-    "tekken.json", "emoji.json", "spm_char.model", "vocabulary.txt", "entity_vocab.json", "prophetnet.tokenizer",
-    "vocab-src.json", "vocab-tgt.json", "normalizer.json", "qwen.tiktoken",
-)  # fmt: skip
+VOCABULARY_FILES = tuple(
+    "tokenizer.json vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model sentencepiece.model spm.model "
+    "tokenizer.model source.spm target.spm bpe.codes dict.txt tekken.json emoji.json spm_char.model vocabulary.txt "
+    "entity_vocab.json prophetnet.tokenizer vocab-src.json vocab-tgt.json normalizer.json qwen.tiktoken".split()
+)
 TOKENIZER_FILES = (TOKENIZER_CONFIG, *VOCABULARY_FILES, "special_tokens_map.json", "added_tokens.json")
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -128,10 +127,8 @@ def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
 
 
 def preprocessors_of(directory: Path) -> dict[str, bool]:
-    """Whether a model directory, or a pipeline's, has what prepares its inputs: a `tokenizer`, a `processor`.
-
-    The sidecar of an export says so: not every model has them, so it is the only way to know that a package lost them.
-    """
+    """Whether a model directory, or a pipeline's, has what prepares its inputs: a `tokenizer`, a `processor`."""
+    # In the sidecar of an export it is the only way to know that a package lost them: not every model has them.
     kinds = {
         "tokenizer": (("", "tokenizer", "tokenizer_2"), (TOKENIZER_CONFIG, *VOCABULARY_FILES)),
         "processor": (("", "feature_extractor"), PROCESSOR_FILES),
@@ -143,15 +140,11 @@ def preprocessors_of(directory: Path) -> dict[str, bool]:
 
 
 def complete_package(directory: str | Path, source: str | Path, *, trust_remote_code: bool = False) -> list[str]:
-    """Copies what Optimum left out into a package, and resets all permissions to the umask's defaults.
+    """Copies what Optimum left out into a package, and resets all permissions to the umask's defaults; gives the copies.
 
-    That is the Python files that an `auto_map` names and those that they import relatively (never executed, only
-    parsed), a tokenizer, processor or chat template that Optimum could not load without running such code, and the
-    generation config of a generating model. What exists stays as it is; a model that is not a local directory gives
-    nothing. Returns the paths that were added.
-
-    Raises:
-        HtpError: A file can't be written.
+    That is custom code (parsed for what it imports, never run), a tokenizer, processor or chat template that Optimum
+    could not load without running it, and a generation config. What exists stays. A `source` that is not a directory
+    gives nothing. Raises HtpError if a file can't be written.
     """
     directory, source = Path(directory), Path(source)
     added: list[str] = []
@@ -251,11 +244,7 @@ def _local_imports(source: Path, name: str) -> Iterator[str]:
 def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]) -> bool:
     """Adds the block `htp_metadata` to a package's config.json, or replaces it; every other byte stays as it is.
 
-    The block has, for each ONNX file, the number of its modules and how many there are of each class. Says whether there
-    is a config.json: a diffusion pipeline has none, and gets none.
-
-    Raises:
-        HtpError: It is not a JSON object in UTF-8, or can't be written.
+    Says whether there is a config.json: a pipeline has none. Raises HtpError if it is broken or can't be written.
     """
     path = Path(directory, CONFIG)
     if read_config(path) is None:
@@ -269,13 +258,9 @@ def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]
 
 
 def remove_config_metadata(directory: str | Path) -> bool:
-    """Removes the block `htp_metadata` from a package's config.json; the bytes from before are left.
+    """Removes the block and leaves the bytes from before; says whether there was one. Raises what adding it does.
 
-    If another tool wrote the file again, and moved the block, it is written as transformers does. Says whether there was
-    a block.
-
-    Raises:
-        HtpError: The file is not UTF-8, or can't be written.
+    If another tool wrote the file again, and moved the block, it is written as transformers does.
     """
     path = Path(directory, CONFIG)
     config = read_config(path)

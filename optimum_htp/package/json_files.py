@@ -18,10 +18,7 @@ from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, MAX_NAM
 
 
 def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
-    """Parses a JSON file that should hold an object; `where` names it in messages.
-
-    Raises:
-        PackageError: It is too long, nested too deep, not JSON, or not an object.
+    """Parses a JSON file that should hold an object; raises PackageError, with `where`, if it is anything else.
 
     >>> parse_config(b'{"model_type": "bert"}', where="config.json")
     {'model_type': 'bert'}
@@ -47,21 +44,13 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON file as `parse_config` does; None if there is none.
-
-    Raises:
-        PackageError: As `read_small` and `parse_config` do.
-    """
+    """Reads a JSON file; None if there is none. Raises PackageError as `read_small` and `parse_config` do."""
     content = read_small(path, MAX_CONFIG_BYTES)
     return None if content is None else parse_config(content, where=str(path))
 
 
 def read_small(path: Path, limit_bytes: int) -> bytes | None:
-    """The content of a regular file of at most so many bytes; None if there is none.
-
-    Raises:
-        PackageError: It is something else, longer, or can't be read.
-    """
+    """The content of a regular file, None if there is none; raises PackageError if it is longer or can't be read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its other end
@@ -76,11 +65,7 @@ def read_small(path: Path, limit_bytes: int) -> bytes | None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that the path holds the old content or the new, whatever happens.
-
-    Raises:
-        HtpError: It could not be written; what was there is unchanged.
-    """
+    """Writes a text file: the path holds the old content or the new, whatever happens. Raises HtpError."""
     with (
         writing(path),
         replacing(path, mode=0o666 & ~umask()) as descriptor,

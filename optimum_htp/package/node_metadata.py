@@ -29,7 +29,7 @@ from optimum_htp.onnxfile import Node, OnnxModel, read_model, rewrite_metadata, 
 from optimum_htp.package.archive import is_pack_key
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton
-from optimum_htp.tagging import TaggedGraph
+from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph
 
 
 PREFIX = "pkg.optimum_htp."
@@ -43,8 +43,6 @@ RENAMED = PREFIX + "renamed"
 """On the model: the old names of initializers that we renamed, by their new ones, as JSON."""
 
 NAMESPACE = "namespace"
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 LAYER_ANNOTATION = "layer_ann"
 """ONNX Runtime's: the layer of a node, for the session option `session.layer_assignment_settings`."""
 
@@ -87,20 +85,14 @@ def options_of(models: Iterable[OnnxModel]) -> HtpOptions:
 
 
 def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
-    """A test for the metadata keys of a file that we wrote: those with our prefix, and those that the model lists.
-
-    A file is not trusted: only keys that we ever write can be ours. The files in a packed file are not metadata of its
-    nodes, and stay where they are when tags are written.
-    """
+    """A test for the metadata keys that are ours: our prefix, without packed files, and what a file lists as ours."""
     borrowed = _borrowed_keys(model)
     return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
 
 
 def _borrowed_keys(model: OnnxModel) -> list[str]:
-    """The keys without our prefix that are ours: those that the model lists.
-
-    If a tool dropped the list, `namespace` is ours if it names, on each node, just the modules of the tag; others are not.
-    """
+    """The keys without our prefix that are ours: those that the model lists."""
+    # If a tool dropped the list, `namespace` is ours if it names, on each node, just the modules of the tag.
     if KEYS not in model.metadata:
         named = [node.metadata for _, node in model.nodes() if NAMESPACE in node.metadata]
         return [NAMESPACE] if named and all(map(_names_the_tag, named)) else []
@@ -128,24 +120,15 @@ def _names_the_tag(metadata: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """The metadata of ours that a file is to have.
+    """The metadata of ours that a file is to have."""
 
-    Attributes:
-        nodes: The entries of each node that has any, in the order in which they are written.
-        model: Those of the model.
-        owned: Which keys are ours to replace.
-    """
-
-    nodes: Mapping[NodeKey, Mapping[str, str]]
+    nodes: Mapping[NodeKey, Mapping[str, str]]  # the entries of each node that has any, in the order to write
     model: Mapping[str, str]
-    owned: Callable[[str], bool]
+    owned: Callable[[str], bool]  # which keys are ours to replace
 
     @classmethod
     def of(cls, graph: TaggedGraph, options: HtpOptions) -> Annotations:
-        """The tags of a graph, as it was read from its file, and what the options ask for in addition.
-
-        Keys that were on any node before us are left alone everywhere in the file.
-        """
+        """The tags of a graph and what the options ask for; keys that were on any node before us are left alone."""
         model = graph.model
         owned = owned_keys(model)
         wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
@@ -173,9 +156,7 @@ class Annotations:
     def write(self, path: Path, destination: Path | None = None) -> None:
         """Writes them into a file, or a copy of it at `destination`, atomically and in place of what we wrote before.
 
-        Raises:
-            ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
-            HtpError: The file could not be written; it stays as it is.
+        Raises ModelTooLargeError if the file would pass protobuf's 2 GB, else HtpError; the file stays as it is then.
         """
         rewrite_metadata(path, nodes=self.nodes, owned=self.owned, model=self.model, destination=destination)
 
@@ -190,13 +171,9 @@ def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
 
 
 def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
-    """Writes ONNX Runtime's `layer_ann` on nodes, in place and atomically, replacing what we wrote there before.
+    """Writes ONNX Runtime's `layer_ann` on nodes, in place, atomically; `strip_tags` and `write_tags` remove it.
 
-    `strip_tags` removes it again, and so does `write_tags`.
-
-    Raises:
-        PackageError: A node has one that we did not write; the file stays as it is.
-        HtpError: As `Annotations.write` does.
+    Raises HtpError as `Annotations.write` does, and if a node has one that we did not write.
     """
     check_layer_annotations(model)
     keys = [key for key in _borrowed_keys(model) if key != LAYER_ANNOTATION]
@@ -220,11 +197,7 @@ def check_layer_annotations(model: OnnxModel) -> None:
 
 
 def strip_tags(path: Path) -> bool:
-    """Removes all that we wrote into a file, in place and atomically; says whether there was anything.
-
-    Raises:
-        HtpError: The file is not an ONNX model, or could not be written; it stays as it is.
-    """
+    """Removes all that we wrote into a file, atomically; says whether there was anything. Raises as `write` does."""
     model = read_model(path)
     owned = owned_keys(model)
     metadata = (model.metadata, *(node.metadata for _, node in model.nodes()))

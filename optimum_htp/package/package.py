@@ -32,6 +32,7 @@ class HtpFile:
     Attributes:
         name: Its path in the package.
         path: Where it is.
+        record: What the sidecar says of it; None if that is nothing.
     """
 
     def __init__(self, name: str, path: Path, record: FileRecord | None) -> None:
@@ -98,7 +99,8 @@ class HtpFile:
 class HtpPackage:
     """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`pack`) or not.
 
-    Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read.
+    Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read. The public
+    class of this name, with the verbs as its methods, is `methods.HtpPackage`.
 
     Args:
         path: The directory or the file.
@@ -230,13 +232,7 @@ def path_of(package: str | Path | HtpPackage) -> Path:
 
 
 def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
-    """The directory of a package, and its ONNX files by their path in it; of a path to a file, that one.
-
-    Hidden directories don't count.
-
-    Raises:
-        PackageError: There is no such path, or no ONNX file in it.
-    """
+    """A package's directory and its ONNX files by their path in it, no hidden ones. Raises PackageError for none."""
     if path.is_file():
         directory = _package_directory(path)
         return directory, {path.absolute().relative_to(directory.absolute()).as_posix(): path}
@@ -253,11 +249,8 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _package_directory(file: Path) -> Path:
-    """The directory of the package that a single file belongs to.
-
-    It may be the one above: for a component of a pipeline, whose sidecar is there; and for `onnx/model.onnx` with its
-    config above, as in many repositories on the Hub.
-    """
+    """The directory of a single file's package: its own, or the one above that has the sidecar or the config."""
+    # A component of a pipeline has its sidecar above; `onnx/model.onnx`, as often on the Hub, its config.
     directories = (file.parent, file.absolute().parent.parent)
     for names in ((SIDECAR,), (CONFIG, MODEL_INDEX)):
         for directory in directories:

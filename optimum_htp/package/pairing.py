@@ -32,10 +32,9 @@ def plain_name(file: str) -> str:
 
 
 def partner(file: str, files: Collection[str], others: Collection[str]) -> str | None:
-    """The file among those of another package that goes with a file among those of its own.
+    """The file of another package that goes with one of `files`; None if there is none, or if it is ambiguous.
 
-    That of the same name; else the only one whose name is the same but for what tools append to it; else, if each
-    package has one file, that. None if there is none, or if it is ambiguous.
+    By name, else by the name without what tools append; else, if each package has one file, that.
 
     >>> partner("model.onnx", ["model.onnx"], ["model_quantized.onnx", "model_O2.onnx", "other.onnx"])
     >>> partner("model_q4.onnx", ["model.onnx", "model_q4.onnx"], ["model.onnx"])

@@ -25,12 +25,9 @@ Evidence = Sequence[TaggedGraph]
 
 
 def tagged_file(file: HtpFile, *, package: HtpPackage, reference: HtpPackage | None = None) -> TaggedGraph:
-    """The graph of a file of a package with a tag for each of its nodes.
+    """The graph of a file of a package with a tag for each node; raises PackageError if nothing says whose they are.
 
-    `reference` is a tagged package that it may have been made from, to try if nothing else says whose tags it has.
-
-    Raises:
-        PackageError: Nothing says which modules its nodes came from.
+    `reference` is a tagged package that it may have been made from, to try if nothing else fits.
     """
     if file.evidence != "none" and file.tagged.complete:
         return file.tagged
@@ -49,9 +46,7 @@ def tagged_file(file: HtpFile, *, package: HtpPackage, reference: HtpPackage | N
 def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph | None, list[HtpError]]:
     """Projects the tags of the first evidence that a file can have been made from, the surest given first.
 
-    Returns:
-        The file's graph with a tag for each node, None if no evidence fits; and the errors of the evidence before it,
-        damage before what does not fit.
+    Gives the tagged graph, None if nothing fits, and the errors of what came before: damage, then what does not fit.
     """
     refused: list[HtpError] = []
     damaged: list[HtpError] = []
@@ -71,11 +66,7 @@ def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph
 
 
 def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:
-    """What a file and its package say of the graphs that it may have been made from, the surest first.
-
-    Raises:
-        HtpError: The skeleton in the file is damaged; raised after everything else.
-    """
+    """What a file and its package say of its origin, the surest first; at last HtpError if its skeleton is damaged."""
     skeleton = damage = None
     try:
         skeleton = skeleton_of(file)
@@ -97,11 +88,7 @@ def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:
 
 
 def reference_evidence(reference: HtpPackage, file: HtpFile) -> Iterator[Evidence]:
-    """What another package says, its file of the same name first: content decides, and then the order.
-
-    Raises:
-        HtpError: A skeleton in it is damaged.
-    """
+    """What another package says, its file of the same name first. Raises HtpError if a skeleton in it is damaged."""
     graphs = _own_graphs(sorted(reference.files.values(), key=lambda other: other.name != file.name))
     if graphs:
         origin = f"the tagged {'file' if reference.path.is_file() else 'package'} {reference.path}"
@@ -109,11 +96,7 @@ def reference_evidence(reference: HtpPackage, file: HtpFile) -> Iterator[Evidenc
 
 
 def skeleton_of(file: HtpFile) -> TaggedGraph | None:
-    """The graph whose skeleton a file carries; None if it has none.
-
-    Raises:
-        HtpError: The skeleton is damaged.
-    """
+    """The graph whose skeleton a file carries; None if it has none. Raises HtpError if it is damaged."""
     text = file.model.metadata.get(SKELETON)
     if not text:
         return None

@@ -36,11 +36,7 @@ _NEW, _ABSENT = 0, -1
 
 
 def pack_skeleton(graph: TaggedGraph) -> str | None:
-    """Packs a tagged graph, with its module trees and the calls of its modules.
-
-    Returns:
-        The string, without spaces or control characters; None if the graph is too large to be unpacked.
-    """
+    """A tagged graph with its module trees and their calls as printable text; None if too large to be unpacked."""
     document = _Packer(graph).document()
     content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     if len(content) > MAX_SKELETON_BYTES:
@@ -49,11 +45,7 @@ def pack_skeleton(graph: TaggedGraph) -> str | None:
 
 
 def unpack_skeleton(text: str) -> TaggedGraph:
-    """Unpacks what `pack_skeleton` packed: the path of the graph is empty, its tensors have no types.
-
-    Raises:
-        HtpError: It is not a skeleton, or one of a newer version.
-    """
+    """The packed graph, without path or types. Raises HtpError for what is not a skeleton, or of a newer version."""
     try:
         document = json.loads(_decompressed(text))
         if not isinstance(document, dict) or document.get("v") != VERSION:
@@ -112,13 +104,18 @@ class _Packer:
             outputs = self._references(value.name for value in graph.outputs)
             graphs.append([path, len(graph.nodes), inputs, initializers, outputs])
         return {
-            "v": VERSION, "graphs": graphs, **columns, "ops": list(map(list, operators)), "names": names,
-            "tensors": self._table, "tags": [self._tag(tag) for tag in tags],
+            "v": VERSION,
+            "graphs": graphs,
+            **columns,
+            "ops": list(map(list, operators)),
+            "names": names,
+            "tensors": self._table,
+            "tags": [self._tag(tag) for tag in tags],
             "roots": [
                 [root.in_model, _tree_columns(root.tree), [_call_columns(trace) for trace in root.traces]]
                 for root in self._graph.roots
             ],
-        }  # fmt: skip
+        }
 
     def _references(self, names: Iterable[str], producer: str | None = None) -> list[int]:
         references = []
@@ -285,10 +282,14 @@ def _modules(columns: Any) -> Iterator[ModuleInfo]:
         if total > 4 * MAX_SKELETON_BYTES or len(paths[-1]) > MAX_MODULE_DEPTH:
             raise ValueError("the module tree is deeper than any")
         yield ModuleInfo(
-            path=paths[-1], class_name=short, qualified_class=full[:-1] + short if full.endswith(".*") else full,
-            container=index in containers, calls=as_count(calls, MAX_NUMBER), parameters=as_count(parameters, MAX_NUMBER),
+            path=paths[-1],
+            class_name=short,
+            qualified_class=full[:-1] + short if full.endswith(".*") else full,
+            container=index in containers,
+            calls=as_count(calls, MAX_NUMBER),
+            parameters=as_count(parameters, MAX_NUMBER),
             aliases=aliases.get(index, ()),
-        )  # fmt: skip
+        )
 
 
 def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:

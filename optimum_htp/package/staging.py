@@ -36,14 +36,10 @@ _STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")
 
 
 class StagedDirectory:
-    """A directory to write a package into, and the moves that put it in its place.
+    """A directory to write a package into, and the moves that put it in its place. A context manager.
 
-    A context manager. `path` lies inside the output directory, so that every move is a rename within one file system.
-    Leaving without `commit`, by an exception or an interrupt, removes all that was written, the output directory and
-    its parents too if this made them.
-
-    Raises:
-        HtpError: The output directory can't be created or written to.
+    It lies inside the output directory: every move is a rename. Leaving without `commit` removes all that was written,
+    and the directories that this made. Raises HtpError if the output can't be created or written to.
     """
 
     def __init__(self, output: Path) -> None:
@@ -75,16 +71,9 @@ class StagedDirectory:
         self._remove()
 
     def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
-        """Moves every staged file to its place, after the output's files named in `remove` are gone.
+        """Moves every staged file to its place, `last` after all others, once the output's files in `remove` are gone.
 
-        If a move fails, or an interrupt comes in meanwhile, what was there before is put back.
-
-        Args:
-            remove: Files of the output that the package replaces or outdates.
-            last: The file to move last: where it is, all others are.
-
-        Raises:
-            HtpError: A file could not be moved.
+        If a move fails (HtpError), or an interrupt comes in meanwhile, what was there before is put back.
         """
         files = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
         staged = sorted(files, key=lambda path: (path == Path(last), path))
@@ -140,11 +129,7 @@ def without_staging(text: str) -> str:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Delays Ctrl-C and `kill` until the block has ended, also when it ends with an exception.
-
-    Only the main thread is ever interrupted: in another one this does nothing. Yields the signals that came in so far,
-    for a block that would rather undo what it did.
-    """
+    """Delays Ctrl-C and `kill` until the block has ended; yields the signals so far, for a block that would undo."""
     received: list[int] = []
     handlers: dict[signal.Signals, Any] = {}
 
@@ -153,7 +138,7 @@ def uninterrupted() -> Iterator[list[int]]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not the main thread
+            with contextlib.suppress(ValueError):  # not the main thread, which alone is interrupted
                 handler = signal.getsignal(number)
                 if handler not in (None, signal.SIG_IGN):  # None: what is not Python's can't be put back
                     signal.signal(number, receive)

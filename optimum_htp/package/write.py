@@ -22,11 +22,8 @@ def write_files(
 ) -> set[str]:
     """Writes files with their tags to paths in a directory, atomically; external data is neither read nor copied.
 
-    Files stay as they are if they have just these tags, or would pass protobuf's 2 GB with them; then the tags are only
-    in the sidecar, and the path is returned. With `whole`, a copy is written of those too.
-
-    Raises:
-        TaggingError: A file could not be written.
+    Leaves alone what has just these tags, and what would pass protobuf's 2 GB with them: its tags are only in the
+    sidecar, and its path is returned. With `whole`, a copy is written of both. Raises TaggingError if a file can't be.
     """
     too_large = set()
     for name, graph in files.items():

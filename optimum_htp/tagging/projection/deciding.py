@@ -16,14 +16,7 @@ from optimum_htp.tagging.projection.join import SHARED, Join, Match
 
 
 class Decider:
-    """Turns matches into tags.
-
-    Args:
-        join: What each node of the target does.
-        tags: The tag of each tagged operation.
-        roots: The known roots: they say which tags mean the same module, and which call was made in which.
-        returned: The tag of the node that produces a result of a tagged model, by the result's name.
-    """
+    """Turns matches into tags. `returned` has the tag of the node that produces each result of a tagged model."""
 
     def __init__(
         self, join: Join, tags: Mapping[int, NodeTag], *, roots: Roots, returned: Mapping[str, NodeTag]
@@ -79,11 +72,8 @@ class Decider:
         return None
 
     def _can_absorb(self, new: int) -> bool:
-        """Whether a node of the same operator as before may do more than before, which only its weights can add.
-
-        A convolution takes on the normalization after it in its weights; what vanished before an addition of two
-        computed values had no effect.
-        """
+        """Whether a node of the same operator may do more than before, which only its weights can add."""
+        # A convolution takes in a normalization; what vanished before a sum of computed values had no effect.
         operation = self._new.operations[new]
         values = [self._new.values[value] for value in operation.consumed]
         return operation.node.op_type not in GLUE and any(
@@ -154,19 +144,17 @@ class Decider:
         return NodeTag(tag.tag, "inserted", tag.call) if tag is not None and not node.inputs else None
 
     def _by_neighbours(self, new: int) -> NodeTag | None:
-        """The module that a new node was put into: that of its consumers, else of its producers, else of its bodies.
-
-        If the producers' module is inside the consumers', it says more; so do the modules that consumed a weight when
-        it was whole, before what consumed it became a part of something larger.
-        """
+        """The module that a new node was put into: that of its bodies, or else of its consumers or producers."""
         sides = [self._held[new]] if new in self._held else [self._new.consumers(new), self._new.producers(new)]
         around = [[tag for index in side if (tag := self._decided[index]) is not None] for side in sides]
+        # What consumed a weight when it was whole says more than the larger part that it belongs to now.
         weight = self._join.matches[new].weight
         if weight is not None:
             around.append([self._tags[old] for old in self._join.consumers_of_weight(weight) if old in self._tags])
         lowest: NodeTag | None = None
         for tags in around:
             choice = self._combined(tags, "inserted") if tags else None
+            # Of consumers and producers the first counts, unless the next is inside it.
             if choice is not None and (lowest is None or choice.tag.startswith(f"{lowest.tag}/")):
                 lowest = choice
         return NodeTag(lowest.tag, "inserted", lowest.call) if lowest is not None else None

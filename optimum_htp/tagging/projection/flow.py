@@ -175,7 +175,7 @@ class Flow:
         return [consumer for value in self.operations[operation].produced for consumer in self.values[value].consumers]
 
     def consumers_through(self, value: int, passes: Callable[[int], bool]) -> list[int]:
-        """The consumers of a value, and behind those that only pass it on, theirs; nearest first."""
+        """The consumers of a value, and after those that only pass it on, theirs; nearest first."""
         consumers: list[int] = []
         front = self.values[value].consumers[:BREADTH]
         for _ in range(REACH):

@@ -25,9 +25,7 @@ _Place = tuple[int, str]
 def pair(sources: Sequence[OnnxModel], new: Flow) -> tuple[Join, list[int]]:
     """Pairs every graph of a target with the source graph that shares most names with it.
 
-    Returns:
-        The join, in which values are known by their names only; and the source's index of each scope of its tagged
-        side.
+    Gives the join, in which values are known by name only, and the source's index of each scope of its tagged side.
     """
     graphs = {(index, path): graph for index, model in enumerate(sources) for path, graph in model.graphs()}
     candidates = _Candidates(graphs, new)
@@ -70,11 +68,8 @@ class _Candidates:
     def best(self, scope: int, around: _Place | None) -> _Place | None:
         """The source graph that shares most names with a scope; of equals, the one in its place, then the first.
 
-        A graph that shares more names with one of the scope's bodies is not the scope's own: merging wraps graphs.
-
-        Args:
-            scope: The scope.
-            around: The counterpart of the scope around it.
+        `around` is the counterpart of the scope around it. A graph that shares more names with a body of the scope is
+        not the scope's own: merging wraps graphs.
         """
         bodies = self._body_votes[scope]
         own = {place: count for place, count in self._votes[scope].items() if bodies[place] <= count}
@@ -96,10 +91,7 @@ class _Candidates:
         return inside, same_holder, path.rpartition(".")[2] == own.rpartition(".")[2], path == own
 
     def _body(self, scope: int, around: _Place) -> _Place | None:
-        """The body of the node in a source graph that has the results of the scope's holder, or its name.
-
-        For a scope whose names are in too many graphs.
-        """
+        """The body of the holder's counterpart in a source graph, for a scope whose names are in too many graphs."""
         holder = self._holder(scope)
         known = self._holders[around]
         index = next((known[name] for name in _names(holder) if name in known), None) if holder is not None else None

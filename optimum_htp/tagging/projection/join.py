@@ -33,30 +33,18 @@ class Match:
 
 
 class Join:
-    """A tagged flow and a target's, and what the rules have found.
-
-    Attributes:
-        old: The tagged side: the source graphs that the target was made from, in one flow; twice if the target has
-            one twice.
-        new: The target.
-        scopes: The scope of `old` for each scope of the target, None if there is none.
-        same: The value of `old` for each value of the target that is known.
-        alive: The values of `old` that the target has.
-        matches: For each operation of the target what is known of it.
-        owner: For each tagged operation the operation of the target that does its work, `SHARED`, `NOBODY`, or None
-            if that isn't decided yet.
-        renamed: The operations of the target whose results have new names, which a rule recognized.
-        orphans: The operations of the target that do no work that the tagged side lost.
-    """
+    """A tagged flow and a target's, and what the rules have matched."""
 
     def __init__(self, old: Flow, new: Flow, scopes: list[int | None], same: dict[int, int]) -> None:
-        self.old, self.new = old, new
-        self.scopes, self.same = scopes, same
-        self.alive = set(self.same.values())
+        self.old, self.new = old, new  # `old` has a source graph twice if the target does
+        self.scopes = scopes  # the scope of `old` for each of `new`
+        self.same = same  # the value of `old` for each value of `new` that is known
+        self.alive = set(self.same.values())  # the values of `old` that the target has
         self.matches = [Match() for _ in new.operations]
+        # For each tagged operation the one of the target that does its work, `SHARED`, `NOBODY`, or None: undecided.
         self.owner: list[int | None] = [None] * len(self.old.operations)
-        self.renamed: set[int] = set()
-        self.orphans: set[int] = set()
+        self.renamed: set[int] = set()  # operations of the target that were recognized, with results of new names
+        self.orphans: set[int] = set()  # operations of the target that do no work that the tagged side lost
 
     def anchor(self, new: int, old: int) -> None:
         """Records that a node of the target produces the results of a tagged one."""

@@ -78,11 +78,7 @@ def _anchor_by_outputs(join: Join) -> None:
 
 
 def _anchor_by_names(join: Join, index: _Index) -> None:
-    """The same name and operator, if the tagged node's results have no name in the target any more.
-
-    This also finds a node that does its own work but took over the name of a later result, and one whose result's name
-    went to an adapter after it.
-    """
+    """The same name and operator, where no result of the tagged node kept its name or an adapter after it has that."""
     for new, operation in enumerate(join.new.operations):
         anchors, node, scope = join.matches[new].anchors, operation.node, join.scopes[operation.scope]
         candidates = [
@@ -168,10 +164,7 @@ def _relate_by_prefix(join: Join, index: _Index) -> None:
 
 
 def _by_prefix(join: Join, new: int, index: _Index) -> tuple[int | None, int | None]:
-    """The tagged node, and the weight, with the longest old name that a new one begins with.
-
-    What is made from a weight or an input belongs to its consumer: so a weight is not the name of a node.
-    """
+    """The tagged node with the longest old name that a new one begins with, and the weight that it was made from."""
     operation = join.new.operations[new]
     scope = join.scopes[operation.scope]
     longest, old = 0, None
@@ -184,7 +177,7 @@ def _by_prefix(join: Join, new: int, index: _Index) -> tuple[int | None, int | N
                 break
             value = join.old.find(scope, name)
             named = index.get((scope, name), []) if value is None else []
-            if value is not None or len(named) == 1:
+            if value is not None or len(named) == 1:  # a weight is not the name of a node: its consumers decide
                 longest, old = len(name), join.old.values[value].producer if value is not None else named[0]
                 weight = weight if value is None else value
                 break

@@ -1,8 +1,7 @@
 """Projection: tags of a graph, carried onto the graphs that tools make from it.
 
 Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives
-best are the names of tensors. `graph_pairs` finds which graph was made from which; `renamed`, `absorbed` and
-`vanished` find whose work each node does, and note it in a `join`; `deciding` says what that means for its tag.
+best are the names of tensors. The face of this directory says which file does what.
 
 Example: five nodes before a tool, three after it, and their tags.
 
@@ -34,20 +33,11 @@ from optimum_htp.tagging.projection.vanished import match_vanished
 
 
 def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descent: bool = False) -> TaggedGraph:
-    """Tags a graph that was made from tagged ones.
+    """Tags a graph that was made from tagged ones, which are given the likeliest first.
 
-    Args:
-        sources: The tagged graphs that the target may descend from, the likeliest first.
-        target: The graph to tag.
-        require_descent: Refuse a target that doesn't look as if it had been made from the sources.
-
-    Returns:
-        The target with a tag for each node: that of the tagged node that it still is; `fused` if it does the work of
-        several, with the lowest module that contains them and the list of them; `inserted` if a tool put it in;
-        `unresolved`, with the root's tag, if nothing is known.
-
-    Raises:
-        HtpError: The target is broken, or descent is required and too little of the target fits.
+    Each node gets the tag of the tagged node that it still is; or one that is `fused`, with the lowest module of all
+    whose work it does; `inserted`, if a tool put it in; or `unresolved`, with the root's tag. Raises HtpError if the
+    target is broken, or if too little of it fits although `require_descent` asks for it.
     """
     refuse_empty(target)
     new = Flow.of(target)
@@ -83,11 +73,7 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
 
 
 def refuse_empty(target: OnnxModel) -> None:
-    """Refuses a graph without nodes, which no runtime loads, and names the tool that writes such.
-
-    Raises:
-        HtpError: The graph has outputs and no nodes.
-    """
+    """Raises HtpError for a graph with outputs and no nodes, which no runtime loads, and says what writes such."""
     graph = target.graph
     given = {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
     if not graph.nodes and any(value.name not in given for value in graph.outputs):

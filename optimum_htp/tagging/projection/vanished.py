@@ -44,11 +44,7 @@ def _assign(join: Join) -> None:
 
 
 def _split_regions(join: Join) -> None:
-    """Gives an unknown node the vanished work that starts from its inputs.
-
-    That work was given to nodes downstream at first. A fused node of which one result is known gets the work that
-    leads from there to its others.
-    """
+    """Gives an unknown node the vanished work that starts from its inputs, which nodes downstream had at first."""
     ends = _single_ends(join)
     for new in join.new.order:
         match, operation = join.matches[new], join.new.operations[new]
@@ -65,6 +61,7 @@ def _split_regions(join: Join) -> None:
         ]
         if not fresh:
             continue
+        # From outputs too: a fused node with one known result does what leads from there to the others.
         known = [join.same[value] for value in (*operation.inputs, *operation.outputs) if value in join.same]
         computed = [value for value in known if not join.old.values[value].is_initializer]
         end = ends.get(new)
@@ -120,10 +117,8 @@ def _single_ends(join: Join) -> dict[int, int]:
 
 
 def _hand_to_consumers_of_inputs(join: Join) -> None:
-    """Work on a value that its owner doesn't consume, but a node before the owner does, is that node's work.
-
-    Attention that also returns its keys and values is followed by nodes that only pick them out.
-    """
+    """Work on a value that its owner doesn't consume, but a node before the owner does, is that node's work."""
+    # Attention that also returns its keys and values is followed by nodes that only pick them out.
     moved: set[int | None] = set()
     reads: dict[int, set[int]] = {}
     for old in join.old.order:
@@ -161,10 +156,8 @@ def _consumer_before(join: Join, new: int, values: set[int]) -> int | None:
 
 
 def _hand_to_producers(join: Join) -> None:
-    """Work before a node that is what it was is the work of the producer, if that has a new name.
-
-    A convolution takes on the addition and the activation after it and keeps the name of its own result.
-    """
+    """Work before a node that is what it was is the work of the producer, if that has a new name."""
+    # A convolution takes on the addition and the activation after it and keeps the name of its own result.
     itself: dict[int, bool] = {}
     for old in join.old.order:
         owner = join.owner[old]
@@ -181,10 +174,7 @@ def _hand_to_producers(join: Join) -> None:
 
 
 def _halves(join: Join, new: int) -> list[int]:
-    """Tagged nodes that the node before does, except for what is done here with one of their weights.
-
-    A matrix product that gave its bias to the activation after it.
-    """
+    """What the node before does but for one weight that is consumed here, as an activation takes a product's bias."""
     if join.new.op_type(new) in GLUE or join.is_itself(new):
         return []
     reads = {producer: join.reads(producer) for producer in set(join.new.producers(new))}

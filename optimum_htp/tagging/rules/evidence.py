@@ -20,36 +20,27 @@ class Owner:
 
 
 class Evidence:
-    """A graph and its trace, indexed for the rules, and the owners decided so far.
-
-    Attributes:
-        nodes: The nodes by key.
-        order: Every node, producers before consumers; those of a body before the node that has it.
-        owners: What has been decided.
-        sources: The kind of evidence that decided it.
-        named: The owners that the names of nodes spell; empty where the trace recorded the scopes themselves.
-        doubtful: Nodes that data flow must not decide: what they say of their module can't be read, or a node that
-            they would be decided by is doubtful itself.
-    """
+    """A graph and its trace, indexed for the rules, and the owners decided so far."""
 
     def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:
         self.trace = trace
         self.nodes = dict(model.nodes())
-        self.order: list[NodeKey] = []
+        self.order: list[NodeKey] = []  # producers before consumers; those of a body before the node that has it
         for function in reversed(model.functions):
             self.order += _bodies_first(function.path, function.graph)
         self.order += _bodies_first("", model.graph)
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
-        self.named: dict[NodeKey, Owner] = {}
+        self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
+        # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.
         self.doubtful: set[NodeKey] = set()
         self._consumers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         self._producers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         edges = Edges(model)
         for tensor, uses in edges.consumers.items():
-            for graph, index, _ in uses if tensor in edges.producers else ():
-                self._consumers[edges.producers[tensor]].append((graph, index))
-                self._producers[graph, index].append(edges.producers[tensor])
+            for use in uses if tensor in edges.producers else ():
+                self._consumers[edges.producers[tensor]].append((use.graph, use.index))
+                self._producers[use.graph, use.index].append(edges.producers[tensor])
         self._functions = {function.path: (function.domain, function.name) for function in model.functions}
         self._callers: dict[tuple[str, str], list[NodeKey]] = defaultdict(list)
         for key, node in self.nodes.items():

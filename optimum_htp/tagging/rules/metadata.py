@@ -19,14 +19,11 @@ def in_doubt(node: Node, tree: ModuleTree) -> bool:
 
 
 def named_module(node: Node, tree: ModuleTree) -> ModulePath | None:
-    """The path of the module that torch's metadata names: the last scope but one, since the last is the node itself.
-
-    None if there is no such module. A module that the model does not reach by registered names appears as its Python
-    expression (`borrower.held[0]`, torch's strict export), and a name with the class of another module is not trusted.
-    """
+    """The path of the module that torch's metadata names; None if it is unknown, or not of the class that is named."""
     scopes = _parsed(node.metadata.get(NAME_SCOPES, ""))
     if len(scopes) < 2:
         return None
+    # The last scope is the node itself. What no registered names lead to is an expression: `borrower.held[0]`.
     paths = [tree.find(scope) for scope in scopes[:-1]]
     path = paths[-1]
     if path is None or None in paths:

@@ -41,13 +41,10 @@ _MAX_PARTS = 200  # calls are not nested deeper, so a name with more parts is no
 
 
 def read_names(model: OnnxModel, trace: ModuleTrace) -> tuple[dict[NodeKey, Owner], Set[NodeKey]]:
-    """Reads the scopes in the names of a graph's nodes against the tree of modules.
+    """The owners of nodes whose scope can be read in just one way, and the nodes that not even data flow may decide.
 
-    Returns:
-        The owner of each node whose scope can be read in just one way; and the nodes of which nothing can be said, not
-        even by the data flow: their scope is ambiguous or unknown; they may be a scripted function's, whose nodes have
-        no scope though they are the caller's; or the graph has nodes that the exporter did not name, so that an edge
-        may skip what was optimized away.
+    The scope of those is ambiguous or unknown; or they have none, but a scripted function's nodes have none either; or
+    the exporter did not name every node, so that an edge may skip what was optimized away.
     """
     scopes, unscoped, foreign = _scopes_of(model)
     reader = _ScopeReader(model, trace, scopes)
@@ -58,18 +55,11 @@ def read_names(model: OnnxModel, trace: ModuleTrace) -> tuple[dict[NodeKey, Owne
 
 @dataclass(frozen=True, slots=True)
 class ScopeFit:
-    """How well a tree of modules explains the scopes in the names of a graph's nodes.
+    """How well a tree of modules explains the scopes in the names of a graph's nodes."""
 
-    Attributes:
-        scopes: How many different scopes there are.
-        unread: How many of them can't be read, or only by a module calling one that it does not contain.
-        calls: By a module's path, how many different scopes are its own or contain such a one: it ran at least as
-            often.
-    """
-
-    scopes: int
-    unread: int
-    calls: dict[ModulePath, int]
+    scopes: int  # different ones
+    unread: int  # of them, that can't be read, or only by a module calling one that it does not contain
+    calls: dict[ModulePath, int]  # by module, the scopes that are its own or in such a one: it ran at least as often
 
 
 def fit_scopes(model: OnnxModel, trace: ModuleTrace) -> ScopeFit:
@@ -111,16 +101,14 @@ def _scopes_of(model: OnnxModel) -> tuple[dict[NodeKey, str], dict[NodeKey, Node
 
 
 def _scope(node: Node, graph_outputs: set[str]) -> str | None:
-    """`/` and the scope in a node's name; `""` where the exporter gave it none; None where the name is not its own.
-
-    The name that a tool left on another operator, or on one that now produces another tensor, says nothing.
-    """
+    """`/` and the scope in a node's name; `""` where the exporter gave it none; None where the name is not its own."""
     if node.name == _MERGING_NODE:
         return ""
     if node.name.count("/") > _MAX_PARTS:
         return None
     scope, slash, last = node.name.rpartition("/")
     operator, _, number = last.rpartition("_")
+    # A name that a tool left on another operator, or on one that now produces another tensor, says nothing.
     if last != node.op_type and not (operator == node.op_type and number.isdecimal()):
         return None
     if not slash:

@@ -32,10 +32,7 @@ def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 
 def by_scope(key: NodeKey, evidence: Evidence) -> Owner | None:
-    """The call in which, as the trace recorded, the node's output was made; else the one that the node's name spells.
-
-    A node in a body, of a scripted `if` for example, has no scope of its own: it ran in its holder's.
-    """
+    """The call in which the node's output was made, in a body its holder's; else the one that the node's name says."""
     trace = evidence.trace
     for name in evidence.nodes[key].outputs:
         if name in trace.scopes:
@@ -48,10 +45,7 @@ def by_scope(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 
 def by_parameter(key: NodeKey, evidence: Evidence) -> Owner | None:
-    """The module that holds the parameter or buffer that the node produces: a copy of a de-duplicated initializer.
-
-    If all its consumers ran in one call of that module, the owner is that call, by the name that it was called by.
-    """
+    """The module that holds the parameter or buffer that the node produces: a copy of a de-duplicated initializer."""
     tree, tensors = evidence.trace.tree, evidence.trace.tensors
     holder = next((tensors[name] for name in evidence.nodes[key].outputs if name in tensors), None)
     if holder is None:
@@ -59,6 +53,7 @@ def by_parameter(key: NodeKey, evidence: Evidence) -> Owner | None:
     if tree.module(holder).aliases and evidence.consumers_in_doubt(key):
         evidence.doubtful.add(key)  # by which of its names it was called is not known
         return None
+    # If all consumers ran in one call of that module, the owner is that call, by the name that it was called by.
     consumer = evidence.common(evidence.consumer_owners(key))
     same = consumer is not None and tree.module(consumer.path) is tree.module(holder)
     return consumer if same else Owner(holder)
@@ -73,10 +68,7 @@ def by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 
 def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
-    """For a node without consumers, the lowest module that contains the producers of its inputs; else its holder's.
-
-    A node that forwards a graph input to a graph output belongs to the root: the exporter put it there.
-    """
+    """For a node without consumers, the lowest module that contains its producers; else its holder's."""
     if key in evidence.doubtful or evidence.producers_in_doubt(key):
         evidence.doubtful.add(key)
         return None
@@ -84,6 +76,7 @@ def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
     holder = evidence.holder(key)
     if owner is None and holder is not None:
         owner = evidence.owners.get(holder)
+    # What forwards a graph input to a graph output is the root's: the exporter put it there.
     return Owner(()) if owner is None and evidence.is_returned(key) else owner
 
 
@@ -102,15 +95,7 @@ LAST_RULES: _Rules = (("dataflow", by_producers),)
 
 
 def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
-    """Tags every node of a graph, bodies and functions included.
-
-    Args:
-        model: The graph as the exporter left it.
-        trace: What was recorded while the exporter ran.
-
-    Returns:
-        A tag for each node; unresolved nodes have the root's.
-    """
+    """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's."""
     evidence = Evidence(model, trace)
     evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
     if not trace.scopes:

@@ -28,10 +28,7 @@ def static_trace(model: torch.nn.Module) -> ModuleTrace:
 
 
 def registered_paths(model: torch.nn.Module) -> Registered:
-    """Every module below a model with all the paths that it is registered under, in the order of `named_modules`.
-
-    A module that contains itself is not followed into itself.
-    """
+    """Every module of a model, once, with all its paths, in the order of `named_modules`; not followed into itself."""
     modules: Registered = {}
     count = 0
 

@@ -32,39 +32,21 @@ _tap_lock = threading.RLock()
 
 
 class ModuleTap:
-    """Records every `torch.onnx.export` call of this thread while it is open.
+    """Records every `torch.onnx.export` call of this thread while it is open; what it replaces is always restored.
 
-    A context manager. It holds a lock, so that exports of several threads take turns; calls of other threads are not
-    recorded. What it replaces is restored when it closes, whatever was raised.
-
-    Attributes:
-        exports: What was recorded, in the order of the calls.
-        failures: For each file whose export could not be recorded, why.
-        tagged: For each file that was tagged while the exporter wrote it, its graph with the tags, and with the
-            metadata from before.
-        late: For each file that the exporter wrote without tags because tagging failed, why.
-        seconds: Wall-clock seconds spent on reading and tagging what was exported.
-
-    Args:
-        tagger: Given the bytes of an exported file and the trace, returns what to write instead, and the tags in it;
-            or None to write the bytes. Without a tagger, the bytes are written.
-        place: Returns where an exported module is in the whole model: a dotted path, or None.
-
-    Example:
-        >>> with ModuleTap() as tap:                          # doctest: +SKIP
-        ...     torch.onnx.export(model, args, "model.onnx", dynamo=False)
-        >>> tap.exports[0].trace.tree.root.class_name         # doctest: +SKIP
-        'Net'
+    It holds a lock, so that exports of several threads take turns; calls of other threads are not recorded. `tagger`
+    says what to write instead of an exported file's bytes, with the tags in it, or None. `place` gives the dotted path
+    of an exported module in the whole model, or None.
     """
 
     def __init__(
         self, tagger: Tagger | None = None, *, place: Callable[[torch.nn.Module], str | None] | None = None
     ) -> None:
-        self.exports: list[ExportTrace] = []
-        self.failures: dict[Path, Exception] = {}
-        self.tagged: dict[Path, TaggedGraph] = {}
-        self.late: dict[Path, Exception] = {}
-        self.seconds: float = 0.0
+        self.exports: list[ExportTrace] = []  # in the order of the calls
+        self.failures: dict[Path, Exception] = {}  # why an export could not be recorded
+        self.tagged: dict[Path, TaggedGraph] = {}  # what was tagged while it was written; old metadata
+        self.late: dict[Path, Exception] = {}  # why a file was written without its tags
+        self.seconds = 0.0  # spent on reading and tagging
         self._stamps: dict[Path, FileStamp | None] = {}
         self._tagger = tagger
         self._place = place

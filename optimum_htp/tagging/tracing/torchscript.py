@@ -34,18 +34,11 @@ Write = Callable[[bytes, Path], bool]
 
 
 class NumberedScopes:
-    """The numbers of module calls on the scopes of a trace: put there while it runs, read when the nodes get names.
-
-    A context manager, open while an export runs.
-
-    Attributes:
-        numbers: The number of the call that produced a value, by the value's name in the exported graph.
-        scripted: Whether values created in scripted functions are among them.
-    """
+    """The numbers of module calls on the scopes of a trace: put there while it runs, read when the nodes get names."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.scripted = False
+        self.numbers: dict[str, int] = {}  # the call that produced a value, by the value's name in the exported graph
+        self.scripted = False  # whether values created in scripted functions are among them
         self._passes = ExitStack()
 
     def __enter__(self) -> NumberedScopes:
@@ -69,10 +62,7 @@ class NumberedScopes:
             scopes[module] = f"{_CALL_MARK}{number}::{scope.split('::', 1)[1]}"
 
     def end(self, number: int) -> None:
-        """Puts each scripted function that was called in a call that just ended between two marks with its number.
-
-        The call's scope was popped: what was traced in it is in the node before the one that comes next.
-        """
+        """Puts each scripted function that was called in a call that just ended between two marks with its number."""
         import torch
 
         if not self.scripted:
@@ -100,11 +90,12 @@ class NumberedScopes:
 
 
 def _mark_scripted_calls(state: Any, number: int) -> None:
+    # The call's scope was popped: what was traced in it is in the node before the one that comes next.
     node = state.graph().insertPoint().prev()
     scope = f"{_CALL_MARK}{number}"
     if node.kind() != "prim::TracedModuleForward" or not node.s("scope").startswith(f"{scope}::"):
         return
-    calls = [each for block in node.blocks() for each in block.nodes() if each.kind() == "prim::CallFunction"]
+    calls = [inner for block in node.blocks() for inner in block.nodes() if inner.kind() == "prim::CallFunction"]
     if not calls:
         return
     state.push_scope(scope)
@@ -147,11 +138,7 @@ def _graph_nodes(block: Any) -> Iterator[Any]:
 def _pass_extended(
     name: str, *, before: Callable[[Any], None] | None = None, after: Callable[[Any], None] | None = None
 ) -> Iterator[bool]:
-    """Calls functions with the graph right before and after one of the exporter's passes.
-
-    Yields:
-        Whether this torch has the pass.
-    """
+    """Calls functions with the graph right before and after an exporter's pass; yields whether this torch has it."""
     import torch
 
     original = getattr(torch._C, name, None)
@@ -181,10 +168,9 @@ def _pass_extended(
 
 @contextmanager
 def writing_replaced(write: Write | None) -> Iterator[None]:
-    """Lets a function write the file of the TorchScript exporter, whose content is still in memory.
+    """Lets a function write the file of the TorchScript exporter, so that no tags have to be put into it later.
 
-    So nothing has to be copied later to make room for the tags. If this torch has no such writer, or `write` returns
-    False, the exporter writes the file.
+    If this torch has no such writer, or `write` returns False, the exporter writes the file.
     """
     try:
         from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer
