@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -419,15 +418,16 @@ def test_a_constant_of_another_module_is_copied(tmp_path: Path) -> None:
     assert [value.name for value in extract(package, "a", output=tmp_path / "a.onnx").outputs] == ["one"]
 
 
-def test_a_folded_batch_norm_is_told_of(exported: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folded_batch_norm_is_told_of(
+    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A convolution that gives what the norm behind it gives is not just the convolution."""
     layer = "resnet.embedder.embedder"
     report = extract(exported("resnet"), f"{layer}.convolution", output=tmp_path / "part.onnx")
     assert report.folded == (f"{layer}.normalization",)
     assert extract(exported("resnet"), layer, output=tmp_path / "layer.onnx").folded == ()
-    text = io.StringIO()
-    print_extract(report, stream=text)
-    assert f"folded in: {layer}.normalization" in text.getvalue()
+    print_extract(report)
+    assert f"folded in: {layer}.normalization" in capsys.readouterr().out
 
 
 def test_a_name_with_an_at_sign(tmp_path: Path) -> None:
@@ -564,12 +564,13 @@ def test_the_command(exported: Callable[..., Path], tmp_path: Path, capsys: pyte
         assert value["type"] == "float32"
 
 
-def test_the_text_is_safe_to_print(exported: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_text_is_safe_to_print(
+    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Names come from files."""
     report = extract(exported("bert"), BERT_LAYER, output=tmp_path / "part.onnx")
-    stream = io.StringIO()
     hostile = tuple(value.__class__(f"{value.name}\x1b[2J", 1, None) for value in report.inputs)
     from dataclasses import replace
 
-    print_extract(replace(report, inputs=hostile, shared=("\x1b[2J",)), stream=stream)
-    assert "\x1b" not in stream.getvalue()
+    print_extract(replace(report, inputs=hostile, shared=("\x1b[2J",)))
+    assert "\x1b" not in capsys.readouterr().out
