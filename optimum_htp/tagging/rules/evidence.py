@@ -47,9 +47,9 @@ class Evidence:
         self._producers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         edges = Edges(model)
         for tensor, uses in edges.consumers.items():
-            for graph, index, _ in uses if tensor in edges.producers else ():
-                self._consumers[edges.producers[tensor]].append((graph, index))
-                self._producers[graph, index].append(edges.producers[tensor])
+            for use in uses if tensor in edges.producers else ():
+                self._consumers[edges.producers[tensor]].append((use.graph, use.index))
+                self._producers[use.graph, use.index].append(edges.producers[tensor])
         self._functions = {function.path: (function.domain, function.name) for function in model.functions}
         self._callers: dict[tuple[str, str], list[NodeKey]] = defaultdict(list)
         for key, node in self.nodes.items():
