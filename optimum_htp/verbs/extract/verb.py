@@ -190,7 +190,7 @@ def _tag(choice: Choice, part: Cut, staged: Path, *, sidecar: bool) -> None:
     root = _part_of_root(choice, tags.values())
     model = read_model(staged)
     if read_tags(model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(TaggedGraph(model, tags, Roots((root,))), options=HtpOptions())
+        write_tags(TaggedGraph(model, tags, Roots((root,))), options=HtpOptions(skeleton=False))
         model = read_model(staged)
     if sidecar:
         entry = FileRecord.of(TaggedGraph(model, tags, Roots((root,))))
