@@ -114,7 +114,7 @@ def _paths(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
     if path is None:
         return _range(tree, module)
     if tree.module(path).container and path:
-        return tuple(_inside(tree, path))
+        return tuple(_inside(tree, path)) or (path,)  # an empty one has no nodes, and is told of as such
     return (path,)
 
 
