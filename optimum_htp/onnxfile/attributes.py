@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.limits import MAX_BODY_NAME_BYTES, max_items
-from optimum_htp.onnxfile.wire import WireError, fields
+from optimum_htp.onnxfile.wire import Data, WireError, fields
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from optimum_htp.onnxfile.wire import Data
-
-    Field: TypeAlias = tuple[int, int, int, int]
-    Body: TypeAlias = tuple[str, Field]
+Field: TypeAlias = tuple[int, int, int, int]
+Body: TypeAlias = tuple[str, Field]
 
 
 _SHORT_ATTRIBUTE_BYTES = 128

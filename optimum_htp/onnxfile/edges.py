@@ -18,16 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel, split_body_path
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    NodeKey: TypeAlias = tuple[str, int]
-    TensorKey: TypeAlias = tuple[str, str]
+NodeKey: TypeAlias = tuple[str, int]
+TensorKey: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,11 @@ import contextlib
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from optimum_htp.errors import OnnxFileError
-from optimum_htp.onnxfile.wire import WireError
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from optimum_htp.onnxfile.wire import Data
+from optimum_htp.onnxfile.wire import Data, WireError
 
 
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))

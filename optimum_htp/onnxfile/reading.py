@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.attributes import path_name, scan_attribute
+from optimum_htp.onnxfile.attributes import Body, Field, path_name, scan_attribute
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_ITEMS, max_items
 from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
 from optimum_htp.onnxfile.opening import mapped, wire_errors
-from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed, signed32
+from optimum_htp.onnxfile.wire import (
+    Data,
+    WireError,
+    fields,
+    last_fields,
+    read_varint,
+    release_pages,
+    signed,
+    signed32,
+)
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from optimum_htp.onnxfile.attributes import Body, Field
-    from optimum_htp.onnxfile.wire import Data
-
-    _Shape: TypeAlias = list[int | str | None] | None
+_Shape: TypeAlias = list[int | str | None] | None
 
 
 def read_model(path: str | Path) -> OnnxModel:

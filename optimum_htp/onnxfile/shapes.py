@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, encode_value, graph_pieces
@@ -28,11 +28,8 @@ from optimum_htp.onnxfile.model import Node, Value
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile.types import element_type
-from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields, release_pages
+from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, release_pages
 
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
 
 _SMALL_TENSOR_BYTES = 4096
 # Operators of ONNX Runtime whose output has the shape of the first input.

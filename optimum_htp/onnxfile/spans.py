@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
-from optimum_htp.onnxfile.wire import fields, last_fields, release_pages
+from optimum_htp.onnxfile.wire import Data, fields, last_fields, release_pages
 
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
 
 Span = tuple[int, int]
 
