@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
-
-
-if TYPE_CHECKING:
-    from optimum_htp.verbs.params import ParameterRow, ParamsReport
+from optimum_htp.verbs.params import ParameterRow, ParamsReport, shared_segments
 
 
 _SHOWN_NAMES = 3
 
 
 def print_params(report: ParamsReport, *, stream: TextIO | None = None) -> None:
-    """Prints a line for each initializer: its name, shape, parameters, and what was done to them.
-
-    Args:
-        report: What was found.
-        stream: Where to print; None means standard output.
-    """
+    """Prints a line for each initializer: its name, shape, parameters, and what was done to them."""
     stream = stream or sys.stdout
     columns = (
         Column("initializer", is_path=True), Column("shape"), Column("parameter", is_path=True), Column("change", wraps=True)
@@ -72,17 +63,8 @@ def _braced(names: Sequence[str]) -> str:
     >>> _braced(["layer.query.weight", "layer.key.weight"]), _braced(["weight"])
     ('layer.{query,key}.weight', 'weight')
     """
-    parts = [name.split(".") for name in names]
-    head = _shared(parts)
-    tail = _shared([each[: len(head) - 1 : -1] if head else each[::-1] for each in parts])[::-1]
-    middle = [".".join(each[len(head) : len(each) - len(tail)]) for each in parts]
-    return ".".join([*head, *([f"{{{','.join(middle)}}}"] if len(names) > 1 else middle), *tail]).strip(".")
-
-
-def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
-    """What all the lists start with, short of the whole of any."""
-    columns = zip(*(each[:-1] for each in lists), strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    head, middle, tail = shared_segments(names)
+    return ".".join([*head, f"{{{','.join(middle)}}}" if len(names) > 1 else middle[0], *tail])
 
 
 def _changes(row: ParameterRow) -> Iterator[str]:

@@ -215,7 +215,7 @@ def _closure(
             if producer is not None and name in scopes[home].constants:
                 chosen[home, producer[1]] = None
                 stack.append((home, producer[1]))
-            elif producer is None and name in scopes[home].stored:
+            elif producer is None and name in scopes[home].initializers:
                 initializers[name] = None
             else:
                 inputs[name] = None

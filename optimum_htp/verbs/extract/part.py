@@ -22,7 +22,7 @@ from optimum_htp.onnxfile import (
     model_pieces,
     pieces_length,
     release_pages,
-    rewrite_part,
+    rewrite_tensors,
 )
 from optimum_htp.package import SKELETON, external_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
@@ -119,7 +119,7 @@ class PartWriter:
             offset, length = self._place(field, entries)
             return field.with_entries((("location", location), ("offset", str(offset)), ("length", str(length))))
 
-        splice = rewrite_part(self.files.data, kind, span, move)
+        splice = rewrite_tensors(self.files.data, move, kind=kind, span=span)
         return [span] if splice is None else splice.pieces
 
     def _place(self, field: TensorField, entries: Mapping[str, str]) -> tuple[int, int]:

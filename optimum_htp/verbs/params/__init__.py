@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.params.report import ParameterRow, ParamsReport
+from optimum_htp.verbs.params.report import ParameterRow, ParamsReport, shared_segments
 from optimum_htp.verbs.params.verb import params
 
 
@@ -10,4 +10,5 @@ __all__ = [
     "ParameterRow",
     "ParamsReport",
     "params",
+    "shared_segments",
 ]
