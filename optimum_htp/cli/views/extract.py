@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
-from optimum_htp.onnxfile import element_type
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile import Value
-    from optimum_htp.verbs.extract import ExtractReport
+from optimum_htp.onnxfile import Value, element_type
+from optimum_htp.verbs.extract import ExtractReport
 
 
 def print_extract(report: ExtractReport, *, stream: TextIO | None = None) -> None:
-    """Prints what was cut out, and its inputs and outputs.
-
-    Args:
-        report: What the extraction returned.
-        stream: Where to print; None means standard output.
-    """
+    """Prints what was cut out, and its inputs and outputs."""
     stream = stream or sys.stdout
     print_heading(
         f"Wrote {printable(report.output)}: {printable(_modules(report))}", map(printable, _details(report)), stream
     )
     columns = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
-    lines = [Line((kind, *_cells(value))) for kind, value in _values(report)]
-    print_table(columns, lines, stream)
+    sides = (("input", report.inputs), ("output", report.outputs))
+    print_table(columns, [Line((side, *_cells(value))) for side, values in sides for value in values], stream)
 
 
 def _modules(report: ExtractReport) -> str:
@@ -49,10 +40,6 @@ def _details(report: ExtractReport) -> list[str]:
     if report.folded:
         details.append(f"its convolutions have what follows them folded in: {', '.join(report.folded)}")
     return details
-
-
-def _values(report: ExtractReport) -> list[tuple[str, Value]]:
-    return [("input", value) for value in report.inputs] + [("output", value) for value in report.outputs]
 
 
 def _cells(value: Value) -> tuple[str, str, str]:
