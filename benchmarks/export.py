@@ -89,7 +89,7 @@ def pass_alone(source: Path, package: Path, scratch: Path) -> dict[str, float]:
         os.sync()
         started = time.perf_counter()
         graph = replace(known, model=read_model(target))
-        write_tags(graph, options=HtpOptions())
+        write_tags(graph, options=HtpOptions(skeleton=False))
         Sidecar({"model.onnx": FileRecord.of(graph)}).write(target.parent)
         seconds = time.perf_counter() - started
         started = time.perf_counter()
@@ -157,7 +157,7 @@ def tag(file: Path) -> dict[str, float]:
     model = read_model(file)
     scopes = {node.outputs[0]: 1 for node in model.graph.nodes if node.name}
     graph = tag_export(ExportTrace(file, model, ModuleTrace(calls, scopes), ""))
-    write_tags(graph, options=HtpOptions())
+    write_tags(graph, options=HtpOptions(skeleton=False))
     Sidecar({file.name: FileRecord.of(graph)}).write(file.parent)
     return {"seconds": time.perf_counter() - started, "peak_mb": peak_mb()}
 

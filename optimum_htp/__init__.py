@@ -10,117 +10,71 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    # Dense: one name a line would say no more.
+    # fmt: off
+    # isort: off
     from optimum_htp.errors import (
-        HtpError as HtpError,
-        ModelTooLargeError as ModelTooLargeError,
-        OnnxFileError as OnnxFileError,
-        PackageError as PackageError,
-        TaggingError as TaggingError,
+        HtpError as HtpError, ModelTooLargeError as ModelTooLargeError, OnnxFileError as OnnxFileError,
+        PackageError as PackageError, TaggingError as TaggingError,
     )
     from optimum_htp.export import (
-        ExportReport as ExportReport,
-        HtpExporter as HtpExporter,
-        export_module as export_module,
+        ExportReport as ExportReport, HtpExporter as HtpExporter, export_module as export_module,
         main_export as main_export,
     )
     from optimum_htp.hierarchy import (
-        CallTree as CallTree,
-        Hierarchy as Hierarchy,
-        ModuleCall as ModuleCall,
-        ModuleInfo as ModuleInfo,
-        ModulePattern as ModulePattern,
-        ModuleTree as ModuleTree,
-        NodeTag as NodeTag,
-        Root as Root,
+        CallTree as CallTree, Hierarchy as Hierarchy, ModuleCall as ModuleCall, ModuleInfo as ModuleInfo,
+        ModulePattern as ModulePattern, ModuleTree as ModuleTree, NodeTag as NodeTag, Root as Root,
         Roots as Roots,
     )
     from optimum_htp.methods import HtpPackage as HtpPackage, load_package as load_package
     from optimum_htp.models import AutoModelForONNX as AutoModelForONNX, Errors as Errors
     from optimum_htp.onnxfile import (
-        Function as Function,
-        Graph as Graph,
-        Initializer as Initializer,
-        Node as Node,
-        OnnxModel as OnnxModel,
+        Function as Function, Graph as Graph, Initializer as Initializer, Node as Node, OnnxModel as OnnxModel,
         Value as Value,
     )
     from optimum_htp.package import (
-        Derivation as Derivation,
-        ExternalTensor as ExternalTensor,
-        FileRecord as FileRecord,
-        HtpFile as HtpFile,
-        HtpOptions as HtpOptions,
-        PackedFiles as PackedFiles,
-        Sidecar as Sidecar,
-        StoredParameter as StoredParameter,
-        TagCounts as TagCounts,
+        Derivation as Derivation, ExternalTensor as ExternalTensor, FileRecord as FileRecord,
+        HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, Sidecar as Sidecar,
+        StoredParameter as StoredParameter, TagCounts as TagCounts,
     )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
-        CallComparison as CallComparison,
-        CompareReport as CompareReport,
-        Isolated as Isolated,
-        PartComparison as PartComparison,
-        compare as compare,
+        CallComparison as CallComparison, CompareReport as CompareReport, Isolated as Isolated,
+        PartComparison as PartComparison, compare as compare,
     )
     from optimum_htp.verbs.diff import (
-        Change as Change,
-        DiffReport as DiffReport,
-        FileDiff as FileDiff,
-        ModuleDiff as ModuleDiff,
-        ModuleSide as ModuleSide,
-        diff as diff,
+        Change as Change, DiffReport as DiffReport, FileDiff as FileDiff, ModuleDiff as ModuleDiff,
+        ModuleSide as ModuleSide, diff as diff,
     )
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
-    from optimum_htp.verbs.params import (
-        ParameterRow as ParameterRow,
-        ParamsReport as ParamsReport,
-        params as params,
-    )
+    from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
     from optimum_htp.verbs.profile import (
-        CallTime as CallTime,
-        FusedTime as FusedTime,
-        GroupTime as GroupTime,
-        Kernel as Kernel,
-        Microseconds as Microseconds,
-        ModuleDelta as ModuleDelta,
-        ModuleTime as ModuleTime,
-        OpTime as OpTime,
-        PhaseDelta as PhaseDelta,
-        PhaseProfile as PhaseProfile,
-        ProfileDelta as ProfileDelta,
-        ProfileReport as ProfileReport,
-        profile as profile,
+        CallTime as CallTime, FusedTime as FusedTime, GroupTime as GroupTime, Kernel as Kernel,
+        Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, OpTime as OpTime,
+        PhaseDelta as PhaseDelta, PhaseProfile as PhaseProfile, ProfileDelta as ProfileDelta,
+        ProfileReport as ProfileReport, profile as profile,
     )
     from optimum_htp.verbs.project import (
-        FileProjection as FileProjection,
-        ProjectReport as ProjectReport,
-        project as project,
+        FileProjection as FileProjection, ProjectReport as ProjectReport, project as project,
     )
     from optimum_htp.verbs.select import (
-        FileSelection as FileSelection,
-        SelectedNode as SelectedNode,
-        Selection as Selection,
-        select as select,
+        FileSelection as FileSelection, SelectedNode as SelectedNode, Selection as Selection, select as select,
         write_layer_annotations as write_layer_annotations,
     )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
     from optimum_htp.verbs.tree import (
-        FileTree as FileTree,
-        ModuleRow as ModuleRow,
-        NodeRow as NodeRow,
-        TreeReport as TreeReport,
+        FileTree as FileTree, ModuleRow as ModuleRow, NodeRow as NodeRow, TreeReport as TreeReport,
         tree as tree,
     )
     from optimum_htp.verbs.unpack import UnpackReport as UnpackReport, unpack as unpack
     from optimum_htp.verbs.validate import (
-        Check as Check,
-        ValidationReport as ValidationReport,
-        validate as validate,
+        Check as Check, ValidationReport as ValidationReport, validate as validate,
         validate_optimum_compatibility as validate_optimum_compatibility,
     )
+    # isort: on
+    # fmt: on
 
 
 __version__ = "0.1.0"

@@ -44,18 +44,21 @@ class PackageError(HtpError):
 
 
 class TaggingError(HtpError):
-    """The HTP pass failed for one ONNX file; the package that Optimum wrote stands untouched."""
+    """The HTP pass failed for one ONNX file; the package that Optimum wrote is left as it is."""
 
 
 _MAX_REASON_CHARACTERS = 300
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_NO_PERMISSION = (errno.EACCES, errno.EPERM)
-_IS_A_FILE = (errno.ENOTDIR, errno.EEXIST)
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free {room} on that disk, or write to another"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "fix its permissions and those of its directory, or write elsewhere"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is in the way: write elsewhere"),
+    errno.EROFS: "write to another disk",
+}
 
 
 def reason(error: BaseException) -> str:
-    r"""What an exception says, for a message of ours: its type and its text, in one line that is not endless.
+    r"""What an exception says, for a message of ours: its type and its text, in one line of limited length.
 
     >>> reason(KeyError(17)), reason(ValueError("no\n  such"))
     ('KeyError: 17', 'ValueError: no such')
@@ -65,33 +68,15 @@ def reason(error: BaseException) -> str:
 
 
 def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None = None) -> HtpError:
-    """The error for a file or directory that the system does not let us write: what it says, and what to do.
-
-    Args:
-        target: What could not be written.
-        error: What the system said.
-        needed_bytes: How much room it takes, where that is known.
-    """
-    advice = "; what was there is unchanged: write elsewhere"
-    if error.errno in _NO_ROOM:
-        room = "some space" if needed_bytes is None else f"{needed_bytes} bytes"
-        advice = f"; free {room} on that disk, or write to another"
-    elif error.errno in _NO_PERMISSION:
-        advice = "; fix its permissions and those of its directory, or write elsewhere"
-    elif error.errno == errno.EROFS:
-        advice = "; write to another disk"
-    elif error.errno in _IS_A_FILE:
-        advice = "; a file is in the way: write elsewhere"
-    return HtpError(f"cannot write {target}: {error.strerror or error}{advice}")
+    """The error for what can't be written: what the system says, and what to do; `needed_bytes` where it is known."""
+    advice = _ADVICE.get(error.errno or 0, "what was there is unchanged: write elsewhere")
+    room = "some space" if needed_bytes is None else f"{needed_bytes} bytes"
+    return HtpError(f"cannot write {target}: {error.strerror or error}; {advice.format(room=room)}")
 
 
 @contextmanager
 def writing(target: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turns what the system says in the block about writing into `cannot_write`'s error.
-
-    Raises:
-        HtpError: The system does not let us write.
-    """
+    """Turns an OSError of the block into the HtpError of `cannot_write`, which takes the same arguments."""
     try:
         yield
     except OSError as error:

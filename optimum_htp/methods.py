@@ -1,8 +1,7 @@
 """Packages: `load_package` opens one, and `HtpPackage` has the verbs as its methods.
 
-The rooms below know a package as what it holds. What can be done with it are the verbs, functions whose first argument is
-a package; as attributes of a class they are its methods, with the parameters, types and docstrings that they have. This
-file stands above the verbs, because it has to know them all.
+A verb is a function whose first argument is a package; as an attribute of the class it is a method with the same
+parameters, types and docstring. This file is above the verbs, because it has to know them all.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from optimum_htp.verbs.validate import validate
 class HtpPackage(_HtpPackage):
     """An exported package, opened for reading, with the verbs that only read it as its methods.
 
-    `package.profile(batch_size=8)` is `profile(package, batch_size=8)`. What changes a package in its place (`tag`,
-    `project`, `strip`) takes it by its path: an opened package goes on saying what it said when it was opened.
+    `package.profile(batch_size=8)` is `profile(package, batch_size=8)`. The verbs that change a package in place (`tag`,
+    `project`, `strip`) are not methods: an opened package does not change.
     """
 
     tree = tree
@@ -41,9 +40,6 @@ class HtpPackage(_HtpPackage):
 
 def load_package(path: str | Path) -> HtpPackage:
     """Opens an exported package: a directory, or a single ONNX file, packed or not.
-
-    Args:
-        path: The directory or the file.
 
     Raises:
         PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.

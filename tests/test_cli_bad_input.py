@@ -109,7 +109,7 @@ def changed_config(**changes: object) -> Callable[[Path], None]:
         (broken_config, [], ["config.json' is not a valid JSON file"]),
         (changed_config(model_type="bertx"), [], ["'bertx'", "upgrade transformers"]),
         (changed_config(model_type=None), [], ["no `model_type`: add it"]),
-        (changed_config(architectures=None), [], ["task", "is not known", "--task"]),
+        (changed_config(architectures=None), [], ["task", "is unknown", "--task"]),
         (changed_config(num_hidden_layers="two"), [], ["cannot load", "TypeError"]),
     ],
     ids=[

@@ -237,7 +237,7 @@ def test_planted_fault_is_named(
 def test_inherited_error_is_told_from_added(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Behind the fault modules are off, and on the reference's tensors they are not."""
+    """After the fault modules are off, and on the reference's tensors they are not."""
     path = "bert.encoder.layer.0.attention.self.query"
     faulty = planted(exported("bert"), tmp_path / "faulty", "model.onnx", path, change_one_weight)
     (part,) = compare(faulty, model=zoo_model("bert"), threads=1, isolate=40).parts

@@ -104,7 +104,7 @@ def toy_package(
         for at, (_, owner) in enumerate(nodes)
     }
     tagged = TaggedGraph(model, tags, Roots([Root(tree)]))
-    write_tags(tagged, options=HtpOptions())
+    write_tags(tagged, options=HtpOptions(skeleton=False))
     Sidecar({name: FileRecord.of(tagged)}).write(directory)
     return directory
 

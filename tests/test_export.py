@@ -95,6 +95,17 @@ def test_signature_is_optimums() -> None:
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    assert inspect.signature(HtpExporter().export) == inspect.signature(main_export)
+
+
+def test_options_for_one_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They stand in for those of the exporter, which keeps its own."""
+    used: list[HtpOptions] = []
+    monkeypatch.setattr(HtpExporter, "write_package", lambda self, *_: used.append(self.options))
+    exporter = HtpExporter(HtpOptions(namespace=False))
+    exporter.export("model", tmp_path, htp_options=HtpOptions(skeleton=False))
+    exporter.export("model", tmp_path)
+    assert used == [HtpOptions(skeleton=False), HtpOptions(namespace=False)]
 
 
 def test_arguments_reach_optimum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -418,7 +429,9 @@ def test_failed_pass_leaves_optimums_package(
         assert raised.value is error
         assert raised.traceback[-1].name == "tag_file"
     else:
-        assert str(raised.value).startswith("encoder_model.onnx could not be tagged: planted; the package stands")
+        assert str(raised.value).startswith(
+            "encoder_model.onnx could not be tagged: planted; the package is as it was"
+        )
     assert digests(tmp_path / "out") == plain_t5
 
 
@@ -457,8 +470,8 @@ WORK = {
     "reads a file": ("optimum_htp.export.exporter.read_model", "optimum_htp.tagging.tracing.tap.read_model"),
     "reads what is in memory": ("optimum_htp.tagging.tracing.tap.read_content",),
     "decides tags": ("optimum_htp.tagging.rules.order.tag_model",),
-    "packs a skeleton": ("optimum_htp.package.write.pack_skeleton",),
-    "makes annotations": ("optimum_htp.package.write.Annotations.of",),
+    "packs a skeleton": ("optimum_htp.package.node_metadata.pack_skeleton",),
+    "makes annotations": ("optimum_htp.package.node_metadata.Annotations.of",),
     "writes a tagged file": ("optimum_htp.package.node_metadata.rewrite_metadata",),
     "takes a digest": ("optimum_htp.export.exporter.graph_digest", "optimum_htp.package.sidecar.record.graph_digest"),
     "stages": ("optimum_htp.package.staging.StagedDirectory.__enter__",),

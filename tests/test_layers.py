@@ -125,16 +125,18 @@ def test_no_file_takes_part_in_a_cycle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("source", [source for source in SOURCES if source.endswith("/__init__.py")])
+FACES = [source for source in SOURCES if source.endswith("/__init__.py")]
+TAKEN = {(module, name) for source in SOURCES for _, module, name in imports(parse(source))}
+
+
+@pytest.mark.parametrize("source", FACES)
 def test_a_face_only_hands_on(source: str) -> None:
-    """A docstring, imports and `__all__`."""
-    body = [node for node in parse(source).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
-    rest = [
-        node
-        for node in body
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) and not is_typing_block(node)
-    ]
-    assert all(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" for node in rest)
+    """A docstring, and imports of what other rooms or the public face take from it."""
+    docstring, *rest = parse(source).body
+    assert isinstance(docstring, ast.Expr)
+    assert all(isinstance(node, (ast.Import, ast.ImportFrom)) or is_typing_block(node) for node in rest)
+    handed_on = {name for _, module, name in imports(parse(source)) if module != "typing"}
+    assert {name for name in handed_on if (module_of(source), name) not in TAKEN} == set()
 
 
 def test_no_file_name_has_two_meanings() -> None:

@@ -331,11 +331,11 @@ def weights_elsewhere(package: Path) -> None:
         (add_link, "merges.txt: a symbolic link"),
         (add_link_to_directory, "more: a symbolic link"),
         (add_pipe, "pipe: not a regular file"),
-        (add_other_case, "differ in nothing"),
+        (add_other_case, "the same on some file systems"),
         (add_windows_name, "has a drive"),
-        (lose_weights, "its weights are in 'model.onnx_data', no file of the package"),
+        (lose_weights, "its weights are in 'model.onnx_data', not a file of the package"),
         (shorten_weights, "ends after 'model.onnx_data' does"),
-        (weights_elsewhere, r"its weights are in '\.\./secret.bin', no file of the package"),
+        (weights_elsewhere, r"its weights are in '\.\./secret.bin', not a file of the package"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -404,7 +404,7 @@ def test_destinations_that_are_refused(package: Path, tmp_path: Path) -> None:
     """Nothing of the user's is replaced unless they say so, and the package itself never."""
     packed = pack(package, tmp_path / "packed.onnx").file
     before = packed.read_bytes()
-    with pytest.raises(PackageError, match="there already; give --overwrite"):
+    with pytest.raises(PackageError, match="exists already; give --overwrite"):
         pack(package, packed)
     (package / "extra.txt").write_text("more")
     pack(package, packed, overwrite=True)
@@ -540,7 +540,7 @@ def test_files_in_the_way(package: Path, tmp_path: Path) -> None:
     (target / "mine.txt").write_text("mine")
     (target / "config.json").write_text("mine too")
     before = contents(target)
-    with pytest.raises(PackageError, match="there already, nothing was written; give --overwrite"):
+    with pytest.raises(PackageError, match="exists already, nothing was written; give --overwrite"):
         unpack(packed, target)
     assert contents(target) == before
     unpack(packed, target, overwrite=True)
@@ -560,7 +560,7 @@ def test_links_in_the_way(package: Path, tmp_path: Path) -> None:
     (target / "sub").unlink()
     (elsewhere / "config.json").write_text("mine")
     (target / "config.json").symlink_to(elsewhere / "config.json")
-    with pytest.raises(PackageError, match="there already"):
+    with pytest.raises(PackageError, match="exists already"):
         unpack(packed, target)
     unpack(packed, target, overwrite=True)
     assert contents(elsewhere) == {"config.json": b"mine"}

@@ -27,7 +27,7 @@ from optimum_htp.verbs.profile import runs as running, verb
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Measured, Run, measure
 from optimum_htp.verbs.profile.sums import PhaseSums
-from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile, by_class, by_op
+from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile
 
 
 def event(name: str, start: int, time: int, op_type: str = "", index: int = 0) -> Event:
@@ -295,9 +295,9 @@ def test_groups_of_a_class_and_of_an_operator() -> None:
         Add=NodeTag(FIRST, "scope"),
         Mul=NodeTag(inner, "scope"),
     )
-    blocks = next(group for group in by_class(phase) if group.name == "Block")
+    blocks = next(group for group in phase.by_class() if group.name == "Block")
     assert (blocks.members, blocks.self_time, blocks.total_time) == (2, (3,), (3,))
-    assert {group.name: group.total_time for group in by_op(phase)} == {"Add": (1,), "Mul": (2,), "Memcpy": (4,)}
+    assert {group.name: group.total_time for group in phase.by_op()} == {"Add": (1,), "Mul": (2,), "Memcpy": (4,)}
 
 
 def test_times_of_different_numbers_of_runs_do_not_add() -> None:

@@ -28,7 +28,7 @@ from optimum_htp.models.inputs import InputSizes, load_inputs, make_inputs, phas
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.report import ProfileReport
-from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile, by_class, by_op
+from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile
 from optimum_htp.verbs.profile.verb import profile
 
 
@@ -62,7 +62,7 @@ def test_times_add_up_to_the_kernel_time(name: str, profiled: Callable[[str], Pr
             assert own + fused + phase.unattributed[run] == whole
             roots = sum(module.total_time[run] for module in phase.modules if not module.depth)
             assert roots + phase.unattributed[run] == whole
-            assert sum(group.total_time[run] for group in by_op(phase)) == whole
+            assert sum(group.total_time[run] for group in phase.by_op()) == whole
 
 
 def test_kernel_time_is_that_of_the_profiler(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_fused_nodes_are_shown_once(profiled: Callable[[str], ProfileReport]) ->
 
 def test_class_totals_count_nested_modules_once(profiled: Callable[[str], ProfileReport]) -> None:
     for phase in profiled("bert").phases:
-        classes = {group.name: group for group in by_class(phase)}
+        classes = {group.name: group for group in phase.by_class()}
         assert classes["BertForSequenceClassification"].total_time == phase.kernel_time
         assert classes["BertLayer"].members == 2
         assert all(all(a <= b for a, b in zip(group.total_time, phase.kernel_time, strict=True))
@@ -182,7 +182,7 @@ def test_inputs_from_a_file(exported: Callable[..., Path], tmp_path: Path) -> No
     ("change", "message"),
     [
         (lambda made: made.pop("attention_mask"), "lacks attention_mask"),
-        (lambda made: made.update(other=made["input_ids"]), "has other besides"),
+        (lambda made: made.update(other=made["input_ids"]), "has other in addition"),
         (lambda made: made.update(input_ids=made["input_ids"].astype(np.int32)), "is int32.*takes int64"),
         (lambda made: made.update(input_ids=made["input_ids"][0]), r"is \[61\].*\[batch_size, sequence_length\]"),
         (lambda made: made.update(input_ids=made["input_ids"][:, 1:]), r"'attention_mask' is \[1, 61\]"),

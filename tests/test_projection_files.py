@@ -9,6 +9,7 @@ import random
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_skeleton_of_minilm(tmp_path: Path) -> None:
     text = pack(file)
     assert len(file.tags) > 500
     assert len(text) < 20_000
-    write_tags(file.tagged, options=HtpOptions(), model_metadata={SKELETON: text})
+    write_tags(replace(file.tagged, skeleton=text), options=HtpOptions())
     target = rewriters.rewrite("optimum-O2", file.path, tmp_path / "o2.onnx")
     report = project(target).files["o2.onnx"]
     assert report.evidence == "the skeleton in its own metadata"
@@ -317,7 +318,7 @@ def test_new_directory(tagged: Export, tmp_path: Path) -> None:
     package = HtpPackage(tmp_path / "out")
     assert package.files["model.onnx"].evidence == "sidecar"
     assert (tmp_path / "out" / "config.json").is_file()
-    with pytest.raises(HtpError, match="lies in the package"):
+    with pytest.raises(HtpError, match="inside the package"):
         project(source, output=source / "below")
 
 
@@ -333,13 +334,13 @@ def test_external_data_comes_along(tagged: Export, tmp_path: Path) -> None:
     project(target, output=output)
     assert sorted(path.name for path in output.parent.iterdir()) == ["model.onnx_data", "new.onnx"]
     onnx.checker.check_model(output)
-    with pytest.raises(HtpError, match=r"is there already; .* --overwrite"):
+    with pytest.raises(HtpError, match=r"exists already; .* --overwrite"):
         project(target, output=output)
     project(target, output=output, overwrite=True)  # what is there already is the same
     project(target, output=tmp_path / "in" / "beside.onnx")
     weights = output.with_name("model.onnx_data")
     weights.write_bytes(bytes(weights.stat().st_size))
-    with pytest.raises(HtpError, match="is there already, and the model's external data would replace it"):
+    with pytest.raises(HtpError, match="it exists already, and the model's external data would replace it"):
         project(target, output=output, overwrite=True)
     assert not any(weights.read_bytes())
 
@@ -432,7 +433,7 @@ def test_missing_skeletons_stay_missing(tagged: Export, tmp_path: Path) -> None:
     """Whoever exported without skeletons gets none from a projection."""
     source = shutil.copytree(tagged("bert"), tmp_path / "in")
     file = HtpPackage(source).files["model.onnx"]
-    write_tags(file.tagged, options=HtpOptions(namespace=False))
+    write_tags(file.tagged, options=HtpOptions(namespace=False, skeleton=False))
     target = rewriters.rewrite("ort-all", source / "model.onnx", tmp_path / "out.onnx")
     project(target, reference=source)
     found = read_model(target)

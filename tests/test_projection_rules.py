@@ -1000,7 +1000,7 @@ def test_inlined_function() -> None:
 
 def test_one_equal_name_is_no_descent() -> None:
     """A node that makes a tensor of that name from something else was not made from ours."""
-    with pytest.raises(HtpError, match="0 of 0 nodes that can be compared fit, 1 of 1 make a tensor"):
+    with pytest.raises(HtpError, match="0 of 0 nodes that can be compared fit, 1 of 1 produce a tensor"):
         carried([tagged(CONV_AND_RELU)], read("y = Relu(z)   #").model, require_descent=True)
 
 

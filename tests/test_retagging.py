@@ -178,7 +178,7 @@ def test_many_random_nets(start: int, tmp_path: Path) -> None:
 def test_names_stand_in_for_a_naming_pass_that_is_gone(
     name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where torch has no such pass, the calls are simulated from the names; nearly every one is known."""
+    """Where torch has no such pass, the modules are read from the names; which of its calls a node is in stays open."""
     model, kwargs = zoo_model(name), zoo.ZOO[name].main_export_kwargs(zoo_model(name))
     exact = export(model, tmp_path / "exact", **kwargs)
     monkeypatch.setattr(torchscript, "_NAMING_PASS", "_jit_pass_that_is_gone")
@@ -188,8 +188,6 @@ def test_names_stand_in_for_a_naming_pass_that_is_gone(
         wrong, counts = compare(file.tags, fallback.files[file_name].tags)
         assert not wrong
         assert counts["unresolved"] <= 0.01 * counts.total()
-        without = sum(tag.call != fallback.files[file_name].tags[key].call for key, tag in file.tags.items())
-        assert without <= 0.03 * counts.total(), "calls that the simulation left open"
 
 
 def scopes(tree: ModuleTree, directory: Path, *spelled: str, **weights: str) -> list[str | None]:
@@ -199,7 +197,7 @@ def scopes(tree: ModuleTree, directory: Path, *spelled: str, **weights: str) -> 
         for scope in spelled
     ]
     holders = {name: tuple(name.split(".")[:-1]) for name in weights.values()}
-    owners = read_names(model_of(nodes, directory), ModuleTrace(CallTree(tree), tensors=holders)).owners
+    owners, _ = read_names(model_of(nodes, directory), ModuleTrace(CallTree(tree), tensors=holders))
     return [".".join(owners["", i].path) if ("", i) in owners else None for i in range(len(spelled))]
 
 
@@ -281,9 +279,9 @@ def test_names_of_other_tools_are_no_evidence(tmp_path: Path) -> None:
         onnx.helper.make_node("Conv", ["x"], ["/a/Conv_1_output_0"], name="/a/Conv_1"),
         onnx.helper.make_node("Constant", [], ["c"], name="Constant_4"),
     ]
-    named = read_names(model_of(nodes, tmp_path), ModuleTrace(CallTree(tree("a", "b"))))
-    assert {key: owner.path for key, owner in named.owners.items()} == {("", 2): ("a",)}
-    assert named.doubtful == {("", 0), ("", 1), ("", 3)}
+    owners, doubtful = read_names(model_of(nodes, tmp_path), ModuleTrace(CallTree(tree("a", "b"))))
+    assert {key: owner.path for key, owner in owners.items()} == {("", 2): ("a",)}
+    assert doubtful == {("", 0), ("", 1), ("", 3)}
 
 
 # --- Packages -----------------------------------------------------------------------------------------------------

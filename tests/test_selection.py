@@ -146,7 +146,7 @@ def toy_package(directory: Path, *, foreign: bool = False, tags: bool = True) ->
         for body in ("then_branch", "else_branch"):
             known |= {(f"{len(NODES)}.{body}", at): each for at, (_, _, each) in enumerate(BODY)}
         tagged = TaggedGraph(model, known, Roots([Root(TREE, "model", (CALLS,))]))
-        write_tags(tagged, options=HtpOptions())
+        write_tags(tagged, options=HtpOptions(skeleton=False))
         Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory
 
@@ -493,7 +493,8 @@ def test_layer_settings_hit_the_selected_nodes(model: str, exported: Callable[[s
                 found = chosen(package, pattern, file=name)
             except PackageError:
                 continue
-            assert sum(hit(found.layer_setting(), value) for value in values) == len(found.nodes)
+            setting = found.layer_setting()
+            assert sum(hit(setting, value) for value in values) == len(found.nodes)
 
 
 def test_onnxruntime_takes_the_setting(exported: Callable[[str], Path], tmp_path: Path) -> None:
@@ -568,7 +569,7 @@ def test_annotations_are_for_the_graph_that_was_selected_in(package: Path, tmp_p
 
 def test_calls_are_no_layers(package: Path) -> None:
     with pytest.raises(PackageError, match=r"the layer .head/fc. are selected and some are not"):
-        chosen(package, "head@0").layer_rules()
+        chosen(package, "head@0").layer_setting()
 
 
 # --- The command --------------------------------------------------------------------------------------------------
@@ -594,8 +595,8 @@ def test_what_a_person_sees(package: Path, capsys: pytest.CaptureFixture[str]) -
         '[\n  "/head/fc_1/MatMul",\n  "/head/Relu_1"\n]\n',
         unresolved
         + "note: model.onnx: left out 1 node whose call is not known\n"
-        + "note: model.onnx: 1 node without a name left out: tools that go by names can't be told of them (--json "
-        "lists them)\n",
+        + "note: model.onnx: left out 1 node without a name, which tools that go by names can't select (--json lists "
+        "all)\n",
     )
     assert shown([str(package), "*.2.norm", "--format", "layer-ann", "--no-fused", "--device", "npu"], capsys) == (
         "session.layer_assignment_settings=npu(=encoder/layer.2/norm)\n",

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from optimum_htp.errors import HtpError
-from optimum_htp.package.interrupts import uninterrupted
-from optimum_htp.package.staging import StagedDirectory
+from optimum_htp.package.staging import StagedDirectory, uninterrupted
 
 
 Contents = dict[str, str]

@@ -102,7 +102,7 @@ def toy_package(directory: Path, *, sidecar: bool = True, hostile: bool = False)
     for body in ("then_branch", "else_branch"):
         tags |= {(f"{len(MAIN)}.{body}", position): each for position, (_, _, each) in enumerate(BRANCH)}
     tagged = TaggedGraph(model, tags, Roots([Root(TREE, "model")]))
-    write_tags(tagged, options=HtpOptions())
+    write_tags(tagged, options=HtpOptions(skeleton=False))
     if sidecar:
         Sidecar({"model.onnx": FileRecord.of(tagged)}).write(directory)
     return directory

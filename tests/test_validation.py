@@ -454,7 +454,7 @@ REPAIRED = ("no config", "config cut off", "no model type", "no tokenizer", "ano
 def test_the_advice_repairs_the_package(
     package: Callable[[str], Path], zoo_model: Callable[[str], Path], case: str
 ) -> None:
-    """The command that a check names mends what it complains of."""
+    """The command that a check names fixes what it complains of."""
     name, damage, check, _ = BREAKS[case] if case in BREAKS else WARNINGS[case]
     broken = package(name)
     damage(broken)

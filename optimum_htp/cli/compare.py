@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import ArgumentTypeError
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from functools import partial
 
 from optimum_htp.cli.options import (
     add_input_arguments,
@@ -15,10 +15,7 @@ from optimum_htp.cli.options import (
     positive,
     tolerance,
 )
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Compare each module with the source model in PyTorch or another package, and name the first that differs."
@@ -62,26 +59,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_session_arguments(parser)
     parser.add_argument("--task", metavar="TASK", help="The source model's task; default: the package's.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Compares a package; 1 if it is over the tolerance."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import print_comparison
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.compare import compare
 
-    with working(f"Comparing {printable(args.package)}"):
+    with working("Comparing", args.package):
         report = compare(
             args.package, model=args.model, reference=args.reference, file=args.file, inputs=args.inputs,
             **input_sizes(args), tolerance=args.tolerance, isolate=args.isolate, max_memory_bytes=args.max_memory,
             provider=args.provider, threads=args.threads, task=args.task, trust_remote_code=args.trust_remote_code,
         )  # fmt: skip
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_comparison(report, top=args.top, every=args.all)
+    print_report(report, partial(print_comparison, top=args.top, every=args.all), as_json=args.json)
     return 0 if report.ok else 1
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.options import count
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report
 
 
 HELP = "Compare two packages module by module: nodes, operators, parameters, opsets, and modules only in one."
 
-_EXPLAINED = """\
+_NOTES = """\
 columns:
   module  the module's dotted path, of modules that differ
   class   its class, both where they differ
@@ -26,31 +23,25 @@ What is compared is the structure; the values of weights and attributes are not.
 exit codes:
   0  done, whether or not there are differences
   1  with --exit-code: there are differences
-  2  a path is no package, or its nodes are not tagged
+  2  a path is not a package, or its nodes are not tagged
 """
+_DEPTH = "Count what is below N levels of modules with the module above it."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `diff`."""
-    parser.epilog = _EXPLAINED
+    parser.epilog = _NOTES
     parser.add_argument("before", metavar="A", help="The first package's directory, or an ONNX file.")
     parser.add_argument("after", metavar="B", help="The second.")
-    parser.add_argument(
-        "--depth", type=count, metavar="N", help="Count what is below N levels of modules with the module above it."
-    )
+    parser.add_argument("--depth", type=count, metavar="N", help=_DEPTH)
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
     from optimum_htp.cli.views.diff import print_diff
-    from optimum_htp.cli.views.terminal import print_json
     from optimum_htp.verbs.diff import diff
 
     report = diff(args.after, args.before, depth=args.depth)
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_diff(report)
+    print_report(report, print_diff, as_json=args.json)
     return 1 if args.exit_code and report.changed else 0

@@ -7,19 +7,18 @@ import logging
 import signal
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.options import htp_options
-from optimum_htp.cli.views.terminal import printable, working
+from optimum_htp.cli.views.terminal import working
 from optimum_htp.errors import HtpError
 
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from optimum_htp.export import ExportReport
 
 
@@ -32,46 +31,39 @@ _NOISE = {
 
 
 def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
-    """Runs Optimum's export command with our `main_export`, and says what was exported.
+    """Runs Optimum's export command with our `main_export`, says what was exported and returns the exit code.
 
     Args:
         args: The parsed arguments, Optimum's and ours.
         run_optimum: Optimum's command.
 
-    Returns:
-        The exit code.
-
     Raises:
         HtpError: The export failed through the user's or the model's fault.
         KeyboardInterrupt: It was interrupted.
     """
-    results: list[ExportReport] = []
-    with _orderly_interrupts(), working(f"Exporting {printable(str(args.model))}"):
+    model, output = str(args.model), str(args.output)
+    questions = nullcontext() if args.trust_remote_code else _no_questions()
+    reports: list[ExportReport] = []
+    with _orderly_interrupts(), working("Exporting", model):
         try:
-            with ExitStack() as stack:
-                stack.enter_context(_less_noise())
-                if not args.trust_remote_code:
-                    stack.enter_context(_no_questions())
-                stack.enter_context(_our_main_export(args, results))
+            with _less_noise(), questions, _our_main_export(args, reports):
                 run_optimum()
         except HtpError:
             raise
         except Exception as error:
-            message = explain(
-                error, model=str(args.model), output=str(args.output), model_kwargs=args.model_kwargs or {}
-            )
+            message = explain(error, model=model, output=output, model_kwargs=args.model_kwargs or ())
             if message is None:
                 raise
             raise HtpError(message) from error
     from optimum_htp.cli.views.export import print_export
 
-    for result in results:
-        print_export(result)
+    for report in reports:
+        print_export(report)
     return 0
 
 
 @contextmanager
-def _our_main_export(args: Namespace, results: list[ExportReport]) -> Iterator[None]:
+def _our_main_export(args: Namespace, reports: list[ExportReport]) -> Iterator[None]:
     """Puts our `main_export` where Optimum's command takes its own from, and keeps what it returns."""
     import optimum.exporters.onnx as optimum_onnx
 
@@ -80,36 +72,28 @@ def _our_main_export(args: Namespace, results: list[ExportReport]) -> Iterator[N
     options = htp_options(args)
 
     def main_export(*positional: Any, **named: Any) -> None:
-        results.append(htp_export.main_export(*positional, **named, htp_options=options))
+        reports.append(htp_export.main_export(*positional, **named, htp_options=options))
 
-    original = optimum_onnx.main_export
-    optimum_onnx.main_export = main_export
-    try:
+    with _replaced(optimum_onnx, "main_export", main_export):
         yield
-    finally:
-        optimum_onnx.main_export = original
-    if not results:
+    if not reports:
         raise AssertionError("this Optimum's export command takes main_export from another place than we replaced")
 
 
 @contextmanager
 def _less_noise() -> Iterator[None]:
-    """Leaves out what libraries say to each other, and torch's dump of the whole graph where an export fails."""
+    """Leaves out what libraries say to each other, and torch's dump of the whole graph if an export fails."""
+    import torch
+
     loggers = [logging.getLogger(name) for name in _NOISE]
     for logger in loggers:
         logger.addFilter(_is_news)
-    import torch
-
-    # There is no public way: torch turns this on for each export (`setup_onnx_logging` tests a function where it means
-    # to call it). Without it, no matter.
-    dump = getattr(torch._C, "_jit_onnx_log", None)
-    if dump is not None:
-        torch._C._jit_onnx_log = lambda *_: None
     try:
-        yield
+        # There is no public way: torch turns this on for each export (`setup_onnx_logging` tests a function where it
+        # means to call it).
+        with _replaced(torch._C, "_jit_onnx_log", lambda *_: None):
+            yield
     finally:
-        if dump is not None:
-            torch._C._jit_onnx_log = dump
         for logger in loggers:
             logger.removeFilter(_is_news)
 
@@ -122,21 +106,26 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _no_questions() -> Iterator[None]:
     """Nobody is asked whether to run a model's code: without `--trust-remote-code` the answer is no.
 
-    transformers asks where it is not told, also where no one is there to answer.
+    transformers asks if it is not told, even if no one is there to answer; with a timeout of 0 it refuses instead.
     """
     from transformers import dynamic_module_utils
 
-    seconds = getattr(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", None)
-    stdin = sys.stdin
-    if seconds is not None:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # then it refuses instead of asking
-    sys.stdin = io.StringIO()
+    with _replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0), _replaced(sys, "stdin", io.StringIO()):
+        yield
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replaces an attribute, if the owner has it, while the block runs."""
+    if not hasattr(owner, name):
+        yield
+        return
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        sys.stdin = stdin
-        if seconds is not None:
-            dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+        setattr(owner, name, original)
 
 
 @contextmanager
@@ -145,23 +134,24 @@ def _orderly_interrupts() -> Iterator[None]:
 
     The exception may pass through C++ on its way and come out as another one.
     """
-    asked: list[int] = []
+    interrupted = False
 
-    def interrupt(number: int, _: object) -> None:
-        asked.append(number)
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     replaced: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) is usual:  # not where the caller ignores it, as nohup does
+            if signal.getsignal(number) is usual:  # not if the caller ignores it, as nohup does
                 replaced[number] = signal.signal(number, interrupt)
     try:
         yield
     except Exception as error:
-        if asked:
+        if interrupted:
             raise KeyboardInterrupt from error
         raise
     finally:
-        for changed, before in replaced.items():
-            signal.signal(changed, before)
+        for changed, handler in replaced.items():
+            signal.signal(changed, handler)

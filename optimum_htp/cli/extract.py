@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.options import count
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
@@ -48,16 +45,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--call", type=count, metavar="N", help="The module's call, counted from 0; the same as PATH@N."
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace what is there from an earlier extraction.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Cuts the module out and says what it takes and gives."""
     from optimum_htp.cli.views.extract import print_extract
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.extract import extract
 
-    with working(f"Extracting from {printable(args.package)}"):
+    with working("Extracting from", args.package):
         report = extract(
             args.package,
             args.module,
@@ -67,8 +62,5 @@ def run(args: Namespace) -> int:
             call=args.call,
             overwrite=args.overwrite,
         )
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_extract(report)
+    print_report(report, print_extract, as_json=args.json)
     return 0

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import optimum_htp
@@ -17,8 +17,8 @@ from optimum_htp.errors import cannot_write
 from optimum_htp.package import without_staging
 
 
-# What libraries raise for what they are given. An AttributeError, TypeError or IndexError is a bug, unless it comes
-# up while a model is loaded: then the model's own files are to blame.
+# What libraries raise for what they are given. An AttributeError, TypeError or IndexError is a bug, unless it is raised
+# while a model is loaded: then the model's own files are to blame.
 _FAULTS = (OSError, ImportError, ValueError, KeyError, RuntimeError)
 _LIBRARIES_WITH_ERRORS_OF_THEIR_OWN = ("huggingface_hub", "onnx", "onnxruntime", "requests", "safetensors", "httpx")
 _LOADING = frozenset(("from_pretrained", "from_config"))
@@ -26,65 +26,56 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUR_CODE = str(Path(optimum_htp.__file__).parent)
 _CONFIGS = ("config.json", "model_index.json", "modules.json")
 
-# By the name of the exception, because importing huggingface_hub for it would be slow: what is the matter with an id.
+_UNREACHABLE = "the Hub can't be reached: check the network, or give a model directory"
+# What is wrong with an id, by the name of the exception: importing huggingface_hub for its classes would be slow.
 _HUB_FAULTS = {
     "GatedRepoError": "access to it on the Hub is restricted: ask for it on the model's page, then run `hf auth login`",
     "RepositoryNotFoundError": "the Hub has none of that name: check it, and run `hf auth login` if it is private",
     "RevisionNotFoundError": "the Hub has it, but not that revision",
     "HFValidationError": "it is not a valid id on the Hub either: give a model directory or an id such as `org/name`",
     "OfflineModeIsEnabled": "the Hub is not asked because HF_HUB_OFFLINE is set: give a model directory or unset it",
-    "LocalEntryNotFoundError": "the Hub can't be reached: check the network, or give a model directory",
-    "ConnectionError": "the Hub can't be reached: check the network, or give a model directory",
-    "ConnectError": "the Hub can't be reached: check the network, or give a model directory",
-    "Timeout": "the Hub can't be reached: check the network, or give a model directory",
+    "LocalEntryNotFoundError": _UNREACHABLE,
+    "ConnectionError": _UNREACHABLE,
+    "ConnectError": _UNREACHABLE,
+    "Timeout": _UNREACHABLE,
+}
+
+# By a pattern for the messages of others that are long, or name what this command does not have.
+_MESSAGES = {
+    r"trust_remote_code": "{model} comes with code of its own: read it, and if you trust it, add --trust-remote-code",
+    r"^Cannot infer the task from a local directory": (
+        "the task of {model} is unknown, its config does not say it: give it with --task"
+    ),
+    r"^Unrecognized model in": (
+        "{model}: its config.json has no `model_type`: add it, or use a model that `save_pretrained` wrote"
+    ),
+    r"model type `(\S+)` but Transformers does not recognize": (
+        "{model}: the installed transformers has no architecture {0!r}: fix `model_type` in its config.json, or upgrade "
+        "transformers and optimum-onnx"
+    ),
+    r"^Trying to export a (\S+) model, that is a custom or unsupported architecture": (
+        "{model}: Optimum has no ONNX export for the architecture {0!r}: export it from Python, with `main_export` and "
+        "`custom_onnx_configs`, or upgrade optimum-onnx"
+    ),
+    r"^Asked to export a (\S+) model for the task ([^ ,]+).* only supports the tasks (.+?) for ": (
+        "{model}: Optimum exports no {0!r} model for the task {1!r}: give --task one of {2}"
+    ),
+    r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
+        "{model} can't be exported on CUDA here: use --device cpu, or a PyTorch and a machine that have it"
+    ),
 }
 
 
-# What messages of others say, which are long, or name what this command does not have.
-_MESSAGES = (
-    (
-        r"trust_remote_code",
-        "{model} comes with code of its own: read it, and if you trust it, add --trust-remote-code",
-    ),
-    (
-        r"^Cannot infer the task from a local directory",
-        "the task of {model} is not known, its config does not say: give it with --task",
-    ),
-    (
-        r"^Unrecognized model in",
-        "{model}: its config.json has no `model_type`: add it, or use a model that `save_pretrained` wrote",
-    ),
-    (
-        r"model type `(\S+)` but Transformers does not recognize",
-        "{model}: the installed transformers has no architecture {0!r}: fix `model_type` in its config.json, or upgrade "
-        "transformers and optimum-onnx",
-    ),
-    (
-        r"^Trying to export a (\S+) model, that is a custom or unsupported architecture",
-        "{model}: Optimum has no ONNX export for the architecture {0!r}: export it from Python, with `main_export` and "
-        "`custom_onnx_configs`, or upgrade optimum-onnx",
-    ),
-    (
-        r"^Asked to export a (\S+) model for the task ([^ ,]+).* only supports the tasks (.+?) for ",
-        "{model}: Optimum exports no {0!r} model for the task {1!r}: give --task one of {2}",
-    ),
-    (
-        r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver",
-        "{model} can't be exported on CUDA here: use --device cpu, or a PyTorch and a machine that have it",
-    ),
-)
-
-
-def explain(error: Exception, *, model: str, output: str, model_kwargs: Collection[str] = ()) -> str | None:
-    """What the user did wrong, and what to do; None if the exception is a bug.
+def explain(error: Exception, *, model: str, output: str, model_kwargs: Iterable[str] = ()) -> str | None:
+    """What the user did wrong, and what to do; None if what Optimum's export raised is a bug.
 
     Args:
-        error: What came out of Optimum's export.
+        error: The exception.
         model: The model that was to be exported.
         output: The directory to export it into.
         model_kwargs: The names of the arguments that its forward was to get.
     """
-    chain = list(_chain(error))
+    chain = _chain(error)
     loading = any(frame.name in _LOADING for frame in traceback.extract_tb(error.__traceback__))
     refused = [name for name in model_kwargs if f"unexpected keyword argument '{name}'" in str(error)]
     if not refused and not _is_fault(error, loading=loading):
@@ -100,14 +91,14 @@ def explain(error: Exception, *, model: str, output: str, model_kwargs: Collecti
     return without_staging(message)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> list[BaseException]:
     """An exception and those that it was raised from, the last first."""
-    seen: set[int] = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
-        yield at
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is known for known in chain):
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return chain
 
 
 def _is_fault(error: Exception, *, loading: bool) -> bool:
@@ -134,29 +125,27 @@ def _text(chain: list[BaseException]) -> str:
     if not text or not isinstance(first, _FAULTS):
         text = f"{type(first).__name__}: {text}".rstrip(": ")
     # Optimum: "An error occurred during validation, but the model was saved nonetheless at ...", which here it is not.
-    wrapped = re.match(r"An error occurred during ([\w-]+)", text) or re.match(
-        r"The ([\w-]+) of the ONNX export failed", text
-    )
+    wrapped = re.match(r"An error occurred during ([\w-]+)|The ([\w-]+) of the ONNX export failed", text)
     if wrapped is not None and len(chain) > 1:
-        return f"its {wrapped[1]} failed: {_text(chain[1:])}"
+        return f"its {wrapped[1] or wrapped[2]} failed: {_text(chain[1:])}"
     return text
 
 
 def _no_space(chain: list[BaseException], text: str) -> bool:
-    full = any(isinstance(each, OSError) and each.errno in _NO_SPACE for each in chain)
+    full = any(isinstance(link, OSError) and link.errno in _NO_SPACE for link in chain)
     return full or "No space left on device" in text or "File too large" in text
 
 
 def _of_model(chain: list[BaseException], model: str) -> str | None:
-    """What is wrong with where the model should be."""
+    """What is wrong with the path or id of the model."""
     place = Path(model)
     try:
         exists, is_directory = place.exists(), place.is_dir()
     except (OSError, ValueError):
         exists = is_directory = False
     if not exists:
-        names = [cls.__name__ for each in chain for cls in type(each).__mro__]
-        advice = next((_HUB_FAULTS[name] for name in _HUB_FAULTS if name in names), None)
+        names = {cls.__name__ for link in chain for cls in type(link).__mro__}
+        advice = next((advice for name, advice in _HUB_FAULTS.items() if name in names), None)
         return advice and f"no model {model!r}: there is no such directory, and {advice}"
     if not is_directory:
         return f"{model} is a file: give the model's directory"
@@ -166,9 +155,9 @@ def _of_model(chain: list[BaseException], model: str) -> str | None:
 
 
 def _of_text(text: str, model: str) -> str | None:
-    """What is wrong, for messages of others that are long, or name what this command does not have."""
-    for pattern, message in _MESSAGES:
-        found = re.search(pattern, text, re.DOTALL)
-        if found is not None:
-            return message.format(*found.groups(), model=model)
+    """What is wrong, for messages that are known."""
+    for pattern, message in _MESSAGES.items():
+        match = re.search(pattern, text, re.DOTALL)
+        if match is not None:
+            return message.format(*match.groups(), model=model)
     return None

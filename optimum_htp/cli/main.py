@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from collections.abc import Sequence
 
 import optimum_htp
@@ -11,16 +11,18 @@ from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns its exit code.
+_DESCRIPTION = "Optimum's ONNX export, with every node knowing the PyTorch module that it comes from."
+_EPILOG = "The same commands: optimum-cli export htp, and optimum-cli htp COMMAND."
+_EXPORT = "Export a model to ONNX with every node tagged; the options are those of optimum-cli export onnx."
 
-    Args:
-        arguments: The arguments; None means those of the process.
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line, by default that of the process, and returns its exit code.
 
     Raises:
         SystemExit: The arguments are wrong (2), or help or the version was asked for (0).
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     return outcome(lambda: _run(given))
 
 
@@ -33,27 +35,25 @@ def _run(given: Sequence[str]) -> int:
     return int(args.run(args))
 
 
-def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser of `optimum-htp`; Optimum's options are only loaded where the arguments ask to export."""
-    parser = argparse.ArgumentParser("optimum-htp", description=_DESCRIPTION, epilog=_EPILOG)
+def build_parser(given: Sequence[str] = ()) -> ArgumentParser:
+    """The parser of `optimum-htp`; Optimum's options are only loaded if the arguments ask to export."""
+    parser = ArgumentParser("optimum-htp", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"optimum-htp {optimum_htp.__version__}")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_export(verbs, wanted="export" in given)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    export = commands.add_parser("export", help=_EXPORT, formatter_class=RawTextHelpFormatter)
+    if "export" in given:
+        _add_export(export)
     for name in VERBS:
         verb = load_verb(name)
-        add_verb(verbs.add_parser(name, help=verb.HELP, description=verb.HELP), verb)
+        add_verb(commands.add_parser(name, help=verb.HELP), verb)
     return parser
 
 
-_DESCRIPTION = "Optimum's ONNX export, with every node knowing the PyTorch module that it comes from."
-_EPILOG = "The same commands: optimum-cli export htp, and optimum-cli htp COMMAND."
+def _add_export(parser: ArgumentParser) -> None:
+    from optimum_htp.cli.plugin import HtpExportCommand
 
+    def run(args: Namespace) -> int:
+        return HtpExportCommand(None, args, from_defaults_factory=True, parser=parser).execute()
 
-def _add_export(verbs: argparse._SubParsersAction[argparse.ArgumentParser], *, wanted: bool) -> None:
-    help_text = "Export a model to ONNX with every node tagged; the options are those of optimum-cli export onnx."
-    parser = verbs.add_parser("export", help=help_text, formatter_class=argparse.RawTextHelpFormatter)
-    if wanted:
-        from optimum_htp.cli.plugin import HtpExportCommand
-
-        HtpExportCommand.parse_args(parser)
-        parser.set_defaults(run=lambda args: HtpExportCommand.of(args, parser).execute())
+    HtpExportCommand.parse_args(parser)
+    parser.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values may be."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -14,28 +14,19 @@ if TYPE_CHECKING:
 
 def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool = True) -> None:
     """Adds the options of what the HTP pass writes; the one for config.json only where a command writes that."""
-    parser.add_argument(
-        "--no-namespace",
-        action="store_true",
-        help="Do not write `namespace` on the nodes, which Model Explorer groups them by.",
-    )
-    parser.add_argument(
-        "--torch-metadata",
-        action="store_true",
-        help="Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy` on the nodes too, in torch's formats.",
-    )
-    parser.add_argument(
-        "--no-skeleton",
-        action="store_true",
-        help="Do not write the skeleton of the tagged graph into the ONNX file, from which `htp project` tags the file again "
-        "after a tool that drops the metadata of nodes.",
-    )
+    options = {
+        "--no-namespace": "Do not write `namespace` on the nodes, which Model Explorer groups them by.",
+        "--torch-metadata": "Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy` on the nodes too, "
+        "in torch's formats.",
+        "--no-skeleton": "Do not write the skeleton of the tagged graph into the ONNX file, from which `htp project` tags "
+        "the file again after a tool that drops the metadata of nodes.",
+    }
     if config:
-        parser.add_argument(
-            "--config-metadata",
-            action="store_true",
-            help="Write a block `htp_metadata` into config.json: the number of modules and their classes.",
+        options["--config-metadata"] = (
+            "Write a block `htp_metadata` into config.json: the number of modules and their classes."
         )
+    for option, text in options.items():
+        parser.add_argument(option, action="store_true", help=text)
 
 
 def htp_options(args: Namespace) -> HtpOptions:
@@ -51,14 +42,14 @@ def htp_options(args: Namespace) -> HtpOptions:
 
 
 def add_input_arguments(parser: ArgumentParser) -> None:
-    """Adds the options that say what a model is run on."""
+    """Adds the options for what a model is run on."""
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
     add_size_arguments(inputs, "--dim")
 
 
 def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str) -> None:
-    """Adds the options that say how large inputs are; `axis_options` are the spellings of that for any axis."""
+    """Adds the options for the sizes of inputs; `axis_options` are the spellings of the one for any axis."""
     inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; with PyTorch 2).")
     inputs.add_argument("--sequence-length", type=positive, metavar="N",
                         help="Tokens of each (128, or fewer where the model takes no more; with PyTorch 16).")  # fmt: skip

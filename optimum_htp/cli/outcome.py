@@ -3,7 +3,7 @@
 | code | when |
 |---|---|
 | 0 | done |
-| 1 | a check said no |
+| 1 | a check failed, or with `diff --exit-code` there are differences |
 | 2 | the user's, the file's or the machine's fault: one line on stderr says what to do |
 | 70 | a bug of ours (`EX_SOFTWARE`): a line that says so, and the traceback |
 | 130 | interrupted |
@@ -38,7 +38,7 @@ _BUG = f"this is a bug in optimum-htp {optimum_htp.__version__}; please report i
 
 
 def outcome(run: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code, after saying what went wrong."""
+    """Runs a command and returns its exit code; says what went wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of modules may have characters that the encoding of a pipe lacks; half an answer is worse.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -88,7 +88,7 @@ def _complain(message: str) -> int:
 
 
 def _discard_output() -> None:
-    """What can't be written any more is thrown away, or Python would complain once more when it exits."""
+    """Throws away what can't be written any more, of which Python would complain again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

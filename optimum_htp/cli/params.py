@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Show which PyTorch parameter each initializer is, and what was done to it, found by value."
@@ -49,16 +47,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--no-save", action="store_true", help="Don't write the map to the package's sidecar.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
     from optimum_htp.cli.views.params import print_params
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.params import params
 
-    with working(f"Tracing the tensors of {printable(args.package)}"):
+    with working("Tracing the tensors of", args.package):
         report = params(
             args.package,
             model=args.model,
@@ -67,8 +63,5 @@ def run(args: Namespace) -> int:
             save=not args.no_save,
             trust_remote_code=args.trust_remote_code,
         )
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_params(report)
+    print_report(report, print_params, as_json=args.json)
     return 0

@@ -1,13 +1,13 @@
 """The commands that `optimum-cli` gets from us: `export htp`, and `htp` with its verbs.
 
-`optimum-cli` loads this at each start, so nothing heavy is imported here: of Optimum, only its own commands. It takes
-no notice of what a command returns and catches nothing, so that each of ours ends the process itself.
+`optimum-cli` loads this at each start, so nothing heavy is imported here: of Optimum, only its own commands. It ignores
+what a command returns and catches nothing, so that each of ours ends the process itself.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
@@ -18,19 +18,10 @@ from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
 
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-
-
 class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has no types
     """`optimum-cli export htp`: Optimum's own ONNX export command with our `main_export`, and our options."""
 
     COMMAND = CommandInfo(name="htp", help="Export PyTorch to ONNX, with every node tagged with its module")
-
-    @classmethod
-    def of(cls, args: Namespace, parser: ArgumentParser) -> HtpExportCommand:
-        """The command for arguments that were parsed elsewhere."""
-        return cls(None, args, from_defaults_factory=True, parser=parser)
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
@@ -39,12 +30,7 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
         add_htp_arguments(parser.add_argument_group("HTP arguments"))
 
     def execute(self) -> int:
-        """Exports and returns the exit code.
-
-        Raises:
-            HtpError: The export failed through the user's or the model's fault.
-            KeyboardInterrupt: It was interrupted.
-        """
+        """Exports and returns the exit code; raises as `cli.export.export` does."""
         return export(self.args, super().run)
 
     def run(self) -> None:
@@ -53,13 +39,11 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
 
 
 class _VerbCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no types
-    """A verb as a command of Optimum; which one, its `CommandInfo` says."""
+    """A verb as a command of Optimum; its `CommandInfo` says which one."""
 
     def parse_args(self, parser: ArgumentParser) -> None:
         """Adds the verb's arguments."""
-        verb = load_verb(self.COMMAND.name)
-        parser.description = verb.HELP
-        add_verb(parser, verb)
+        add_verb(parser, load_verb(self.COMMAND.name))
 
     def run(self) -> None:
         """Runs the verb and ends the process."""

@@ -1,21 +1,19 @@
-"""The verb `profile`: how long each module takes in ONNX Runtime. What it prints is made in `views/profile.py`."""
+"""The verb `profile`: how long each module takes in ONNX Runtime. `views/profile.py` prints it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
+from functools import partial
 
 from optimum_htp.cli.options import add_input_arguments, add_session_arguments, count, input_sizes, positive
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Show how long each module takes in ONNX Runtime, in the session that users really run."
 
 _NOTES = """\
 columns:
-  module     the module, below its parent; + stands before nodes that are fused of several modules: their time is in
+  module     the module, below its parent; + stands before nodes that were fused from several modules: their time is in
              the totals of the modules around them, and in no module's own
   calls      how often it ran in the trace
   kernels    kernels of it and the modules below it in one run
@@ -42,7 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top", type=positive, metavar="N", help="Show the first N only, by time or as sorted.")
     parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help="Sort by this.")
     parser.add_argument("--reference", "--compare", metavar="OTHER",
-                        help="Profile this package too, and show both side by side.")  # fmt: skip
+                        help="Profile this package too, and show both profiles side by side; each may have its tags "
+                        "from the other.")  # fmt: skip
     add_input_arguments(parser)
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
     add_session_arguments(parser)
@@ -52,20 +51,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
-    parser.add_argument("--json", action="store_true", help="Print JSON: everything, whatever is to be shown.")
 
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
     from optimum_htp.cli.views.profile import print_profile
     from optimum_htp.cli.views.profile_delta import print_delta
-    from optimum_htp.cli.views.profile_traces import write_chrome_trace, write_speedscope
-    from optimum_htp.cli.views.terminal import print_json, printable, working
+    from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document, write_trace
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
-        with working(f"Profiling {printable(str(package.path))}"):
+        with working("Profiling", package.path):
             return profile(
                 package, **input_sizes(args), inputs=args.inputs, file=args.file, provider=args.provider,
                 threads=args.threads, runs=args.runs, warmup=args.warmup, reference=reference,
@@ -73,20 +70,14 @@ def run(args: Namespace) -> int:
 
     package = HtpPackage(args.package)
     other = HtpPackage(args.reference) if args.reference else None
-    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
     report = profiled(package, other)
-    if args.speedscope:
-        write_speedscope(report, args.speedscope)
-    if args.chrome_trace:
-        write_chrome_trace(report, args.chrome_trace)
-    if other is not None:
-        delta = report.compared_with(profiled(other, package))
-        if args.json:
-            print_json(delta.to_dict())
-        else:
-            print_delta(delta, **shown)
-    elif args.json:
-        print_json(report.to_dict())
+    for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
+        if path:
+            write_trace(document(report), path)
+    delta = report.compared_with(profiled(other, package)) if other is not None else None
+    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
+    if delta is not None:
+        print_report(delta, partial(print_delta, **shown), as_json=args.json)
     else:
-        print_profile(report, **shown)
+        print_report(report, partial(print_profile, **shown), as_json=args.json)
     return 0

@@ -5,17 +5,12 @@ What a pattern may be is decided in `hierarchy/patterns.py`, what a format print
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
-# `json` and the formats of `verbs/select/formats`, which are slower to import than a parser may be; a test holds them
-# together.
+# `json` and the formats of `verbs/select/formats`, which are too slow to import for a parser; a test compares them.
 FORMATS = ("names", "json", "ort-quantize", "ort-fp16", "olive", "modelopt", "layer-ann")
 
 _PATTERNS = r"""patterns (quote them, so that the shell leaves them alone):
@@ -30,7 +25,7 @@ The nodes of several patterns come together. Nodes of a module include those of 
 
 formats:
   names         the names of the nodes, one on a line
-  json          all that is known, as with --json
+  json          everything, as with --json
   ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's quantizers, where a Gemm also has the
                 name that dynamic quantization gives it first
   ort-fp16      a JSON list for node_block_list of convert_float_to_float16
@@ -57,29 +52,30 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--write-layer-annotations",
         action="store_true",
         help="Write ONNX Runtime's layer_ann on all nodes of the file, and print the session option that selects these "
-        "by it; `strip` takes it away again.",
+        "by it; `strip` removes it.",
     )
     parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
-    """Prints the nodes of the selected modules; what else is to be known goes to stderr."""
-    import io
+    """Prints the nodes of the selected modules, and on stderr what to know about them."""
     import sys
 
-    from optimum_htp.cli.views.select import print_selection, selection_notes
+    from optimum_htp.cli.views.select import selection_lines, selection_notes
+    from optimum_htp.cli.views.terminal import print_json, print_lines
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.select import select, write_layer_annotations
 
     form = "json" if args.json else args.format or ("layer-ann" if args.write_layer_annotations else "names")
     package = HtpPackage(args.package)
     selection = select(package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)
-    text = io.StringIO()
-    print_selection(selection, form=form, device=args.device, stream=text)
+    # Made before anything is written: a format may be unable to express the selection.
+    lines = [] if form == "json" else list(selection_lines(selection, form=form, device=args.device))
     if args.write_layer_annotations:
         write_layer_annotations(package, selection)
     for note in selection_notes(selection, form=form, device=args.device):
         print(f"note: {note}", file=sys.stderr)
-    print(text.getvalue(), end="")
+    if form == "json":
+        print_json(selection.to_dict())
+    print_lines(*lines)
     return 0

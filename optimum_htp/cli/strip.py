@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
+
+from optimum_htp.cli.views.terminal import print_lines, print_report
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from optimum_htp.verbs.strip import StripReport
 
 
 HELP = "Remove from a package all that the HTP pass wrote: Optimum's own bytes are left."
@@ -14,25 +17,21 @@ HELP = "Remove from a package all that the HTP pass wrote: Optimum's own bytes a
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `strip`."""
-    parser.add_argument(
-        "package",
-        metavar="PKG",
-        help="The package's directory, whose export_metadata.json is deleted too, or an ONNX file.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    package = "The package's directory, whose export_metadata.json is deleted too, or an ONNX file."
+    parser.add_argument("package", metavar="PKG", help=package)
 
 
 def run(args: Namespace) -> int:
     """Strips a package and says which of its files changed."""
-    from optimum_htp.cli.views.terminal import print_json, printable
-    from optimum_htp.package import SIDECAR
     from optimum_htp.verbs.strip import strip
 
-    report = strip(args.package)
-    if args.json:
-        print_json(report.to_dict())
-        return 0
-    for name, changed in report.files.items():
-        done = ("deleted" if name == SIDECAR else "stripped") if changed else "nothing to remove"
-        print(f"{printable(name)}: {done}")
+    print_report(strip(args.package), _print, as_json=args.json)
     return 0
+
+
+def _print(report: StripReport) -> None:
+    from optimum_htp.package import SIDECAR
+
+    for name, changed in report.files.items():
+        done = "deleted" if name == SIDECAR else "stripped"
+        print_lines(f"{name}: {done if changed else 'nothing to remove'}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.options import count
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report
 
 
 HELP = "Show the modules of a package and the nodes that each of them owns."
@@ -22,6 +19,7 @@ columns:
   own         nodes that belong to it
   parameters  elements of the parameters at and below it (K thousands, M millions, B billions)
 """
+_MODULE = "Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer)."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,25 +27,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = _COLUMNS
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the first.")
-    parser.add_argument(
-        "--module",
-        metavar="GLOB",
-        help="Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer).",
-    )
+    parser.add_argument("--module", metavar="GLOB", help=_MODULE)
     parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; globs allowed.")
     parser.add_argument("--nodes", action="store_true", help="List the nodes under each module.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
-    from optimum_htp.cli.views.terminal import print_json
     from optimum_htp.cli.views.tree import print_trees
     from optimum_htp.verbs.tree import tree
 
     report = tree(args.package, file=args.file, module=args.module, depth=args.depth, nodes=args.nodes)
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_trees(report)
+    print_report(report, print_trees, as_json=args.json)
     return 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
 
 HELP = "Give back the package that was packed into an ONNX file, byte for byte."
@@ -15,21 +13,15 @@ HELP = "Give back the package that was packed into an ONNX file, byte for byte."
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `unpack`."""
     parser.add_argument("file", metavar="FILE.onnx", help="The packed ONNX file; it is only read.")
-    parser.add_argument("directory", metavar="DIR", help="Where to write the package; made if it is not there.")
+    parser.add_argument("directory", metavar="DIR", help="Where to write the package; made if it does not exist.")
     parser.add_argument("--overwrite", action="store_true", help="Replace files of the same names.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Unpacks a file and says what was written."""
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.verbs.unpack import unpack
 
-    with working(f"Unpacking {printable(args.file)}"):
+    with working("Unpacking", args.file):
         report = unpack(args.file, args.directory, overwrite=args.overwrite)
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        for path in report.files:
-            print(printable(str(path)))
+    print_report(report, lambda report: print_lines(*report.files), as_json=args.json)
     return 0

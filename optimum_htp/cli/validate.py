@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.options import add_size_arguments, input_sizes, tolerance
-
-
-if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+from optimum_htp.cli.views.terminal import print_report, working
 
 
 HELP = "Check that a package is complete and consistent; on request load it, and compare it with PyTorch."
@@ -47,16 +44,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_size_arguments(parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
 
 
 def run(args: Namespace) -> int:
     """Validates a package; 1 if a check failed."""
-    from optimum_htp.cli.views.terminal import print_json, printable, working
     from optimum_htp.cli.views.validate import print_validation
     from optimum_htp.verbs.validate import validate
 
-    with working(f"Validating {printable(args.package)}"):
+    with working("Validating", args.package):
         report = validate(
             args.package,
             load=args.load,
@@ -66,8 +61,5 @@ def run(args: Namespace) -> int:
             tolerance=args.tolerance,
             **input_sizes(args),
         )
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        print_validation(report)
+    print_report(report, print_validation, as_json=args.json)
     return 0 if report.ok else 1

@@ -49,8 +49,8 @@ def export_module(
         example_inputs: What it is called with: a tensor, a tuple of arguments, a dict of keyword arguments, or a tuple
             of both, `((x, y), {"mask": m})`.
         output: The directory to write the package into.
-        config: What config.json is to say. None means the model's own `config`, where it has one, else what can be
-            known of the module: its class, and, where they are beyond doubt, the number of labels and hidden sizes.
+        config: What config.json is to say. None means the model's own `config`, if it has one, else what is known of
+            the module: its class and, where they are not ambiguous, the number of labels and hidden sizes.
         task: The task that it is for, as Optimum names it (`"image-classification"`); it goes into the sidecar, where
             `AutoModelForONNX` finds it.
         input_names: Names for the graph's inputs, in the order of the forward's parameters; None means the names of
@@ -62,8 +62,8 @@ def export_module(
         opset: The ONNX opset; None means the exporter's default.
         htp_options: What to write in addition to the tags; None means the defaults.
         file_name: The name of the ONNX file.
-        dynamo: Use torch's dynamo exporter, which needs onnxscript. Which call of a module that ran more than once a
-            node belongs to is not known then.
+        dynamo: Use torch's dynamo exporter, which needs onnxscript. Of a module that ran more than once, it is unknown
+            then which call a node belongs to.
         **export_kwargs: Whatever else `torch.onnx.export` takes, such as `dynamic_shapes`.
 
     Returns:
@@ -71,7 +71,7 @@ def export_module(
 
     Raises:
         HtpError: The arguments don't fit the module, or the output can't be written (nothing is left of it then), or
-            the HTP pass failed (the package stands without tags).
+            the HTP pass failed (the package is left without tags).
         Exception: Whatever torch raises. Then nothing that this run wrote is left.
 
     Example:
@@ -113,8 +113,7 @@ def export_module(
                 **export_kwargs,
             )
         save_config(document, model, staging.path)
-        opsets = {export.model.opset_imports.get("", 0) for export in tap.exports}
-        return tap, _source(model, task, opsets)
+        return tap, _source(model, task)
 
     return exporter.write_package(Path(output), run)
 
@@ -135,12 +134,12 @@ def _check(model: object, file_name: str, dynamo: bool) -> None:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards the modes, the content of every buffer and the random state are as they were."""
+    """Evaluation mode; modes, buffers and the random state are put back afterwards."""
     import torch
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     modes = [(module, module.training, dict(module._buffers)) for module in model.modules()]
-    contents = [(each, each._version, each.detach().clone()) for each in model.buffers() if not each.is_inference()]
+    contents = [(b, b._version, b.detach().clone()) for b in model.buffers() if not b.is_inference()]
     try:
         model.eval()
         with torch.random.fork_rng(devices):
@@ -154,8 +153,8 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
                 buffer.detach().copy_(content)
 
 
-def _source(model: torch.nn.Module, task: str | None, opsets: set[int]) -> dict[str, Any]:
-    """What the sidecar says of the module: its class where it has no name, the library `torch` where no other is known."""
+def _source(model: torch.nn.Module, task: str | None) -> dict[str, Any]:
+    """What the sidecar says of the module: its class if it has no name, the library `torch` if no other is known."""
     from transformers import PreTrainedModel
 
     own = isinstance(model, PreTrainedModel)
@@ -165,6 +164,5 @@ def _source(model: torch.nn.Module, task: str | None, opsets: set[int]) -> dict[
         "library": "transformers" if own else library_of_classes([qualified]) or "torch",
         "task": task,
         "dtype": dtype_of(model),
-        "opset": opsets.pop() if len(opsets) == 1 else None,
     }
     return {key: value for key, value in facts.items() if value is not None}

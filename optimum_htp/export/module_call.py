@@ -1,4 +1,4 @@
-"""The call of a module with example inputs, as an exporter takes it: what goes in, what comes out, and their names."""
+"""The call of a module with example inputs, as an exporter takes it: inputs, results, and their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# What the classes of Optimum call the one output that they read for a task.
+# The name of the one output that Optimum's class for a task reads.
 _OUTPUT_OF_TASK = {
     "feature-extraction": "last_hidden_state",
     "fill-mask": "logits",
@@ -37,11 +37,7 @@ class ExampleCall:
 
     @classmethod
     def of(cls, model: torch.nn.Module, example_inputs: Any) -> ExampleCall:
-        """Reads what the user gave as example inputs.
-
-        Raises:
-            HtpError: It holds no tensor, or the module's forward can't be called like that.
-        """
+        """Reads what the user gave as example inputs; an HtpError if the module's forward can't be called like that."""
         args, kwargs = _arguments(example_inputs)
         if not tensors_in((args, kwargs)):
             advice = "give a tensor, a tuple of arguments, a dict of keyword arguments, or a tuple of both"
@@ -55,27 +51,18 @@ class ExampleCall:
         return cls(model, args, kwargs)
 
     def input_names(self, given: Sequence[str] | None) -> list[str]:
-        """The names of the graph's inputs, in the order in which the exporter takes the tensors.
-
-        Raises:
-            HtpError: There are more names than tensors, or one is there twice.
-        """
-        known: list[str] = []
-        for name, value in self._named():
-            count = len(tensors_in(value))
-            known += [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
-        return _names(given, known, "inputs")
+        """The names of the graph's inputs, in the order in which the exporter takes the tensors."""
+        bound = inspect.signature(self.model.forward).bind(*self.args, **self.kwargs)
+        values: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            is_kwargs = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            values |= value if is_kwargs else {name: value}
+        return _names(given, _numbered(values, "_"), "inputs")
 
     @contextmanager
     def tensors_only(self) -> Iterator[tuple[Any, ...]]:
-        """Lets the module be called with nothing but what holds tensors, in the order of the forward's parameters.
-
-        The TorchScript exporter makes an input of every number, also of those that are defaults. Optimum changes the
-        forward of a model for its exports in the same way.
-
-        Yields:
-            The arguments to call it with.
-        """
+        """Lets the module be called with what holds tensors alone; yields those, in the order of the parameters."""
+        # The TorchScript exporter makes an input of every number. Optimum changes a model's forward in the same way.
         model, forward, replaced = self.model, self.model.forward, self.model.__dict__.get("forward")
         places = list(self._places())
 
@@ -91,7 +78,7 @@ class ExampleCall:
         model.__dict__["forward"] = call
         try:
             args = tuple(copied(value) for _, value in places)
-            # The exporter takes a dict that stands last for keyword arguments.
+            # The exporter takes a dict that comes last for keyword arguments.
             yield (*args, {}) if isinstance(args[-1], Mapping) else args
         finally:
             del model.__dict__["forward"]
@@ -99,9 +86,9 @@ class ExampleCall:
                 model.__dict__["forward"] = replaced
 
     def _places(self) -> Iterator[tuple[int | str, Any]]:
-        """Where in the call each value with tensors stands, by its position or its keyword."""
+        """The index or the keyword in the call of each value with tensors, and the value."""
         left = list(self.args)
-        bound = self._bound()
+        bound = inspect.signature(self.model.forward).bind(*self.args, **self.kwargs)
         for name, value in bound.arguments.items():
             kind = bound.signature.parameters[name].kind
             if kind is inspect.Parameter.VAR_KEYWORD:
@@ -111,18 +98,7 @@ class ExampleCall:
                 count = len(value) if kind is inspect.Parameter.VAR_POSITIONAL else int(name not in self.kwargs)
                 places = list(enumerate(left[:count], start)) if count else [(name, value)]
                 del left[:count]
-            yield from ((place, each) for place, each in places if tensors_in(each))
-
-    def _named(self) -> Iterator[tuple[str, Any]]:
-        bound = self._bound()
-        for name, value in bound.arguments.items():
-            if bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                yield from value.items()
-            else:
-                yield name, value
-
-    def _bound(self) -> inspect.BoundArguments:
-        return inspect.signature(self.model.forward).bind(*self.args, **self.kwargs)
+            yield from ((place, held) for place, held in places if tensors_in(held))
 
     def results(self) -> Any:
         """What the module returns."""
@@ -133,7 +109,7 @@ class ExampleCall:
 
 
 def copied(value: Any) -> Any:
-    """A copy, for a module that changes what it is given; the value itself where a tensor has a history."""
+    """A copy, for a module that changes its inputs; the value itself if a tensor has a history."""
     try:
         return copy.deepcopy(value)
     except RuntimeError:
@@ -152,6 +128,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _names(given: Sequence[str] | None, known: list[str], kind: str) -> list[str]:
+    """The names that are given, and for the rest the known ones; an HtpError if they are too many, or not distinct."""
     if given is None:
         return known
     names = [given] if isinstance(given, str) else list(given)
@@ -161,32 +138,29 @@ def _names(given: Sequence[str] | None, known: list[str], kind: str) -> list[str
     return names + known[len(names) :]
 
 
-def output_names_of(results: Any, given: Sequence[str] | None, task: str | None) -> list[str]:
-    """The names of the graph's outputs, for what the module returned.
+def _numbered(values: Mapping[Any, Any], separator: str) -> list[str]:
+    """A name for each tensor: that of the value that holds it, with an index if it holds several."""
+    names = []
+    for name, value in values.items():
+        count = len(tensors_in(value))
+        names += [str(name)] if count == 1 else [f"{name}{separator}{index}" for index in range(count)]
+    return names
 
-    Raises:
-        HtpError: It returned no tensor, or there are more names than tensors, or one is there twice.
-    """
+
+def output_names_of(results: Any, given: Sequence[str] | None, task: str | None) -> list[str]:
+    """The names of the graph's outputs, for what the module returned."""
     if isinstance(results, Mapping):
-        known = []
-        for name, value in results.items():
-            count = len(tensors_in(value))
-            known += [str(name)] if count == 1 else [f"{name}.{index}" for index in range(count)]
-        return _names(given, known, "outputs")
-    count = len(tensors_in(results))
-    if not count:
+        return _names(given, _numbered(results, "."), "outputs")
+    if not tensors_in(results):
         raise HtpError(f"the module returns no tensor but a {type(results).__name__}: nothing to export")
-    known = [_only_output(task)] if count == 1 else [f"output_{index}" for index in range(count)]
+    task = task or ""
+    only = "logits" if task.endswith("classification") else _OUTPUT_OF_TASK.get(task, "output")
+    known = [only] if len(tensors_in(results)) == 1 else _numbered({"output": results}, "_")
     return _names(given, known, "outputs")
 
 
-def _only_output(task: str | None) -> str:
-    task = task or ""
-    return "logits" if task.endswith("classification") else _OUTPUT_OF_TASK.get(task, "output")
-
-
 def plain(results: Any) -> Any:
-    """What a module returns, as a dict where it is an object of a data class, which no exporter takes."""
+    """What a module returns; an object of a data class, which no exporter takes, as a dict."""
     if is_dataclass(results) and not isinstance(results, (type, Mapping)):
-        return {each.name: getattr(results, each.name) for each in fields(results)}
+        return {item.name: getattr(results, item.name) for item in fields(results)}
     return results

@@ -1,4 +1,4 @@
-"""The config.json of a module that is exported: its own, the caller's, or what is known of it and nothing else."""
+"""The config.json of a module that is exported: its own, the caller's, or what is known of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import tensors_in
+from optimum_htp.package import CONFIG
 
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-# What a config says of a size: by its key, the attributes that modules of torch and of others give it.
+# For each size in a config, the attributes of modules that have it.
 _SIZES = {
     "hidden_size": ("hidden_size", "d_model", "embed_dim"),
     "num_attention_heads": ("num_attention_heads", "num_heads", "nhead"),
@@ -29,11 +30,7 @@ _SIZES = {
 def config_document(
     model: torch.nn.Module, config: PretrainedConfig | Mapping[str, Any] | None, labels: int | None
 ) -> PretrainedConfig | dict[str, Any]:
-    """What is saved as config.json: a copy of what was given, of the model's own, or what is known of the module.
-
-    Raises:
-        HtpError: What was given is not a config.
-    """
+    """What to save as config.json: a copy of what was given, of the model's own, or what is known of the module."""
     from transformers import PretrainedConfig
 
     own = _own_config(model) if config is None else None
@@ -71,7 +68,7 @@ def _own_config(model: torch.nn.Module) -> PretrainedConfig | Mapping[str, Any] 
 
 
 def label_count(results: Any, task: str | None) -> int | None:
-    """How many classes the one output of a classifier tells apart."""
+    """The number of classes of the one output of a classifier."""
     tensors = tensors_in(results)
     if not (task or "").endswith("classification") or len(tensors) != 1 or tensors[0].dim() < 2:
         return None
@@ -82,10 +79,10 @@ def _known_sizes(model: torch.nn.Module, labels: int | None) -> dict[str, Any]:
     """The sizes that all modules which have them agree on, and generic names for the labels."""
     sizes: dict[str, Any] = {}
     for key, attributes in _SIZES.items():
-        found = {getattr(module, name, None) for module in model.modules() for name in attributes}
-        found = {size for size in found if isinstance(size, int) and not isinstance(size, bool)}
-        if len(found) == 1:
-            sizes[key] = found.pop()
+        values = [getattr(module, name, None) for module in model.modules() for name in attributes]
+        integers = {value for value in values if type(value) is int}
+        if len(integers) == 1:
+            sizes[key] = integers.pop()
     if labels is not None:
         sizes["num_labels"] = labels
         sizes["id2label"] = {str(index): f"LABEL_{index}" for index in range(labels)}
@@ -94,10 +91,10 @@ def _known_sizes(model: torch.nn.Module, labels: int | None) -> dict[str, Any]:
 
 
 def save_config(document: PretrainedConfig | dict[str, Any], model: torch.nn.Module, directory: Path) -> None:
-    """Writes config.json, and the generation config that a model which generates has."""
+    """Writes config.json, and the generation config of a model that generates."""
     if isinstance(document, dict):
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
+        (directory / CONFIG).write_text(text, encoding="utf-8")
         return
     document.save_pretrained(str(directory))
     generation = getattr(model, "generation_config", None)

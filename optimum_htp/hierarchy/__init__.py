@@ -1,7 +1,5 @@
 """The vocabulary: module paths, tags, module trees, and the patterns that select modules."""
 
-from __future__ import annotations
-
 from optimum_htp.hierarchy.calls import CallTree, ModuleCall
 from optimum_htp.hierarchy.hierarchy import Hierarchy
 from optimum_htp.hierarchy.patterns import ModulePattern, near_names
@@ -21,31 +19,3 @@ from optimum_htp.hierarchy.tags import (
     tag_module_path,
 )
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree, name_for_caller, tree_of_tags
-
-
-__all__ = [
-    "SOURCES",
-    "CallTree",
-    "Hierarchy",
-    "ModuleCall",
-    "ModuleInfo",
-    "ModulePath",
-    "ModulePattern",
-    "ModuleTree",
-    "NodeKey",
-    "NodeTag",
-    "NodeTags",
-    "Root",
-    "Roots",
-    "common_ancestor",
-    "escape_name",
-    "merged_roots",
-    "name_for_caller",
-    "near_names",
-    "root_tags",
-    "split_tag",
-    "tag_ancestors",
-    "tag_class",
-    "tag_module_path",
-    "tree_of_tags",
-]

@@ -1,4 +1,4 @@
-"""The calls of modules that an export made, and which call each of them was made from."""
+"""The module calls of an export, and which call each of them was made from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ModuleCall:
     """One call of a module.
 
     Attributes:
-        path: Where the module is registered; of several names the one below its caller, else the first.
+        path: Where the module is registered: of several names the one below its caller, else the first.
         index: 0-based, counted per module object over the whole trace, all aliases together.
-        parent: The number of the call that it was made from, None for the root's.
+        parent: The number of the caller's call, None for the root's.
     """
 
     path: ModulePath
@@ -31,15 +31,11 @@ class ModuleCall:
 class CallTree(Sequence[ModuleCall]):
     """The calls of one export, in the order in which they began; a call's number is its position here.
 
-    Args:
-        tree: The modules that were called.
-        calls: The calls.
-
     Example: `Net` calls `layer` twice, and `layer` calls `act` each time.
 
         >>> from optimum_htp.hierarchy.tree import ModuleInfo
         >>> modules = ModuleTree(ModuleInfo(path, "M", "M") for path in ((), ("layer",), ("layer", "act")))
-        >>> rows = [(0, None), (1, 0), (2, 1), (1, 0), (2, 3)]
+        >>> rows = [(0, -1), (1, 0), (2, 1), (1, 0), (2, 3)]
         >>> calls = CallTree.of_rows(modules, rows)
         >>> calls[calls.numbers(("layer", "act"))[1]]
         ModuleCall(path=('layer', 'act'), index=1, parent=3)
@@ -82,11 +78,11 @@ class CallTree(Sequence[ModuleCall]):
             call = self._calls[call].parent
 
     def around(self, number: int, path: ModulePath) -> int | None:
-        """The innermost call of a module, by any of its names, that a call is or was made in; None where there is none."""
+        """The innermost call of a module, by any of its names, that a call is or was made in, if there is one."""
         return self.common((number,), path)
 
     def common(self, numbers: Sequence[int], path: ModulePath) -> int | None:
-        """The innermost call of a module, by any of its names, that all of some calls are or were made in."""
+        """The innermost call of a module, by any of its names, that all of some calls are or were made in, if any."""
         module = self.tree.module(path)
         first, *rest = [list(self.ancestors(number)) for number in numbers]
         shared = set(first).intersection(*rest)
@@ -94,7 +90,7 @@ class CallTree(Sequence[ModuleCall]):
         return next(calls, None)
 
     def within(self, tree: ModuleTree) -> CallTree:
-        """The calls of the modules that a part of the tree still has; those between them are skipped."""
+        """The calls of the modules that are in a part of the tree; calls between them are skipped."""
         numbers: dict[int | None, int | None] = {None: None}
         calls: list[ModuleCall] = []
         for number, call in enumerate(self._calls):
@@ -108,23 +104,21 @@ class CallTree(Sequence[ModuleCall]):
         return CallTree(tree, calls)
 
     def rows(self) -> list[tuple[int, ...]]:
-        """The calls as numbers, without what follows from the rest.
+        """Of each call the index of its module in the tree and the number of its parent, -1 for none.
 
-        Returns:
-            Of each call the position of its module in the tree, that of its parent here (-1 for none), and, where it
-            was called by another name than its first, which of the module's aliases, counted from 0.
+        Where it was called by another name than the module's first, the index of that alias comes third.
         """
-        positions = {module.path: position for position, module in enumerate(self.tree)}
+        indices = {module.path: index for index, module in enumerate(self.tree)}
         rows: list[tuple[int, ...]] = []
         for call in self._calls:
             module = self.tree.module(call.path)
             alias = () if call.path == module.path else (module.aliases.index(call.path),)
-            rows.append((positions[module.path], -1 if call.parent is None else call.parent, *alias))
+            rows.append((indices[module.path], -1 if call.parent is None else call.parent, *alias))
         return rows
 
     @classmethod
     def of_rows(cls, tree: ModuleTree, rows: Iterable[Sequence[Any]]) -> CallTree:
-        """The calls that `rows` gave; they may come from a file, and are checked.
+        """The calls that `rows` gave. They may come from a file, and are checked.
 
         Raises:
             ValueError: A number is out of bounds, or a call comes before the one that it was made from.
@@ -134,13 +128,13 @@ class CallTree(Sequence[ModuleCall]):
         depths: list[int] = []
         calls = []
         for number, row in enumerate(rows):
-            position, parent, alias = (*row, -1) if len(row) == 2 else row
-            module = modules[_checked(position, 0, len(modules))]
+            index, parent, alias = (*row, -1) if len(row) == 2 else row
+            module = modules[_checked(index, 0, len(modules))]
             _checked(parent, -1, number)
             depths.append(0 if parent < 0 else _checked(depths[parent] + 1, 0, _MAX_DEPTH))
             path = module.path if len(row) == 2 else module.aliases[_checked(alias, 0, len(module.aliases))]
-            calls.append(ModuleCall(path, counts[position], None if parent < 0 else parent))
-            counts[position] += 1
+            calls.append(ModuleCall(path, counts[index], None if parent < 0 else parent))
+            counts[index] += 1
         return cls(tree, calls)
 
 

@@ -10,8 +10,7 @@ r"""Patterns that select modules of a model: what `select` and everything else t
 | `/Net/Encoder.encoder/*` | modules whose tag matches the glob, which tells the roots of a merged file apart |
 | `PATTERN@2`, `PATTERN@1-3` | of modules that ran more than once, these calls, counted from 0 |
 
-Where a range could be a name that has the same spelling, it is that name too. This module needs nothing but the
-standard library.
+A range also selects a module whose name is spelled like it.
 """
 
 from __future__ import annotations
@@ -27,23 +26,20 @@ from optimum_htp.errors import HtpError
 
 _CALLS = re.compile(r"(.*)@(\d{1,9})(?:-(\d{1,9}))?", re.DOTALL)
 _RANGE = re.compile(r"(?<![^.])(\d{1,9})-(\d{1,9})(?![^./])")
-# Stands for a range while `translate` makes a regular expression of the rest; no module has it in its name.
-_PLACEHOLDER = "\x00"
+_PLACEHOLDER = "\x00"  # for a range while `translate` makes a regular expression of the rest; in no module's name
 _NUMBER = re.compile(r"(?<![^.])\d{1,9}(?![^.])")
-
-Test = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class ModulePattern:
-    """A pattern, taken apart.
+    """A parsed pattern.
 
     Attributes:
         text: As it was written.
-        kind: What it is held against: `"name"` (dotted path or class), `"class"`, `"path"` (regular expression) or
+        kind: What it is matched with: `"name"` (dotted path or class), `"class"`, `"path"` (regular expression) or
             `"tag"`.
         body: The pattern itself, without prefix and calls.
-        calls: The first and the last call that it selects; None where it selects all.
+        calls: The first and the last call that it selects; None means all.
     """
 
     text: str
@@ -53,7 +49,7 @@ class ModulePattern:
 
     @classmethod
     def parse(cls, text: str) -> ModulePattern:
-        """Takes a pattern apart.
+        """Parses a pattern.
 
         Raises:
             HtpError: Its regular expression is invalid, or a range runs backwards.
@@ -71,8 +67,8 @@ class ModulePattern:
         pattern = cls(text, kind, body, calls)
         if kind == "path":
             _compile(pattern, body)
-        ranges = [(int(low), int(high)) for low, high in _RANGE.findall(body)] if kind in ("name", "tag") else []
-        for low, high in (*ranges, *([calls] if calls is not None else ())):
+        ranges = _RANGE.findall(body) if kind in ("name", "tag") else []
+        for low, high in (*((int(low), int(high)) for low, high in ranges), *filter(None, [calls])):
             if low > high:
                 raise HtpError(f"the pattern {text!r}: the range {low}-{high} runs backwards: write {high}-{low}")
         return pattern
@@ -80,57 +76,41 @@ class ModulePattern:
     @property
     def literal(self) -> bool:
         """Whether it can name one path or class only."""
-        return self.kind in ("name", "tag") and not re.search(r"[*?[]", self.body) and not _RANGE.search(self.body)
+        return self.kind in ("name", "tag") and not re.search(r"[*?[]", self.body) and not self._ranged
 
     def may_call(self, calls: int, *, container: bool) -> bool:
         """Whether a module has a call that the pattern selects, as far as its number of calls (0: unknown) says."""
         return self.calls is None or (not container and (not calls or self.calls[0] < calls))
 
-    def test(self, numbers: Collection[str]) -> Test:
-        """A test for what the pattern is held against.
+    def matcher(self, paths: Iterable[str]) -> Callable[[Iterable[str], Collection[str], Callable[[], str]], bool]:
+        """A test of a module, given its dotted paths, the names of its class, and a function that spells its tag.
 
-        Args:
-            numbers: The names of modules that are numbers, which a range chooses from.
-
-        Raises:
-            HtpError: Its regular expression is invalid.
+        `paths` are those of all modules, for the numbers in them. Raises HtpError if a regular expression is invalid.
         """
         if self.kind == "path":
-            search = _compile(self, self.body).search
-            return lambda text: search(text) is not None
-        ranges: list[str] = []
-
-        def hold(written: re.Match[str]) -> str:
-            low, high = int(written[1]), int(written[2])
-            inside = [number for number in numbers if low <= int(number) <= high]
-            ranges.append("(?:" + "|".join(map(re.escape, (*inside, written[0]))) + ")")
-            return _PLACEHOLDER
-
-        body = _RANGE.sub(hold, self.body) if self.kind in ("name", "tag") else self.body
-        expression = translate(body)
-        for alternatives in ranges:
-            expression = expression.replace(_PLACEHOLDER, alternatives, 1)
-        match = _compile(self, expression).match
-        return lambda text: match(text) is not None
-
-    def matcher(self, paths: Iterable[str]) -> Callable[[Iterable[str], Collection[str], Callable[[], str]], bool]:
-        """A test for modules, each given by its dotted paths, its class's names, and a function that spells its tag.
-
-        Args:
-            paths: The dotted paths of all modules, for the numbers in them.
-
-        Raises:
-            HtpError: Its regular expression is invalid.
-        """
-        ranged = self.kind in ("name", "tag") and _RANGE.search(self.body) is not None
-        test = self.test({number for path in paths for number in _NUMBER.findall(path)} if ranged else ())
+            test = _compile(self, self.body).search
+            return lambda dotted, _, __: any(map(test, dotted))
+        test = self._glob({number for path in paths for number in _NUMBER.findall(path)} if self._ranged else ()).match
         if self.kind == "class":
             return lambda _, classes, __: any(map(test, classes))
         if self.kind == "tag":
-            return lambda _, __, tag: test(tag())
-        if self.kind == "path":
-            return lambda dotted, _, __: any(map(test, dotted))
+            return lambda _, __, tag: test(tag()) is not None
         return lambda dotted, classes, _: self.body in classes or any(map(test, dotted))
+
+    @property
+    def _ranged(self) -> bool:
+        return self.kind in ("name", "tag") and _RANGE.search(self.body) is not None
+
+    def _glob(self, numbers: Collection[str]) -> re.Pattern[str]:
+        """The glob as a regular expression, whose ranges choose from these numbers."""
+        if not self._ranged:
+            return _compile(self, translate(self.body))
+        expression = translate(_RANGE.sub(_PLACEHOLDER, self.body))
+        for written in _RANGE.finditer(self.body):
+            inside = [number for number in numbers if int(written[1]) <= int(number) <= int(written[2])]
+            alternatives = "|".join(map(re.escape, (*inside, written[0])))
+            expression = expression.replace(_PLACEHOLDER, f"(?:{alternatives})", 1)
+        return _compile(self, expression)
 
 
 def pattern_of(path: str) -> str:
@@ -148,16 +128,9 @@ def pattern_of(path: str) -> str:
 def near_names(
     pattern: ModulePattern, *, paths: Iterable[str], classes: Iterable[str], tags: Iterable[str]
 ) -> list[str]:
-    """What a pattern that matches nothing may have meant, the likeliest first; at most three.
-
-    Args:
-        pattern: The pattern.
-        paths: The dotted paths of all modules.
-        classes: The names of their classes.
-        tags: Their tags.
-    """
+    """At most three patterns that one which matches none of a model's modules may have meant, the likeliest first."""
     paths, classes = list(paths), sorted(set(classes))
-    if pattern.text in paths:  # a name that reads like something else
+    if pattern.text in paths:  # a name that is spelled like another form of pattern
         return [pattern_of(pattern.text)]
     if pattern.kind == "path":
         return []
@@ -171,9 +144,7 @@ def near_names(
         candidates = [*classes, *(_NUMBER.sub("*", path) for path in spelled), *(spelled if pattern.literal else ())]
     else:
         candidates = classes if pattern.kind == "class" else list(tags)
-    folded: dict[str, str] = {}
-    for candidate in candidates:
-        folded.setdefault(candidate.casefold(), candidate)
+    folded = {candidate.casefold(): candidate for candidate in reversed(candidates)}
     wanted = _RANGE.sub("*", pattern.body).casefold()
     return [folded[name] for name in get_close_matches(wanted, folded, n=3, cutoff=0.5)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_htp.hierarchy.calls import CallTree
-from optimum_htp.hierarchy.tags import ModulePath, NodeTag, root_tags
+from optimum_htp.hierarchy.tags import ModulePath, NodeTag, module_tags, root_tags
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
 
@@ -19,7 +19,7 @@ class Root:
         in_model: Where it sits in the whole model: a dotted path, `""` for the model itself, and where that is not
             known, None where it is not a submodule of it.
         traces: The calls of its export; of several exports, where a file was merged from them (a decoder with and
-            without past key values); nothing where the calls are not known.
+            without past key values); empty where the calls are not known.
     """
 
     tree: ModuleTree
@@ -33,7 +33,7 @@ class Root:
 
     @classmethod
     def of_rows(cls, tree: ModuleTree, in_model: str | None, traces: Iterable[Iterable[Sequence[object]]]) -> Root:
-        """A root whose calls are given as `CallTree.rows` gives them; they may come from a file, and are checked.
+        """A root with calls as `CallTree.rows` gives them. They may come from a file, and are checked.
 
         Raises:
             ValueError: They are not calls of these modules, or not as many as the tree says.
@@ -47,9 +47,9 @@ class Root:
 
 
 class Roots(tuple[Root, ...]):
-    """The roots of one file; one, unless it was merged from exports of several modules.
+    """The roots of a file: one, unless it was merged from exports of several modules.
 
-    This is where a tag is looked up: which module it names, and which call of a module around it a node belongs to.
+    Says which module a tag names, and to which call of a module around it a node belongs.
     """
 
     __slots__ = ()
@@ -60,7 +60,7 @@ class Roots(tuple[Root, ...]):
         return tuple(root.tree for root in self)
 
     def find(self, tag: str) -> tuple[Root, ModulePath] | None:
-        """The first root that knows a tag, and the path that it spells there; None where none does."""
+        """The first root that knows a tag, and the path that it spells there."""
         for root in self:
             path = root.tree.path_of_tag(tag)
             if path is not None:
@@ -69,15 +69,15 @@ class Roots(tuple[Root, ...]):
 
     def module(self, tag: str) -> ModuleInfo | None:
         """What is known of the module with a tag."""
-        found = self.find(tag)
-        return found[0].tree.module(found[1]) if found is not None else None
+        place = self.find(tag)
+        return place[0].tree.module(place[1]) if place is not None else None
 
     def knows(self, tags: Iterable[NodeTag]) -> bool:
         """Whether all tags, and the origins that they list, are those of modules here."""
-        return all(self.find(name) is not None for name in {name for tag in tags for name in (tag.tag, *tag.origins)})
+        return all(self.find(name) is not None for name in module_tags(tags))
 
     def used_by(self, tags: Iterable[NodeTag]) -> Roots:
-        """Those of them that tags lie below."""
+        """The roots that nodes with these tags came from."""
         used = root_tags(tags)
         return Roots(root for root in self if root.tag in used)
 
@@ -87,14 +87,15 @@ class Roots(tuple[Root, ...]):
         return (module.calls or None) if module is not None else None
 
     def calls_above(self, tag: NodeTag, above: str) -> frozenset[int] | None:
-        """The calls of a module that a node may have been made in, by what its own tag and call say.
-
-        Several, where several calls share the node, as they share a constant; none, where another module, outside of
-        these calls, called that of the node; None where nothing is known.
+        """The indices of the calls of a module that a node may have been made in, by its tag and call.
 
         Args:
             tag: The node's tag.
             above: The tag of the module, by any of its names: the node's own or one around it.
+
+        Returns:
+            Several where calls share the node, as they share a constant; none where the node's module was called from
+            outside of them; None where nothing is known.
         """
         owner, outer = self.find(tag.tag), self.find(above)
         if owner is None or outer is None or owner[0] is not outer[0]:
@@ -103,33 +104,21 @@ class Roots(tuple[Root, ...]):
         module = root.tree.module(outer_path)
         if root.tree.module(path) is module and tag.call is not None:
             return frozenset((tag.call,))
-        calls: set[int] = set()
-        known = False
-        for trace in root.traces:
-            numbers = trace.numbers(path)
-            if tag.call is not None:
-                numbers = numbers[tag.call : tag.call + 1]
-            known = known or bool(numbers)
-            around = (trace.around(number, outer_path) for number in numbers)
-            calls.update(trace[number].index for number in around if number is not None)
-        if known:
-            return frozenset(calls)
-        return frozenset((0,)) if module.calls == 1 else None
+        chosen = slice(None) if tag.call is None else slice(tag.call, tag.call + 1)
+        made = [(trace, number) for trace in root.traces for number in trace.numbers(path)[chosen]]
+        if not made:
+            return frozenset((0,)) if module.calls == 1 else None
+        around = ((trace, trace.around(number, outer_path)) for trace, number in made)
+        return frozenset(trace[number].index for trace, number in around if number is not None)
 
     def call_above(self, tag: NodeTag, above: str) -> int | None:
-        """The index of the call of a module that a node was made in; None where that is unknown, or it is in none.
-
-        The arguments are those of `calls_above`.
-        """
+        """The only call in `calls_above`; None where there is no or more than one, or nothing is known."""
         calls = self.calls_above(tag, above)
         return next(iter(calls)) if calls is not None and len(calls) == 1 else None
 
 
 def merged_roots(groups: Iterable[Iterable[Root]]) -> Roots:
-    """The roots of a file that was made from several others, each once.
-
-    Exports of one and the same module become one root with the calls of each.
-    """
+    """The roots of a file that was merged from others; exports of the same module become one root with all calls."""
     merged: dict[tuple[object, ...], Root] = {}
     for root in (root for group in groups for root in group):
         key = (root.in_model, tuple(replace(module, calls=0) for module in root.tree))

@@ -2,11 +2,9 @@
 
 A *tag* spells the path from the root module to one module, a segment for each module on the way:
 `/Net/Encoder.encoder/Block.layer.0/Linear.query`. The root's segment is its class; every other segment is
-`Class.attribute`. Containers without a forward of their own (`nn.ModuleList`, `nn.ModuleDict`) make no segment above
+`Class.attribute`. Containers without a forward of their own (`nn.ModuleList`, `nn.ModuleDict`) have no segment above
 others: their name goes in front of their child's (`Block.layer.0`). Joining the attributes with dots gives the path
 that `torch.nn.Module.get_submodule` takes.
-
-Nothing but the standard library is needed.
 """
 
 from __future__ import annotations
@@ -21,13 +19,12 @@ from urllib.parse import unquote
 ModulePath = tuple[str, ...]
 """The registered names from the root down to a module; `()` is the root itself."""
 
-# What would be read as structure if it stood unescaped in a name: the separators of segments and of names, the
-# escape itself, and control characters (a tag is one line).
+# The separators of segments and of names, the escape itself, and control characters: a tag is one line.
 _RESERVED = re.compile(r"[%/.\x00-\x1f\x7f]")
 
 
 def escape_name(name: str) -> str:
-    """Percent-encodes what a tag would take for structure in one registered name or class name.
+    """Percent-encodes what a tag would take for structure in a registered name or the name of a class.
 
     >>> escape_name("a/b.c"), escape_name("layer")
     ('a%2Fb%2Ec', 'layer')
@@ -77,22 +74,13 @@ def tag_ancestors(tag: str) -> Iterator[str]:
 
 
 def common_ancestor(tags: Iterable[str]) -> str:
-    """The tag of the lowest module that contains all the given ones.
-
-    Raises:
-        ValueError: There are no tags, or they do not share a root.
+    """The tag of the lowest module that contains all the given ones; raises ValueError if there is none.
 
     >>> common_ancestor(["/Net/A.a/B.x", "/Net/A.a/B.y"])
     '/Net/A.a'
     """
-    shared: list[str] | None = None
-    for tag in tags:
-        segments = split_tag(tag)
-        if shared is None:
-            shared = segments
-        else:
-            pairs = zip(shared, segments, strict=False)
-            shared = [left for left, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    columns = zip(*map(split_tag, tags), strict=False)
+    shared = [segments[0] for segments in takewhile(lambda segments: len(set(segments)) == 1, columns)]
     if not shared:
         raise ValueError("no tags, or tags of different models, have no common ancestor")
     return "/" + "/".join(shared)
@@ -116,15 +104,20 @@ class NodeTag:
     origins: tuple[str, ...] = ()
 
 
+def module_tags(tags: Iterable[NodeTag]) -> dict[str, None]:
+    """The tags of the modules that nodes came from, their origins included, each once and in order."""
+    return dict.fromkeys(name for tag in tags for name in (tag.tag, *tag.origins))
+
+
 def root_tags(tags: Iterable[NodeTag]) -> set[str]:
-    """The tags of the root modules that tags, and the origins that they list, lie below."""
-    return {next(tag_ancestors(name)) for tag in tags for name in (tag.tag, *tag.origins)}
+    """The tags of the root modules that nodes came from, their origins included."""
+    return {next(tag_ancestors(name)) for name in module_tags(tags)}
 
 
 SOURCES = ("metadata", "scope", "parameter", "dataflow", "fused", "inserted", "unresolved")
 """The kinds of evidence, in the order in which they are tried; `unresolved` is the absence of any."""
 
 NodeKey = tuple[str, int]
-"""A node of an ONNX model: the path of its graph (`""` is the main graph) and its position in it."""
+"""A node of an ONNX model: the path of its graph (`""` is the main graph) and its index there."""
 
 NodeTags = Mapping[NodeKey, NodeTag]

@@ -1,4 +1,4 @@
-"""The tree of the modules of a model: what every path means and how it is spelled as a tag."""
+"""The modules of a model as a tree: what a path means, and how it is spelled as a tag."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from urllib.parse import unquote
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.patterns import ModulePattern
-from optimum_htp.hierarchy.tags import ModulePath, NodeTags, escape_name, split_tag
+from optimum_htp.hierarchy.tags import ModulePath, NodeTags, escape_name, module_tags, split_tag
 
 
 def name_for_caller(
     names: Sequence[ModulePath], caller: ModulePath, is_container: Callable[[ModulePath], bool]
 ) -> ModulePath:
-    """Of the names that a module goes by, the one nearest below a module that calls it; the first, if none is below it.
-
-    Args:
-        names: The paths that the module is registered under.
-        caller: The path that the caller goes by.
-        is_container: Whether the module at a path is a container, which makes no distance.
+    """Of a module's paths, the one nearest below its caller, not counting containers; the first, if none is below it.
 
     >>> name_for_caller([("a", "act"), ("acts", "0")], (), {("acts",)}.__contains__)
     ('acts', '0')
     """
-    if len(names) == 1:
-        return names[0]
 
     def modules_between(path: ModulePath) -> int:
         return sum(not is_container(path[:length]) for length in range(len(caller) + 1, len(path)))
 
-    below = [path for path in names if path[: len(caller)] == caller]
-    return min(below, key=modules_between) if below else names[0]
+    below = (path for path in names if path[: len(caller)] == caller)
+    return min(below, key=modules_between, default=names[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class ModuleInfo:
         path: Its registered names from the root; of several, the first that `named_modules` visits.
         class_name: `type(module).__name__`.
         qualified_class: The class with its Python module, as torch writes it (`torch.nn.modules.linear.Linear`).
-        container: Whether the class has no forward of its own, so that it makes no segment above others.
+        container: Whether the class has no forward of its own; it has no segment above others then.
         calls: How often it ran in the trace.
         parameters: Elements of the parameters at and below it, each tensor counted once.
         aliases: The other paths that it is registered under.
@@ -57,16 +50,18 @@ class ModuleInfo:
     parameters: int = 0
     aliases: tuple[ModulePath, ...] = ()
 
+    @property
+    def paths(self) -> tuple[ModulePath, ...]:
+        """All paths that it is registered under."""
+        return self.path, *self.aliases
+
 
 class ModuleTree:
-    """The static tree of modules of one exported root: what every path means and how it is spelled as a tag."""
+    """The static tree of the modules of an exported root."""
 
     def __init__(self, modules: Iterable[ModuleInfo]) -> None:
         self.modules: tuple[ModuleInfo, ...] = tuple(modules)
-        self._by_path: dict[ModulePath, ModuleInfo] = {}
-        for module in self.modules:
-            for path in (module.path, *module.aliases):
-                self._by_path[path] = module
+        self._by_path = {path: module for module in self.modules for path in module.paths}
         self._by_dotted = {".".join(path): path for path in reversed(self._by_path)}
         self._tags: dict[ModulePath, str] = {}
         self._by_tag: dict[str, ModulePath] | None = None
@@ -94,36 +89,34 @@ class ModuleTree:
         return self._by_path[path]
 
     def find(self, dotted: str) -> ModulePath | None:
-        """The path that a dotted name means, or None: `"encoder.layer.0"` is `("encoder", "layer", "0")`."""
+        """The path that is spelled with dots, or None: `"encoder.layer.0"` is `("encoder", "layer", "0")`."""
         return self._by_dotted.get(dotted)
 
     def tag(self, path: ModulePath) -> str:
-        """The tag of the module at a path: every ancestor a segment, containers in front of their child's name.
+        """The tag of the module at a path.
 
         Raises:
             KeyError: There is no module at the path or above it.
         """
         tag = self._tags.get(path)
         if tag is None:
-            root, *below = self._segments(path)
-            tag = "/" + "/".join((root[0], *map(".".join, below)))
+            tag, above = "", 0
+            for part, module in self.chain(path):
+                tag += "/" + ".".join(map(escape_name, (module.class_name, *part[above:])))
+                above = len(part)
             self._tags[path] = tag
         return tag
 
     def path_of_tag(self, tag: str) -> ModulePath | None:
-        """The path that a tag spells, by any alias, or None where no module has that tag."""
+        """The path that a tag spells, which may be an alias; None where no module has that tag."""
         if self._by_tag is None:
             self._by_tag = {self.tag(path): path for path in self._by_path}
         return self._by_tag.get(tag)
 
     def chain(self, path: ModulePath) -> list[tuple[ModulePath, ModuleInfo]]:
-        """The modules that make the segments of a tag, root first, each with its path."""
-        chain = []
-        for length in range(len(path) + 1):
-            module = self._by_path[path[:length]]
-            if not module.container or length in (0, len(path)):
-                chain.append((path[:length], module))
-        return chain
+        """The modules of the segments of a tag, root first, each with its path."""
+        chain = [(path[:length], self._by_path[path[:length]]) for length in range(len(path) + 1)]
+        return [(part, module) for part, module in chain if not module.container or part in ((), path)]
 
     def namespace(self, path: ModulePath) -> str:
         """The module's chain in torch's `namespace` format: `: pkg.Net/layers.0: pkg.Blk`.
@@ -137,10 +130,7 @@ class ModuleTree:
         )
 
     def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
-        """The path of the lowest module, not a container, that contains the modules at all the paths.
-
-        Paths of one and the same module are no distance apart, however it was reached.
-        """
+        """The path of the lowest module, no container, that contains all; the first path if all are of one module."""
         first = paths[0]
         if all(path == first or self._by_path[path] is self._by_path[first] for path in paths):
             return first
@@ -156,9 +146,9 @@ class ModuleTree:
 
         Args:
             pattern: The pattern.
-            above: Where the root sits in a larger model: dotted paths from that model's root will do as well.
+            above: Where the root sits in a larger model: dotted paths from that model's root are accepted too.
         """
-        named = [(info, [".".join(path) for path in (info.path, *info.aliases)]) for info in self.modules]
+        named = [(info, list(map(".".join, info.paths))) for info in self.modules]
         if above:
             named = [(info, [*paths, *(f"{above}.{path}".rstrip(".") for path in paths)]) for info, paths in named]
         matches = pattern.matcher(path for _, paths in named for path in paths)
@@ -169,27 +159,15 @@ class ModuleTree:
             and pattern.may_call(info.calls, container=info.container)
         ]
 
-    def _segments(self, path: ModulePath) -> Iterator[tuple[str, str]]:
-        above = 0
-        for part, module in self.chain(path):
-            yield escape_name(module.class_name), ".".join(map(escape_name, part[above:]))
-            above = len(part)
-
 
 _MAX_NAMES = 20_000_000
 
 
 def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
-    """Module trees as far as tags alone tell: the modules on the way to a tagged node, and their classes.
-
-    Calls and parameters are not known then, and stand as 0; containers have no class.
-
-    Raises:
-        HtpError: They name more modules, and deeper ones, than any model has.
-    """
-    names = 0  # in all the paths that are made, each of which holds those of the modules above it
+    """The module trees that tags spell, without calls and parameters (0). Raises HtpError for too large ones."""
+    names = 0  # in all paths together, each of which repeats those of the modules above it
     roots: dict[str, dict[ModulePath, ModuleInfo]] = {}
-    for tag in dict.fromkeys(name for each in tags.values() for name in (each.tag, *each.origins)):
+    for tag in module_tags(tags.values()):
         root, *segments = split_tag(tag)
         known = roots.setdefault(root, {(): ModuleInfo((), unquote(root), unquote(root))})
         path: ModulePath = ()

@@ -1,7 +1,5 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs."""
 
-from __future__ import annotations
-
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root, returns_attentions
 from optimum_htp.models.inputs import (
@@ -14,7 +12,6 @@ from optimum_htp.models.inputs import (
     phases,
 )
 from optimum_htp.models.measures import (
-    TOLERANCES,
     Array,
     Errors,
     compare_arrays,
@@ -50,52 +47,3 @@ from optimum_htp.models.torch_source import (
     library_of_classes,
     model_facts,
 )
-
-
-__all__ = [
-    "DEFAULT_PROVIDER",
-    "TOLERANCES",
-    "Array",
-    "AutoModelForONNX",
-    "Errors",
-    "Example",
-    "InputSizes",
-    "ModelSource",
-    "Part",
-    "SourceModel",
-    "as_array",
-    "check_inputs",
-    "check_provider",
-    "choose_root",
-    "compare_arrays",
-    "component_config",
-    "computes_in",
-    "default_tolerance",
-    "dtype_of",
-    "dummy_inputs",
-    "find_parts",
-    "find_source",
-    "fixed_sizes",
-    "graph_inputs",
-    "instantiate_on_meta",
-    "library_of_classes",
-    "load_inputs",
-    "load_source_model",
-    "load_source_of",
-    "local_task_inference",
-    "make_inputs",
-    "measure_errors",
-    "measure_in_any_layout",
-    "model_facts",
-    "open_session",
-    "phases",
-    "random_operators",
-    "returns_attentions",
-    "run_reference",
-    "run_session",
-    "same_random_numbers",
-    "session_options",
-    "source_facts",
-    "tensors_in",
-    "worst_errors",
-]

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from optimum_htp.models.optimum_tasks import inferred_task, plain_task
 from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, read_config
+from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures, read_config
 
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ _PIPELINES = {"image-to-image": "ORTPipelineForImage2Image", "inpainting": "ORTP
 # Outputs that only these kinds of segmentation have; Optimum's class would drop them.
 _NOT_SEMANTIC = frozenset(("pred_masks", "masks_queries_logits"))
 
-# What a repository holds for others than ONNX Runtime.
+# What a repository holds for other runtimes.
 _OTHER_WEIGHTS = "*.safetensors *.h5 *.msgpack *.pt *.pth *.ckpt *.gguf *.ot *pytorch_model*.bin openvino_*".split()
 
 
@@ -90,60 +90,40 @@ class AutoModelForONNX:
                 `trust_remote_code=True`, and a config of an unknown type loads without it.
 
         Returns:
-            An `ORTModel`, or an `ORTDiffusionPipeline`. What a packed file holds beside the model is in a temporary
-            directory, `model.model_save_dir`, for as long as the model is there: load the tokenizer from it.
+            An `ORTModel`, or an `ORTDiffusionPipeline`. What a packed file holds in addition to the model is in a
+            temporary directory, `model.model_save_dir`, as long as the model exists: load the tokenizer from it.
 
         Raises:
             HtpError: The package is incomplete, does not say what it is, or a provider is not installed; the message
                 says what to do.
             Exception: Whatever Optimum or ONNX Runtime raises.
         """
-        kwargs, wanted = _checked_providers(kwargs)
+        provider = None
+        if kwargs.get("providers"):
+            kwargs["providers"] = [check_provider(name) for name in kwargs["providers"]]
+            provider = kwargs["providers"][0]
+        elif kwargs.get("provider"):
+            provider = kwargs["provider"] = check_provider(kwargs["provider"])
         path = Path(model_id)
         if path.is_file():
             model = _load_file(path, task, kwargs)
-        elif path.is_dir():
-            model = _load_directory(path, task, kwargs)
         else:
-            model = _load_directory(_download(str(model_id), kwargs), task, kwargs)
-        _check_started(model, wanted)
+            model = _load_directory(path if path.is_dir() else _download(str(model_id), kwargs), task, kwargs)
+        # ONNX Runtime falls back to the CPU when a provider's own libraries are missing.
+        if provider is not None and provider not in model.providers:
+            advice = "its libraries (CUDA, cuDNN, TensorRT) were not found or do not fit, the lines above say which"
+            raise HtpError(f"{provider} could not be started, only {', '.join(model.providers)}: {advice}")
         return model
-
-
-def _checked_providers(kwargs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What the caller gave, and the providers in it, by their full names.
-
-    Raises:
-        HtpError: One of them is not installed.
-    """
-    if kwargs.get("providers"):
-        names = [check_provider(provider) for provider in kwargs["providers"]]
-        return {**kwargs, "providers": names}, names
-    if kwargs.get("provider"):
-        name = check_provider(kwargs["provider"])
-        return {**kwargs, "provider": name}, [name]
-    return kwargs, []
-
-
-def _check_started(model: Any, wanted: list[str]) -> None:
-    """ONNX Runtime falls back to the CPU when a provider's own libraries are missing; whoever asked should know.
-
-    Raises:
-        HtpError: The first provider that was asked for does not run the model.
-    """
-    if wanted and wanted[0] not in model.providers:
-        advice = "its libraries (CUDA, cuDNN, TensorRT) were not found or do not fit, the lines above say which"
-        raise HtpError(f"{wanted[0]} could not be started, only {', '.join(model.providers)}: {advice}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What a package says of itself before anything is loaded.
+    """What is known of a package before anything is loaded.
 
     Attributes:
         directory: Where it is.
         config: The content of config.json or model_index.json.
-        task: What it is for, without `-with-past`; None where nothing says so.
+        task: What it is for, without `-with-past`; None where that is unknown.
         files: Its ONNX files by path, those of the subfolder only if the caller named one.
     """
 
@@ -152,9 +132,9 @@ class _Opened:
     task: str | None
     files: dict[str, HtpFile]
 
-    def named(self, *words: str) -> list[str]:
-        """The files that have any of these words in their name."""
-        return [name for name in self.files if any(word in name.rpartition("/")[2] for word in words)]
+    def has(self, word: str) -> bool:
+        """Whether any file has a word in its name."""
+        return any(word in name.rpartition("/")[2] for name in self.files)
 
 
 def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
@@ -166,12 +146,12 @@ def _load_file(path: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
         return _load_directory(package.directory, task, {**kwargs, "file_name": path.name})
     scratch = _small_files(package.packed, path)
     name = Path(package.packed.onnx_name).name
-    # Optimum's models keep the directory until they go themselves; it goes at exit at the latest.
+    # Optimum's models keep the directory as long as they exist; at exit it is removed at the latest.
     return _load_directory(Path(scratch.name), task, {**kwargs, "file_name": name, "model_save_dir": scratch})
 
 
 def _small_files(packed: PackedFiles, path: Path) -> tempfile.TemporaryDirectory[str]:
-    """A temporary directory with what is packed in a file, and a link to the file itself."""
+    """A temporary directory with the files that are packed in an ONNX file, and a link to that."""
     scratch = tempfile.TemporaryDirectory(prefix="optimum-htp-", ignore_cleanup_errors=True)
     for name in packed.encoded:
         target = Path(scratch.name, name)
@@ -179,7 +159,7 @@ def _small_files(packed: PackedFiles, path: Path) -> tempfile.TemporaryDirectory
         target.write_bytes(packed.read(name) or b"")
     link = Path(scratch.name, packed.onnx_name)
     link.parent.mkdir(parents=True, exist_ok=True)
-    for make in (os.symlink, os.link, shutil.copyfile):  # the system, or the file system, may know no links
+    for make in (os.symlink, os.link, shutil.copyfile):  # the system, or the file system, may have no links
         try:
             make(path.resolve(), link)
             break
@@ -190,15 +170,15 @@ def _small_files(packed: PackedFiles, path: Path) -> tempfile.TemporaryDirectory
 
 
 def _download(model_id: str, kwargs: Mapping[str, Any]) -> Path:
-    """The snapshot of a repository on the Hub, from the cache where it can't be asked."""
+    """The snapshot of a repository on the Hub, from the cache where the Hub can't be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-    given = {name: kwargs[name] for name in options if kwargs.get(name) is not None}
+    names = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+    options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
     try:
         unwanted = None if kwargs.get("export") else _OTHER_WEIGHTS
-        return Path(snapshot_download(model_id, ignore_patterns=unwanted, **given))
+        return Path(snapshot_download(model_id, ignore_patterns=unwanted, **options))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         advice = "give a directory with ONNX files, an ONNX file, or a repository that can be reached or is cached"
         raise PackageError(f"{model_id}: no such package; {advice}") from error
@@ -233,9 +213,11 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
     if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
         raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
-    given = kwargs.get("config")
-    if given is not None:
-        config = (_read_config(Path(given)) if isinstance(given, (str, os.PathLike)) else given.to_dict()) or config
+    override = kwargs.get("config")
+    if isinstance(override, (str, os.PathLike)):
+        config = _read_config(Path(override)) or config
+    elif override is not None:
+        config = override.to_dict() or config
     task = None if task == "auto" else task
     if task is not None and plain_task(task) is None:
         from optimum.exporters.tasks import TasksManager
@@ -245,27 +227,27 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
-    found = read_config(directory / "config.json")
-    return found if found is not None else read_config(directory / "model_index.json")
+    config = read_config(directory / "config.json")
+    return config if config is not None else read_config(directory / "model_index.json")
 
 
 def _choose(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The class of Optimum that fits, None for ours, and what it has to be told."""
+    """The class of Optimum that fits, None for ours, and the options that it needs."""
     task = opened.task or ""
     if not opened.files:
         name = _CLASSES.get(task, (None,))[0]
-        names = opened.config.get("architectures") or [""]
-        encoder_decoder = opened.config.get("is_encoder_decoder") or not str(names[0]).endswith("ForCTC")
+        is_ctc = any(architecture.endswith("ForCTC") for architecture in architectures(opened.config)[:1])
+        encoder_decoder = opened.config.get("is_encoder_decoder") or not is_ctc
         return (_ENCODER_DECODER.get(task, name) if encoder_decoder else name), {}
-    if opened.named("encoder") and opened.named("decoder") and not kwargs.get("file_name"):
+    if opened.has("encoder") and opened.has("decoder") and not kwargs.get("file_name"):
         return _choose_encoder_decoder(opened, kwargs)
-    if task == "text-generation" and opened.named("decoder") and not kwargs.get("file_name"):
-        return "ORTModelForCausalLM", {}  # as Optimum wrote decoders before 1.15; it knows which file to take
+    if task == "text-generation" and opened.has("decoder") and not kwargs.get("file_name"):
+        return "ORTModelForCausalLM", {}  # as Optimum wrote decoders before 1.15; it chooses the file itself
     file = _main_file(opened, kwargs.get("file_name"))
     extra: dict[str, Any] = {"file_name": file.path.name}
     name = _fitting_class(opened, file.model)
     if name == "ORTModelForCausalLM":
-        # Optimum's default is to use the cache, and to fail at the first token of a model that has none.
+        # Optimum's default is to use the cache, which fails at the first token of a model without one.
         extra["use_cache"] = any(value.name.startswith("past_key_values") for value in file.model.graph.inputs)
     return name, extra
 
@@ -280,22 +262,21 @@ def _choose_encoder_decoder(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple
         name = "ORTModelForPix2Struct"
     if any(kwargs.get(option) for option in ("decoder_file_name", "decoder_with_past_file_name")):
         return name, {}
-    # Optimum looks for the files that it hopes for, and warns or fails where they are not.
-    merged, with_past = opened.named("merged"), opened.named("with_past")
-    return name, {} if merged else {"use_merged": False, "use_cache": bool(with_past)}
+    # By default Optimum warns or fails where one of these files is missing.
+    return name, {} if opened.has("merged") else {"use_merged": False, "use_cache": opened.has("with_past")}
 
 
 def _main_file(opened: _Opened, file_name: str | None) -> HtpFile:
     """The file to load: the one that the caller names, else model.onnx, else the only one."""
-    by_name = {file.path.name: file for file in reversed(list(opened.files.values()))}
-    if file_name is not None or len(opened.files) > 1:
-        found = by_name.get(file_name or "model.onnx")
-        if found is None:
-            listed = ", ".join(sorted(opened.files))
-            problem = f"no file {file_name!r} among" if file_name else "several ONNX files, and which to load is open:"
-            raise PackageError(f"{opened.directory}: {problem} {listed}; give file_name=NAME")
-        return found
-    return next(iter(opened.files.values()))
+    files = list(opened.files.values())
+    if file_name is None and len(files) == 1:
+        return files[0]
+    for file in files:
+        if file.path.name == (file_name or "model.onnx"):
+            return file
+    listed = ", ".join(sorted(opened.files))
+    problem = f"no file {file_name!r} among" if file_name else "several ONNX files, and which to load is open:"
+    raise PackageError(f"{opened.directory}: {problem} {listed}; give file_name=NAME")
 
 
 def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
@@ -305,7 +286,7 @@ def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
     name, needed = _CLASSES.get(opened.task or "", (None, ()))
     outputs = {value.name for value in model.graph.outputs}
     if name is not None and not outputs.issuperset(needed):
-        # `architectures` names the class of the checkpoint, also where only its trunk was exported.
+        # `architectures` names the class of the checkpoint, even where only its trunk was exported.
         name, needed = _CLASSES["feature-extraction"]
     if name is None or not outputs.issuperset(needed):
         return None
@@ -326,21 +307,20 @@ def _class(name: str | None, opened: _Opened) -> Any:
     if name is not None:
         return getattr(optimum.onnxruntime, name)
     loaders = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_LOADERS.get(opened.task or "", "AutoModel")
-    return session_model_class(_auto_class(opened, (loaders,) if isinstance(loaders, str) else loaders))
+    return session_model_class(_auto_class(opened.config, (loaders,) if isinstance(loaders, str) else loaders))
 
 
-def _auto_class(opened: _Opened, loaders: Iterable[str]) -> str:
-    """Of the transformers classes that load models of a task, the one that knows the architecture."""
+def _auto_class(config: Mapping[str, Any], loaders: Sequence[str]) -> str:
+    """Of the transformers classes that load models of a task, the one that has the architecture."""
     import transformers
 
-    listed = list(loaders)
-    named = opened.config.get("architectures") or []
-    for loader in listed:
+    for loader in loaders:
         mapping = getattr(getattr(transformers, loader, None), "_model_mapping", None)
         known = mapping._model_mapping.values() if mapping is not None else ()
-        if any(name in (names if isinstance(names, tuple) else (names,)) for names in known for name in named):
+        classes = {name for names in known for name in (names if isinstance(names, tuple) else (names,))}
+        if not classes.isdisjoint(architectures(config)):
             return loader
-    return next((loader for loader in listed if hasattr(transformers, loader)), "AutoModel")
+    return next((loader for loader in loaders if hasattr(transformers, loader)), "AutoModel")
 
 
 def _is_known(config: Mapping[str, Any]) -> bool:
@@ -350,7 +330,7 @@ def _is_known(config: Mapping[str, Any]) -> bool:
 
 
 def _needs_generic_config(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `AutoConfig` would refuse a config, which ONNX Runtime does not need to be known."""
+    """Whether `AutoConfig` would refuse a config; ONNX Runtime does not need its type to be known."""
     if _is_known(config) or ("architecture" in config and "model_type" not in config):
         return False
     return not (kwargs.get("trust_remote_code") and "auto_map" in config)

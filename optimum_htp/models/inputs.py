@@ -1,6 +1,6 @@
-"""Inputs for an ONNX file, made from what its graph and its config say, or read from an .npz file.
+"""Inputs for an ONNX file, made from its graph and its config, or read from an .npz file.
 
-No torch and no ONNX Runtime is needed. The values are arbitrary, and the same each time.
+Neither torch nor ONNX Runtime is needed. The values are arbitrary, and the same each time.
 """
 
 from __future__ import annotations
@@ -57,32 +57,26 @@ class InputSizes:
         >>> InputSizes(sequence_length=5, dims={"num_choices": 2}).by_name()
         {'sequence_length': 5, 'num_choices': 2}
         """
-        named = {
-            "batch_size": self.batch_size,
-            "sequence_length": self.sequence_length,
-            "height": self.height,
-            "width": self.width,
-        }
-        return {**{name: size for name, size in named.items() if size is not None}, **self.dims}
+        names = ("batch_size", "sequence_length", "height", "width")
+        return {**{name: getattr(self, name) for name in names if getattr(self, name) is not None}, **self.dims}
 
 
 def phases(model: OnnxModel) -> tuple[str, ...]:
-    """What an ONNX file is run for when its model generates: `prefill`, then `decode` steps; else `forward`.
+    """What an ONNX file is run for: `prefill` and then `decode` steps if its model generates, else `forward`.
 
-    A decoder that takes past key values does both; one that also takes those of the encoder in place of the encoder's
-    output only decodes.
+    A decoder that takes past key values does both, unless it takes those of the encoder in place of the encoder's output.
     """
     names = [value.name for value in graph_inputs(model)]
     past = [name for name in names if name.startswith("past_key_values")]
     if not past:
-        makes = any(value.name.startswith("present") for value in model.graph.outputs)
-        return ("prefill",) if makes else ("forward",)
+        generates = any(value.name.startswith("present") for value in model.graph.outputs)
+        return ("prefill",) if generates else ("forward",)
     crossed = any(".encoder." in name for name in past)
     return ("decode",) if crossed and "use_cache_branch" not in names else ("prefill", "decode")
 
 
 def graph_inputs(model: OnnxModel) -> list[Value]:
-    """The inputs that have to be given: in old files initializers are listed as inputs, too."""
+    """The inputs without initializers, which old files list among them."""
     initializers = {tensor.name for tensor in model.graph.initializers}
     return [value for value in model.graph.inputs if value.name not in initializers]
 
@@ -109,14 +103,13 @@ def make_inputs(
 
     Args:
         model: The graph.
-        config: The content of config.json, which knows the size of images and the longest text.
+        config: The content of config.json, which has the size of images and the longest text.
         sizes: The sizes; None means usual ones.
         phase: One of `phases(model)`.
-        varied: Leave the last of the tokens out by the attention mask, and take tokens of several types, so that it
-            shows what the model makes of these.
+        varied: Mask the last of the tokens, and take tokens of several types, so that errors in their use show.
 
     Raises:
-        HtpError: The size or the type of an input is not known.
+        HtpError: The size or the type of an input is unknown.
     """
     import numpy as np
 
@@ -132,23 +125,21 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
     """
     import numpy as np
 
+    def in_native_order(array: Array) -> Array:  # what is not an array has no type, which is an error here
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+
     try:
         with np.load(path, allow_pickle=False) as archive:
-            given = {name: _in_native_order(archive[name]) for name in archive.files}
+            given = {name: in_native_order(archive[name]) for name in archive.files}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
-    except Exception as error:  # of zipfile, zlib, tokenize and numpy, for what is damaged or something else
+    except Exception as error:  # of zipfile, zlib, tokenize and numpy, where the file is damaged or something else
         why = reason(error)
-        if "allow_pickle" in why:  # numpy's advice, which nobody should follow
+        if "allow_pickle" in why:  # numpy's advice, which is dangerous
             why = "pickled objects, or no arrays at all, are not loaded"
         raise HtpError(f"{path}: not a file of named numpy arrays ({why}); write one with numpy.savez") from error
     check_inputs(given, model, where=str(path))
     return given
-
-
-def _in_native_order(array: Array) -> Array:
-    """An array with its bytes in the order of this machine; what is not an array has no type, and is refused so."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
@@ -161,9 +152,9 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
-        lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} besides"
+        lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} in addition"
         raise HtpError(f"{where}: {model.path.name} takes the inputs {', '.join(wanted)}; the file {lacks}")
-    known: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, value in wanted.items():
         array = given[name]
         expected = _dtype(value)
@@ -172,21 +163,20 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
         if value.shape is None:
             continue
         fits = len(value.shape) == array.ndim and all(
-            known.setdefault(size, actual) == actual if isinstance(size, str) else size in (None, actual)
+            sizes.setdefault(size, actual) == actual if isinstance(size, str) else size in (None, actual)
             for size, actual in zip(value.shape, array.shape, strict=True)
         )
         if not fits:
-            shape = ", ".join(str(size if size is not None else "?") for size in value.shape)
+            takes = ", ".join("?" if size is None else str(size) for size in value.shape)
             raise HtpError(
-                f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{shape}]"
+                f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{takes}]"
             )
 
 
 def _dtype(value: Value) -> str | None:
-    """What numpy calls the type of an input; None for what numpy has no numbers of, such as bfloat16 and int4."""
+    """The numpy type of an input; None for what numpy does not have, such as bfloat16 and int4."""
     element = element_type(value.elem_type)
-    bits = element.bits or 0
-    known = element.kind == "bool" or (element.is_integer and bits >= 8) or (element.is_float and bits >= 16)
+    known = element.kind == "bool" or element.is_float or (element.is_integer and (element.bits or 0) >= 8)
     return element.name if known and element.name != "bfloat16" else None
 
 
@@ -204,10 +194,7 @@ class _Maker:
 
         dtype = _dtype(value)
         if dtype is None or value.shape is None:
-            what = "type" if dtype is None else "shape"
-            raise HtpError(
-                f"{self.model.path}: the {what} of the input {value.name!r} isn't known; give --inputs FILE.npz"
-            )
+            raise self._unknown(f"the {'type' if dtype is None else 'shape'} of the input {value.name!r}")
         shape = [self._size(size, value, axis) for axis, size in enumerate(value.shape)]
         if value.name == "use_cache_branch":
             return np.full(shape, self.phase == "decode")
@@ -232,20 +219,14 @@ class _Maker:
 
     def _bound(self, name: str) -> int:
         """How many rows the tables have that an input's values are looked up in."""
-        rows = list(_table_rows(self.model, name))
-        if rows:
-            return min(rows)
-        types = name == "token_type_ids"
-        return self._setting("type_vocab_size" if types else "vocab_size") or (1 if types else 2)
+        setting, least = ("type_vocab_size", 1) if name == "token_type_ids" else ("vocab_size", 2)
+        return min(_table_rows(self.model, name), default=0) or self._setting(setting) or least
 
     def _size(self, size: int | str | None, value: Value, axis: int) -> int:
         if isinstance(size, int):
             return size
         if size is None:
-            raise HtpError(
-                f"{self.model.path}: the size of axis {axis} of the input {value.name!r} isn't known; "
-                "give --inputs FILE.npz"
-            )
+            raise self._unknown(f"the size of axis {axis} of the input {value.name!r}")
         if size in self.sizes.dims:
             return self.sizes.dims[size]
         terms = re.split(r" ([+*x]) ", size)
@@ -272,11 +253,11 @@ class _Maker:
             return self._tokens(symbol)
         known = self._picture(symbol) or self._setting(symbol) or _OTHER_SIZES.get(symbol)
         if known is None:
-            raise HtpError(
-                f"{self.model.path}: the size of {symbol!r}, an axis of the input {value.name!r}, isn't known; "
-                f"give --dim {symbol}=N"
-            )
+            raise self._unknown(f"the size of {symbol!r}, an axis of the input {value.name!r},", f"--dim {symbol}=N")
         return known
+
+    def _unknown(self, what: str, option: str = "--inputs FILE.npz") -> HtpError:
+        return HtpError(f"{self.model.path}: {what} is unknown; give {option}")
 
     def _past(self) -> int:
         return self._length() if self.phase == "decode" else 0
@@ -292,10 +273,10 @@ class _Maker:
         if self.sizes.sequence_length is not None:
             return self.sizes.sequence_length
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
-        # Two of the positions are no token's where the padding's is counted in, and a decode step takes one more.
-        longest = [limit - 3 for name in names if (limit := self._setting(name)) is not None]
-        longest = longest or [rows - 3 for rows in _position_rows(self.model)]
-        return max(1, min([_DEFAULT_SEQUENCE, *longest]))
+        # Two positions are not for tokens where that of the padding is among them, and a decode step takes one more.
+        limits = [limit for name in names if (limit := self._setting(name)) is not None]
+        limits = limits or list(_position_rows(self.model))
+        return max(1, min([_DEFAULT_SEQUENCE, *(limit - 3 for limit in limits)]))
 
     def _picture(self, symbol: str) -> int | None:
         if "channels" in symbol:
@@ -304,8 +285,7 @@ class _Maker:
             return None
         index = int("width" in symbol)
         given = self.sizes.width if index else self.sizes.height
-        in_config = (self.config.get(name) or self._nested(name) for name in ("image_size", "sample_size"))
-        size = given or next(filter(None, in_config), None)
+        size = given or self._configured("image_size") or self._configured("sample_size")
         if isinstance(size, list) and len(size) == 2:
             size = size[index]
         return size if isinstance(size, int) and size > 0 else _DEFAULT_IMAGE
@@ -317,16 +297,17 @@ class _Maker:
         return 2 * positions if positions else _OTHER_SIZES["nb_max_frames"]
 
     def _setting(self, name: str) -> int | None:
-        value = self.config.get(name) or self._nested(name)
+        value = self._configured(name)
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
-    def _nested(self, name: str) -> Any:
-        parts = (part for part in self.config.values() if isinstance(part, dict))
+    def _configured(self, name: str) -> Any:
+        """A value of the config, or of the first part of it that has one: a model of two has a config for each."""
+        parts = (self.config, *(part for part in self.config.values() if isinstance(part, dict)))
         return next((part[name] for part in parts if part.get(name)), None)
 
 
 def _position_rows(model: OnnxModel) -> Iterator[int]:
-    """The numbers of rows of the tables of positions, by their names: for files without a config."""
+    """How many rows the tables of positions have, which are known by their names: for files without a config."""
     for _, graph in model.graphs():
         for tensor in graph.initializers:
             if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
@@ -334,7 +315,7 @@ def _position_rows(model: OnnxModel) -> Iterator[int]:
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:
-    """The numbers of rows of the tables that a graph gathers rows of with the values of an input."""
+    """How many rows the tables have that the graph gathers rows of with the values of an input."""
     tables = {tensor.name: tensor.dims for _, graph in model.graphs() for tensor in graph.initializers}
     same = {name}
     for _, node in model.nodes():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PROVIDER = "CPUExecutionProvider"
-_ONLY_FATAL = 4  # what ONNX Runtime complains of is in its exceptions
+_ONLY_FATAL = 4  # the other messages are in ONNX Runtime's exceptions
 
 
 def check_provider(provider: str) -> str:
@@ -47,7 +47,7 @@ def session_options(*, threads: int | None = None) -> Any:
 
 
 def open_session(model: str | Path | bytes, options: Any, *, provider: str, name: str) -> Any:
-    """Starts a session on the provider and, for what it can't run, on the CPU.
+    """Starts a session on the provider and, for operators that it does not have, on the CPU.
 
     Args:
         model: The file, or its bytes.
@@ -61,10 +61,9 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
     import onnxruntime
 
     source = model if isinstance(model, bytes) else str(model)
+    providers = list(dict.fromkeys([provider, DEFAULT_PROVIDER]))
     try:
-        session = onnxruntime.InferenceSession(
-            source, options, providers=list(dict.fromkeys([provider, DEFAULT_PROVIDER]))
-        )
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
         raise HtpError(f"{name}: ONNX Runtime can't load it: {reason(error)}") from error
     started = session.get_providers()
@@ -76,13 +75,7 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
 def run_session(
     session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray[Any, Any]], *, name: str
 ) -> list[Any]:
-    """Runs a session.
-
-    Args:
-        session: The session.
-        outputs: The outputs that are wanted; None means all.
-        inputs: The inputs by name.
-        name: What to call the model in errors.
+    """Runs a session for some outputs, None for all; `name` is what to call the model in errors.
 
     Raises:
         HtpError: ONNX Runtime can't run the model on these inputs.

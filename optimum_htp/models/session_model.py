@@ -1,7 +1,7 @@
-"""A model class for what Optimum has none for: any single ONNX file, with outputs by name.
+"""A model class for any single ONNX file, with outputs by name: where Optimum has no class that fits (`auto`).
 
-Where Optimum has a class, that one is used (`auto`). This one is for the other tasks (object detection, depth
-estimation, text to audio and so on), for graphs whose inputs or outputs no class of Optimum has, and for custom models.
+That is so for object detection, depth estimation, text to audio and other tasks, for graphs whose inputs or outputs no
+class of Optimum has, and for custom models.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ if TYPE_CHECKING:
 
 @functools.cache
 def session_model_class(auto_class: str) -> Any:
-    """The class for models of a kind.
-
-    It is one of Optimum's `ORTModel`s: with `config`, `device`, `to`, `save_pretrained`, I/O binding and so on.
+    """A subclass of Optimum's `ORTModel`: with `config`, `device`, `to`, `save_pretrained`, I/O binding and so on.
 
     Args:
-        auto_class: The transformers class that loads such models, by which a `pipeline` knows what it is given:
+        auto_class: The transformers class that loads such models, by which a `pipeline` recognizes them:
             `"AutoModelForObjectDetection"`.
     """
     import transformers
     from optimum.onnxruntime import ORTModelForCustomTasks
 
-    # Made here, because the base class can't be imported before the first model is loaded; mypy knows nothing of it.
+    # Made here, because the base class is imported when the first model is loaded; mypy does not see it.
     class ORTSessionModel(ORTModelForCustomTasks):  # type: ignore[misc]
         """An ONNX file as a model: takes its inputs by name (or in the graph's order), gives its outputs by name."""
 
@@ -46,9 +44,9 @@ def session_model_class(auto_class: str) -> Any:
             Raises:
                 ValueError: An input that the graph needs is not given.
             """
-            named = {**dict(zip(self.input_names, args, strict=False)), **inputs}
-            given = {name: value for name, value in named.items() if value is not None}
-            known = {name: value for name, value in given.items() if name in self.input_names}
+            inputs = {**dict(zip(self.input_names, args, strict=False)), **inputs}
+            given = {name: value for name, value in inputs.items() if value is not None}
+            known = {name: given[name] for name in self.input_names if name in given}
             self._warn_on_unhandled_inputs({name: value for name, value in given.items() if name not in known})
             if "token_type_ids" in self.input_names and "token_type_ids" not in known and "input_ids" in known:
                 known["token_type_ids"] = known["input_ids"] * 0
@@ -59,8 +57,8 @@ def session_model_class(auto_class: str) -> Any:
             return outputs if return_dict else tuple(outputs.values())
 
     if auto_class == "AutoModelForObjectDetection":
-        # This pipeline knows models by name only; without an entry it logs that the model is not supported. Optimum
-        # enters its class for segmentation in the same way.
+        # This pipeline recognizes models by name only, and logs that others are not supported. Optimum enters its class
+        # for segmentation in the same way.
         from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
         MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES["ort_session_model"] = ORTSessionModel.__name__
@@ -68,7 +66,7 @@ def session_model_class(auto_class: str) -> Any:
 
 
 def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
-    """A transformers config of a type that transformers does not know, without running anybody's code.
+    """A transformers config of a type that transformers does not know, made without running remote code.
 
     Args:
         config: The content of config.json.

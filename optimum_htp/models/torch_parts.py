@@ -41,14 +41,14 @@ _AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One ONNX file and the PyTorch module that it stands for.
+    """One ONNX file and the PyTorch module that was exported to it.
 
     Attributes:
         name: Optimum's name for the part.
         file: The ONNX file, by its path in the package.
         module: The PyTorch module.
         onnx_config: Optimum's export config of it.
-        branch: Of a merged decoder, whether the branch with past key values is meant; None for any other file.
+        branch: Whether this is the branch with past key values of a merged decoder; None for any other file.
     """
 
     name: str
@@ -56,6 +56,11 @@ class Part:
     module: Any
     onnx_config: Any
     branch: bool | None = None
+
+    @property
+    def branch_name(self) -> str:
+        """`with past` or `without past` for a branch, else ""."""
+        return "" if self.branch is None else "with past" if self.branch else "without past"
 
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
@@ -125,16 +130,7 @@ def load_source_of(
 ) -> SourceModel:
     """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
 
-    Args:
-        models: The files.
-        name: The source model: a directory, or an id on the Hub.
-        recorded: What the package's sidecar says of its source.
-        roots: The root modules of the files.
-        task: The task, if the user gave one.
-        trust_remote_code: Run code that comes with the model.
-
-    Raises:
-        PackageError: There is no such model, or it can't be loaded for the task.
+    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
     """
     with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
@@ -218,15 +214,10 @@ def load_source_model(
 
 
 def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
-    """The ONNX files of a package with the module that each stands for.
+    """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
 
-    Args:
-        source: The source model.
-        files: The paths of the ONNX files in the package.
-
-    Returns:
-        The parts, a merged decoder twice. A file and what a tool made of it (`model_quantized.onnx`) are parts of one
-        name. Files that Optimum's export config does not know are left out.
+    A merged decoder is two parts. A file and what a tool made of it (`model_quantized.onnx`) are parts of one name. Files
+    that Optimum's export config does not know are left out.
 
     Raises:
         HtpError: Optimum has no export config for the model.
@@ -339,12 +330,8 @@ def same_random_numbers() -> Iterator[None]:
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
 
-    Their values, and how much of them a mask leaves out, are random, but the same in each call.
-
-    Args:
-        part: What to run.
-        input_names: The inputs of the ONNX file.
-        shapes: Sizes by Optimum's names for them (`batch_size`, `sequence_length`, ...); others have their defaults.
+    Their values, and how much of them a mask leaves out, are random, but the same in each call. Sizes that `shapes` does
+    not have, by Optimum's names, have their defaults.
 
     Raises:
         Exception: Whatever the model raises for inputs of these sizes.
@@ -418,14 +405,10 @@ def dummy_inputs(
     shapes: Mapping[str, int],
     directory: str | Path,
 ) -> dict[str, Any]:
-    """Inputs for a whole model, as torch tensors, made from its config alone.
+    """Inputs for a whole model, as torch tensors, made from its config.
 
-    Args:
-        config: A transformers config.
-        task: The task, without `-with-past`.
-        library: Optimum's name for the model's library.
-        shapes: Sizes by Optimum's names for them; others have their defaults.
-        directory: Where its processors are, from which some models take sizes.
+    Sizes are by Optimum's names; some models take them from the processors in the directory. The task is without
+    `-with-past`.
 
     Raises:
         HtpError: Optimum has no export config for the model type and task.

@@ -1,11 +1,9 @@
 """ONNX files without their weights: read, rewritten, renamed and cut, field by field."""
 
-from __future__ import annotations
-
 from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
-from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile.edges import Edges, Use, reads
 from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,
@@ -16,7 +14,6 @@ from optimum_htp.onnxfile.model import (
     Value,
     body_path,
     external_data_files,
-    function_path,
     node_id,
     split_body_path,
 )
@@ -30,62 +27,5 @@ from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer
 from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import TensorField, rewrite_tensors
-from optimum_htp.onnxfile.types import NUMBERS, ElementType, element_type
-from optimum_htp.onnxfile.wire import Data, Piece, pieces_length, release_pages
-
-
-__all__ = [
-    "MAX_MODEL_BYTES",
-    "NUMBERS",
-    "RANDOM_OPERATORS",
-    "Data",
-    "Edges",
-    "ElementType",
-    "FileStamp",
-    "Function",
-    "Graph",
-    "GraphSpans",
-    "Initializer",
-    "ModelSpans",
-    "Node",
-    "OnnxModel",
-    "Piece",
-    "Scope",
-    "SourceFiles",
-    "Span",
-    "Splice",
-    "TensorField",
-    "Use",
-    "Value",
-    "body_path",
-    "creating",
-    "element_type",
-    "encode_node",
-    "external_data_files",
-    "function_path",
-    "graph_digest",
-    "graph_pieces",
-    "initializer_span",
-    "model_pieces",
-    "model_spans",
-    "node_id",
-    "pieces_length",
-    "read_content",
-    "read_model",
-    "reads",
-    "release_pages",
-    "renamable_initializers",
-    "rename_initializers",
-    "replacing",
-    "rewrite_metadata",
-    "rewrite_tensors",
-    "rewritten_content",
-    "scope_spans",
-    "scopes_of",
-    "split_body_path",
-    "tensor_names",
-    "tensor_types",
-    "topological_order",
-    "undo_renames",
-    "write_all",
-]
+from optimum_htp.onnxfile.types import NUMBERS, element_type
+from optimum_htp.onnxfile.wire import Piece, pieces_length, release_pages

@@ -102,15 +102,20 @@ def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -
     `source` is the descriptor of the file that the ranges refer to and `data` the same file, mapped; `target` is the
     descriptor to write to, at its position.
     """
-    with open(target, "wb", buffering=_BUFFER_BYTES, closefd=False) as stream:
-        for piece in pieces:
-            if isinstance(piece, bytes):
-                stream.write(piece)
-            elif piece[1] - piece[0] <= _SMALL_RANGE_BYTES:
-                stream.write(data[piece[0] : piece[1]])
-            else:
-                stream.flush()
-                copy_range(source, target, *piece)
+    pending: list[bytes] = []
+    pending_bytes = 0
+    for piece in pieces:
+        if isinstance(piece, tuple) and piece[1] - piece[0] > _SMALL_RANGE_BYTES:
+            write_all(target, b"".join(pending))
+            pending, pending_bytes = [], 0
+            copy_range(source, target, *piece)
+            continue
+        pending.append(piece if isinstance(piece, bytes) else data[piece[0] : piece[1]])
+        pending_bytes += len(pending[-1])
+        if pending_bytes >= _BUFFER_BYTES:
+            write_all(target, b"".join(pending))
+            pending, pending_bytes = [], 0
+    write_all(target, b"".join(pending))
 
 
 def write_all(target: int, content: bytes | memoryview) -> None:

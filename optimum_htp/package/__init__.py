@@ -1,6 +1,17 @@
-"""A package on disk: what is written into it, read back, packed and stripped."""
+"""A package on disk: what is written into it, read back, packed and stripped.
 
-from __future__ import annotations
+| task | file |
+|---|---|
+| open a package, find its files, read their tags | `package` |
+| whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
+| which files of two packages belong together | `pairing` |
+| metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
+| `export_metadata.json` | `sidecar/` |
+| config, tokenizer and processor files, custom code | `configs` |
+| write a directory as a whole or not at all | `staging` |
+| the format of packed files; names and sizes to trust | `archive` (`verbs.pack` and `verbs.unpack` do the work) |
+| small files and untrusted JSON; how much is accepted | `json_files`, `limits` |
+"""
 
 from optimum_htp.package.archive import (
     FILE_PREFIX,
@@ -26,26 +37,24 @@ from optimum_htp.package.configs import (
     code_files,
     complete_package,
     generates,
+    hub_blobs,
     is_inside,
     preprocessors_of,
     remove_config_metadata,
-    task_of,
 )
-from optimum_htp.package.json_files import parse_config, read_config, read_small, write_text_atomically
+from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (
-    CLASS_HIERARCHY,
-    KEYS,
-    NAME_SCOPES,
-    NAMESPACE,
     RENAMED,
+    Annotations,
     HtpOptions,
     check_layer_annotations,
+    options_of,
     owned_keys,
     read_tags,
     renamed_tensors,
     strip_tags,
-    write_layer_annotations,
+    write_layer_values,
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
@@ -53,80 +62,6 @@ from optimum_htp.package.pairing import pair_files, partner
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
-from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
-from optimum_htp.package.write import annotations_of, tagging_error, write_files
-
-
-__all__ = [
-    "CLASS_HIERARCHY",
-    "CONFIG",
-    "FILE_PREFIX",
-    "GENERATION_CONFIG",
-    "KEYS",
-    "MANIFEST",
-    "MAX_EXTERNAL_BYTES",
-    "MODEL_INDEX",
-    "NAMESPACE",
-    "NAME_SCOPES",
-    "PROCESSOR_FILES",
-    "RENAMED",
-    "SIDECAR",
-    "SKELETON",
-    "TOKENIZER_CONFIG",
-    "VOCABULARY_FILES",
-    "Derivation",
-    "ExternalTensor",
-    "FileRecord",
-    "HtpFile",
-    "HtpOptions",
-    "HtpPackage",
-    "PackedFiles",
-    "Sidecar",
-    "StagedDirectory",
-    "StoredParameter",
-    "TagCounts",
-    "add_config_metadata",
-    "annotations_of",
-    "architectures",
-    "as_package",
-    "check_layer_annotations",
-    "check_sizes",
-    "code_files",
-    "complete_package",
-    "evidence_of",
-    "external_file",
-    "generates",
-    "is_inside",
-    "is_pack_key",
-    "library_versions",
-    "manifest_text",
-    "names_problem",
-    "onnx_files",
-    "owned_keys",
-    "pack_skeleton",
-    "pair_files",
-    "parse_config",
-    "partner",
-    "path_of",
-    "preprocessors_of",
-    "projected",
-    "read_config",
-    "read_packed",
-    "read_small",
-    "read_tags",
-    "reference_evidence",
-    "remove_config_metadata",
-    "renamed_tensors",
-    "skeleton_of",
-    "strip_tags",
-    "tagged_file",
-    "tagging_error",
-    "task_of",
-    "unpack_skeleton",
-    "without_staging",
-    "write_files",
-    "write_layer_annotations",
-    "write_tags",
-    "write_text_atomically",
-]
+from optimum_htp.package.write import tagging_error, write_files

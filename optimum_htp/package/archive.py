@@ -5,8 +5,8 @@
 | `pkg.optimum_htp.file.<path>` | a file of the package, base64; its path with forward slashes |
 | `pkg.optimum_htp.packed` | JSON: the ONNX file's own path in the package, and where external weights lay |
 
-Weights that were external stand in the ONNX file itself. What a file says is not believed: every name and every size
-is checked before anything is made of it.
+Weights that were external are in the ONNX file itself. Nothing in a file is trusted: every name and every size is
+checked before it is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package.json_checks import as_count, as_text
+from optimum_htp.package.json_files import as_count, as_text
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
     MAX_MANIFEST_CHARACTERS,
@@ -47,10 +47,10 @@ _WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where the content of a tensor lay before it was packed.
+    """Where the content of a tensor was before it was packed.
 
     Attributes:
-        position: The tensor's number among all that the ONNX file has, in the order of the file.
+        position: The tensor's index among all tensors of the ONNX file, in the order of the file.
         name: Its name.
         entries: Its `external_data` as written: `location`, `offset`, `length` and whatever else.
         location: The file, relative to the ONNX file's directory.
@@ -72,7 +72,7 @@ class PackedFiles:
 
     Attributes:
         source: The packed file, for messages.
-        onnx_name: The path that the ONNX file itself had in the package.
+        onnx_name: The path of the ONNX file itself in the package.
         encoded: The other files, base64, by their path in the package.
         tensors: The tensors whose content was outside the ONNX file.
         external_sizes: Bytes of each file of external weights, by its path in the package.
@@ -85,7 +85,7 @@ class PackedFiles:
     external_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None where the package has none of that name.
+        """The content of a file; None if the package has none of that name.
 
         Raises:
             PackageError: It is not base64.
@@ -105,21 +105,15 @@ def is_pack_key(key: str) -> bool:
 
 
 def read_packed(model: OnnxModel) -> PackedFiles | None:
-    """What a packed ONNX file carries; None for one that is not packed.
-
-    Raises:
-        PackageError: A name or a size in it is not one that packing writes.
-    """
+    """What a packed file carries; None if it isn't packed. Raises PackageError for what packing does not write."""
     source = str(model.path)
     encoded = {key[len(FILE_PREFIX) :]: value for key, value in model.metadata.items() if key.startswith(FILE_PREFIX)}
     if not encoded and MANIFEST not in model.metadata:
         return None
-    manifest = _manifest(source, model.metadata.get(MANIFEST))
     try:
-        onnx_name, tensors, sizes = _parse_manifest(manifest)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        message = f"{MANIFEST} is not what packing writes ({reason(error)})"
-        raise _damaged(source, message) from error
+        onnx_name, tensors, sizes = _parse_manifest(model.metadata.get(MANIFEST))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise _damaged(source, f"{MANIFEST} is not what packing writes ({reason(error)})") from error
     check_sizes({name: len(value) // 4 * 3 for name, value in encoded.items()}, source=source)
     problem = names_problem([onnx_name, *sizes, *encoded])
     if problem is not None:
@@ -128,34 +122,26 @@ def read_packed(model: OnnxModel) -> PackedFiles | None:
 
 
 def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
-    """Checks how many files there are, and how long they are.
-
-    Args:
-        sizes: Bytes of each file, by name.
-        source: What holds them, for the message.
-
-    Raises:
-        PackageError: They are too many, or too long.
-    """
+    """Raises PackageError if there are too many files to pack, or too long ones (in bytes); `source` holds them."""
     if len(sizes) > MAX_PACKED_FILES:
-        raise PackageError(f"{source}: {len(sizes):,} files beside the model, more than {MAX_PACKED_FILES:,}")
+        raise PackageError(f"{source}: {len(sizes):,} files next to the model, more than {MAX_PACKED_FILES:,}")
     for name, size in sizes.items():
         if size > MAX_PACKED_FILE_BYTES:
             message = f"{name!r} has {size:,} bytes, and a file to pack may have {MAX_PACKED_FILE_BYTES:,}"
             raise PackageError(f"{source}: {message}; leave it out of the package if ONNX Runtime does not need it")
     total = sum(sizes.values())
     if total > MAX_SMALL_BYTES:
-        raise PackageError(f"{source}: {total:,} bytes beside the model, and {MAX_SMALL_BYTES:,} can be packed")
+        raise PackageError(f"{source}: {total:,} bytes next to the model, and {MAX_SMALL_BYTES:,} can be packed")
 
 
 def names_problem(names: Iterable[str]) -> str | None:
-    """What is wrong with the names of a package's files, or None: each by itself, and any two of them together.
+    """What is wrong with the names of a package's files, each by itself and any two together; None if nothing is.
 
     >>> names_problem(["model.onnx", "config.json"])
     >>> names_problem(["model.onnx", "../config.json"])
     "the name '../config.json' leads out of the package"
     >>> names_problem(["model.onnx", "MODEL.onnx"])
-    "the names 'model.onnx' and 'MODEL.onnx' differ in nothing that every file system tells apart"
+    "the names 'model.onnx' and 'MODEL.onnx' are the same on some file systems"
     """
     seen: dict[str, str] = {}
     directories: dict[str, str] = {}
@@ -165,7 +151,7 @@ def names_problem(names: Iterable[str]) -> str | None:
             return f"the name {name!r} {problem}"
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in seen:
-            return f"the names {seen[folded]!r} and {name!r} differ in nothing that every file system tells apart"
+            return f"the names {seen[folded]!r} and {name!r} are the same on some file systems"
         seen[folded] = name
         directories.update({str(parent): name for parent in PurePosixPath(folded).parents})
     for folded, name in seen.items():
@@ -175,26 +161,19 @@ def names_problem(names: Iterable[str]) -> str | None:
 
 
 def external_file(onnx: Path, location: str) -> Path:
-    """The file with the external data of an ONNX file.
-
-    Args:
-        onnx: The ONNX file.
-        location: Where it says that the data is, relative to its directory.
-
-    Raises:
-        PackageError: It is missing, or outside of the directory.
-    """
-    problem = names_problem([PurePosixPath(location).as_posix()])
+    """The file of an ONNX file's external data; raises PackageError if it is missing, or outside of its directory."""
     path = onnx.parent / location
-    if problem is not None or not path.is_file():
-        problem = problem or "there is no such file"
+    problem = names_problem([PurePosixPath(location).as_posix()]) or (
+        "" if path.is_file() else "there is no such file"
+    )
+    if problem:
         raise PackageError(f"{onnx}: its weights are in {location!r}: {problem}; get the whole package")
     return path
 
 
 def _name_problem(name: str) -> str | None:
     if not name or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
-        return "is empty or endless"
+        return "is empty or too long"
     if any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in name):
         return "has control characters"
     if any(0xD800 <= ord(character) < 0xE000 for character in name):
@@ -208,12 +187,12 @@ def _name_problem(name: str) -> str | None:
     if ".." in parts:
         return "leads out of the package"
     if "" in parts or "." in parts or len(parts) > MAX_PATH_DEPTH:
-        return "is no plain relative path"
+        return "is not a plain relative path"
     if any(part.startswith(".") for part in parts[:-1]):
         return "lies in a hidden directory"
     for part in parts:
         if len(part.encode()) > MAX_PATH_PART_BYTES or part[-1] in " .":
-            return "is none that every file system has"
+            return "is not possible on every file system"
         if part.split(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
             return "is that of a device on Windows"
     return None
@@ -235,18 +214,12 @@ def manifest_text(onnx_name: str, tensors: Iterable[ExternalTensor], sizes: Mapp
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
-def _manifest(source: str, text: str | None) -> Any:
+def _parse_manifest(text: str | None) -> tuple[str, tuple[ExternalTensor, ...], dict[str, int]]:
     if text is None:
-        return {"version": MANIFEST_VERSION, "onnx": _DEFAULT_NAME}
+        return _DEFAULT_NAME, (), {}
     if len(text) > MAX_MANIFEST_CHARACTERS:
-        raise _damaged(source, f"{MANIFEST} has {len(text):,} characters")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(source, f"{MANIFEST} is not JSON ({error})") from error
-
-
-def _parse_manifest(document: Any) -> tuple[str, tuple[ExternalTensor, ...], dict[str, int]]:
+        raise ValueError(f"{len(text):,} characters")
+    document = json.loads(text)
     if document["version"] != MANIFEST_VERSION:
         raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
     onnx_name = as_text(document["onnx"])

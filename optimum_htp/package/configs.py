@@ -1,24 +1,25 @@
-"""The small files beside the ONNX files: read with limits, completed after an export, and our block in config.json.
+"""Config, tokenizer and processor files: what they say, what Optimum left out, and our block in config.json.
 
-Optimum saves config, tokenizer and processor files itself. What it leaves behind (custom code, and what it could only
-have read by running that code) is copied from the model's own directory. Nothing here is executed and no weight is read.
+Optimum saves these files itself. What it leaves out (custom code, and what it could only have read by running that code)
+is copied from the model's own directory. Nothing here is executed and no weight is read.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import logging
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError, writing
-from optimum_htp.package.json_files import read_config, read_small, write_text_atomically
+from optimum_htp.package.json_files import read_config, read_small, umask, write_text_atomically
 from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_SMALL_BYTES
 
 
@@ -37,12 +38,11 @@ GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 # What a tokenizer is made of, as the tokenizer classes of transformers name their files (`vocab_files_names`).
-VOCABULARY_FILES = (
-    "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
-    "sentencepiece.model", "spm.model", "tokenizer.model", "source.spm", "target.spm", "bpe.codes", "dict.txt",
-    "tekken.json", "emoji.json", "spm_char.model", "vocabulary.txt", "entity_vocab.json", "prophetnet.tokenizer",
-    "vocab-src.json", "vocab-tgt.json", "normalizer.json", "qwen.tiktoken",
-)  # fmt: skip
+VOCABULARY_FILES = tuple(
+    "tokenizer.json vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model sentencepiece.model spm.model "
+    "tokenizer.model source.spm target.spm bpe.codes dict.txt tekken.json emoji.json spm_char.model vocabulary.txt "
+    "entity_vocab.json prophetnet.tokenizer vocab-src.json vocab-tgt.json normalizer.json qwen.tiktoken".split()
+)
 TOKENIZER_FILES = (TOKENIZER_CONFIG, *VOCABULARY_FILES, "special_tokens_map.json", "added_tokens.json")
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -51,7 +51,7 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Architectures whose class generates: the ends of their names.
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
-# Which task the end of an architecture's name stands for, where the package does not say it; the first that fits.
+# The task that the end of an architecture's name stands for; the first that fits.
 _TASKS = (
     ("ForSequenceClassification", "text-classification"),
     ("ForTokenClassification", "token-classification"),
@@ -71,21 +71,15 @@ _TASKS = (
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Whether a path, after all links, is in a package.
+    """Whether a path, which need not exist, is in the directory of a package or the blobs of its snapshot, after links."""
+    resolved = Path(os.path.realpath(path))
+    return any(resolved.is_relative_to(home) for home in (Path(os.path.realpath(root)), *hub_blobs(root)))
 
-    The `blobs` of the Hub's cache are where the files of its snapshots are, so links of a snapshot may go there.
 
-    Args:
-        path: The path, which need not exist.
-        root: The package's directory.
-    """
-    resolved, home = os.path.realpath(path), Path(os.path.realpath(root))
-    homes = [home]
-    for directory in (home, *home.parents):
-        if directory.parent.name == "snapshots":
-            homes.append(directory.parent.parent / "blobs")
-            break
-    return any(Path(resolved).is_relative_to(each) for each in homes)
+def hub_blobs(directory: Path) -> list[Path]:
+    """Where the links of a snapshot in the Hub's cache lead: `blobs/` of its repository; nothing for other directories."""
+    real = Path(os.path.realpath(directory))
+    return [parent.parent / "blobs" for parent in (real, *real.parents) if parent.name == "snapshots"]
 
 
 def generates(config: Mapping[str, Any]) -> bool:
@@ -98,26 +92,23 @@ def generates(config: Mapping[str, Any]) -> bool:
 
 
 def architectures(config: Mapping[str, Any]) -> list[str]:
-    """The class names in `architectures`; empty where there are none, or something else."""
+    """The class names in `architectures`; empty if there are none, or something else."""
     listed = config.get("architectures")
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
 def task_of(config: Mapping[str, Any]) -> str | None:
-    """The task that `architectures` stands for, None where it may be one or another.
+    """The task that `architectures` stands for; None if it is ambiguous.
 
     >>> task_of({"architectures": ["BertForTokenClassification"]})
     'token-classification'
     """
-    for name in architectures(config):
-        for end, task in _TASKS:
-            if name.endswith(end):
-                return task
-    return None
+    tasks = (task for name in architectures(config) for end, task in _TASKS if name.endswith(end))
+    return next(tasks, None)
 
 
 def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
-    """The Python files beside a config that its `auto_map` names; those of other repositories on the Hub are not.
+    """The Python files next to a config that its `auto_map` names; those of other repositories on the Hub are left out.
 
     >>> code_files({"auto_map": {"AutoModel": "modeling_x.Model", "AutoConfig": "org/name--other.Config"}})
     ['modeling_x.py']
@@ -127,8 +118,7 @@ def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
         mapped = (config or {}).get("auto_map")
         references = list(mapped.values()) if isinstance(mapped, dict) else mapped
         listed = references if isinstance(references, list) else []
-        flat = [item for each in listed for item in (each if isinstance(each, list) else [each])]
-        for reference in flat:
+        for reference in chain.from_iterable(item if isinstance(item, list) else [item] for item in listed):
             if isinstance(reference, str) and "--" not in reference:
                 module, _, _ = reference.rpartition(".")
                 if module and all(part.isidentifier() for part in module.split(".")):
@@ -137,35 +127,24 @@ def code_files(*configs: Mapping[str, Any] | None) -> list[str]:
 
 
 def preprocessors_of(directory: Path) -> dict[str, bool]:
-    """Whether a model directory, or a pipeline's, has what prepares its inputs: a `tokenizer`, a `processor`.
-
-    The sidecar of an export says so, for not every model has them, and one that lost them has to be told apart.
-    """
-    places = {"tokenizer": ("", "tokenizer", "tokenizer_2"), "processor": ("", "feature_extractor")}
-    files = {"tokenizer": (TOKENIZER_CONFIG, *VOCABULARY_FILES), "processor": PROCESSOR_FILES}
+    """Whether a model directory, or a pipeline's, has what prepares its inputs: a `tokenizer`, a `processor`."""
+    # In the sidecar of an export it is the only way to know that a package lost them: not every model has them.
+    kinds = {
+        "tokenizer": (("", "tokenizer", "tokenizer_2"), (TOKENIZER_CONFIG, *VOCABULARY_FILES)),
+        "processor": (("", "feature_extractor"), PROCESSOR_FILES),
+    }
     return {
-        kind: any((directory / place / name).is_file() for place in places[kind] for name in files[kind])
-        for kind in files
+        kind: any((directory / place / name).is_file() for place in places for name in names)
+        for kind, (places, names) in kinds.items()
     }
 
 
 def complete_package(directory: str | Path, source: str | Path, *, trust_remote_code: bool = False) -> list[str]:
-    """Copies what Optimum left behind from a local model directory, and gives all files the modes of new ones.
+    """Copies what Optimum left out into a package, and resets all permissions to the umask's defaults; gives the copies.
 
-    That is the Python files that an `auto_map` names and those that they import from beside them (never executed:
-    they are parsed only), a tokenizer, processor or chat template that Optimum could not load without running such
-    code, and the generation config of a generating model. What is there already stays as it is.
-
-    Args:
-        directory: The package.
-        source: The model that was exported. One that is no local directory gives nothing.
-        trust_remote_code: Whether the export ran the model's code; without, a log line says that it was copied only.
-
-    Returns:
-        The files that were added, by their path in the package.
-
-    Raises:
-        HtpError: A file can't be written.
+    That is custom code (parsed for what it imports, never run), a tokenizer, processor or chat template that Optimum
+    could not load without running it, and a generation config. What exists stays. A `source` that is not a directory
+    gives nothing. Raises HtpError if a file can't be written.
     """
     directory, source = Path(directory), Path(source)
     added: list[str] = []
@@ -176,33 +155,32 @@ def complete_package(directory: str | Path, source: str | Path, *, trust_remote_
             if code and not trust_remote_code:
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
-        normalize_modes(directory)
+        _reset_modes(directory)
     return added
 
 
-def normalize_modes(directory: Path) -> None:
-    """Gives every file and directory below a directory the modes that a new one has: nobody's secrets, no programs."""
-    mask = os.umask(0)
-    os.umask(mask)
+def _reset_modes(directory: Path) -> None:
+    """Resets the permissions of all files and directories below a directory to the umask's defaults."""
+    mask = umask()
     for path in directory.rglob("*"):
-        if path.is_symlink():
-            continue
         wanted = (0o777 if path.is_dir() else 0o666) & ~mask
-        if stat.S_IMODE(path.stat().st_mode) != wanted:
+        if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != wanted:
             path.chmod(wanted)
 
 
 def _missing(directory: Path, source: Path) -> Iterator[str]:
     """The files to copy: of each kind, those of the source if the package has none."""
-    if not any((directory / name).exists() for name in (TOKENIZER_CONFIG, *VOCABULARY_FILES)):
+
+    def has_none(*names: str) -> bool:
+        return not any((directory / name).exists() for name in names)
+
+    if has_none(TOKENIZER_CONFIG, *VOCABULARY_FILES):
         yield from TOKENIZER_FILES
-    if not any((directory / name).exists() for name in PROCESSOR_FILES):
+    if has_none(*PROCESSOR_FILES):
         yield from (*PROCESSOR_FILES, "video_preprocessor_config.json")
-    if not any((directory / name).exists() for name in CHAT_TEMPLATES):
-        tokenizer = _lenient(directory / TOKENIZER_CONFIG)
-        if "chat_template" not in tokenizer:
-            yield from CHAT_TEMPLATES
-    if not (directory / GENERATION_CONFIG).exists() and generates(_lenient(directory / CONFIG)):
+    if has_none(*CHAT_TEMPLATES) and "chat_template" not in _lenient(directory / TOKENIZER_CONFIG):
+        yield from CHAT_TEMPLATES
+    if has_none(GENERATION_CONFIG) and generates(_lenient(directory / CONFIG)):
         yield GENERATION_CONFIG
 
 
@@ -214,7 +192,7 @@ def _lenient(path: Path) -> dict[str, Any]:
 
 
 def _copy(source: Path, directory: Path, name: str) -> bool:
-    """Copies one file, if it is there, is what it should be and is not in the package; says whether it did."""
+    """Copies one file, if it is there, is valid and is not in the package; says whether it did."""
     origin, target = source / name, directory / name
     if target.exists() or not origin.is_file():
         return False
@@ -235,17 +213,16 @@ def _copy(source: Path, directory: Path, name: str) -> bool:
 
 
 def _code(directory: Path, source: Path) -> list[str]:
-    """The Python files that the package's configs name, and all that these import from beside them."""
-    configs = [_lenient(directory / name) for name in (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)]
-    configs += [_lenient(source / name) for name in (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)]
-    found: dict[str, None] = {}
-    waiting = code_files(*configs)
-    while waiting and len(found) < MAX_CODE_FILES:
+    """The Python files that the configs of both name, and all that these import relatively."""
+    names = (CONFIG, TOKENIZER_CONFIG, *PROCESSOR_FILES)
+    code: set[str] = set()
+    waiting = code_files(*(_lenient(home / name) for home in (directory, source) for name in names))
+    while waiting and len(code) < MAX_CODE_FILES:
         name = waiting.pop()
-        if name not in found and (source / name).is_file() and is_inside(source / name, source):
-            found[name] = None
+        if name not in code and (source / name).is_file() and is_inside(source / name, source):
+            code.add(name)
             waiting += _local_imports(source, name)
-    return sorted(found)
+    return sorted(code)
 
 
 def _local_imports(source: Path, name: str) -> Iterator[str]:
@@ -257,31 +234,17 @@ def _local_imports(source: Path, name: str) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            parents = PurePosixPath(name).parents
-            if node.level > len(parents):
-                continue
-            base = parents[node.level - 1]
             modules = [node.module] if node.module else [alias.name for alias in node.names]
-            for module in modules:
-                path = base / module.replace(".", "/")
-                yield from (f"{path}.py", f"{path}/__init__.py")
+            for base in PurePosixPath(name).parents[node.level - 1 : node.level]:  # none where it leads out
+                for module in modules:
+                    path = base / module.replace(".", "/")
+                    yield from (f"{path}.py", f"{path}/__init__.py")
 
 
 def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]) -> bool:
-    """Adds the block `htp_metadata` to a package's config.json, every other byte of which stays as it is.
+    """Adds the block `htp_metadata` to a package's config.json, or replaces it; every other byte stays as it is.
 
-    The block has, for each ONNX file, the number of modules in its hierarchy and how many there are of each class.
-    One that is there is replaced. A diffusion pipeline has no config.json and gets none.
-
-    Args:
-        directory: The package.
-        records: What the sidecar says of each ONNX file.
-
-    Returns:
-        Whether there is a config.json.
-
-    Raises:
-        HtpError: It is not a JSON object, or can't be written.
+    Says whether there is a config.json: a pipeline has none. Raises HtpError if it is broken or can't be written.
     """
     path = Path(directory, CONFIG)
     if read_config(path) is None:
@@ -294,8 +257,26 @@ def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]
     return True
 
 
+def remove_config_metadata(directory: str | Path) -> bool:
+    """Removes the block and leaves the bytes from before; says whether there was one. Raises what adding it does.
+
+    If another tool wrote the file again, and moved the block, it is written as transformers does.
+    """
+    path = Path(directory, CONFIG)
+    config = read_config(path)
+    if config is None or METADATA_KEY not in config:
+        return False
+    block = config.pop(METADATA_KEY)
+    before, ours, after = _text(path).rpartition(_member(block))
+    left = json.dumps(config, indent=2) + "\n"
+    if ours and after.strip() == "}":
+        left = before.removesuffix(",") + after
+    write_text_atomically(path, left)
+    return True
+
+
 def _member(block: Any) -> str:
-    """The block as a member of an object, as we write it."""
+    """The block as the last member of config.json, as we write it."""
     return json.dumps({METADATA_KEY: block}, indent=2)[1:-2]
 
 
@@ -309,34 +290,6 @@ def _text(path: Path) -> str:
 def _block(records: Mapping[str, FileRecord]) -> dict[str, Any]:
     files = {}
     for name, record in sorted(records.items()):
-        classes = [module.class_name for root in record.roots for module in root.tree]
-        types = {each: classes.count(each) for each in sorted(set(classes))}
-        files[name] = {"modules": len(classes), "module_types": types}
+        classes = Counter(module.class_name for root in record.roots for module in root.tree)
+        files[name] = {"modules": classes.total(), "module_types": dict(sorted(classes.items()))}
     return {"export_strategy": "htp", "files": files}
-
-
-def remove_config_metadata(directory: str | Path) -> bool:
-    """Takes the block `htp_metadata` out of a package's config.json again: what is left are the bytes from before.
-
-    Where another tool wrote the file again, and the block in its own way, the file is written as transformers does.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        HtpError: The file is not UTF-8, or can't be written.
-    """
-    path = Path(directory, CONFIG)
-    config = read_config(path)
-    if config is None or METADATA_KEY not in config:
-        return False
-    text, member = _text(path), _member(config.pop(METADATA_KEY))
-    left = json.dumps(config, indent=2) + "\n"
-    for written in (f",{member}", member):
-        candidate = text.replace(written, "", 1)
-        with contextlib.suppress(ValueError):
-            if json.loads(candidate.removeprefix("\ufeff")) == config:
-                left = candidate
-                break
-    write_text_atomically(path, left)
-    return True

@@ -1,28 +1,24 @@
-"""Small files that are read whole, never from a pipe or a device, which may never end; and written whole or not at all."""
+"""Small files: read whole, with limits and never from a pipe, and written atomically; and checks of untrusted JSON.
+
+The `as_…` functions give back the value that they check. They raise TypeError or ValueError, which whoever reads a
+document turns into an error that names the file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError, writing
 from optimum_htp.onnxfile import replacing
-from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, MAX_NAME_CHARACTERS
 
 
 def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
-    """What a JSON file that should hold an object says.
-
-    Args:
-        content: The file.
-        where: Its name, for messages.
-
-    Raises:
-        PackageError: It is too long, nested too deep, not JSON, or not an object.
+    """Parses a JSON file that should hold an object; raises PackageError, with `where`, if it is anything else.
 
     >>> parse_config(b'{"model_type": "bert"}', where="config.json")
     {'model_type': 'bert'}
@@ -40,28 +36,21 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
         raise PackageError(f"{where}: not a JSON object")
     level: list[Any] = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [item for each in level for item in _items(each) if isinstance(item, (dict, list))]
+        inner = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in inner if isinstance(item, (dict, list))]
         if not level:
             return value
     raise too_deep
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Reads a JSON file as `parse_config` does; None where there is none.
-
-    Raises:
-        PackageError: It is not a regular file, can't be read, or is not as `parse_config` wants it.
-    """
+    """Reads a JSON file; None if there is none. Raises PackageError as `read_small` and `parse_config` do."""
     content = read_small(path, MAX_CONFIG_BYTES)
     return None if content is None else parse_config(content, where=str(path))
 
 
 def read_small(path: Path, limit_bytes: int) -> bytes | None:
-    """The content of a regular file of at most so many bytes; None where there is none.
-
-    Raises:
-        PackageError: It is something else, longer, or can't be read.
-    """
+    """The content of a regular file, None if there is none; raises PackageError if it is longer or can't be read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its other end
@@ -76,20 +65,75 @@ def read_small(path: Path, limit_bytes: int) -> bytes | None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that the path holds the old content or the new, whatever happens.
-
-    Raises:
-        HtpError: It could not be written; what was there is unchanged.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
+    """Writes a text file: the path holds the old content or the new, whatever happens. Raises HtpError."""
     with (
         writing(path),
-        replacing(path, mode=0o666 & ~mask) as descriptor,
+        replacing(path, mode=0o666 & ~umask()) as descriptor,
         os.fdopen(descriptor, "wb", closefd=False) as stream,
     ):
         stream.write(text.encode())
 
 
-def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+def umask() -> int:
+    """The permission bits that new files of this process don't get."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.80} is not an object")
+    return value
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.80} is not a list")
+    return value
+
+
+def as_text(value: Any) -> str:
+    """A string that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not a string")
+    if not value.isascii():
+        value.encode("utf-8")  # a ValueError for half of a surrogate pair
+    return value
+
+
+def as_text_or_none(value: Any) -> str | None:
+    """A string, or null."""
+    return None if value is None else as_text(value)
+
+
+def as_texts(value: Any) -> list[str]:
+    """A list of strings."""
+    return list(map(as_text, as_list(value)))
+
+
+def as_name(value: Any) -> str:
+    """The name of a module or a class."""
+    if len(as_text(value)) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"a name of {len(value)} characters")
+    return as_text(value)
+
+
+def as_count(value: Any, limit: int) -> int:
+    """An integer from 0 to below the limit; with a length as the limit, an index.
+
+    >>> as_count(3, 4)
+    3
+    """
+    if type(value) is not int or not 0 <= value < limit:
+        raise ValueError(f"{value!r:.80} is not an integer from 0 to {limit - 1}")
+    return value
+
+
+def as_integers(value: Any) -> list[int]:
+    """A list of integers."""
+    if not all(type(item) is int for item in as_list(value)):
+        raise TypeError("a list of integers has something else in it")
+    return as_list(value)

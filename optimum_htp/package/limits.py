@@ -1,7 +1,7 @@
-"""How much is read of files that nobody vouches for: one table, so that it can be reviewed.
+"""How much is read of untrusted files.
 
-Each limit is far above what real models have and far below what would exhaust a machine. What lies within the ONNX file
-itself is bounded in `onnxfile`.
+Each limit is far above what real models have and far below what would exhaust a machine. Those for the ONNX file itself
+are in `onnxfile`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_CONFIG_BYTES = 50_000_000
 """A config: one of a few megabytes is already unheard of."""
 
 MAX_SMALL_BYTES = 500_000_000
-"""What a tokenizer is made of, the largest file next to the ONNX files; and all that is packed into one file."""
+"""A file of a tokenizer, the largest next to the ONNX files; and all that is packed into one file."""
 
 MAX_PACKED_FILE_BYTES = 200_000_000
 """One file in a packed file: the largest tokenizers have some 30 MB."""
@@ -36,13 +36,13 @@ MAX_SKELETON_BYTES = 16_777_216
 """A skeleton, unpacked: ten times that of a graph of 20,000 nodes."""
 
 MAX_MANIFEST_CHARACTERS = 100_000_000
-"""Where the external weights of a packed file lay."""
+"""Where the external weights of a packed file were."""
 
 MAX_EXTERNAL_BYTES = 1 << 32
 """A file of external weights, unpacked: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
 
 MAX_CODE_BYTES = 10_000_000
-"""A Python file that comes with a model."""
+"""A Python file of a model's own code."""
 
 MAX_NAME_CHARACTERS = 1_000
 """The name of a module or its class."""
@@ -62,13 +62,13 @@ MAX_PACKED_FILES = 10_000
 """Files in a packed file."""
 
 MAX_CODE_FILES = 200
-"""Python files that come with a model."""
+"""Python files of a model's own code."""
 
 MAX_ALIAS_NAMES = 200_000
-"""Names in all the paths that the modules of a skeleton go by."""
+"""Names in the aliases of all modules of a skeleton."""
 
 MAX_CALLS = 1 << 31
 """Calls of a module."""
 
 MAX_NUMBER = 1 << 62
-"""Parameters of a module, and whatever else is counted."""
+"""Parameters of a module, and other counts."""

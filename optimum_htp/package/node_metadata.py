@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from optimum_htp.errors import PackageError
@@ -23,10 +25,11 @@ from optimum_htp.hierarchy import (
     tag_module_path,
     tree_of_tags,
 )
-from optimum_htp.onnxfile import OnnxModel, read_model, rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile import Node, OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
-from optimum_htp.tagging import TaggedGraph
+from optimum_htp.package.skeleton import SKELETON, pack_skeleton
+from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph
 
 
 PREFIX = "pkg.optimum_htp."
@@ -37,13 +40,11 @@ ORIGINS = PREFIX + "origins"
 KEYS = PREFIX + "keys"
 """On the model: the JSON list of the keys without our prefix that we wrote on nodes."""
 RENAMED = PREFIX + "renamed"
-"""On the model: the old names of stored tensors that we renamed, by their new ones, as JSON."""
+"""On the model: the old names of initializers that we renamed, by their new ones, as JSON."""
 
 NAMESPACE = "namespace"
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 LAYER_ANNOTATION = "layer_ann"
-"""ONNX Runtime's: which layer a node is of, for the session option `session.layer_assignment_settings`."""
+"""ONNX Runtime's: the layer of a node, for the session option `session.layer_assignment_settings`."""
 
 _BORROWED = (NAMESPACE, NAME_SCOPES, CLASS_HIERARCHY, LAYER_ANNOTATION)
 
@@ -66,31 +67,45 @@ class HtpOptions:
     config_metadata: bool = False
 
 
-def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
-    """A test for the metadata keys of a file that we wrote: those with our prefix, and those that the model lists.
+def options_of(models: Iterable[OnnxModel]) -> HtpOptions:
+    """The options that files were tagged with, by the first of them that has our keys; else the defaults."""
+    tagged = [
+        (keys, SKELETON in model.metadata)
+        for model in models
+        if isinstance(keys := _parsed(model.metadata.get(KEYS)), list)
+    ]
+    if not tagged:
+        return HtpOptions()
+    keys = tagged[0][0]
+    return HtpOptions(
+        namespace=NAMESPACE in keys,
+        torch_metadata=NAME_SCOPES in keys and CLASS_HIERARCHY in keys,
+        skeleton=any(has_skeleton for _, has_skeleton in tagged),
+    )
 
-    What a file says of itself is not believed: only keys that we ever write can be ours. The files in a packed file
-    are not metadata of its nodes: whoever writes tags leaves them where they are.
-    """
+
+def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
+    """A test for the metadata keys that are ours: our prefix, without packed files, and what a file lists as ours."""
     borrowed = _borrowed_keys(model)
     return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
 
 
 def _borrowed_keys(model: OnnxModel) -> list[str]:
-    """The keys without our prefix that are ours: those that the model lists.
-
-    Where a tool dropped the list, `namespace` is ours if it names, on each node that has it, just the modules of the
-    node's tag. Torch's own two keys and ONNX Runtime's are never taken for ours then.
-    """
+    """The keys without our prefix that are ours: those that the model lists."""
+    # If a tool dropped the list, `namespace` is ours if it names, on each node, just the modules of the tag.
     if KEYS not in model.metadata:
-        nodes = (node.metadata for _, graph in model.graphs() for node in graph.nodes)
-        having = [metadata for metadata in nodes if NAMESPACE in metadata]
-        return [NAMESPACE] if having and all(map(_names_the_tag, having)) else []
-    try:
-        listed = json.loads(model.metadata[KEYS])
-    except (ValueError, RecursionError):
-        return []
+        named = [node.metadata for _, node in model.nodes() if NAMESPACE in node.metadata]
+        return [NAMESPACE] if named and all(map(_names_the_tag, named)) else []
+    listed = _parsed(model.metadata[KEYS])
     return [key for key in _BORROWED if isinstance(listed, list) and key in listed]
+
+
+def _parsed(text: str | None) -> Any:
+    """A value in a file's metadata; None if it is not there or not JSON."""
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
 
 
 def _names_the_tag(metadata: Mapping[str, str]) -> bool:
@@ -105,45 +120,28 @@ def _names_the_tag(metadata: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """The metadata that a file is to have of us.
+    """The metadata of ours that a file is to have."""
 
-    Attributes:
-        nodes: For each node that has any, in the order in which it is written.
-        model: For the model.
-        owned: Which keys are ours to replace.
-    """
-
-    nodes: Mapping[NodeKey, Mapping[str, str]]
+    nodes: Mapping[NodeKey, Mapping[str, str]]  # the entries of each node that has any, in the order to write
     model: Mapping[str, str]
-    owned: Callable[[str], bool]
+    owned: Callable[[str], bool]  # which keys are ours to replace
 
     @classmethod
-    def of(
-        cls, graph: TaggedGraph, *, options: HtpOptions, model_metadata: Mapping[str, str] | None = None
-    ) -> Annotations:
-        """What says the tags of a graph. Keys that were on any node before us are left alone everywhere in the file.
-
-        Args:
-            graph: The graph, as it was read from its file.
-            options: What to write in addition to the tags.
-            model_metadata: What to write on the model.
-        """
+    def of(cls, graph: TaggedGraph, options: HtpOptions) -> Annotations:
+        """The tags of a graph and what the options ask for; keys that were on any node before us are left alone."""
         model = graph.model
         owned = owned_keys(model)
         wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
         foreign = {key for _, node in model.nodes() for key in node.metadata if key in wanted and not owned(key)}
         borrowed = [key for key in wanted if key not in foreign]
-        chains = _Chains(graph.roots)
+        chain = functools.cache(functools.partial(_torch_chain, graph.roots))
         nodes = {}
         for place, node in model.nodes():
-            tag = graph.tags.get(place)
-            if tag is None:
-                continue
-            nodes[place] = entries = _tag_entries(tag)
-            for key in borrowed:
-                entries[key] = chains.value(key, tag.tag, node.name, f"{node.domain}::{node.op_type}")
-        kept = {RENAMED: model.metadata[RENAMED]} if RENAMED in model.metadata else {}
-        return cls(nodes, {KEYS: json.dumps(borrowed), **kept, **(model_metadata or {})}, owned)
+            if (tag := graph.tags.get(place)) is not None:
+                nodes[place] = _tag_entries(tag) | {key: chain(tag.tag).value(key, node) for key in borrowed}
+        skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
+        on_model = {KEYS: json.dumps(borrowed), RENAMED: model.metadata.get(RENAMED), SKELETON: skeleton}
+        return cls(nodes, {key: value for key, value in on_model.items() if value is not None}, owned)
 
     def matches(self, model: OnnxModel) -> bool:
         """Whether a file, as it was read, already has exactly these entries."""
@@ -156,49 +154,26 @@ class Annotations:
         )
 
     def write(self, path: Path, destination: Path | None = None) -> None:
-        """Writes them into a file, atomically, in the place of what we wrote before.
+        """Writes them into a file, or a copy of it at `destination`, atomically and in place of what we wrote before.
 
-        Args:
-            path: The file.
-            destination: Another file to write, which leaves the first as it is.
-
-        Raises:
-            ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
-            HtpError: The file could not be written; it stays as it is.
+        Raises ModelTooLargeError if the file would pass protobuf's 2 GB, else HtpError; the file stays as it is then.
         """
         rewrite_metadata(path, nodes=self.nodes, owned=self.owned, model=self.model, destination=destination)
 
     def within(self, content: bytes, *, path: Path) -> Iterator[bytes | memoryview]:
-        """A file that is still in memory with them in it, in pieces.
-
-        Raises:
-            ModelTooLargeError: The file would pass protobuf's 2 GB.
-            HtpError: It is not an ONNX model.
-        """
+        """The pieces of a file that is still in memory, with them in it; raises what `write` does."""
         return rewritten_content(content, path=path, nodes=self.nodes, owned=self.owned, model=self.model)
 
 
-def write_tags(graph: TaggedGraph, *, options: HtpOptions, model_metadata: Mapping[str, str] | None = None) -> None:
-    """Writes tags into the file that a graph was read from, in place and atomically, replacing what we wrote before.
-
-    The arguments are those of `Annotations.of`.
-
-    Raises:
-        ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
-        HtpError: The file could not be written; it stays as it is.
-    """
-    Annotations.of(graph, options=options, model_metadata=model_metadata).write(graph.model.path)
+def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
+    """Writes tags into the file that a graph was read from, in place, as `Annotations.write` does."""
+    Annotations.of(graph, options).write(graph.model.path)
 
 
-def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
-    """Writes ONNX Runtime's `layer_ann` on nodes, in place and atomically, replacing what we wrote there before.
+def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
+    """Writes ONNX Runtime's `layer_ann` on nodes, in place, atomically; `strip_tags` and `write_tags` remove it.
 
-    `strip_tags` takes it away again, and so does `write_tags`.
-
-    Raises:
-        PackageError: A node has one that we did not write; the file stays as it is.
-        ModelTooLargeError: The file would pass protobuf's 2 GB; it stays as it is.
-        HtpError: The file could not be written; it stays as it is.
+    Raises HtpError as `Annotations.write` does, and if a node has one that we did not write.
     """
     check_layer_annotations(model)
     keys = [key for key in _borrowed_keys(model) if key != LAYER_ANNOTATION]
@@ -211,16 +186,9 @@ def write_layer_annotations(model: OnnxModel, values: Mapping[NodeKey, str]) -> 
 
 
 def check_layer_annotations(model: OnnxModel) -> None:
-    """Checks that no node has a `layer_ann` that we did not write.
-
-    Raises:
-        PackageError: One has.
-    """
-    if owned_keys(model)(LAYER_ANNOTATION):
-        return
-    nodes = (node for _, graph in model.graphs() for node in graph.nodes if LAYER_ANNOTATION in node.metadata)
-    foreign = list(nodes)
-    if foreign:
+    """Raises a PackageError if a node has a `layer_ann` that we did not write."""
+    foreign = [node for _, node in model.nodes() if LAYER_ANNOTATION in node.metadata]
+    if foreign and not owned_keys(model)(LAYER_ANNOTATION):
         first = f"{foreign[0].name or foreign[0].op_type!r} has {foreign[0].metadata[LAYER_ANNOTATION]!r}"
         raise PackageError(
             f"{model.path}: {len(foreign)} of its nodes have a {LAYER_ANNOTATION} that something else wrote ({first}), "
@@ -229,49 +197,36 @@ def check_layer_annotations(model: OnnxModel) -> None:
 
 
 def strip_tags(path: Path) -> bool:
-    """Removes all that we wrote into a file, in place and atomically; says whether there was anything.
-
-    Raises:
-        OnnxFileError: The file is not an ONNX model.
-        HtpError: The file could not be written; it stays as it is.
-    """
+    """Removes all that we wrote into a file, atomically; says whether there was anything. Raises as `write` does."""
     model = read_model(path)
     owned = owned_keys(model)
-    if not any(map(owned, model.metadata)) and not any(
-        owned(key) for _, graph in model.graphs() for node in graph.nodes for key in node.metadata
-    ):
-        return False
-    rewrite_metadata(path, nodes={}, owned=owned, model={})
-    return True
+    metadata = (model.metadata, *(node.metadata for _, node in model.nodes()))
+    has_ours = any(owned(key) for entries in metadata for key in entries)
+    if has_ours:
+        rewrite_metadata(path, nodes={}, owned=owned, model={})
+    return has_ours
 
 
 def renamed_tensors(model: OnnxModel) -> dict[str, str]:
-    """The old names of stored tensors that we renamed, by their new ones, as the file has them."""
-    try:
-        names = json.loads(model.metadata.get(RENAMED, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(names, dict):
-        return {}
-    return {new: old for new, old in names.items() if isinstance(old, str)}
+    """The old names of initializers that we renamed, by their new ones, as the file has them."""
+    names = _parsed(model.metadata.get(RENAMED))
+    return {new: old for new, old in names.items() if isinstance(old, str)} if isinstance(names, dict) else {}
 
 
 def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
-    """The tags that stand on the nodes of a graph; nodes without a well-formed one are left out."""
+    """The tags in the metadata of a graph's nodes; nodes without a well-formed one are left out."""
     tags = {}
     for key, node in model.nodes():
-        metadata = node.metadata
-        tag, source = metadata.get(TAG), metadata.get(SOURCE)
-        if tag is None or source not in SOURCES or not _well_formed(tag):
-            continue
-        text = metadata.get(CALL, "")
-        call = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
-        tags[key] = NodeTag(tag, source, call, _origins(metadata.get(ORIGINS)))
+        tag, source = node.metadata.get(TAG), node.metadata.get(SOURCE)
+        if tag is not None and source in SOURCES and _well_formed(tag):
+            text = node.metadata.get(CALL, "")
+            call = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+            tags[key] = NodeTag(tag, source, call, _origins(node.metadata.get(ORIGINS)))
     return tags
 
 
 def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
-    """Module trees as far as the nodes tell: their tags, and the qualified classes in their namespaces."""
+    """Module trees as far as the nodes say: by their tags, and the qualified classes in their namespaces."""
     classes: dict[str, str] = {}
     for key, node in model.nodes():
         tag = tags.get(key)
@@ -289,19 +244,13 @@ def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) 
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
-    if not text:
-        return ()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return ()
-    if not isinstance(value, list):
-        return ()
-    return tuple(item for item in value if isinstance(item, str) and _well_formed(item))
+    value = _parsed(text)
+    items = value if isinstance(value, list) else ()
+    return tuple(item for item in items if isinstance(item, str) and _well_formed(item))
 
 
 def _well_formed(tag: str) -> bool:
-    """Whether a tag can be one: of a root and named modules below it, encodable, and not deeper than any model is."""
+    """Whether a text can be a tag: of a root and named modules below it, encodable, and not deeper than any model is."""
     if not tag.startswith("/") or max(tag.count("/"), tag.count(".")) > MAX_MODULE_DEPTH:
         return False
     try:
@@ -321,26 +270,25 @@ def _tag_entries(tag: NodeTag) -> dict[str, str]:
     return entries
 
 
-class _Chains:
-    """The values in torch's formats for each tag, made once per module."""
+class _TorchChain(NamedTuple):
+    """The modules of a tag, in torch's formats."""
 
-    def __init__(self, roots: Roots) -> None:
-        self._roots = roots
-        self._made: dict[str, tuple[str, list[str], list[str]]] = {}
+    namespace: str
+    scopes: list[str]
+    classes: list[str]
 
-    def value(self, key: str, tag: str, node_name: str, operator: str) -> str:
-        namespace, scopes, classes = self._made.get(tag) or self._make(tag)
-        if key == NAMESPACE:
-            return namespace
-        return repr([*scopes, node_name]) if key == NAME_SCOPES else repr([*classes, operator])
+    def value(self, key: str, node: Node) -> str:
+        """What a node has under one of torch's keys."""
+        if key == NAME_SCOPES:
+            return repr([*self.scopes, node.name])
+        return repr([*self.classes, f"{node.domain}::{node.op_type}"]) if key == CLASS_HIERARCHY else self.namespace
 
-    def _make(self, tag: str) -> tuple[str, list[str], list[str]]:
-        found = self._roots.find(tag)
-        if found is None:
-            raise KeyError(tag)
-        root, path = found
-        chain = root.tree.chain(path)
-        scopes = [".".join(map(escape_name, part)) for part, _ in chain]
-        made = root.tree.namespace(path), scopes, [module.qualified_class for _, module in chain]
-        self._made[tag] = made
-        return made
+
+def _torch_chain(roots: Roots, tag: str) -> _TorchChain:
+    place = roots.find(tag)
+    if place is None:
+        raise KeyError(tag)
+    tree, path = place[0].tree, place[1]
+    chain = tree.chain(path)
+    scopes = [".".join(map(escape_name, part)) for part, _ in chain]
+    return _TorchChain(tree.namespace(path), scopes, [module.qualified_class for _, module in chain])

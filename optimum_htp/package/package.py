@@ -1,4 +1,4 @@
-"""Packages: the directory that an export leaves, opened for reading; nothing is executed and no weight is read."""
+"""Packages: the directory that an export writes, opened for reading; nothing is executed and no weight is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
-from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
+from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
 from optimum_htp.package.json_files import parse_config, read_small
@@ -32,6 +32,7 @@ class HtpFile:
     Attributes:
         name: Its path in the package.
         path: Where it is.
+        record: What the sidecar says of it; None if that is nothing.
     """
 
     def __init__(self, name: str, path: Path, record: FileRecord | None) -> None:
@@ -44,7 +45,7 @@ class HtpFile:
         """The graph.
 
         Raises:
-            OnnxFileError: The file is no ONNX model.
+            OnnxFileError: The file is not an ONNX model.
         """
         return read_model(self.path)
 
@@ -55,12 +56,7 @@ class HtpFile:
         `"sidecar"`: it describes just this graph. `"metadata"`: that of the nodes; the graph was changed since, or has
         no sidecar. `"none"`: the graph is not tagged.
         """
-        record = self.record
-        if (
-            record is not None
-            and record.tags.keys() == {key for key, _ in self.model.nodes()}
-            and record.digest == graph_digest(self.model)
-        ):
+        if self.record is not None and self.record.describes(self.model):
             return "sidecar"
         return "metadata" if self._node_tags else "none"
 
@@ -68,7 +64,7 @@ class HtpFile:
     def tagged(self) -> TaggedGraph:
         """The graph with the tags that the sidecar has for it, else with those that its nodes carry, if any.
 
-        `package.tagged_file` finds those of a graph that a tool changed.
+        `tagged_file` finds those of a graph that a tool changed.
         """
         if self.evidence == "sidecar" and self.record is not None:
             return replace(self.record.tagged(self.model), origin=SIDECAR, name=self.name)
@@ -84,7 +80,7 @@ class HtpFile:
 
     @property
     def tags(self) -> Mapping[NodeKey, NodeTag]:
-        """The tags of the nodes, those that are unresolved included; nodes without any are left out."""
+        """The tags of the nodes, unresolved ones included; nodes without a tag are left out."""
         return self.tagged.tags
 
     @cached_property
@@ -103,7 +99,8 @@ class HtpFile:
 class HtpPackage:
     """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`pack`) or not.
 
-    Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read.
+    Packages of plain Optimum open too; their files are not tagged. Nothing is executed and no weight is read. The public
+    class of this name, with the verbs as its methods, is `methods.HtpPackage`.
 
     Args:
         path: The directory or the file.
@@ -113,7 +110,7 @@ class HtpPackage:
         path: The directory or the file.
         directory: The directory that file names are relative to.
         packed: What a packed file carries; None for a directory, and for a file that is not packed.
-        sidecar: The content of `export_metadata.json`, None where there is none.
+        sidecar: The content of `export_metadata.json`; None if there is none.
         files: The ONNX files by their path in the package.
         problems: What is wrong with files of the package, by their names, and with what a packed file carries, by
             the key of its manifest; empty if `strict`.
@@ -165,21 +162,15 @@ class HtpPackage:
         Raises:
             PackageError: There is none.
         """
-        found = {
-            name: file
-            for name, file in self.files.items()
-            if pattern is None or name == pattern or fnmatchcase(name, pattern)
-        }
-        if not found:
+        if pattern is None:
+            return dict(self.files)
+        matches = {name: file for name, file in self.files.items() if name == pattern or fnmatchcase(name, pattern)}
+        if not matches:
             raise PackageError(f"{self.path}: no file of it is called {pattern!r}; it has {', '.join(self.files)}")
-        return found
+        return matches
 
     def require_unpacked(self) -> None:
-        """Checks that this is no packed file, inside which what is written elsewhere could not be kept in step.
-
-        Raises:
-            PackageError: It is one.
-        """
+        """Raises a PackageError if this is a packed file, whose inner files could not be changed along with it."""
         if self.packed is not None:
             raise PackageError(f"{self.path}: a packed file; unpack it first: optimum-cli htp unpack {self.path} DIR")
 
@@ -196,17 +187,13 @@ class HtpPackage:
         return read_small(self.directory / name, limit_bytes)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The content of a config of the package; None if there is none of that name.
-
-        Raises:
-            PackageError: It is not a JSON object, or is longer or deeper than any config.
-        """
+        """The content of a config of the package; None if there is none of that name. Raises what `parse_config` does."""
         content = self.read(name, MAX_CONFIG_BYTES)
         return None if content is None else parse_config(content, where=self._where(name))
 
     @cached_property
     def config(self) -> dict[str, Any] | None:
-        """The content of config.json (for a diffusers pipeline, model_index.json); None where there is none.
+        """The content of config.json (for a diffusers pipeline, model_index.json); None if there is none.
 
         Raises:
             PackageError: It is not a JSON object, and the package was opened with `strict`.
@@ -219,10 +206,10 @@ class HtpPackage:
 
     @property
     def task(self) -> str | None:
-        """What it was exported for: as the sidecar says, else by its architecture; None where that is not known.
+        """What it was exported for: as the sidecar says, else by its architecture; None if that is unknown.
 
         Raises:
-            PackageError: There is no sidecar, and config.json is no JSON object.
+            PackageError: There is no sidecar, and config.json is not a JSON object.
         """
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
         if isinstance(task, str) and task != "auto":
@@ -235,11 +222,7 @@ class HtpPackage:
 
 
 def as_package(package: str | Path | HtpPackage) -> HtpPackage:
-    """The package at a path, or the one that was opened before.
-
-    Raises:
-        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
-    """
+    """The package at a path, opened as `HtpPackage` does, or the one that is given."""
     return package if isinstance(package, HtpPackage) else HtpPackage(package)
 
 
@@ -249,13 +232,7 @@ def path_of(package: str | Path | HtpPackage) -> Path:
 
 
 def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
-    """The directory of a package, and its ONNX files by their path in it; of a path to a file, that one.
-
-    Hidden directories don't count.
-
-    Raises:
-        PackageError: There is no such path, or no ONNX file in it.
-    """
+    """A package's directory and its ONNX files by their path in it, no hidden ones. Raises PackageError for none."""
     if path.is_file():
         directory = _package_directory(path)
         return directory, {path.absolute().relative_to(directory.absolute()).as_posix(): path}
@@ -272,14 +249,11 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _package_directory(file: Path) -> Path:
-    """The directory of the package that a single file belongs to.
-
-    It may be the one above: for a component of a pipeline, whose sidecar is there; and for `onnx/model.onnx` with its
-    config above, as in many repositories on the Hub.
-    """
-    here, above = file.parent, file.absolute().parent.parent
+    """The directory of a single file's package: its own, or the one above that has the sidecar or the config."""
+    # A component of a pipeline has its sidecar above; `onnx/model.onnx`, as often on the Hub, its config.
+    directories = (file.parent, file.absolute().parent.parent)
     for names in ((SIDECAR,), (CONFIG, MODEL_INDEX)):
-        for directory in (here, above):
+        for directory in directories:
             if any((directory / name).is_file() for name in names):
                 return directory
-    return here
+    return file.parent

@@ -1,7 +1,4 @@
-"""Which file of one package goes with which file of another, whatever tools called it.
-
-The one answer for all that hold two packages, or a package and its source model, side by side.
-"""
+"""Which file of one package goes with which file of another: for all that compare two packages, or one and its source."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 
-# What tools append to the name of a file that they made from another. `_merged` is no such word: a merged decoder is
-# made from two files, and has the inputs of neither.
+# What tools append to the name of a file that they made from another. `_merged` is not among them: a merged decoder is made
+# from two files, and has the inputs of neither.
 _VARIANT = re.compile(
     r"""([-_.](
         optimized | opt | o[1-4] | slim | slimmed | simplified | sim | infer  # the same model, in fewer nodes
@@ -35,15 +32,9 @@ def plain_name(file: str) -> str:
 
 
 def partner(file: str, files: Collection[str], others: Collection[str]) -> str | None:
-    """The file of another package that goes with one.
+    """The file of another package that goes with one of `files`; None if there is none, or if it is ambiguous.
 
-    That of the same name; else the only one whose name is the same but for what tools append to it; else, where each
-    package has one file, that. None if there is none, or if it is ambiguous.
-
-    Args:
-        file: The file.
-        files: The files of its package, it among them.
-        others: The files of the other package.
+    By name, else by the name without what tools append; else, if each package has one file, that.
 
     >>> partner("model.onnx", ["model.onnx"], ["model_quantized.onnx", "model_O2.onnx", "other.onnx"])
     >>> partner("model_q4.onnx", ["model.onnx", "model_q4.onnx"], ["model.onnx"])

@@ -1,19 +1,18 @@
 """Whose tags a file has: its own, those of its package, or those of another package that it may have been made from.
 
-Looked for in this order: what the sidecar says, where it describes just this graph; the skeleton in the file's own
-metadata; what its nodes still carry; the other files of its package; the sidecar's list of nodes; another package.
-Where a tool has changed the graph since, the tags are projected. Nothing is written.
+Looked for in this order: the sidecar, if it describes just this graph; the skeleton in the file's own metadata; what its
+nodes still carry; the other files of its package; the sidecar's list of nodes; another package. If a tool has changed the
+graph since, the tags are projected. Nothing is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import Root, Roots, tree_of_tags
-from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, split_body_path
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR
@@ -26,15 +25,9 @@ Evidence = Sequence[TaggedGraph]
 
 
 def tagged_file(file: HtpFile, *, package: HtpPackage, reference: HtpPackage | None = None) -> TaggedGraph:
-    """The graph of a file with a tag for each of its nodes.
+    """The graph of a file of a package with a tag for each node; raises PackageError if nothing says whose they are.
 
-    Args:
-        file: The file.
-        package: The package that it is in.
-        reference: A tagged package that it may have been made from, where nothing else says whose tags it has.
-
-    Raises:
-        PackageError: Nothing says which modules its nodes came from.
+    `reference` is a tagged package that it may have been made from, to try if nothing else fits.
     """
     if file.evidence != "none" and file.tagged.complete:
         return file.tagged
@@ -45,21 +38,15 @@ def tagged_file(file: HtpFile, *, package: HtpPackage, reference: HtpPackage | N
     if refused:
         raise PackageError(f"{file.path}: whose tags it has is unknown: {refused[0]}") from refused[0]
     raise PackageError(
-        f"{file.path}: its nodes are not tagged; tag them first: optimum-cli htp tag {package.path} (or, where a tool "
-        f"made it from a tagged package: optimum-cli htp project {package.path} --reference TAGGED)"
+        f"{file.path}: its nodes are not tagged; tag them first: optimum-cli htp tag {package.path} (or, if a tool made "
+        f"it from a tagged package: optimum-cli htp project {package.path} --reference TAGGED)"
     )
 
 
 def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph | None, list[HtpError]]:
-    """The tags of the first evidence that a file can have been made from.
+    """Projects the tags of the first evidence that a file can have been made from, the surest given first.
 
-    Args:
-        file: The file.
-        evidence: What there is, the surest first.
-
-    Returns:
-        The file's graph with a tag for each node, None where no evidence fits; and what was wrong with the rest, damage
-        before what does not fit.
+    Gives the tagged graph, None if nothing fits, and the errors of what came before: damage, then what does not fit.
     """
     refused: list[HtpError] = []
     damaged: list[HtpError] = []
@@ -79,12 +66,8 @@ def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph
 
 
 def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:
-    """What a file and its package say of the graphs that it may have been made from, the surest first.
-
-    Raises:
-        HtpError: The skeleton in the file is damaged; raised when all else has been tried.
-    """
-    skeleton, damage = None, None
+    """What a file and its package say of its origin, the surest first; at last HtpError if its skeleton is damaged."""
+    skeleton = damage = None
     try:
         skeleton = skeleton_of(file)
     except HtpError as error:
@@ -93,10 +76,9 @@ def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:
         yield (replace(file.tagged, skeleton=skeleton.skeleton if skeleton is not None else None),)
     if skeleton is not None:
         yield (skeleton,)
-    kept = _kept_by_nodes(file)
-    if kept is not None:
-        yield (kept,)
-    others = _own_graphs(each for name, each in package.files.items() if name != file.name)
+    if file.evidence == "metadata":
+        yield (file.tagged,)
+    others = _own_graphs(other for name, other in package.files.items() if name != file.name)
     if others:
         yield [replace(graph, origin=f"the other files of {package.path}") for graph in others]
     if file.record is not None:
@@ -106,23 +88,15 @@ def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:
 
 
 def reference_evidence(reference: HtpPackage, file: HtpFile) -> Iterator[Evidence]:
-    """What another package says: its file of the same name first, for content decides and then the order.
-
-    Raises:
-        HtpError: A skeleton in it is damaged.
-    """
-    graphs = _own_graphs(sorted(reference.files.values(), key=lambda each: each.name != file.name))
+    """What another package says, its file of the same name first. Raises HtpError if a skeleton in it is damaged."""
+    graphs = _own_graphs(sorted(reference.files.values(), key=lambda other: other.name != file.name))
     if graphs:
         origin = f"the tagged {'file' if reference.path.is_file() else 'package'} {reference.path}"
         yield [replace(graph, origin=origin, skeleton=None) for graph in graphs]
 
 
 def skeleton_of(file: HtpFile) -> TaggedGraph | None:
-    """The graph whose skeleton a file carries; None where it has none.
-
-    Raises:
-        HtpError: The skeleton is damaged.
-    """
+    """The graph whose skeleton a file carries; None if it has none. Raises HtpError if it is damaged."""
     text = file.model.metadata.get(SKELETON)
     if not text:
         return None
@@ -134,31 +108,23 @@ def skeleton_of(file: HtpFile) -> TaggedGraph | None:
 
 
 def _own_graphs(files: Iterable[HtpFile]) -> list[TaggedGraph]:
-    """What files know of themselves, whatever they were made from."""
-    graphs = (
-        file.tagged if file.evidence != "none" and file.tagged.complete else skeleton_of(file) or _kept_by_nodes(file)
-        for file in files
-    )
+    """What files say of themselves: their tags if each node has one, else the skeleton, else the tags that are left."""
+    graphs = []
+    for file in files:
+        own = file.tagged if file.evidence != "none" else None
+        graphs.append(own if own is not None and own.complete else skeleton_of(file) or own)
     return [replace(graph, skeleton=None) for graph in graphs if graph is not None]
 
 
-def _kept_by_nodes(file: HtpFile) -> TaggedGraph | None:
-    return file.tagged if file.evidence == "metadata" else None
-
-
 def _listed(record: FileRecord) -> TaggedGraph:
-    """The sidecar's nodes as a graph without edges: enough to know those again whose first output kept its name."""
-    nodes: dict[str, list[Node]] = {}
+    """The sidecar's nodes as a graph without edges: enough to recognize those whose first output kept its name."""
+    graphs = {"": Graph()}
     for (path, _), name in record.node_ids.items():
-        outputs = () if name.startswith("#") else (name,)
-        nodes.setdefault(path, []).append(Node("", "", "", (), outputs, {}, ()))
-    graphs = {path: Graph("", listed, (), (), ()) for path, listed in nodes.items()}
-    graphs.setdefault("", Graph("", [], (), (), ()))
+        graph = graphs.setdefault(path, Graph())
+        graph.nodes.append(Node(outputs=() if name.startswith("#") else (name,)))
     for path, graph in graphs.items():
-        parent, _, last = path.rpartition("/")
-        place, _, element = last.partition(".")
-        if path and place.isdecimal() and parent in graphs and int(place) < len(graphs[parent].nodes):
-            holder = graphs[parent].nodes[int(place)]
+        above, index, element = split_body_path(path) or ("", -1, "")
+        if above in graphs and 0 <= index < len(graphs[above].nodes):
+            holder = graphs[above].nodes[index]
             holder.bodies = (*holder.bodies, (element, graph))
-    model = OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], ())
-    return replace(record.tagged(model), origin=f"the list of nodes in {SIDECAR}")
+    return replace(record.tagged(OnnxModel(graph=graphs[""])), origin=f"the list of nodes in {SIDECAR}")

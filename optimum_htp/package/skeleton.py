@@ -1,14 +1,14 @@
 """The skeleton of a tagged graph, packed into a string that travels in the model's own metadata.
 
 It holds what projection needs, and no weights: nodes with their operators, names, edges, tags and calls, and the
-module trees. Tools that drop the metadata of nodes keep that of the model, so that a file that came through them can be
-tagged again from itself.
+module trees. Tools that drop the metadata of nodes keep that of the model, so a file can be tagged again from itself
+after them.
 
 The string is base85 (RFC 1924's alphabet) of zlib of JSON. The JSON is a table of columns: nodes come graph by graph, a
 parent before its bodies. A tensor is written as its distance from the newest name, so that the layers of a model look
 alike and compress to almost nothing: 0 is a new name, -1 an input or output that is not there. A tensor that is named
-`<node>_output_<i>` after the node that makes it has an empty name in the table. What comes out of a file is not
-believed: lengths are bounded before anything is made of them, and every number is checked.
+`<node>_output_<i>` after its producer has an empty name in the table. What is read is not trusted: lengths are bounded
+before anything is made of them, and every number is checked.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
-from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value
-from optimum_htp.package.json_checks import as_count, as_integers, as_name, as_text, as_texts
+from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value, split_body_path
+from optimum_htp.package.json_files import as_count, as_integers, as_name, as_text, as_text_or_none, as_texts
 from optimum_htp.package.limits import MAX_ALIAS_NAMES, MAX_CALLS, MAX_MODULE_DEPTH, MAX_NUMBER, MAX_SKELETON_BYTES
 from optimum_htp.tagging import TaggedGraph
 
@@ -37,11 +36,7 @@ _NEW, _ABSENT = 0, -1
 
 
 def pack_skeleton(graph: TaggedGraph) -> str | None:
-    """Packs a tagged graph, with its module trees and the calls of its modules.
-
-    Returns:
-        The string, without spaces or control characters; None for a graph that is too large to be unpacked.
-    """
+    """A tagged graph with its module trees and their calls as printable text; None if too large to be unpacked."""
     document = _Packer(graph).document()
     content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     if len(content) > MAX_SKELETON_BYTES:
@@ -50,11 +45,7 @@ def pack_skeleton(graph: TaggedGraph) -> str | None:
 
 
 def unpack_skeleton(text: str) -> TaggedGraph:
-    """Unpacks what `pack_skeleton` packed: the path of the graph is empty, its tensors have no types.
-
-    Raises:
-        HtpError: It is not a skeleton, or that of a newer version.
-    """
+    """The packed graph, without path or types. Raises HtpError for what is not a skeleton, or of a newer version."""
     try:
         document = json.loads(_decompressed(text))
         if not isinstance(document, dict) or document.get("v") != VERSION:
@@ -64,9 +55,8 @@ def unpack_skeleton(text: str) -> TaggedGraph:
             )
         return _Unpacker(document).graph()
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, zlib.error) as error:
-        reason = " ".join(str(error).split())[:200]
         raise HtpError(
-            f"the skeleton in the model's metadata is damaged ({reason}): give the tagged file or package that "
+            f"the skeleton in the model's metadata is damaged ({reason(error)}): give the tagged file or package that "
             "it was made from (--reference), or export the model again"
         ) from error
 
@@ -88,10 +78,8 @@ class _Packer:
         self._graph = graph
         self._names: dict[str, int] = {}
         self._table: list[str] = []
-        self._modules = {
-            tree.tag(info.path): number
-            for number, (tree, info) in enumerate((tree, info) for tree in graph.trees for info in tree)
-        }
+        tags = (tree.tag(info.path) for tree in graph.trees for info in tree)
+        self._modules = {tag: index for index, tag in enumerate(tags)}
 
     def document(self) -> dict[str, Any]:
         """The whole skeleton, as JSON holds it."""
@@ -101,41 +89,46 @@ class _Packer:
         columns: dict[str, list[int]] = {key: [] for key in ("op", "ni", "no", "io", "tag")}
         graphs = []
         for path, graph in self._graph.model.graphs():
-            given = self._references(value.name for value in graph.inputs)
-            read = {name for node in graph.nodes for name in node.inputs}
-            stored = self._references(tensor.name for tensor in graph.initializers if tensor.name in read)
-            for position, node in enumerate(graph.nodes):
+            inputs = self._references(value.name for value in graph.inputs)
+            used = {name for node in graph.nodes for name in node.inputs}
+            initializers = self._references(tensor.name for tensor in graph.initializers if tensor.name in used)
+            for index, node in enumerate(graph.nodes):
                 columns["op"].append(operators.setdefault((node.domain, node.op_type), len(operators)))
                 columns["ni"].append(len(node.inputs))
                 columns["no"].append(len(node.outputs))
                 columns["io"] += self._references(node.inputs)
                 columns["io"] += self._references(node.outputs, node.name)
-                tag = self._graph.tags.get((path, position))
+                tag = self._graph.tags.get((path, index))
                 columns["tag"].append(tags.setdefault(tag, len(tags)) if tag is not None else _ABSENT)
                 names.append(node.name)
-            returned = self._references(value.name for value in graph.outputs)
-            graphs.append([path, len(graph.nodes), given, stored, returned])
+            outputs = self._references(value.name for value in graph.outputs)
+            graphs.append([path, len(graph.nodes), inputs, initializers, outputs])
         return {
-            "v": VERSION, "graphs": graphs, **columns, "ops": [list(each) for each in operators], "names": names,
-            "tensors": self._table, "tags": [self._tag(tag) for tag in tags],
+            "v": VERSION,
+            "graphs": graphs,
+            **columns,
+            "ops": list(map(list, operators)),
+            "names": names,
+            "tensors": self._table,
+            "tags": [self._tag(tag) for tag in tags],
             "roots": [
                 [root.in_model, _tree_columns(root.tree), [_call_columns(trace) for trace in root.traces]]
                 for root in self._graph.roots
             ],
-        }  # fmt: skip
+        }
 
-    def _references(self, names: Iterable[str], maker: str | None = None) -> list[int]:
-        found = []
-        for position, name in enumerate(names):
+    def _references(self, names: Iterable[str], producer: str | None = None) -> list[int]:
+        references = []
+        for index, name in enumerate(names):
             if not name:
-                found.append(_ABSENT)
-                continue
-            known = self._names.get(name)
-            found.append(_NEW if known is None else len(self._table) - known)
-            if known is None:
+                references.append(_ABSENT)
+            elif name in self._names:
+                references.append(len(self._table) - self._names[name])
+            else:
+                references.append(_NEW)
                 self._names[name] = len(self._table)
-                self._table.append("" if maker and name == f"{maker}_output_{position}" else name)
-        return found
+                self._table.append("" if producer and name == f"{producer}_output_{index}" else name)
+        return references
 
     def _tag(self, tag: NodeTag) -> list[Any]:
         row: list[Any] = [self._modules.get(tag.tag, tag.tag), SOURCES.index(tag.source), tag.call]
@@ -145,24 +138,24 @@ class _Packer:
 
 
 def _tree_columns(tree: ModuleTree) -> dict[str, Any]:
-    """A module tree by columns: each module's parent, by its place in the list, and its last name."""
-    places: dict[ModulePath, int] = {}
+    """A module tree by columns: each module's parent, by its index in the list, and its last name."""
+    indices: dict[ModulePath, int] = {}
     classes: dict[tuple[str, str], int] = {}
     columns: dict[str, list[Any]] = {key: [] for key in ("parent", "name", "class", "calls", "parameters")}
-    for number, info in enumerate(tree):
-        places[info.path] = number
-        above = places.get(info.path[:-1], _ABSENT) if info.path else _ABSENT
-        columns["parent"].append(above)
-        columns["name"].append(info.path[-1] if above >= 0 else list(info.path))
+    for index, info in enumerate(tree):
+        parent = indices.get(info.path[:-1], _ABSENT) if info.path else _ABSENT
+        indices[info.path] = index
+        columns["parent"].append(parent)
+        columns["name"].append(info.path[-1] if parent >= 0 else list(info.path))
         columns["class"].append(classes.setdefault((info.class_name, info.qualified_class), len(classes)))
         columns["calls"].append(info.calls)
         columns["parameters"].append(info.parameters)
-    rest = {
+    return {
+        **columns,
         "classes": [[short, _shortened(full, short)] for short, full in classes],
-        "containers": [number for number, info in enumerate(tree) if info.container],
-        "aliases": [[number, list(map(list, info.aliases))] for number, info in enumerate(tree) if info.aliases],
+        "containers": [index for index, info in enumerate(tree) if info.container],
+        "aliases": [[index, list(map(list, info.aliases))] for index, info in enumerate(tree) if info.aliases],
     }
-    return {**columns, **rest}
 
 
 def _call_columns(calls: CallTree) -> dict[str, Any]:
@@ -170,16 +163,16 @@ def _call_columns(calls: CallTree) -> dict[str, Any]:
     rows = calls.rows()
     return {
         "module": [row[0] for row in rows],
-        "parent": [0 if row[1] < 0 else number - row[1] for number, row in enumerate(rows)],
-        "alias": [[number, row[2]] for number, row in enumerate(rows) if len(row) > 2],
+        "parent": [0 if row[1] < 0 else index - row[1] for index, row in enumerate(rows)],
+        "alias": [[index, row[2]] for index, row in enumerate(rows) if len(row) > 2],
     }
 
 
 def _call_rows(columns: Any) -> Iterator[tuple[int, ...]]:
-    aliases = {number: (alias,) for number, alias in columns["alias"]}
+    aliases = {index: (alias,) for index, alias in columns["alias"]}
     pairs = zip(as_integers(columns["module"]), as_integers(columns["parent"]), strict=True)
-    for number, (module, distance) in enumerate(pairs):
-        yield module, -1 if not distance else as_count(number - distance, number), *aliases.get(number, ())
+    for index, (module, distance) in enumerate(pairs):
+        yield module, -1 if not distance else as_count(index - distance, index), *aliases.get(index, ())
 
 
 def _shortened(qualified: str, short: str) -> str:
@@ -187,7 +180,7 @@ def _shortened(qualified: str, short: str) -> str:
 
 
 class _Unpacker:
-    """Makes the graph of the columns; anything that does not fit raises one of the errors that `unpack` catches."""
+    """Makes the graph of the columns; what does not fit raises one of the errors that `unpack_skeleton` catches."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
@@ -205,27 +198,24 @@ class _Unpacker:
         tags: dict[NodeKey, NodeTag] = {}
         graphs: dict[str, Graph] = {}
         names = iter(self._names)
-        for path, count, given, stored, returned in self._document["graphs"]:
-            inputs = tuple(Value(name, 0, None) for name in self._resolve(as_integers(given)))
-            tensors = tuple(Initializer(name, 0, (), None, 0, None) for name in self._resolve(as_integers(stored)))
-            nodes = []
-            for position, name in enumerate(islice(names, as_count(count, len(self._names) + 1))):
-                nodes.append(self._node(name))
+        for path, count, inputs, initializers, outputs in self._document["graphs"]:
+            graphs[as_text(path)] = graph = Graph()
+            graph.inputs = tuple(map(Value, self._resolve(as_integers(inputs))))
+            graph.initializers = tuple(map(Initializer, self._resolve(as_integers(initializers))))
+            for index, name in enumerate(islice(names, as_count(count, len(self._names) + 1))):
+                graph.nodes.append(self._node(name))
                 tag = self._next("tag")
                 if tag != _ABSENT:
-                    tags[path, position] = self._tags[as_count(tag, len(self._tags))]
-            outputs = tuple(Value(name, 0, None) for name in self._resolve(as_integers(returned)))
-            graphs[as_text(path)] = Graph("", nodes, inputs, outputs, tensors)
-        model = OnnxModel(Path(), 0, {}, "", "", {}, graphs[""], _assembled(graphs))
-        return TaggedGraph(model, tags, self._roots)
+                    tags[path, index] = self._tags[as_count(tag, len(self._tags))]
+            graph.outputs = tuple(map(Value, self._resolve(as_integers(outputs))))
+        functions = _assembled(graphs)
+        return TaggedGraph(OnnxModel(graph=graphs[""], functions=functions), tags, self._roots)
 
     def _node(self, name: str) -> Node:
         domain, op_type = self._operators[as_count(self._next("op"), len(self._operators))]
         counts = [as_count(self._next(key), len(self._table) + 1_000) for key in ("ni", "no")]
-        references = [[self._next("io") for _ in range(count)] for count in counts]
-        inputs = self._resolve(references[0])
-        outputs = self._resolve(references[1], name)
-        return Node(name, op_type, domain, tuple(inputs), tuple(outputs), {}, ())
+        inputs, outputs = ([self._next("io") for _ in range(count)] for count in counts)
+        return Node(name, op_type, domain, tuple(self._resolve(inputs)), tuple(self._resolve(outputs, name)))
 
     def _next(self, column: str) -> int:
         value = next(self._columns[column], None)
@@ -233,28 +223,24 @@ class _Unpacker:
             raise ValueError(f"the column {column!r} is too short")
         return value
 
-    def _resolve(self, references: Iterable[int], maker: str | None = None) -> list[str]:
-        found = []
-        for position, reference in enumerate(references):
+    def _resolve(self, references: Iterable[int], producer: str | None = None) -> Iterator[str]:
+        for index, reference in enumerate(references):
             if reference == _ABSENT:
-                found.append("")
+                yield ""
                 continue
             if reference == _NEW:
-                if not self._table[self._seen] and maker:
-                    self._table[self._seen] = f"{maker}_output_{position}"
-                    self._made += len(maker)
+                if not self._table[self._seen] and producer:
+                    self._table[self._seen] = f"{producer}_output_{index}"
+                    self._made += len(producer)
                     if self._made > MAX_SKELETON_BYTES:
                         raise ValueError("longer names than any model has")
                 self._seen += 1
-            found.append(self._table[as_count(self._seen - max(reference, 1), self._seen)])
-        return found
+            yield self._table[as_count(self._seen - max(reference, 1), self._seen)]
 
     def _tag(self, tag: Any, source: Any, call: Any, origins: Any = ()) -> NodeTag:
-        if call is not None:
-            as_count(call, MAX_CALLS)
-        return NodeTag(
-            self._tag_name(tag), SOURCES[as_count(source, len(SOURCES))], call, tuple(map(self._tag_name, origins))
-        )
+        source = SOURCES[as_count(source, len(SOURCES))]
+        call = None if call is None else as_count(call, MAX_CALLS)
+        return NodeTag(self._tag_name(tag), source, call, tuple(map(self._tag_name, origins)))
 
     def _tag_name(self, tag: Any) -> str:
         if isinstance(tag, int):
@@ -265,20 +251,18 @@ class _Unpacker:
 
     def _read_roots(self) -> Roots:
         roots = Roots(
-            Root.of_rows(
-                ModuleTree(_modules(columns)), None if place is None else as_text(place), map(_call_rows, traces)
-            )
-            for place, columns, traces in self._document["roots"]
+            Root.of_rows(ModuleTree(_modules(columns)), as_text_or_none(in_model), map(_call_rows, traces))
+            for in_model, columns, traces in self._document["roots"]
         )
         for tree in roots.trees:
             for path in (alias for info in tree for alias in info.aliases):
-                tree.tag(path)  # an alias of a module that isn't there is found out now
+                tree.tag(path)  # raises if the alias is below a module that isn't there
         return roots
 
 
 def _modules(columns: Any) -> Iterator[ModuleInfo]:
     containers = set(as_integers(columns["containers"]))
-    aliases = {number: tuple(tuple(as_texts(path)) for path in paths) for number, paths in columns["aliases"]}
+    aliases = {index: tuple(tuple(as_texts(path)) for path in paths) for index, paths in columns["aliases"]}
     if sum(map(len, chain.from_iterable(aliases.values()))) > MAX_ALIAS_NAMES:
         raise ValueError("more aliases than any model has")
     classes = [(as_name(short), as_text(full)) for short, full in columns["classes"]]
@@ -286,38 +270,38 @@ def _modules(columns: Any) -> Iterator[ModuleInfo]:
     lengths: list[int] = []  # of the tags, roughly: a deep tree with long names would fill the memory with them
     total = 0
     rows = zip(*(columns[key] for key in ("parent", "name", "class", "calls", "parameters")), strict=True)
-    for number, (parent, name, class_number, calls, parameters) in enumerate(rows):
-        short, full = classes[as_count(class_number, len(classes))]
+    for index, (parent, name, class_index, calls, parameters) in enumerate(rows):
+        short, full = classes[as_count(class_index, len(classes))]
         if parent == _ABSENT:
             paths.append(tuple(map(as_name, as_texts(name))))
             lengths.append(sum(map(len, paths[-1])))
         else:
-            paths.append((*paths[as_count(parent, number)], as_name(name)))
+            paths.append((*paths[as_count(parent, index)], as_name(name)))
             lengths.append(lengths[parent] + len(short) + len(name) + 2)
         total += lengths[-1]
         if total > 4 * MAX_SKELETON_BYTES or len(paths[-1]) > MAX_MODULE_DEPTH:
             raise ValueError("the module tree is deeper than any")
         yield ModuleInfo(
-            path=paths[-1], class_name=short, qualified_class=full[:-1] + short if full.endswith(".*") else full,
-            container=number in containers, calls=as_count(calls, MAX_NUMBER), parameters=as_count(parameters, MAX_NUMBER),
-            aliases=aliases.get(number, ()),
-        )  # fmt: skip
+            path=paths[-1],
+            class_name=short,
+            qualified_class=full[:-1] + short if full.endswith(".*") else full,
+            container=index in containers,
+            calls=as_count(calls, MAX_NUMBER),
+            parameters=as_count(parameters, MAX_NUMBER),
+            aliases=aliases.get(index, ()),
+        )
 
 
 def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
     """Puts bodies into the nodes that hold them, innermost first, and returns the functions."""
     functions = []
-    bodies: dict[tuple[str, int], list[tuple[str, Graph]]] = {}
+    bodies: dict[NodeKey, list[tuple[str, Graph]]] = {}
     for path, graph in reversed(graphs.items()):
-        for position, node in enumerate(graph.nodes):
-            held = bodies.pop((path, position), None)
-            if held is not None:
-                node.bodies = tuple(reversed(held))
-        parent, _, last = path.rpartition("/")
-        place, _, element = last.partition(".")
-        inside = parent in graphs and (parent or "::" not in last)
-        if path and place.isdecimal() and element and inside:
-            bodies.setdefault((parent, as_count(int(place), len(graphs[parent].nodes))), []).append((element, graph))
+        for index, node in enumerate(graph.nodes):
+            node.bodies = tuple(reversed(bodies.pop((path, index), ())))
+        above, index, element = split_body_path(path) or ("", -1, "")
+        if element and above in graphs:
+            bodies.setdefault((above, as_count(index, len(graphs[above].nodes))), []).append((element, graph))
         elif path:
             domain, separator, rest = path.partition("::")
             name, _, overload = rest.partition(":")
@@ -325,5 +309,5 @@ def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:
                 raise ValueError(f"{path[:80]!r} is not the path of a graph")
             functions.append(Function(domain, name, overload, graph))
     if bodies:
-        raise ValueError("a body stands before the graph that holds it")
+        raise ValueError("a body comes before the graph that holds it")
     return tuple(reversed(functions))

@@ -1,15 +1,15 @@
 """Writing a package as a whole: everything into a staging directory, then into place, or nothing.
 
-Whatever goes wrong, the user's own files are as they were, and none of ours are left. Where the process is killed in
-the middle, the next one that writes to the same directory puts back what was there and removes the rest.
+Whatever goes wrong, the user's own files are as they were, and none of ours are left. If the process is killed halfway,
+the next one that writes to the same directory puts back what was there and removes the rest.
 
 The staging directory is hidden in the output directory and holds
 
 | name | what |
 |---|---|
 | `new/` | the files to be put into place |
-| `old/` | while that goes on, the files of the output whose place they take |
-| `moves` | while that goes on, the names of the new files, as JSON |
+| `old/` | during a commit, the files of the output that they replace |
+| `moves` | during a commit, the names of the new files, as JSON |
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ import os
 import re
 import secrets
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from optimum_htp.errors import cannot_write
-from optimum_htp.package.interrupts import uninterrupted
+from optimum_htp.errors import writing
 
 
 _PREFIX = ".optimum-htp-"
@@ -33,14 +36,10 @@ _STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")
 
 
 class StagedDirectory:
-    """A directory to write a package into, and the moves that put it in its place.
+    """A directory to write a package into, and the moves that put it in its place. A context manager.
 
-    A context manager. `path` lies inside the output directory, so that every move is a rename within one file system.
-    Leaving without `commit`, by an exception or an interrupt, removes all that was written, the output directory and
-    its parents too where this made them.
-
-    Raises:
-        HtpError: The output directory can't be created or written to.
+    It lies inside the output directory: every move is a rename. Leaving without `commit` removes all that was written,
+    and the directories that this made. Raises HtpError if the output can't be created or written to.
     """
 
     def __init__(self, output: Path) -> None:
@@ -55,53 +54,42 @@ class StagedDirectory:
         return self._root / _NEW
 
     def __enter__(self) -> StagedDirectory:
-        try:
+        with contextlib.ExitStack() as on_failure, writing(self.output):
+            on_failure.callback(self._remove)
             with uninterrupted():
-                self._make_output()
+                self._make(self.output)
+                if not self.output.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 _clear_up(self.output)
                 self._root.mkdir(mode=0o700)
                 self._lock = _locked(self._root)
                 self.path.mkdir()
-        except BaseException as error:
-            self._remove()
-            if isinstance(error, OSError):
-                raise cannot_write(self.output, error) from error
-            raise
+            on_failure.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._remove()
 
     def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
-        """Moves every staged file to its place, after the output's files named in `remove` are gone.
+        """Moves every staged file to its place, `last` after all others, once the output's files in `remove` are gone.
 
-        If a move fails, or an interrupt comes in meanwhile, what was there before is put back.
-
-        Args:
-            remove: Files of the output that the package replaces or outdates.
-            last: The file to move last: where it is, all others are.
-
-        Raises:
-            HtpError: A file could not be moved.
+        If a move fails (HtpError), or an interrupt comes in meanwhile, what was there before is put back.
         """
-        found = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
-        staged = sorted(found, key=lambda path: (path == Path(last), path))
-        with uninterrupted() as asked:
-            try:
-                (self._root / _MOVES).write_text(json.dumps([path.as_posix() for path in staged]))
-                for relative in dict.fromkeys((*map(Path, remove), *staged)):
-                    self._move_away(relative)
-                for relative in staged:
-                    self._make((self.output / relative).parent)
-                    (self.path / relative).replace(self.output / relative)
-                if asked:
-                    raise KeyboardInterrupt
-                (self._root / _MOVES).unlink()
-            except BaseException as error:
-                _put_back(self._root, self.output)
-                if isinstance(error, OSError):
-                    raise cannot_write(self.output, error) from error
-                raise
+        files = (path.relative_to(self.path) for path in self.path.rglob("*") if not path.is_dir())
+        staged = sorted(files, key=lambda path: (path == Path(last), path))
+        moves = self._root / _MOVES
+        with uninterrupted() as signals, writing(self.output), contextlib.ExitStack() as on_failure:
+            on_failure.callback(_put_back, self._root, self.output)
+            moves.write_text(json.dumps([path.as_posix() for path in staged]))
+            for relative in dict.fromkeys((*map(Path, remove), *staged)):
+                self._move_away(relative)
+            for relative in staged:
+                self._make((self.output / relative).parent)
+                (self.path / relative).replace(self.output / relative)
+            if signals:
+                raise KeyboardInterrupt
+            moves.unlink()
+            on_failure.pop_all()
             self._made.clear()
 
     def _move_away(self, relative: Path) -> None:
@@ -112,11 +100,6 @@ class StagedDirectory:
             old = self._root / _OLD / relative
             old.parent.mkdir(parents=True, exist_ok=True)
             target.replace(old)
-
-    def _make_output(self) -> None:
-        self._make(self.output)
-        if not self.output.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def _make(self, directory: Path) -> None:
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
@@ -130,15 +113,13 @@ class StagedDirectory:
             if self._lock >= 0:
                 os.close(self._lock)
                 self._lock = -1
-            for path in reversed(self._made):
-                try:
+            with contextlib.suppress(OSError):  # somebody else put something there: it stays
+                for path in reversed(self._made):
                     path.rmdir()
-                except OSError:  # somebody else put something there: it stays
-                    return
 
 
 def without_staging(text: str) -> str:
-    """A message that names files as if they were in their place already: where they are staged is nobody's concern.
+    """Replaces staging paths in a message by the final ones.
 
     >>> without_staging("cannot read out/.optimum-htp-01ab/new/model.onnx")
     'cannot read out/model.onnx'
@@ -146,8 +127,32 @@ def without_staging(text: str) -> str:
     return _STAGED.sub("", text)
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[list[int]]:
+    """Delays Ctrl-C and `kill` until the block has ended; yields the signals so far, for a block that would undo."""
+    received: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
+
+    def receive(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not the main thread, which alone is interrupted
+                handler = signal.getsignal(number)
+                if handler not in (None, signal.SIG_IGN):  # None: what is not Python's can't be put back
+                    signal.signal(number, receive)
+                    handlers[number] = handler
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
+
+
 def _put_back(root: Path, output: Path) -> None:
-    """Undoes the moves of a commit that did not come to its end."""
+    """Undoes the moves of a commit that did not finish."""
     for name in _moves(root):
         new, placed = root / _NEW / name, output / name
         if _is_inside(placed, output) and not os.path.lexists(new) and os.path.lexists(placed):
@@ -164,7 +169,7 @@ def _is_inside(file: Path, directory: Path) -> bool:
 
 
 def _moves(root: Path) -> list[str]:
-    """The names of the files that a commit is moving; none where there is no commit going on."""
+    """The names of the files that a commit is moving; none if no commit is under way."""
     try:
         names = json.loads((root / _MOVES).read_text())
     except (OSError, ValueError):
@@ -176,7 +181,7 @@ def _clear_up(output: Path) -> None:
     """Puts back and removes what processes that were killed left in a directory."""
     for root in output.glob(f"{_PREFIX}*"):
         lock = _locked(root) if root.is_dir() and not root.is_symlink() else -1
-        if lock < 0:  # a process is at work there, or there is no telling
+        if lock < 0:  # a process may be at work there
             continue
         try:
             if (root / _MOVES).is_file():
@@ -187,7 +192,7 @@ def _clear_up(output: Path) -> None:
 
 
 def _locked(directory: Path) -> int:
-    """A descriptor that holds a directory until it is closed, by whatever end; -1 where it is held, or can't be."""
+    """A descriptor that locks a directory until it is closed, by whatever end; -1 if it is locked, or can't be."""
     try:
         import fcntl
     except ImportError:  # Windows has no such locks

@@ -1,30 +1,10 @@
 """Where tags come from: the trace of an export, rules that read it, and tags carried to other graphs."""
 
-from __future__ import annotations
-
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project, refuse_empty
-from optimum_htp.tagging.rules.metadata import in_doubt
+from optimum_htp.tagging.rules.metadata import CLASS_HIERARCHY, NAME_SCOPES, in_doubt
 from optimum_htp.tagging.rules.node_names import ScopeFit, fit_scopes
 from optimum_htp.tagging.rules.order import tag_export, tag_model
 from optimum_htp.tagging.tracing.modules import static_trace
 from optimum_htp.tagging.tracing.tap import ModuleTap, Tagger, place_in_model
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
-
-
-__all__ = [
-    "ExportTrace",
-    "ModuleTap",
-    "ModuleTrace",
-    "ScopeFit",
-    "TaggedGraph",
-    "Tagger",
-    "fit_scopes",
-    "in_doubt",
-    "place_in_model",
-    "project",
-    "refuse_empty",
-    "static_trace",
-    "tag_export",
-    "tag_model",
-]

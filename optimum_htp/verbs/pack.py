@@ -1,6 +1,6 @@
 """`pack`: a package as one ONNX file.
 
-Weights are copied from file to file by the system and never held in memory. `package/archive.py` describes the format.
+Weights are copied from file to file by the system, and never held in memory. `package/archive.py` has the format.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from optimum_htp.package import (
     ExternalTensor,
     HtpPackage,
     check_sizes,
+    hub_blobs,
     is_pack_key,
     manifest_text,
     names_problem,
@@ -112,17 +113,15 @@ class _Plan:
 
 
 def _plan(directory: Path) -> _Plan:
-    """Finds out what a package consists of, and whether it can be packed."""
+    """Lists the files of a package, and checks that it can be packed."""
     if not directory.is_dir():
         advice = "give the directory that holds the ONNX file and its config.json"
         raise PackageError(f"{directory}: {'a file' if directory.exists() else 'no such package'}; {advice}")
-    _, found = onnx_files(directory)
-    if len(found) > 1:
-        listed = ", ".join(sorted(found)[:6])
-        raise PackageError(
-            f"{directory}: {len(found)} ONNX files ({listed}), and only one can be packed into one file"
-        )
-    ((name, onnx),) = found.items()
+    _, models = onnx_files(directory)
+    if len(models) > 1:
+        listed = f"{len(models)} ONNX files ({', '.join(sorted(models)[:6])})"
+        raise PackageError(f"{directory}: {listed}, and only one can be packed into one file")
+    ((name, onnx),) = models.items()
     model = read_model(onnx)
     if any(map(is_pack_key, model.metadata)):
         raise PackageError(f"{onnx}: packed already; unpack it first: optimum-cli htp unpack {onnx} DIR")
@@ -134,7 +133,7 @@ def _plan(directory: Path) -> _Plan:
             external[path] = files[path]
         else:
             advice = "get the whole package and pack it again"
-            raise PackageError(f"{onnx}: its weights are in {location!r}, no file of the package; {advice}")
+            raise PackageError(f"{onnx}: its weights are in {location!r}, not a file of the package; {advice}")
     small = {path: file for path, file in files.items() if path != name and path not in external}
     if not any(config in small for config in (CONFIG, MODEL_INDEX)):
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
@@ -148,9 +147,7 @@ def _plan(directory: Path) -> _Plan:
 
 def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
     """Every file of a package by its path in it; hidden directories and Python's caches don't count."""
-    real = directory.resolve()
-    # A snapshot in the Hub's cache consists of links into `blobs/` of the same repository.
-    blobs = [parent.parent / "blobs" for parent in (real, *real.parents) if parent.name == "snapshots"]
+    blobs = hub_blobs(directory)
 
     def failed(error: OSError) -> None:
         raise PackageError(f"{error.filename}: cannot be read: {error.strerror}; fix its permissions") from error
@@ -176,10 +173,10 @@ def _target(plan: _Plan, destination: Path, *, overwrite: bool) -> Path:
     if target.is_relative_to(plan.directory.resolve()):
         raise PackageError(f"{destination}: inside the package that is to be packed; write the file somewhere else")
     if target.is_dir() or not target.parent.is_dir():
-        reason = "a directory" if target.is_dir() else "its directory does not exist"
-        raise PackageError(f"{destination}: {reason}; give the path of the ONNX file to write")
+        problem = "a directory" if target.is_dir() else "its directory does not exist"
+        raise PackageError(f"{destination}: {problem}; give the path of the ONNX file to write")
     if os.path.lexists(destination) and not overwrite:
-        raise PackageError(f"{destination}: there already; give --overwrite to replace it, or another path")
+        raise PackageError(f"{destination}: it exists already; give --overwrite to replace it, or another path")
     return target
 
 
@@ -191,7 +188,7 @@ def _encoded(path: Path) -> str:
 
 
 def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[ExternalTensor], Splice | None]:
-    """Describes the ONNX file with the content of external tensors in it, and where that content was."""
+    """The change that puts the content of external tensors into the ONNX file, and where that content was."""
     tensors: list[ExternalTensor] = []
     parent = PurePosixPath(plan.name).parent
     starts = {path: files.add(file) for path, file in plan.external.items()}

@@ -1,41 +1,34 @@
-"""Tags carried onto the files that tools made from tagged ones: what `optimum-cli htp project` does.
+"""`project`: carrying tags to the files that tools made from tagged ones.
 
-What a file's tags are projected from is looked for in this order: the tagged files that are given; what the sidecar
-says, where it describes just this graph; the skeleton in the file's own metadata; what its nodes still carry; the other
-files of its package; the sidecar's list of nodes. The report says which it was.
+What is projected is the tags of the reference, if one is given; else what the package itself says, in the order that
+`package/resolver.py` gives. The report says what it was.
 """
 
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import NodeTags
-from optimum_htp.onnxfile import OnnxModel, external_data_files
+from optimum_htp.onnxfile import external_data_files
 from optimum_htp.package import (
-    CLASS_HIERARCHY,
-    KEYS,
-    NAME_SCOPES,
-    NAMESPACE,
     SIDECAR,
-    SKELETON,
     FileRecord,
     HtpFile,
-    HtpOptions,
     HtpPackage,
     Sidecar,
     StagedDirectory,
     as_package,
     evidence_of,
     library_versions,
+    options_of,
     projected,
     reference_evidence,
     write_files,
@@ -48,12 +41,12 @@ class FileProjection:
     """How the nodes of one ONNX file were tagged.
 
     Attributes:
-        nodes: Nodes in all, those of bodies and functions included.
+        nodes: All nodes, those of bodies and functions included.
         by_source: Nodes by the kind of evidence.
         unresolved: Nodes of which nothing is known.
         below_root: Nodes whose module lies below the root.
         several_origins: Nodes that came from several modules, and carry the list.
-        evidence: What the tags were projected from, in words.
+        evidence: What the tags were projected from.
     """
 
     nodes: int
@@ -90,7 +83,7 @@ class ProjectReport:
     files: dict[str, FileProjection]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """The document that `--json` prints."""
         return {**asdict(self), "output": str(self.output)}
 
     @property
@@ -106,24 +99,22 @@ def project(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> ProjectReport:
-    """Carries tags onto a file, or each file of a package, that tools made from tagged ones.
+    """Carries tags to a file, or to each file of a package, that tools made from tagged ones: to all of them or none.
 
     Args:
         package: An ONNX file, or a directory with ONNX files.
         reference: The tagged file or package that it was made from; None means what the files themselves say.
-        output: Where to write: a file for a file, a directory for a directory. External data comes along. None writes
+        output: Where to write: a file for a file, a directory for a directory. External data is copied too. None writes
             in place.
-        overwrite: Write into a file or directory that is there already, and replace what it has under the same names,
-            other models' external data excepted.
-
-    Whatever is written, it is all of it or nothing.
+        overwrite: Write into a file or directory that exists, and replace files of the same names, but not other
+            models' external data.
 
     Returns:
-        How the nodes were tagged, and what told it.
+        How the nodes were tagged, and from what evidence.
 
     Raises:
-        HtpError: Nothing tells what the nodes came from, or what there is describes another model, or the output can't
-            be written; then nothing is.
+        HtpError: It is unknown what the nodes came from, or the evidence is of another model, or the output can't be
+            written; then nothing is.
 
     Example:
         >>> report = project("bert_quantized", reference="bert_onnx")  # doctest: +SKIP
@@ -140,15 +131,11 @@ def project(
     return ProjectReport(target or package.path, files)
 
 
-# --- What there is to project from ---
-
-
 def _projected(file: HtpFile, package: HtpPackage, reference: HtpPackage | None) -> TaggedGraph:
-    """The tags of one file, by the first evidence that fits it; of a reference that is given, by no other."""
-    refuse_empty(file.model)  # whatever there is to tell its tags: this says more
-    graph, refused = projected(
-        file, evidence_of(file, package) if reference is None else reference_evidence(reference, file)
-    )
+    """The tags of one file, by the first evidence that fits it: that of the reference only, if there is one."""
+    refuse_empty(file.model)  # first, because this says more than that no evidence fits
+    evidence = evidence_of(file, package) if reference is None else reference_evidence(reference, file)
+    graph, refused = projected(file, evidence)
     if graph is not None:
         return graph
     if refused:
@@ -156,68 +143,35 @@ def _projected(file: HtpFile, package: HtpPackage, reference: HtpPackage | None)
     if reference is not None:
         raise PackageError(f"{reference.path}: not tagged; export it with optimum-cli export htp, or tag it first")
     raise HtpError(
-        f"{file.path}: nothing in it says which modules its nodes came from; give the tagged file or package that it "
-        "was made from (--reference)"
+        f"{file.path}: it is unknown which modules its nodes came from; give the tagged file or package that it was "
+        "made from (--reference)"
     )
 
 
-def _options(models: Iterable[OnnxModel]) -> HtpOptions:
-    """What is written beside the tags: what stands beside those that are there; the defaults where nothing is left."""
-    found = [(keys, SKELETON in model.metadata) for model in models if (keys := _listed_keys(model)) is not None]
-    if not found:
-        return HtpOptions()
-    keys = found[0][0]
-    return HtpOptions(
-        namespace=NAMESPACE in keys,
-        torch_metadata={NAME_SCOPES, CLASS_HIERARCHY} <= keys,
-        skeleton=any(has_skeleton for _, has_skeleton in found),
-    )
-
-
-def _listed_keys(model: OnnxModel) -> set[str] | None:
-    try:
-        keys = json.loads(model.metadata.get(KEYS, ""))
-    except (ValueError, RecursionError):
-        return None
-    return {*map(str, keys)} if isinstance(keys, list) else None
-
-
-# --- Writing ---
-
-
-def _checked_output(optimized: Path, given: str | Path, *, overwrite: bool) -> Path | None:
-    """Where to write, None for in place.
-
-    Raises:
-        HtpError: It is of the wrong kind, inside what is read, or there already and not to be overwritten.
-    """
+def _checked_output(package: Path, given: str | Path, *, overwrite: bool) -> Path | None:
+    """Where to write, None for in place; what can't be written to, or is not to be overwritten, is refused."""
     output = Path(given)
     if given == "":
         raise HtpError("the output is an empty name; give one, or leave it out to tag in place")
-    if output.exists() and output.samefile(optimized):
+    if output.exists() and output.samefile(package):
         return None
-    if optimized.is_file():
+    if package.is_file():
         if output.is_dir() or output.suffix != ".onnx":
-            raise HtpError(f"{output}: {optimized} is a file; give the name of a file that ends in .onnx")
-        return _free(output, overwrite)
-    if output.is_file() or (output.suffix == ".onnx" and not output.exists()):
-        raise HtpError(f"{output}: the name of a file, and {optimized} is a directory; give a directory")
-    if optimized.resolve() in output.resolve().parents:
-        raise HtpError(f"{output}: lies in the package that is read; leave the output out to tag it in place")
-    return _free(output, overwrite)
-
-
-def _free(output: Path, overwrite: bool) -> Path:
+            raise HtpError(f"{output}: {package} is a file; give the name of a file that ends in .onnx")
+    elif output.is_file() or (output.suffix == ".onnx" and not output.exists()):
+        raise HtpError(f"{output}: the name of a file, and {package} is a directory; give a directory")
+    elif package.resolve() in output.resolve().parents:
+        raise HtpError(f"{output}: inside the package that is read; leave the output out to tag it in place")
     if not overwrite and output.exists() and (output.is_file() or any(output.iterdir())):
-        raise HtpError(f"{output}: is there already; give another path, or overwrite it with --overwrite")
+        raise HtpError(f"{output}: it exists already; give another path, or overwrite it with --overwrite")
     return output
 
 
 def _write(
-    package: HtpPackage, given: HtpPackage | None, graphs: Mapping[str, TaggedGraph], output: Path | None
+    package: HtpPackage, reference: HtpPackage | None, graphs: Mapping[str, TaggedGraph], output: Path | None
 ) -> None:
-    files = (*package.files.values(), *(given.files.values() if given is not None else ()))
-    options = _options(file.model for file in files)
+    files = (*package.files.values(), *(reference.files.values() if reference is not None else ()))
+    options = options_of(file.model for file in files)
     records = {name: FileRecord.of(graph).keeping(package.files[name].record) for name, graph in graphs.items()}
     whole = package.path.is_dir()
     directory = package.directory if output is None else output if whole else output.parent
@@ -229,15 +183,19 @@ def _write(
             _copy_data(package.files[name], staging.path, directory)
             graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
         too_large = write_files(graphs, staging.path, options=options, whole=output is not None)
-        if whole:
-            _sidecar(package, given, records).write(staging.path)
+        if whole:  # what is known of the source, here or where the tags are from
+            known = (opened.sidecar for opened in (package, reference) if opened is not None)
+            sidecar = replace(next(filter(None, known), Sidecar({})), files={})
         else:
-            _amend_sidecar(directory, records, staging.path, needed=bool(too_large))
+            sidecar = Sidecar.read(directory) or Sidecar({})
+        # That of the package around a single file is updated if it has the file, or nothing else can have its tags.
+        if whole or too_large or records.keys() <= sidecar.files.keys():
+            replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
         staging.commit(last=SIDECAR)
 
 
 def _copy_others(package: HtpPackage, staged: Path) -> None:
-    """Copies all of a directory but its tagged files and its sidecar: configs, tokenizers, external data."""
+    """Copies all of a directory except its tagged files and its sidecar: configs, tokenizers, external data."""
     tagged = {package.path / name for name in (*package.files, SIDECAR)}
     for file in package.files.values():
         for location in external_data_files(file.model):
@@ -256,7 +214,7 @@ def _copy_others(package: HtpPackage, staged: Path) -> None:
 
 
 def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
-    """Copies the external data of a file, which is there under the names that the file knows."""
+    """Copies the external data of a file, under the names that it has for it."""
     for location in sorted(external_data_files(file.model)):
         source, target = file.path.parent / location, output / location
         if os.path.normpath(target.absolute()) == os.path.normpath(source.absolute()):
@@ -269,18 +227,4 @@ def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
             (staged / location).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, staged / location)
         elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
-            raise HtpError(f"{target}: is there already, and the model's external data would replace it")
-
-
-def _sidecar(package: HtpPackage, given: HtpPackage | None, records: dict[str, FileRecord]) -> Sidecar:
-    """What the sidecar of a whole package says now; of its source what is known, here or where the tags are from."""
-    known = (each.sidecar for each in (package, given) if each is not None)
-    sidecar = next((each for each in known if each is not None), Sidecar(files={}))
-    return replace(sidecar, files=records, versions=library_versions())
-
-
-def _amend_sidecar(directory: Path, records: dict[str, FileRecord], staged: Path, *, needed: bool) -> None:
-    """Brings the sidecar beside a single file in step, where it has a record of it or nothing else could have one."""
-    sidecar = Sidecar.read(directory) or Sidecar(files={})
-    if needed or records.keys() <= sidecar.files.keys():
-        replace(sidecar, files={**sidecar.files, **records}, versions=library_versions()).write(staged)
+            raise HtpError(f"{target}: it exists already, and the model's external data would replace it")

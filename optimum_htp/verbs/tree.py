@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
 from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts, as_package
 
@@ -20,10 +21,10 @@ class NodeRow:
     Attributes:
         graph: The path of its graph; `""` is the main graph.
         id: What identifies it in its graph (`onnxfile.node_id`).
-        name: Its name, as profilers and quantizers call it; `""` where it has none.
-        operator: Its operator, with the domain in front where that is not ONNX's.
+        name: Its name, as profilers and quantizers call it; `""` if it has none.
+        operator: Its operator, after its domain if that is not ONNX's.
         source: The evidence that decided its owner.
-        call: The 0-based index of the owner's call, where the owner ran more than once and one call owns the node.
+        call: The index of the owner's call, if the owner ran more than once and one call owns the node.
     """
 
     graph: str
@@ -44,14 +45,14 @@ class ModuleRow:
         attribute: The end of the path that its parent knows it by, containers in front: `layer.0`.
         class_name: Its class.
         tag: Its tag.
-        calls: How often it ran in the trace; None where that is not known.
-        parameters: Elements of the parameters at and below it; None where that is not known.
+        calls: How often it ran in the trace; None if unknown.
+        parameters: Elements of the parameters at and below it; None if unknown.
         own_nodes: Nodes that are tagged with it.
         all_nodes: Those, and the nodes of all modules below it.
         modules_below: Rows below it.
         aliases: The other paths that it is registered under.
-        alias_of: The path of the row that stands for the module, where this row is one more name of it.
-        in_model: For a root, where it sits in the whole model; None where it is all of it, or that is not known.
+        alias_of: The path of the row that stands for the module, if this row is one more name of it.
+        in_model: For a root, where it sits in the whole model; None if it is all of it, or unknown.
         nodes: The nodes that are tagged with it.
     """
 
@@ -100,7 +101,7 @@ class FileTree:
         counts: How its nodes were tagged.
         evidence: Where the tags are from, the `"sidecar"` or the `"metadata"` of the nodes.
         rows: The modules, each before those below it.
-        unresolved: The nodes that no module is known for.
+        unresolved: The nodes whose module is unknown.
     """
 
     name: str
@@ -167,166 +168,99 @@ def tree(
         ('bert.encoder.layer.0', 47)
     """
     package = as_package(package)
-    trees = []
-    for chosen in package.matching(file).values():
-        _check_tagged(chosen, package)
-        file_tree = _file_tree(chosen)
-        if module is not None:
-            file_tree = replace(file_tree, rows=_below(file_tree.rows, chosen, module), unresolved=())
-        if depth is not None:
-            file_tree = replace(file_tree, rows=tuple(row for row in file_tree.rows if row.depth <= depth))
-        if module is None or file_tree.rows:
-            trees.append(file_tree)
+    trees = [_file_tree(chosen, package, module, depth) for chosen in package.matching(file).values()]
+    if module is not None:
+        trees = [shown for shown in trees if shown.rows]
     if not trees:
         advice = "give a glob over dotted paths, such as '*.attention', or a class"
         raise PackageError(f"{package.path}: no module is called {module!r}; {advice}")
     return TreeReport(str(package.path), tuple(trees), nodes)
 
 
-def _check_tagged(file: HtpFile, package: HtpPackage) -> None:
+def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: int | None) -> FileTree:
     if file.evidence == "none":
         lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
         advice = f"tag it: optimum-cli htp tag {package.path}"
         raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
-
-
-def _file_tree(file: HtpFile) -> FileTree:
-    owned: dict[tuple[int, ModulePath], list[NodeRow]] = {}
-    unresolved: list[NodeRow] = []
-    owners = _Owners(file.hierarchy.trees)
-    tags = []
-    for graph_path, graph in file.model.graphs():
-        for position, node in enumerate(graph.nodes):
-            tag = file.tags.get((graph_path, position)) or NodeTag("/", "unresolved")
-            tags.append(tag)
-            operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            row = NodeRow(graph_path, node_id(node, position), node.name, operator, tag.source, tag.call)
-            if tag.source == "unresolved":
-                unresolved.append(row)
-            else:
-                owned.setdefault(owners.find(tag.tag, file), []).append(row)
-    record = file.record
+    selected = set(file.hierarchy.select(module)) if module is not None else None
+    tagged, unresolved = _node_rows(file)
     # Trees that are made from tags alone know of no calls and no parameters.
-    known = record is not None and file.tagged.roots is record.roots
+    known = file.record is not None and file.tagged.roots is file.record.roots
     rows: list[ModuleRow] = []
-    for index, root in enumerate(file.tagged.roots):
-        nodes = {path: found for (at, path), found in owned.items() if at == index}
-        in_model = root.in_model if known else None
-        rows += _TreeRows(root.tree, nodes, known=known, in_model=in_model or None).rows()
-    return FileTree(file.name, TagCounts.of(tags), file.evidence, tuple(rows), tuple(unresolved))
+    for root in file.tagged.roots:
+        paths = {tag: root.tree.path_of_tag(tag) for tag in tagged}
+        nodes = {path: tagged.pop(tag) for tag, path in paths.items() if path is not None}
+        every = _module_rows(root, nodes, known=known, selected=selected)
+        rows += (row for row in every if depth is None or row.depth <= depth)
+    if tagged:
+        unknown = next(iter(tagged))
+        raise PackageError(f"{file.path}: {unknown!r}, the tag of a node, names no module; export the model again")
+    return FileTree(file.name, file.counts, file.evidence, tuple(rows), tuple(unresolved) if module is None else ())
 
 
-class _Owners:
-    """Which module a tag names: the position of its tree, and the path in it."""
-
-    def __init__(self, trees: Collection[ModuleTree]) -> None:
-        self._trees = trees
-        self._found: dict[str, tuple[int, ModulePath]] = {}
-
-    def find(self, tag: str, file: HtpFile) -> tuple[int, ModulePath]:
-        owner = self._found.get(tag)
-        if owner is not None:
-            return owner
-        for index, tree in enumerate(self._trees):
-            path = tree.path_of_tag(tag)
-            if path is not None:
-                self._found[tag] = index, path
-                return index, path
-        raise PackageError(f"{file.path}: {tag!r}, the tag of a node, names no module; export the model again")
+def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
+    """The nodes by their tag, and those that are unresolved."""
+    tagged: dict[str, list[NodeRow]] = {}
+    unresolved: list[NodeRow] = []
+    for (graph, index), node in file.model.nodes():
+        tag = file.tags.get((graph, index), NodeTag("/", "unresolved"))
+        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call)
+        (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
+    return tagged, unresolved
 
 
-class _TreeRows:
-    """The rows of one module tree: every module but containers, and every other name that owns nodes."""
+def _module_rows(
+    root: Root, nodes: Mapping[ModulePath, Sequence[NodeRow]], *, known: bool, selected: Set[ModuleInfo] | None
+) -> Iterator[ModuleRow]:
+    """Every module but containers, and every other name that owns nodes, each before those below it.
 
-    def __init__(
-        self, tree: ModuleTree, nodes: dict[ModulePath, list[NodeRow]], *, known: bool, in_model: str | None
-    ) -> None:
-        self._tree = tree
-        self._nodes = nodes
-        self._known = known
-        self._in_model = in_model
-        self._children: dict[ModulePath, list[ModulePath]] = {(): []}
-        for info in tree:
-            if info.path and not info.container:
-                self._add(info.path)
-        for path in nodes:
-            for step, _ in tree.chain(path)[1:]:
-                self._add(step)
-
-    def rows(self) -> Iterator[ModuleRow]:
-        """Each module before those below it."""
-        order: list[tuple[ModulePath, int]] = []
-        stack: list[tuple[ModulePath, int]] = [((), 0)]
-        while stack:
-            path, depth = stack.pop()
-            order.append((path, depth))
-            stack.extend((child, depth + 1) for child in reversed(self._children[path]))
-        nodes = dict.fromkeys(self._children, 0)
-        below = dict.fromkeys(self._children, 0)
-        for path, _ in reversed(order):
-            nodes[path] += len(self._nodes.get(path, ()))
-            if path:
-                above = self._parent(path)
-                nodes[above] += nodes[path]
-                below[above] += below[path] + 1
-        for path, depth in order:
-            yield self._row(path, depth, all_nodes=nodes[path], modules_below=below[path])
-
-    def _add(self, path: ModulePath) -> None:
-        if path not in self._children:
-            self._children[path] = []
-            self._children[self._parent(path)].append(path)
-
-    def _parent(self, path: ModulePath) -> ModulePath:
-        return self._tree.chain(path)[-2][0]
-
-    def _row(self, path: ModulePath, depth: int, *, all_nodes: int, modules_below: int) -> ModuleRow:
-        info = self._tree.module(path)
-        own = tuple(self._nodes.get(path, ()))
-        first = path == info.path
-        others = (alias for alias in (info.path, *info.aliases) if alias != path)
-        return ModuleRow(
+    Args:
+        root: The root that they are below.
+        nodes: The nodes that are tagged with each path.
+        known: Whether calls, parameters and the root's place are known.
+        selected: The modules to give, each with all below it as a tree of its own; None means all.
+    """
+    tree = root.tree
+    children: defaultdict[ModulePath, list[ModulePath]] = defaultdict(list)
+    all_nodes, modules_below = Counter[ModulePath](), Counter[ModulePath]()
+    modules = (info.path for info in tree if not info.container)
+    owners = (path for owner in nodes for path, _ in tree.chain(owner)[1:])
+    for path in dict.fromkeys(((), *modules, *owners)):
+        *above, _ = (step for step, _ in tree.chain(path))
+        all_nodes.update(dict.fromkeys((*above, path), len(nodes.get(path, ()))))
+        modules_below.update(above)
+        if above:
+            children[above[-1]].append(path)
+    stack: list[tuple[ModulePath, ModulePath | None, int | None]] = [((), None, 0 if selected is None else None)]
+    while stack:
+        path, parent, depth = stack.pop()
+        attribute = path[len(parent or ()) :]
+        if depth is None and selected is not None and _is_selected(path, parent, tree, selected):
+            attribute, depth = path, 0
+        stack += ((child, path, None if depth is None else depth + 1) for child in reversed(children[path]))
+        if depth is None:
+            continue
+        info = tree.module(path)
+        own = tuple(nodes.get(path, ()))
+        yield ModuleRow(
             depth=depth,
             path=".".join(path),
-            attribute=".".join(path[len(self._parent(path)) :]) if path else "",
+            attribute=".".join(attribute),
             class_name=info.class_name,
-            tag=self._tree.tag(path),
-            calls=info.calls if self._known else None,
-            parameters=info.parameters if self._known else None,
+            tag=tree.tag(path),
+            calls=info.calls if known else None,
+            parameters=info.parameters if known else None,
             own_nodes=len(own),
-            all_nodes=all_nodes,
-            modules_below=modules_below,
-            aliases=tuple(map(".".join, others)),
-            alias_of=None if first else ".".join(info.path),
-            in_model=None if path else self._in_model,
+            all_nodes=all_nodes[path],
+            modules_below=modules_below[path],
+            aliases=tuple(".".join(alias) for alias in (info.path, *info.aliases) if alias != path),
+            alias_of=None if path == info.path else ".".join(info.path),
+            in_model=(root.in_model or None) if known and not path else None,
             nodes=own,
         )
 
 
-def _below(rows: tuple[ModuleRow, ...], file: HtpFile, pattern: str) -> tuple[ModuleRow, ...]:
-    """The rows of the modules that a pattern selects, each with all below it, as trees of their own."""
-    hierarchy = file.hierarchy
-    selected = set(hierarchy.select(pattern))
-    kept: list[ModuleRow] = []
-    top: int | None = None
-    for row in rows:
-        if top is not None and row.depth <= top:
-            top = None
-        if top is None and _selects(selected, row, hierarchy.trees):
-            top = row.depth
-            row = replace(row, attribute=row.path)
-        if top is not None:
-            kept.append(replace(row, depth=row.depth - top))
-    return tuple(kept)
-
-
-def _selects(selected: set[ModuleInfo], row: ModuleRow, trees: Collection[ModuleTree]) -> bool:
-    """Whether a row's module, or a container between it and its parent's row, is among the selected."""
-    for tree in trees:
-        path = tree.path_of_tag(row.tag)
-        if path is not None:
-            above = len(tree.chain(path)[-2][0]) if path else 0
-            return any(
-                tree.module(path[:length]) in selected for length in range(min(above + 1, len(path)), len(path) + 1)
-            )
-    return False
+def _is_selected(path: ModulePath, parent: ModulePath | None, tree: ModuleTree, selected: Set[ModuleInfo]) -> bool:
+    """Whether a module, or a container between it and the row above it, is among the selected."""
+    above = -1 if parent is None else len(parent)
+    return any(tree.module(path[:length]) in selected for length in range(above + 1, len(path) + 1))

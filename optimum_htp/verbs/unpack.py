@@ -1,6 +1,6 @@
 """`unpack`: the package that was packed into an ONNX file.
 
-Weights are copied from file to file by the system and never held in memory. `package/archive.py` describes the format.
+Weights are copied from file to file by the system, and never held in memory. `package/archive.py` has the format.
 """
 
 from __future__ import annotations
@@ -14,14 +14,7 @@ from typing import Any
 
 from optimum_htp.errors import PackageError, writing
 from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, creating, rewrite_tensors, write_all
-from optimum_htp.package import (
-    ExternalTensor,
-    HtpPackage,
-    PackedFiles,
-    StagedDirectory,
-    as_package,
-    is_pack_key,
-)
+from optimum_htp.package import ExternalTensor, HtpPackage, PackedFiles, StagedDirectory, as_package, is_pack_key
 
 
 logger = logging.getLogger(__name__)
@@ -88,7 +81,7 @@ _Weights = list[tuple[ExternalTensor, tuple[int, int]]]
 
 
 def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Splice | None, _Weights]:
-    """Describes the ONNX file without the content that was external, and where in the packed file that is."""
+    """The change that takes the content that was external out of the ONNX file, and where in the file that content is."""
     wanted = {tensor.position: tensor for tensor in packed.tensors}
     weights: _Weights = []
 
@@ -96,7 +89,8 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
         tensor = wanted.get(field.position)
         if tensor is None or tensor.name != field.name or field.content is None:
             return None
-        if field.content[1] - field.content[0] != tensor.length:
+        start, end = field.content
+        if end - start != tensor.length:
             return None
         weights.append((tensor, field.content))
         return field.with_entries(tensor.entries)
@@ -117,7 +111,7 @@ def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, we
 
 
 def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> None:
-    """Checks that nothing of the user's is in the way."""
+    """Refuses to write over what exists, or through a link."""
     for name in names:
         path = directory / name
         for parent in list(path.parents)[: len(PurePosixPath(name).parts) - 1]:
@@ -125,4 +119,4 @@ def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> No
                 raise PackageError(f"{parent}: a symbolic link, and the package is not written through it; remove it")
         if os.path.lexists(path) and not overwrite:
             advice = "give --overwrite to replace it, or another directory"
-            raise PackageError(f"{path}: there already, nothing was written; {advice}")
+            raise PackageError(f"{path}: it exists already, nothing was written; {advice}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable, short_count
 from optimum_htp.verbs.diff import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
@@ -19,6 +20,7 @@ _COLUMNS = (
     Column("change", True),
     Column("what", wraps=True),
 )
+_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class _Row:
     """Modules that differ in the same way, such as those of all layers.
 
     Attributes:
-        parts: The names in their path; for those of several, the numbers as ranges.
+        parts: The names in their path, with ranges for the numbers of several; None for unresolved nodes.
         like: One of them.
         count: How many they are.
     """
@@ -37,14 +39,14 @@ class _Row:
 
 
 def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
-    """Prints what differs: for each file the figures of the whole, and a table of the modules that differ.
+    """Prints for each file the figures of the whole, and a table of the modules that differ.
 
     Args:
         report: The comparison.
         stream: Where to print; None means standard output.
     """
     stream = stream or sys.stdout
-    print_heading(f"{printable(report.before)} -> {printable(report.after)}", (), stream)
+    print_heading(f"{report.before} -> {report.after}", (), stream)
     for side, names in (("first", report.only_before), ("second", report.only_after)):
         for name in names:
             print(f"{printable(name)}: only in the {side}", file=stream)
@@ -58,80 +60,79 @@ def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
 
 
 def _heading(file: FileDiff) -> Iterator[str]:
-    names = (
-        printable(file.before) if file.before == file.after else f"{printable(file.before)} -> {printable(file.after)}"
-    )
+    names = file.before if file.before == file.after else f"{file.before} -> {file.after}"
     if not file.changed:
         yield f"{names}: the same {file.nodes[0]:,} nodes, module by module"
         return
     yield f"{names}: {file.nodes[0]:,} -> {file.nodes[1]:,} nodes"
     yield from _versions(file)
-    for change in file.values:
-        yield _change(change, "")
-    for change in file.stored_elements:
-        yield _change(change, "stored elements of ")
+    yield from (_change(change) for change in file.values)
+    yield from (_change(change, "stored elements of ") for change in file.stored_elements)
     changed = len(file.changed_modules)
     same = len(file.modules) - changed
     if changed:
         yield f"{changed:,} {'module differs' if changed == 1 else 'modules differ'}, {same:,} with nodes do not"
     else:
         yield f"all {same:,} modules with nodes have the same nodes"
-    if not changed and not file.same_wiring:
-        yield "the nodes are connected differently, or stand in another order"
+        if not file.same_wiring:
+            yield "the nodes are connected differently, or stand in another order"
 
 
 def _versions(file: FileDiff) -> Iterator[str]:
     """The opsets that both have, one on a line, and all that one side has only on another."""
     for change in file.versions:
-        if change.before is not None and change.after is not None:
+        if None not in (change.before, change.after):
             yield _change(change, "" if change.name == "ir_version" else "opset ")
-    before = [f"{printable(change.name)} {change.before}" for change in file.versions if change.after is None]
-    after = [f"{printable(change.name)} {change.after}" for change in file.versions if change.before is None]
+    before = [f"{change.name} {change.before}" for change in file.versions if change.after is None]
+    after = [f"{change.name} {change.after}" for change in file.versions if change.before is None]
     for side, names in (("first", before), ("second", after)):
         if names:
             yield f"opsets only in the {side}: {', '.join(names)}"
 
 
-def _change(change: Change, prefix: str) -> str:
-    return f"{prefix}{printable(change.name)}: {_value(change.before)} -> {_value(change.after)}"
+def _change(change: Change, prefix: str = "") -> str:
+    before, after = (
+        "none" if value is None else value if isinstance(value, str) else f"{value:,}"
+        for value in (change.before, change.after)
+    )
+    return f"{prefix}{change.name}: {before} -> {after}"
 
 
-def _value(value: int | str | None) -> str:
-    return "none" if value is None else printable(value) if isinstance(value, str) else f"{value:,}"
+def _rows(modules: Iterable[ModuleDiff]) -> list[_Row]:
+    """The modules that differ, those together whose paths differ in numbers only and that changed alike.
 
-
-def _rows(modules: Sequence[ModuleDiff]) -> list[_Row]:
-    """The modules that differ, those together whose paths differ in one number and that changed alike."""
+    Numbers are taken from left to right: `layer.0.act`, `layer.1.act` and `layer.2.act` become `layer.0-2.act`.
+    """
     rows = [_Row(None if module.path is None else tuple(module.path.split(".")), module) for module in modules]
-    deepest = max((sum(map(_is_number, row.parts or ())) for row in rows), default=0)
-    for which in range(deepest):
-        groups: dict[Any, list[_Row]] = {}
-        for position, row in enumerate(rows):
-            numbers = [at for at, name in enumerate(row.parts or ()) if name[:1].isdigit()]
-            at = numbers[which] if which < len(numbers) else None
-            alike: Any = (position,)
-            if row.parts is not None and at is not None and _is_number(row.parts[at]):
-                alike = row.parts[:at], row.parts[at + 1 :], row.count, _changes_of(row.like)
-            groups.setdefault(alike, []).append(row)
-        rows = [_joined(group, which) for group in groups.values()]
+    for index in range(max((len(row.parts or ()) for row in rows), default=0)):
+        groups: dict[object, list[_Row]] = {}
+        for row in rows:
+            groups.setdefault(_likeness(row, index), []).append(row)
+        rows = [_joined(group, index) for group in groups.values()]
     return rows
 
 
-def _joined(rows: Sequence[_Row], which: int) -> _Row:
+def _likeness(row: _Row, index: int) -> object:
+    """What rows have in common that differ in the number at an index of their paths only."""
+    if row.parts is None or index >= len(row.parts) or not _NUMBER.fullmatch(row.parts[index]):
+        return object()  # like no other
+    module = row.like
+    sides = (
+        side and (side.class_name, side.nodes, side.parameters, side.calls) for side in (module.before, module.after)
+    )
+    return row.parts[:index], row.parts[index + 1 :], row.count, *sides, module.operators
+
+
+def _joined(rows: Sequence[_Row], index: int) -> _Row:
     first = rows[0]
     if len(rows) == 1 or first.parts is None:
         return first
-    at = [at for at, name in enumerate(first.parts) if name[:1].isdigit()][which]
-    numbers = sorted(int(row.parts[at]) for row in rows if row.parts is not None)
-    parts = (*first.parts[:at], _ranges(numbers), *first.parts[at + 1 :])
+    numbers = sorted(int(row.parts[index]) for row in rows if row.parts is not None)
+    parts = (*first.parts[:index], _ranges(numbers), *first.parts[index + 1 :])
     return _Row(parts, first.like, first.count * len(rows))
 
 
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
-
-
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """Numbers in ascending order as people write them.
 
     >>> _ranges([0, 1, 2, 5, 7, 8])
@@ -146,40 +147,32 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _changes_of(module: ModuleDiff) -> object:
-    """All that a line says of a module but its name."""
-    sides = (
-        None if side is None else (side.class_name, side.nodes, side.parameters, side.calls)
-        for side in (module.before, module.after)
-    )
-    return (*sides, module.operators)
-
-
 def _line(row: _Row) -> Line:
-    left, right = row.like.before, row.like.after
-    name = "(unresolved)" if row.parts is None else printable(".".join(row.parts)) or "(root)"
-    before, after = (side.nodes * row.count if side is not None else 0 for side in (left, right))
-    classes = dict.fromkeys(printable(side.class_name) for side in (left, right) if side is not None)
-    return Line(
-        (
-            name if row.count == 1 else f"{name} ({row.count})",
-            " -> ".join(classes),
-            "-" if left is None else f"{before:,}",
-            "-" if right is None else f"{after:,}",
-            f"{after - before:+,}" if after != before else "",
-            "; ".join(_what(row)),
-        )
-    )
+    sides = (row.like.before, row.like.after)
+    name = "(unresolved)" if row.parts is None else ".".join(row.parts) or "(root)"
+    if row.count > 1:
+        name += f" ({row.count})"
+    classes = " -> ".join(dict.fromkeys(side.class_name for side in sides if side is not None))
+    before, after = (None if side is None else side.nodes * row.count for side in sides)
+    return Line((name, classes, *_figures(before, after), "; ".join(_what(row))))
+
+
+def _figures(before: int | None, after: int | None) -> tuple[str, str, str]:
+    """Nodes before and after, and the change."""
+    change = (after or 0) - (before or 0)
+    left, right = ("-" if nodes is None else f"{nodes:,}" for nodes in (before, after))
+    return left, right, f"{change:+,}" if change else ""
 
 
 def _what(row: _Row) -> Iterator[str]:
-    left, right = row.like.before, row.like.after
-    if row.like.path is not None and (left is None or right is None):
-        yield "only in the second" if left is None else "only in the first"
+    module = row.like
+    left, right = module.before, module.after
     if left is not None and right is not None:
         yield from (f"{fact}{' each' if row.count > 1 else ''}" for fact in _facts(left, right))
-    if row.like.operators:
-        yield ", ".join(_operator(change, row.count) for change in row.like.operators)
+    elif module.path is not None:
+        yield "only in the second" if left is None else "only in the first"
+    if module.operators:
+        yield ", ".join(_operator(change, row.count) for change in module.operators)
 
 
 def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
@@ -191,15 +184,11 @@ def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
 
 def _operator(change: Change, count: int) -> str:
     before, after = (value if isinstance(value, int) else 0 for value in (change.before, change.after))
-    return f"{(after - before) * count:+,} {printable(change.name)}"
+    return f"{(after - before) * count:+,} {change.name}"
 
 
 def _total(file: FileDiff) -> Line:
     """The sums of the figures above: what the modules that are not listed have is the same on both sides."""
-    before, after = (
-        sum(side.nodes for side in sides if side is not None)
-        for sides in zip(*((module.before, module.after) for module in file.changed_modules), strict=True)
-    )
-    return Line(
-        ("total", "", f"{before:,}", f"{after:,}", f"{after - before:+,}" if after != before else "", ""), True
-    )
+    before = sum(module.before.nodes for module in file.changed_modules if module.before is not None)
+    after = sum(module.after.nodes for module in file.changed_modules if module.after is not None)
+    return Line(("total", "", *_figures(before, after), ""), faint=True)

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.cli.views.tree import evidence_text
+from optimum_htp.export import ExportReport
 
 
-if TYPE_CHECKING:
-    from optimum_htp.export import ExportReport
+_COLUMNS = (Column("file"), Column("nodes", True), Column("tagged", True), Column("unresolved", True), Column("by"))
 
 
-def print_export(result: ExportReport, *, stream: TextIO | None = None) -> None:
-    """Prints where the package is, how long it took, and how the nodes of each file were tagged.
-
-    Args:
-        result: What the export returned.
-        stream: Where to print; None means standard output.
-    """
-    stream = stream or sys.stdout
-    seconds = f"{result.optimum_seconds:.1f} s in Optimum, {result.htp_seconds:.1f} s for the tags"
-    print_heading(f"Exported to {printable(str(result.output))}: {seconds}", (), stream)
-    columns = (Column("file"), Column("nodes", True), Column("tagged", True), Column("unresolved", True), Column("by"))
-    lines = [
-        Line(
-            (
-                printable(name),
-                f"{counts.nodes:,}",
-                f"{counts.tagged:,}",
-                f"{counts.unresolved:,}",
-                printable(evidence_text(counts.by_source)),
-            )
-        )
-        for name, counts in result.files.items()
-    ]
-    print_table(columns, lines, stream)
+def print_export(report: ExportReport) -> None:
+    """Prints where the package is, how long it took, and how the nodes of each file were tagged."""
+    seconds = f"{report.optimum_seconds:.1f} s in Optimum, {report.htp_seconds:.1f} s for the tags"
+    print_heading(f"Exported to {report.output}: {seconds}", (), sys.stdout)
+    lines = []
+    for name, counts in report.files.items():
+        figures = (counts.nodes, counts.tagged, counts.unresolved)
+        lines.append(Line((name, *(f"{figure:,}" for figure in figures), evidence_text(counts.by_source))))
+    print_table(_COLUMNS, lines, sys.stdout)

@@ -5,21 +5,11 @@ How a row is printed is in `views/profile.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from optimum_htp.hierarchy import split_tag, tag_module_path
-from optimum_htp.verbs.profile import (
-    FusedTime,
-    GroupTime,
-    Microseconds,
-    ModuleTime,
-    OpTime,
-    PhaseProfile,
-    by_class,
-    by_op,
-)
+from optimum_htp.verbs.profile import FusedTime, GroupTime, Microseconds, ModuleTime, OpTime, PhaseProfile
 
 
 VIEWS = ("module", "class", "layer", "call", "op")
@@ -75,62 +65,55 @@ def profile_rows(
         top: How many rows; None means all.
         sort: One of `ORDERS`; None means the tree for modules that are all shown, else the total time.
     """
-    makers = {"module": _modules, "class": _classes, "layer": _layers, "call": _calls, "op": _ops}
-    rows = list(makers[by](phase))
+    kinds = {"module": _modules, "class": _classes, "layer": _layers, "call": _calls, "op": _ops}
+    rows = [*kinds[by](phase), *(_unattributed(phase) if by in ("module", "class", "layer") else ())]
     if depth is not None:
         rows = [row for row in rows if row.depth <= depth or row.kind == "unattributed"]
-    order = sort or (
-        "tree" if by in ("module", "layer", "call") and top is None else "total" if by != "module" else "self"
-    )
-    if order != "tree":
+    if sort is None:
+        in_tree = by in ("module", "layer", "call") and top is None
+        sort = "tree" if in_tree else "self" if by == "module" else "total"
+    if sort != "tree":
         rows = [replace(row, label=row.whole or row.label, depth=0) for row in rows]
-        rows.sort(key=lambda row: -_measure(row, order))
-    return tuple(rows if top is None else islice(rows, top))
+        rows.sort(key=lambda row: -measure(row, sort))
+    return tuple(rows[:top])
 
 
-def fused_label(fused: FusedTime) -> str:
-    """The modules that a fused node does the work of, by their paths below the lowest that contains them."""
-    above = tag_module_path(fused.tag)
-    below = len(above) + 1 if above else 0
-    names = [tag_module_path(origin)[below:] or "(itself)" for origin in fused.origins]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return " + ".join(names[:3]) + more
-
-
-def _measure(row: TimeRow, order: str) -> float:
+def measure(row: TimeRow | ModuleTime, order: str) -> float:
+    """What rows are sorted by."""
     if order == "kernels":
         return row.kernels
     return (row.self_time if order == "self" else row.total_time).median
 
 
+def fused_label(tag: str, origins: Sequence[str]) -> str:
+    """The modules that a fused node does the work of, by their paths below the lowest that contains them."""
+    above = tag_module_path(tag)
+    below = len(above) + 1 if above else 0
+    names = [tag_module_path(origin)[below:] or "(itself)" for origin in origins]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return " + ".join(names[:3]) + more
+
+
+def attribute(tag: str) -> str:
+    """The end of a module's path that its parent knows it by."""
+    *above, last = split_tag(tag)
+    return tag_module_path(f"/{above[-1]}/{last}") if above else "(root)"
+
+
 def _modules(phase: PhaseProfile) -> Iterator[TimeRow]:
-    fused: dict[str, list[FusedTime]] = {}
-    for nodes in phase.fused:
-        fused.setdefault(nodes.tag, []).append(nodes)
     for module in phase.modules:
         yield replace(_module(module), label=attribute(module.tag), depth=module.depth)
-        for nodes in fused.get(module.tag, ()):
-            yield _fused(nodes, above=module)
-    yield from _unattributed(phase)
+        yield from (_fused(nodes, above=module) for nodes in phase.fused if nodes.tag == module.tag)
 
 
 def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
     layers = [module for module in phase.modules if module.is_layer]
     yield from map(_module, layers)
-    inside = Microseconds.zero(len(phase.kernel_time))
-    for layer in layers:
-        inside += layer.total_time
+    inside = sum((layer.total_time for layer in layers), start=Microseconds.zero(len(phase.kernel_time)))
     times = zip(phase.kernel_time, inside, phase.unattributed, strict=True)
     rest = Microseconds(whole - layered - unknown for whole, layered, unknown in times)
     kernels = sum(module.kernels for module in phase.modules if not module.depth)
-    yield TimeRow(
-        kind="module",
-        label="(outside layers)",
-        kernels=kernels - sum(layer.kernels for layer in layers),
-        self_time=rest,
-        total_time=rest,
-    )
-    yield from _unattributed(phase)
+    yield _flat("module", "(outside layers)", kernels - sum(layer.kernels for layer in layers), rest, {})
 
 
 def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -148,30 +131,25 @@ def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
 
 
 def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
-    yield from (_group(group, "class") for group in by_class(phase))
+    yield from (_group(group, "class") for group in phase.by_class())
     if phase.fused:
-        time = Microseconds.zero(len(phase.kernel_time))
-        for nodes in phase.fused:
-            time += nodes.time
-        kernels = sum(nodes.kernels for nodes in phase.fused)
-        yield TimeRow(kind="fused", label="(fused across modules)", kernels=kernels, self_time=time, total_time=time)
-    yield from _unattributed(phase)
+        time = sum((nodes.time for nodes in phase.fused), start=Microseconds.zero(len(phase.kernel_time)))
+        yield _flat("fused", "(fused across modules)", sum(nodes.kernels for nodes in phase.fused), time, {})
 
 
 def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
-    yield from (_group(group, "op") for group in by_op(phase))
+    yield from (_group(group, "op") for group in phase.by_op())
 
 
 def _unattributed(phase: PhaseProfile) -> Iterator[TimeRow]:
     if any(phase.unattributed):
-        yield TimeRow(
-            kind="unattributed",
-            label="(unattributed)",
-            kernels=sum(op.kernels for op in phase.unattributed_ops.values()),
-            self_time=phase.unattributed,
-            total_time=phase.unattributed,
-            ops=phase.unattributed_ops,
-        )
+        kernels = sum(op.kernels for op in phase.unattributed_ops.values())
+        yield _flat("unattributed", "(unattributed)", kernels, phase.unattributed, phase.unattributed_ops)
+
+
+def _flat(kind: str, label: str, kernels: int, time: Microseconds, ops: Mapping[str, OpTime]) -> TimeRow:
+    """A row with nothing below it."""
+    return TimeRow(kind=kind, label=label, kernels=kernels, self_time=time, total_time=time, ops=ops)
 
 
 def _module(module: ModuleTime) -> TimeRow:
@@ -189,17 +167,12 @@ def _module(module: ModuleTime) -> TimeRow:
 
 
 def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
-    label = fused_label(nodes)
-    return TimeRow(
-        kind="fused",
-        label=label,
+    label = fused_label(nodes.tag, nodes.origins)
+    return replace(
+        _flat("fused", label, nodes.kernels, nodes.time, nodes.ops),
         whole=f"{above.path}: {label}" if above.path else label,
         class_name="(fused)",
         depth=above.depth + 1,
-        kernels=nodes.kernels,
-        self_time=nodes.time,
-        total_time=nodes.time,
-        ops=nodes.ops,
     )
 
 
@@ -211,9 +184,3 @@ def _group(group: GroupTime, kind: str) -> TimeRow:
         self_time=group.self_time,
         total_time=group.total_time,
     )
-
-
-def attribute(tag: str) -> str:
-    """The end of a module's path that its parent knows it by."""
-    *above, last = split_tag(tag)
-    return tag_module_path(f"/{above[-1]}/{last}") if above else "(root)"

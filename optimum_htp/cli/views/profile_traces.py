@@ -1,6 +1,6 @@
-"""What `profile --speedscope` and `--chrome-trace` write, for other programs to show: speedscope's format and Chrome's trace events.
+"""What `profile --speedscope` and `--chrome-trace` write, for other programs to show.
 
-Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
+`write_trace` writes the two documents. Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
 """
 
 from __future__ import annotations
@@ -13,48 +13,32 @@ from typing import Any
 from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
 from optimum_htp.package import write_text_atomically
-from optimum_htp.verbs.profile import FusedTime, Kernel, Microseconds, PhaseProfile, ProfileReport
+from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
 
 
 _UNKNOWN = "(unattributed)"
 
 
-def write_speedscope(report: ProfileReport, path: str | Path) -> None:
-    """Writes a profile for https://www.speedscope.app: modules as stacks, in the order in which kernels ran.
+def write_trace(document: dict[str, Any], path: str | Path) -> None:
+    """Writes one of the documents below.
 
     Raises:
         PackageError: The file could not be written.
     """
-    write_text_atomically(Path(path), json.dumps(speedscope_document(report)) + "\n")
-
-
-def write_chrome_trace(report: ProfileReport, path: str | Path) -> None:
-    """Writes a profile for chrome://tracing or https://ui.perfetto.dev: kernels in time, modules around them.
-
-    Raises:
-        PackageError: The file could not be written.
-    """
-    write_text_atomically(Path(path), json.dumps(chrome_document(report)) + "\n")
+    write_text_atomically(Path(path), json.dumps(document) + "\n")
 
 
 def speedscope_document(report: ProfileReport) -> dict[str, Any]:
-    """A profile in speedscope's format: a profile for each phase, a sample for each kernel."""
+    """Modules as stacks in the order in which kernels ran: a profile for each phase, a sample for each kernel."""
     frames: dict[str, int] = {}
     profiles = []
     for phase in report.phases:
         samples = [[frames.setdefault(name, len(frames)) for name in _stack(kernel)] for kernel in phase.timeline]
         weights = [kernel.time_us for kernel in phase.timeline]
-        profiles.append(
-            {
-                "type": "sampled",
-                "name": _title(phase),
-                "unit": "microseconds",
-                "startValue": 0,
-                "endValue": sum(weights),
-                "samples": samples,
-                "weights": weights,
-            }
-        )
+        profiles.append({
+            "type": "sampled", "name": _title(phase), "unit": "microseconds", "startValue": 0,
+            "endValue": sum(weights), "samples": samples, "weights": weights,
+        })  # fmt: skip
     return {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "exporter": "optimum-htp",
@@ -66,7 +50,7 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
 
 
 def chrome_document(report: ProfileReport) -> dict[str, Any]:
-    """A profile as Chrome trace events: a process for each phase, the kernels of its run of median length."""
+    """Kernels in time, modules around them: a process for each phase, the kernels of its run of median length."""
     events: list[dict[str, Any]] = []
     for process, phase in enumerate(report.phases):
         events.append({"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": _title(phase)}})
@@ -85,7 +69,7 @@ def _stack(kernel: Kernel) -> Iterator[str]:
     else:
         yield from (_frame(tag) for tag in tag_ancestors(kernel.tag))
         if len(kernel.origins) > 1:
-            yield f"fused: {_origins(kernel)}"
+            yield f"fused: {fused_label(kernel.tag, kernel.origins)}"
     yield kernel.op_type
 
 
@@ -93,10 +77,6 @@ def _frame(tag: str) -> str:
     path = tag_module_path(tag)
     name = split_tag(tag)[-1].partition(".")[0]
     return f"{path} ({name})" if path else name
-
-
-def _origins(kernel: Kernel) -> str:
-    return fused_label(FusedTime(kernel.tag or "/", kernel.origins, 1, Microseconds((kernel.time_us,)), {}))
 
 
 def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
@@ -112,10 +92,7 @@ def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
 
 
 def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:
-    """For each module the spans in which nothing but its kernels ran, from the beginning of the first to the last's end.
-
-    Every level of the tree is a thread of its own, so that spans never overlap in one.
-    """
+    """For each module the spans in which only its kernels ran; each level of the tree is a thread, where none overlap."""
     open_spans: list[tuple[str, int, int]] = []  # tag, begin, end
     for kernel in [*phase.timeline, None]:
         chain = list(tag_ancestors(kernel.tag)) if kernel is not None and kernel.tag is not None else []

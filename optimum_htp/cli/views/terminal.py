@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TextIO
+from typing import Any, Protocol, TextIO, TypeVar
+
+
+class Report(Protocol):
+    """What a verb gives."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+
+
+_Report = TypeVar("_Report", bound=Report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +25,11 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: What stands above it.
+        title: Its heading.
         number: Whether it holds numbers, which stand on the right.
-        is_path: Whether it holds paths, of which the end tells more than the beginning.
+        is_path: Whether it holds paths, of which the end says more than the beginning.
         wraps: Whether what is too long for a narrow terminal goes on in the next line.
-        spare: The columns with the highest number are the first that a narrow terminal does without; 0 is never left
-            out.
+        spare: A narrow terminal leaves out the columns with the highest number first; 0 is never left out.
     """
 
     title: str
@@ -41,36 +50,62 @@ class Line:
 # Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
 _GAP = 2
 _NARROWEST = 8
-_READABLE = 30  # before that, columns that can be spared are left out
+_READABLE = 30  # columns that can be spared are left out before names get narrower than this
+
+
+def print_report(report: _Report, show: Callable[[_Report], None], *, as_json: bool) -> None:
+    """Prints the report of a verb: its document for `--json`, else what `show` prints for people."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show(report)
+
+
+def print_json(document: object, stream: TextIO | None = None) -> None:
+    """Prints a document as JSON; on standard output if `stream` is None."""
+    print(json.dumps(document, indent=2), file=stream)
+
+
+def print_lines(*lines: object) -> None:
+    """Prints lines on standard output, made `printable`."""
+    for line in lines:
+        print(printable(str(line)))
 
 
 def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
-    """Prints a table: coloured and cut to the width of a terminal, else plain and as wide as it takes.
+    """Prints a table, made `printable`: coloured and cut to the width of a terminal, else plain and at full width.
 
     Args:
         columns: Its columns.
-        lines: Its lines, with a cell for each column, made `printable`.
+        lines: Its lines, with a cell for each column.
         stream: Where to print.
     """
+    titles = Line(tuple(column.title for column in columns))
+    listed = [titles, *(Line(tuple(map(printable, line.cells)), line.faint) for line in lines)]
     if is_terminal(stream):
-        _print_coloured(columns, lines, stream)
-    else:
-        listed = [Line(tuple(column.title for column in columns)), *lines]
-        stream.writelines(f"{line}\n" for line in _aligned(columns, listed))
+        _print_coloured(columns, listed, stream)
+        return
+    widths = _widths(listed, len)
+    for line in listed:
+        padded = [
+            cell.rjust(width) if column.number else cell.ljust(width)
+            for cell, width, column in zip(line.cells, widths, columns, strict=True)
+        ]
+        print((" " * _GAP).join(padded).rstrip(), file=stream)
 
 
 def print_heading(title: str, details: Iterable[str], stream: TextIO) -> None:
     """Prints what stands above a table, made `printable`: on a terminal the title bold and the details faint."""
+    lines = [(printable(title), "bold"), *((printable(line), "dim") for line in details)]
     if not is_terminal(stream):
-        stream.writelines(f"{line}\n" for line in (title, *details))
+        stream.writelines(f"{line}\n" for line, _ in lines)
         return
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=stream)
-    console.print(Text(title, style="bold"))
-    for line in details:
-        console.print(Text(line, style="dim"))
+    for line, style in lines:
+        console.print(Text(line, style=style))
 
 
 def printable(text: str) -> str:
@@ -87,29 +122,20 @@ def printable(text: str) -> str:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person watches a stream."""
+    """Whether a stream is a terminal."""
     try:
         return stream.isatty()
     except ValueError:  # closed
         return False
 
 
-def print_json(document: object, stream: TextIO | None = None) -> None:
-    """Prints a document as JSON, as `--json` of every verb does.
-
-    Args:
-        document: What `to_dict` of a report gives.
-        stream: Where to print; None means standard output.
-    """
-    print(json.dumps(document, indent=2), file=stream or sys.stdout)
-
-
 @contextmanager
-def working(text: str) -> Iterator[None]:
+def working(doing: str, what: object) -> Iterator[None]:
     """Shows on a terminal that work is going on, and for how long; quiet in a pipe.
 
     Args:
-        text: What is done, safe to print.
+        doing: What is done, such as "Packing".
+        what: The package or model to which it is done.
     """
     if not is_terminal(sys.stderr):
         yield
@@ -121,7 +147,7 @@ def working(text: str) -> Iterator[None]:
     console = Console(stderr=True)
     # Drawn seldom, because what is measured meanwhile shares the machine.
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, refresh_per_second=4) as progress:
-        progress.add_task(text, total=None)
+        progress.add_task(f"{doing} {printable(str(what))}", total=None)
         yield
 
 
@@ -141,60 +167,59 @@ def short_count(number: int) -> str:
     return f"{value:.{0 if value >= 99.95 else 1}f}{unit}"
 
 
-def _aligned(columns: Sequence[Column], lines: Sequence[Line]) -> Iterable[str]:
-    widths = [max(len(line.cells[position]) for line in lines) for position in range(len(columns))]
-    for line in lines:
-        padded = [
-            cell.rjust(width) if column.number else cell.ljust(width)
-            for cell, width, column in zip(line.cells, widths, columns, strict=True)
-        ]
-        yield (" " * _GAP).join(padded).rstrip()
+def _widths(lines: Sequence[Line], length: Callable[[str], int]) -> list[int]:
+    """How wide each column is without any cut."""
+    return [max(map(length, cells)) for cells in zip(*(line.cells for line in lines), strict=True)]
 
 
-def _print_coloured(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
+def _print_coloured(columns: Sequence[Column], lines: Sequence[Line], stream: TextIO) -> None:
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(file=stream)
-    listed = [Line(tuple(column.title for column in columns)), *lines]
-    natural = [max(cell_len(line.cells[position]) for line in listed) for position in range(len(columns))]
+    natural = _widths(lines, cell_len)
     shown = _shown(columns, natural, console.width)
-    widths = _fitted([columns[at] for at in shown], [natural[at] for at in shown], console.width)
+    widths = _fitted([columns[index] for index in shown], [natural[index] for index in shown], console.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for at, width in zip(shown, widths, strict=True):
-        column = columns[at]
-        justify: Literal["left", "right"] = "right" if column.number else "left"
-        overflow: Literal["fold", "ellipsis"] = "fold" if column.wraps else "ellipsis"
-        table.add_column(column.title, justify=justify, overflow=overflow, no_wrap=not column.wraps, width=width)
-    for line in listed[1:]:
+    for index, width in zip(shown, widths, strict=True):
+        column = columns[index]
+        table.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            overflow="fold" if column.wraps else "ellipsis",
+            no_wrap=not column.wraps,
+            width=width,
+        )
+    for line in lines[1:]:
         cells = [
-            _end_of(line.cells[at], width) if columns[at].is_path else line.cells[at]
-            for at, width in zip(shown, widths, strict=True)
+            _end_of(line.cells[index], width) if columns[index].is_path else line.cells[index]
+            for index, width in zip(shown, widths, strict=True)
         ]
         table.add_row(*map(Text, cells), style="dim" if line.faint else "")
     console.print(table)
     if len(shown) < len(columns):
-        left_out = ", ".join(column.title for at, column in enumerate(columns) if at not in shown)
+        left_out = ", ".join(column.title for index, column in enumerate(columns) if index not in shown)
         console.print(Text(f"this terminal is too narrow for: {left_out}", style="dim"))
 
 
 def _shown(columns: Sequence[Column], natural: Sequence[int], total: int) -> list[int]:
-    """The columns that a terminal has room for: those that can be spared make it for what is left of names."""
+    """The columns that a terminal has room for: those that can be spared are left out until the others are readable."""
+    needed = [
+        width if column.number else min(width, _READABLE) for column, width in zip(columns, natural, strict=True)
+    ]
     shown = list(range(len(columns)))
-
-    def needed() -> int:
-        widths = (natural[at] if columns[at].number else min(natural[at], _READABLE) for at in shown)
-        return sum(widths) + _GAP * (len(shown) - 1)
-
-    while needed() > total and any(columns[at].spare for at in shown):
-        shown.remove(max(shown, key=lambda at: columns[at].spare))
+    while sum(needed[index] + _GAP for index in shown) - _GAP > total:
+        last = max(shown, key=lambda index: columns[index].spare)
+        if not columns[last].spare:
+            break
+        shown.remove(last)
     return shown
 
 
 def _end_of(text: str, width: int) -> str:
-    """The end of a text that is too long, after what shows that there is more."""
+    """The end of a text that is too long, after a sign that there is more."""
     from rich.cells import cell_len
 
     if cell_len(text) <= width:
@@ -210,11 +235,12 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], total: int) -> li
     Columns that say the most, whose names are cut at their start or that wrap, stay twice as wide as others.
     """
     widths = [min(width, total) for width in natural]
-    names = [position for position, column in enumerate(columns) if not column.number]
     shares = [1 + (column.is_path or column.wraps) for column in columns]
     for _ in range(sum(widths) + _GAP * (len(widths) - 1) - total):
-        narrowable = [position for position in names if widths[position] > _NARROWEST]
+        narrowable = [
+            index for index, column in enumerate(columns) if not column.number and widths[index] > _NARROWEST
+        ]
         if not narrowable:
             break
-        widths[max(narrowable, key=lambda position: widths[position] / shares[position])] -= 1
+        widths[max(narrowable, key=lambda index: widths[index] / shares[index])] -= 1
     return widths

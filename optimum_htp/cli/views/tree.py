@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable, short_count
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, short_count
 from optimum_htp.hierarchy import SOURCES
 from optimum_htp.package import SIDECAR
 from optimum_htp.verbs.tree import FileTree, ModuleRow, NodeRow, TreeReport
@@ -24,21 +24,17 @@ _EVIDENCE = Column("evidence")
 
 
 def print_trees(report: TreeReport, *, stream: TextIO | None = None) -> None:
-    """Prints module trees: coloured and cut to the width of a terminal, else plain and at full width.
-
-    Args:
-        report: The trees.
-        stream: Where to print; None means standard output.
-    """
-    stream, nodes = stream or sys.stdout, report.nodes
-    for position, tree in enumerate(report.files):
-        if position:
+    """Prints module trees, each with a heading; on standard output if `stream` is None."""
+    stream = stream or sys.stdout
+    unicode = (stream.encoding or "utf-8").lower().startswith("utf")
+    for index, tree in enumerate(report.files):
+        if index:
             print(file=stream)
         title, *details = _heading(tree)
         print_heading(title, details, stream)
         print(file=stream)
-        columns = (*_COLUMNS, _EVIDENCE) if nodes else _COLUMNS
-        print_table(columns, _lines(tree, nodes=nodes, unicode=_unicode(stream)), stream)
+        columns = (*_COLUMNS, _EVIDENCE) if report.nodes else _COLUMNS
+        print_table(columns, _lines(tree, nodes=report.nodes, unicode=unicode), stream)
 
 
 def evidence_text(by_source: dict[str, int]) -> str:
@@ -47,27 +43,26 @@ def evidence_text(by_source: dict[str, int]) -> str:
     >>> evidence_text({"dataflow": 3, "scope": 20})
     'scope 20, dataflow 3'
     """
-    rank = {source: position for position, source in enumerate(SOURCES)}
-    ordered = sorted(by_source, key=lambda source: rank.get(source, len(rank)))
+    ordered = sorted(by_source, key=lambda source: SOURCES.index(source) if source in SOURCES else len(SOURCES))
     return ", ".join(f"{source} {by_source[source]:,}" for source in ordered)
 
 
 def _heading(tree: FileTree) -> Iterator[str]:
     counts = tree.counts
-    yield f"{printable(tree.name)}: {counts.nodes:,} nodes, {counts.tagged:,} tagged, {counts.unresolved:,} unresolved"
-    yield f"by evidence: {printable(evidence_text(counts.by_source)) or 'none'}"
+    yield f"{tree.name}: {counts.nodes:,} nodes, {counts.tagged:,} tagged, {counts.unresolved:,} unresolved"
+    yield f"by evidence: {evidence_text(counts.by_source) or 'none'}"
     if counts.root_by_dataflow:
         yield f"left at the root by data flow: {counts.root_by_dataflow:,}"
     if tree.evidence != "sidecar":
-        yield f"read from the nodes, without {SIDECAR}: calls and parameters may not be known"
+        yield f"read from the nodes, without {SIDECAR}: calls and parameters may be unknown"
 
 
 def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[Line]:
     extra = ("",) if nodes else ()
     guides = _guides(tree.rows, unicode=unicode)
-    for position, (row, (guide, inner)) in enumerate(zip(tree.rows, guides, strict=True)):
-        following = tree.rows[position + 1 : position + 2]
-        cut = row.modules_below if not following or following[0].depth <= row.depth else 0
+    depths = [*(row.depth for row in tree.rows[1:]), 0]
+    for row, (guide, inner), next_depth in zip(tree.rows, guides, depths, strict=False):
+        cut = row.modules_below if next_depth <= row.depth else 0
         yield Line((guide + _label(row), _class(row, cut=cut), *_figures(row), *extra), not row.all_nodes)
         if nodes:
             yield from (_node_line(node, inner) for node in row.nodes)
@@ -80,22 +75,22 @@ def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[Line]:
 
 def _label(row: ModuleRow) -> str:
     if row.tag.count("/") > 1:
-        return printable(row.attribute) or "''"
-    return f"(root: {printable(row.in_model)})" if row.in_model else "(root)"
+        return row.attribute or "''"
+    return f"(root: {row.in_model})" if row.in_model else "(root)"
 
 
 def _class(row: ModuleRow, *, cut: int) -> str:
-    text = printable(row.class_name)
+    text = row.class_name
     if row.alias_of is not None:
-        text += f" (= {printable(row.alias_of) or 'root'})"
+        text += f" (= {row.alias_of or 'root'})"
     elif row.aliases:
         more = f" and {len(row.aliases) - 2} more" if len(row.aliases) > 2 else ""
-        text += f" (also {printable(', '.join(row.aliases[:2]))}{more})"
+        text += f" (also {', '.join(row.aliases[:2])}{more})"
     return text + (f" [+{cut:,} below]" if cut else "")
 
 
 def _figures(row: ModuleRow) -> tuple[str, str, str, str]:
-    """Calls, nodes, own nodes and parameters; what belongs to the module stands in the row of its first name only."""
+    """Calls, nodes, own nodes and parameters; the row of a further name has only the nodes."""
     calls = parameters = ""
     if row.alias_of is None:
         calls = "?" if row.calls is None else f"{row.calls:,}"
@@ -104,11 +99,10 @@ def _figures(row: ModuleRow) -> tuple[str, str, str, str]:
 
 
 def _node_line(node: NodeRow, guide: str) -> Line:
-    where = f"{node.graph}: " if node.graph else ""
+    graph = f"{node.graph}: " if node.graph else ""
     call = "" if node.call is None else f", call {node.call}"
-    evidence = printable(node.source) + call
-    name = printable(where + (node.name or node.id))
-    return Line((f"{guide}- {name}", printable(node.operator), "", "", "", "", evidence), True)
+    name = f"{guide}- {graph}{node.name or node.id}"
+    return Line((name, node.operator, "", "", "", "", node.source + call), True)
 
 
 def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]]:
@@ -119,13 +113,9 @@ def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]
     follows: list[bool] = []
     for row in reversed(rows):
         follows += [False] * (row.depth + 2 - len(follows))
-        above = "".join(bar if each else "   " for each in follows[1 : row.depth])
+        bars = [bar if more else "   " for more in follows]
+        above = "".join(bars[1 : row.depth])
         own = (tee if follows[row.depth] else corner) if row.depth else ""
-        inner = (bar if follows[row.depth] else "   ") if row.depth else ""
-        guides.append((above + own, above + inner + (bar if follows[row.depth + 1] else "   ")))
+        guides.append((above + own, "".join(bars[1 : row.depth + 2])))
         follows[row.depth :] = [True]
     return guides[::-1]
-
-
-def _unicode(stream: TextIO) -> bool:
-    return (stream.encoding or "utf-8").lower().startswith("utf")

@@ -16,10 +16,10 @@ class TagCounts:
     """How the nodes of a graph were tagged.
 
     Attributes:
-        nodes: Nodes in all, those of bodies and functions included.
+        nodes: All nodes, those of bodies and functions included.
         tagged: Nodes whose owner is known.
         unresolved: Nodes of which nothing is known; they carry the root's tag.
-        root_by_dataflow: Of the tagged ones, those that data flow alone leaves at the root.
+        root_by_dataflow: Of the tagged ones, those that only data flow leaves at the root.
         by_source: Nodes by the kind of evidence that decided them, unresolved ones included.
     """
 
@@ -32,11 +32,11 @@ class TagCounts:
     @classmethod
     def of(cls, tags: Iterable[NodeTag]) -> TagCounts:
         """Counts tags."""
-        listed = list(tags)
-        by_source = Counter(tag.source for tag in listed)
-        at_root = sum(tag.source == "dataflow" and len(split_tag(tag.tag)) == 1 for tag in listed)
+        tags = list(tags)
+        by_source = Counter(tag.source for tag in tags)
+        at_root = sum(tag.source == "dataflow" and len(split_tag(tag.tag)) == 1 for tag in tags)
         unresolved = by_source["unresolved"]
-        return cls(len(listed), len(listed) - unresolved, unresolved, at_root, dict(sorted(by_source.items())))
+        return cls(len(tags), len(tags) - unresolved, unresolved, at_root, dict(sorted(by_source.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Derivation:
     """What an initializer was made of, and how; `ParameterRow` says what each word means.
 
     Attributes:
-        parameters: The parameters and buffers that it was made of; the one that it is named after is the first.
+        parameters: The parameters and buffers that it was made of; the one that it is named after comes first.
         changes: What was done to them, in order.
         duplicates: Other parameters that it stands for, because they have the same values.
         scale: The initializers whose product is the scale of a quantized one.
-        zero_point: The initializer with its zero point; None where there is none.
+        zero_point: The initializer with its zero point; None if there is none.
     """
 
     parameters: tuple[str, ...] = ()
@@ -82,8 +82,8 @@ class FileRecord:
         roots: The root modules; one, unless a file was merged from exports of different modules.
         tags: A tag for each node.
         node_ids: What identifies each node within its graph (`onnxfile.node_id`).
-        parameters: The parameters that its stored tensors were made of, where that was asked for.
-        renamed: The old names of stored tensors that were renamed, by their new ones.
+        parameters: The parameters that its initializers were made of, if that was asked for.
+        renamed: The old names of initializers that were renamed, by their new ones.
     """
 
     digest: str
@@ -103,10 +103,14 @@ class FileRecord:
         """The tagged graph again, for the graph that it is of."""
         return TaggedGraph(model, self.tags, self.roots)
 
-    def keeping(self, earlier: FileRecord | None) -> FileRecord:
-        """The record, with what an earlier one says of the file's stored tensors, which tags have no part in.
+    def describes(self, model: OnnxModel) -> bool:
+        """Whether it is of just this graph."""
+        return self.tags.keys() == {key for key, _ in model.nodes()} and self.digest == graph_digest(model)
 
-        Of a graph that was changed since, only the old names of what was renamed: its tensors may be others now.
+    def keeping(self, earlier: FileRecord | None) -> FileRecord:
+        """The record, with what an earlier one says of the file's initializers.
+
+        Of a graph that was changed since, only the old names of what was renamed: its initializers may be others now.
         """
         if earlier is None:
             return self

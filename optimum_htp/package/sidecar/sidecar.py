@@ -1,7 +1,7 @@
 """`export_metadata.json`, the sidecar of a package: what is written to it, and how it is read back.
 
 The sidecar is the authority on what is known of a package: tools that drop the metadata of nodes leave it alone. It is
-written last, so that its presence says that the export is complete. What is read is not believed (`parse.py`).
+written last, so its presence says that the export is complete. `document.py` has the format of a file's record.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from typing import Any
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.package.json_files import read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_SIDECAR_BYTES
-from optimum_htp.package.sidecar.document import file_document
-from optimum_htp.package.sidecar.parse import parse_members
-from optimum_htp.package.sidecar.record import FileRecord, StoredParameter, TagCounts
+from optimum_htp.package.sidecar.document import file_document, parse_members
+from optimum_htp.package.sidecar.record import FileRecord
 
-
-__all__ = ["SCHEMA_VERSION", "SIDECAR", "FileRecord", "Sidecar", "StoredParameter", "TagCounts", "library_versions"]
 
 SIDECAR = "export_metadata.json"
 SCHEMA_VERSION = 1
@@ -47,7 +44,7 @@ class Sidecar:
         """Writes `export_metadata.json`, atomically.
 
         Raises:
-            PackageError: It could not be written; what was there stands.
+            HtpError: It could not be written; what was there is unchanged.
         """
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -64,18 +61,14 @@ class Sidecar:
 
     @classmethod
     def read(cls, directory: Path) -> Sidecar | None:
-        """Reads `export_metadata.json`; None where there is none.
-
-        Raises:
-            PackageError: It is not what an export writes.
-        """
+        """Reads `export_metadata.json`, as `parse` does; None if there is none."""
         path = directory / SIDECAR
         content = read_small(path, MAX_SIDECAR_BYTES)
         return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
     def parse(cls, content: bytes, *, where: str) -> Sidecar:
-        """Reads what `export_metadata.json` holds; `where` names it in errors.
+        """Parses the content of `export_metadata.json`; `where` names it in errors.
 
         Raises:
             PackageError: It is not what an export writes.
@@ -90,9 +83,8 @@ class Sidecar:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
             return cls(**parse_members(document))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise PackageError(
-                f"{where}: not written by optimum_htp ({reason(error)}); delete it, export again"
-            ) from error
+            message = f"not written by optimum_htp ({reason(error)}); delete it, export again"
+            raise PackageError(f"{where}: {message}") from error
 
 
 def library_versions() -> dict[str, str]:

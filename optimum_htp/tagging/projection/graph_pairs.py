@@ -1,166 +1,128 @@
-"""Which graph of the tagged models each graph of a target was made from, and which values are the same."""
+"""Which graph of the sources each graph of a target was made from, and which values are the same.
+
+Example: a merged decoder has the graphs "", "0.then_branch" and "0.else_branch". The sources are the two decoders. The
+names in each branch are those of one decoder, so the branches are paired with the decoders' main graphs. The target's
+main graph has only an `If`, and is paired with nothing.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
-from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, split_body_path
 from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.join import Join
 
 
-# A name that stands in so many graphs tells none of them from the others.
-_COMMON = 64
+_COMMON = 64  # graphs; a name that is in more of them does not tell them apart
+
+_Place = tuple[int, str]
+"""A source and the path of a graph in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """The tagged side of a projection.
+def pair(sources: Sequence[OnnxModel], new: Flow) -> tuple[Join, list[int]]:
+    """Pairs every graph of a target with the source graph that shares most names with it.
 
-    Attributes:
-        old: The tagged graphs that the target was made from, in one flow; a graph that the target has twice is there
-            twice.
-        origin: For each scope of `old` the source that it is from, by its position in the list of sources.
-        scopes: The scope of `old` for each scope of the target, None where there is none.
-        same: The value of `old` for each value of the target that is still known by its name.
+    Gives the join, in which values are known by name only, and the source's index of each scope of its tagged side.
     """
-
-    old: Flow
-    origin: list[int]
-    scopes: list[int | None]
-    same: dict[int, int]
-
-
-_Place = tuple[int, str]  # a source and the path of a graph in it
-
-
-def pair(sources: Sequence[OnnxModel], new: Flow) -> Pairing:
-    """Pairs every graph of a target with the graph that shares most names with it."""
-    graphs = {(number, path): graph for number, model in enumerate(sources) for path, graph in model.graphs()}
-    votes = _votes(graphs, new)
-    children: dict[int, list[int]] = {}
-    for number, scope in enumerate(new.scopes):
-        if scope.parent is not None:
-            children.setdefault(scope.parent, []).append(number)
+    graphs = {(index, path): graph for index, model in enumerate(sources) for path, graph in model.graphs()}
+    candidates = _Candidates(graphs, new)
     old = Flow()
     origin: list[int] = []
-    copies: list[dict[str, int]] = []  # for each scope of `old` the scopes that were added together with it, by path
-    scopes: list[int | None] = [None] * len(new.scopes)
-    holders = _Holders(graphs)
-    for number, scope in enumerate(new.scopes):
+    added: list[dict[str, int]] = []  # for each scope of `old` the scopes that were added together with it, by path
+    scopes: list[int | None] = []
+    for index, scope in enumerate(new.scopes):
         around = scopes[scope.parent] if scope.parent is not None else None
-        bodies: Counter[_Place] = Counter()
-        for child in children.get(number, ()):
-            bodies.update(
-                {place: count - bodies[place] for place, count in votes[child].items() if count > bodies[place]}
-            )
-        holder = new.operations[scope.holder].node if scope.holder is not None else None
-        outer = _inside(old, origin, around)
-        place = _best(votes[number], bodies, _Seen(scope.path, holder, outer), graphs)
-        if place is None and outer is not None and holder is not None:  # the names inside stand everywhere
-            place = holders.body(outer, holder, scope.path.rpartition(".")[2])
+        place = candidates.best(index, (origin[around], old.scopes[around].path) if around is not None else None)
         if place is None:
-            continue
-        if around is not None and origin[around] == place[0] and place[1] in copies[around]:
-            scopes[number] = copies[around][place[1]]
-            continue
-        added = old.add(place[1], graphs[place])
-        origin += [place[0]] * len(added)
-        copies += [{old.scopes[each].path: each for each in added}] * len(added)
-        scopes[number] = added[0]
-    return Pairing(old, origin, scopes, _same_values(old, new, scopes))
+            scopes.append(None)
+        elif around is not None and origin[around] == place[0] and place[1] in added[around]:
+            scopes.append(added[around][place[1]])
+        else:
+            fresh = old.add(place[1], graphs[place])
+            origin += [place[0]] * len(fresh)
+            added += [{old.scopes[one].path: one for one in fresh}] * len(fresh)
+            scopes.append(fresh[0])
+    return Join(old, new, scopes, _same_values(old, new, scopes)), origin
 
 
-class _Holders:
-    """Finds bodies by the nodes that hold them."""
+class _Candidates:
+    """The source graphs that a scope of the target may have been made from."""
 
-    def __init__(self, graphs: Mapping[_Place, Graph]) -> None:
+    def __init__(self, graphs: Mapping[_Place, Graph], new: Flow) -> None:
         self._graphs = graphs
-        self._positions: dict[_Place, dict[str, int]] = {}
+        self._new = new
+        # By source graph, the index of each node with bodies, by its name and its results.
+        self._holders: dict[_Place, dict[str, int]] = {
+            place: {name: index for index, node in enumerate(graph.nodes) if node.bodies for name in _names(node)}
+            for place, graph in graphs.items()
+        }
+        self._votes = _votes(graphs, new)
+        self._body_votes: list[Counter[_Place]] = [Counter() for _ in new.scopes]
+        for scope, votes in zip(new.scopes, self._votes, strict=True):
+            if scope.parent is not None:
+                self._body_votes[scope.parent] |= votes
 
-    def body(self, around: _Place, holder: Node, element: str) -> _Place | None:
-        """The body of the node in a tagged graph that has the results of a node of the target, or its name."""
-        known = self._positions.get(around)
-        if known is None:
-            nodes = [(i, node) for i, node in enumerate(self._graphs[around].nodes) if node.bodies]
-            known = {name: i for i, node in nodes for name in _names([(node.name, node.outputs)])}
-            self._positions[around] = known
-        source, path = around
-        for name in (*holder.outputs, f"/{holder.name}"):
-            if name in known:
-                place = source, f"{path}/{known[name]}.{element}" if path else f"{known[name]}.{element}"
-                return place if place in self._graphs else None
-        return None
+    def best(self, scope: int, around: _Place | None) -> _Place | None:
+        """The source graph that shares most names with a scope; of equals, the one in its place, then the first.
 
+        `around` is the counterpart of the scope around it. A graph that shares more names with a body of the scope is
+        not the scope's own: merging wraps graphs.
+        """
+        bodies = self._body_votes[scope]
+        own = {place: count for place, count in self._votes[scope].items() if bodies[place] <= count}
+        most = max(own.values(), default=0)
+        equals = sorted(place for place, count in own.items() if count == most)
+        best = max(equals, key=lambda place: self._likeness(scope, place, around), default=None)
+        return self._body(scope, around) if best is None and around is not None else best
 
-def _inside(old: Flow, origin: list[int], around: int | None) -> tuple[int, str] | None:
-    return (origin[around], old.scopes[around].path) if around is not None else None
+    def _likeness(self, scope: int, place: _Place, around: _Place | None) -> tuple[bool, bool, bool, bool]:
+        """How much a source graph is in a scope's place, to choose between those that share as many names."""
+        source, path = place
+        own, holder = self._new.scopes[scope].path, self._holder(scope)
+        inside = around is not None and source == around[0] and _is_inside(path, around[1])
+        above = split_body_path(path)
+        same_holder = False
+        if holder is not None and above is not None:
+            node = self._graphs[source, above[0]].nodes[above[1]]
+            same_holder = node.name == holder.name or not set(node.outputs).isdisjoint(holder.outputs)
+        return inside, same_holder, path.rpartition(".")[2] == own.rpartition(".")[2], path == own
+
+    def _body(self, scope: int, around: _Place) -> _Place | None:
+        """The body of the holder's counterpart in a source graph, for a scope whose names are in too many graphs."""
+        holder = self._holder(scope)
+        known = self._holders[around]
+        index = next((known[name] for name in _names(holder) if name in known), None) if holder is not None else None
+        if index is None:
+            return None
+        place = around[0], body_path(around[1], index, self._new.scopes[scope].path.rpartition(".")[2])
+        return place if place in self._graphs else None
+
+    def _holder(self, scope: int) -> Node | None:
+        holder = self._new.scopes[scope].holder
+        return self._new.operations[holder].node if holder is not None else None
 
 
 def _votes(graphs: Mapping[_Place, Graph], new: Flow) -> list[Counter[_Place]]:
-    """For each scope of the target how many names of tensors and nodes each tagged graph shares with it."""
-    index: dict[str, list[_Place]] = {}
+    """For each scope of the target how many names of tensors and nodes each source graph shares with it."""
+    places: dict[str, list[_Place]] = {}
     for place, graph in graphs.items():
-        for name in {*_names((node.name, node.outputs) for node in graph.nodes)}:
-            index.setdefault(name, []).append(place)
-    votes: list[Counter[_Place]] = [Counter() for _ in new.scopes]
+        for name in {name for node in graph.nodes for name in _names(node)}:
+            places.setdefault(name, []).append(place)
     names: list[set[str]] = [set() for _ in new.scopes]
     for operation in new.operations:
-        names[operation.scope].update(_names([(operation.node.name, operation.node.outputs)]))
-    for number, held in enumerate(names):
-        for name in held:
-            places = index.get(name, ())
-            if len(places) <= _COMMON:
-                votes[number].update(places)
-    return votes
+        names[operation.scope].update(_names(operation.node))
+    shared = ([places[name] for name in own if name in places] for own in names)
+    return [Counter(chain.from_iterable(some for some in lists if len(some) <= _COMMON)) for lists in shared]
 
 
-def _names(nodes: Iterable[tuple[str, tuple[str, ...]]]) -> Iterable[str]:
-    for name, outputs in nodes:
-        if name:
-            yield "/" + name  # apart from tensors of the same name
-        yield from filter(None, outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What is known of a scope of the target before its names are compared.
-
-    Attributes:
-        path: Its path.
-        holder: The node whose body it is.
-        around: The counterpart of the scope around it.
-    """
-
-    path: str
-    holder: Node | None
-    around: _Place | None
-
-    def kinship(self, place: _Place, graphs: Mapping[_Place, Graph]) -> tuple[bool, bool, bool, bool]:
-        """How much a tagged graph is in the scope's place, to choose between those that share as many names."""
-        source, path = place
-        inside = self.around is not None and source == self.around[0] and _is_inside(path, self.around[1])
-        parent, _, last = path.rpartition("/")
-        position, _, element = last.partition(".")
-        same_holder = False
-        if self.holder is not None and position.isdecimal() and (source, parent) in graphs:
-            holder = graphs[source, parent].nodes[int(position)]
-            same_holder = holder.name == self.holder.name or not set(holder.outputs).isdisjoint(self.holder.outputs)
-        return inside, same_holder, element == self.path.rpartition(".")[2], path == self.path
-
-
-def _best(
-    votes: Counter[_Place], bodies: Counter[_Place], seen: _Seen, graphs: Mapping[_Place, Graph]
-) -> _Place | None:
-    """The tagged graph that shares most names with a scope; of equals, the nearest kin, then the first.
-
-    A graph that shares more with one of the scope's bodies is not the scope's own: merging wraps graphs.
-    """
-    own = {place: count for place, count in votes.items() if bodies[place] <= count}
-    most = max(own.values(), default=0)
-    candidates = sorted(place for place, count in own.items() if count == most)
-    return max(candidates, key=lambda place: seen.kinship(place, graphs), default=None)
+def _names(node: Node) -> Iterator[str]:
+    """The names of a node's results, and its own; they are kept apart by a slash."""
+    yield from filter(None, node.outputs)
+    if node.name:
+        yield f"/{node.name}"
 
 
 def _is_inside(path: str, outer: str) -> bool:
@@ -171,27 +133,26 @@ def _same_values(old: Flow, new: Flow, scopes: list[int | None]) -> dict[int, in
     """The values that both sides know by the same name, in paired graphs."""
     below = _names_below(old)
     same: dict[int, int] = {}
-    for number, scope in enumerate(new.scopes):
-        counterpart = scopes[number]
+    for scope, counterpart in zip(new.scopes, scopes, strict=True):
         if counterpart is None:
             continue
         for name, value in scope.values.items():
-            found = old.find(counterpart, name)
-            if found is None:  # a body that was put in the place of its holder
-                found = below.get(counterpart, {}).get(name)
-            if found is not None:
-                same[value] = found
+            known = old.find(counterpart, name)
+            if known is None:  # a body that was put in the place of its holder
+                known = below.get(counterpart, {}).get(name)
+            if known is not None:
+                same[value] = known
     return same
 
 
 def _names_below(old: Flow) -> dict[int, dict[str, int]]:
     """For each scope the names that only one of the bodies inside it defines."""
     below: dict[int, dict[str, int]] = {}
-    for number in reversed(range(len(old.scopes))):
-        scope = old.scopes[number]
+    for index in reversed(range(len(old.scopes))):
+        scope = old.scopes[index]
         if scope.parent is None:
             continue
         outer = below.setdefault(scope.parent, {})
-        for name, value in (*scope.values.items(), *below.get(number, {}).items()):
+        for name, value in (*scope.values.items(), *below.get(index, {}).items()):
             outer[name] = value if outer.get(name, value) == value else -1
-    return {number: {name: value for name, value in names.items() if value >= 0} for number, names in below.items()}
+    return {index: {name: value for name, value in names.items() if value >= 0} for index, names in below.items()}

@@ -1,17 +1,25 @@
-"""What names tell: results and nodes that kept theirs, and those whose new name was made from an old one."""
+"""Nodes that can be recognized: by names that they kept, by new names made from old ones, by what they consume.
+
+Example: `c` is still there; `y_quantized` was made from `y`; the `Exp` has only new names, but consumes what it did.
+
+    before:  c = Conv(x, w);  y = Relu(c);  e = Exp(y)
+    after:   c = Conv(x, w);  y_quantized = QLinearRelu(c);  t = Exp(y_quantized)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import islice
 
-from optimum_htp.tagging.projection.flow import GLUE, PLAIN, QUANTIZING
-from optimum_htp.tagging.projection.join import BREADTH, REACH, Join
+from optimum_htp.tagging.projection.flow import ADAPTERS, BREADTH, GLUE, MOVEMENT, PLAIN, REACH
+from optimum_htp.tagging.projection.join import Join
 
 
 _BOUNDARIES = frozenset("_:/.-")
 _LONGEST_NAME = 2_000
 _MOST_SUFFIXES = 64
+
+_Index = dict[tuple[int, str], list[int]]
 
 
 def match_names(join: Join) -> None:
@@ -23,145 +31,204 @@ def match_names(join: Join) -> None:
     _relate_by_prefix(join, index)
 
 
-_Index = dict[tuple[int, str], list[int]]
+def match_renamed(join: Join) -> None:
+    """Finds nodes without a known name by what they consume, producers first, since each makes the next findable."""
+    for new in join.new.order:
+        match, operation = join.matches[new], join.new.operations[new]
+        if operation.node.op_type in ADAPTERS:
+            if operation.inputs and operation.outputs and operation.inputs[0] in join.same:
+                join.same.setdefault(operation.outputs[0], join.same[operation.inputs[0]])
+            continue
+        if match.anchors or match.related is not None:
+            continue
+        old = _twin(join, new)
+        if old is None and operation.node.op_type not in GLUE:
+            old = _by_weights(join, new)
+        if old is None:
+            continue
+        if join.owner[old] is None:
+            join.anchor(new, old)
+        else:
+            match.related = old
+        join.rename(new, old)
+
+
+# --- Names that were kept ---
 
 
 def _index(join: Join) -> _Index:
-    """Tagged nodes by scope and name, those of inner graphs too; a few of them where a name stands often."""
+    """Tagged nodes by scope and name, those of inner graphs too; only some of them if a name occurs often."""
     index: _Index = {}
-    for number, operation in enumerate(join.old.operations):
+    for old, operation in enumerate(join.old.operations):
         scope: int | None = operation.scope
         while operation.node.name and scope is not None:
-            found = index.setdefault((scope, operation.node.name), [])
-            if len(found) < REACH:
-                found.append(number)
+            known = index.setdefault((scope, operation.node.name), [])
+            if len(known) < REACH:
+                known.append(old)
             scope = join.old.scopes[scope].parent
     return index
 
 
 def _anchor_by_outputs(join: Join) -> None:
-    for number, operation in enumerate(join.new.operations):
+    for new, operation in enumerate(join.new.operations):
         for value in operation.outputs:
-            known = join.same.get(value)
-            maker = join.old.values[known].maker if known is not None else None
-            if maker is not None:
-                join.anchor(number, maker)
+            producer = join.old.values[join.same[value]].producer if value in join.same else None
+            if producer is not None:
+                join.anchor(new, producer)
 
 
 def _anchor_by_names(join: Join, index: _Index) -> None:
-    """The same name and operator, where the tagged node's results have no name in the target any more.
-
-    This also finds a node that does its own work but took over the name of a later result, and one that handed its
-    result's name to an adapter behind it.
-    """
-    for number, operation in enumerate(join.new.operations):
-        scope = join.scopes[operation.scope]
-        anchors = join.matches[number].anchors
-        node = operation.node
-        candidates = []
-        for each in index.get((scope, node.name), ()) if scope is not None else ():
-            known = join.old.operations[each].node
-            if (known.op_type, known.domain) == (node.op_type, node.domain) and _may_be(join, each, anchors):
-                candidates.append(each)
+    """The same name and operator, where no result of the tagged node kept its name or an adapter after it has that."""
+    for new, operation in enumerate(join.new.operations):
+        anchors, node, scope = join.matches[new].anchors, operation.node, join.scopes[operation.scope]
+        candidates = [
+            old
+            for old in (index.get((scope, node.name), ()) if scope is not None else ())
+            if join.old.operations[old].node.op_type == node.op_type
+            and join.old.operations[old].node.domain == node.domain
+            and _may_be(join, old, anchors)
+        ]
         if len(candidates) != 1:
             continue
-        owner = join.owner[candidates[0]]
+        old = candidates[0]
+        owner = join.owner[old]
         if owner is not None:
-            join.make_kin(owner, candidates[0])
+            join.relate(owner, old)
         elif not anchors:
-            join.rename(number, candidates[0])
-        join.anchor(number, candidates[0])
+            join.rename(new, old)
+        join.anchor(new, old)
 
 
-def _may_be(join: Join, found: int, anchors: Collection[int]) -> bool:
-    """Whether a tagged node may be that of its name in the target, which makes the results of `anchors`."""
-    owner = join.owner[found]
+def _may_be(join: Join, old: int, anchors: Collection[int]) -> bool:
+    """Whether a tagged node may be that of its name in the target, which produces the results of `anchors`."""
+    owner = join.owner[old]
     if owner is not None:
-        return not anchors and join.adapts(owner, found)
-    return not join.survives(found) and (not anchors or _leads(join, found, anchors))
+        return not anchors and join.adapts(owner, old)
+    return not join.survives(old) and (not anchors or _leads(join, old, anchors))
 
 
 def _leads(join: Join, start: int, ends: Collection[int]) -> bool:
-    """Whether what a tagged node makes reaches others through nodes that are gone."""
-    outputs = [value for value in join.old.operations[start].outputs if value >= 0]
+    """Whether the results of a tagged node reach others through nodes that are gone."""
+    values = join.old.operations[start].produced
     seen: set[int] = set()
     for _ in range(REACH):
-        fresh = [each for each in dict.fromkeys(join.readers(outputs)) if each not in seen][:BREADTH]
-        if any(each in ends for each in fresh):
+        fresh = [old for old in dict.fromkeys(join.consumers(values)) if old not in seen][:BREADTH]
+        if any(old in ends for old in fresh):
             return True
         seen.update(fresh)
-        gone = [each for each in fresh if not join.survives(each)]
-        outputs = [value for each in gone for value in join.old.operations[each].outputs if value >= 0]
+        values = [value for old in fresh if not join.survives(old) for value in join.old.operations[old].produced]
     return False
 
 
 def _pass_back(join: Join) -> None:
-    """What an adapter seems to make was made by the node in front of it, if that has no other name."""
-    for number in join.new.order:
-        for found in [each for each in join.matches[number].anchors if join.adapts(number, each)]:
-            worker = _in_front(join, number)
-            if worker is not None and join.op(found) not in PLAIN:
-                join.make_kin(number, found)
-                join.anchor(worker, found)
+    """What an adapter seems to produce is the work of the node before it, if that has no other name."""
+    for new in join.new.order:
+        for old in [old for old in join.matches[new].anchors if join.adapts(new, old)]:
+            worker = _adapted(join, new)
+            if worker is not None and join.old.op_type(old) not in PLAIN:
+                join.relate(new, old)
+                join.anchor(worker, old)
 
 
-def _in_front(join: Join, number: int) -> int | None:
+def _adapted(join: Join, new: int) -> int | None:
     """The node whose result an adapter passes on, if no result of it is known by name."""
     for _ in range(REACH):
-        inputs = join.new.operations[number].inputs
-        maker = join.new.values[inputs[0]].maker if inputs and inputs[0] >= 0 else None
-        if maker is None or any(value in join.same for value in join.new.operations[maker].outputs):
+        inputs = join.new.operations[new].inputs
+        producer = join.new.values[inputs[0]].producer if inputs and inputs[0] >= 0 else None
+        if producer is None or any(value in join.same for value in join.new.operations[producer].outputs):
             return None
-        number = maker
-        if join.new_op(number) not in PLAIN | QUANTIZING:
-            return number
+        new = producer
+        if join.new.op_type(new) not in ADAPTERS:
+            return new
     return None
+
+
+# --- New names made from old ones ---
 
 
 def _relate_by_prefix(join: Join, index: _Index) -> None:
     """Names that tools make from old ones: `X_quantized`, `X_output_cast_0`, `X_nchwc`."""
-    for number in range(len(join.new.operations)):
-        match = join.matches[number]
+    for new, match in enumerate(join.matches):
         if match.anchors:
             continue
-        found, match.weight = _by_prefix(join, number, index)
-        if found is None:
+        old, match.weight = _by_prefix(join, new, index)
+        if old is None:
             continue
-        op_type = join.new_op(number)
-        works = op_type not in PLAIN and (op_type not in GLUE or op_type == join.op(found))
-        if works and join.owner[found] is None and not join.survives(found):
-            join.anchor(number, found)
-            join.rename(number, found)
+        op_type = join.new.op_type(new)
+        works = op_type not in PLAIN and (op_type not in GLUE or op_type == join.old.op_type(old))
+        if works and join.owner[old] is None and not join.survives(old):
+            join.anchor(new, old)
+            join.rename(new, old)
         else:
-            match.kin = found
+            match.related = old
 
 
-def _by_prefix(join: Join, number: int, index: _Index) -> tuple[int | None, int | None]:
-    """The tagged node, or the weight, that the longest old name names which a new one begins with.
-
-    What is made from a weight or an input belongs to who reads it: so a weight is no node's name.
-    """
-    operation = join.new.operations[number]
+def _by_prefix(join: Join, new: int, index: _Index) -> tuple[int | None, int | None]:
+    """The tagged node with the longest old name that a new one begins with, and the weight that it was made from."""
+    operation = join.new.operations[new]
     scope = join.scopes[operation.scope]
-    best, found = 0, None
-    weight = next((join.same[each] for each in operation.outputs if each in join.same), None)
-    for text in (*operation.node.outputs[:1], operation.node.name) if scope is not None else ():
-        if scope is None:
-            continue
+    longest, old = 0, None
+    weight = next((join.same[value] for value in operation.outputs if value in join.same), None)
+    if scope is None:
+        return None, weight
+    for text in (*operation.node.outputs[:1], operation.node.name):
         for name in shorter_names(text):
-            if len(name) <= best:
+            if len(name) <= longest:
                 break
             value = join.old.find(scope, name)
             named = index.get((scope, name), []) if value is None else []
-            if value is not None or len(named) == 1:
-                best, found = len(name), join.old.values[value].maker if value is not None else named[0]
+            if value is not None or len(named) == 1:  # a weight is not the name of a node: its consumers decide
+                longest, old = len(name), join.old.values[value].producer if value is not None else named[0]
                 weight = weight if value is None else value
                 break
-    return found, weight
+    return old, weight
 
 
 def shorter_names(text: str) -> Iterator[str]:
-    """The names that one may have been made from by putting something behind them, the longest first."""
+    """The names that one may have been made from by appending something, the longest first."""
     if len(text) <= _LONGEST_NAME:
         ends = (stop for stop in range(len(text) - 1, 0, -1) if text[stop] in _BOUNDARIES)
         yield from (text[:stop] for stop in islice(ends, _MOST_SUFFIXES))
+
+
+# --- Nodes whose names are all new ---
+
+
+def _twin(join: Join, new: int) -> int | None:
+    """The tagged node of the same operator that consumes the same, right there or after nodes that are gone."""
+    op_type = join.new.op_type(new)
+    known = [join.same[value] for value in join.new.operations[new].inputs if value in join.same]
+    computed = [value for value in known if not join.old.values[value].is_initializer]
+    candidates = _vanished_from(join, computed, 1 if op_type in MOVEMENT else REACH)
+    return max(
+        (old for old in candidates if join.old.op_type(old) == op_type and join.owner[old] is None),
+        key=lambda old: (len(set(known).intersection(join.old.operations[old].inputs)), -old),
+        default=None,
+    )
+
+
+def _vanished_from(join: Join, values: list[int], reach: int) -> list[int]:
+    """The tagged nodes downstream of some values that the target doesn't show, nearest first."""
+    gone: dict[int, None] = {}
+    for _ in range(reach):
+        ahead: list[int] = []
+        for old in join.consumers(values):
+            if old in gone or join.survives(old) or len(gone) >= BREADTH:
+                continue
+            gone[old] = None
+            if join.owner[old] is None:
+                ahead += join.old.operations[old].produced
+        values = ahead
+    return list(gone)
+
+
+def _by_weights(join: Join, new: int) -> int | None:
+    """The only tagged node of those that are gone that consumes a weight which the node consumes too."""
+    candidates = {
+        old
+        for value in join.reads(new)
+        for old in join.consumers_of_weight(value)
+        if not join.survives(old) or join.owner[old] is not None
+    }
+    only = candidates.pop() if len(candidates) == 1 else None
+    return only if only is not None and join.old.op_type(only) not in GLUE else None

@@ -1,8 +1,18 @@
 """Projection: tags of a graph, carried onto the graphs that tools make from it.
 
-Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives best
-are the names of tensors: `graph_pairs` finds which graph was made from which, `join`, `renamed` and `vanished` whose work
-each node does, and `deciding` what that means for its tag.
+Runtimes, optimizers, quantizers and converters drop the metadata of nodes, rename, fuse and insert. What survives
+best are the names of tensors. The face of this directory says which file does what.
+
+Example: five nodes before a tool, three after it, and their tags.
+
+    before  a = Conv(x, w)      b.conv
+            c = Sub(a, mean)    b.norm
+            d = Div(c, std)     b.norm
+            y = Relu(d)         b.act
+            z = Exp(y)          out
+    after   a = Conv(x, w)      b.conv  the node that it still is
+            y = FusedNorm(a)    b       fused, with the origins b.norm and b.act: it does what led from `a` to `y`
+            z = Exp(y)          out
 """
 
 from __future__ import annotations
@@ -18,45 +28,35 @@ from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
 from optimum_htp.tagging.projection.graph_pairs import pair
-from optimum_htp.tagging.projection.join import Join
-from optimum_htp.tagging.projection.renamed import match_names
-from optimum_htp.tagging.projection.vanished import match_renamed, match_vanished
+from optimum_htp.tagging.projection.renamed import match_names, match_renamed
+from optimum_htp.tagging.projection.vanished import match_vanished
 
 
 def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descent: bool = False) -> TaggedGraph:
-    """Tags a graph that was made from tagged ones.
+    """Tags a graph that was made from tagged ones, which are given the likeliest first.
 
-    Args:
-        sources: The tagged graphs that the target may descend from, the likeliest first.
-        target: The graph to tag.
-        require_descent: Refuse a target that doesn't look as if it had been made from the sources.
-
-    Returns:
-        The target with a tag for each node: that of the tagged node that it still is; `fused` where it does the work of
-        others, with the lowest module that contains them, and the list of them; `inserted` where a tool put it in;
-        `unresolved`, with the root's tag, where nothing is known.
-
-    Raises:
-        HtpError: The target is broken, or descent is required and too little of the target fits.
+    Each node gets the tag of the tagged node that it still is; or one that is `fused`, with the lowest module of all
+    whose work it does; `inserted`, if a tool put it in; or `unresolved`, with the root's tag. Raises HtpError if the
+    target is broken, or if too little of it fits although `require_descent` asks for it.
     """
     refuse_empty(target)
     new = Flow.of(target)
-    pairing = pair([source.model for source in sources], new)
-    join = Join(pairing, new)
+    models = [source.model for source in sources]
+    join, origin = pair(models, new)
     match_names(join)
     match_absorbed(join)
     match_renamed(join)
     match_vanished(join)
     if require_descent:
-        fit = descent(join, [source.model for source in sources])
+        fit = descent(join, models)
         if not fit.plausible:
             advice = "give the tagged file that it was made from"
             raise HtpError(f"{target.path}: not made from the tagged graph: {fit}; {advice}")
     known: dict[int, NodeTag] = {}
-    for number, operation in enumerate(pairing.old.operations):
-        tag = sources[pairing.origin[operation.scope]].tags.get(operation.key)
+    for old, operation in enumerate(join.old.operations):
+        tag = sources[origin[operation.scope]].tags.get(operation.key)
         if tag is not None and tag.source != "unresolved":
-            known[number] = tag
+            known[old] = tag
     roots = merged_roots(source.roots for source in sources)
     decided = Decider(join, known, roots=roots, returned=_returned(sources)).run()
     names = root_tags(tag for source in sources for tag in source.tags.values())
@@ -73,11 +73,7 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
 
 
 def refuse_empty(target: OnnxModel) -> None:
-    """Refuses a graph without nodes, which no runtime loads, and names the tool that leaves such.
-
-    Raises:
-        HtpError: It is one.
-    """
+    """Raises HtpError for a graph with outputs and no nodes, which no runtime loads, and says what writes such."""
     graph = target.graph
     given = {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
     if not graph.nodes and any(value.name not in given for value in graph.outputs):
@@ -88,12 +84,13 @@ def refuse_empty(target: OnnxModel) -> None:
 
 
 def _returned(sources: Sequence[TaggedGraph]) -> dict[str, NodeTag]:
-    """The tag of the node that makes each result of the tagged models."""
-    found: dict[str, NodeTag] = {}
+    """The tag of the node that produces each result of the tagged models; of equal names, the first."""
+    returned: dict[str, NodeTag] = {}
     for source in sources:
         results = {value.name for value in source.model.graph.outputs}
-        for position, node in enumerate(source.model.graph.nodes):
-            tag = source.tags.get(("", position))
+        for index, node in enumerate(source.model.graph.nodes):
+            tag = source.tags.get(("", index))
             if tag is not None:
-                found.update({name: tag for name in results.intersection(node.outputs) if name not in found})
-    return found
+                for name in results.intersection(node.outputs):
+                    returned.setdefault(name, tag)
+    return returned

@@ -1,1 +1,14 @@
-"""The rules that decide the tag of a node, one file for each kind of evidence."""
+"""The rules that decide the tag of a node, by kind of evidence.
+
+The entry is `order`: `tag_export` and `tag_model` try its `RULES` on every node, with a worked example.
+
+| source that is recorded | rule in `order` | the evidence |
+|---|---|---|
+| `metadata` | `by_metadata` | `metadata`: what torch's dynamo exporter writes on nodes |
+| `scope` | `by_scope` | the trace's scopes; without them `node_names`: the scopes that names spell |
+| `parameter` | `by_parameter` | the trace: which module holds the tensor that a node produces |
+| `dataflow` | `by_consumers`, `by_producers` | `evidence`: the nodes around it, decided before |
+| `unresolved` | none could decide | `evidence.Evidence.node_tag` |
+
+`fused` and `inserted` come from `tagging.projection`.
+"""

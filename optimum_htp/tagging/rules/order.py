@@ -1,7 +1,15 @@
 """Evidence rules: from a graph as the exporter wrote it and the trace of that export to a tag for every node.
 
-One file for each kind of evidence, tried in the order of `RULES`; the first that can decide does, and the node
-records which. What none decides is *unresolved*, and counted so.
+A rule is a small function for one kind of evidence. The rules are tried in the order of `RULES`; the first that can
+decide does, and the node records which. A node that none decides is *unresolved*, and counted so.
+
+Example: the trace says that 3 was made in a call of `fc`, and 4 in one of `act`; the others have no scope.
+
+    0: s = Shape(x)                   dataflow    root  the lowest module that contains its consumers', 2 and 4
+    1: fc.bias = Identity(act.bias)   parameter   fc    it produces a parameter that fc holds
+    2: r = Reshape(x, s)              dataflow    fc    its consumer is 3, which was decided before
+    3: g = Gemm(r, fc.weight, fc.bias)  scope     fc
+    4: y = Expand(g, s)               scope       act
 """
 
 from __future__ import annotations
@@ -11,51 +19,96 @@ from collections.abc import Callable
 from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.tagging.rules import dataflow, metadata, node_names as names, parameter, scope
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
+from optimum_htp.tagging.rules.metadata import in_doubt, named_module
+from optimum_htp.tagging.rules.node_names import read_names, scripted_nodes
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
 
-Rule = Callable[[NodeKey, Evidence], "Owner | None"]
+def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The module that torch's metadata names; which call of it is not written there."""
+    path = named_module(evidence.nodes[key], evidence.trace.tree)
+    return Owner(path) if path is not None else None
 
-RULES: tuple[tuple[str, Rule], ...] = (
-    ("metadata", metadata.decide),
-    ("scope", scope.decide),
-    ("scope", names.decide),
-    ("parameter", parameter.decide),
-    ("dataflow", dataflow.decide_by_consumers),
+
+def by_scope(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The call in which the node's output was made, in a body its holder's; else the one that the node's name says."""
+    trace = evidence.trace
+    for name in evidence.nodes[key].outputs:
+        if name in trace.scopes:
+            call = trace.scopes[name]
+            return Owner(trace.calls[call].path, call)
+    holder = evidence.holder(key)
+    if holder is not None and evidence.sources.get(holder) == "scope":
+        return evidence.owners[holder]
+    return evidence.named.get(key)
+
+
+def by_parameter(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The module that holds the parameter or buffer that the node produces: a copy of a de-duplicated initializer."""
+    tree, tensors = evidence.trace.tree, evidence.trace.tensors
+    holder = next((tensors[name] for name in evidence.nodes[key].outputs if name in tensors), None)
+    if holder is None:
+        return None
+    if tree.module(holder).aliases and evidence.consumers_in_doubt(key):
+        evidence.doubtful.add(key)  # by which of its names it was called is not known
+        return None
+    # If all consumers ran in one call of that module, the owner is that call, by the name that it was called by.
+    consumer = evidence.common(evidence.consumer_owners(key))
+    same = consumer is not None and tree.module(consumer.path) is tree.module(holder)
+    return consumer if same else Owner(holder)
+
+
+def by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The lowest module that contains all consumers of the node's outputs."""
+    if key in evidence.doubtful or evidence.consumers_in_doubt(key):
+        evidence.doubtful.add(key)
+        return None
+    return evidence.common(evidence.consumer_owners(key))
+
+
+def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """For a node without consumers, the lowest module that contains its producers; else its holder's."""
+    if key in evidence.doubtful or evidence.producers_in_doubt(key):
+        evidence.doubtful.add(key)
+        return None
+    owner = evidence.common(evidence.producer_owners(key))
+    holder = evidence.holder(key)
+    if owner is None and holder is not None:
+        owner = evidence.owners.get(holder)
+    # What forwards a graph input to a graph output is the root's: the exporter put it there.
+    return Owner(()) if owner is None and evidence.is_returned(key) else owner
+
+
+_Rules = tuple[tuple[str, Callable[[NodeKey, Evidence], Owner | None]], ...]
+
+RULES: _Rules = (
+    ("metadata", by_metadata),
+    ("scope", by_scope),
+    ("parameter", by_parameter),
+    ("dataflow", by_consumers),
 )
 """What is tried on every node, consumers before producers."""
 
-LAST_RULES: tuple[tuple[str, Rule], ...] = (("dataflow", dataflow.decide_by_producers),)
-"""What is tried, producers before consumers, on the nodes that are left."""
+LAST_RULES: _Rules = (("dataflow", by_producers),)
+"""What is tried on the nodes that are left, producers before consumers."""
 
 
 def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
-    """Tags every node of a graph, bodies and functions included.
-
-    Args:
-        model: The graph as the exporter left it.
-        trace: What was recorded while the exporter ran.
-
-    Returns:
-        A tag for each node; unresolved nodes carry the root's.
-    """
+    """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's."""
     evidence = Evidence(model, trace)
-    tree = trace.tree
-    evidence.doubtful.update(key for key, node in evidence.nodes.items() if metadata.in_doubt(node, tree))
+    evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
     if not trace.scopes:
-        read = names.read_names(model, trace)
-        evidence.named.update(read.owners)
-        evidence.doubtful.update(read.doubtful)
+        evidence.named, doubtful = read_names(model, trace)
+        evidence.doubtful.update(doubtful)
     elif not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
-        evidence.doubtful.update(names.scripted_nodes(unscoped))
+        evidence.doubtful.update(scripted_nodes(unscoped))
     for key in reversed(evidence.order):
-        _try(RULES, key, evidence)
+        _decide(key, RULES, evidence)
     for key in evidence.order:
         if key not in evidence.owners:
-            _try(LAST_RULES, key, evidence)
+            _decide(key, LAST_RULES, evidence)
     return {key: evidence.node_tag(key) for key in evidence.order}
 
 
@@ -64,13 +117,10 @@ def tag_export(export: ExportTrace) -> TaggedGraph:
     return TaggedGraph(export.model, tag_model(export.model, export.trace), Roots((export.root,)))
 
 
-def _try(rules: tuple[tuple[str, Rule], ...], key: NodeKey, evidence: Evidence) -> None:
-    for source, decide in rules:
-        owner = decide(key, evidence)
+def _decide(key: NodeKey, rules: _Rules, evidence: Evidence) -> None:
+    for source, rule in rules:
+        owner = rule(key, evidence)
         if owner is not None:
             evidence.owners[key] = owner
             evidence.sources[key] = source
             return
-
-
-__all__ = ["LAST_RULES", "RULES", "tag_export", "tag_model"]

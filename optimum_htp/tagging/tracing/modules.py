@@ -1,4 +1,4 @@
-"""What a model shows of itself without running: its tree of modules, and who holds which tensor."""
+"""What is known of a model without running it: its tree of modules, and which of them holds which tensor."""
 
 from __future__ import annotations
 
@@ -21,41 +21,33 @@ _MAX_ALIASES = 100_000
 
 
 def static_trace(model: torch.nn.Module) -> ModuleTrace:
-    """What a model shows of itself without running."""
+    """The trace of a model that did not run."""
     modules = registered_paths(model)
     calls = CallTree(module_tree(modules, {}))
     return ModuleTrace(calls, tensors=tensor_owners(modules), holders=shared_tensors(modules))
 
 
 def registered_paths(model: torch.nn.Module) -> Registered:
-    """Every module below a model with all the paths that it is registered under, in the order of `named_modules`.
-
-    A module that contains itself is not followed into itself.
-    """
-    found: Registered = {}
+    """Every module of a model, once, with all its paths, in the order of `named_modules`; not followed into itself."""
+    modules: Registered = {}
     count = 0
 
     def visit(module: torch.nn.Module, path: ModulePath, above: frozenset[int]) -> None:
         nonlocal count
         count += 1
-        found.setdefault(id(module), (module, []))[1].append(path)
+        modules.setdefault(id(module), (module, []))[1].append(path)
         inside = above | {id(module)}
         for name, child in module._modules.items():
-            # Shared subtrees in shared subtrees multiply: past the limit only modules not seen before are followed.
-            if child is not None and id(child) not in inside and (count < _MAX_ALIASES or id(child) not in found):
+            # Shared subtrees in shared subtrees multiply: past the limit only new modules are followed.
+            if child is not None and id(child) not in inside and (count < _MAX_ALIASES or id(child) not in modules):
                 visit(child, (*path, name), inside)
 
     visit(model, (), frozenset())
-    return found
+    return modules
 
 
 def module_tree(modules: Registered, calls: Mapping[int, int]) -> ModuleTree:
-    """The tree of registered modules.
-
-    Args:
-        modules: What `registered_paths` found.
-        calls: How often a module ran, by its identity.
-    """
+    """The tree of registered modules; `calls` says how often a module ran, by its identity."""
     return ModuleTree(
         ModuleInfo(
             path=paths[0],
@@ -88,7 +80,7 @@ def tensor_owners(modules: Registered) -> dict[str, ModulePath]:
 
 
 def shared_tensors(modules: Registered) -> dict[str, tuple[ModulePath, ...]]:
-    """The modules that hold a tensor, for each name of one that several hold."""
+    """The modules that hold a tensor, by each of its names, for tensors that several modules hold."""
     names: dict[int, list[str]] = {}
     holders: dict[int, list[ModulePath]] = {}
     for module, paths in modules.values():

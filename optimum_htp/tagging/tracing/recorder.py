@@ -8,7 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from optimum_htp.hierarchy import CallTree, ModuleCall, name_for_caller
-from optimum_htp.tagging.tracing.modules import is_container, module_tree, registered_paths, tensor_owners
+from optimum_htp.tagging.tracing.modules import (
+    is_container,
+    module_tree,
+    registered_paths,
+    shared_tensors,
+    tensor_owners,
+)
 from optimum_htp.tagging.tracing.torchscript import NumberedScopes
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
@@ -17,8 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# How many functions of ours, and of what they call, may run inside one another.
-_OWN_FRAMES = 50
+_OWN_FRAMES = 50  # how deep functions of ours, and what they call, may nest
 
 
 class CallRecorder:
@@ -26,7 +31,7 @@ class CallRecorder:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._modules = registered_paths(model)
-        # torch.export calls modules with several names through stand-ins that share the attributes of the module.
+        # torch.export calls modules with several names through copies that share the attributes of the module.
         self._by_attributes = {id(vars(module)): identity for identity, (module, _) in self._modules.items()}
         self._containers = {path for module, paths in self._modules.values() if is_container(module) for path in paths}
         self._model = model
@@ -52,21 +57,22 @@ class CallRecorder:
         self._hooks.close()
 
     def __deepcopy__(self, _: object) -> CallRecorder:
-        """A model that copies a module while it runs copies the hooks too: they are those of the one recorder."""
+        """A model that copies a module while it runs copies the hooks too; they stay those of this recorder."""
         return self
 
     def trace(self) -> ModuleTrace:
-        """What was recorded, as data that holds on to no module."""
+        """What was recorded, without references to modules."""
         tree = module_tree(self._modules, self._counts)
         return ModuleTrace(
             CallTree(tree, self._calls),
             scopes=self._scopes.numbers,
             tensors=tensor_owners(self._modules),
+            holders=shared_tensors(self._modules),
             scripted=self._scopes.scripted,
         )
 
     def _make_room(self) -> None:
-        """Lets modules be nested as deep as without us: torch calls one with hooks by one function more."""
+        """Lets modules nest as deep as without hooks, with which torch calls a module through one more function."""
         limit = sys.getrecursionlimit()
         deepest = max(len(path) for _, paths in self._modules.values() for path in paths)
         sys.setrecursionlimit(limit + deepest + _OWN_FRAMES)
@@ -77,15 +83,15 @@ class CallRecorder:
 
         if isinstance(module, torch.jit.ScriptModule):  # runs as TorchScript: takes no hooks and pushes no scope
             return
-        # First and first: a hook of somebody else that raises finds a call that has begun, which is what ends then.
+        # Both come first: if another hook raises, the call that ends is the one that has begun.
         self._hooks.callback(module.register_forward_pre_hook(self._enter_call, prepend=True).remove)
         self._hooks.callback(module.register_forward_hook(self._leave_call, prepend=True, always_call=True).remove)
 
     def _enter_call(self, module: torch.nn.Module, _: object) -> None:
-        if threading.get_ident() != self._thread:  # somebody else runs the same model
+        if threading.get_ident() != self._thread:  # another thread runs the same model
             return
         identity = self._by_attributes.get(id(vars(module)))
-        if identity is None:  # a copy that the model made while it ran: what it does is its caller's work
+        if identity is None:  # a copy that the model made while it ran: its work is its caller's
             self._stack += self._stack[-1:]
             return
         if not self._stack and identity == id(self._model):  # an exporter that runs the model again starts over

@@ -6,7 +6,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,40 +32,21 @@ _tap_lock = threading.RLock()
 
 
 class ModuleTap:
-    """Records every `torch.onnx.export` call of this thread while it is open.
+    """Records every `torch.onnx.export` call of this thread while it is open; what it replaces is always restored.
 
-    A context manager. It holds a lock, so that exports of several threads take turns; calls of other threads pass
-    through unrecorded. What it replaces is put back when it closes, whatever was raised.
-
-    Attributes:
-        exports: What was recorded, in the order of the calls.
-        failures: For each file whose export could not be recorded, why.
-        tagged: For each file that was tagged while the exporter wrote it, its graph with the tags. Its metadata is that
-            from before.
-        late: For each file whose tags could not be written while the exporter wrote it, why; the exporter wrote it
-            without them.
-        seconds: Wall-clock seconds spent on reading and tagging what was exported.
-
-    Args:
-        tagger: What to write instead of the bytes of an exported file, and the tags in it, given the bytes and the
-            trace; None, for it or from it, for the bytes themselves.
-        place: Says where an exported module sits in the whole model: a dotted path, or None.
-
-    Example:
-        >>> with ModuleTap() as tap:                          # doctest: +SKIP
-        ...     torch.onnx.export(model, args, "model.onnx", dynamo=False)
-        >>> tap.exports[0].trace.tree.root.class_name         # doctest: +SKIP
-        'Net'
+    It holds a lock, so that exports of several threads take turns; calls of other threads are not recorded. `tagger`
+    says what to write instead of an exported file's bytes, with the tags in it, or None. `place` gives the dotted path
+    of an exported module in the whole model, or None.
     """
 
     def __init__(
         self, tagger: Tagger | None = None, *, place: Callable[[torch.nn.Module], str | None] | None = None
     ) -> None:
-        self.exports: list[ExportTrace] = []
-        self.failures: dict[Path, Exception] = {}
-        self.tagged: dict[Path, TaggedGraph] = {}
-        self.late: dict[Path, Exception] = {}
-        self.seconds: float = 0.0
+        self.exports: list[ExportTrace] = []  # in the order of the calls
+        self.failures: dict[Path, Exception] = {}  # why an export could not be recorded
+        self.tagged: dict[Path, TaggedGraph] = {}  # what was tagged while it was written; old metadata
+        self.late: dict[Path, Exception] = {}  # why a file was written without its tags
+        self.seconds = 0.0  # spent on reading and tagging
         self._stamps: dict[Path, FileStamp | None] = {}
         self._tagger = tagger
         self._place = place
@@ -109,40 +92,31 @@ class ModuleTap:
         traceable = isinstance(model, torch.nn.Module) and not isinstance(model, torch.jit.ScriptModule)
         if threading.get_ident() != self._thread or not traceable or not isinstance(target, (str, os.PathLike)):
             return original(*args, **kwargs)
+        file = Path(target)
         try:
             recorder = CallRecorder(model)
-        except Exception as error:  # a model that can't be looked at can be exported all the same
-            self.failures[Path(target)] = error
+        except Exception as error:  # a model that can't be recorded can be exported all the same
+            self.failures[file] = error
             return original(*args, **kwargs)
+        traced = partial(self._traced, recorder, model)
         written: list[ExportTrace] = []
-
-        def write(content: bytes, file: Path) -> bool:
-            assert self._tagger is not None  # or this function is not used
-            started = time.perf_counter()
-            try:
-                export = self._traced(recorder, model, file, content)
-                tagged = self._tagger(content, export)
-            except Exception as error:  # Optimum's export goes on, and the tags are written when it is done
-                self._give_up(file, error)
-                return False
-            finally:
-                self.seconds += time.perf_counter() - started
-            written.append(export)
-            if tagged is not None:
-                self._write(file, *tagged)
-            return tagged is not None
-
-        with recorder, writing_replaced(write if self._tagger is not None else None):
+        with recorder, writing_replaced(partial(self._write, traced, written) if self._tagger is not None else None):
             result = original(*args, **kwargs)
-        file = Path(target)
+        with self._timed():
+            try:
+                if written or file.is_file():
+                    self.exports.append(written[-1] if written else traced(file))
+            except Exception as error:  # Optimum's export goes on; whoever tags the file reports it
+                self.failures[file] = error
+        return result
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            if written or file.is_file():
-                self.exports.append(written[-1] if written else self._traced(recorder, model, file))
-        except Exception as error:  # Optimum's export goes on; whoever tags the file tells
-            self.failures[file] = error
-        self.seconds += time.perf_counter() - started
-        return result
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def _traced(
         self, recorder: CallRecorder, model: torch.nn.Module, file: Path, content: bytes | None = None
@@ -150,13 +124,29 @@ class ModuleTap:
         graph = read_model(file) if content is None else read_content(content, path=file)
         return ExportTrace(file, graph, recorder.trace(), self._place(model) if self._place is not None else None)
 
-    def _write(self, file: Path, pieces: Iterable[bytes | memoryview], graph: TaggedGraph) -> None:
+    def _write(
+        self, traced: Callable[[Path, bytes], ExportTrace], written: list[ExportTrace], content: bytes, file: Path
+    ) -> bool:
+        """Writes an exported file with its tags; False leaves it to the exporter."""
+        assert self._tagger is not None  # or this method is not used
+        with self._timed():
+            try:
+                export = traced(file, content)
+                tagged = self._tagger(content, export)
+            except Exception as error:  # Optimum's export goes on, and the tags are written when it is done
+                self._give_up(file, error)
+                return False
+        written.append(export)
+        if tagged is None:
+            return False
+        pieces, graph = tagged
         with file.open("wb") as opened:
             opened.writelines(pieces)
         self.tagged[file], self._stamps[file] = graph, FileStamp.put(file)
+        return True
 
     def _give_up(self, file: Path, error: Exception) -> None:
-        if isinstance(error, ModelTooLargeError):  # with its tags; whoever tags it later says so
+        if isinstance(error, ModelTooLargeError):  # with its tags; whoever tags it later reports it
             return
         self.late[file] = error
         logger.warning(
@@ -165,7 +155,7 @@ class ModuleTap:
 
 
 def place_in_model(module: torch.nn.Module, whole: object) -> str | None:
-    """The dotted path of a module in a whole model: a module, or a diffusers pipeline; None where it is not in it."""
+    """The dotted path of a module in a whole model, which is a module or a diffusers pipeline; None if not in it."""
     components = getattr(whole, "components", None) if not hasattr(whole, "named_modules") else None
     for name, part in (components if isinstance(components, dict) else {"": whole}).items():
         for path, inner in part.named_modules() if hasattr(part, "named_modules") else ():

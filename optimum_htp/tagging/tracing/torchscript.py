@@ -1,6 +1,6 @@
 """All that is private to torch: the scopes of a trace, two passes of the TorchScript exporter, and its writer.
 
-Where a torch lacks one of these, exports work all the same, and what can't be recorded is decided by weaker evidence.
+If a torch lacks one of these, exports still work, and what can't be recorded is decided by weaker evidence.
 """
 
 from __future__ import annotations
@@ -27,30 +27,23 @@ _INLINING_PASS = "_jit_pass_inline"
 _MARK_KIND = "prim::Print"
 _MARK_ATTRIBUTE = "optimum_htp_mark"
 
-# What calls of a private interface raise that is not what it was.
+# What calls of a private interface raise if it has changed.
 _CHANGED = (AttributeError, TypeError, ValueError, RuntimeError)
 
 Write = Callable[[bytes, Path], bool]
 
 
 class NumberedScopes:
-    """The numbers of module calls on the scopes of a trace: put there while it runs, read when the nodes get names.
-
-    A context manager, open while an export runs.
-
-    Attributes:
-        numbers: The number of the call that made a value, by the value's name in the exported graph.
-        scripted: Whether values that scripted functions made are among them.
-    """
+    """The numbers of module calls on the scopes of a trace: put there while it runs, read when the nodes get names."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.scripted = False
+        self.numbers: dict[str, int] = {}  # the call that produced a value, by the value's name in the exported graph
+        self.scripted = False  # whether values created in scripted functions are among them
         self._passes = ExitStack()
 
     def __enter__(self) -> NumberedScopes:
         with ExitStack() as passes:
-            # Without that pass nothing would take the marks away again.
+            # Without that pass nothing would remove the marks again.
             self.scripted = passes.enter_context(_pass_extended(_INLINING_PASS, before=_scope_what_was_inlined))
             passes.enter_context(_pass_extended(_NAMING_PASS, after=self._read))
             self._passes = passes.pop_all()
@@ -69,10 +62,7 @@ class NumberedScopes:
             scopes[module] = f"{_CALL_MARK}{number}::{scope.split('::', 1)[1]}"
 
     def end(self, number: int) -> None:
-        """Puts each scripted function that was called in a call that just ended between two marks with its number.
-
-        The call's scope was popped: what was traced in it is in the node before the one that comes next.
-        """
+        """Puts each scripted function that was called in a call that just ended between two marks with its number."""
         import torch
 
         if not self.scripted:
@@ -100,11 +90,12 @@ class NumberedScopes:
 
 
 def _mark_scripted_calls(state: Any, number: int) -> None:
+    # The call's scope was popped: what was traced in it is in the node before the one that comes next.
     node = state.graph().insertPoint().prev()
     scope = f"{_CALL_MARK}{number}"
     if node.kind() != "prim::TracedModuleForward" or not node.s("scope").startswith(f"{scope}::"):
         return
-    calls = [each for block in node.blocks() for each in block.nodes() if each.kind() == "prim::CallFunction"]
+    calls = [inner for block in node.blocks() for inner in block.nodes() if inner.kind() == "prim::CallFunction"]
     if not calls:
         return
     state.push_scope(scope)
@@ -119,7 +110,7 @@ def _mark_scripted_calls(state: Any, number: int) -> None:
 
 
 def _scope_what_was_inlined(graph: Any) -> None:
-    """Gives what stands between two marks, and has no scope of its own, the marks' scope; removes the marks."""
+    """Gives what is between two marks, and has no scope of its own, the marks' scope; removes the marks."""
     mark = None
     marks = []
     for node in list(graph.nodes()):
@@ -147,11 +138,7 @@ def _graph_nodes(block: Any) -> Iterator[Any]:
 def _pass_extended(
     name: str, *, before: Callable[[Any], None] | None = None, after: Callable[[Any], None] | None = None
 ) -> Iterator[bool]:
-    """Calls functions with the graph right before and after one of the exporter's passes runs.
-
-    Yields:
-        Whether this torch has the pass.
-    """
+    """Calls functions with the graph right before and after an exporter's pass; yields whether this torch has it."""
     import torch
 
     original = getattr(torch._C, name, None)
@@ -181,13 +168,9 @@ def _pass_extended(
 
 @contextmanager
 def writing_replaced(write: Write | None) -> Iterator[None]:
-    """Lets a function write the file of the TorchScript exporter, whose content is still in memory.
+    """Lets a function write the file of the TorchScript exporter, so that no tags have to be put into it later.
 
-    So nothing has to be copied later to make room for the tags. Where this torch has no such writer, the file is
-    written as it is.
-
-    Args:
-        write: Given the content and the file, writes it and says so, or leaves it to the exporter.
+    If this torch has no such writer, or `write` returns False, the exporter writes the file.
     """
     try:
         from torch.onnx._internal.torchscript_exporter import onnx_proto_utils as writer

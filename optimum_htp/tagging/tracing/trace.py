@@ -1,4 +1,4 @@
-"""What a trace says, as data that holds on to no module."""
+"""The trace as data, without references to modules."""
 
 from __future__ import annotations
 
@@ -11,19 +11,12 @@ from optimum_htp.onnxfile import OnnxModel
 
 @dataclass(frozen=True, slots=True)
 class ModuleTrace:
-    """What one export showed of the model.
+    """What one export showed of the model."""
 
-    Attributes:
-        calls: Every call, in the order in which they began; none where the model did not run.
-        scopes: The number of the call that made a value, by the value's name in the exported graph.
-        scripted: Whether `scopes` covers values created in scripted functions.
-        tensors: The module that holds a parameter or buffer, by the name in the root's state dict.
-        holders: For a tensor that several modules hold, all of them, by each of its names.
-    """
-
-    calls: CallTree
-    scopes: dict[str, int] = field(default_factory=dict)
-    scripted: bool = True
+    calls: CallTree  # empty if the model did not run
+    scopes: dict[str, int] = field(default_factory=dict)  # the number of the call that made a value, by name
+    scripted: bool = True  # whether `scopes` covers values created in scripted functions
+    # Who holds a parameter or buffer, by its name in the root's state dict; and, where several modules do, all of them.
     tensors: dict[str, ModulePath] = field(default_factory=dict)
     holders: dict[str, tuple[ModulePath, ...]] = field(default_factory=dict)
 
@@ -35,20 +28,12 @@ class ModuleTrace:
 
 @dataclass(frozen=True, slots=True)
 class ExportTrace:
-    """One `torch.onnx.export` call: what it wrote where, and what was seen meanwhile.
-
-    Attributes:
-        file: The ONNX file that the exporter wrote.
-        model: Its graph as it was just after the export, before anything else touched it.
-        trace: The module trace.
-        in_model: The dotted path of the root in the whole model, `""` for the model itself, None where it is not a
-            submodule of it, or that is not known.
-    """
+    """One `torch.onnx.export` call: what it wrote, and what was recorded."""
 
     file: Path
-    model: OnnxModel
+    model: OnnxModel  # just after the export, before anything else changed it
     trace: ModuleTrace
-    in_model: str | None = None
+    in_model: str | None = None  # as in `Root`
 
     @property
     def root(self) -> Root:

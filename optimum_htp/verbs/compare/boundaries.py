@@ -135,7 +135,7 @@ class Boundaries:
                 continue
             for origin in node.tag.origins:
                 # The calls of the origin that were made in the call of the module which contains all origins.
-                inside = [number for number in calls.get(origin, ()) if self.owner[index] in self.around(number)]
+                inside = [number for number in calls.get(origin, ()) if self.owner[index] in {*self.around(number)}]
                 owners: list[int | None] = [*inside] or [call_of(NodeTag(origin, "fused"))]
                 around = {number for owner in owners for number in self.around(owner)}
                 yield from (number for number in around if index not in self.nodes.get(number, {index}))

@@ -126,8 +126,8 @@ class PackageReference:
                 yield above, call
 
     def _call(self, tag: NodeTag, above: str) -> int | None:
-        """The call of a module that a node was traced in; if it is not known how often the module ran, its only one."""
-        call = self._tagged.call_above(tag, above)
+        """The call of a module that a node was made in; if it is unknown how often the module ran, its only one."""
+        call = self._tagged.roots.call_above(tag, above)
         return 0 if call is None and self._count(above) is None else call
 
     def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:

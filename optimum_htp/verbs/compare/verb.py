@@ -166,14 +166,11 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     check_source(part, source, tree, file=tagged.name)
     given = load_inputs(options.inputs, tagged.model) if options.inputs is not None else None
     names = [value.name for value in graph_inputs(tagged.model)]
-    shapes = {
-        **fixed_sizes(tagged.model.graph.inputs),
-        **options.sizes.by_name(),
-    }
+    shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
     run = partial(run_part, part, names, shapes, given)
     recorded = TorchReference(part, source, tree, run, max_bytes=options.max_bytes // 2)
-    label = "" if part.branch is None else ("with past" if part.branch else "without past")
-    return _compare(tagged, flat, recorded, options, branch=label, tolerance=default_tolerance(tagged.model))
+    tolerance = default_tolerance(tagged.model)
+    return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
 
 
 def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> CompareReport:

@@ -1,16 +1,4 @@
 """`diff`: what two packages of one model differ in, module by module."""
 
-from __future__ import annotations
-
 from optimum_htp.verbs.diff.report import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
 from optimum_htp.verbs.diff.verb import diff
-
-
-__all__ = [
-    "Change",
-    "DiffReport",
-    "FileDiff",
-    "ModuleDiff",
-    "ModuleSide",
-    "diff",
-]

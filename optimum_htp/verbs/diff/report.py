@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A thing that both sides have, or one.
+    """Something that differs, and that both sides have or one.
 
     Attributes:
         name: What it is.
@@ -60,22 +60,18 @@ class ModuleDiff:
 
     Attributes:
         path: Its dotted path; `""` is the root, None stands for the nodes whose module is unknown.
-        depth: Modules above it; containers don't count.
         before: The module in the first package; None if it is not there.
         after: The module in the second; None if it is not there.
     """
 
     path: str | None
-    depth: int
     before: ModuleSide | None
     after: ModuleSide | None
 
     @property
     def operators(self) -> tuple[Change, ...]:
         """The operators of which there are more or fewer."""
-        left = self.before.operators if self.before is not None else {}
-        right = self.after.operators if self.after is not None else {}
-        return changes(left, right)
+        return changes(*({} if side is None else side.operators for side in (self.before, self.after)))
 
     @property
     def changed(self) -> bool:
@@ -94,8 +90,8 @@ class ModuleDiff:
         """The module as JSON has it."""
         return {
             "path": self.path,
-            "before": self.before.to_dict() if self.before is not None else None,
-            "after": self.after.to_dict() if self.after is not None else None,
+            "before": self.before and self.before.to_dict(),
+            "after": self.after and self.after.to_dict(),
             "operators": [asdict(change) for change in self.operators],
         }
 
@@ -110,12 +106,11 @@ class FileDiff:
         nodes: How many nodes each has, those of bodies and functions included.
         versions: The operator domains whose opset differs, and `ir_version` where that does.
         values: The inputs and outputs of the graph that differ, as `input NAME` and `output NAME`, with their types.
-        stored_elements: The element types, `float32` or another, of which the initializers have another number of
-            elements.
+        stored_elements: The element types, such as `float32`, of which the initializers have another number of elements.
         operators: The operators of which there are more or fewer.
         modules: All modules that own nodes on either side or are on one side only, each before those below it.
-        same_wiring: Whether all nodes stand in the same order with the same operators and are connected in the same
-            way, however tensors are called.
+        same_wiring: Whether all nodes have the same operators in the same order, with inputs from the same producers,
+            whatever the names of tensors.
     """
 
     before: str
@@ -162,8 +157,8 @@ class DiffReport:
         before: The path of the first.
         after: The path of the second.
         files: The files that were compared.
-        only_before: The files that the first has and the second has not.
-        only_after: The files that the second has and the first has not.
+        only_before: The files that only the first has.
+        only_after: The files that only the second has.
     """
 
     before: str
@@ -193,6 +188,5 @@ def changes(
     before: Mapping[str, int] | Mapping[str, str], after: Mapping[str, int] | Mapping[str, str]
 ) -> tuple[Change, ...]:
     """What differs between two tables."""
-    names = dict.fromkeys((*before, *after))
-    found = (Change(name, before.get(name), after.get(name)) for name in names)
-    return tuple(change for change in found if change.before != change.after)
+    every = (Change(name, before.get(name), after.get(name)) for name in dict.fromkeys((*before, *after)))
+    return tuple(change for change in every if change.before != change.after)

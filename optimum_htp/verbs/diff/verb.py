@@ -1,16 +1,18 @@
 """What differs between two packages, module by module: nodes, operators, parameters, opsets, types of the weights.
 
-It is for reviewing what an upgrade, an option or an optimizer changed. What is compared is the structure: the values of
-weights and of attributes are not.
+It is for reviewing what an upgrade, an option or an optimizer changed. The structure is compared; the values of weights
+and of attributes are not.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePath
+from optimum_htp.hierarchy import ModulePath
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
 from optimum_htp.package import HtpPackage, as_package, pair_files, tagged_file
 from optimum_htp.tagging import TaggedGraph
@@ -55,123 +57,83 @@ def diff(
     return DiffReport(str(left.path), str(right.path), files, only_before, only_after)
 
 
-_Place = tuple[int, ModulePath] | None
-
-
-class _Side:
-    """One of two files: its modules by place, and what they own.
-
-    Attributes:
-        places: The modules, in the tree's order; None stands for nodes whose module is unknown.
-    """
-
-    def __init__(self, file: TaggedGraph, depth: int | None) -> None:
-        self._file = file
-        self._depth = depth
-        self._operators: dict[_Place, Counter[str]] = {}
-        places: dict[str, _Place] = {}
-        for key, node in file.model.nodes():
-            tag = file.tags.get(key)
-            place = None
-            if tag is not None and tag.source != "unresolved":
-                if tag.tag not in places:
-                    places[tag.tag] = self._place(tag.tag)
-                place = places[tag.tag]
-            self._operators.setdefault(place, Counter())[node.operator] += 1
-        self.places: list[_Place] = [
-            (index, info.path)
-            for index, tree in enumerate(file.trees)
-            for info in tree
-            if (not info.container or (index, info.path) in self._operators)
-            and (depth is None or len(tree.chain(info.path)) - 1 <= depth)
-        ]
-        if None in self._operators:
-            self.places.append(None)
-
-    @property
-    def operators(self) -> Counter[str]:
-        """How many nodes of the file have each operator."""
-        return sum(self._operators.values(), Counter())
-
-    def depth(self, place: _Place) -> int:
-        """How many modules are above one."""
-        return len(self._file.trees[place[0]].chain(place[1])) - 1 if place is not None else 0
-
-    def module(self, place: _Place) -> ModuleSide:
-        """What is known of a module."""
-        operators = self._operators.get(place, Counter[str]())
-        if place is None:
-            return ModuleSide("", "", None, None, operators.total(), operators)
-        tree = self._file.trees[place[0]]
-        info = tree.module(place[1])
-        known = _is_traced(tree.root)
-        return ModuleSide(
-            class_name=info.class_name,
-            tag=tree.tag(place[1]),
-            calls=info.calls if known else None,
-            parameters=info.parameters if known else None,
-            nodes=operators.total(),
-            operators=operators,
-        )
-
-    def _place(self, tag: str) -> _Place:
-        for index, tree in enumerate(self._file.trees):
-            path = tree.path_of_tag(tag)
-            if path is not None:
-                path = tree.module(path).path
-                if self._depth is not None:
-                    path = tree.chain(path)[: self._depth + 1][-1][0]
-                return index, path
-        return None
-
-
-def _is_traced(root: ModuleInfo) -> bool:
-    """Whether calls and parameters are known: trees that are made from tags alone know of none."""
-    return root.calls > 0 or root.parameters > 0
+_Place = tuple[int, ModulePath] | None  # a tree and a path in it; None stands for the nodes whose module is unknown
 
 
 def _file_diff(before: TaggedGraph, after: TaggedGraph, depth: int | None) -> FileDiff:
-    left, right = _Side(before, depth), _Side(after, depth)
-    there, here = set(left.places), set(right.places)
-    modules = tuple(
-        ModuleDiff(
-            None if place is None else ".".join(place[1]),
-            (left if place in there else right).depth(place),
-            left.module(place) if place in there else None,
-            right.module(place) if place in here else None,
-        )
-        for place in _merged(left.places, right.places)
+    left, right = _modules(before, depth), _modules(after, depth)
+    modules = (
+        ModuleDiff(None if place is None else ".".join(place[1]), left.get(place), right.get(place))
+        for place in _merged(left, right)
     )
-    kept = tuple(module for module in modules if module.changed or (module.before and module.before.nodes))
+    operators = [Counter(node.operator for _, node in file.model.nodes()) for file in (before, after)]
     return FileDiff(
         before=before.name,
         after=after.name,
-        nodes=(left.operators.total(), right.operators.total()),
+        nodes=(operators[0].total(), operators[1].total()),
         versions=changes(_versions(before.model), _versions(after.model)),
         values=changes(_values(before.model), _values(after.model)),
         stored_elements=changes(_stored_elements(before.model), _stored_elements(after.model)),
-        operators=changes(left.operators, right.operators),
-        modules=kept,
+        operators=changes(*operators),
+        modules=tuple(module for module in modules if module.changed or (module.before and module.before.nodes)),
         same_wiring=same_wiring(before.model, after.model),
     )
 
 
-def _merged(left: list[_Place], right: list[_Place]) -> list[_Place]:
-    """Both lists in one; what only the second has comes after what it comes after there."""
-    order: list[_Place] = []
-    known = set(left)
-    following: dict[_Place, list[_Place]] = {}
+def _modules(file: TaggedGraph, depth: int | None) -> dict[_Place, ModuleSide]:
+    """What is known of each module, in the tree's order: those of at most a depth, and containers that own nodes."""
+    place_of = cache(partial(_place, file, depth=depth))
+    operators: defaultdict[_Place, Counter[str]] = defaultdict(Counter)
+    for key, node in file.model.nodes():
+        tag = file.tags.get(key)
+        place = place_of(tag.tag) if tag is not None and tag.source != "unresolved" else None
+        operators[place][node.operator] += 1
+    modules: dict[_Place, ModuleSide] = {}
+    for index, tree in enumerate(file.trees):
+        # Trees that are made from tags alone know of no calls and no parameters.
+        traced = tree.root.calls > 0 or tree.root.parameters > 0
+        for info in tree:
+            place = index, info.path
+            too_deep = depth is not None and len(tree.chain(info.path)) - 1 > depth
+            if too_deep or (info.container and place not in operators):
+                continue
+            modules[place] = ModuleSide(
+                class_name=info.class_name,
+                tag=tree.tag(info.path),
+                calls=info.calls if traced else None,
+                parameters=info.parameters if traced else None,
+                nodes=operators[place].total(),
+                operators=operators[place],
+            )
+    if None in operators:
+        modules[None] = ModuleSide("", "", None, None, operators[None].total(), operators[None])
+    return modules
+
+
+def _place(file: TaggedGraph, tag: str, *, depth: int | None) -> _Place:
+    for index, tree in enumerate(file.trees):
+        path = tree.path_of_tag(tag)
+        if path is not None:
+            chain = tree.chain(tree.module(path).path)
+            return index, chain[-1 if depth is None else min(depth, len(chain) - 1)][0]
+    return None
+
+
+def _merged(left: Iterable[_Place], right: Iterable[_Place]) -> list[_Place]:
+    """Both in one list; what only the second has comes after what it comes after there.
+
+    >>> _merged([(0, ("a",)), (0, ("c",))], [(0, ("a",)), (0, ("b",)), (0, ("c",))])
+    [(0, ('a',)), (0, ('b',)), (0, ('c',))]
+    """
     first: list[_Place] = []
-    last: list[_Place] = first
+    following: dict[_Place, list[_Place]] = {place: [] for place in left}
+    last = first
     for place in right:
-        if place in known:
-            last = following.setdefault(place, [])
+        if place in following:
+            last = following[place]
         else:
             last.append(place)
-    order += first
-    for place in left:
-        order += [place, *following.get(place, ())]
-    return order
+    return [*first, *(merged for place, others in following.items() for merged in (place, *others))]
 
 
 def _versions(model: OnnxModel) -> dict[str, int]:
@@ -183,13 +145,11 @@ def _versions(model: OnnxModel) -> dict[str, int]:
 
 def _values(model: OnnxModel) -> dict[str, str]:
     initializers = {tensor.name for tensor in model.graph.initializers}
-    sides = (("input", model.graph.inputs), ("output", model.graph.outputs))
-    return {
-        f"{side} {value.name}": _type_text(value)
-        for side, values in sides
-        for value in values
-        if value.name not in initializers
-    }
+    values = (
+        *(("input", value) for value in model.graph.inputs),
+        *(("output", value) for value in model.graph.outputs),
+    )
+    return {f"{side} {value.name}": _type_text(value) for side, value in values if value.name not in initializers}
 
 
 def _type_text(value: Value) -> str:

@@ -1,12 +1,4 @@
 """`extract`: a module of a package as an ONNX file of its own."""
 
-from __future__ import annotations
-
 from optimum_htp.verbs.extract.report import ExtractReport
 from optimum_htp.verbs.extract.verb import extract
-
-
-__all__ = [
-    "ExtractReport",
-    "extract",
-]

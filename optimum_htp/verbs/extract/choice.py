@@ -188,7 +188,7 @@ class _Candidate:
             above = self.tree.tag(path)
             count = max(count, self.file.calls(above) or 1)
             inside = [key for key in self.keys if any(_below(self.file.tags[key].tag, tag) for tag in tags)]
-            owners.update({key: self.file.calls_above(self.file.tags[key], above) for key in inside})
+            owners.update({key: self.file.roots.calls_above(self.file.tags[key], above) for key in inside})
         if count == 1:
             if call:
                 raise PackageError(

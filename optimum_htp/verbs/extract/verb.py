@@ -181,7 +181,7 @@ def _tag(choice: Choice, part: Cut, staged: Path, *, sidecar: bool) -> None:
     tags = {key: tag for key, tag in keys if key is not None}
     graph = TaggedGraph(read_model(staged), tags, Roots((_part_of_root(choice, tags.values()),)))
     if read_tags(graph.model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(graph, options=HtpOptions())
+        write_tags(graph, options=HtpOptions(skeleton=False))
         graph = replace(graph, model=read_model(staged))
     if sidecar:
         Sidecar({staged.name: FileRecord.of(graph)}, versions=library_versions()).write(staged.parent)

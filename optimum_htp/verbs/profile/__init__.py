@@ -1,7 +1,5 @@
 """`profile`: where the time goes, by module."""
 
-from __future__ import annotations
-
 from optimum_htp.verbs.profile.report import ModuleDelta, PhaseDelta, ProfileDelta, ProfileReport
 from optimum_htp.verbs.profile.times import (
     CallTime,
@@ -12,26 +10,5 @@ from optimum_htp.verbs.profile.times import (
     ModuleTime,
     OpTime,
     PhaseProfile,
-    by_class,
-    by_op,
 )
 from optimum_htp.verbs.profile.verb import profile
-
-
-__all__ = [
-    "CallTime",
-    "FusedTime",
-    "GroupTime",
-    "Kernel",
-    "Microseconds",
-    "ModuleDelta",
-    "ModuleTime",
-    "OpTime",
-    "PhaseDelta",
-    "PhaseProfile",
-    "ProfileDelta",
-    "ProfileReport",
-    "by_class",
-    "by_op",
-    "profile",
-]

@@ -1,8 +1,8 @@
 """Which node of the graph that ONNX Runtime made each event of its profiler is about.
 
-An event has the name of its node; a node without a name is called by its operator and a number of ONNX Runtime's, which
-is not its index. A name may occur in several graphs of a model. What ran inside a control-flow node is known by the
-time, and which of its branches that was by what ran in it:
+An event has the name of its node, or where that has none its operator and a number of ONNX Runtime's, which is not its
+index. A name may occur in several graphs of a model. What ran inside a control-flow node is known by the time, and which
+of its branches that was by what ran in it:
 
     events, as they ended        nested               joined
     a   Add  from 0 to 2         a                    a: node 0 of the main graph
@@ -13,7 +13,8 @@ time, and which of its branches that was by what ran in it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.hierarchy import NodeKey
@@ -26,7 +27,7 @@ CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 
 @dataclass(slots=True)
 class Event:
-    """One kernel that ran, as the profiler tells it; times are microseconds from when the profiler began."""
+    """One kernel that ran; times are microseconds from when the profiler began."""
 
     name: str
     op_type: str
@@ -37,7 +38,7 @@ class Event:
 
 
 def nest(events: Sequence[Event]) -> list[Event]:
-    """Puts what ran inside a control-flow node into that node's event; events come in the order in which they ended."""
+    """Puts what ran inside a control-flow node into that node's event; events are in the order in which they ended."""
     done: list[Event] = []
     for event in events:
         if event.op_type in CONTROL_FLOW:
@@ -66,8 +67,8 @@ class Joiner:
         }
 
     def join(self, events: Sequence[Event]) -> list[tuple[Event, NodeKey | None]]:
-        """The node of each event of a run, control flow left out, for its time contains its bodies'."""
-        return list(self._join(events, "")) if "" in self._indexes else [(event, None) for event in events]
+        """The node of each event of a run, without control flow, whose time contains its bodies'."""
+        return list(self._join(events, ""))
 
     def _join(self, events: Sequence[Event], path: str) -> Iterator[tuple[Event, NodeKey | None]]:
         for event, index in zip(events, self._indexes[path].find(events), strict=True):
@@ -109,33 +110,23 @@ class _GraphIndex:
         """How many of some events may be of this graph."""
         return sum((event.name, event.op_type) in self.named or self._is_unnamed(event) for event in events)
 
-    def find(self, events: Sequence[Event]) -> list[int | None]:
+    def find(self, events: Sequence[Event]) -> Iterator[int | None]:
         """The indexes of the nodes of some events, which may run repeatedly, as the body of a loop does."""
-        orders: dict[str, dict[int, int]] = {}
+        turns: Counter[tuple[str, str]] = Counter()
+        orders: dict[str, dict[int, int]] = {}  # by operator: which of those without a name a number stands for
         for event in events:
-            if self._is_unnamed(event):
-                seen = orders.setdefault(event.op_type, {})
-                seen.setdefault(event.index, len(seen))
-        turns: dict[tuple[str, str], int] = {}
-        return [self._index(event, orders, turns) for event in events]
-
-    def _index(
-        self, event: Event, orders: Mapping[str, Mapping[int, int]], turns: dict[tuple[str, str], int]
-    ) -> int | None:
-        key = (event.name, event.op_type)
-        indexes = self.named.get(key)
-        if indexes:
-            turn = turns[key] = turns.get(key, -1) + 1
-            return indexes[turn % len(indexes)]
-        if self._is_unnamed(event):
-            order = orders[event.op_type][event.index]
-            unnamed = self._unnamed[event.op_type]
-            return unnamed[order] if order < len(unnamed) else None
-        return None
+            key = (event.name, event.op_type)
+            if key in self.named:
+                yield self.named[key][turns[key] % len(self.named[key])]
+                turns[key] += 1
+            elif self._is_unnamed(event):
+                order = orders.setdefault(event.op_type, {})
+                turn = order.setdefault(event.index, len(order))
+                unnamed = self._unnamed[event.op_type]
+                yield unnamed[turn] if turn < len(unnamed) else None
+            else:
+                yield None
 
     def _is_unnamed(self, event: Event) -> bool:
-        return (
-            event.name == f"{event.op_type}_{event.index}"
-            and (event.name, event.op_type) not in self.named
-            and event.op_type in self._unnamed
-        )
+        is_numbered = event.name == f"{event.op_type}_{event.index}" and event.op_type in self._unnamed
+        return is_numbered and (event.name, event.op_type) not in self.named

@@ -1,6 +1,6 @@
 """What `profile` reports: where the time of a package goes, and of two packages side by side.
 
-The times themselves are in `times`; how they are printed is in `cli/views/profile.py`.
+The times themselves are in `times`; `cli/views/profile.py` prints them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import split_tag
 from optimum_htp.package import pair_files
-from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile
+from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile, in_tree_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +50,27 @@ class ProfileReport:
         Raises:
             HtpError: They have no phase, or in none of them a module, in common.
         """
-        others = list(other.phases)
-        partners = _partners(self.phases, others)
-        pairs: list[PhaseDelta] = []
-        unpaired: list[str] = []
-        for phase in self.phases:
-            partner = partners.get((phase.phase, phase.file))
-            if partner is None:
-                unpaired.append(f"{self.package}: {phase.file} ({phase.phase})")
-            else:
-                others.remove(partner)
-                pairs.append(PhaseDelta(phase, partner, _paired(phase, partner)))
-        unpaired += [f"{other.package}: {phase.file} ({phase.phase})" for phase in others]
+        ours, theirs = ({(phase.phase, phase.file): phase for phase in side.phases} for side in (self, other))
+        partners = {
+            (kind, file): (kind, partner)
+            for kind in {kind for kind, _ in ours}
+            for file, partner in pair_files(_files_of(kind, ours), _files_of(kind, theirs)).items()
+        }
+        pairs = [(phase, theirs[partners[key]]) for key, phase in ours.items() if key in partners]
+        alone = [(self, key) for key in ours if key not in partners]
+        alone += [(other, key) for key in theirs if key not in partners.values()]
+        unpaired = tuple(f"{side.package}: {file} ({kind})" for side, (kind, file) in alone)
         both = f"{self.package} and {other.package}"
         if not pairs:
             raise HtpError(f"{both} have no file and phase in common: {', '.join(unpaired)}")
-        if not any(module.left and module.right for pair in pairs for module in pair.modules):
-            roots = (phase.modules[0].class_name for phase in (pairs[0].left, pairs[0].right) if phase.modules)
+        deltas = tuple(PhaseDelta(left, right, _modules_of_both(left, right)) for left, right in pairs)
+        if not any(module.left and module.right for delta in deltas for module in delta.modules):
+            roots = (phase.modules[0].class_name for phase in pairs[0] if phase.modules)
             raise HtpError(
                 f"{both} have no module in common: they are exports of {' and '.join(roots)}; compare packages of the "
                 "same model"
             )
-        return ProfileDelta(self, other, tuple(pairs), tuple(unpaired))
+        return ProfileDelta(self, other, deltas, unpaired)
 
     def to_dict(self) -> dict[str, Any]:
         """What `profile --json` prints; times are microseconds."""
@@ -184,32 +182,15 @@ class ProfileDelta:
         }
 
 
-def _partners(phases: Iterable[PhaseProfile], others: Iterable[PhaseProfile]) -> dict[tuple[str, str], PhaseProfile]:
-    """The phase of the other profile that goes with each, by its kind and file: of the same kind, the file's partner."""
-    sides: dict[str, tuple[dict[str, PhaseProfile], dict[str, PhaseProfile]]] = {}
-    for side, profiles in enumerate((phases, others)):
-        for phase in profiles:
-            sides.setdefault(phase.phase, ({}, {}))[side][phase.file] = phase
-    return {
-        (kind, file): theirs[partner]
-        for kind, (ours, theirs) in sides.items()
-        for file, partner in pair_files(ours, theirs).items()
-    }
+def _files_of(kind: str, phases: Iterable[tuple[str, str]]) -> list[str]:
+    return [file for phase, file in phases if phase == kind]
 
 
-def _paired(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:
+def _modules_of_both(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:
     ours = {module.tag: module for module in left.modules}
     theirs = {module.tag: module for module in right.modules}
-    order = list(ours)
-    for tag in theirs:
-        if tag not in ours:  # below its parent, after all that is there already
-            above = tag.rpartition("/")[0]
-            inside = [place for place, known in enumerate(order) if known == above or known.startswith(above + "/")]
-            order.insert(inside[-1] + 1 if inside else len(order), tag)
-    return tuple(_delta(tag, ours.get(tag), theirs.get(tag)) for tag in order)
-
-
-def _delta(tag: str, left: ModuleTime | None, right: ModuleTime | None) -> ModuleDelta:
-    known = left or right
-    assert known is not None  # every tag is from one of them
-    return ModuleDelta(tag, known.path, known.class_name, len(split_tag(tag)) - 1, left, right)
+    known = {**theirs, **ours}
+    return tuple(
+        ModuleDelta(tag, known[tag].path, known[tag].class_name, known[tag].depth, ours.get(tag), theirs.get(tag))
+        for tag in in_tree_order({**ours, **theirs})
+    )

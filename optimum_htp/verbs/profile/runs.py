@@ -1,4 +1,4 @@
-"""Runs of an ONNX file under ONNX Runtime's own profiler, with the graph that it really ran."""
+"""Runs of an ONNX file under ONNX Runtime's own profiler, and the graph that it really ran."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KERNEL = "_kernel_time"
-_OUTGROWN = 1_000_000  # events after which ONNX Runtime's profiler stops recording
+_MAX_EVENTS = 1_000_000  # then ONNX Runtime's profiler stops recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Measured:
     """What was measured of one ONNX file.
 
     Attributes:
-        optimized: The graph that ONNX Runtime made; None where it can't write it, as with compiled providers.
-        runs: For each of the inputs that were given, the runs after the warm-up.
+        optimized: The graph that ONNX Runtime made; None where it can't write it, as with providers that compile.
+        runs: For each set of inputs, the runs after the warm-up.
     """
 
     optimized: OnnxModel | None
@@ -53,7 +54,7 @@ class Measured:
 def measure(
     model: OnnxModel, inputs: Sequence[Inputs], *, provider: str, threads: int | None, warmup: int, runs: int
 ) -> Measured:
-    """Runs a file `warmup + runs` times on each of some inputs.
+    """Runs a file `warmup + runs` times on each set of inputs.
 
     Raises:
         HtpError: ONNX Runtime can't load it, or can't run it on the inputs.
@@ -76,27 +77,28 @@ def measure(
     if len(recorded) != expected:
         raise HtpError(
             f"{model.path}: ONNX Runtime's profiler recorded {len(recorded)} of {expected} runs (it stops after "
-            f"{_OUTGROWN:,} kernels); take fewer: --runs N --warmup N"
+            f"{_MAX_EVENTS:,} kernels); take fewer: --runs N --warmup N"
         )
     starts = range(0, expected, warmup + runs)
     return Measured(optimized, [recorded[start + warmup : start + warmup + runs] for start in starts])
 
 
 def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> Any:
-    """Starts the session, which writes the graph that it made, unless the provider can't."""
+    """Starts a session that writes the graph that it made, unless the provider can't."""
     options.optimized_model_filepath = str(written)
     if external_data_files(model):  # may be too large for one file
         prefix = "session.optimized_model_external_initializers_"
         options.add_session_config_entry(prefix + "file_name", "optimized.data")
         options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+    start = partial(open_session, model.path, options, provider=provider, name=str(model.path))
     try:
-        return open_session(model.path, options, provider=provider, name=str(model.path))
+        return start()
     except HtpError:
         if provider == DEFAULT_PROVIDER:
             raise
         logger.debug("%s can't write the graph that it made", provider, exc_info=True)
         options.optimized_model_filepath = ""
-        return open_session(model.path, options, provider=provider, name=str(model.path))
+        return start()
 
 
 def _runs(trace: list[dict[str, Any]]) -> list[Run]:
@@ -106,9 +108,7 @@ def _runs(trace: list[dict[str, Any]]) -> list[Run]:
     for entry in trace:
         name = str(entry.get("name", ""))
         if entry.get("cat") == "Node" and name.endswith(_KERNEL):
-            args = entry["args"]
-            index = int(args.get("node_index", -1))
-            op_type = str(args.get("op_name", ""))
+            op_type, index = str(entry["args"].get("op_name", "")), int(entry["args"].get("node_index", -1))
             events.append(Event(name.removesuffix(_KERNEL), op_type, index, int(entry["ts"]), int(entry["dur"])))
         elif entry.get("cat") == "Session" and name == "model_run":
             runs.append(Run(events, int(entry["ts"]), int(entry["dur"])))

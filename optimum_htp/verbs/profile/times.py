@@ -1,13 +1,13 @@
 """Times: of modules, calls, operators and kernels of one file in one phase.
 
-All times are microseconds, one value for each run, so that sums over modules are exact in every run: the times of all
-modules alone, of all nodes fused across modules, and of what is not attributed add up to ONNX Runtime's kernel time.
+All times are microseconds, one value for each run, so that sums are exact in every run: the times of all modules alone,
+of all nodes fused across modules, and of what is not attributed add up to ONNX Runtime's kernel time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ class Microseconds(tuple[int, ...]):
 
     >>> time = Microseconds((10, 12, 11, 30))
     >>> time.median, time.spread
-    (11.5, 4.75)
+    (11.5, 5.75)
     """
 
     __slots__ = ()
@@ -71,40 +71,40 @@ class ModuleTime:
     """One module.
 
     Attributes:
-        tag: Its tag.
         path: Its dotted path; `""` is the root.
         class_name: Its class.
+        tag: Its tag.
         depth: Modules above it.
         calls: How often it ran in the trace; None where that is not known.
+        is_layer: Whether it is one of a list of modules that lies in no other such list.
         kernels: Kernels that ran for it and the modules below it in one run.
         self_time: The time of its own nodes.
-        total_time: That, and the time of all modules below it, and of nodes fused of several modules of those.
-        ops: By operator, what of the total that operator took.
-        is_layer: Whether it is one of a list of modules that lies in no other such list.
+        total_time: That, and the time of all modules below it, and of nodes fused from several of those.
+        ops: What of the total each operator took.
     """
 
-    tag: str
     path: str
     class_name: str
+    tag: str
     depth: int
     calls: int | None
+    is_layer: bool
     kernels: int
     self_time: Microseconds
     total_time: Microseconds
     ops: Mapping[str, OpTime]
-    is_layer: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FusedTime:
-    """Nodes that each do work of the same several modules, for which none of them alone is to blame.
+    """Nodes that each do work of the same several modules, so that their time is no single module's own.
 
     Attributes:
         tag: The lowest module that contains them all.
         origins: The tags of the modules.
         kernels: Kernels in one run.
         time: Their time.
-        ops: By operator, what of it that operator took.
+        ops: What of it each operator took.
     """
 
     tag: str
@@ -119,34 +119,39 @@ class CallTime:
     """One call of a module that ran more than once.
 
     Attributes:
-        tag: The module's tag.
-        path: Its dotted path.
+        path: The module's dotted path.
         class_name: Its class.
-        call: The 0-based index of the call; None for nodes of which that is not known.
+        tag: Its tag.
+        call: The 0-based index of the call; None for nodes whose call is unknown.
         kernels: Kernels in one run.
         self_time: The time of the module's own nodes.
         total_time: That, and the time of all below it that belongs to the same call.
     """
 
-    tag: str
     path: str
     class_name: str
+    tag: str
     call: int | None
     kernels: int
     self_time: Microseconds
     total_time: Microseconds
 
-    def to_dict(self) -> dict[str, Any]:
-        """The call as JSON."""
-        return {
-            "path": self.path,
-            "class": self.class_name,
-            "tag": self.tag,
-            "call": self.call,
-            "kernels": self.kernels,
-            "self_time": self.self_time.to_dict(),
-            "total_time": self.total_time.to_dict(),
-        }
+
+@dataclass(frozen=True, slots=True)
+class GroupTime:
+    """Modules of one class, or the kernels of one operator, taken together.
+
+    Attributes:
+        name: The class or the operator.
+        members: How many modules or kernels.
+        self_time: The time of their own nodes.
+        total_time: That and what is below them; what lies in two of them counts once.
+    """
+
+    name: str
+    members: int
+    self_time: Microseconds
+    total_time: Microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +188,9 @@ class PhaseProfile:
         modules: The modules that ran, each before those below it.
         fused: Nodes that do the work of several modules.
         calls: Calls of the modules that ran more than once.
-        unattributed: The time of nodes of which no module is known.
+        unattributed: The time of nodes without a known module.
         unattributed_ops: What of it each operator took.
-        kernel_time: The time of all kernels, control flow left out, which contains its bodies'.
+        kernel_time: The time of all kernels, without control flow, whose time contains its bodies'.
         run_time: The time of the whole run.
         timeline: The kernels of the run that took the median time.
     """
@@ -204,7 +209,7 @@ class PhaseProfile:
 
     @property
     def attributed(self) -> float:
-        """The share of kernel time that a module is known for."""
+        """The share of kernel time that has a known module."""
         total = sum(self.kernel_time)
         return 1.0 - sum(self.unattributed) / total if total else 1.0
 
@@ -212,6 +217,33 @@ class PhaseProfile:
         """The share of kernel time that a time is, by the medians: one slow run moves it little."""
         whole = self.kernel_time.median
         return time.median / whole if whole else 0.0
+
+    def by_class(self) -> tuple[GroupTime, ...]:
+        """Modules of the same class together."""
+        zero = Microseconds.zero(len(self.kernel_time))
+        groups: dict[str, GroupTime] = {}
+        chain: list[ModuleTime] = []  # the modules around
+        for module in self.modules:
+            while chain and not module.tag.startswith(chain[-1].tag + "/"):
+                chain.pop()
+            name = module.class_name
+            group = groups.get(name) or GroupTime(name, 0, zero, zero)
+            is_inside = any(above.class_name == name for above in chain)
+            total = group.total_time if is_inside else group.total_time + module.total_time
+            groups[name] = GroupTime(name, group.members + 1, group.self_time + module.self_time, total)
+            chain.append(module)
+        return tuple(groups.values())
+
+    def by_op(self) -> tuple[GroupTime, ...]:
+        """Kernels of the same operator together."""
+        groups: dict[str, GroupTime] = {}
+        roots = [module.ops for module in self.modules if not module.depth]
+        for ops in (*roots, self.unattributed_ops):
+            for name, op in ops.items():
+                group = groups.get(name)
+                time = group.total_time + op.time if group else op.time
+                groups[name] = GroupTime(name, op.kernels + (group.members if group else 0), time, time)
+        return tuple(groups.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The phase as JSON; the timeline is not in it."""
@@ -222,88 +254,47 @@ class PhaseProfile:
             "kernel_time": self.kernel_time.to_dict(),
             "run_time": self.run_time.to_dict(),
             "attributed": self.attributed,
-            "unattributed": {"time": self.unattributed.to_dict(), "ops": _ops(self.unattributed_ops)},
-            "modules": [
-                {
-                    "path": module.path,
-                    "class": module.class_name,
-                    "tag": module.tag,
-                    "depth": module.depth,
-                    "calls": module.calls,
-                    "is_layer": module.is_layer,
-                    "kernels": module.kernels,
-                    "self_time": module.self_time.to_dict(),
-                    "self_share": self.share(module.self_time),
-                    "total_time": module.total_time.to_dict(),
-                    "total_share": self.share(module.total_time),
-                    "ops": _ops(module.ops),
-                }
-                for module in self.modules
-            ],
-            "fused": [
-                {
-                    "tag": fused.tag,
-                    "origins": list(fused.origins),
-                    "kernels": fused.kernels,
-                    "time": fused.time.to_dict(),
-                    "share": self.share(fused.time),
-                    "ops": _ops(fused.ops),
-                }
-                for fused in self.fused
-            ],
-            "calls": [call.to_dict() for call in self.calls],
+            "unattributed": {"time": self.unattributed.to_dict(), "ops": _json(self.unattributed_ops)},
+            "modules": [_document(module, share=self.share) for module in self.modules],
+            "fused": [_document(fused, share=self.share) for fused in self.fused],
+            "calls": [_document(call) for call in self.calls],
         }
 
 
-def _ops(ops: Mapping[str, OpTime]) -> dict[str, Any]:
-    return {name: op.to_dict() for name, op in ops.items()}
+def _document(
+    row: ModuleTime | FusedTime | CallTime, share: Callable[[Microseconds], float] | None = None
+) -> dict[str, Any]:
+    """The fields as JSON, in their order; with `share`, each time is followed by its share."""
+    document: dict[str, Any] = {}
+    for field in fields(row):
+        value = getattr(row, field.name)
+        document["class" if field.name == "class_name" else field.name] = _json(value)
+        if share is not None and isinstance(value, Microseconds):
+            document[field.name.replace("time", "share")] = share(value)
+    return document
 
 
-@dataclass(frozen=True, slots=True)
-class GroupTime:
-    """Modules of one class, or the nodes of one operator, taken together.
+def _json(value: Any) -> Any:
+    if isinstance(value, (Microseconds, OpTime)):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
-    Attributes:
-        name: The class or the operator.
-        members: How many modules or kernels.
-        self_time: The time of their own nodes.
-        total_time: That and what is below them; what lies in two of them counts once.
+
+def in_tree_order(tags: Iterable[str]) -> list[str]:
+    """Tags, each before those below it, and siblings in the order in which they first come.
+
+    >>> in_tree_order(["/Net", "/Net/B.b", "/Net/A.a", "/Net/B.b/C.c"])
+    ['/Net', '/Net/B.b', '/Net/B.b/C.c', '/Net/A.a']
     """
-
-    name: str
-    members: int
-    self_time: Microseconds
-    total_time: Microseconds
-
-
-def by_class(phase: PhaseProfile) -> tuple[GroupTime, ...]:
-    """Modules of the same class together."""
-    zero = Microseconds.zero(len(phase.kernel_time))
-    groups: dict[str, GroupTime] = {}
-    chain: list[ModuleTime] = []
-    for module in phase.modules:
-        while chain and not module.tag.startswith(chain[-1].tag + "/"):
-            chain.pop()
-        group = groups.get(module.class_name) or GroupTime(module.class_name, 0, zero, zero)
-        inside = any(above.class_name == module.class_name for above in chain)
-        groups[module.class_name] = GroupTime(
-            module.class_name,
-            group.members + 1,
-            group.self_time + module.self_time,
-            group.total_time + (zero if inside else module.total_time),
-        )
-        chain.append(module)
-    return tuple(groups.values())
-
-
-def by_op(phase: PhaseProfile) -> tuple[GroupTime, ...]:
-    """Kernels of the same operator together."""
-    groups: dict[str, GroupTime] = {}
-    roots = [module.ops for module in phase.modules if not module.depth]
-    for ops in (*roots, phase.unattributed_ops):
-        for op_type, (kernels, time) in ops.items():
-            group = groups.get(op_type)
-            members = kernels + (group.members if group else 0)
-            whole = time + group.total_time if group else time
-            groups[op_type] = GroupTime(op_type, members, whole, whole)
-    return tuple(groups.values())
+    children: dict[str, list[str]] = {}
+    for tag in tags:
+        children.setdefault(tag.rpartition("/")[0], []).append(tag)
+    ordered: list[str] = []
+    stack = children.get("", [])[::-1]
+    while stack:
+        tag = stack.pop()
+        ordered.append(tag)
+        stack.extend(reversed(children.get(tag, [])))
+    return ordered

@@ -1,9 +1,9 @@
-"""Where the time goes: the time of each module in the session that users really run.
+"""Where the time goes: how long each module takes in the session that users really run.
 
-ONNX Runtime's profiler times the kernels of the graph that ONNX Runtime made for itself: fused, folded, laid out anew.
+ONNX Runtime's profiler times the kernels of the graph that ONNX Runtime made for itself: fused, folded, in other layouts.
 That graph is written out, the tags are projected onto it (`tagging.projection`), and the events are joined to its
-nodes by name (`joiner`). `runs` measures, `sums` adds up, and the results are in `times` and `report`. How they are
-printed: `cli/views/profile.py`.
+nodes by name (`joiner`). `runs` measures, `sums` adds up, and the results are in `times` and `report`.
+`cli/views/profile.py` prints them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import NodeTags
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
     check_provider,
     component_config,
-    graph_inputs,
     load_inputs,
     make_inputs,
     phases,
@@ -65,7 +63,8 @@ def profile(
 ) -> ProfileReport:
     """Measures how long each module of a package takes in ONNX Runtime, with its default optimizations.
 
-    The inputs are made up. Sizes that are not given are usual ones.
+    The inputs are made up, and sizes that are not given are usual ones. To see two packages side by side, profile both:
+    `profile(package).compared_with(profile(other))`.
 
     Args:
         package: A package, or the path of one or of an ONNX file.
@@ -75,14 +74,14 @@ def profile(
         width: Of images, in pixels.
         dims: Sizes of other axes, by the names that the graph has for them.
         inputs: An .npz file with the inputs of the one file that is run.
-        file: Which ONNX files to run, a name or a glob; None means those that generation uses (of a decoder that is
-            there in several forms, the merged one).
+        file: The ONNX files to run, globs allowed; None means those that generation uses (of a decoder that is there
+            in several forms, the merged one).
         provider: ONNX Runtime's execution provider, `"cuda"` for short.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
         runs: Runs that count, of each phase.
         warmup: Runs before those.
-        reference: The tagged package that this one was made from, for when its own files don't say what module their
-            nodes are of. `ProfileReport.compared_with` puts the profiles of two packages side by side.
+        reference: The tagged package that this one was made from: its tags are projected onto files whose own tags are
+            lost, and it is not run itself.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
@@ -96,7 +95,7 @@ def profile(
     import onnxruntime
 
     if runs < 1 or warmup < 0:
-        raise HtpError(f"{runs} runs after {warmup} to warm up: give one run at least, and 0 or more before it")
+        raise HtpError(f"{runs} runs after {warmup} to warm up: give at least one run, and 0 or more before it")
     provider = check_provider(provider)
     package = as_package(package)
     files = _files(package, file)
@@ -151,20 +150,18 @@ def _inputs_by_phase(
     if inputs is None:
         return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in possible}
     given = load_inputs(inputs, model)
-    past = [given[value.name] for value in graph_inputs(model) if value.name.startswith("past_key_values")]
-    decodes = bool(given["use_cache_branch"].all()) if "use_cache_branch" in given else any(map(_size, past))
+    if "use_cache_branch" in given:
+        decodes = bool(given["use_cache_branch"].all())
+    else:
+        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
     return {possible[-1] if decodes else possible[0]: given}
 
 
-def _size(array: np.ndarray[Any, Any]) -> int:
-    return int(array.size)
-
-
 def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
-    tags: NodeTags = tagged.tags
-    if measured.optimized is not None:
-        tags = project(tagged.sources or (tagged,), measured.optimized).tags
-    joiner = Joiner(measured.optimized or tagged.model)
+    """The profile of each phase of a file."""
+    optimized = measured.optimized
+    tags = tagged.tags if optimized is None else project(tagged.sources or (tagged,), optimized).tags
+    joiner = Joiner(optimized or tagged.model)
     for (phase, inputs), runs in zip(by_phase.items(), measured.runs, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
         yield PhaseSums(tagged, joiner, tags, runs).report(tagged.name, phase, shapes)

@@ -1,4 +1,4 @@
-"""What was selected in one file."""
+"""What is selected in one file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
 
 @dataclass(frozen=True, slots=True)
 class SelectedNode:
-    """A node that was selected.
+    """A node that is selected.
 
     Attributes:
         graph: The path of its graph; `""` is the main graph.
-        position: Where it stands in that graph.
-        id: What identifies it in its graph (`onnxfile.node_id`).
-        name: Its name; often not the only one of that name, and empty where it has none.
+        position: Its index in that graph.
+        id: Its identity in that graph (`onnxfile.node_id`).
+        name: Its name, which other nodes may have too; empty where it has none.
         operator: Its operator, with the domain in front where that is not ONNX's.
         tag: The tag of the module that owns it.
         call: The 0-based index of the owner's call, where the owner ran more than once and one call owns the node.
@@ -38,15 +38,15 @@ class SelectedNode:
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """What was selected in one ONNX file.
+    """What is selected in one ONNX file.
 
     Attributes:
         name: The file's path in the package.
-        modules: The tags of the modules that the patterns select, in the tree's order; those below are not listed.
+        modules: The tags of the modules that the patterns match, in the tree's order, without those below them.
         nodes: The nodes, in the graph's order.
-        unknown_call: Nodes that were left out because it is not known which call of a selected module they are of.
-        unresolved: Nodes of the file of which no module is known; they are never selected.
-        other_names: The names of the nodes that were not selected.
+        unknown_call: How many nodes were left out because it is unknown which call of a selected module they are of.
+        unresolved: How many nodes of the file have no known module; they are never selected.
+        other_names: The names of the nodes that are not selected.
         tags: The tags of all nodes of the file.
     """
 
@@ -65,7 +65,7 @@ class FileSelection:
 
     @property
     def unnamed(self) -> int:
-        """How many of the nodes have no name, so that tools that go by names don't know them."""
+        """How many of the nodes have no name."""
         return sum(not node.name for node in self.nodes)
 
     @property
@@ -74,7 +74,7 @@ class FileSelection:
         return sum(node.fused for node in self.nodes)
 
     def ambiguous_names(self) -> list[str]:
-        """The names that nodes have that were not selected, too; a tool that goes by names takes them as well."""
+        """The names that nodes have, too, that are not selected; a tool that goes by names takes these as well."""
         return [name for name in self.names if name in self.other_names]
 
     def notes(self) -> Iterator[str]:
@@ -106,21 +106,6 @@ class FileSelection:
         """The `layer_ann` of every node of the file whose module is known."""
         return {key: layer_value(tag.tag) for key, tag in self.tags.items() if tag.source != "unresolved"}
 
-    def layer_rules(self) -> list[str]:
-        """What selects the nodes by their `layer_ann`, as `session.layer_assignment_settings` takes it.
-
-        Raises:
-            PackageError: Nodes that were selected have the same `layer_ann` as others that were not.
-        """
-        selected = {(node.graph, node.position) for node in self.nodes}
-        rules, mixed = layer_rules(self.layer_values(), selected)
-        if mixed:
-            raise PackageError(
-                f"{self.name}: some of the nodes of the layer {mixed!r} are selected and some are not, which layer "
-                "annotations can't express: select whole modules, without calls or with --no-fused"
-            )
-        return rules
-
     def layer_setting(self, device: str = "gpu") -> str:
         """The value of ONNX Runtime's session option `session.layer_assignment_settings` for the nodes.
 
@@ -132,7 +117,8 @@ class FileSelection:
         """
         if not device.strip() or set(device) & set("();,="):
             raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
-        return f"{device}({', '.join(self.layer_rules())})"
+        selected = {(node.graph, node.position) for node in self.nodes}
+        return f"{device}({', '.join(layer_rules(self.layer_values(), selected, where=self.name))})"
 
 
 def counted(nodes: int) -> str:

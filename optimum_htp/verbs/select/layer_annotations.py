@@ -1,8 +1,8 @@
-"""ONNX Runtime's layer annotations: what stands for a module in them, and rules that select modules by them.
+"""ONNX Runtime's layer annotations: the value that stands for a module, and the rules that select modules by it.
 
-A node's `layer_ann` is held against the rules in the session option `session.layer_assignment_settings`:
-`gpu(encoder/layer.1/, =encoder/layer.1)`. A rule is a *prefix*, and after `=` the whole value, so that `layer.1` alone
-would hit `layer.10` too.
+A node's `layer_ann` is matched against the rules in the session option `session.layer_assignment_settings`:
+`gpu(encoder/layer.1/, =encoder/layer.1)`. A rule is a *prefix*, and after `=` the whole value, because `layer.1` alone
+would match `layer.10` too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from urllib.parse import quote, unquote
 
+from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, split_tag
 
 
@@ -20,7 +21,7 @@ MAX_SETTING_CHARACTERS = 8192
 """The longest value of a session option that ONNX Runtime takes (1.31; older releases take 1,024 or 2,048)."""
 
 _ROOT = "."
-# The separators of rules and of ours, the escape, and what would be trimmed or is no text.
+# The separators of rules and of ours, the escape, and what would be trimmed.
 _RESERVED = frozenset(",();=/% ")
 
 
@@ -30,54 +31,52 @@ def layer_value(tag: str) -> str:
     >>> layer_value("/Net/Encoder.encoder/Block.layer.0"), layer_value("/Net")
     ('encoder/layer.0', '.')
     """
-    parts = (unquote(segment.split(".", 1)[1]) for segment in split_tag(tag)[1:])
-    return "/".join(map(_escape, parts)) or _ROOT
+    names = (unquote(segment.split(".", 1)[1]) for segment in split_tag(tag)[1:])
+    return "/".join("".join(map(_escaped, name)) for name in names) or _ROOT
 
 
-def _escape(name: str) -> str:
-    if name.isprintable() and _RESERVED.isdisjoint(name):
-        return name
-    return "".join(quote(char, safe="") if char in _RESERVED or not char.isprintable() else char for char in name)
+def _escaped(char: str) -> str:
+    return quote(char, safe="") if char in _RESERVED or not char.isprintable() else char
 
 
-def layer_rules(values: Mapping[NodeKey, str], selected: Collection[NodeKey]) -> tuple[list[str], str | None]:
-    """The fewest rules that hit all the selected nodes and no others.
+def layer_rules(values: Mapping[NodeKey, str], selected: Collection[NodeKey], *, where: str) -> list[str]:
+    """The fewest rules that match the selected nodes and no others.
 
     Args:
         values: The `layer_ann` of each node that has one.
-        selected: The nodes to hit.
+        selected: The nodes to match.
+        where: What to call the file in errors.
 
-    Returns:
-        The rules, and a value that selected nodes have and others too, in which case no rules can tell them apart.
+    Raises:
+        PackageError: A selected node has the same value as one that is not selected.
+
+    >>> values = {("", 0): "a", ("", 1): "a/x", ("", 2): "a/y", ("", 3): "b"}
+    >>> layer_rules(values, [("", 0), ("", 1), ("", 2)], where="model.onnx")
+    ['a/', '=a']
+    >>> layer_rules(values, [("", 0), ("", 1)], where="model.onnx")
+    ['=a', '=a/x']
     """
-    state: dict[str, set[bool]] = {}
-    for key, value in values.items():
-        state.setdefault(value, set()).add(key in selected)
-    mixed = next((value for value, states in state.items() if len(states) == 2), None)
+    hit = {value for key, value in values.items() if key in selected}
+    missed = {value for key, value in values.items() if key not in selected}
+    mixed = next((value for value in values.values() if value in hit and value in missed), None)
     if mixed is not None:
-        return [], mixed
-    # For each value and each above it: whether all that is at and below it is selected, and whether there is any below.
-    whole: dict[str, bool] = {}
-    branches = set()
-    for value, states in state.items():
-        parts = value.split("/")
-        for length in range(1, len(parts) + 1):
-            above = "/".join(parts[:length])
-            whole[above] = whole.get(above, True) and True in states
-            if length < len(parts):
-                branches.add(above)
+        raise PackageError(
+            f"{where}: some of the nodes of the layer {mixed!r} are selected and some are not, which layer annotations "
+            "can't express: select whole modules, without calls or with --no-fused"
+        )
+    modules = dict.fromkeys(above for value in values.values() for above in _with_modules_above(value))
+    partial = {above for value in missed for above in _with_modules_above(value)}
+    parents = {module.rpartition("/")[0] for module in modules}
     rules: list[str] = []
-    for value in whole:
-        own = True in state.get(value, ())
-        if whole[value]:
-            if not _inside(value, whole):
-                rules += [f"{value}/", f"={value}"] if value in branches else [f"={value}"]
-        elif own:
-            rules.append(f"={value}")
-    return rules, None
+    for module in modules:
+        parent = module.rpartition("/")[0]
+        if module in partial:
+            rules += [f"={module}"] if module in hit else []
+        elif not parent or parent in partial:  # else a rule for the parent matches it
+            rules += [f"{module}/", f"={module}"] if module in parents else [f"={module}"]
+    return rules
 
 
-def _inside(value: str, whole: Mapping[str, bool]) -> bool:
-    """Whether the value right above is hit already, with all below it."""
-    above = value.rpartition("/")[0]
-    return bool(above) and whole[above]
+def _with_modules_above(value: str) -> list[str]:
+    parts = value.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]

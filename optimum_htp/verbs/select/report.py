@@ -56,11 +56,10 @@ class Selection:
             ...     is_static=False, nodes_to_exclude=selection.names_for("ort-quantize")
             ... )
         """
-        form = FORMATS.get(tool)
-        if not isinstance(form, NameFormat):
-            known = ", ".join(name for name, each in FORMATS.items() if isinstance(each, NameFormat))
-            raise HtpError(f"{tool!r} is not a format with a list of names: give one of {known}")
-        return form.names(self.only_file(tool))
+        lists = {name: form for name, form in FORMATS.items() if isinstance(form, NameFormat)}
+        if tool not in lists:
+            raise HtpError(f"{tool!r} is not a format with a list of names: give one of {', '.join(lists)}")
+        return lists[tool].entries(self.only_file(tool))
 
     def to_dict(self) -> dict[str, Any]:
         """What `select --json` prints."""

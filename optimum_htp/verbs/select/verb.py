@@ -1,8 +1,7 @@
-"""Which nodes belong to the modules that patterns select, in the form that the next tool wants.
+"""Which nodes belong to the modules that patterns select.
 
-What a pattern may be is in `hierarchy/patterns.py`; one that starts with `!` takes away. A node belongs to a module if
-the module or one below owns it. A node that a tool fused from several modules belongs to each of them (`chooser`). The
-forms for other tools are in `formats`.
+`hierarchy/patterns.py` says what a pattern may be. A node belongs to a module that owns it or contains its owner; one
+that a tool fused from several modules belongs to each of them (`chooser`). `formats` has what other tools take.
 """
 
 from __future__ import annotations
@@ -14,13 +13,7 @@ from pathlib import Path
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePattern, near_names
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import (
-    HtpPackage,
-    as_package,
-    check_layer_annotations,
-    tagged_file,
-    write_layer_annotations as annotate,
-)
+from optimum_htp.package import HtpPackage, as_package, check_layer_annotations, tagged_file, write_layer_values
 from optimum_htp.verbs.select.chooser import Chooser
 from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.report import Selection
@@ -41,40 +34,42 @@ def select(
         patterns: One pattern or several, whose nodes come together; the nodes of one that starts with `!` are left
             out. A pattern is a dotted path, a class, a glob of either, a range of layers, a call or a regular
             expression: `encoder.layer.0-2`, `LayerNorm`, `*.attention@1`, `re:layer.[02]$`.
-        file: The files to select in, a name or a glob; None means all.
-        own: Select only what the modules own themselves, not what modules below them own.
+        file: The files to select in, globs allowed; None means all.
+        own: Leave out what modules below the selected ones own.
         fused: Select nodes that were fused from modules of which some are selected and some are not.
 
     Returns:
         The nodes of each file that has any.
 
     Raises:
-        PackageError: A file is not tagged, a pattern selects no module, or none of the modules has nodes.
+        PackageError: A file is not tagged, a pattern matches no module, or none of the modules has nodes.
         HtpError: A pattern is invalid, or a file is not an ONNX model.
 
     Example:
         >>> select("bert_onnx", ["*.layer.0-2", "!LayerNorm"]).names_for("ort-quantize")   # doctest: +SKIP
     """
-    opened = as_package(package)
-    written = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if not written:
+    package = as_package(package)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if not patterns:
         raise HtpError("no pattern says which modules to select; '*' selects all")
-    matches = opened.matching(file).values()
-    choosers = [Chooser(tagged_file(match, package=opened), written) for match in matches]
-    for position, pattern in enumerate(written):
-        if not any(chooser.modules[position] for chooser in choosers):
-            raise PackageError(f"{opened.path}: no module matches {pattern!r}; {_advice(pattern, choosers)}")
-    selected = [chooser.choose(own=own, fused=fused) for chooser in choosers]
+    choosers = [
+        Chooser(tagged_file(match, package=package), patterns, own=own, fused=fused)
+        for match in package.matching(file).values()
+    ]
+    for index, pattern in enumerate(patterns):
+        if not any(chooser.modules[index] for chooser in choosers):
+            raise PackageError(f"{package.path}: no module matches {pattern!r}; {_advice(pattern, choosers)}")
+    selected = [chooser.choose() for chooser in choosers]
     files = tuple(selection for selection in selected if selection.nodes)
     if not files:
-        raise PackageError(f"{opened.path}: {_nothing(written, selected, own=own)}")
-    return Selection(str(opened.path), written, files)
+        raise PackageError(f"{package.path}: {_no_nodes(patterns, selected, own=own)}")
+    return Selection(str(package.path), patterns, files)
 
 
 def write_layer_annotations(package: str | Path | HtpPackage, selection: Selection) -> list[str]:
-    """Writes ONNX Runtime's `layer_ann` on every node, of the files of a selection, whose module is known.
+    """Writes ONNX Runtime's `layer_ann` on all nodes with a known module, in the files of a selection.
 
-    The value is the path of the module: `encoder/layer.0/attention`, and `.` for the root. `strip` takes it away again.
+    The value is the path of the module: `encoder/layer.0/attention`, and `.` for the root. `strip` removes it.
 
     Args:
         package: The package that was selected in.
@@ -89,17 +84,17 @@ def write_layer_annotations(package: str | Path | HtpPackage, selection: Selecti
             selection, or the package is not the one that was selected in; nothing was written.
         HtpError: A file could not be written; it stays as it is.
     """
-    opened = as_package(package)
+    package = as_package(package)
     models: list[OnnxModel] = []
     for file in selection.files:
-        file.layer_rules()
-        model = opened.files[file.name].model if file.name in opened.files else None
+        file.layer_setting()
+        model = package.files[file.name].model if file.name in package.files else None
         if model is None or {key for key, _ in model.nodes()} != file.tags.keys():
-            raise PackageError(f"{opened.path}: {file.name} is not the file that was selected in; select again")
+            raise PackageError(f"{package.path}: {file.name} is not the file that was selected in; select again")
         check_layer_annotations(model)
         models.append(model)
     for file, model in zip(selection.files, models, strict=True):
-        annotate(model, file.layer_values())
+        write_layer_values(model, file.layer_values())
     return [file.name for file in selection.files]
 
 
@@ -121,9 +116,10 @@ def _advice(text: str, choosers: Sequence[Chooser]) -> str:
     return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else listing
 
 
-def _nothing(patterns: Sequence[str], files: Sequence[FileSelection], *, own: bool) -> str:
-    """Why there is no node, where there are modules."""
+def _no_nodes(patterns: Sequence[str], files: Sequence[FileSelection], *, own: bool) -> str:
+    """Why there are no nodes, where there are modules."""
     unknown = sum(file.unknown_call for file in files)
+    modules = sum(len(file.modules) for file in files)
     what = " ".join(map(repr, patterns))
     if unknown:
         return f"it is not known which nodes are of the calls that {what} selects ({unknown} may be)"
@@ -131,7 +127,5 @@ def _nothing(patterns: Sequence[str], files: Sequence[FileSelection], *, own: bo
         return f"{what} leaves no node"
     if own:
         return f"no module that {what} selects owns nodes itself; leave --own out"
-    modules = sum(len(file.modules) for file in files)
-    if modules == 1:
-        return f"{what} selects a module that no node comes from, as from a Dropout"
-    return f"{what} selects {modules} modules that no node comes from, as from a Dropout"
+    count = "a module" if modules == 1 else f"{modules} modules"
+    return f"{what} selects {count} that no node comes from, as from a Dropout"

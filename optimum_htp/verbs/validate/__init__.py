@@ -1,14 +1,4 @@
 """`validate`: whether a package is whole, consistent and as good as its source."""
 
-from __future__ import annotations
-
 from optimum_htp.verbs.validate.report import Check, ValidationReport
 from optimum_htp.verbs.validate.verb import validate, validate_optimum_compatibility
-
-
-__all__ = [
-    "Check",
-    "ValidationReport",
-    "validate",
-    "validate_optimum_compatibility",
-]

@@ -236,7 +236,9 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         except PackageError as error:
             yield failed(str(error), "copy it from the source model again")
     yield from _check_tokenizer_json(package, directory)
-    inputs = package.inputs() if package.plain_task not in _PREPARED_BY_NOTHING else set()
+    inputs = {value.name for model in package.readable.values() for value in model.graph.inputs}
+    if package.plain_task in _PREPARED_BY_NOTHING:
+        inputs.clear()
     needed = {kind: files for name, (kind, files) in _PREPROCESSORS.items() if name in inputs}
     if package.plain_task in _DECODING:
         needed.setdefault(*_TOKENIZER)
@@ -244,12 +246,14 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         needed.pop("an image processor", None)
     if package.is_pipeline:
         needed = {kind: files for kind, files in needed.items() if kind == _TOKENIZER[0]}
+    exported = package.sidecar.source if package.sidecar is not None else {}
     for kind, files in needed.items():
-        if not any(package.has(directory + name) for name in files):
-            reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
-            if not package.exported_with("tokenizer" if kind == _TOKENIZER[0] else "processor"):
-                yield warning(f"{reason}; the source model had none")
-                continue
+        if any(package.has(directory + name) for name in files):
+            continue
+        reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
+        if exported.get("tokenizer" if kind == _TOKENIZER[0] else "processor") is False:
+            yield warning(f"{reason}; the source model had none")
+        else:
             # What prepares the inputs of a custom model is unknown.
             problem = failed if package.library in _TRANSFORMERS_LIKE else warning
             yield problem(reason, f"copy it from the source model: {_repair(package)}")
@@ -263,11 +267,12 @@ def _check_tokenizer_json(package: Contents, directory: str) -> Iterator[Finding
     """A tokenizer.json that was cut off; a long one is not parsed, which would take longer than everything else."""
     name, advice = f"{directory}tokenizer.json", "copy it from the source model again"
     try:
-        if not package.exists(name):
-            return
         first, last, size = package.ends(name)
         if size < _PARSED_TOKENIZER_BYTES:
-            parse_config(package.read(name) or b"", where=name)
+            content = package.read(name)
+            if content is None:
+                return
+            parse_config(content, where=name)
     except PackageError as error:
         yield failed(str(error), advice)
         return

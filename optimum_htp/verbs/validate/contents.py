@@ -47,16 +47,8 @@ class Contents(HtpPackage):
         """Whether the package has a file."""
         return name in self.packed.encoded if self.packed is not None else (self.directory / name).is_file()
 
-    def exists(self, name: str) -> bool:
-        """Whether there is anything of that name, if only a pipe."""
-        return name in self.packed.encoded if self.packed is not None else (self.directory / name).exists()
-
     def ends(self, name: str) -> tuple[bytes, bytes, int]:
-        """The first and the last bytes of a file, and how many it has; empty if there is none.
-
-        Raises:
-            PackageError: It can't be read.
-        """
+        """The first and the last bytes of a file, and how many it has; empty if there is none."""
         if self.packed is not None or not self.has(name):
             content = self.read(name) or b""
             return content[:_END_BYTES], content[-_END_BYTES:], len(content)
@@ -96,14 +88,6 @@ class Contents(HtpPackage):
         """The library that the model is from, as the sidecar says."""
         library = self.sidecar.source.get("library") if self.sidecar is not None else None
         return library if isinstance(library, str) else None
-
-    def exported_with(self, kind: str) -> bool:
-        """Whether the export put a `tokenizer` or a `processor` into the package; True without a sidecar."""
-        return self.sidecar is None or self.sidecar.source.get(kind) is not False
-
-    def inputs(self) -> set[str]:
-        """The names of the inputs of all ONNX files."""
-        return {value.name for model in self.readable.values() for value in model.graph.inputs}
 
     def entries(self) -> list[Path]:
         """All that is in the package's directory, links not followed; nothing for a single ONNX file."""

@@ -80,18 +80,15 @@ def check_outputs(
         comparison = _Comparison(package, part, default_tolerance(graph) if tolerance is None else tolerance)
         sizes = {**fixed_sizes(graph.graph.inputs), **(shapes or {})}
         first.append(comparison.at(sizes))
-        others.append(
-            comparison.at_other_sizes(sizes)
-            if first[-1].status == OK
-            else skipped(f"{comparison.label}: see `outputs`")
-        )
+        is_ok = first[-1].status == OK
+        others.append(comparison.at_other_sizes(sizes) if is_ok else skipped(f"{comparison.label}: see `outputs`"))
     left_out = sorted(package.readable.keys() - {part.file for part in parts})
     if left_out:
         finding = warning(f"not compared: {', '.join(left_out)}: Optimum's export config does not know it")
         first.append(finding)
         others += [] if parts else [finding]
     if not first:
-        first = others = [skipped("there is no graph that could be read")]
+        first = others = [skipped("no file could be read")]
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 
@@ -110,9 +107,7 @@ class _Comparison:
 
     @property
     def label(self) -> str:
-        if self.part.branch is None:
-            return self.part.file
-        return f"{self.part.file} {'with' if self.part.branch else 'without'} past"
+        return f"{self.part.file} {self.part.branch_name}".rstrip()
 
     def at(self, shapes: dict[str, int]) -> Finding:
         """Compares at one size; if PyTorch itself does not take it, that is not a fault of the package."""

@@ -1,5 +1,5 @@
-"""The forms in which tools take a selection: one file for each, and `table` lists them.
+"""The formats in which tools take a selection: a file for each tool, and `table` lists them.
 
-To add one: write a class with the interface in `base`, put it into `table.FORMATS`, and say in `cli/select.py` what it
-is.
+To add one: write a file with its `FORMAT` (the interface is in `base`), and name it in `table.FORMATS` and in the help
+of `cli/select.py`.
 """

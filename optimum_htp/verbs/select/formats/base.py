@@ -1,69 +1,77 @@
-"""What a format of `select` has to have."""
+"""The interface of the formats, and what those that are lists of names have in common."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from optimum_htp.verbs.select.file_selection import FileSelection, counted
+from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode, counted
 
 
 class SelectionFormat(ABC):
-    """How a tool takes the nodes that were selected in a file.
+    """How a tool takes the nodes that are selected in a file; `device` is for tools that put nodes on one.
 
     Attributes:
         one_file: Whether the tool takes the nodes of one file only.
     """
 
-    one_file: ClassVar[bool] = False
+    one_file: bool = False
 
     @abstractmethod
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
-        """What to print.
-
-        Args:
-            file: The nodes.
-            device: The device to put them on, for tools that put them on one.
+        """The lines to print.
 
         Raises:
-            PackageError: The tool has no way to say it.
+            PackageError: The format can't express the selection.
         """
 
-    def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
-        """What to know in addition to the notes of the selection before the tool is given it, a line for each."""
-        return iter(())
-
-
-class NameFormat(SelectionFormat):
-    """A tool that knows nodes by their names: it takes a JSON list of names, or of patterns for them."""
-
-    one_file = True
-
     @abstractmethod
-    def names(self, file: FileSelection) -> list[str]:
-        """The names, or the patterns."""
+    def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
+        """What to know, in addition to `FileSelection.notes`, before the tool is given the nodes: a line for each."""
 
-    def known_as(self, file: FileSelection) -> list[str]:
-        """The names themselves, where `names` gives patterns."""
-        return file.names
+
+@dataclass(frozen=True, slots=True)
+class NameFormat(SelectionFormat):
+    """A list for a tool that knows nodes by their names.
+
+    Attributes:
+        one_file: Whether the tool takes the nodes of one file only.
+        as_json: Whether the list is JSON, or a name on each line.
+        names_of: The names by which the tool knows a node.
+        entry: What stands for a name in the list, such as a pattern that matches it.
+    """
+
+    one_file: bool = True
+    as_json: bool = True
+    names_of: Callable[[SelectedNode], tuple[str, ...]] = lambda node: (node.name,)
+    entry: Callable[[str], str] = str
+
+    def names(self, file: FileSelection) -> list[str]:
+        """The names by which the tool knows the nodes; nodes without a name are left out."""
+        return list(dict.fromkeys(name for node in file.nodes if node.name for name in self.names_of(node)))
+
+    def entries(self, file: FileSelection) -> list[str]:
+        """The list that the tool takes."""
+        return [self.entry(name) for name in self.names(file)]
 
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
-        """The list as JSON."""
-        return json.dumps(self.names(file), indent=2).splitlines()
+        """The lines to print."""
+        entries = self.entries(file)
+        return json.dumps(entries, indent=2).splitlines() if self.as_json else entries
 
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
-        """What the tool takes more or less than what was selected, because it goes by names."""
+        """How the named nodes differ from the selected ones."""
         if file.unnamed:
             yield (
-                f"{counted(file.unnamed)} without a name left out: tools that go by names can't be told of them "
-                "(--json lists them)"
+                f"left out {counted(file.unnamed)} without a name, which tools that go by names can't select (--json "
+                "lists all)"
             )
         named = len(file.nodes) - file.unnamed
         if named > len(file.names):
             yield f"{len(file.names):,} names stand for {named:,} nodes, as in branches"
-        ambiguous = [name for name in self.known_as(file) if name in file.other_names]
+        ambiguous = [name for name in self.names(file) if name in file.other_names]
         if ambiguous:
             yield (
                 f"{len(ambiguous):,} of the names are also those of nodes that were not selected, such as "

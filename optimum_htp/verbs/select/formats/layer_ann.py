@@ -9,14 +9,15 @@ from optimum_htp.verbs.select.formats.base import SelectionFormat
 from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS, SESSION_OPTION
 
 
-class LayerAnnotations(SelectionFormat):
-    """The setting of the option, which selects nodes by their `layer_ann`."""
+class _LayerAnnotations(SelectionFormat):
+    """The option and its value, which selects nodes by their `layer_ann`."""
 
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
-        """The option and its value."""
         return [f"{SESSION_OPTION}={file.layer_setting(device)}"]
 
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
-        """Whether ONNX Runtime refuses the value."""
         if len(file.layer_setting(device)) > MAX_SETTING_CHARACTERS:
             yield f"ONNX Runtime takes no setting of more than {MAX_SETTING_CHARACTERS:,} characters"
+
+
+FORMAT = _LayerAnnotations()

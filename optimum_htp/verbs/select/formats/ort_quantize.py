@@ -1,28 +1,15 @@
-"""ONNX Runtime's and Optimum's quantizers: `nodes_to_exclude`."""
+"""ONNX Runtime's and Optimum's quantizers: `nodes_to_exclude`.
+
+Dynamic quantization first replaces every Gemm by a MatMul of another name and an Add; static quantization does not. So
+a Gemm has both names.
+https://github.com/microsoft/onnxruntime/blob/v1.23.0/onnxruntime/python/tools/quantization/onnx_model.py
+"""
 
 from __future__ import annotations
 
-from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.formats.base import NameFormat
 
 
-class OrtQuantize(NameFormat):
-    """The names that the nodes have inside ONNX Runtime's quantizer.
-
-    For dynamic quantization it first makes every Gemm a MatMul of another name and an Add, for static it doesn't.
-    https://github.com/microsoft/onnxruntime/blob/v1.23.0/onnxruntime/python/tools/quantization/onnx_model.py
-    """
-
-    def names(self, file: FileSelection) -> list[str]:
-        """Of a Gemm both."""
-        names: dict[str, None] = {}
-        for node in file.nodes:
-            if node.name:
-                names[node.name] = None
-                if node.operator == "Gemm":
-                    names[f"{node.name}_MatMul"] = None
-        return list(names)
-
-    def known_as(self, file: FileSelection) -> list[str]:
-        """The same."""
-        return self.names(file)
+FORMAT = NameFormat(
+    names_of=lambda node: (node.name, f"{node.name}_MatMul") if node.operator == "Gemm" else (node.name,)
+)

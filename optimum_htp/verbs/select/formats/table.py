@@ -1,22 +1,16 @@
-"""The formats of `select`."""
+"""The formats by the names that `select --format` has for them; it also has `json`, the whole report."""
 
 from __future__ import annotations
 
+from optimum_htp.verbs.select.formats import layer_ann, modelopt, names, olive, ort_fp16, ort_quantize
 from optimum_htp.verbs.select.formats.base import SelectionFormat
-from optimum_htp.verbs.select.formats.layer_ann import LayerAnnotations
-from optimum_htp.verbs.select.formats.modelopt import ModelOpt
-from optimum_htp.verbs.select.formats.names import Names
-from optimum_htp.verbs.select.formats.olive import Olive
-from optimum_htp.verbs.select.formats.ort_fp16 import OrtFp16
-from optimum_htp.verbs.select.formats.ort_quantize import OrtQuantize
 
 
 FORMATS: dict[str, SelectionFormat] = {
-    "names": Names(),
-    "ort-quantize": OrtQuantize(),
-    "ort-fp16": OrtFp16(),
-    "olive": Olive(),
-    "modelopt": ModelOpt(),
-    "layer-ann": LayerAnnotations(),
+    "names": names.FORMAT,
+    "ort-quantize": ort_quantize.FORMAT,
+    "ort-fp16": ort_fp16.FORMAT,
+    "olive": olive.FORMAT,
+    "modelopt": modelopt.FORMAT,
+    "layer-ann": layer_ann.FORMAT,
 }
-"""By the name that `select --format` knows them by, which also knows `json`: the whole report."""
