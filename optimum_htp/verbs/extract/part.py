@@ -85,7 +85,8 @@ class PartWriter:
         if self._ranges:
             with creating(target.with_name(location)) as descriptor:
                 self.files.write_at(self._ranges, descriptor, size_bytes=self._external_bytes)
-        return sum(map(pieces_length, (*dense, *sparse, [span for _, span in self._ranges])))
+        external_bytes = sum(stop - start for _, (start, stop) in self._ranges)
+        return sum(map(pieces_length, (*dense, *sparse))) + external_bytes
 
     def _rewritten(self, kind: str, span: Span, location: str) -> list[Piece]:
         """A message with its external data pointing into the new file."""
