@@ -547,7 +547,7 @@ def test_an_output_has_the_shape_that_the_file_declares(tmp_path: Path) -> None:
         ("bert", "dropout", {}, r"'dropout' has no nodes: .*; the module around it that has some is the root"),
         ("bert", f"{BERT_LAYER}@1", {}, r"ran once .* leave it out"),
         ("bert", BERT_LAYER, {"file": "decoder*"}, r"no file of it is called 'decoder\*'; it has model\.onnx"),
-        ("bert", BERT_LAYER, {"graph": "then_branch"}, r"--graph then_branch is none of them; leave --graph out"),
+        ("bert", BERT_LAYER, {"graph": "then_branch"}, r"--graph then_branch is not among them; leave --graph out"),
         ("albert", ALBERT_LAYER, {}, r"ran 3 times in the export; name one call: \S+@0, \S+@1, \S+@2"),
         ("albert", f"{ALBERT_LAYER}@3", {}, r"no nodes of a call 3; there are those of the calls \[0, 1, 2\]"),
         ("albert", f"{ALBERT_LAYER}@1", {"call": 2}, r"two different calls"),
