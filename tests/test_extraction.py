@@ -582,7 +582,7 @@ def test_nothing_of_the_users_is_replaced(exported: Callable[..., Path], tmp_pat
     mine = tmp_path / "mine.onnx"
     mine.write_text("mine")
     for output in (mine, package, package / "part.onnx", package / "model.onnx"):
-        with pytest.raises(PackageError, match=r"there already; give --overwrite|inside the package"):
+        with pytest.raises(PackageError, match=r"exists already; give --overwrite|inside the package"):
             extract(package, BERT_LAYER, output=output)
     directory = tmp_path / "directory"
     directory.mkdir()

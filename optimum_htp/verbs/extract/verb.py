@@ -153,7 +153,7 @@ def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
             raise PackageError(f"{output}: has other files in it ({unexpected[0]}); give a new directory")
     existing = next((path for path in written if os.path.lexists(path)), None)
     if existing is not None and not overwrite:
-        raise PackageError(f"{existing}: there already; give --overwrite to replace it, or another path")
+        raise PackageError(f"{existing}: exists already; give --overwrite to replace it, or another path")
     return target
 
 
