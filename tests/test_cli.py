@@ -61,8 +61,9 @@ def test_verb_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_verb_by_both_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`optimum-cli htp VERB` and `optimum-htp VERB` take the same arguments."""
+def test_verb_by_both_names(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`optimum-cli htp VERB` and `optimum-htp VERB` take the same arguments; their help fits a terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as done:
         main([name, "--help"])
     assert done.value.code == 0
@@ -72,6 +73,7 @@ def test_verb_by_both_names(name: str, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         parser.parse_args(["htp", name, "--help"])
     plugin = capsys.readouterr().out
+    assert max(map(len, script.splitlines())) <= 80
     options = script.partition("\n\n")[2]
     assert options
     assert plugin.partition("\n\n")[2] == options

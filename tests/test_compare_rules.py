@@ -6,6 +6,7 @@ tensors of it that the module returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ import onnx
 import pytest
 from small_graphs import SmallGraph, read, spelled, tagged, tags_of
 
+from optimum_htp.cli.compare import _NOTES as COMPARE_NOTES
 from optimum_htp.hierarchy.tags import NodeTag, tag_class, tag_module_path
 from optimum_htp.models.measures import EXACT, TOLERANCES, Errors, computes_in, default_tolerance, random_operators
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content
+from optimum_htp.verbs.compare import compare
 from optimum_htp.verbs.compare.boundaries import Boundaries, assign, fits
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
@@ -599,6 +602,14 @@ def test_tolerance_is_that_of_what_a_model_computes_with(node: str, weights: dic
     model = model_of(node, **weights)
     assert computes_in(model) == kind
     assert default_tolerance(model) == TOLERANCES[kind]
+
+
+def test_documents_spell_out_the_tolerances() -> None:
+    spelled = sorted({f"{value:.0e}".replace("e-0", "e-") for value in TOLERANCES.values()})
+    page = Path(__file__).parents[1] / "docs/measuring.md"
+    texts = [COMPARE_NOTES, compare.__doc__ or "", page.read_text(encoding="utf-8").partition("The tolerance is ")[2]]
+    for text in texts:
+        assert sorted(set(re.findall(r"\b\de-\d\b", text))) == spelled
 
 
 def test_of_two_models_the_coarser_has_the_tolerance() -> None:

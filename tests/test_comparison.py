@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -624,8 +625,8 @@ def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
 
 
 def text(report: CompareReport, **options: Any) -> str:
-    stream = io.StringIO()
-    print_comparison(report, stream=stream, **options)
+    with redirect_stdout(io.StringIO()) as stream:
+        print_comparison(report, **options)
     return stream.getvalue()
 
 

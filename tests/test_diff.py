@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,8 @@ def test_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     left = toy_package(tmp_path / "A", ModuleTree(infos), [("Erf", long)])
     right = toy_package(tmp_path / "B", ModuleTree(infos), [(kind, long) for kind in kinds])
     terminal = Terminal()
-    print_diff(diff(right, left), stream=terminal)
+    with redirect_stdout(terminal):
+        print_diff(diff(right, left))
     text = plain(terminal.getvalue())
     assert max(map(len, text.splitlines())) <= 80
     assert "…" in text

@@ -153,8 +153,8 @@ def test_constants_depend_on_initializers_only() -> None:
         """
     )
     main, branch = scopes_of(model, "5.then_branch")
-    assert (main.path, main.constants, main.stored) == ("", {"k"}, {"w"})
-    assert (branch.path, branch.constants, branch.stored) == ("5.then_branch", {"b"}, frozenset())
+    assert (main.path, main.constants, main.initializers) == ("", {"k"}, {"w"})
+    assert (branch.path, branch.constants, branch.initializers) == ("5.then_branch", {"b"}, frozenset())
 
 
 def test_inside_of_a_function_has_no_scopes() -> None:

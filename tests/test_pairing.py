@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from optimum_htp.models.torch_parts import _files_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
-from optimum_htp.verbs.profile.report import _partners
+from optimum_htp.verbs.profile import ProfileReport
 
 
 # What Optimum, ONNX Runtime, transformers.js, sentence-transformers, onnxslim and Olive call what they make.
@@ -33,11 +34,17 @@ def test_everybody_pairs_alike(variant: str) -> None:
     # compare
     assert {name: partner(name, plain, made) for name in plain} == expected
     # profile --compare
-    phases = [[SimpleNamespace(file=name, phase="forward") for name in names] for names in (plain, made)]
-    assert {file: phase.file for (_, file), phase in _partners(*phases).items()} == expected
+    delta = _profile(plain).compared_with(_profile(made))
+    assert {phase.left.file: phase.right.file for phase in delta.phases} == expected and not delta.unpaired
     # compare --model, validate --model, params --model
     parts = _files_of([name.removesuffix(".onnx") for name in plain], made)
     assert {f"{name}.onnx": file for name, (file,) in parts.items()} == expected
+
+
+def _profile(files: list[str]) -> ProfileReport:
+    root = SimpleNamespace(tag="/Net", path="", class_name="Net", depth=0)
+    phases: Any = tuple(SimpleNamespace(file=name, phase="forward", modules=(root,)) for name in files)
+    return ProfileReport("", "", None, 0, 1, "", phases)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "text_encoder_2.onnx", "decoder_with_past_model.onnx", "opt.onnx"])

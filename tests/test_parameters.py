@@ -73,7 +73,7 @@ def test_every_stored_tensor_is_known(
     name: str, exported: Callable[..., Path], zoo_model: Callable[[str], Path]
 ) -> None:
     """All four files of an encoder and decoder too; the values are those of the parameters."""
-    from optimum_htp.models.torch_parts import load_source_model
+    from optimum_htp.models.torch_source import load_source_model
 
     package, model = exported(name), zoo_model(name)
     report = params(package, model=model, save=False)

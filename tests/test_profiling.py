@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -292,8 +293,8 @@ def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport
 
 
 def printed_delta(delta: Any, **options: Any) -> list[str]:
-    stream = io.StringIO()
-    print_delta(delta, stream=stream, **options)
+    with redirect_stdout(io.StringIO()) as stream:
+        print_delta(delta, **options)
     return stream.getvalue().splitlines()
 
 
@@ -333,8 +334,8 @@ def test_narrow_terminals_do_without_some_columns(
 ) -> None:
     """Names and times stay whole; what is left out is said."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    stream = Terminal()
-    print_profile(profiled("bert"), depth=3, stream=stream)
+    with redirect_stdout(Terminal()) as stream:
+        print_profile(profiled("bert"), depth=3)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert all(len(line) <= columns for line in lines)
     table = next(at for at, line in enumerate(lines) if line.startswith("module"))
@@ -348,8 +349,8 @@ def test_narrow_terminals_do_without_some_columns(
 
 def test_paths_that_are_too_long_keep_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    stream = Terminal()
-    print_table([Column("module", is_path=True), Column("ms", True)], [Line(("a.long.path.to.a.leaf", "1.5"))], stream)
+    with redirect_stdout(Terminal()) as stream:
+        print_table([Column("module", is_path=True), Column("ms", True)], [Line(("a.long.path.to.a.leaf", "1.5"))])
     assert "…path.to.a.leaf" in stream.getvalue()
     assert "1.5" in stream.getvalue()
 
@@ -367,8 +368,8 @@ def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) 
 @pytest.mark.parametrize("sort", [None, *ORDERS])
 def test_every_view_in_every_order(by: str, sort: str | None, profiled: Callable[[str], ProfileReport]) -> None:
     for name in ("albert", "resnet"):
-        stream = io.StringIO()
-        print_profile(profiled(name), by=by, sort=sort, stream=stream)
+        with redirect_stdout(io.StringIO()) as stream:
+            print_profile(profiled(name), by=by, sort=sort)
         assert "ms in kernels" in stream.getvalue()
         (phase,) = profiled(name).phases
         rows = profile_rows(phase, by=by, sort=sort)

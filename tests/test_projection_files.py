@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import random
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import rewriters
 
+from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.onnxfile.digest import graph_digest
@@ -459,22 +459,14 @@ def test_projected_files_project_again(tagged: Export, tmp_path: Path) -> None:
 # --- The command ---
 
 
-def command(*arguments: str) -> int:
-    from optimum_htp.cli import project as verb
-
-    parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    return verb.run(parser.parse_args(arguments))
-
-
 def test_command(tagged: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each file says what was done and what told it; `--json` says all."""
     target = rewriters.rewrite("optimum-O2", tagged("bert") / "model.onnx", tmp_path / "out.onnx")
-    assert command(str(target)) == 0
+    assert main(["project", str(target)]) == 0
     line = "out.onnx: 30 of 30 nodes tagged, 9 fused, 1 inserted, 8 from several modules; from the skeleton in its own"
     assert capsys.readouterr().out == f"{line} metadata\n"
     output = tmp_path / "new.onnx"
-    assert command(str(target), "--reference", str(tagged("bert")), "-o", str(output), "--json") == 0
+    assert main(["project", str(target), "--reference", str(tagged("bert")), "-o", str(output), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["output"] == str(output)
     assert document["files"]["out.onnx"]["by_source"] == {"fused": 9, "inserted": 1, "scope": 20}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optimum_htp.hierarchy.tree import ModuleInfo
-from optimum_htp.models.torch_parts import load_source_model, source_facts
+from optimum_htp.models.torch_source import load_source_model, source_facts
 
 
 def root(qualified_class: str) -> ModuleInfo:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ import pytest
 
 from optimum_htp import HtpOptions, PackageError, select, strip, write_layer_annotations
 from optimum_htp.cli.main import main
-from optimum_htp.cli.select import FORMATS as SELECT_FORMATS
+from optimum_htp.cli.select import add_arguments
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.calls import CallTree
 from optimum_htp.hierarchy.hierarchy import Hierarchy
@@ -351,9 +352,20 @@ def test_names_are_those_of_the_graph(exported: Callable[[str], Path]) -> None:
 # --- For other tools ----------------------------------------------------------------------------------------------
 
 
+def test_the_command_line_knows_and_describes_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(formatter_class=RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    described = parser.format_help().partition("formats:\n")[2]
+    assert set(re.findall(r"^  (\S+)  ", described, re.MULTILINE)) == {"json", *FORMATS}
+    for form in ("json", *FORMATS):
+        assert parser.parse_args(["package", "LayerNorm", "--format", form]).format == form
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["package", "LayerNorm", "--format", "onnx"])
+    assert "'onnx' is not a format: give one of json, names, " in capsys.readouterr().err
+
+
 def test_formats(package: Path) -> None:
     """Each matches the selected names and no others, as the tool matches."""
-    assert set(SELECT_FORMATS) == {"json", *FORMATS}
     everything = [name for name, _, _ in (*NODES, *BODY) if name] + ["if"]
     for patterns in (["encoder.layer.1"], ["encoder"], ["*.norm"], ["head"], ["encoder.layer.0", "branch"]):
         selection = select(package, patterns)

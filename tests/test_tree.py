@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,17 +175,21 @@ def test_terminal_has_colours_and_the_same_words(package: Path, monkeypatch: pyt
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     report = optimum_htp.tree(package)
-    pipe, wide, narrow = io.StringIO(), Terminal(), Terminal()
-    print_trees(report, stream=pipe)
+    pipe = printed(report, io.StringIO())
     monkeypatch.setenv("COLUMNS", "200")
-    print_trees(report, stream=wide)
+    wide = printed(report, Terminal())
     monkeypatch.setenv("COLUMNS", "60")
-    print_trees(report, stream=narrow)
-    assert "\x1b[" in wide.getvalue()
-    assert plain(wide.getvalue()).split() == pipe.getvalue().split()
-    lines = plain(narrow.getvalue()).splitlines()
-    assert max(map(len, lines)) <= 60
-    assert all(figure in plain(narrow.getvalue()) for figure in ("1.2M", "600K", "12.3K"))
+    narrow = plain(printed(report, Terminal()))
+    assert "\x1b[" in wide
+    assert plain(wide).split() == pipe.split()
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert all(figure in narrow for figure in ("1.2M", "600K", "12.3K"))
+
+
+def printed(report: optimum_htp.TreeReport, stream: io.StringIO) -> str:
+    with redirect_stdout(stream):
+        print_trees(report)
+    return stream.getvalue()
 
 
 def plain(text: str) -> str:
@@ -201,12 +206,11 @@ def test_names_cannot_command_the_terminal(
     text = shown([str(hostile), "--nodes"], capsys)
     assert "\\x1b[2J\\x9b31m\\u202e[red]evil[/red]" in text
     assert [line for line in text.splitlines() if not line.isprintable()] == []
-    terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "200")
-    print_trees(optimum_htp.tree(hostile, nodes=True), stream=terminal)
-    assert "[red]evil[/red]" in plain(terminal.getvalue())
-    assert "\x1b[2J" not in terminal.getvalue()
-    assert "\u202e" not in terminal.getvalue()
+    shown_on_terminal = printed(optimum_htp.tree(hostile, nodes=True), Terminal())
+    assert "[red]evil[/red]" in plain(shown_on_terminal)
+    assert "\x1b[2J" not in shown_on_terminal
+    assert "\u202e" not in shown_on_terminal
     assert "\x1b" not in refused(["tree", str(hostile), "--module", HOSTILE], capsys)
     assert "\x1b" not in shown([str(hostile), "--nodes", "--json"], capsys)
 
@@ -215,7 +219,8 @@ def test_stream_without_unicode(package: Path) -> None:
     """A terminal or a pipe in an old encoding gets its tree in ASCII."""
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    print_trees(optimum_htp.tree(package), stream=stream)
+    with redirect_stdout(stream):
+        print_trees(optimum_htp.tree(package))
     stream.flush()
     assert b"|- encoder" in raw.getvalue()
 

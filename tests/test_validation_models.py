@@ -18,7 +18,8 @@ import optimum_htp
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
 from optimum_htp.models.measures import TOLERANCES, compare_arrays
-from optimum_htp.models.torch_parts import fixed_sizes, weights_dtype
+from optimum_htp.models.torch_parts import fixed_sizes
+from optimum_htp.models.torch_source import weights_dtype
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.validate import loading

@@ -8,6 +8,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
 
 from optimum_htp.cli.options import (
+    SEQUENCE,
     add_input_arguments,
     add_session_arguments,
     count,
@@ -24,16 +25,23 @@ _NOTES = """\
 columns:
   max abs   the largest difference of the module's output
   mean abs  the mean difference
-  relative  the largest difference over the largest value of the reference; it may be up to the tolerance:
-            1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the larger
+  relative  the largest difference over the largest value of the reference; it
+            may be up to the tolerance: 1e-4 for a model in float32, 2e-2 in
+            float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the
+            larger
   cosine    the cosine of the angle between both
   SQNR dB   the ratio of signal and difference, in decibel
 
-The module at the top makes the first error. The first calls that are off are run again on the reference's tensors, which
-separates the error that each adds from the error that it inherits. If the error is of the operations before a module,
-such as a residual connection's, the module that these belong to is named.
+The module at the top makes the first error. The first calls that are off are
+run again on the reference's tensors, which separates the error that each adds
+from the error that it inherits. If the error is of the operations before a
+module, such as a residual connection's, the module that these belong to is
+named.
 
-exit codes: 0 all that was compared is within the tolerance, 1 something is not, 2 it could not be compared
+exit codes:
+  0  all that was compared is within the tolerance
+  1  something is not
+  2  it could not be compared
 """
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -45,17 +53,30 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
-    against.add_argument("--reference", metavar="OTHER",
-                         help="Compare with this package, without PyTorch: the one before quantization, say.")  # fmt: skip
+    against.add_argument(
+        "--reference",
+        metavar="OTHER",
+        help="Compare with this package, without PyTorch: the one before quantization, say.",
+    )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
-    parser.add_argument("--isolate", type=count, default=5, metavar="N",
-                        help="Run the first N calls that are off on the reference's tensors (5).")  # fmt: skip
-    add_input_arguments(parser)
+    parser.add_argument(
+        "--isolate",
+        type=count,
+        default=5,
+        metavar="N",
+        help="Run the first N calls that are off on the reference's tensors (5).",
+    )
+    add_input_arguments(parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16")
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
-    parser.add_argument("--max-memory", type=_memory, default=1 << 30, metavar="SIZE",
-                        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).")  # fmt: skip
+    parser.add_argument(
+        "--max-memory",
+        type=_memory,
+        default=1 << 30,
+        metavar="SIZE",
+        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).",
+    )
     add_session_arguments(parser)
     parser.add_argument("--task", metavar="TASK", help="The source model's task; default: the package's.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
@@ -69,10 +90,20 @@ def run(args: Namespace) -> int:
 
     with working("Comparing", args.package):
         report = compare(
-            args.package, model=args.model, reference=args.reference, file=args.file, inputs=args.inputs,
-            **input_sizes(args), tolerance=args.tolerance, isolate=args.isolate, max_memory_bytes=args.max_memory,
-            provider=args.provider, threads=args.threads, task=args.task, trust_remote_code=args.trust_remote_code,
-        )  # fmt: skip
+            args.package,
+            model=args.model,
+            reference=args.reference,
+            file=args.file,
+            inputs=args.inputs,
+            **input_sizes(args),
+            tolerance=args.tolerance,
+            isolate=args.isolate,
+            max_memory_bytes=args.max_memory,
+            provider=args.provider,
+            threads=args.threads,
+            task=args.task,
+            trust_remote_code=args.trust_remote_code,
+        )
     print_report(report, partial(print_comparison, top=args.top, every=args.all), as_json=args.json)
     return 0 if report.ok else 1
 

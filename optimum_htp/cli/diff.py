@@ -14,11 +14,12 @@ _NOTES = """\
 columns:
   module  the module's dotted path, of modules that differ
   class   its class, both where they differ
-  before  nodes of the first package that belong to it (with --depth N, at level N also to those below it)
+  before  nodes of the first package that belong to it (with --depth N, at level
+          N also to those below it)
   after   nodes of the second
   what    how the nodes by operator, the parameters and the calls differ
 
-What is compared is the structure; the values of weights and attributes are not.
+The structure is compared; the values of weights and attributes are not.
 
 exit codes:
   0  done, whether or not there are differences

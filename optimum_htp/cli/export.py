@@ -33,13 +33,7 @@ _NOISE = {
 def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
     """Runs Optimum's export command with our `main_export`, says what was exported and returns the exit code.
 
-    Args:
-        args: The parsed arguments, Optimum's and ours.
-        run_optimum: Optimum's command.
-
-    Raises:
-        HtpError: The export failed through the user's or the model's fault.
-        KeyboardInterrupt: It was interrupted.
+    Raises HtpError if it fails through the user's or the model's fault, and KeyboardInterrupt.
     """
     model, output = str(args.model), str(args.output)
     questions = nullcontext() if args.trust_remote_code else _no_questions()

@@ -10,21 +10,25 @@ from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
 
-_EXAMPLES = """\
-Inputs and outputs have the names of the tensors in the package. The outputs are what the rest of the model consumes: what a
-module returns and nobody takes is not among them.
+_NOTES = """\
+Inputs and outputs have the names of the tensors in the package. The outputs
+are what the rest of the model consumes: what a module returns and nobody takes
+is not among them.
 
 examples:
   optimum-cli htp extract PKG bert.encoder.layer.0 layer.onnx
-  optimum-cli htp extract PKG bert.encoder.layer.2-5 layers        a range, into the directory `layers`
-  optimum-cli htp extract PKG albert...albert_layers.0@1 call.onnx  the second call of a re-used module
-  optimum-cli htp extract PKG decoder.block.0 block.onnx --file '*merged*' --graph then_branch
+  a range, into the directory `layers`:
+  optimum-cli htp extract PKG bert.encoder.layer.2-5 layers
+  the second call of a module that runs more than once:
+  optimum-cli htp extract PKG albert...albert_layers.0@1 call.onnx
+  from a branch of a merged decoder:
+  optimum-cli htp extract PKG decoder.block.0 block.onnx --graph then_branch
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `extract`."""
-    parser.epilog = _EXAMPLES
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file; it is only read.")
     parser.add_argument(
         "module",

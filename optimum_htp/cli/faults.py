@@ -67,13 +67,9 @@ _MESSAGES = {
 
 
 def explain(error: Exception, *, model: str, output: str, model_kwargs: Iterable[str] = ()) -> str | None:
-    """What the user did wrong, and what to do; None if what Optimum's export raised is a bug.
+    """What the user did wrong when exporting `model` into `output`, and what to do; None if the error is a bug.
 
-    Args:
-        error: The exception.
-        model: The model that was to be exported.
-        output: The directory to export it into.
-        model_kwargs: The names of the arguments that its forward was to get.
+    `model_kwargs` are the names of the arguments that the model's forward was to get.
     """
     chain = _chain(error)
     loading = any(frame.name in _LOADING for frame in traceback.extract_tb(error.__traceback__))

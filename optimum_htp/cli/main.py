@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, RawTextHelpFormatter
 from collections.abc import Sequence
 
 import optimum_htp
@@ -11,16 +11,19 @@ from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
 
-_DESCRIPTION = "Optimum's ONNX export, with every node knowing the PyTorch module that it comes from."
-_EPILOG = "The same commands: optimum-cli export htp, and optimum-cli htp COMMAND."
+_DESCRIPTION = """\
+Optimum's ONNX export, with every node knowing the PyTorch module that it comes
+from."""
+_EPILOG = """\
+The same commands: optimum-cli export htp, and optimum-cli htp COMMAND.
+Help of a command: optimum-htp COMMAND --help"""
 _EXPORT = "Export a model to ONNX with every node tagged; the options are those of optimum-cli export onnx."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line, by default that of the process, and returns its exit code.
 
-    Raises:
-        SystemExit: The arguments are wrong (2), or help or the version was asked for (0).
+    Raises SystemExit if the arguments are wrong (2), or help or the version is asked for (0).
     """
     given = sys.argv[1:] if arguments is None else arguments
     return outcome(lambda: _run(given))
@@ -37,7 +40,9 @@ def _run(given: Sequence[str]) -> int:
 
 def build_parser(given: Sequence[str] = ()) -> ArgumentParser:
     """The parser of `optimum-htp`; Optimum's options are only loaded if the arguments ask to export."""
-    parser = ArgumentParser("optimum-htp", description=_DESCRIPTION, epilog=_EPILOG)
+    parser = ArgumentParser(
+        "optimum-htp", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"optimum-htp {optimum_htp.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     export = commands.add_parser("export", help=_EXPORT, formatter_class=RawTextHelpFormatter)

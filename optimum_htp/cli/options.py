@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool = True) -> None:
-    """Adds the options of what the HTP pass writes; the one for config.json only where a command writes that."""
+    """Adds the options of what is written with the tags; the one for config.json only where a command writes that."""
     options = {
         "--no-namespace": "Do not write `namespace` on the nodes, which Model Explorer groups them by.",
         "--torch-metadata": "Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy` on the nodes too, "
@@ -41,22 +41,32 @@ def htp_options(args: Namespace) -> HtpOptions:
     )
 
 
-def add_input_arguments(parser: ArgumentParser) -> None:
-    """Adds the options for what a model is run on."""
+SEQUENCE = "128, or fewer where the model takes no more"
+"""How long the sequences are that we make for an ONNX file."""
+
+
+def add_input_arguments(parser: ArgumentParser, *, batch: str, sequence: str) -> None:
+    """Adds the options for what a model is run on; `batch` and `sequence` are the defaults in words."""
     inputs = parser.add_argument_group("inputs")
     inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
-    add_size_arguments(inputs, "--dim")
+    add_size_arguments(inputs, "--dim", batch=batch, sequence=sequence)
 
 
-def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str) -> None:
+def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str, batch: str, sequence: str) -> None:
     """Adds the options for the sizes of inputs; `axis_options` are the spellings of the one for any axis."""
-    inputs.add_argument("--batch-size", type=positive, metavar="N", help="Examples at once (1; with PyTorch 2).")
-    inputs.add_argument("--sequence-length", type=positive, metavar="N",
-                        help="Tokens of each (128, or fewer where the model takes no more; with PyTorch 16).")  # fmt: skip
+    inputs.add_argument("--batch-size", type=positive, metavar="N", help=f"Examples at once ({batch}).")
+    inputs.add_argument("--sequence-length", type=positive, metavar="N", help=f"Tokens of each ({sequence}).")
     inputs.add_argument("--height", type=positive, metavar="N", help="Pixels (what the config says).")
     inputs.add_argument("--width", type=positive, metavar="N", help="Pixels (what the config says).")
-    inputs.add_argument(*axis_options, dest="dim", type=named_size, action="append", default=[], metavar="NAME=N",
-                        help="The size of any axis by its name, such as sequence_length=32; may be repeated.")  # fmt: skip
+    inputs.add_argument(
+        *axis_options,
+        dest="dim",
+        type=named_size,
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="The size of any axis by its name, such as sequence_length=32; may be repeated.",
+    )
 
 
 def input_sizes(args: Namespace) -> dict[str, Any]:
@@ -67,8 +77,12 @@ def input_sizes(args: Namespace) -> dict[str, Any]:
 
 def add_session_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ONNX Runtime's session."""
-    parser.add_argument("--provider", default="CPUExecutionProvider", metavar="NAME",
-                        help="ONNX Runtime's execution provider (CPUExecutionProvider).")  # fmt: skip
+    parser.add_argument(
+        "--provider",
+        default="CPUExecutionProvider",
+        metavar="NAME",
+        help="ONNX Runtime's execution provider (CPUExecutionProvider).",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
 
 

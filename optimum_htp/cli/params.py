@@ -9,7 +9,7 @@ from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Show which PyTorch parameter each initializer is, and what was done to it, found by value."
 
-_CHANGES = """\
+_NOTES = """\
 changes:
   same          as it is in the model
   transposed    with its axes in another order
@@ -23,14 +23,15 @@ changes:
   concatenated  several parameters side by side, as in a fused QKV
   quantized     in steps of its scale, with its zero point
 
-All are found by value. "also" names other parameters with the same values, which the initializer stands for too. A
-constant is not a parameter: integers, booleans, or one number throughout.
+All are found by value. "also" names other parameters with the same values,
+which the initializer stands for too. A constant is not a parameter: integers,
+booleans, or one number throughout.
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `params`."""
-    parser.epilog = _CHANGES
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument(
         "--model",

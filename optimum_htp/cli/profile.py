@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from optimum_htp.cli.options import add_input_arguments, add_session_arguments, count, input_sizes, positive
+from optimum_htp.cli.options import SEQUENCE, add_input_arguments, add_session_arguments, count, input_sizes, positive
 from optimum_htp.cli.views.terminal import print_report, working
 
 
@@ -13,8 +13,13 @@ HELP = "Show how long each module takes in ONNX Runtime, in the session that use
 
 _NOTES = """\
 columns:
-  module     the module, below its parent; + stands before nodes that were fused from several modules: their time is in
-             the totals of the modules around them, and in no module's own
+  module     the module, below its parent; + stands before nodes that were fused
+             from several modules: their time is in the totals of the modules
+             around them, and in no module's own
+  class      its class
+  modules    how many modules are of the class (--by class)
+  call       which call of the module it is, from 0 (--by call: modules that ran
+             more than once); ? if unknown
   calls      how often it ran in the trace
   kernels    kernels of it and the modules below it in one run
   total ms   the time of all of these: the median over the runs
@@ -23,26 +28,44 @@ columns:
   self ms    the time of its own kernels
   self       their share
   operators  what takes most of the total
+With --reference: the total of PKG (A) and of OTHER (B), their ratio and their
+difference.
 
-A model that generates is run in two phases: prefill (the prompt, without past key values), and decode (one token more,
-with those of --sequence-length tokens). ONNX Runtime's profiler itself takes a few microseconds for each kernel, which
-are in the run's time and not in the kernels'.
+A model that generates is run in two phases: prefill (the prompt, without past
+key values), and decode (one token more, with those of --sequence-length
+tokens). ONNX Runtime's profiler itself takes a few microseconds for each
+kernel, which are in the run's time and not in the kernels'.
+
+--json prints the times of all modules, in each run and in microseconds; --by,
+--depth, --top and --sort are for the table only.
 """
+_TOP = "Show the first N rows only; default: all."
+_SORT = """\
+tree: as the modules are nested; total, self: the longest time first; kernels: the most kernels first (--by class: \
+modules). Default: total; for modules, layers and calls tree without --top, and for modules self with it. With \
+--reference: tree, and with --top what differs most first."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `profile`."""
     parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
-    parser.add_argument("--by", choices=("module", "class", "layer", "call", "op"), default="module",
-                        help="Add times up by module (the default), class, layer, call or operator.")  # fmt: skip
+    parser.add_argument(
+        "--by",
+        choices=("module", "class", "layer", "call", "op"),
+        default="module",
+        help="Add times up by module (the default), class, layer, call or operator.",
+    )
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
-    parser.add_argument("--top", type=positive, metavar="N", help="Show the first N only, by time or as sorted.")
-    parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help="Sort by this.")
-    parser.add_argument("--reference", "--compare", metavar="OTHER",
-                        help="Profile this package too, and show both profiles side by side; each may have its tags "
-                        "from the other.")  # fmt: skip
-    add_input_arguments(parser)
+    parser.add_argument("--top", type=positive, metavar="N", help=_TOP)
+    parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help=_SORT)
+    parser.add_argument(
+        "--reference",
+        "--compare",
+        metavar="OTHER",
+        help="Profile this package too, and show both profiles side by side; each may have its tags from the other.",
+    )
+    add_input_arguments(parser, batch="1", sequence=SEQUENCE)
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
     add_session_arguments(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
@@ -64,9 +87,16 @@ def run(args: Namespace) -> int:
     def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
         with working("Profiling", package.path):
             return profile(
-                package, **input_sizes(args), inputs=args.inputs, file=args.file, provider=args.provider,
-                threads=args.threads, runs=args.runs, warmup=args.warmup, reference=reference,
-            )  # fmt: skip
+                package,
+                **input_sizes(args),
+                inputs=args.inputs,
+                file=args.file,
+                provider=args.provider,
+                threads=args.threads,
+                runs=args.runs,
+                warmup=args.warmup,
+                reference=reference,
+            )
 
     package = HtpPackage(args.package)
     other = HtpPackage(args.reference) if args.reference else None

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 HELP = "Carry the tags of a package onto what tools made from it: optimized, quantized, merged, converted."
 
-_EPILOG = """\
-Without --reference, what the files themselves say is used: the skeleton in their metadata, which most tools keep, what
-their nodes kept, export_metadata.json. The output says which it was.
+_NOTES = """\
+With --reference its tags are used and nothing else. Without it, what the files
+themselves say: the skeleton in their metadata, which most tools keep; what
+their nodes kept; export_metadata.json. The output says which it was.
 
 examples:
   optimum-cli htp project bert_optimized
-  optimum-cli htp project model_quantized.onnx --reference bert_onnx -o tagged.onnx
+  optimum-cli htp project quantized.onnx --reference bert_onnx -o tagged.onnx
 """
 _REFERENCE = "The tagged file or package it was made from."
 _OUTPUT = "Where to write: a file for a file, a directory for a directory; without it the tags are written in place."
@@ -28,7 +29,7 @@ _OUTPUT = "Where to write: a file for a file, a directory for a directory; witho
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `project`."""
-    parser.epilog = _EPILOG
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The ONNX file or directory that a tool wrote.")
     parser.add_argument("--reference", "--from", metavar="TAGGED", help=_REFERENCE)
     parser.add_argument("-o", "--output", metavar="OUT", help=_OUTPUT)

@@ -5,42 +5,48 @@ What a pattern may be is decided in `hierarchy/patterns.py`, what a format print
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
-# `json` and the formats of `verbs/select/formats`, which are too slow to import for a parser; a test compares them.
-FORMATS = ("names", "json", "ort-quantize", "ort-fp16", "olive", "modelopt", "layer-ann")
-
-_PATTERNS = r"""patterns (quote them, so that the shell leaves them alone):
-  encoder.layer.*.attention  a glob over dotted paths; * stands for any characters, dots included
-  encoder.layer.2-5          a range of numbers, both ends included
-  LayerNorm                  a class; class:*Norm is a glob over classes
-  re:layer\.[02]$            a regular expression, found anywhere in the dotted path
-  /Net/Encoder.encoder       a tag, or a glob over tags
-  encoder.layer@2            of modules that ran more than once, the call of this index (@1-3: of these)
-  !LayerNorm                 take away what this pattern selects
-The nodes of several patterns come together. Nodes of a module include those of the modules below it.
+_NOTES = r"""patterns (quote them, so that the shell leaves them alone):
+  *.encoder.layer.*.attention
+                     a glob; it must match the whole dotted path, so start it
+                     with *. where something is in front; * crosses dots
+  *.encoder.layer.2-5
+                     a range of numbers, both ends included
+  LayerNorm          a class; class:*Norm is a glob over classes
+  re:layer\.[02]$    a regular expression, found anywhere in the dotted path
+  /Net/Encoder.encoder
+                     a tag, or a glob over tags
+  *.layer@2          of modules that ran more than once, call 2, which is the
+                     third (@1-3: these calls)
+  !LayerNorm         all but these: taken away from what the others select
+Several patterns select their union; if all start with !, all nodes but theirs.
+The nodes of a module include those of the modules below it.
 
 formats:
   names         the names of the nodes, one on a line
   json          everything, as with --json
-  ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's quantizers, where a Gemm also has the
-                name that dynamic quantization gives it first
+  ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's
+                quantizers, where a Gemm also has the name that dynamic
+                quantization gives it first
   ort-fp16      a JSON list for node_block_list of convert_float_to_float16
   olive         a JSON list of fnmatch patterns, each for one name
-  modelopt      a JSON list of regular expressions for nodes_to_exclude, each for one name
-  layer-ann     the session option that puts the nodes on a device, by their layer_ann
+  modelopt      a JSON list of regular expressions for nodes_to_exclude, each
+                for one name
+  layer-ann     the session option that puts the nodes on a device, by their
+                layer_ann
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `select`."""
-    parser.epilog = _PATTERNS
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
-    parser.add_argument("--format", choices=FORMATS, help="What to print; default: names. See below.")
+    parser.add_argument("--format", type=_format, metavar="FORMAT", help="What to print; default: names. See below.")
     parser.add_argument("--file", metavar="NAME", help="Select in these files of the package only; globs allowed.")
     parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
     parser.add_argument(
@@ -51,10 +57,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--write-layer-annotations",
         action="store_true",
-        help="Write ONNX Runtime's layer_ann on all nodes of the file, and print the session option that selects these "
-        "by it; `strip` removes it.",
+        help="Write ONNX Runtime's layer_ann on all nodes of the package's files that have selected nodes: these files "
+        "change. The session option that selects the nodes by it is printed; `strip` removes it again.",
     )
     parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
+
+
+def _format(text: str) -> str:
+    """The name of a format; the formats are imported only where one is asked for: that takes its time."""
+    from optimum_htp.verbs.select import FORMATS
+
+    names = ("json", *FORMATS)
+    if text not in names:
+        raise ArgumentTypeError(f"{text!r} is not a format: give one of {', '.join(names)}")
+    return text
 
 
 def run(args: Namespace) -> int:

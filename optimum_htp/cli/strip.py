@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.strip import StripReport
 
 
-HELP = "Remove from a package all that the HTP pass wrote: Optimum's own bytes are left."
+HELP = "Remove from a package the tags and all else that was written with them: Optimum's own bytes are left."
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -10,21 +10,23 @@ from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Show the modules of a package and the nodes that each of them owns."
 
-_COLUMNS = """\
+_NOTES = """\
 columns:
-  module      the module, below its parent; containers stand in front of their child's name (layer.0)
+  module      the module, below its parent; containers stand in front of their
+              child's name (layer.0)
   class       its class, and the other names that it goes by
   calls       how often it ran in the trace
   nodes       nodes that belong to it or to a module below it
   own         nodes that belong to it
-  parameters  elements of the parameters at and below it (K thousands, M millions, B billions)
+  parameters  elements of the parameters at and below it (K thousands,
+              M millions, B billions)
 """
 _MODULE = "Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer)."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `tree`."""
-    parser.epilog = _COLUMNS
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the first.")
     parser.add_argument("--module", metavar="GLOB", help=_MODULE)

@@ -10,17 +10,18 @@ from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Check that a package is complete and consistent; on request load it, and compare it with PyTorch."
 
-_EXIT_CODES = """\
+_NOTES = """\
 exit codes:
   0  no check failed (there may be warnings)
   1  a check failed
-  2  the path is not a package, the model to compare with can't be loaded, or an option is for --load or --model only
+  2  the path is not a package, the model to compare with can't be loaded, or an
+     option is for --load or --model only
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `validate`."""
-    parser.epilog = _EXIT_CODES
+    parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file, packed or not.")
     parser.add_argument(
         "--load",
@@ -40,9 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=tolerance,
         metavar="X",
         help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
-        "by the type that a file computes with (1e-4 for float32, 5e-1 if quantized).",
+        "by the type that a file computes with, as for `compare`.",
     )
-    add_size_arguments(parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape")
+    add_size_arguments(
+        parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape", batch="2", sequence="16"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
 
 

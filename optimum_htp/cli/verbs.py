@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from importlib import import_module
+from textwrap import fill
 from typing import Protocol, cast
 
 
@@ -27,8 +28,7 @@ class Verb(Protocol):
     def run(self, args: Namespace) -> int:
         """Does the work, prints its report (`views.terminal.print_report`) and returns the exit code.
 
-        Raises:
-            HtpError: The user's or the file's fault; the message becomes the one line that is shown.
+        Raises HtpError for the user's or the file's fault; the message becomes the one line that is shown.
         """
 
 
@@ -39,8 +39,8 @@ def load_verb(name: str) -> Verb:
 
 def add_verb(parser: ArgumentParser, verb: Verb) -> None:
     """Makes a parser that of a verb."""
-    parser.description = verb.HELP
+    parser.description = fill(verb.HELP, width=79)
     parser.formatter_class = RawDescriptionHelpFormatter
     verb.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="Print the whole report as JSON.")
+    parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
     parser.set_defaults(run=verb.run)

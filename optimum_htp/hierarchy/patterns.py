@@ -1,4 +1,4 @@
-r"""Patterns that select modules of a model: what `select` and everything else that takes one accepts.
+r"""Patterns that select modules of a model, as `select` and everything else that takes patterns accepts them.
 
 | pattern | selects |
 |---|---|
@@ -10,7 +10,8 @@ r"""Patterns that select modules of a model: what `select` and everything else t
 | `/Net/Encoder.encoder/*` | modules whose tag matches the glob, which tells the roots of a merged file apart |
 | `PATTERN@2`, `PATTERN@1-3` | of modules that ran more than once, these calls, counted from 0 |
 
-A range also selects a module whose name is spelled like it.
+A range also selects a module whose name is spelled like it. `select` knows `!PATTERN` in addition, which takes away what
+the pattern selects (`verbs/select/chooser.py`). `extract` takes no patterns: `verbs/extract/choice.py` says what it does.
 """
 
 from __future__ import annotations

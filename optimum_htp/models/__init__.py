@@ -1,7 +1,7 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs."""
 
 from optimum_htp.models.auto import AutoModelForONNX
-from optimum_htp.models.exported_root import choose_root, returns_attentions
+from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.inputs import (
     InputSizes,
     check_inputs,
@@ -27,23 +27,24 @@ from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_se
 from optimum_htp.models.torch_parts import (
     Example,
     Part,
-    SourceModel,
     as_array,
     dummy_inputs,
     find_parts,
     fixed_sizes,
-    load_source_model,
-    load_source_of,
     run_reference,
     same_random_numbers,
-    source_facts,
     tensors_in,
 )
 from optimum_htp.models.torch_source import (
     ModelSource,
+    SourceModel,
     dtype_of,
     find_source,
     instantiate_on_meta,
     library_of_classes,
+    load_source_model,
+    load_source_of,
     model_facts,
+    returns_attentions,
+    source_facts,
 )

@@ -118,19 +118,12 @@ class AutoModelForONNX:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What is known of a package before anything is loaded.
-
-    Attributes:
-        directory: Where it is.
-        config: The content of config.json or model_index.json.
-        task: What it is for, without `-with-past`; None where that is unknown.
-        files: Its ONNX files by path, those of the subfolder only if the caller named one.
-    """
+    """What is known of a package before anything is loaded."""
 
     directory: Path
-    config: dict[str, Any]
-    task: str | None
-    files: dict[str, HtpFile]
+    config: dict[str, Any]  # the content of config.json or model_index.json
+    task: str | None  # without `-with-past`; None where it is unknown
+    files: dict[str, HtpFile]  # by path, those of the subfolder only if the caller named one
 
     def has(self, word: str) -> bool:
         """Whether any file has a word in its name."""

@@ -27,29 +27,14 @@ _MERGED = re.compile(r"_merged_\d+$")
 
 @dataclass(frozen=True, slots=True)
 class ExportedRoot:
-    """A module that a file may be an export of.
+    """A module that a file may be an export of."""
 
-    Attributes:
-        trace: What it shows without running.
-        in_model: Its dotted path in the whole model.
-        explained: How many of the weights that the graph names are its own, by name and shape.
-        contradicted: How many are its own by name, but of another shape.
-        coverage: The share of its own weights that the graph names.
-        fit: How well it explains the scopes in the nodes' names.
-    """
-
-    trace: ModuleTrace
-    in_model: str
-    explained: int
-    contradicted: int
-    coverage: float
-    fit: ScopeFit
-
-
-def returns_attentions(model: OnnxModel) -> bool:
-    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
-    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
-    return any(name == "attentions" for name in names)
+    trace: ModuleTrace  # what it shows without running
+    in_model: str  # its dotted path in the whole model
+    explained: int  # how many of the weights that the graph names are its own, by name and shape
+    contradicted: int  # how many are its own by name, but of another shape
+    coverage: float  # the share of its own weights that the graph names
+    fit: ScopeFit  # how well it explains the scopes in the nodes' names
 
 
 def choose_root(
@@ -112,10 +97,8 @@ def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tup
     roots = [_root(model, whole, place, named, shapes) for place in places]
     roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]
-    rivals = [
-        root for root in roots[1:]
-        if first.in_model and (root.fit.unread, root.coverage) == (first.fit.unread, first.coverage)
-    ]  # fmt: skip
+    rank = (first.fit.unread, first.coverage)
+    rivals = [root for root in roots[1:] if first.in_model and (root.fit.unread, root.coverage) == rank]
     same = all(_spelled(root.trace.tree) == _spelled(first.trace.tree) for root in rivals)
     return first if same else None
 

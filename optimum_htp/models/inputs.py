@@ -35,21 +35,13 @@ _OTHER_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class InputSizes:
-    """The sizes of what a model is run on; None means a usual one that the model takes.
-
-    Attributes:
-        batch_size: Examples at once; usually one.
-        sequence_length: Tokens of each: of the text, or in decode steps of what came before.
-        height: Pixels.
-        width: Pixels.
-        dims: Sizes of other dimensions, or of these, by the names that the graph has for them.
-    """
+    """The sizes of what a model is run on; None means a usual one that the model takes."""
 
     batch_size: int | None = None
-    sequence_length: int | None = None
-    height: int | None = None
+    sequence_length: int | None = None  # tokens: of the text, or in decode steps of what came before
+    height: int | None = None  # pixels
     width: int | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)  # of any others, by the graph's names for them
 
     def by_name(self) -> dict[str, int]:
         """Those that were given, by Optimum's names for them.
@@ -82,11 +74,7 @@ def graph_inputs(model: OnnxModel) -> list[Value]:
 
 
 def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
-    """The config next to a file in a subdirectory of a package, as for the components of a pipeline; None elsewhere.
-
-    Raises:
-        PackageError: It can't be read.
-    """
+    """The config next to an ONNX file in a subdirectory, as for a pipeline's component; None elsewhere."""
     directory = name.rpartition("/")[0]
     return package.read_json(f"{directory}/{CONFIG}") if directory else None
 
@@ -99,17 +87,10 @@ def make_inputs(
     phase: str = "forward",
     varied: bool = False,
 ) -> dict[str, Array]:
-    """Inputs of the given sizes for one phase.
+    """Inputs of the given sizes for one of `phases(model)`; the config tells the size of images and the longest text.
 
-    Args:
-        model: The graph.
-        config: The content of config.json, which has the size of images and the longest text.
-        sizes: The sizes; None means usual ones.
-        phase: One of `phases(model)`.
-        varied: Mask the last of the tokens, and take tokens of several types, so that errors in their use show.
-
-    Raises:
-        HtpError: The size or the type of an input is unknown.
+    With `varied` some tokens are masked and some are of another type, so that errors in their use show. Raises HtpError if
+    the size or the type of an input is unknown.
     """
     import numpy as np
 
@@ -118,11 +99,7 @@ def make_inputs(
 
 
 def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
-    """Reads inputs from an .npz file, and checks that they are what the graph takes.
-
-    Raises:
-        HtpError: The file can't be read, or an input is missing, unknown, or of the wrong type or shape.
-    """
+    """Reads inputs from an .npz file and checks them. Raises HtpError if it can't be read or they do not fit."""
     import numpy as np
 
     def in_native_order(array: Array) -> Array:  # what is not an array has no type, which is an error here
@@ -143,11 +120,7 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
-    """Checks that inputs are what a graph takes; `where` names them in errors.
-
-    Raises:
-        HtpError: An input is missing, unknown, or of the wrong type or shape.
-    """
+    """Raises HtpError, which says `where`, if an input is missing, unknown, or of the wrong type or shape."""
     wanted = {value.name: value for value in graph_inputs(model)}
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]

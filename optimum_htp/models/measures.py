@@ -19,15 +19,18 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 TOLERANCES = {"float32": 1e-4, "float64": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 5e-1}
 """What the relative error of a tensor may be, by the type that a model computes with (`computes_in`).
 
-That of `"int8"`, for every quantized model, only tells a broken graph from a coarse one: single elements of a sound
-small model are easily off by a quarter of the largest value.
+This is the one place: a test holds the help and the documentation to it. That of `"int8"`, for every quantized model,
+only tells a broken graph from a coarse one: single elements of a sound small model are easily off by a quarter of the
+largest value.
 """
 
 _QUANTIZED_OPERATORS = frozenset(
-    ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul",
-     "QLinearConv", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QGemm", "QAttention",
-     "QEmbedLayerNormalization", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE")
-)  # fmt: skip
+    (
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger QLinearMatMul QLinearConv "
+        "MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QGemm QAttention QEmbedLayerNormalization "
+        "MatMulNBits MatMulBnb4 GatherBlockQuantized QMoE"
+    ).split()
+)
 
 _MOST_AXES = 4
 _BLOCK = 1 << 18  # elements that are compared at once
@@ -38,7 +41,7 @@ def computes_in(model: OnnxModel) -> str:
     """The type that a model computes with, as `TOLERANCES` has it: the coarsest of its matrices and operators.
 
     `"int8"` stands for everything quantized, weights alone included (`DequantizeLinear`). A model without matrices
-    is told by its inputs and outputs.
+    is known by its inputs and outputs.
     """
     if any(node.op_type in _QUANTIZED_OPERATORS for _, node in model.nodes()):
         return "int8"

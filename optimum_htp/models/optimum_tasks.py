@@ -16,11 +16,9 @@ from optimum_htp.package import architectures, read_config
 
 @contextmanager
 def local_task_inference() -> Iterator[None]:
-    """Makes Optimum infer the task of a local directory as it does that of a repository on the Hub.
+    """Makes Optimum infer the task of a local directory as that of a repository on the Hub (`task="auto"`).
 
-    Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556); `task="auto"` then means
-    the same as for a Hub id, the with-past default included. If the directory does not show its task, Optimum raises its
-    own error. Can go when Optimum infers the task of local directories itself.
+    Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556). Can go when it no longer does.
     """
     from optimum.exporters.tasks import TasksManager
 
@@ -45,12 +43,7 @@ def local_task_inference() -> Iterator[None]:
 
 
 def infer_local_task(directory: Path, library: str | None) -> str | None:
-    """The task of a local model directory; None if nothing in it shows that.
-
-    transformers: from `architectures` in config.json (of several tasks of a class, the first that Optimum exports for
-    the model type), else from the auto class that remote code registers in `auto_map`. diffusers: from the pipeline's
-    class in model_index.json.
-    """
+    """The task of a local model directory, by its config.json or model_index.json; None if these don't show it."""
     from optimum.exporters.tasks import TasksManager
 
     if library == "timm":
@@ -102,6 +95,7 @@ def task_of_class(qualified_class: str) -> str | None:
 
 
 def _transformers_task(config: dict[str, Any]) -> str | None:
+    """By `architectures`, else by `auto_map`; of several tasks the first that Optimum exports for the model type."""
     from optimum.exporters.tasks import TasksManager
 
     named = architectures(config)

@@ -18,11 +18,7 @@ _ONLY_FATAL = 4  # the other messages are in ONNX Runtime's exceptions
 
 
 def check_provider(provider: str) -> str:
-    """The full name of an execution provider: `"cuda"` stands for `"CUDAExecutionProvider"`.
-
-    Raises:
-        HtpError: The installed ONNX Runtime does not have it.
-    """
+    """The full name of an execution provider, `"cuda"` for short. Raises HtpError if it is not installed."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -47,17 +43,7 @@ def session_options(*, threads: int | None = None) -> Any:
 
 
 def open_session(model: str | Path | bytes, options: Any, *, provider: str, name: str) -> Any:
-    """Starts a session on the provider and, for operators that it does not have, on the CPU.
-
-    Args:
-        model: The file, or its bytes.
-        options: Its `SessionOptions`.
-        provider: The full name of the execution provider.
-        name: What to call the model in errors.
-
-    Raises:
-        HtpError: ONNX Runtime can't load the model, or can't start the provider.
-    """
+    """Starts a session on the provider, and for operators that it lacks on the CPU. Raises HtpError with `name`."""
     import onnxruntime
 
     source = model if isinstance(model, bytes) else str(model)
@@ -75,11 +61,7 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
 def run_session(
     session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray[Any, Any]], *, name: str
 ) -> list[Any]:
-    """Runs a session for some outputs, None for all; `name` is what to call the model in errors.
-
-    Raises:
-        HtpError: ONNX Runtime can't run the model on these inputs.
-    """
+    """Runs a session for some outputs, None for all. Raises HtpError with the `name` if it can't run."""
     try:
         return list(session.run(None if outputs is None else list(outputs), dict(inputs)))
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def session_model_class(auto_class: str) -> Any:
-    """A subclass of Optimum's `ORTModel`: with `config`, `device`, `to`, `save_pretrained`, I/O binding and so on.
-
-    Args:
-        auto_class: The transformers class that loads such models, by which a `pipeline` recognizes them:
-            `"AutoModelForObjectDetection"`.
-    """
+    """A subclass of `ORTModel` that a `pipeline` takes for a class such as `"AutoModelForObjectDetection"`."""
     import transformers
     from optimum.onnxruntime import ORTModelForCustomTasks
 
@@ -34,15 +29,9 @@ def session_model_class(auto_class: str) -> Any:
         auto_model_class = getattr(transformers, auto_class)
 
         def forward(self, *args: Any, return_dict: bool = True, **inputs: Any) -> Any:
-            """Runs the model.
+            """Runs the model on torch tensors or numpy arrays, by name or in the order of the graph.
 
-            Args:
-                *args: Inputs in the order of the graph.
-                return_dict: Give the outputs by name; else as a tuple.
-                **inputs: Inputs by name, torch tensors or numpy arrays. `token_type_ids` that are not given are 0.
-
-            Raises:
-                ValueError: An input that the graph needs is not given.
+            `token_type_ids` that are not given are 0. Raises ValueError if another input is missing.
             """
             inputs = {**dict(zip(self.input_names, args, strict=False)), **inputs}
             given = {name: value for name, value in inputs.items() if value is not None}
@@ -66,15 +55,7 @@ def session_model_class(auto_class: str) -> Any:
 
 
 def generic_config(config: Mapping[str, Any], *, where: str) -> Any:
-    """A transformers config of a type that transformers does not know, made without running remote code.
-
-    Args:
-        config: The content of config.json.
-        where: The package, for errors.
-
-    Raises:
-        PackageError: Transformers refuses the content.
-    """
+    """A config of an unknown type, made without remote code. Raises PackageError if transformers refuses it."""
     from transformers import PretrainedConfig
 
     model_type = config.get("model_type")

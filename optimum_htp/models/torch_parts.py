@@ -1,26 +1,23 @@
-"""A source model in PyTorch as the reference for what was exported from it: loaded, split as Optimum does, and run.
+"""Cuts a source model in PyTorch into the parts that Optimum exports to a file each, and runs them as the reference.
 
-Optimum's own export configs make the inputs, patch the model as for the export and name the outputs, so that these can
-be compared with the ONNX files one by one.
+`torch_source` finds and loads the model. Optimum's own export configs make the inputs, patch the model as for the export
+and name the outputs, so that these can be compared with the ONNX files one by one.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError, reason
-from optimum_htp.hierarchy import ModuleInfo
-from optimum_htp.models.exported_root import returns_attentions
+from optimum_htp.errors import HtpError, reason
 from optimum_htp.models.measures import Array
-from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
-from optimum_htp.models.torch_source import FLOAT_DTYPES, library_of_classes
-from optimum_htp.onnxfile import OnnxModel, Value, element_type
+from optimum_htp.models.torch_source import SourceModel
+from optimum_htp.onnxfile import Value
 from optimum_htp.package import partner
 
 
@@ -41,21 +38,13 @@ _AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One ONNX file and the PyTorch module that was exported to it.
+    """One ONNX file and the PyTorch module that was exported to it."""
 
-    Attributes:
-        name: Optimum's name for the part.
-        file: The ONNX file, by its path in the package.
-        module: The PyTorch module.
-        onnx_config: Optimum's export config of it.
-        branch: Whether this is the branch with past key values of a merged decoder; None for any other file.
-    """
-
-    name: str
-    file: str
+    name: str  # Optimum's name for the part
+    file: str  # by its path in the package
     module: Any
-    onnx_config: Any
-    branch: bool | None = None
+    onnx_config: Any  # Optimum's export config of it
+    branch: bool | None = None  # of a merged decoder: whether it is the one with past key values
 
     @property
     def branch_name(self) -> str:
@@ -79,148 +68,11 @@ class Example:
     outputs: dict[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class SourceModel:
-    """A source model in PyTorch.
-
-    Attributes:
-        model: The model, or the diffusion pipeline.
-        task: The task that it was loaded for, as Optimum names it, with `-with-past` where that is meant.
-        library: Optimum's name for its library.
-        name: What the user called it.
-        float_dtype: Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`.
-        preprocessors: Tokenizer, processor and so on, if they could be loaded: some determine sizes of inputs.
-    """
-
-    model: Any
-    task: str
-    library: str
-    name: str
-    float_dtype: str
-    preprocessors: list[Any]
-
-
-def source_facts(
-    recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
-) -> dict[str, Any]:
-    """The arguments `task`, `library` and `with_past` of `load_source_model` for a package's source model.
-
-    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package decides:
-    by what its sidecar has `recorded`, else by the classes of its root modules.
-    """
-    classes = [info.qualified_class for info in roots]
-    known = task or recorded.get("task")
-    library = recorded.get("library")
-    if not isinstance(library, str):
-        library = library_of_classes(classes)
-    if not isinstance(known, str) or known == "auto":
-        known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
-        known = f"{known}-with-past" if known and with_past else known
-    return {"task": known, "library": library, "with_past": with_past}
-
-
-def load_source_of(
-    models: Sequence[OnnxModel],
-    name: str | Path,
-    *,
-    recorded: Mapping[str, Any],
-    roots: Iterable[ModuleInfo],
-    task: str | None = None,
-    trust_remote_code: bool = False,
-) -> SourceModel:
-    """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
-
-    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
-    """
-    with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
-    # Optimum exports attention weights from the implementation that computes them.
-    options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
-    return load_source_model(
-        name,
-        **source_facts(recorded, roots, task=task, with_past=with_past),
-        dtype=weights_dtype(models),
-        trust_remote_code=trust_remote_code,
-        **options,
-    )
-
-
-def weights_dtype(models: Iterable[OnnxModel]) -> str:
-    """Optimum's name for the floating-point type of the weights: `"fp32"` if any has that, or if there are none."""
-    types = {
-        element_type(tensor.data_type).name
-        for model in models
-        for _, graph in model.graphs()
-        for tensor in graph.initializers
-    }
-    return next((dtype for name, dtype in FLOAT_DTYPES.items() if name in types), "fp32")
-
-
-def load_source_model(
-    model: str | Path,
-    *,
-    task: str | None = None,
-    library: str | None = None,
-    dtype: str | None = None,
-    with_past: bool = False,
-    trust_remote_code: bool = False,
-    **options: Any,
-) -> SourceModel:
-    """Loads a source model as Optimum's export does.
-
-    Args:
-        model: A model directory, or an id on the Hub.
-        task: The task; None infers it.
-        library: The library; None infers it.
-        dtype: `"fp32"`, `"fp16"`, `"bf16"`; None means float32.
-        with_past: Whether an inferred task includes past key values.
-        trust_remote_code: Run code that comes with the model.
-        **options: More arguments of `from_pretrained`.
-
-    Raises:
-        PackageError: There is no such model, or it can't be loaded for the task.
-    """
-    import torch
-    from optimum.exporters.tasks import TasksManager
-    from optimum.utils.save_utils import maybe_load_preprocessors
-
-    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    name = str(model)
-    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
-        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
-    try:
-        library = library or TasksManager.infer_library_from_model(name)
-        if task is None:
-            with local_task_inference():
-                task = TasksManager.infer_task_from_model(name, library_name=library)
-            task += "-with-past" if with_past else ""
-        task = TasksManager.map_from_synonym(task)
-        loaded = TasksManager.get_model_from_task(
-            task,
-            name,
-            framework="pt",
-            library_name=library,
-            torch_dtype=types.get(dtype or "", torch.float32),
-            device="cpu",
-            trust_remote_code=trust_remote_code,
-            **options,
-        )
-    except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds
-        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
-    if isinstance(loaded, torch.nn.Module):
-        loaded.eval()
-    TasksManager.standardize_model_attributes(loaded)
-    preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
-    return SourceModel(loaded, str(task), str(library), name, dtype or "fp32", preprocessors)
-
-
 def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
     """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
 
     A merged decoder is two parts. A file and what a tool made of it (`model_quantized.onnx`) are parts of one name. Files
-    that Optimum's export config does not know are left out.
-
-    Raises:
-        HtpError: Optimum has no export config for the model.
+    that Optimum's export config does not know are left out. Raises HtpError if Optimum has none for the model.
     """
     listed = list(files)
     submodels = _submodels(source, monolith=False)
@@ -330,11 +182,8 @@ def same_random_numbers() -> Iterator[None]:
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
     """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
 
-    Their values, and how much of them a mask leaves out, are random, but the same in each call. Sizes that `shapes` does
-    not have, by Optimum's names, have their defaults.
-
-    Raises:
-        Exception: Whatever the model raises for inputs of these sizes.
+    The sizes are by Optimum's names. The values, and how much of them a mask leaves out, are random, but the same in each
+    call. Raises whatever the model raises for inputs of these sizes.
     """
     import torch
 
@@ -405,13 +254,9 @@ def dummy_inputs(
     shapes: Mapping[str, int],
     directory: str | Path,
 ) -> dict[str, Any]:
-    """Inputs for a whole model, as torch tensors, made from its config.
+    """Inputs for a whole model, as torch tensors, made from its config and the processors in the directory.
 
-    Sizes are by Optimum's names; some models take them from the processors in the directory. The task is without
-    `-with-past`.
-
-    Raises:
-        HtpError: Optimum has no export config for the model type and task.
+    The sizes are by Optimum's names, and the task is without `-with-past`. Raises HtpError if Optimum can't make them.
     """
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager

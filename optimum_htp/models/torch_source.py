@@ -1,10 +1,13 @@
-"""Where a source model's configs are, what a loaded model says of itself, and models without weights from a config."""
+"""Finds and loads a source model in PyTorch: its configs, the model itself, or its modules without weights.
+
+`torch_parts` cuts a loaded model into the parts that Optimum exports to a file each, and runs them.
+"""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError, reason
+from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
+from optimum_htp.onnxfile import OnnxModel, element_type
 from optimum_htp.package import read_config
 
 
@@ -28,22 +34,13 @@ _LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model's configs are.
+    """Where a model's configs are."""
 
-    Attributes:
-        name: The id on the Hub, or the directory, as it was given.
-        directory: A local directory with its configs.
-    """
-
-    name: str
+    name: str  # the id on the Hub, or the directory, as it was given
     directory: Path
 
     def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
-        """Writes config, generation config, tokenizer and processor, as Optimum's export does.
-
-        Raises:
-            PackageError: The config can't be read.
-        """
+        """Writes config, generation config, tokenizer and processor, as Optimum does. Raises PackageError."""
         from optimum.utils.save_utils import maybe_save_preprocessors
         from transformers import GenerationConfig
 
@@ -54,11 +51,7 @@ class ModelSource:
 
 
 def find_source(model: str | Path) -> ModelSource:
-    """Finds a model's configs: in a local directory, else on the Hub or in its cache, without the weights.
-
-    Raises:
-        PackageError: There is no such model.
-    """
+    """Finds a model's configs, in a directory, else on the Hub or in its cache. Raises PackageError if it can't."""
     directory = Path(model)
     if not directory.is_dir():
         from huggingface_hub import snapshot_download
@@ -71,13 +64,130 @@ def find_source(model: str | Path) -> ModelSource:
     return ModelSource(str(model), directory)
 
 
-def model_facts(model: Any) -> dict[str, str | None]:
-    """What a loaded model, or a diffusion pipeline, says of itself.
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """A source model in PyTorch."""
 
-    Returns:
-        `library` and `dtype` by Optimum's names for them, and `revision`, the commit that transformers keeps in its
-        config; each None if unknown.
+    model: Any  # or the diffusion pipeline
+    task: str  # that it was loaded for, as Optimum names it, with `-with-past` where that is meant
+    library: str  # Optimum's name for it
+    name: str  # what the user called the model
+    float_dtype: str  # Optimum's name for the type of its weights: `"fp32"`, `"fp16"` or `"bf16"`
+    preprocessors: list[Any]  # those that could be loaded: some determine sizes of inputs
+
+
+def load_source_of(
+    models: Sequence[OnnxModel],
+    name: str | Path,
+    *,
+    recorded: Mapping[str, Any],
+    roots: Iterable[ModuleInfo],
+    task: str | None = None,
+    trust_remote_code: bool = False,
+) -> SourceModel:
+    """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
+
+    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
     """
+    with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
+    # Optimum exports attention weights from the implementation that computes them.
+    options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
+    return load_source_model(
+        name,
+        **source_facts(recorded, roots, task=task, with_past=with_past),
+        dtype=weights_dtype(models),
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+
+
+def source_facts(
+    recorded: Mapping[str, Any], roots: Iterable[ModuleInfo], *, task: str | None = None, with_past: bool = False
+) -> dict[str, Any]:
+    """The arguments `task`, `library` and `with_past` of `load_source_model` for a package's source model.
+
+    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package decides:
+    by what its sidecar has `recorded`, else by the classes of its root modules.
+    """
+    classes = [info.qualified_class for info in roots]
+    known = task or recorded.get("task")
+    library = recorded.get("library")
+    if not isinstance(library, str):
+        library = library_of_classes(classes)
+    if not isinstance(known, str) or known == "auto":
+        known = next(filter(None, map(task_of_class, classes)), None) if library == "transformers" else None
+        known = f"{known}-with-past" if known and with_past else known
+    return {"task": known, "library": library, "with_past": with_past}
+
+
+def weights_dtype(models: Iterable[OnnxModel]) -> str:
+    """Optimum's name for the floating-point type of the weights: `"fp32"` if any has that, or if there are none."""
+    types = {
+        element_type(tensor.data_type).name
+        for model in models
+        for _, graph in model.graphs()
+        for tensor in graph.initializers
+    }
+    return next((dtype for name, dtype in FLOAT_DTYPES.items() if name in types), "fp32")
+
+
+def returns_attentions(model: OnnxModel) -> bool:
+    """Whether the graph returns attention weights: Optimum then loads the model with the eager implementation."""
+    names = (value.name.rpartition("_")[2].partition(".")[0] for value in model.graph.outputs)
+    return any(name == "attentions" for name in names)
+
+
+def load_source_model(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    library: str | None = None,
+    dtype: str | None = None,
+    with_past: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> SourceModel:
+    """Loads a source model, a directory or an id on the Hub, as Optimum's export does; None infers task and library.
+
+    `with_past` is for an inferred task; a dtype of None means `"fp32"`, and `options` go to `from_pretrained`. Raises
+    PackageError if it can't be loaded for the task.
+    """
+    import torch
+    from optimum.exporters.tasks import TasksManager
+    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    name = str(model)
+    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
+        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
+    try:
+        library = library or TasksManager.infer_library_from_model(name)
+        if task is None:
+            with local_task_inference():
+                task = TasksManager.infer_task_from_model(name, library_name=library)
+            task += "-with-past" if with_past else ""
+        task = TasksManager.map_from_synonym(task)
+        loaded = TasksManager.get_model_from_task(
+            task,
+            name,
+            framework="pt",
+            library_name=library,
+            torch_dtype=types.get(dtype or "", torch.float32),
+            device="cpu",
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds
+        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
+    if isinstance(loaded, torch.nn.Module):
+        loaded.eval()
+    TasksManager.standardize_model_attributes(loaded)
+    preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
+    return SourceModel(loaded, str(task), str(library), name, dtype or "fp32", preprocessors)
+
+
+def model_facts(model: Any) -> dict[str, str | None]:
+    """The `library`, `dtype` (Optimum's names) and `revision` of a model or a pipeline; each None if unknown."""
     from optimum.exporters.tasks import TasksManager
 
     try:
@@ -89,9 +199,7 @@ def model_facts(model: Any) -> dict[str, str | None]:
 
 
 def library_of_classes(qualified: Iterable[str]) -> str | None:
-    """The library of a model of these classes, by Optimum's name for it; None for any other.
-
-    Some parts of a pipeline have classes of transformers: the library of the others comes first.
+    """Optimum's name for the library of classes; None for any other. Of a pipeline's, transformers comes last.
 
     >>> library_of_classes(["transformers.models.clip.modeling_clip.CLIPTextModel", "diffusers.models.unets.UNet"])
     'diffusers'
@@ -125,19 +233,10 @@ def instantiate_on_meta(
     tasks: bool = False,
     attn_implementation: str | None = None,
 ) -> Iterator[torch.nn.Module]:
-    """Instantiates what a config describes on torch's `meta` device: every module, no weight.
+    """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    Args:
-        directory: A directory with config.json; for a sentence-transformers model, with modules.json too.
-        trust_remote_code: Run code that comes with the model.
-        tasks: Go on, after the classes that `architectures` names, with those that Optimum would load for each task.
-        attn_implementation: Which of its attention implementations a model has, as for `from_pretrained`.
-
-    Yields:
-        The models, each made when it is asked for; those that cannot be made are left out.
-
-    Raises:
-        PackageError: The config can't be read or names no class that is installed.
+    Those of the classes in `architectures` come first, then with `tasks` those that Optimum loads for each task; what
+    can't be made is left out. Raises PackageError if that is all, or the config can't be read.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}

@@ -1,7 +1,5 @@
 """ONNX files without their weights: read, rewritten, renamed and cut, field by field."""
 
-from typing import TYPE_CHECKING
-
 from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
@@ -20,7 +18,7 @@ from optimum_htp.onnxfile.model import (
     split_body_path,
 )
 from optimum_htp.onnxfile.reading import read_content, read_model
-from optimum_htp.onnxfile.renaming import rename_initializers, tensor_names, undo_renames
+from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
 from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
 from optimum_htp.onnxfile.shapes import tensor_types
@@ -28,10 +26,6 @@ from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.stamp import FileStamp
-from optimum_htp.onnxfile.tensors import TensorField, rewrite_part, rewrite_tensors
+from optimum_htp.onnxfile.tensors import TensorField, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, element_type
-from optimum_htp.onnxfile.wire import pieces_length, release_pages
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Piece
+from optimum_htp.onnxfile.wire import Piece, pieces_length, release_pages

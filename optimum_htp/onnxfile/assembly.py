@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.model import Value
-from optimum_htp.onnxfile.wire import encode_message, encode_varint, message_pieces
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.spans import ModelSpans, Span
-    from optimum_htp.onnxfile.wire import Piece
+from optimum_htp.onnxfile.spans import ModelSpans, Span
+from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, last_fields, message_pieces
 
 
 def encode_entry(key: str, value: str) -> bytes:
     """A `StringStringEntryProto`, as metadata and the places of external data are."""
     return encode_message(schema.ENTRY_KEY, key.encode()) + encode_message(schema.ENTRY_VALUE, value.encode())
+
+
+def read_entry(data: Data, start: int, end: int) -> tuple[bytes, bytes]:
+    """The key and the value of a `StringStringEntryProto`."""
+    entry = last_fields(data, start, end, schema.KEY_AND_VALUE)
+    key, value = (data[slice(*entry.get(tag >> 3, (0, 0)))] for tag in (schema.ENTRY_KEY, schema.ENTRY_VALUE))
+    return key, value
 
 
 def encode_value(value: Value) -> bytes:

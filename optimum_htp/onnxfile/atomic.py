@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from optimum_htp.onnxfile.splice import copy_range
 
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -26,9 +23,6 @@ def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
     Args:
         target: The file to create, which must not exist; its directory is created if need be.
         mode: Permission bits of the new file, before the process's umask.
-
-    Raises:
-        OSError: As the system says it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | _FLAGS, mode)
@@ -53,9 +47,6 @@ def replacing(target: Path, *, mode: int) -> Iterator[int]:
     Args:
         target: The file to create or replace; not a symbolic link.
         mode: Permission bits of the new file.
-
-    Raises:
-        OSError: As the system says it.
     """
     temporary = target.parent / f".optimum-htp-{secrets.token_hex(8)}.tmp"
     descriptor, named = -1, False

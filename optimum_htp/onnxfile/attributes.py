@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.limits import MAX_BODY_NAME_BYTES, max_items
-from optimum_htp.onnxfile.wire import WireError, fields
+from optimum_htp.onnxfile.wire import Data, WireError, fields
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from optimum_htp.onnxfile.wire import Data
-
-    Field: TypeAlias = tuple[int, int, int, int]
-    Body: TypeAlias = tuple[str, Field]
+Field: TypeAlias = tuple[int, int, int, int]
+Body: TypeAlias = tuple[str, Field]
 
 
 _SHORT_ATTRIBUTE_BYTES = 128
 
 
 def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple[list[Body], list[Field]] | None:
-    """Returns the bodies and the tensors in an attribute; None where it has neither, as most, which `plain` collects.
-
-    Raises:
-        WireError: If it has a graph but no name that can stand in a path, or is not a valid message.
-    """
+    """Returns the bodies and the tensors in an attribute; None where it has neither, as most, which `plain` collects."""
     short = data[start:end] if end - start <= _SHORT_ATTRIBUTE_BYTES else b""
     if short in plain:
         return None
-    name_first = name_stop = start
+    name_span = (start, start)
     graphs: list[Field] = []
     tensors: list[Field] = []
     for field in fields(data, start, end, schema.ATTRIBUTE_FIELDS):
         tag = field[0]
         if tag == schema.ATTRIBUTE_NAME:
-            _, _, name_first, name_stop = field
+            name_span = field[2:]
         elif tag in schema.ATTRIBUTE_GRAPH_TAGS:
             graphs.append(field)
             if len(graphs) > max_items(end - start):
@@ -49,9 +40,9 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
         return None
     if not graphs:
         return [], tensors
-    name = path_name(data, name_first, name_stop, MAX_BODY_NAME_BYTES)
+    name = path_name(data, *name_span, MAX_BODY_NAME_BYTES)
     if not name or not name.isprintable() or "/" in name:
-        raise WireError(f"{name!r} cannot be the name of an attribute with a graph", name_first)
+        raise WireError(f"{name!r} cannot be the name of an attribute with a graph", name_span[0])
     lists = [field for field in graphs if field[0] == schema.ATTRIBUTE_GRAPHS]
     single = [field for field in graphs if field[0] == schema.ATTRIBUTE_G]
     if len(single) > 1:
@@ -62,11 +53,7 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
 
 
 def path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:
-    """Returns a name that becomes a part of graph paths.
-
-    Raises:
-        WireError: If it is longer than `longest_bytes` or not UTF-8.
-    """
+    """Returns a name that becomes a part of graph paths, if it is UTF-8 of at most `longest_bytes`."""
     if stop - first > longest_bytes:
         raise WireError(f"a function or attribute has a name of {stop - first} bytes", first)
     try:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from optimum_htp.onnxfile.model import Graph, OnnxModel
+from optimum_htp.onnxfile.model import Graph, OnnxModel
 
 
 def graph_digest(model: OnnxModel) -> str:

@@ -18,16 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel, split_body_path
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    NodeKey: TypeAlias = tuple[str, int]
-    TensorKey: TypeAlias = tuple[str, str]
+NodeKey: TypeAlias = tuple[str, int]
+TensorKey: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +59,18 @@ class Edges:
         self._defined: dict[str, set[str]] = {}
         self._around: dict[str, str | None] = {}
         for path, graph in model.graphs():
-            holder = split_body_path(path)
-            self._around[path] = holder[0] if holder is not None else None
-            self._defined[path] = _given(graph)
-            for index, node in enumerate(graph.nodes):
-                self.producers.update({(path, name): (path, index) for name in node.outputs if name})
-                self._defined[path].update(node.outputs)
-        for (path, index), node in model.nodes():
+            around = split_body_path(path)
+            self._around[path] = around[0] if around is not None else None
+            self._defined[path] = _given(graph).union(*(node.outputs for node in graph.nodes))
+        for key, node in model.nodes():
+            self.producers.update({(key[0], name): key for name in node.outputs if name})
             for slot, name in enumerate(node.inputs):
-                self._add(path, name, Use(path, index, slot))
+                self._add(key[0], name, Use(*key, slot))
         for path, graph in model.graphs():
-            holder = split_body_path(path)
-            if holder is not None:
-                use = Use(holder[0], holder[1], None)
+            around = split_body_path(path)
+            if around is not None:
                 for value in graph.outputs:
-                    self._add(path, value.name, use)
+                    self._add(path, value.name, Use(around[0], around[1], None))
 
     def find(self, graph: str, name: str) -> TensorKey | None:
         """The tensor that a name means in the graph with this path; None where nothing is called so."""
@@ -97,14 +91,14 @@ def reads(node: Node) -> Iterator[str]:
     """The names of the tensors that a node consumes, those that its bodies take from around it included."""
     yield from filter(None, node.inputs)
     for _, body in node.bodies:
-        inside = _given(body).union(*(inner.outputs for inner in body.nodes))
+        defined = _given(body).union(*(inner.outputs for inner in body.nodes))
         for inner in body.nodes:
-            yield from (name for name in reads(inner) if name not in inside)
-        yield from (value.name for value in body.outputs if value.name not in inside)
+            yield from (name for name in reads(inner) if name not in defined)
+        yield from (value.name for value in body.outputs if value.name not in defined)
 
 
 def _given(graph: Graph) -> set[str]:
-    """The names that a graph defines without a node."""
+    """The names of a graph's inputs and initializers."""
     return {value.name for value in graph.inputs} | {tensor.name for tensor in graph.initializers}
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(slots=True)
@@ -22,7 +18,7 @@ class Node:
         inputs: Names of the tensors it consumes; empty for an optional input that is not given.
         outputs: Names of the tensors it produces; empty for an output that is not wanted.
         metadata: Its `metadata_props`; of a repeated key, the last.
-        bodies: The graphs in its attributes: the attribute's name (for the i-th of a list, `name[i]`) and the graph.
+        bodies: The graphs in its attributes, by the attribute's name (for the i-th of a list, `name[i]`).
         repeated_keys: The keys that are in its `metadata_props` more than once.
     """
 
@@ -59,12 +55,12 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A tensor that is stored with the model; its content is not read.
+    """A tensor of the model's weights; its content is not read.
 
     Attributes:
         name: The tensor's name. For a sparse one, the name of its values.
         data_type: ONNX's number of the element type.
-        dims: Its shape. For a sparse one, that of the tensor it stands for.
+        dims: Its shape; for a sparse one, the dense shape.
         location: Where the content is, relative to the model's directory and as written; None if in the ONNX file.
         offset: Bytes from the start of `location` to the content.
         length: Bytes of content in `location`; None where it is not said.
@@ -208,7 +204,7 @@ def node_id(node: Node, index: int) -> str:
 
 
 def external_data_files(model: OnnxModel) -> set[str]:
-    """Returns the locations, as written, of all tensors that are stored outside the ONNX file, in any graph."""
+    """Returns the locations, as written, of all tensors whose content is outside the ONNX file, in any graph."""
     return {
         tensor.location
         for _, graph in model.graphs()

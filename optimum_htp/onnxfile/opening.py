@@ -6,17 +6,11 @@ import contextlib
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from optimum_htp.errors import OnnxFileError
-from optimum_htp.onnxfile.wire import WireError
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from optimum_htp.onnxfile.wire import Data
+from optimum_htp.onnxfile.wire import Data, WireError
 
 
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
@@ -24,11 +18,7 @@ _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[tuple[int, mmap.mmap]]:
-    """Gives a file's descriptor and content, and names the file in what goes wrong in the block.
-
-    Raises:
-        OnnxFileError: If the file can't be read, or the block raises `WireError`.
-    """
+    """Gives a file's descriptor and content; a `WireError` in the block becomes an `OnnxFileError` as in `wire_errors`."""
     with contextlib.ExitStack() as stack:
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
@@ -48,16 +38,12 @@ def mapped(path: Path) -> Iterator[tuple[int, mmap.mmap]]:
 
 @contextlib.contextmanager
 def wire_errors(path: Path, data: Data = b"") -> Iterator[None]:
-    """Names the file in what goes wrong in the block, and by its content what it is instead of an ONNX model.
-
-    Raises:
-        OnnxFileError: If the block raises `WireError`.
-    """
+    """Makes a `WireError` in the block an `OnnxFileError`, which says what the file is if it is known not to be ONNX."""
     try:
         yield
     except WireError as error:
-        known = _other_format(data[:64])
-        message = f"this is {known}" if known else f"not a valid ONNX file: {error.message}"
+        other = _other_format(data[:64])
+        message = f"this is {other}" if other else f"not a valid ONNX file: {error.message}"
         raise OnnxFileError(message, path=path, offset=error.offset) from error
 
 

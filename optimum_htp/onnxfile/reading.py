@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.attributes import path_name, scan_attribute
+from optimum_htp.onnxfile.attributes import Body, Field, path_name, scan_attribute
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_ITEMS, max_items
 from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
 from optimum_htp.onnxfile.opening import mapped, wire_errors
-from optimum_htp.onnxfile.wire import WireError, fields, last_fields, read_varint, release_pages, signed, signed32
+from optimum_htp.onnxfile.wire import (
+    Data,
+    WireError,
+    fields,
+    last_fields,
+    read_varint,
+    release_pages,
+    signed,
+    signed32,
+)
 
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from optimum_htp.onnxfile.attributes import Body, Field
-    from optimum_htp.onnxfile.wire import Data
-
-    _Shape: TypeAlias = list[int | str | None] | None
+_Shape: TypeAlias = list[int | str | None] | None
 
 
 def read_model(path: str | Path) -> OnnxModel:
     """Reads what an ONNX file says, without its weights.
 
     Training graphs and the default values of functions' attributes are left out, as they are from every rewrite.
-
-    Args:
-        path: The file.
 
     Raises:
         OnnxFileError: If the file is missing, unreadable or not an ONNX model.
@@ -40,15 +40,7 @@ def read_model(path: str | Path) -> OnnxModel:
 
 
 def read_content(content: bytes, *, path: Path) -> OnnxModel:
-    """Reads what the bytes of an ONNX file say, as `read_model` does.
-
-    Args:
-        content: The file's bytes.
-        path: Where they are going to be.
-
-    Raises:
-        OnnxFileError: If they are not an ONNX model.
-    """
+    """Reads what the bytes of an ONNX file, which is going to be at `path`, say, as `read_model` does."""
     with wire_errors(path, content):
         return _Reader(content).model(path)
 
@@ -242,11 +234,11 @@ class _Reader:
                 raise WireError("the dimensions of a tensor are not integers", at)
         if not is_external:
             return Initializer(name, data_type, tuple(dims))
-        numbers = [where.get(key) for key in ("offset", "length")]
-        if not where.get("location") or any(number is not None and not _is_size(number) for number in numbers):
+        sizes = {key: where[key] for key in ("offset", "length") if key in where}
+        if not where.get("location") or not all(map(_is_size, sizes.values())):
             raise WireError(f"the external tensor {name!r} has no valid location, offset and length: {where}", start)
-        offset, length = (None if number is None else int(number) for number in numbers)
-        return Initializer(name, data_type, tuple(dims), where["location"], offset or 0, length)
+        length = int(sizes["length"]) if "length" in sizes else None
+        return Initializer(name, data_type, tuple(dims), where["location"], int(sizes.get("offset", 0)), length)
 
     def dims(self, dims: list[int], tag: int, first: int, stop: int) -> None:
         """Adds what one field says about the shape: one dimension (`first` itself), or packed ones."""
@@ -276,7 +268,7 @@ class _Reader:
         return replace(values or Initializer(), dims=tuple(dims))
 
     def value(self, start: int, end: int) -> Value:
-        """Reads a value; parts of its type that stand in several pieces are put together, as protobuf does."""
+        """Reads a value; a type that is given in several pieces is put together, as protobuf does."""
         name, elem_type, shape = "", 0, None
         for tag, _, first, stop in fields(self.data, start, end, schema.NAME_AND_TYPE):
             if tag == schema.VALUE_NAME:
@@ -310,19 +302,19 @@ class _Reader:
         return size
 
     def opset_import(self, start: int, end: int) -> tuple[str, int]:
-        found = last_fields(self.data, start, end, schema.DOMAIN_AND_VERSION)
-        return self.text(*found[1]) if 1 in found else "", signed(found[2][0]) if 2 in found else 0
+        import_fields = last_fields(self.data, start, end, schema.DOMAIN_AND_VERSION)
+        domain, version = import_fields.get(1, (start, start)), import_fields.get(2, (0, 0))
+        return self.text(*domain), signed(version[0])
 
     def entry(self, entries: dict[str, str], start: int, end: int) -> str:
         """Adds a key and its value, and returns the key."""
         encoded = self.data[start:end]
-        known = self.entries.get(encoded)
-        if known is None:
-            found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
-            known = tuple(self.text(*found[number]) if number in found else "" for number in (1, 2))
-            self.entries[encoded] = known
-        entries[known[0]] = known[1]
-        return known[0]
+        if encoded not in self.entries:
+            spans = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
+            self.entries[encoded] = tuple(self.text(*spans.get(field, (start, start))) for field in (1, 2))
+        key, value = self.entries[encoded]
+        entries[key] = value
+        return key
 
 
 def _is_size(text: str) -> bool:

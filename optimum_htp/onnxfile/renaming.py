@@ -10,28 +10,15 @@ import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optimum_htp.errors import OnnxFileError, writing
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.atomic import replacing
-from optimum_htp.onnxfile.attributes import scan_attribute
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.wire import encode_message, fields, release_pages
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
-
-
-_NAME_TAGS = {
-    schema.GRAPH_INITIALIZER: schema.TENSOR_NAME,
-    schema.GRAPH_VALUE_INFO: schema.VALUE_NAME,
-    schema.GRAPH_QUANTIZATION: schema.QUANTIZATION_TENSOR_NAME,
-}
+from optimum_htp.onnxfile.walk import Walk
 
 
 def tensor_names(model: OnnxModel) -> set[str]:
@@ -41,6 +28,16 @@ def tensor_names(model: OnnxModel) -> set[str]:
         names.update(value.name for value in (*graph.inputs, *graph.outputs))
         names.update(tensor.name for tensor in graph.initializers)
         names.update(name for node in graph.nodes for name in (*node.inputs, *node.outputs))
+    return names
+
+
+def renamable_initializers(model: OnnxModel) -> set[str]:
+    """The initializers that are the only tensor of their name in the whole file, and no graph's input or output."""
+    counts = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
+    names = {name for name, count in counts.items() if count == 1}
+    for _, graph in model.graphs():
+        names.difference_update(value.name for value in (*graph.inputs, *graph.outputs))
+        names.difference_update(*(node.outputs for node in graph.nodes))
     return names
 
 
@@ -61,7 +58,16 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
     encoded = {old.encode(): new.encode() for old, new in names.items()}
     target = Path(os.path.realpath(path if destination is None else destination))
     with mapped(path) as (source, data), writing(target, needed_bytes=len(data)):
-        splice = _Renamer(data, encoded).model()
+
+        def rename(start: int, end: int) -> Splice | None:
+            new = encoded.get(data[start:end])
+            if new is None:
+                return None
+            splice = Splice(start)
+            splice.cut(start, end)
+            return splice.finish(end, new)
+
+        splice = Walk(data, schema.INITIALIZER_NAMES, {"name": rename}).message("model", 0, len(data))
         if splice is None:
             return
         with replacing(target, mode=stat.S_IMODE(os.fstat(source).st_mode)) as descriptor:
@@ -80,19 +86,17 @@ def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
     """
     if not renamed:
         return False
-    stored = {tensor.name for _, graph in read_model(path).graphs() for tensor in graph.initializers}
-    names = {new: old for new, old in renamed.items() if new in stored}
+    initializers = {tensor.name for _, graph in read_model(path).graphs() for tensor in graph.initializers}
+    names = {new: old for new, old in renamed.items() if new in initializers}
     rename_initializers(path, names)
     return bool(names)
 
 
 def _check(model: OnnxModel, names: Mapping[str, str]) -> None:
-    stored = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
-    fixed = {value.name for _, graph in model.graphs() for value in (*graph.inputs, *graph.outputs)}
-    fixed |= {name for _, graph in model.graphs() for node in graph.nodes for name in node.outputs}
+    renamable = renamable_initializers(model)
     taken = tensor_names(model) - set(names)
     for old, new in names.items():
-        if old in fixed or stored[old] != 1:
+        if old not in renamable:
             raise OnnxFileError(
                 f"{old!r} is not just the name of one initializer, so it can't be renamed", path=model.path
             )
@@ -100,56 +104,3 @@ def _check(model: OnnxModel, names: Mapping[str, str]) -> None:
             raise OnnxFileError(f"{old!r} can't be renamed to {new!r}, which is in use", path=model.path)
     if len(set(names.values())) != len(names):
         raise OnnxFileError("two tensors can't be renamed to the same name", path=model.path)
-
-
-class _Renamer:
-    """Describes the file that a mapped one becomes with other names of initializers."""
-
-    def __init__(self, data: Data, names: Mapping[bytes, bytes]) -> None:
-        self.data = data
-        self.names = names
-
-    def model(self) -> Splice | None:
-        splice = Splice(0)
-        for tag, at, first, stop in fields(self.data, 0, len(self.data)):
-            if tag == schema.MODEL_GRAPH:
-                splice.replace(tag, (at, first, stop), self.graph(first, stop))
-        return splice.finish(len(self.data))
-
-    def graph(self, start: int, end: int) -> Splice | None:
-        splice = Splice(start)
-        released = start
-        for tag, at, first, stop in fields(self.data, start, end):
-            released = release_pages(self.data, stop, released)
-            if tag in _NAME_TAGS:
-                splice.replace(tag, (at, first, stop), self.named(first, stop, _NAME_TAGS[tag]))
-            elif tag == schema.GRAPH_NODE:
-                splice.replace(tag, (at, first, stop), self.node(first, stop))
-        return splice.finish(end)
-
-    def node(self, start: int, end: int) -> Splice | None:
-        splice = Splice(start)
-        for tag, at, first, stop in fields(self.data, start, end):
-            if tag == schema.NODE_INPUT:
-                self.name(splice, tag, (at, first, stop))
-            elif tag == schema.NODE_ATTRIBUTE:
-                bodies, _ = scan_attribute(self.data, first, stop, set()) or ((), ())
-                inner = Splice(first)
-                for _, (body_tag, body_at, body_first, body_stop) in bodies:
-                    inner.replace(body_tag, (body_at, body_first, body_stop), self.graph(body_first, body_stop))
-                splice.replace(tag, (at, first, stop), inner.finish(stop))
-        return splice.finish(end)
-
-    def named(self, start: int, end: int, name_tag: int) -> Splice | None:
-        splice = Splice(start)
-        for tag, at, first, stop in fields(self.data, start, end):
-            if tag == name_tag:
-                self.name(splice, tag, (at, first, stop))
-        return splice.finish(end)
-
-    def name(self, splice: Splice, tag: int, span: tuple[int, int, int]) -> None:
-        at, first, stop = span
-        new = self.names.get(self.data[first:stop])
-        if new is not None:
-            splice.cut(at, stop)
-            splice.paste([encode_message(tag, new)])

@@ -5,26 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.assembly import encode_entry
+from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.atomic import replacing
-from optimum_htp.onnxfile.attributes import path_name, scan_attribute
+from optimum_htp.onnxfile.attributes import Body, path_name, scan_attribute
 from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import body_path, function_path
 from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.wire import WireError, encode_message, fields, last_fields, release_pages
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from optimum_htp.onnxfile.attributes import Body
-    from optimum_htp.onnxfile.wire import Data, Piece
+from optimum_htp.onnxfile.wire import Data, Piece, WireError, encode_message, fields, last_fields, release_pages
 
 
 def rewrite_metadata(
@@ -42,7 +36,7 @@ def rewrite_metadata(
 
     Args:
         path: The ONNX file; where it is a symbolic link, the file it points to.
-        nodes: New entries by graph path (as `OnnxModel.graphs` gives it) and the node's position in that graph.
+        nodes: New entries by graph path (as `OnnxModel.graphs` gives it) and the node's index in that graph.
         owned: Whether a metadata key is one to remove.
         model: The model's new entries.
         destination: Where to write; None replaces the file. Either is atomic.
@@ -83,16 +77,7 @@ def rewritten_content(
 ) -> Iterator[bytes | memoryview]:
     """What `rewrite_metadata` makes of a file, for one that is still in memory: the new file in pieces, none a copy.
 
-    Args:
-        content: The file's bytes.
-        path: Where they are going to be, for errors.
-        nodes: As for `rewrite_metadata`.
-        owned: As for `rewrite_metadata`.
-        model: As for `rewrite_metadata`.
-
-    Raises:
-        OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
-        ModelTooLargeError: If the result would be longer than protobuf allows.
+    `path` is where the file is going to be, for errors; the other arguments and the errors are the same.
     """
     with wire_errors(path, content):
         splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
@@ -114,19 +99,14 @@ class _Rewriter:
     """Describes the file that a mapped one becomes with other metadata."""
 
     def __init__(
-        self,
-        data: Data,
-        *,
-        nodes: Mapping[tuple[str, int], Mapping[str, str]],
-        owned: Callable[[str], bool],
+        self, data: Data, *, nodes: Mapping[tuple[str, int], Mapping[str, str]], owned: Callable[[str], bool]
     ) -> None:
         self.data = data
         self.remaining = dict(nodes)
-        self.owned = owned
+        self.is_owned = cache(lambda key: owned(key.decode(errors="replace")))
+        self.field = cache(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
         self.released = 0
-        self.is_owned: dict[bytes, bool] = {}
         self.plain: set[bytes] = set()
-        self.encoded: dict[tuple[int, str, str], bytes] = {}
 
     def model(self, entries: Mapping[str, str]) -> Splice | None:
         """Returns the new file, None where it is the same as the old one."""
@@ -148,15 +128,15 @@ class _Rewriter:
         if not has_graph:
             raise WireError("it has no graph", 0)
         if self.remaining:
-            path, position = next(iter(self.remaining))
+            path, index = next(iter(self.remaining))
             where = f"the graph {path!r}" if path else "the main graph"
-            raise WireError(f"there is no node {position} in {where}: was the file changed since it was read?", 0)
+            raise WireError(f"there is no node {index} in {where}: was the file changed since it was read?", 0)
         return splice.finish(end, self.encode(schema.MODEL_METADATA, entries))
 
     def function_path(self, start: int, end: int) -> str:
-        found = last_fields(self.data, start, end, schema.FUNCTION_IDENTITY)
+        identity = last_fields(self.data, start, end, schema.FUNCTION_IDENTITY)
         domain, name, overload = (
-            path_name(self.data, *found.get(tag >> 3, (start, start)), MAX_FUNCTION_NAME_BYTES)
+            path_name(self.data, *identity.get(tag >> 3, (start, start)), MAX_FUNCTION_NAME_BYTES)
             for tag in (schema.FUNCTION_DOMAIN, schema.FUNCTION_NAME, schema.FUNCTION_OVERLOAD)
         )
         return function_path(domain, name, overload)
@@ -166,15 +146,15 @@ class _Rewriter:
         if depth > MAX_BODY_DEPTH:
             raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
         splice = Splice(start)
-        position = 0
+        index = 0
         for tag, at, first, stop in fields(self.data, start, end, {node_tag >> 3: node_tag & 7}):
             self.released = release_pages(self.data, stop, self.released)
             if tag == node_tag:
-                splice.replace(tag, (at, first, stop), self.node(first, stop, path, position, depth))
-                position += 1
+                splice.replace(tag, (at, first, stop), self.node(first, stop, path, index, depth))
+                index += 1
         return splice.finish(end)
 
-    def node(self, start: int, end: int, path: str, position: int, depth: int) -> Splice | None:
+    def node(self, start: int, end: int, path: str, index: int, depth: int) -> Splice | None:
         data = self.data
         splice = Splice(start)
         for tag, at, first, stop in fields(data, start, end, schema.NODE_FIELDS):
@@ -184,10 +164,10 @@ class _Rewriter:
             elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)
                 if attribute is not None and attribute[0]:
-                    content = self.bodies(attribute[0], (first, stop), body_path(path, position, ""), depth)
+                    content = self.bodies(attribute[0], (first, stop), body_path(path, index, ""), depth)
                     splice.replace(tag, (at, first, stop), content)
-        entries = self.remaining.pop((path, position), None)
-        return splice.finish(end, self.encode(schema.NODE_METADATA, entries) if entries else b"")
+        entries = self.remaining.pop((path, index), {})
+        return splice.finish(end, self.encode(schema.NODE_METADATA, entries))
 
     def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, depth: int) -> Splice | None:
         """Returns the new content of an attribute, whose bodies have paths that start with `path`."""
@@ -199,19 +179,8 @@ class _Rewriter:
 
     def is_ours(self, start: int, end: int) -> bool:
         """Whether the metadata entry in this span has a key that the caller owns."""
-        found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
-        key = self.data[slice(*found[1])] if 1 in found else b""
-        known = self.is_owned.get(key)
-        if known is None:
-            known = self.is_owned[key] = self.owned(key.decode(errors="replace"))
-        return known
+        return self.is_owned(read_entry(self.data, start, end)[0])
 
     def encode(self, tag: int, entries: Mapping[str, str]) -> bytes:
-        """Returns metadata entries as fields; the same entry is encoded once, as many nodes share a tag."""
-        encoded = []
-        for key, value in entries.items():
-            field = self.encoded.get((tag, key, value))
-            if field is None:
-                field = self.encoded[tag, key, value] = encode_message(tag, encode_entry(key, value))
-            encoded.append(field)
-        return b"".join(encoded)
+        """Returns metadata entries as fields; many nodes share a tag, so each entry is encoded once."""
+        return b"".join(self.field(tag, key, value) for key, value in entries.items())

@@ -63,17 +63,31 @@ DOMAIN_AND_VERSION = _schema(OPSET_DOMAIN, OPSET_VERSION)  # OperatorSetIdProto
 KEY_AND_VALUE = _schema(ENTRY_KEY, ENTRY_VALUE)  # StringStringEntryProto
 CONTENT_FIELDS = _schema(TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA, TENSOR_DATA_LOCATION)  # TensorProto
 
-LEADS: dict[str, dict[int, str]] = {
+_BODIES = dict.fromkeys(ATTRIBUTE_GRAPH_TAGS, "graph")
+
+LEADS = {
     "model": {MODEL_GRAPH: "graph", MODEL_TRAINING: "training", MODEL_FUNCTION: "function"},
     "training": {TRAINING_INITIALIZATION: "graph", TRAINING_ALGORITHM: "graph"},
     "graph": {GRAPH_NODE: "node", GRAPH_INITIALIZER: "tensor", GRAPH_SPARSE_INITIALIZER: "sparse"},
     "function": {FUNCTION_NODE: "node"},
     "node": {NODE_ATTRIBUTE: "attribute"},
     "attribute": {
+        **_BODIES,
         **dict.fromkeys((ATTRIBUTE_T, ATTRIBUTE_TENSORS), "tensor"),
-        **dict.fromkeys((ATTRIBUTE_G, ATTRIBUTE_GRAPHS), "graph"),
         **dict.fromkeys((ATTRIBUTE_SPARSE_TENSOR, ATTRIBUTE_SPARSE_TENSORS), "sparse"),
     },
     "sparse": {SPARSE_VALUES: "tensor", SPARSE_INDICES: "tensor"},
 }
 """By message, the fields that lead to tensors, and the message in them."""
+
+INITIALIZER_NAMES = {
+    "model": {MODEL_GRAPH: "graph"},  # a function's graph has no initializers and sees none
+    "graph": {**LEADS["graph"], GRAPH_VALUE_INFO: "value", GRAPH_QUANTIZATION: "quantization"},
+    "node": {NODE_INPUT: "name", NODE_ATTRIBUTE: "attribute"},
+    "attribute": _BODIES,
+    "sparse": {SPARSE_VALUES: "tensor"},
+    "tensor": {TENSOR_NAME: "name"},
+    "value": {VALUE_NAME: "name"},
+    "quantization": {QUANTIZATION_TENSOR_NAME: "name"},
+}
+"""By message, the fields that lead to the names of initializers."""

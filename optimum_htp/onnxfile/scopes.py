@@ -26,14 +26,14 @@ class Scope:
         graph: The graph.
         order: The indices of its nodes, producers before consumers.
         constants: Names of its nodes' outputs that depend on nothing but initializers.
-        stored: Names of its initializers.
+        initializers: Names of its initializers.
     """
 
     path: str
     graph: Graph
     order: tuple[int, ...]
     constants: frozenset[str]
-    stored: frozenset[str]
+    initializers: frozenset[str]
 
 
 def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
@@ -48,15 +48,16 @@ def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
     parts = path.split("/") if path else []
     scopes: list[Scope] = []
     known: set[str] = set()
-    for name in ("", *("/".join(parts[: index + 1]) for index in range(len(parts)))):
+    for depth in range(len(parts) + 1):
+        name = "/".join(parts[:depth])
         graph = graphs[name]
-        stored = frozenset(tensor.name for tensor in graph.initializers)
-        known |= stored
+        initializers = frozenset(tensor.name for tensor in graph.initializers)
+        known |= initializers
         constants: set[str] = set()
         order = topological_order(graph.nodes)
         for node in (graph.nodes[index] for index in order):
             if node.op_type not in _NEVER_CONSTANT and known.issuperset(reads(node)):
                 constants.update(node.outputs)
                 known.update(node.outputs)
-        scopes.append(Scope(name, graph, order, frozenset(constants) - {""}, stored))
+        scopes.append(Scope(name, graph, order, frozenset(constants) - {""}, initializers))
     return tuple(scopes)

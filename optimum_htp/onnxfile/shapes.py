@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, encode_value, graph_pieces
@@ -28,11 +28,10 @@ from optimum_htp.onnxfile.model import Node, Value
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile.types import element_type
-from optimum_htp.onnxfile.wire import encode_message, encode_varint, fields, release_pages
+from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, release_pages
 
 
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
+Size: TypeAlias = int | str | None
 
 _SMALL_TENSOR_BYTES = 4096
 # Operators of ONNX Runtime whose output has the shape of the first input.
@@ -48,6 +47,7 @@ _RANK_KEPT = frozenset(
     "ReduceMean".split()
 )
 _MAX_ROUNDS = 64
+_FUNCTIONS = ("floor", "ceiling", "Max", "Min", "Mod", "[0-9]+")
 _STRANGE = "unk__"  # what ONNX's inference calls a size that it has no symbol for
 
 
@@ -56,15 +56,14 @@ def tensor_types(
 ) -> dict[str, Value]:
     """What is known of the tensors of a graph and of those around it, by name.
 
+    A dynamic axis has its symbol or what is computed from symbols (`past + sequence_length`), which tensors of equal size
+    share, or None; symbols that begin with `unk__` are not the file's own.
+
     Args:
         data: The file.
         model: Where its parts are.
         scopes: The graphs from the main graph to the one in question.
         spans: Where the parts of each of them are.
-
-    Returns:
-        Types by name. A dynamic axis has its symbol or what is computed from symbols (`past + sequence_length`), which
-        tensors of equal size share, or None; symbols that begin with `unk__` are not the file's own.
     """
     head = b"".join(data[slice(*span)] for span in model.head)
     head += b"".join(encode_message(schema.MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
@@ -72,23 +71,18 @@ def tensor_types(
     weights: dict[str, Value] = {}
     outer: dict[str, Span] = {}
     for scope, parts in zip(scopes, spans, strict=True):
-        made = {name for node in scope.graph.nodes for name in node.outputs}
-        known = {name: value for name, value in known.items() if name not in made}
+        produced = {name for node in scope.graph.nodes for name in node.outputs}
+        known = {name: value for name, value in known.items() if name not in produced}
         known.update({value.name: value for value in scope.graph.inputs if value.elem_type})
-        outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in made)
-        # Inference of ONNX's own takes a sparse initializer for a value of another kind; to who reads it, it is a tensor.
-        sparse = [
-            Value(each.name, each.data_type, each.dims)
-            for each in scope.graph.initializers
-            if each.name in parts.sparse
-        ]
-        known |= {value.name: value for value in sparse}
-        given = [*sparse, *(known[name] for name in outside if name in known)]
-        stored = {name: outer[name] for name in outside if name in outer} | dict(parts.tensors)
-        weights |= {
-            tensor.name: Value(tensor.name, tensor.data_type, tensor.dims) for tensor in scope.graph.initializers
-        }
-        known |= _infer(data, head, parts, scope, given, stored, weights)
+        outside = dict.fromkeys(name for node in scope.graph.nodes for name in reads(node) if name not in produced)
+        own = {tensor.name: Value(tensor.name, tensor.data_type, tensor.dims) for tensor in scope.graph.initializers}
+        weights |= own
+        # ONNX's own inference takes a sparse initializer for a value of another kind; for its consumers it is a tensor.
+        sparse = {name: own[name] for name in parts.sparse}
+        known |= sparse
+        given = [*sparse.values(), *(known[name] for name in outside if name in known)]
+        tensors = {name: outer[name] for name in outside if name in outer} | dict(parts.tensors)
+        known |= _infer(data, head, parts, scope, given, tensors, weights)
         for value in scope.graph.outputs:  # what the file says of them, where inference says less
             inferred = known.get(value.name)
             if value.elem_type and (inferred is None or inferred.shape is None):
@@ -103,13 +97,13 @@ def _infer(
     parts: GraphSpans,
     scope: Scope,
     given: Sequence[Value],
-    stored: Mapping[str, Span],
+    tensors: Mapping[str, Span],
     weights: Mapping[str, Value],
 ) -> dict[str, Value]:
     """What is known of the tensors of one graph, given those around it."""
     nodes = [scope.graph.nodes[index] for index in scope.order]
     encoded_nodes = [[data[slice(*parts.nodes[index])]] for index in scope.order]
-    initializers = [[tensor] for tensor in _light_tensors(data, stored.values())]
+    initializers = [[tensor] for tensor in _light_tensors(data, tensors.values())]
     declared = [[data[slice(*span)]] for span in parts.value_infos]
 
     def model(known: Iterable[Value]) -> Any:
@@ -127,8 +121,8 @@ def _infer(
 
     known = _symbolic_inference(model(()), given) | {value.name: value for value in given}
     for _ in range(_MAX_ROUNDS):  # each guess tells ONNX's inference more, which then gets further
-        found = _onnx_inference(model(map(_without_strange_symbols, known.values())))
-        types = found | {name: _merged(value, found.get(name)) for name, value in known.items()}
+        inferred = _onnx_inference(model(map(_without_strange_symbols, known.values())))
+        types = inferred | {name: _merged(value, inferred.get(name)) for name, value in known.items()}
         guesses = list(_guesses(nodes, {**weights, **types}))
         shaped = [value for value in guesses if value.shape is not None]
         missing = [value for value in guesses if value.name not in types]
@@ -152,32 +146,24 @@ def _symbolic_inference(model: Any, given: Iterable[Value]) -> dict[str, Value]:
             inference._infer_impl()
     symbols = {size for value in given for size in value.shape or () if isinstance(size, str)}
     is_ours = re.compile("|".join([*map(re.escape, sorted(symbols, key=len, reverse=True)), *_FUNCTIONS]))
+
+    def marked(size: Size) -> Size:
+        return f"{_STRANGE}{size}" if isinstance(size, str) and re.search(r"\w", is_ours.sub("", size)) else size
+
     types = (_value(proto) for proto in inference.out_mp_.graph.value_info)
-    return {value.name: _with_own_symbols(value, is_ours) for value in types if value.elem_type}
+    return {value.name: _with_sizes(value, marked) for value in types if value.elem_type}
 
 
-_FUNCTIONS = ("floor", "ceiling", "Max", "Min", "Mod", "[0-9]+")
+def _with_sizes(value: Value, change: Callable[[Size], Size]) -> Value:
+    return value if value.shape is None else replace(value, shape=tuple(map(change, value.shape)))
 
 
-def _with_own_symbols(value: Value, is_ours: re.Pattern[str]) -> Value:
-    """Marks axes by a symbol that is not the file's own."""
-    if value.shape is None:
-        return value
-    shape = (
-        f"{_STRANGE}{size}" if isinstance(size, str) and re.search(r"\w", is_ours.sub("", size)) else size
-        for size in value.shape
-    )
-    return replace(value, shape=tuple(shape))
-
-
-def _is_known(size: int | str | None) -> bool:
+def _is_known(size: Size) -> bool:
     return size is not None and not (isinstance(size, str) and size.startswith(_STRANGE))
 
 
 def _without_strange_symbols(value: Value) -> Value:
-    if value.shape is None:
-        return value
-    return replace(value, shape=tuple(size if _is_known(size) else None for size in value.shape))
+    return _with_sizes(value, lambda size: size if _is_known(size) else None)
 
 
 def _merged(value: Value, other: Value | None) -> Value:
@@ -210,7 +196,7 @@ def _onnx_inference(model: Any) -> dict[str, Value]:
 
 def _value(proto: Any) -> Value:
     tensor = proto.type.tensor_type
-    shape: tuple[int | str | None, ...] | None = None
+    shape: tuple[Size, ...] | None = None
     if tensor.HasField("shape"):
         shape = tuple(
             dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
@@ -237,7 +223,7 @@ def _guesses(nodes: Sequence[Node], types: Mapping[str, Value]) -> Iterator[Valu
                 yield known[name]
 
 
-def _guessed_shape(node: Node, known: Mapping[str, Value]) -> tuple[int | str | None, ...] | None:
+def _guessed_shape(node: Node, known: Mapping[str, Value]) -> tuple[Size, ...] | None:
     """The shape of a node's first output, at least how many axes it has; None where that is not known."""
     shapes = [known[name].shape if name in known else None for name in node.inputs if name]
     first = shapes[0]
@@ -256,24 +242,16 @@ def _guessed_shape(node: Node, known: Mapping[str, Value]) -> tuple[int | str | 
 
 
 def _light_tensors(data: Data, spans: Iterable[Span]) -> Iterator[bytes]:
+    """Initializers: small ones as they are, of others type and shape without the content."""
+    kept = (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS, schema.TENSOR_DATA_TYPE, schema.TENSOR_NAME)
+    left_out = encode_message(schema.TENSOR_EXTERNAL_DATA, encode_entry("location", "left-out"))
+    left_out += encode_varint(schema.TENSOR_DATA_LOCATION) + encode_varint(schema.EXTERNAL)
     released = 0
     for span in spans:
-        yield _light_tensor(data, span)
+        parts = list(fields(data, *span))
+        external = any(tag == schema.TENSOR_DATA_LOCATION and first == schema.EXTERNAL for tag, _, first, _ in parts)
+        if span[1] - span[0] <= _SMALL_TENSOR_BYTES and not external:
+            yield data[slice(*span)]
+        else:
+            yield b"".join(data[start:stop] for tag, start, _, stop in parts if tag in kept) + left_out
         released = release_pages(data, span[1], released)
-
-
-def _light_tensor(data: Data, span: Span) -> bytes:
-    """An initializer: as it is where it is small, else its type and shape without its content."""
-    kept = (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS, schema.TENSOR_DATA_TYPE, schema.TENSOR_NAME)
-    parts = list(fields(data, *span))
-    external = any(tag == schema.TENSOR_DATA_LOCATION and first == schema.EXTERNAL for tag, _, first, _ in parts)
-    if span[1] - span[0] <= _SMALL_TENSOR_BYTES and not external:
-        return data[slice(*span)]
-    content = b"".join(data[at:stop] for tag, at, _, stop in parts if tag in kept)
-    entry = encode_entry("location", "left-out")
-    return (
-        content
-        + encode_message(schema.TENSOR_EXTERNAL_DATA, entry)
-        + encode_varint(schema.TENSOR_DATA_LOCATION)
-        + b"\x01"
-    )

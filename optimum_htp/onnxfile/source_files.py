@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.assembly import encode_entry
+from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.wire import encode_message, fields, last_fields
+from optimum_htp.onnxfile.wire import Data, Piece, encode_message, fields
 
 
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data, Piece
+class SourceFiles(ExitStack):
+    """An ONNX file and the files of its weights, mapped, as one long range of bytes: what a splice is made from.
 
-
-class SourceFiles:
-    """An ONNX file and the files of its weights as one long range of bytes: what a splice is made from.
-
-    A context manager, which names the ONNX file in a `WireError` that its block raises. Files are mapped, and copied by
-    the system.
+    A context manager, which names the ONNX file in a `WireError` that its block raises.
 
     Attributes:
         data: The ONNX file.
@@ -38,27 +31,19 @@ class SourceFiles:
     """
 
     def __init__(self, onnx: Path) -> None:
-        self._stack = ExitStack()
-        descriptor, self.data = self._stack.enter_context(mapped(onnx))
+        super().__init__()
+        descriptor, self.data = self.enter_context(mapped(onnx))
         self._files: list[tuple[int, Data]] = [(descriptor, self.data)]
         self._starts = [0, len(self.data)]
-
-    def __enter__(self) -> SourceFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
 
     def add(self, path: Path) -> int:
         """Appends a file to the range, and returns where in the range it starts."""
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            self._stack.callback(os.close, descriptor)
+            self.callback(os.close, descriptor)
             data: Data = b""
             if os.fstat(descriptor).st_size:
-                data = self._stack.enter_context(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+                data = self.enter_context(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError) as error:
             raise PackageError(f"{path}: cannot be read: {error}; fix its permissions") from error
         self._files.append((descriptor, data))
@@ -68,12 +53,9 @@ class SourceFiles:
     def with_metadata(
         self, splice: Splice | None, entries: Mapping[str, str], *, drop: Callable[[str], bool]
     ) -> Splice:
-        """The whole ONNX file with other entries in the metadata of the model.
+        """The whole ONNX file with `entries` added to the metadata of the model, and the keys to `drop` left out.
 
-        Args:
-            splice: What becomes of the rest of the file; None keeps it.
-            entries: Entries to add.
-            drop: Which keys to leave out.
+        `splice` is what becomes of the rest of the file; None keeps it.
         """
         content = Splice(0)
         end = len(self.data)
@@ -98,8 +80,8 @@ class SourceFiles:
         batch: list[Piece] = []
         current = 0
         for piece in pieces:
-            for index, part in self._parts(piece):
-                if index is not None and index != current:
+            for index, part in self._parts(piece, current):
+                if index != current:
                     self._write(batch, current, target)
                     batch, current = [], index
                 batch.append(part)
@@ -120,32 +102,29 @@ class SourceFiles:
         descriptor, data = self._files[index]
         write_pieces(batch, source=descriptor, data=data, target=target)
 
-    def _parts(self, piece: Piece) -> list[tuple[int | None, Piece]]:
-        """A piece as ranges of single files: the index of the file, and the range within it."""
+    def _parts(self, piece: Piece, current: int) -> Iterator[tuple[int, Piece]]:
+        """A piece as ranges of single files: the index of the file, for bytes the current one, and the range within it."""
         if isinstance(piece, bytes):
-            return [(None, piece)]
-        start, stop = piece
-        parts: list[tuple[int | None, Piece]] = []
+            yield current, piece
+            return
         for index, (first, last) in enumerate(pairwise(self._starts)):
-            if max(start, first) < min(stop, last):
-                parts.append((index, (max(start, first) - first, min(stop, last) - first)))
-        return parts
+            start, stop = max(piece[0], first), min(piece[1], last)
+            if start < stop:
+                yield index, (start - first, stop - first)
 
     def metadata_key(self, start: int, end: int) -> str:
         """The key of the metadata entry in this range of the ONNX file."""
-        found = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
-        return self.data[slice(*found[1])].decode(errors="replace") if 1 in found else ""
+        return read_entry(self.data, start, end)[0].decode(errors="replace")
 
 
-def _without(piece: Piece, dropped: list[tuple[int, int]], end: int) -> list[Piece]:
+def _without(piece: Piece, dropped: list[tuple[int, int]], end: int) -> Iterator[Piece]:
     """What is left of a piece when ranges of the ONNX file, which ends at `end`, are taken away."""
     if isinstance(piece, bytes) or piece[0] >= end:
-        return [piece]
-    parts: list[Piece] = []
+        yield piece
+        return
     start, stop = piece
     for first, last in dropped:
-        if first >= stop or last <= start:
-            continue
-        parts.append((start, first))
-        start = last
-    return [*parts, (start, stop)]
+        if first < stop and last > start:
+            yield start, first
+            start = last
+    yield start, stop

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
-from optimum_htp.onnxfile.wire import fields, last_fields, release_pages
+from optimum_htp.onnxfile.wire import Data, fields, last_fields, release_pages
 
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data
 
 Span = tuple[int, int]
 
@@ -52,11 +48,7 @@ class ModelSpans:
 
 
 def model_spans(data: Data) -> ModelSpans:
-    """Walks over a model, which `onnxfile.read_model` has read without complaint.
-
-    Raises:
-        WireError: It is not an ONNX model.
-    """
+    """Walks over a model, which `onnxfile.read_model` has read without complaint."""
     tags = (schema.MODEL_GRAPH, schema.MODEL_FUNCTION, schema.MODEL_METADATA, schema.MODEL_TRAINING)
     apart: dict[int, list[Span]] = {tag: [] for tag in tags}
     head: list[Span] = []
@@ -83,9 +75,8 @@ def graph_spans(data: Data, span: Span) -> GraphSpans:
         elif tag == schema.GRAPH_INITIALIZER:
             tensors[_tensor_name(data, (first, stop))] = (first, stop)
         elif tag == schema.GRAPH_SPARSE_INITIALIZER:
-            values = last_fields(data, first, stop, {schema.SPARSE_VALUES >> 3: 2})
-            if values:
-                sparse[_tensor_name(data, values[schema.SPARSE_VALUES >> 3])] = (first, stop)
+            for values in last_fields(data, first, stop, {schema.SPARSE_VALUES >> 3: 2}).values():
+                sparse[_tensor_name(data, values)] = (first, stop)
         elif tag == schema.GRAPH_VALUE_INFO:
             value_infos.append((first, stop))
     return GraphSpans(tuple(nodes), tensors, sparse, tuple(value_infos))
@@ -113,13 +104,13 @@ def initializer_span(scopes: Sequence[GraphSpans], name: str) -> tuple[Span, boo
 def _body_span(data: Data, node: Span, element: str) -> Span:
     """Where a body of a node is, by the attribute's name, for the i-th of a list `name[i]`."""
     for tag, _, first, stop in fields(data, *node):
-        found = scan_attribute(data, first, stop, set()) if tag == schema.NODE_ATTRIBUTE else None
-        for name, field in found[0] if found is not None else ():
+        attribute = scan_attribute(data, first, stop, set()) if tag == schema.NODE_ATTRIBUTE else None
+        for name, (_, _, body_first, body_stop) in attribute[0] if attribute is not None else ():
             if name == element:
-                return field[2], field[3]
+                return body_first, body_stop
     raise KeyError(element)
 
 
 def _tensor_name(data: Data, span: Span) -> str:
-    found = last_fields(data, *span, {schema.TENSOR_NAME >> 3: 2})
-    return data[slice(*found[schema.TENSOR_NAME >> 3])].decode() if found else ""
+    names = last_fields(data, *span, {schema.TENSOR_NAME >> 3: 2}).values()
+    return next((data[slice(*name)].decode() for name in names), "")

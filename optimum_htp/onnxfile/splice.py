@@ -5,14 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
-from typing import TYPE_CHECKING
 
 from optimum_htp.onnxfile.limits import MAX_LENGTH_BYTES
-from optimum_htp.onnxfile.wire import encode_varint
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data, Piece
+from optimum_htp.onnxfile.wire import Data, Piece, encode_varint
 
 
 _BUFFER_BYTES = 1 << 20
@@ -77,11 +72,7 @@ class Splice:
         self.length_bytes = length_bytes
 
     def finish(self, end: int, addition: bytes = b"") -> Splice | None:
-        """Keeps the rest of the message, up to `end`, and puts `addition` after it.
-
-        Returns:
-            The splice, or None where the message is the same as before.
-        """
+        """Keeps the rest of the message, up to `end`, and puts `addition` after it; None where nothing changed."""
         if not self.pieces and not addition and self._kept == self._start:
             return None
         self.cut(end, end)
@@ -108,14 +99,8 @@ class Splice:
 def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -> None:
     """Writes pieces to a file descriptor, long ranges of the source file without mapping them.
 
-    Args:
-        pieces: What to write, in order.
-        source: Descriptor of the file that the ranges refer to.
-        data: The same file, mapped.
-        target: Descriptor to write to, at its position.
-
-    Raises:
-        OSError: As the system says it.
+    `source` is the descriptor of the file that the ranges refer to and `data` the same file, mapped; `target` is the
+    descriptor to write to, at its position.
     """
     pending: list[bytes] = []
     pending_bytes = 0

@@ -1,27 +1,16 @@
-"""Replace the content of tensors: walk to every tensor of a file, wherever it is, and move its content in or out."""
+"""Replace the content of tensors: find every tensor of a file, wherever it is, and move its content in or out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import count
 
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.assembly import encode_entry
-from optimum_htp.onnxfile.limits import MAX_MESSAGE_DEPTH
+from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.splice import Splice
-from optimum_htp.onnxfile.wire import (
-    WireError,
-    encode_message,
-    encode_varint,
-    fields,
-    last_fields,
-    release_pages,
-)
-
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile.wire import Data, Piece
+from optimum_htp.onnxfile.walk import Walk
+from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +54,20 @@ class TensorField:
         return splice.finish(self.span[1])
 
 
-def rewrite_tensors(data: Data, change: Callable[[TensorField], Splice | None] | None) -> Splice | None:
-    """Describes the ONNX model in `data` with other tensors.
+def rewrite_tensors(
+    data: Data,
+    change: Callable[[TensorField], Splice | None],
+    *,
+    kind: str = "model",
+    span: tuple[int, int] | None = None,
+) -> Splice | None:
+    """Describes an ONNX model, or one message of it, with other tensors.
 
     Args:
         data: The file, which `onnxfile.read_model` has read without complaint.
-        change: Gives the new content of a tensor, None to keep it; None keeps them all.
-
-    Returns:
-        The splice, None where nothing changes.
-
-    Raises:
-        WireError: The file is not an ONNX model.
-    """
-    if change is None:
-        return None
-    return _TensorWalk(data, change).message("model", 0, len(data), 0)
-
-
-def rewrite_part(
-    data: Data, kind: str, span: tuple[int, int], change: Callable[[TensorField], Splice | None]
-) -> Splice | None:
-    """Describes one message of a model with other tensors, as `rewrite_tensors` does for all of it.
-
-    Args:
-        data: The file.
-        kind: What the message is: `"node"`, `"tensor"`, `"sparse"` or `"graph"`.
-        span: Where its content is.
         change: Gives the new content of a tensor, None to keep it.
+        kind: What the message is: `"model"`, `"graph"`, `"node"`, `"tensor"` or `"sparse"`.
+        span: Where its content is; None means all of the file.
 
     Returns:
         The splice, None where nothing changes.
@@ -100,52 +75,28 @@ def rewrite_part(
     Raises:
         WireError: The file is not an ONNX model.
     """
-    return _TensorWalk(data, change).message(kind, *span, 0)
+    positions = count()
+    changes = {"tensor": lambda start, end: change(_tensor(data, start, end, next(positions)))}
+    return Walk(data, schema.LEADS, changes).message(kind, *(span or (0, len(data))))
 
 
-class _TensorWalk:
-    def __init__(self, data: Data, change: Callable[[TensorField], Splice | None]) -> None:
-        self.data = data
-        self.change = change
-        self.count = 0
-        self.released = 0
-
-    def message(self, kind: str, start: int, end: int, depth: int) -> Splice | None:
-        if depth > MAX_MESSAGE_DEPTH:
-            raise WireError(f"messages nested deeper than {MAX_MESSAGE_DEPTH}", start)
-        if kind == "tensor":
-            return self.change(self.tensor(start, end))
-        leads = schema.LEADS[kind]
-        splice = Splice(start)
-        for tag, at, first, stop in fields(self.data, start, end):
-            if tag in leads:
-                splice.replace(tag, (at, first, stop), self.message(leads[tag], first, stop, depth + 1))
-            if kind == "graph":
-                self.released = release_pages(self.data, stop, self.released)
-        return splice.finish(end)
-
-    def tensor(self, start: int, end: int) -> TensorField:
-        name, content, is_external = "", None, False
-        entries: list[tuple[str, str]] = []
-        outside: list[tuple[int, int]] = []
-        inside: list[tuple[int, int]] = []
-        for tag, at, first, stop in fields(self.data, start, end, schema.CONTENT_FIELDS):
-            if tag == schema.TENSOR_NAME:
-                name = self.text(first, stop)
-            elif tag == schema.TENSOR_RAW_DATA:
-                content = (first, stop)
-                inside.append((at, stop))
-            elif tag == schema.TENSOR_EXTERNAL_DATA:
-                found = last_fields(self.data, first, stop, schema.KEY_AND_VALUE)
-                key, value = (self.text(*found[number]) if number in found else "" for number in (1, 2))
-                entries.append((key, value))
-                outside.append((at, stop))
-            elif tag == schema.TENSOR_DATA_LOCATION:
-                is_external = first == schema.EXTERNAL
-                outside.append((at, stop))
-        position, self.count = self.count, self.count + 1
-        cut = sorted(inside + outside) if is_external else inside
-        return TensorField(position, name, is_external, tuple(entries), content, (start, end), tuple(cut))
-
-    def text(self, start: int, stop: int) -> str:
-        return self.data[start:stop].decode(errors="replace")
+def _tensor(data: Data, start: int, end: int, position: int) -> TensorField:
+    name, content, is_external = "", None, False
+    entries: list[tuple[str, str]] = []
+    outside: list[tuple[int, int]] = []
+    inside: list[tuple[int, int]] = []
+    for tag, at, first, stop in fields(data, start, end, schema.CONTENT_FIELDS):
+        if tag == schema.TENSOR_NAME:
+            name = data[first:stop].decode(errors="replace")
+        elif tag == schema.TENSOR_RAW_DATA:
+            content = (first, stop)
+            inside.append((at, stop))
+        elif tag == schema.TENSOR_EXTERNAL_DATA:
+            key, value = read_entry(data, first, stop)
+            entries.append((key.decode(errors="replace"), value.decode(errors="replace")))
+            outside.append((at, stop))
+        elif tag == schema.TENSOR_DATA_LOCATION:
+            is_external = first == schema.EXTERNAL
+            outside.append((at, stop))
+    cut = sorted(inside + outside) if is_external else inside
+    return TensorField(position, name, is_external, tuple(entries), content, (start, end), tuple(cut))

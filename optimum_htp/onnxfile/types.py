@@ -43,14 +43,8 @@ _BITS = (
 
 
 def _kind(name: str) -> str:
-    kinds = {
-        "undefined": "unknown",
-        "string": "string",
-        "bool": "bool",
-        "complex64": "complex",
-        "complex128": "complex",
-    }
-    return kinds.get(name) or ("float" if "float" in name else "integer")
+    kinds = {"undefined": "unknown", "string": "string", "bool": "bool", "complex": "complex", "float": "float"}
+    return next((kind for word, kind in kinds.items() if word in name), "integer")
 
 
 ELEMENT_TYPES = tuple(
@@ -58,7 +52,7 @@ ELEMENT_TYPES = tuple(
 )
 """All of them, by their number."""
 
-NUMBERS = {each.name: each.number for each in ELEMENT_TYPES}
+NUMBERS = {element.name: element.number for element in ELEMENT_TYPES}
 """The number of each type, by its name."""
 
 

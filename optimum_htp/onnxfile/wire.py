@@ -7,17 +7,12 @@ The format is protobuf's: https://protobuf.dev/programming-guides/encoding/.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import TypeAlias
-
-    Data: TypeAlias = mmap.mmap | bytes
-    Piece: TypeAlias = bytes | tuple[int, int]
-
+Data: TypeAlias = mmap.mmap | bytes
+Piece: TypeAlias = bytes | tuple[int, int]
 
 _RELEASE_BYTES = 1 << 24
 _ANY: Mapping[int, int] = {}
@@ -56,11 +51,7 @@ def read_varint(data: Data, position: int) -> tuple[int, int]:
 def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -> Iterator[tuple[int, int, int, int]]:
     """Walks the fields of the message in `data[start:end]`, without looking into any.
 
-    Args:
-        data: The file.
-        start: Where the message starts.
-        end: Where it ends.
-        schema: The wire types of the fields that the caller knows, by number; others are yielded all the same.
+    Fields that are not in `schema`, which has the wire types by number, are yielded all the same.
 
     Yields:
         `(tag, at, first, stop)`: the field's number and wire type as `number << 3 | type`, where the field starts,
@@ -124,13 +115,8 @@ def release_pages(data: Data, position: int, released: int) -> int:
     Looking at one byte of a file can map 2 MiB of it (where the page cache holds large folios), so a walk that only
     skips the weights would seem to hold them all. The pages come back when they are needed.
 
-    Args:
-        data: The file that is walked.
-        position: Where the walk is.
-        released: What the last call returned, at first 0.
-
     Returns:
-        Up to where it was released.
+        Up to where it was released: `released` of the next call, at first 0.
     """
     if position - released < _RELEASE_BYTES:
         return released

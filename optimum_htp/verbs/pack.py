@@ -210,4 +210,4 @@ def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[External
         tensors.append(ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length))
         return field.with_content((starts[path] + offset, starts[path] + offset + length))
 
-    return tensors, rewrite_tensors(files.data, inline if plan.external else None)
+    return tensors, rewrite_tensors(files.data, inline)

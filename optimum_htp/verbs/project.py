@@ -1,7 +1,7 @@
 """`project`: carrying tags to the files that tools made from tagged ones.
 
-What is projected is the tags of the reference, if one is given; else what the package itself says, in the order that
-`package/resolver.py` gives. The report says what it was.
+The tags are those of the reference and nothing else, if one is given; else what the package itself says, in the order of
+`package/resolver.py`. The report says what it was.
 """
 
 from __future__ import annotations
@@ -108,9 +108,6 @@ def project(
             in place.
         overwrite: Write into a file or directory that exists, and replace files of the same names, but not other
             models' external data.
-
-    Returns:
-        How the nodes were tagged, and from what evidence.
 
     Raises:
         HtpError: It is unknown what the nodes came from, or the evidence is of another model, or the output can't be

@@ -48,8 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Where the tags of a file are from, if not from an export: the names of its nodes, or nothing fits.
-_NAMES, _UNKNOWN = "names", "unknown"
+_NAMES, _UNKNOWN = "names", "unknown"  # where the tags of a file are from, if not from an export
 # The directories of a pipeline's export that are not named like the component.
 _COMPONENTS = {"vae_encoder": "vae", "vae_decoder": "vae"}
 _FROM_NAMES = "tagged_from_names"
@@ -98,9 +97,6 @@ def tag(
         trust_remote_code: Run code that comes with the model.
         force: Tag again what an export tagged and the sidecar still describes; the calls are lost then.
         htp_options: What to write in addition to the tags; None means the defaults.
-
-    Returns:
-        How the nodes of each file are tagged, and what else was done.
 
     Raises:
         PackageError: There is no such package, it doesn't say what model it is, or none of its files is an export of
@@ -155,7 +151,7 @@ class _Sources:
         return None if self._model is None else find_source(self._model)
 
     def directory(self, name: str) -> Path:
-        """The directory whose config says what model a file is of; a PackageError if there is none."""
+        """The directory whose config says what model a file is of. Raises PackageError if there is none."""
         part = Path(name).parent
         if self._source is not None:
             top = self._source.directory
@@ -176,14 +172,10 @@ class _Sources:
         for tasks in (False, True):
             key = (directory, tasks, eager)
             if key not in self._made:
-                attention = "eager" if eager else None
-                models = instantiate_on_meta(
-                    directory,
-                    trust_remote_code=self._trust_remote_code,
-                    tasks=tasks,
-                    attn_implementation=attention,
+                attention, trust = "eager" if eager else None, self._trust_remote_code
+                self._made[key] = list(
+                    instantiate_on_meta(directory, trust_remote_code=trust, tasks=tasks, attn_implementation=attention)
                 )
-                self._made[key] = list(models)
             yield from self._made[key][seen:]
             seen = len(self._made[key])
 
@@ -274,10 +266,7 @@ def _without_ours(model: OnnxModel) -> OnnxModel:
 
 
 def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTags:
-    """The tags; where names decide nothing, or only the module, those that an export left on the nodes.
-
-    Tools that change a graph leave the metadata of the nodes that they don't touch.
-    """
+    """The tags; where names decide nothing, or only the module, those that an export left and a tool did not touch."""
     merged = dict(tags)
     for key, left in read_tags(model).items():
         usable = left.source != "unresolved" and tree.path_of_tag(left.tag) is not None

@@ -190,8 +190,8 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
     for root in file.tagged.roots:
         paths = {tag: root.tree.path_of_tag(tag) for tag in tagged}
         nodes = {path: tagged.pop(tag) for tag, path in paths.items() if path is not None}
-        every = _module_rows(root, nodes, known=known, selected=selected)
-        rows += (row for row in every if depth is None or row.depth <= depth)
+        all_rows = _module_rows(root, nodes, known=known, selected=selected)
+        rows += (row for row in all_rows if depth is None or row.depth <= depth)
     if tagged:
         unknown = next(iter(tagged))
         raise PackageError(f"{file.path}: {unknown!r}, the tag of a node, names no module; export the model again")
@@ -214,11 +214,8 @@ def _module_rows(
 ) -> Iterator[ModuleRow]:
     """Every module but containers, and every other name that owns nodes, each before those below it.
 
-    Args:
-        root: The root that they are below.
-        nodes: The nodes that are tagged with each path.
-        known: Whether calls, parameters and the root's place are known.
-        selected: The modules to give, each with all below it as a tree of its own; None means all.
+    `known` says whether calls, parameters and the root's place are. Of the `selected`, each is a tree of its own with all
+    below it; None means all.
     """
     tree = root.tree
     children: defaultdict[ModulePath, list[ModulePath]] = defaultdict(list)

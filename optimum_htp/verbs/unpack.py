@@ -95,7 +95,7 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
         weights.append((tensor, field.content))
         return field.with_entries(tensor.entries)
 
-    splice = rewrite_tensors(source.data, take_out if wanted else None)
+    splice = rewrite_tensors(source.data, take_out)
     if len(weights) != len(packed.tensors):
         logger.warning("%s was changed since it was packed: its weights stay in the ONNX file.", packed.source)
         return None, []

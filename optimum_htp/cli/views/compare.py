@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from typing import TextIO
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table
 from optimum_htp.models import Errors
 from optimum_htp.verbs.compare import CallComparison, CompareReport, Isolated, PartComparison
 
 
 _COLUMNS = (
-    Column("module", is_path=True), Column("class", spare=4), Column("call", True), Column("max abs", True, spare=1),
-    Column("mean abs", True, spare=3), Column("relative", True), Column("cosine", True, spare=2), Column("SQNR dB", True),
+    Column("module", is_path=True),
+    Column("class", spare=4),
+    Column("call", True),
+    Column("max abs", True, spare=1),
+    Column("mean abs", True, spare=3),
+    Column("relative", True),
+    Column("cosine", True, spare=2),
+    Column("SQNR dB", True),
     Column(""),
-)  # fmt: skip
+)
 _WORST = 5
 
 
-def print_comparison(
-    report: CompareReport, *, top: int = 20, every: bool = False, stream: TextIO | None = None
-) -> None:
+def print_comparison(report: CompareReport, *, top: int = 20, every: bool = False) -> None:
     """Prints a table for each file: of all calls (`every`), of `top` that are off or, if none is, of the few worst."""
-    stream = stream or sys.stdout
     for index, part in enumerate(report.parts):
         if index:
-            print(file=stream)
-        title, *details = _heading(part)
-        print_heading(title, details, stream)
+            print()
+        print_heading(*_heading(part))
         shown = _shown(part, top=top, every=every)
         if shown:
-            print(file=stream)
-            print_table(_COLUMNS, [_line(call) for call in shown], stream)
+            print()
+            print_table(_COLUMNS, map(_line, shown))
         more = len(part.over) - len(shown)
         if more > 0:
-            print(f"and {more:,} more over the tolerance (--top N, --all)", file=stream)
-    for name, reason in report.not_compared.items():
-        print(f"{printable(name)}: not compared: {printable(reason)}", file=stream)
+            print(f"and {more:,} more over the tolerance (--top N, --all)")
+    print_lines(*(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items()))
 
 
 def _heading(part: PartComparison) -> Iterator[str]:
     first, culprit = part.first_over, part.culprit
     worst = max((errors.relative for errors in part.outputs.values()), default=0.0)
-    name = printable(part.label)
+    name = part.label
     if first is not None and culprit is not None:
-        yield f"{name}: {_name(culprit)} is the first to differ from {printable(part.reference)}"
+        yield f"{name}: {_name(culprit)} is the first to differ from {part.reference}"
         yield from _first(part, first)
     elif part.ok:
-        yield f"{name}: agrees with {printable(part.reference)} in every module that was compared"
+        yield f"{name}: agrees with {part.reference} in every module that was compared"
     else:
-        yield f"{name}: every module that was compared agrees with {printable(part.reference)}, and the outputs do not"
+        yield f"{name}: every module that was compared agrees with {part.reference}, and the outputs do not"
     yield (
         f"compared {part.compared:,} of {len(part.calls):,} module calls that have nodes, {len(part.over):,} over the "
         f"tolerance of {part.tolerance:.0e}; {part.without_nodes:,} more have no nodes"
@@ -60,7 +59,7 @@ def _heading(part: PartComparison) -> Iterator[str]:
     for reason, count in part.skipped.items():
         yield f"not compared: {count:,}, because {reason}"
     yield f"outputs: {len(part.outputs):,}, off by {worst:.1e} at most, relative to their largest value"
-    shapes = [f"{printable(key)} {list(shape)}" for key, shape in part.inputs.items()]
+    shapes = [f"{key} {list(shape)}" for key, shape in part.inputs.items()]
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
     yield f"inputs: {', '.join(shapes[:4])}{more}"
 
@@ -94,7 +93,7 @@ def _isolated(isolated: Isolated) -> Iterator[str]:
     what = "inputs" if isolated.alone is not None else "tensors"
     yield f"on the reference's {what} it is off by {alone.relative:.1e}: {verdict}"
     if isolated.between and isolated.alone is None:
-        names = ", ".join(map(printable, isolated.between[:3]))
+        names = ", ".join(isolated.between[:3])
         more = f" and {len(isolated.between) - 3} more" if len(isolated.between) > 3 else ""
         yield f"that includes operations of {names}{more} right before it"
     if not isolated.fed:
@@ -114,9 +113,9 @@ def _shown(part: PartComparison, *, top: int, every: bool) -> list[CallCompariso
 def _line(call: CallComparison) -> Line:
     remark = "over" if call.over else (call.skipped or "")
     if call.compared_as is not None:
-        remark = f"{remark} as {printable(call.compared_as)}".strip()
+        remark = f"{remark} as {call.compared_as}".strip()
     which = "" if call.call is None else str(call.call)
-    names = (printable(call.path) or "(root)", printable(call.class_name), which)
+    names = (call.path or "(root)", call.class_name, which)
     return Line((*names, *_figures(call.errors), remark), call.errors is None)
 
 
@@ -124,11 +123,14 @@ def _figures(errors: Errors | None) -> tuple[str, ...]:
     if errors is None:
         return ("",) * 5
     return (
-        f"{errors.max_abs:.2e}", f"{errors.mean_abs:.2e}", f"{errors.relative:.2e}", f"{errors.cosine:.6f}",
+        f"{errors.max_abs:.2e}",
+        f"{errors.mean_abs:.2e}",
+        f"{errors.relative:.2e}",
+        f"{errors.cosine:.6f}",
         f"{errors.sqnr_db:.1f}",
-    )  # fmt: skip
+    )
 
 
 def _name(call: CallComparison) -> str:
     which = "" if call.call is None else f", call {call.call}"
-    return f"{printable(call.path) or 'the root'} ({printable(call.class_name)}{which})"
+    return f"{call.path or 'the root'} ({call.class_name}{which})"

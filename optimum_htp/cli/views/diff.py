@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable, short_count
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table, short_count
 from optimum_htp.verbs.diff import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
 
 
@@ -25,38 +23,24 @@ _NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Modules that differ in the same way, such as those of all layers.
+    """Modules that differ in the same way, such as those of all layers: how many, and one of them (`like`)."""
 
-    Attributes:
-        parts: The names in their path, with ranges for the numbers of several; None for unresolved nodes.
-        like: One of them.
-        count: How many they are.
-    """
-
-    parts: tuple[str, ...] | None
+    parts: tuple[str, ...] | None  # the names in their path, ranges for the numbers of several; None: unresolved nodes
     like: ModuleDiff
     count: int = 1
 
 
-def print_diff(report: DiffReport, *, stream: TextIO | None = None) -> None:
-    """Prints for each file the figures of the whole, and a table of the modules that differ.
-
-    Args:
-        report: The comparison.
-        stream: Where to print; None means standard output.
-    """
-    stream = stream or sys.stdout
-    print_heading(f"{report.before} -> {report.after}", (), stream)
+def print_diff(report: DiffReport) -> None:
+    """Prints for each file the figures of the whole, and a table of the modules that differ."""
+    print_heading(f"{report.before} -> {report.after}")
     for side, names in (("first", report.only_before), ("second", report.only_after)):
-        for name in names:
-            print(f"{printable(name)}: only in the {side}", file=stream)
+        print_lines(*(f"{name}: only in the {side}" for name in names))
     for file in report.files:
-        print(file=stream)
-        title, *details = _heading(file)
-        print_heading(title, details, stream)
+        print()
+        print_heading(*_heading(file))
         if file.changed_modules:
-            print(file=stream)
-            print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)], stream)
+            print()
+            print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)])
 
 
 def _heading(file: FileDiff) -> Iterator[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.onnxfile import element_type
 
 
@@ -14,20 +13,14 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.extract import ExtractReport
 
 
-def print_extract(report: ExtractReport, *, stream: TextIO | None = None) -> None:
-    """Prints what was cut out, and its inputs and outputs.
+_COLUMNS = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
 
-    Args:
-        report: What the extraction returned.
-        stream: Where to print; None means standard output.
-    """
-    stream = stream or sys.stdout
-    print_heading(
-        f"Wrote {printable(report.output)}: {printable(_modules(report))}", map(printable, _details(report)), stream
-    )
-    columns = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
-    lines = [Line((kind, *_cells(value))) for kind, value in _values(report)]
-    print_table(columns, lines, stream)
+
+def print_extract(report: ExtractReport) -> None:
+    """Prints what was cut out, and its inputs and outputs."""
+    print_heading(f"Wrote {report.output}: {_modules(report)}", *_details(report))
+    values = (*(("input", value) for value in report.inputs), *(("output", value) for value in report.outputs))
+    print_table(_COLUMNS, [Line((kind, *_cells(value))) for kind, value in values])
 
 
 def _modules(report: ExtractReport) -> str:
@@ -51,10 +44,6 @@ def _details(report: ExtractReport) -> list[str]:
     return details
 
 
-def _values(report: ExtractReport) -> list[tuple[str, Value]]:
-    return [("input", value) for value in report.inputs] + [("output", value) for value in report.outputs]
-
-
 def _cells(value: Value) -> tuple[str, str, str]:
     axes = "?" if value.shape is None else ", ".join("?" if size is None else str(size) for size in value.shape)
-    return printable(value.name), element_type(value.elem_type).name, printable(f"[{axes}]")
+    return value.name, element_type(value.elem_type).name, f"[{axes}]"

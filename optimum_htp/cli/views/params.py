@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 
 
 if TYPE_CHECKING:
@@ -15,30 +14,25 @@ if TYPE_CHECKING:
 
 
 _SHOWN_NAMES = 3
+_KINDS = (("parameter", "parameters"), ("constant", "constants"), ("unknown", "unknown"))
+_COLUMNS = (
+    Column("initializer", is_path=True),
+    Column("shape"),
+    Column("parameter", is_path=True),
+    Column("change", wraps=True),
+)
 
 
-def print_params(report: ParamsReport, *, stream: TextIO | None = None) -> None:
-    """Prints a line for each initializer: its name, shape, parameters, and what was done to them.
-
-    Args:
-        report: What was found.
-        stream: Where to print; None means standard output.
-    """
-    stream = stream or sys.stdout
-    columns = (
-        Column("initializer", is_path=True), Column("shape"), Column("parameter", is_path=True), Column("change", wraps=True)
-    )  # fmt: skip
+def print_params(report: ParamsReport) -> None:
+    """Prints a line for each initializer: its name, shape, parameters, and what was done to them."""
     for file, rows in report.files.items():
-        print_heading(f"{printable(file)}: {_counts(rows)}", (), stream)
-        print_table(columns, map(_line, rows), stream)
+        print_heading(f"{file}: {_counts(rows)}")
+        print_table(_COLUMNS, map(_line, rows))
     renamed = sum(row.new_name is not None for row in report.rows)
     if renamed:
-        print(
-            f"renamed: {renamed:,}; the old names are in the sidecar (optimum-cli htp strip gives them back)",
-            file=stream,
-        )
+        print(f"renamed: {renamed:,}; the old names are in the sidecar (optimum-cli htp strip gives them back)")
     elif report.saved:
-        print("the map is in the sidecar", file=stream)
+        print("the map is in the sidecar")
 
 
 def _counts(rows: Sequence[ParameterRow]) -> str:
@@ -47,13 +41,10 @@ def _counts(rows: Sequence[ParameterRow]) -> str:
     return f"{len(rows):,} initializers: {', '.join(kinds)}; {anonymous:,} of the parameters under another name"
 
 
-_KINDS = (("parameter", "parameters"), ("constant", "constants"), ("unknown", "unknown"))
-
-
 def _line(row: ParameterRow) -> Line:
-    name = printable(row.name) if row.new_name is None else f"{printable(row.name)} -> {printable(row.new_name)}"
+    name = row.name if row.new_name is None else f"{row.name} -> {row.new_name}"
     shape = "x".join(map(str, row.shape)) or "scalar"
-    return Line((name, shape, printable(_parameters(row)), ", ".join(_changes(row))), row.kind != "parameter")
+    return Line((name, shape, _parameters(row), ", ".join(_changes(row))), row.kind != "parameter")
 
 
 def _parameters(row: ParameterRow) -> str:
@@ -74,14 +65,14 @@ def _braced(names: Sequence[str]) -> str:
     """
     parts = [name.split(".") for name in names]
     head = _shared(parts)
-    tail = _shared([each[: len(head) - 1 : -1] if head else each[::-1] for each in parts])[::-1]
-    middle = [".".join(each[len(head) : len(each) - len(tail)]) for each in parts]
+    tail = _shared([path[len(head) :][::-1] for path in parts])[::-1]
+    middle = [".".join(path[len(head) : len(path) - len(tail)]) for path in parts]
     return ".".join([*head, *([f"{{{','.join(middle)}}}"] if len(names) > 1 else middle), *tail]).strip(".")
 
 
-def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
-    """What all the lists start with, short of the whole of any."""
-    columns = zip(*(each[:-1] for each in lists), strict=False)
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """What all the paths start with, short of the whole of any."""
+    columns = zip(*(path[:-1] for path in paths), strict=False)
     return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
@@ -90,8 +81,8 @@ def _changes(row: ParameterRow) -> Iterator[str]:
         if change == "folded":
             yield "folded with a batch norm"
         elif change == "quantized":
-            zero = f", zero point {printable(row.zero_point)}" if row.zero_point is not None else ""
-            yield f"quantized (scale {printable(' * '.join(row.scale))}{zero})"
+            zero = f", zero point {row.zero_point}" if row.zero_point is not None else ""
+            yield f"quantized (scale {' * '.join(row.scale)}{zero})"
         elif change in ("scale", "zero_point"):
             yield f"its {change.replace('_', ' ')}"
         else:

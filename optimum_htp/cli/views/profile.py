@@ -1,14 +1,13 @@
 """How `profile` prints: a heading and a table for each file and phase.
 
-The headings and columns are here; which rows there are, and in which order, is in `profile_rows`. Two packages side by
-side are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in `profile_traces`.
+The titles of the columns are in `_columns`, what they mean in `cli/profile.py`; which rows there are, and in which
+order, is in `profile_rows`. Two packages side by side are in `profile_delta`, the files of `--speedscope` and
+`--chrome-trace` in `profile_traces`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TextIO
 
 from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
@@ -26,36 +25,27 @@ def print_profile(
     depth: int | None = None,
     top: int | None = None,
     sort: str | None = None,
-    stream: TextIO | None = None,
 ) -> None:
     """Prints a table for each file and phase; the arguments are those of `profile_rows`."""
-    stream = stream or sys.stdout
     for index, phase in enumerate(report.phases):
         rows = profile_rows(phase, by=by, depth=depth, top=top, sort=sort)
         lines = [_line(phase, row, by=by) for row in rows]
         empty = f"no {'module ran more than once' if by == 'call' else by + 's'}"
-        print_phase(index, _heading(report, phase), _columns(by), lines, stream, empty=empty)
+        print_phase(index, _heading(report, phase), _columns(by), lines, empty=empty)
 
 
 def print_phase(
-    index: int,
-    heading: Iterable[str],
-    columns: Sequence[Column],
-    lines: Sequence[Line],
-    stream: TextIO,
-    *,
-    empty: str = "",
+    index: int, heading: Iterable[str], columns: Sequence[Column], lines: Sequence[Line], *, empty: str = ""
 ) -> None:
     """Prints one of several tables below its heading; or what to say in the place of one without lines."""
     if index:
-        print(file=stream)
-    title, *details = heading
-    print_heading(title, details, stream)
-    print(file=stream)
+        print()
+    print_heading(*heading)
+    print()
     if empty and not lines:
-        print(empty, file=stream)
+        print(empty)
     else:
-        print_table(columns, lines, stream)
+        print_table(columns, lines)
 
 
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TextIO
 
 from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, print_phase
 from optimum_htp.cli.views.profile_rows import TimeRow, attribute, measure, profile_rows
-from optimum_htp.cli.views.terminal import Column, Line, printable
+from optimum_htp.cli.views.terminal import Column, Line, print_lines
 from optimum_htp.verbs.profile import ModuleTime, PhaseDelta, ProfileDelta
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A module, class, layer, call or operator in two profiles; None on the side where it did not run.
+    """A module, class, layer, call or operator in two profiles; None on the side where it did not run."""
 
-    `label` is its name below its parent in the tree, `whole` out of the tree.
-    """
-
-    label: str
-    whole: str
+    label: str  # its name below its parent in the tree
+    whole: str  # its name out of the tree
     class_name: str
     depth: int
     left: ModuleTime | TimeRow | None
@@ -45,28 +40,28 @@ def print_delta(
     depth: int | None = None,
     top: int | None = None,
     sort: str | None = None,
-    stream: TextIO | None = None,
 ) -> None:
-    """Prints two profiles side by side, a table for each phase.
+    """Prints two profiles side by side, a table for each phase; the arguments are those of `profile_rows`.
 
-    The arguments are those of `profile_rows`; but rows are sorted by the larger of both sides, and with `top` alone by
-    how much the sides differ.
+    But rows are sorted by the larger of both sides, and with `top` alone by how much the sides differ.
     """
-    stream = stream or sys.stdout
     with_class = by not in ("class", "op")
     columns = (
-        Column(FIRST_COLUMN[by], is_path=True), *((Column("class", spare=1),) if with_class else ()),
-        Column("A ms", True), Column("B ms", True), Column("B/A", True), Column("B-A ms", True),
-    )  # fmt: skip
+        Column(FIRST_COLUMN[by], is_path=True),
+        *((Column("class", spare=1),) if with_class else ()),
+        Column("A ms", True),
+        Column("B ms", True),
+        Column("B/A", True),
+        Column("B-A ms", True),
+    )
     in_tree = by == "module" and top is None and sort in (None, "tree")
     for index, phase in enumerate(delta.phases):
         rows = _sorted([*(_modules(phase) if by == "module" else ()), *_groups(phase, by)], top=top, sort=sort)
         lines = [
             _line(row, in_tree=in_tree, with_class=with_class) for row in rows if depth is None or row.depth <= depth
         ]
-        print_phase(index, _heading(delta, phase), columns, lines[:top], stream)
-    for name in delta.unpaired:
-        print(f"only in one: {printable(name)}", file=stream)
+        print_phase(index, _heading(delta, phase), columns, lines[:top])
+    print_lines(*(f"only in one: {name}" for name in delta.unpaired))
 
 
 def _sorted(rows: list[_Row], *, top: int | None, sort: str | None) -> list[_Row]:

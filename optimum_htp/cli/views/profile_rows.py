@@ -21,31 +21,18 @@ ORDERS = ("tree", "total", "self", "kernels")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRow:
-    """One line of a profile.
+    """One line of a profile."""
 
-    Attributes:
-        kind: `module`, `fused`, `unattributed`, `class`, `call` or `op`.
-        label: What it is, as short as its place allows.
-        whole: What to call it out of its place; "" where that is its label.
-        class_name: The class of the module, where it is one.
-        depth: How far to indent it.
-        calls: How often the module ran in the trace, or which call of it this is; "" where that says nothing.
-        kernels: Kernels in one run; of a class, its modules.
-        self_time: The time of its own nodes.
-        total_time: That and what is below it.
-        ops: The operators of the total.
-    """
-
-    kind: str
-    label: str
-    whole: str = ""
+    kind: str  # module, fused, unattributed, class, call or op
+    label: str  # its name, as short as its place in the tree allows
+    whole: str = ""  # its name out of the tree; "": the label
     class_name: str = ""
     depth: int = 0
-    calls: str = ""
-    kernels: int
+    calls: str = ""  # how often the module ran in the trace, or which call of it this is
+    kernels: int  # in one run; of a class, its modules
     self_time: Microseconds
     total_time: Microseconds
-    ops: Mapping[str, OpTime] = field(default_factory=dict)
+    ops: Mapping[str, OpTime] = field(default_factory=dict)  # of the total
 
 
 def profile_rows(
@@ -56,14 +43,10 @@ def profile_rows(
     top: int | None = None,
     sort: str | None = None,
 ) -> tuple[TimeRow, ...]:
-    """The rows of one phase.
+    """The rows of one phase: by one of `VIEWS`, `depth` levels of modules below the root, the first `top` of them.
 
-    Args:
-        phase: The phase.
-        by: One of `VIEWS`.
-        depth: How many levels of modules below the root; None means all.
-        top: How many rows; None means all.
-        sort: One of `ORDERS`; None means the tree for modules that are all shown, else the total time.
+    `sort` is one of `ORDERS`. None means the tree for modules, layers and calls without `top`; the self time for modules
+    with `top`; else the total time.
     """
     kinds = {"module": _modules, "class": _classes, "layer": _layers, "call": _calls, "op": _ops}
     rows = [*kinds[by](phase), *(_unattributed(phase) if by in ("module", "class", "layer") else ())]
@@ -178,9 +161,5 @@ def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
 
 def _group(group: GroupTime, kind: str) -> TimeRow:
     return TimeRow(
-        kind=kind,
-        label=group.name,
-        kernels=group.members,
-        self_time=group.self_time,
-        total_time=group.total_time,
+        kind=kind, label=group.name, kernels=group.members, self_time=group.self_time, total_time=group.total_time
     )

@@ -1,6 +1,6 @@
 """What `profile --speedscope` and `--chrome-trace` write, for other programs to show.
 
-`write_trace` writes the two documents. Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
+Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Format" (chrome://tracing, Perfetto).
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ _UNKNOWN = "(unattributed)"
 
 
 def write_trace(document: dict[str, Any], path: str | Path) -> None:
-    """Writes one of the documents below.
-
-    Raises:
-        PackageError: The file could not be written.
-    """
+    """Writes one of the documents below. Raises PackageError if the file can't be written."""
     write_text_atomically(Path(path), json.dumps(document) + "\n")
 
 
@@ -35,10 +31,17 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
     for phase in report.phases:
         samples = [[frames.setdefault(name, len(frames)) for name in _stack(kernel)] for kernel in phase.timeline]
         weights = [kernel.time_us for kernel in phase.timeline]
-        profiles.append({
-            "type": "sampled", "name": _title(phase), "unit": "microseconds", "startValue": 0,
-            "endValue": sum(weights), "samples": samples, "weights": weights,
-        })  # fmt: skip
+        profiles.append(
+            {
+                "type": "sampled",
+                "name": _title(phase),
+                "unit": "microseconds",
+                "startValue": 0,
+                "endValue": sum(weights),
+                "samples": samples,
+                "weights": weights,
+            }
+        )
     return {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "exporter": "optimum-htp",
@@ -86,9 +89,15 @@ def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
     if len(kernel.origins) > 1:
         args["origins"] = list(kernel.origins)
     return {
-        "name": kernel.node or kernel.op_type, "cat": "kernel", "ph": "X", "ts": kernel.start_us,
-        "dur": kernel.time_us, "pid": process, "tid": 0, "args": args,
-    }  # fmt: skip
+        "name": kernel.node or kernel.op_type,
+        "cat": "kernel",
+        "ph": "X",
+        "ts": kernel.start_us,
+        "dur": kernel.time_us,
+        "pid": process,
+        "tid": 0,
+        "args": args,
+    }
 
 
 def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:
@@ -102,9 +111,15 @@ def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]
         for level in range(len(open_spans) - 1, keep - 1, -1):
             tag, begin, end = open_spans.pop()
             yield {
-                "name": _frame(tag), "cat": "module", "ph": "X", "ts": begin, "dur": end - begin, "pid": process,
-                "tid": level + 1, "args": {"tag": tag},
-            }  # fmt: skip
+                "name": _frame(tag),
+                "cat": "module",
+                "ph": "X",
+                "ts": begin,
+                "dur": end - begin,
+                "pid": process,
+                "tid": level + 1,
+                "args": {"tag": tag},
+            }
         if kernel is not None:
             end = kernel.start_us + kernel.time_us
             open_spans = [(tag, begin, max(end, last)) for tag, begin, last in open_spans]

@@ -14,8 +14,7 @@ from optimum_htp.verbs.select import FORMATS, Selection
 def selection_lines(selection: Selection, *, form: str, device: str) -> Iterator[str]:
     """The lines of a selection in one of `FORMATS`, those of several files under their names.
 
-    Raises:
-        PackageError: There are nodes in several files, and the format is for one; or it can't express the selection.
+    Raises PackageError if there are nodes in several files and the format is for one, or it can't express the selection.
     """
     files = (selection.only_file(form),) if FORMATS[form].one_file else selection.files
     for file in files:

@@ -22,21 +22,13 @@ _Report = TypeVar("_Report", bound=Report)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        title: Its heading.
-        number: Whether it holds numbers, which stand on the right.
-        is_path: Whether it holds paths, of which the end says more than the beginning.
-        wraps: Whether what is too long for a narrow terminal goes on in the next line.
-        spare: A narrow terminal leaves out the columns with the highest number first; 0 is never left out.
-    """
+    """A column of a table."""
 
     title: str
-    number: bool = False
-    is_path: bool = False
-    wraps: bool = False
-    spare: int = 0
+    number: bool = False  # numbers stand on the right
+    is_path: bool = False  # of a path the end says more than the beginning
+    wraps: bool = False  # what is too long for a narrow terminal goes on in the next line
+    spare: int = 0  # a narrow terminal leaves out the columns with the highest first; 0 is never left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +39,8 @@ class Line:
     faint: bool = False
 
 
-# Cells between two columns, and cells that a column of names keeps on the narrowest terminal.
-_GAP = 2
-_NARROWEST = 8
+_GAP = 2  # cells between two columns
+_NARROWEST = 8  # cells that a column of names keeps on the narrowest terminal
 _READABLE = 30  # columns that can be spared are left out before names get narrower than this
 
 
@@ -61,29 +52,23 @@ def print_report(report: _Report, show: Callable[[_Report], None], *, as_json: b
         show(report)
 
 
-def print_json(document: object, stream: TextIO | None = None) -> None:
-    """Prints a document as JSON; on standard output if `stream` is None."""
-    print(json.dumps(document, indent=2), file=stream)
+def print_json(document: object) -> None:
+    """Prints a document as JSON."""
+    print(json.dumps(document, indent=2))
 
 
 def print_lines(*lines: object) -> None:
-    """Prints lines on standard output, made `printable`."""
+    """Prints lines, made `printable`."""
     for line in lines:
         print(printable(str(line)))
 
 
-def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO) -> None:
-    """Prints a table, made `printable`: coloured and cut to the width of a terminal, else plain and at full width.
-
-    Args:
-        columns: Its columns.
-        lines: Its lines, with a cell for each column.
-        stream: Where to print.
-    """
+def print_table(columns: Sequence[Column], lines: Iterable[Line]) -> None:
+    """Prints a table, made `printable`: coloured and cut to the width of a terminal, else plain and at full width."""
     titles = Line(tuple(column.title for column in columns))
     listed = [titles, *(Line(tuple(map(printable, line.cells)), line.faint) for line in lines)]
-    if is_terminal(stream):
-        _print_coloured(columns, listed, stream)
+    if is_terminal(sys.stdout):
+        _print_coloured(columns, listed)
         return
     widths = _widths(listed, len)
     for line in listed:
@@ -91,19 +76,19 @@ def print_table(columns: Sequence[Column], lines: Iterable[Line], stream: TextIO
             cell.rjust(width) if column.number else cell.ljust(width)
             for cell, width, column in zip(line.cells, widths, columns, strict=True)
         ]
-        print((" " * _GAP).join(padded).rstrip(), file=stream)
+        print((" " * _GAP).join(padded).rstrip())
 
 
-def print_heading(title: str, details: Iterable[str], stream: TextIO) -> None:
+def print_heading(title: str, *details: str) -> None:
     """Prints what stands above a table, made `printable`: on a terminal the title bold and the details faint."""
     lines = [(printable(title), "bold"), *((printable(line), "dim") for line in details)]
-    if not is_terminal(stream):
-        stream.writelines(f"{line}\n" for line, _ in lines)
+    if not is_terminal(sys.stdout):
+        print(*(line for line, _ in lines), sep="\n")
         return
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=stream)
+    console = Console()
     for line, style in lines:
         console.print(Text(line, style=style))
 
@@ -131,12 +116,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 @contextmanager
 def working(doing: str, what: object) -> Iterator[None]:
-    """Shows on a terminal that work is going on, and for how long; quiet in a pipe.
-
-    Args:
-        doing: What is done, such as "Packing".
-        what: The package or model to which it is done.
-    """
+    """Shows on a terminal that work is going on (`doing`, such as "Packing", `what`), and for how long."""
     if not is_terminal(sys.stderr):
         yield
         return
@@ -172,13 +152,13 @@ def _widths(lines: Sequence[Line], length: Callable[[str], int]) -> list[int]:
     return [max(map(length, cells)) for cells in zip(*(line.cells for line in lines), strict=True)]
 
 
-def _print_coloured(columns: Sequence[Column], lines: Sequence[Line], stream: TextIO) -> None:
+def _print_coloured(columns: Sequence[Column], lines: Sequence[Line]) -> None:
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=stream)
+    console = Console()
     natural = _widths(lines, cell_len)
     shown = _shown(columns, natural, console.width)
     widths = _fitted([columns[index] for index in shown], [natural[index] for index in shown], console.width)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TextIO
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, short_count
 from optimum_htp.hierarchy import SOURCES
@@ -23,18 +22,16 @@ _COLUMNS = (
 _EVIDENCE = Column("evidence")
 
 
-def print_trees(report: TreeReport, *, stream: TextIO | None = None) -> None:
-    """Prints module trees, each with a heading; on standard output if `stream` is None."""
-    stream = stream or sys.stdout
-    unicode = (stream.encoding or "utf-8").lower().startswith("utf")
+def print_trees(report: TreeReport) -> None:
+    """Prints module trees, each with a heading."""
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    columns = (*_COLUMNS, _EVIDENCE) if report.nodes else _COLUMNS
     for index, tree in enumerate(report.files):
         if index:
-            print(file=stream)
-        title, *details = _heading(tree)
-        print_heading(title, details, stream)
-        print(file=stream)
-        columns = (*_COLUMNS, _EVIDENCE) if report.nodes else _COLUMNS
-        print_table(columns, _lines(tree, nodes=report.nodes, unicode=unicode), stream)
+            print()
+        print_heading(*_heading(tree))
+        print()
+        print_table(columns, _lines(tree, nodes=report.nodes, unicode=unicode))
 
 
 def evidence_text(by_source: dict[str, int]) -> str:
@@ -109,8 +106,7 @@ def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]
     """For each row what stands in front of it, and in front of its nodes."""
     bar, tee, corner = ("│  ", "├─ ", "└─ ") if unicode else ("|  ", "|- ", "`- ")
     guides: list[tuple[str, str]] = []
-    # For each depth, from the bottom up: whether another row follows below the same parent.
-    follows: list[bool] = []
+    follows: list[bool] = []  # for each depth, from the bottom up: whether another row follows below the same parent
     for row in reversed(rows):
         follows += [False] * (row.depth + 2 - len(follows))
         bars = [bar if more else "   " for more in follows]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
 
 from optimum_htp.cli.views.terminal import is_terminal, print_heading, printable
 from optimum_htp.verbs.validate import Check, ValidationReport
@@ -12,16 +11,14 @@ from optimum_htp.verbs.validate import Check, ValidationReport
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
-def print_validation(report: ValidationReport, *, stream: TextIO | None = None) -> None:
+def print_validation(report: ValidationReport) -> None:
     """Prints each check with its reason, and below it what to do; the verdict comes last."""
-    stream = stream or sys.stdout
-    task = f" ({printable(report.task)})" if report.task else ""
-    print_heading(f"{printable(report.package)}{task}", (), stream)
-    if is_terminal(stream):
-        _print_coloured(report, stream)
+    print_heading(f"{report.package} ({report.task})" if report.task else report.package)
+    if is_terminal(sys.stdout):
+        _print_coloured(report)
     else:
-        _print_plain(report, stream)
-    print(f"\n{_verdict(report)}", file=stream)
+        _print_plain(report)
+    print(f"\n{_verdict(report)}")
 
 
 def _verdict(report: ValidationReport) -> str:
@@ -34,16 +31,16 @@ def _cells(check: Check) -> tuple[str, str, str]:
     return printable(check.name), printable(check.status), printable(check.reason)
 
 
-def _print_plain(report: ValidationReport, stream: TextIO) -> None:
+def _print_plain(report: ValidationReport) -> None:
     rows = [_cells(check) for check in report.checks]
     names, statuses = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     for check, (name, status, reason) in zip(report.checks, rows, strict=True):
-        print(f"{name:{names}}  {status:{statuses}}  {reason}".rstrip(), file=stream)
+        print(f"{name:{names}}  {status:{statuses}}  {reason}".rstrip())
         if check.advice:
-            print(f"{'':{names}}  {'':{statuses}}  -> {printable(check.advice)}", file=stream)
+            print(f"{'':{names}}  {'':{statuses}}  -> {printable(check.advice)}")
 
 
-def _print_coloured(report: ValidationReport, stream: TextIO) -> None:
+def _print_coloured(report: ValidationReport) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -56,4 +53,4 @@ def _print_coloured(report: ValidationReport, stream: TextIO) -> None:
         if check.advice:
             text.append(f"\n→ {printable(check.advice)}", style="italic")
         table.add_row(name, Text(status, style=_STYLES[check.status]), text)
-    Console(file=stream).print(table)
+    Console().print(table)

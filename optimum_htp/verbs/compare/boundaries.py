@@ -37,20 +37,7 @@ Shape = tuple[int | str | None, ...]
 
 
 class Boundaries:
-    """The tensors around module calls.
-
-    Args:
-        flat: The graph.
-        calls: The calls.
-        call_of: The call that a node belongs to by its tag.
-        may_be_float: Whether a tensor may be of a floating-point type.
-
-    Attributes:
-        owner: For each node the call that it belongs to.
-        nodes: For each call that has nodes, their indices, those of the calls in it included.
-        fused: The calls that share a node that an optimizer fused with modules outside them.
-        hidden: The calls whose nodes are all in the bodies of control-flow nodes.
-    """
+    """The tensors around module calls. `call_of` gives the call that a node belongs to by its tag."""
 
     def __init__(
         self,
@@ -63,15 +50,19 @@ class Boundaries:
         self.calls = calls
         self._may_be_float = may_be_float
         self._results = frozenset(flat.outputs)
+        # For each node the call that it belongs to.
         self.owner: list[int | None] = [
             call_of(node.tag) if node.tag is not None and node.tag.source != "unresolved" else None
             for node in flat.nodes
         ]
+        # For each call that has nodes, their indices, those of the calls in it included.
         self.nodes: dict[int, set[int]] = {}
         for index, owner in enumerate(self.owner):
             for number in self.around(owner):
                 self.nodes.setdefault(number, set()).add(index)
+        # The calls that share a node that an optimizer fused with modules outside them.
         self.fused = set(self._find_fused(call_of))
+        # The calls whose nodes are all in the bodies of control-flow nodes.
         hidden = {number for tag in flat.hidden for number in self.around(call_of(tag))}
         self.hidden = sorted(hidden - self.nodes.keys())
 

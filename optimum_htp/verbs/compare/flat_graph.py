@@ -27,19 +27,7 @@ class FlatGraph:
     """The nodes of a main graph, or of one branch of a merged decoder and what is around it.
 
     For example, of a merged decoder the nodes `Cast, If(then_branch: MatMul, Add)` are `Cast, MatMul, Add` for the
-    branch with past key values.
-
-    Args:
-        model: The file.
-        tags: Its tags.
-        branch: Of a merged decoder, whether the branch with past key values is meant.
-
-    Attributes:
-        path: The path of the branch's graph; `""` without one.
-        scopes: The graphs whose nodes these are.
-        nodes: The nodes in the order of the graph; their indices here identify them everywhere else.
-        outputs: The names of the outputs.
-        hidden: The tags of nodes in the bodies of these nodes, whose tensors can't be shown.
+    branch with past key values (`branch=True`). A node's index in `nodes` identifies it everywhere else.
     """
 
     def __init__(self, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, branch: bool | None = None) -> None:
@@ -53,6 +41,7 @@ class FlatGraph:
                 if scope or index != merged
             ]
         self.outputs = tuple(value.name for value in self.scopes[-1].outputs)
+        # The tags of nodes in the bodies of these nodes, whose tensors can't be shown.
         self.hidden = [tag for (path, _), tag in tags.items() if self._is_hidden(path, merged)]
 
     def _is_hidden(self, path: str, merged: int) -> bool:

@@ -11,12 +11,7 @@ from optimum_htp.verbs.compare.report import CallComparison, Isolated
 
 
 class Isolator:
-    """Runs calls on what the reference has before them.
-
-    Args:
-        matcher: What has matched the calls.
-        calls: The result of that.
-    """
+    """Runs calls on what the reference has before them; `calls` is what the matcher made of them."""
 
     def __init__(self, matcher: Matcher, calls: Sequence[CallComparison]) -> None:
         self._matcher = matcher

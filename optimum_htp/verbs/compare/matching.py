@@ -55,36 +55,22 @@ NOT_RUN = "ONNX Runtime can't show its tensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchedOutput:
-    """One output of a call.
+    """One output of a call."""
 
-    Attributes:
-        tensor: The tensor of the graph; None if there is none.
-        errors: How far off it is; None if it was not compared.
-        permuted: Whether its axes are in another order than the reference's.
-    """
-
-    tensor: str | None = None
-    errors: Errors | None = None
-    permuted: bool = False
+    tensor: str | None = None  # the tensor of the graph
+    errors: Errors | None = None  # None if it was not compared
+    permuted: bool = False  # its axes are in another order than the reference's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallMatch:
-    """What a call was matched with.
+    """What a call was matched with."""
 
-    Attributes:
-        outputs: Its floating-point outputs.
-        problem: Why none of them could be compared, where more is known than that there is no tensor.
-        compared_as: The call whose outputs they are compared with, where that is another: a BatchNorm's.
-        by_name: Whether it was fused in part, and what is compared is a tensor that the reference's graph has as well.
-        fallback: A tensor that only the module itself uses and that agrees with its one output, where the tensor that is
-            used outside does not.
-    """
-
-    outputs: tuple[MatchedOutput, ...] = ()
-    problem: str | None = None
-    compared_as: int | None = None
-    by_name: bool = False
+    outputs: tuple[MatchedOutput, ...] = ()  # the floating-point ones
+    problem: str | None = None  # why none could be compared, where more is known than that there is no tensor
+    compared_as: int | None = None  # the call that they are compared with, where that is another: a BatchNorm's
+    by_name: bool = False  # fused in part: what is compared is a tensor that the reference's graph has as well
+    # What only the module itself uses and agrees with its one output, where the tensor that is used outside does not.
     fallback: MatchedOutput | None = None
 
     @property
@@ -99,19 +85,7 @@ class CallMatch:
 
 
 class Matcher:
-    """Compares the module calls of one graph with their reference.
-
-    Args:
-        prober: The graph.
-        reference: What it is compared with.
-        tolerance: What the relative error may be.
-        max_bytes: How much the tensors that are held at once may take.
-
-    Attributes:
-        boundaries: The tensors around the calls.
-        matches: The match of each call with nodes, once `calls` has run.
-        chunks: In how many runs the tensors were exposed.
-    """
+    """Compares the module calls of one graph with their reference; `max_bytes` is for the tensors held at once."""
 
     def __init__(self, prober: Prober, reference: Reference, *, tolerance: float, max_bytes: int) -> None:
         self.prober = prober
@@ -120,8 +94,8 @@ class Matcher:
         # A tensor and its reference are held at once, and those of the runner-up.
         self._chunk_bytes = max_bytes // 3
         self.boundaries = Boundaries(prober.flat, reference.calls, reference.call_of, prober.may_be_float)
-        self.matches: dict[int, CallMatch] = {}
-        self.chunks = 0
+        self.matches: dict[int, CallMatch] = {}  # of each call with nodes, once `calls` has run
+        self.chunks = 0  # in how many runs the tensors were exposed
         # The graph's own floating-point outputs that the reference has too: what the root returns is known by name.
         known = reference.outputs
         self._results = [name for name in prober.flat.outputs if name in known and known[name].dtype.kind == "f"]

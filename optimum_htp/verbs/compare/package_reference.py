@@ -22,12 +22,7 @@ _Key = tuple[str, int]
 class PackageReference:
     """A file of another package, run on the same inputs.
 
-    Args:
-        name: What it is, for messages.
-        tagged: The file.
-        prober: Its graph.
-        inputs: The inputs.
-        shared: The tensors of the graph that is compared: of several that a call may have returned, one of these is it.
+    `shared` are the tensors of the graph that is compared: of several that a call may have returned, one of these is it.
     """
 
     def __init__(

@@ -45,14 +45,7 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Prober:
-    """Runs a graph, or a part of it, with any of its tensors as outputs. A context manager.
-
-    Args:
-        model: The file.
-        flat: Its nodes.
-        provider: ONNX Runtime's execution provider.
-        threads: Threads within an operator; None for ONNX Runtime's own choice.
-    """
+    """Runs a graph, or a part of it, with any of its tensors as outputs. A context manager."""
 
     def __init__(self, model: OnnxModel, flat: FlatGraph, *, provider: str, threads: int | None = None) -> None:
         self.flat = flat
@@ -86,16 +79,7 @@ class Prober:
     def run(
         self, names: Sequence[str], inputs: Mapping[str, Array], *, given: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
-        """The values of some tensors.
-
-        Args:
-            names: The tensors.
-            inputs: The graph's inputs; those that nothing depends on are left out.
-            given: Tensors to take as they are given, instead of computing them.
-
-        Raises:
-            HtpError: ONNX Runtime can't load or run the part of the graph that they depend on.
-        """
+        """The values of some tensors; `given` ones are not computed. Raises HtpError if the part can't be run."""
         given = given or {}
         values = {**inputs, **given}
         passed = {name: values[name] for name in names if name in values}
@@ -110,11 +94,7 @@ class Prober:
         return {**passed, **dict(zip(wanted, computed, strict=True))}
 
     def lengths(self, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, int]:
-        """How many elements some tensors have; the tensors themselves are not held.
-
-        Raises:
-            HtpError: As `run`.
-        """
+        """How many elements some tensors have; they are not held. Raises HtpError as `run` does."""
         wanted = list(dict.fromkeys(names))
         nodes, needed = self.flat.slice_to(wanted)
         counted = [f"{name}{_LENGTH}" for name in wanted]

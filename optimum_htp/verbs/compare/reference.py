@@ -12,34 +12,20 @@ from optimum_htp.models import Array
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceCall:
-    """One call of a module.
+    """One call of a module."""
 
-    Attributes:
-        number: Its place in the order in which the calls ended.
-        tag: The module's tag.
-        path: Its dotted path.
-        class_name: Its class.
-        call: The 0-based index of the call.
-        repeated: Whether the module ran more than once.
-        parent: The number of the call that it was made from; None for the root's.
-        bytes: The size of its outputs, roughly.
-        passed_on: For each output the call inside that returned the same tensor first, and which of its outputs that
-            is, or None; empty if unknown.
-        fused: Whether an optimizer fused a part of it with other modules, so that no tensor has what it returned.
-        several: Whether it returned more than one tensor, of any type.
-    """
-
-    number: int
+    number: int  # its place in the order in which the calls ended
     tag: str
-    path: str
+    path: str  # the module's dotted path
     class_name: str
-    call: int
-    repeated: bool = False
-    parent: int | None = None
-    bytes: int = 0
-    passed_on: tuple[tuple[int, int] | None, ...] = ()
-    fused: bool = False
-    several: bool = False
+    call: int  # the 0-based index of the call
+    repeated: bool = False  # the module ran more than once
+    parent: int | None = None  # the number of the call that it was made from; None for the root's
+    bytes: int = 0  # the size of its outputs, roughly
+    # For each output the call inside that returned the same tensor first, and which of its outputs that is, or None.
+    passed_on: tuple[tuple[int, int] | None, ...] = ()  # empty if unknown
+    fused: bool = False  # an optimizer fused a part of it with other modules: no tensor has what it returned
+    several: bool = False  # it returned more than one tensor, of any type
 
 
 class Reference(Protocol):

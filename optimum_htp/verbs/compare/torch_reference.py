@@ -29,15 +29,7 @@ if TYPE_CHECKING:
 
 
 class TorchReference:
-    """A module of the source model, run as Optimum's export ran it.
-
-    Args:
-        part: The module.
-        source: The model that it is a part of.
-        tree: The module tree of the ONNX file.
-        run: Runs the module and returns inputs and outputs.
-        max_bytes: How much of what the calls return may be kept; if there is more, the model runs again for it.
-    """
+    """A part of the source model; `run` runs it, and again for outputs of calls that take more than `max_bytes`."""
 
     def __init__(
         self, part: Part, source: SourceModel, tree: ModuleTree, run: Callable[[], Example], *, max_bytes: int
@@ -99,23 +91,15 @@ class _Call:
 
 
 class _Recorder:
-    """Hooks on every module that keep what it returns. A context manager.
-
-    Args:
-        root: The module.
-        tree: Its module tree, which knows the tags.
-        only: The numbers of the calls whose outputs are kept; None keeps all, up to `max_bytes`.
-        given_to: The place of the call whose inputs are kept, in the order in which calls began.
-        max_bytes: How much is kept at most.
-    """
+    """Hooks on every module that keep what it returns. A context manager."""
 
     def __init__(
         self,
         root: torch.nn.Module,
         tree: ModuleTree,
         *,
-        only: frozenset[int] | None = None,
-        given_to: int | None = None,
+        only: frozenset[int] | None = None,  # the calls whose outputs are kept; None means all, up to `max_bytes`
+        given_to: int | None = None,  # the call whose inputs are kept, by the order in which calls began
         max_bytes: int = 2**62,
     ) -> None:
         self._root = root
@@ -233,11 +217,7 @@ def _copied(tensor: torch.Tensor) -> Array:
 def run_part(
     part: Part, input_names: list[str], shapes: Mapping[str, int], given: Mapping[str, Array] | None
 ) -> Example:
-    """Runs a module on Optimum's dummy inputs of these sizes, or on the inputs that are given.
-
-    Raises:
-        HtpError: PyTorch can't run it on them.
-    """
+    """Runs a module on inputs of these sizes, or on those that are given. Raises HtpError if PyTorch can't."""
     try:
         if given is None:
             return run_reference(part, input_names, shapes=shapes)
@@ -267,11 +247,7 @@ def _run_given(part: Part, given: Mapping[str, Array]) -> Example:
 
 
 def check_source(part: Part, source: SourceModel, tree: ModuleTree, *, file: str) -> None:
-    """Checks that a module is what an ONNX file was exported from.
-
-    Raises:
-        PackageError: It is not; the message says what shows it.
-    """
+    """Raises PackageError, which says why, if a module is not what an ONNX file was exported from."""
     problem = _difference(part.module, tree)
     if problem is not None:
         raise PackageError(f"{source.name} is not what {file} was exported from: {problem}; give its own source model")

@@ -188,5 +188,7 @@ def changes(
     before: Mapping[str, int] | Mapping[str, str], after: Mapping[str, int] | Mapping[str, str]
 ) -> tuple[Change, ...]:
     """What differs between two tables."""
-    every = (Change(name, before.get(name), after.get(name)) for name in dict.fromkeys((*before, *after)))
-    return tuple(change for change in every if change.before != change.after)
+    names = dict.fromkeys((*before, *after))
+    return tuple(
+        Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    )

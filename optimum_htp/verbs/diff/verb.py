@@ -1,7 +1,7 @@
-"""What differs between two packages, module by module: nodes, operators, parameters, opsets, types of the weights.
+"""`diff`: what an upgrade, an option or an optimizer changed in a package, module by module.
 
-It is for reviewing what an upgrade, an option or an optimizer changed. The structure is compared; the values of weights
-and of attributes are not.
+The structure is compared (nodes, operators, parameters, opsets, types of the weights), not the values of weights and
+attributes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -43,8 +42,10 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """How the modules are called in what is said about them."""
-        return _name(self.paths, self.call)
+        """What to call the modules: `layer.0@1`, `layer.0 to layer.3`."""
+        first, last = ".".join(self.paths[0]), ".".join(self.paths[-1])
+        text = first if len(self.paths) == 1 else f"{first} to {last}"
+        return (text or "the whole model") + (f"@{self.call}" if self.call is not None else "")
 
     def owns(self, tag: str) -> bool:
         """Whether a tag is that of one of the modules, or of a module below."""
@@ -67,30 +68,34 @@ def choose(
         PackageError: There is no such module, it has no nodes, or several files, graphs or calls have some.
     """
     files = _tagged_files(package, file)
+    candidates = _candidates(files, module, graph)
     named = _CALL.fullmatch(module)
-    if named is not None and not any(True for each in files for _ in _locate(each, module)):
+    if named is not None and not candidates:
         if call is not None and call != int(named["call"]):
             raise PackageError(f"{module!r} and call {call} are two different calls; give one of them")
         module, call = named["module"], int(named["call"])
-    found = [(each, *located) for each in files for located in _locate(each, module)]
-    if not found:
+        candidates = _candidates(files, module, graph)
+    if not candidates:
         raise PackageError(f"{package.path}: no module is called {module!r}; {_near(files, module)}")
-    candidates = [_Candidate(each, tree, paths, graph) for each, tree, paths in found]
-    having = [candidate for candidate in candidates if candidate.keys]
-    if not having:
-        raise PackageError(_no_nodes(candidates[0], module, graph))
-    if len(having) > 1:
-        names = ", ".join(dict.fromkeys(candidate.file.name for candidate in having))
+    with_nodes = [candidate for candidate in candidates if candidate.keys]
+    if not with_nodes:
+        raise PackageError(_no_nodes(candidates[0], module))
+    if len(with_nodes) > 1:
+        names = ", ".join(dict.fromkeys(candidate.file.name for candidate in with_nodes))
         raise PackageError(f"{package.path}: {module!r} has nodes in several files; name one with --file: {names}")
-    return having[0].choice(module, call)
+    return with_nodes[0].choice(module, call)
+
+
+def _candidates(files: Iterable[TaggedGraph], module: str, graph: str | None) -> list[_Candidate]:
+    return [_Candidate(file, tree, paths, graph) for file in files for tree, paths in _locate(file, module)]
 
 
 def _tagged_files(package: HtpPackage, pattern: str | None) -> list[TaggedGraph]:
     tagged: list[TaggedGraph] = []
     refused: list[PackageError] = []
-    for each in package.matching(pattern).values():
+    for file in package.matching(pattern).values():
         try:
-            tagged.append(tagged_file(each, package=package))
+            tagged.append(tagged_file(file, package=package))
         except PackageError as error:
             refused.append(error)
     if not tagged:
@@ -114,7 +119,7 @@ def _paths(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
     if path is None:
         return _range(tree, module)
     if tree.module(path).container and path:
-        return tuple(_inside(tree, path))
+        return tuple(_inside(tree, path)) or (path,)  # an empty one has no nodes, and is told of as such
     return (path,)
 
 
@@ -131,12 +136,13 @@ def _range(tree: ModuleTree, module: str) -> tuple[ModulePath, ...]:
     match = _RANGE.fullmatch(module)
     if match is None or int(match["first"]) > int(match["last"]) or int(match["last"]) > len(tree):
         return ()
-    found = [tree.find(f"{match['head']}{index}") for index in range(int(match["first"]), int(match["last"]) + 1)]
-    return tuple(path for path in found if path is not None) if None not in found else ()
+    indices = range(int(match["first"]), int(match["last"]) + 1)
+    paths = [path for index in indices if (path := tree.find(f"{match['head']}{index}")) is not None]
+    return tuple(paths) if len(paths) == len(indices) else ()
 
 
 def _near(files: Iterable[TaggedGraph], module: str) -> str:
-    """What to say to somebody who named a module that is not there."""
+    """Names like that of a module that is not there."""
     known = list(dict.fromkeys(".".join(info.path) for file in files for tree in file.trees for info in tree))
     ends = [name for name in known if name.endswith("." + module)][:4]
     near = ends or get_close_matches(module, known, n=4, cutoff=0.5)
@@ -190,33 +196,33 @@ class _Candidate:
                 )
             return self.keys, None
         exact = {key: next(iter(calls)) for key, calls in owners.items() if calls is not None and len(calls) == 1}
-        having = sorted({*exact.values()})
-        if not having:
+        known = sorted({*exact.values()})
+        if not known:
             raise PackageError(
                 f"{module!r} ran {count} times in the export, and which call its {len(self.keys)} nodes belong to is "
                 "unknown; export the model again: optimum-cli export htp"
             )
         if call is None:
-            if len(having) != 1:
-                listed = ", ".join(f"{module}@{index}" for index in having[:8]) + (", ..." if len(having) > 8 else "")
+            if len(known) != 1:
+                listed = ", ".join(f"{module}@{index}" for index in known[:8]) + (", ..." if len(known) > 8 else "")
                 raise PackageError(f"{module!r} ran {count} times in the export; name one call: {listed}")
-            (call,) = having
-        if call not in having:
-            raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {having}")
+            (call,) = known
+        if call not in known:
+            raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {known}")
         own = {key for key, index in exact.items() if index == call}
         shared = [key for key, calls in owners.items() if key not in exact and (calls is None or call in calls)]
         own |= self._needed(own, shared)
         return [key for key in self.keys if key in own], call
 
     def _needed(self, keys: Iterable[NodeKey], shared: Sequence[NodeKey]) -> set[NodeKey]:
-        """Of nodes that several calls share, those whose results some nodes read, also through one another."""
+        """Of nodes that several calls share, those whose results some nodes consume, also through one another."""
         nodes = dict(self.file.model.nodes())
-        read = {name for key in keys for name in nodes[key].inputs}
+        consumed = {name for key in keys for name in nodes[key].inputs}
         needed: set[NodeKey] = set()
         for key in reversed(shared):  # consumers before producers, as the file has them
-            if not read.isdisjoint(nodes[key].outputs):
+            if not consumed.isdisjoint(nodes[key].outputs):
                 needed.add(key)
-                read.update(nodes[key].inputs)
+                consumed.update(nodes[key].inputs)
         return needed
 
     def _in_graph(self, module: str, keys: Sequence[NodeKey]) -> tuple[str, list[int]]:
@@ -238,8 +244,8 @@ class _Candidate:
                 matching = [path for path in graphs if not self._only_constants(path, graphs[path])]
         if len(matching) == 1:
             return matching[0], graphs[matching[0]]
-        counts = ", ".join(f"{path or 'main'!r} ({len(found)} nodes)" for path, found in graphs.items())
-        named = f"; --graph {self.wanted_graph} is none of them" if self.wanted_graph is not None else ""
+        counts = ", ".join(f"{path or 'main'!r} ({len(indices)} nodes)" for path, indices in graphs.items())
+        named = f"; --graph {self.wanted_graph} is not among them" if self.wanted_graph is not None else ""
         raise PackageError(
             f"{self.file.model.path}: {module!r} has nodes in several graphs, which are branches that run at different times: "
             f"{counts}{named}; choose one with --graph"
@@ -248,12 +254,12 @@ class _Candidate:
         )
 
     def _only_constants(self, path: str, positions: Iterable[int]) -> bool:
-        graph = dict(self.file.model.graphs())[path]
-        stored = {tensor.name for _, each in self.file.model.graphs() for tensor in each.initializers}
-        return all(not set(graph.nodes[position].inputs) - stored - {""} for position in positions)
+        graphs = dict(self.file.model.graphs())
+        known = {"", *(tensor.name for graph in graphs.values() for tensor in graph.initializers)}
+        return all(known.issuperset(graphs[path].nodes[position].inputs) for position in positions)
 
 
-def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
+def _no_nodes(candidate: _Candidate, module: str) -> str:
     """Why a module has no nodes, and what to take instead."""
     file, tree = candidate.file, candidate.tree
     infos = [tree.module(path) for path in candidate.paths]
@@ -265,27 +271,20 @@ def _no_nodes(candidate: _Candidate, module: str, graph: str | None) -> str:
     }
     if fused:
         holder, node = next(iter(fused.items()))
-        path_of_holder = tree.path_of_tag(holder) or ()
-        where = ".".join(path_of_holder) or "the whole model"
+        where = ".".join(tree.path_of_tag(holder) or ()) or "the whole model"
         return f"{module!r} has no nodes of its own: an optimizer fused its work with others' into {node!r}; extract {where}"
     if all(info.calls == 0 for info in infos) and tree.root.calls:
         reason = "it did not run in the export"
     else:
         reason = "what it does leaves no operation in the graph (as dropout does, or a norm that is folded into a convolution)"
-    counts = Counter(tag.tag for tag in file.tags.values() if tag.source != "unresolved")
+    tags = {tag.tag for tag in file.tags.values() if tag.source != "unresolved"}
     path = candidate.paths[0]
     while path:
         path = path[:-1]
-        if not tree.module(path).container and any(_below(tag, tree.tag(path)) for tag in counts):
+        if not tree.module(path).container and any(_below(tag, tree.tag(path)) for tag in tags):
             break
     above = f"; the module around it that has some is {'.'.join(path) or 'the root'}"
     return f"{file.model.path}: {module!r} has no nodes: {reason}{above}"
-
-
-def _name(paths: Sequence[ModulePath], call: int | None) -> str:
-    first, last = ".".join(paths[0]), ".".join(paths[-1])
-    text = first if len(paths) == 1 else f"{first} to {last}"
-    return (text or "the whole model") + (f"@{call}" if call is not None else "")
 
 
 def _below(tag: str, above: str) -> bool:

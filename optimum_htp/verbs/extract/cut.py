@@ -17,11 +17,11 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import NodeTag, tag_module_path
+from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import NUMBERS, Edges, Graph, OnnxModel, Scope, Value, node_id, reads, scopes_of
 from optimum_htp.verbs.extract.choice import Choice, ancestor_name
 
@@ -70,9 +70,9 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
     core = core or set(choice.positions)
     core -= _quantizers_after(graph, core)
     between = _between(scope, core)
-    _refuse_interleaved(
-        choice, graph, [index for index in sorted(between) if not _may_come_along(choice, graph, index, types)]
-    )
+    in_the_way = [index for index in sorted(between) if not _may_come_along(choice, graph, index, types)]
+    if in_the_way:
+        raise PackageError(_interleaved(choice, graph, in_the_way))
     between |= _quantizers_before(graph, core | between)
     inner = core | between
     _refuse_fused(choice, graph, inner, types)
@@ -84,7 +84,7 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
         )
     last = len(scopes) - 1
     nodes, inputs, stored = _closure(choice.file.model, scopes, [(last, index) for index in sorted(inner)])
-    ranks = [{index: rank for rank, index in enumerate(each.order)} for each in scopes]
+    ranks = [{index: rank for rank, index in enumerate(around.order)} for around in scopes]
     ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
     shared = tuple(node_id(graph.nodes[index], index) for index in sorted(between))
     return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored)
@@ -132,10 +132,10 @@ def _quantizers_before(graph: Graph, inner: set[int]) -> set[int]:
 def _may_come_along(choice: Choice, graph: Graph, index: int, types: Mapping[str, Value]) -> bool:
     """Whether a node may be copied into the module: shape computations, and what is between layers of a range."""
     tag = choice.file.tags.get((choice.graph, index))
-    if tag is not None and (choice.owns(tag.tag) and tag.call is None):
-        return True
-    if len(choice.paths) > 1 and tag is not None and tag.tag == _parent_tag(choice):
-        return True
+    if tag is not None:
+        of_a_range = len(choice.paths) > 1 and tag.tag == _parent_tag(choice)
+        if of_a_range or (choice.owns(tag.tag) and tag.call is None):
+            return True
     known = [types.get(name) for name in graph.nodes[index].outputs if name]
     return all(value is not None and value.elem_type in _EXEMPT for value in known)
 
@@ -145,19 +145,16 @@ def _parent_tag(choice: Choice) -> str:
     return choice.tree.tag(path or ())
 
 
-def _refuse_interleaved(choice: Choice, graph: Graph, indices: Iterable[int]) -> None:
-    found = list(indices)
-    if not found:
-        return
-    tags = [
-        choice.file.tags.get((choice.graph, index)) or NodeTag(choice.tree.tag(()), "unresolved") for index in found
-    ]
-    others = list(dict.fromkeys(tag_module_path(tag.tag) or "the root" for tag in tags))
+def _interleaved(choice: Choice, graph: Graph, indices: Sequence[int]) -> str:
+    """Why a module can't be cut out: these nodes are on the ways that leave it and come back."""
+    tags = [choice.file.tags.get((choice.graph, index)) for index in indices]
+    names = [tag.tag if tag is not None else choice.tree.tag(()) for tag in tags]
+    others = list(dict.fromkeys(tag_module_path(name) or "the root" for name in names))
     listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-    instead = ancestor_name(choice, (tag.tag for tag in tags)) or "the whole model"
-    example = node_id(graph.nodes[found[0]], found[0])
-    raise PackageError(
-        f"{choice.file.model.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(found)} nodes of "
+    instead = ancestor_name(choice, names) or "the whole model"
+    example = node_id(graph.nodes[indices[0]], indices[0])
+    return (
+        f"{choice.file.model.path}: no clean cut around {choice.name!r}: what leaves it comes back through {len(indices)} nodes of "
         f"{listed} (the first produces {example!r}); extract {instead}, which contains them all"
     )
 
@@ -174,11 +171,8 @@ def _refuse_fused(choice: Choice, graph: Graph, inner: set[int], types: Mapping[
         first = types.get(node_id(node, index))
         computes = first is None or first.elem_type not in _EXEMPT
         if touches and computes and any(choice.owns(origin) for origin in tag.origins):
-            others = ", ".join(
-                dict.fromkeys(
-                    tag_module_path(origin) or "the root" for origin in tag.origins if not choice.owns(origin)
-                )
-            )
+            foreign = (origin for origin in tag.origins if not choice.owns(origin))
+            others = ", ".join(dict.fromkeys(tag_module_path(origin) or "the root" for origin in foreign))
             instead = ancestor_name(choice, tag.origins) or "the whole model"
             raise PackageError(
                 f"{choice.file.model.path}: no clean cut around {choice.name!r}: an optimizer fused a part of it with {others} "
@@ -199,23 +193,23 @@ def _closure(
 ) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...], tuple[str, ...]]:
     """Adds the constant nodes that nodes consume, and says what else they consume: inputs, and initializers."""
     edges = Edges(model)
-    numbers = {scope.path: number for number, scope in enumerate(scopes)}
+    depths = {scope.path: depth for depth, scope in enumerate(scopes)}
     chosen = dict.fromkeys(inner)
     inputs: dict[str, None] = {}
     initializers: dict[str, None] = {}
     stack = list(reversed(inner))
     while stack:
-        number, index = stack.pop()
-        for name in reads(scopes[number].graph.nodes[index]):
-            tensor = edges.find(scopes[number].path, name) or ("", name)
-            home = numbers[tensor[0]]
+        depth, index = stack.pop()
+        for name in reads(scopes[depth].graph.nodes[index]):
+            tensor = edges.find(scopes[depth].path, name) or ("", name)
+            home = depths[tensor[0]]
             producer = edges.producers.get(tensor)
             if producer is not None and (home, producer[1]) in chosen:
                 continue
             if producer is not None and name in scopes[home].constants:
                 chosen[home, producer[1]] = None
                 stack.append((home, producer[1]))
-            elif producer is None and name in scopes[home].stored:
+            elif producer is None and name in scopes[home].initializers:
                 initializers[name] = None
             else:
                 inputs[name] = None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import (
     GraphSpans,
     ModelSpans,
+    Piece,
     SourceFiles,
     Span,
     Splice,
@@ -22,31 +21,13 @@ from optimum_htp.onnxfile import (
     model_pieces,
     pieces_length,
     release_pages,
-    rewrite_part,
+    rewrite_tensors,
 )
 from optimum_htp.package import SKELETON, external_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
 
 
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile import Piece
-
 _ALIGNMENT_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What was written.
-
-    Attributes:
-        initializers: Initializers in the file.
-        weight_bytes: Bytes of them, those of external data included.
-        external: Whether there is a file of external data.
-    """
-
-    initializers: int
-    weight_bytes: int
-    external: bool
 
 
 class PartWriter:
@@ -69,23 +50,22 @@ class PartWriter:
         self._opened: dict[str, tuple[int, int]] = {}
         self._ranges: list[tuple[int, Span]] = []
 
-    def write(self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value]) -> Written:
-        """Writes the file, and next to it one with the suffix `_data` where weights are external.
+    def write(self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value]) -> int:
+        """Writes the file, and next to it one with the suffix `_data` where weights are external; gives their bytes.
 
         Raises:
             PackageError: A file of external data is missing, too short, or outside the package.
-            OSError: As the system says it.
         """
         location = target.name + "_data"
         dense: list[list[Piece]] = []
         sparse: list[list[Piece]] = []
         released = 0
         for initializer in cut.initializers:
-            found = initializer_span(self.scopes, initializer)
-            assert found is not None  # the cut lists what the graphs have
-            span, is_sparse = found
-            kept = self._rewritten("sparse" if is_sparse else "tensor", span, location)
-            (sparse if is_sparse else dense).append(kept)
+            place = initializer_span(self.scopes, initializer)
+            assert place is not None  # the cut lists what the graphs have
+            span, is_sparse = place
+            copied = self._rewritten("sparse" if is_sparse else "tensor", span, location)
+            (sparse if is_sparse else dense).append(copied)
             released = release_pages(self.files.data, span[1], released)
         nodes = (self.scopes[scope].nodes[index] for scope, index in cut.nodes)
         graph = graph_pieces(
@@ -93,21 +73,20 @@ class PartWriter:
             nodes=[self._rewritten("node", span, location) for span in nodes],
             initializers=dense,
             sparse_initializers=sparse,
-            inputs=[types[each] for each in cut.inputs],
-            outputs=[types[each] for each in cut.outputs],
+            inputs=[types[tensor] for tensor in cut.inputs],
+            outputs=[types[tensor] for tensor in cut.outputs],
         )
-        kept_metadata = (
-            span for span in self.model.metadata if not _is_of_the_package(self.files.metadata_key(*span))
-        )
+        keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
+        metadata = [
+            span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)
+        ]  # of the whole file
         with creating(target) as descriptor:
-            self.files.write(model_pieces(self.model, graph, metadata=kept_metadata), descriptor)
+            self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
         if self._ranges:
             with creating(target.with_name(location)) as descriptor:
                 self.files.write_at(self._ranges, descriptor, size_bytes=self._external_bytes)
-        weight_bytes = sum(map(pieces_length, (*dense, *sparse))) + sum(
-            stop - start for _, (start, stop) in self._ranges
-        )
-        return Written(len(dense) + len(sparse), weight_bytes, bool(self._ranges))
+        external_bytes = sum(stop - start for _, (start, stop) in self._ranges)
+        return sum(map(pieces_length, (*dense, *sparse))) + external_bytes
 
     def _rewritten(self, kind: str, span: Span, location: str) -> list[Piece]:
         """A message with its external data pointing into the new file."""
@@ -115,11 +94,10 @@ class PartWriter:
         def move(field: TensorField) -> Splice | None:
             if not field.is_external:
                 return None
-            entries = dict(field.entries)
-            offset, length = self._place(field, entries)
+            offset, length = self._place(field, dict(field.entries))
             return field.with_entries((("location", location), ("offset", str(offset)), ("length", str(length))))
 
-        splice = rewrite_part(self.files.data, kind, span, move)
+        splice = rewrite_tensors(self.files.data, move, kind=kind, span=span)
         return [span] if splice is None else splice.pieces
 
     def _place(self, field: TensorField, entries: Mapping[str, str]) -> tuple[int, int]:
@@ -136,10 +114,10 @@ class PartWriter:
             raise PackageError(f"{self.path}: {message}; get the whole package again")
         key = (location, offset, length)
         if key not in self._external:
-            at = -(-self._external_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-            self._external[key] = at
-            self._external_bytes = at + length
-            self._ranges.append((at, (start + offset, start + offset + length)))
+            target = -(-self._external_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+            self._external[key] = target
+            self._external_bytes = target + length
+            self._ranges.append((target, (start + offset, start + offset + length)))
         return self._external[key], length
 
     def _open(self, location: str) -> tuple[int, int]:
@@ -148,8 +126,3 @@ class PartWriter:
             path = external_file(self.path, location)
             self._opened[location] = self.files.add(path), path.stat().st_size
         return self._opened[location]
-
-
-def _is_of_the_package(key: str) -> bool:
-    """Whether a metadata entry describes the whole file, and not the part."""
-    return key == SKELETON or is_pack_key(key)

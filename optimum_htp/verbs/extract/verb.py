@@ -93,8 +93,7 @@ def extract(
         typed = _typed(choice, part, types)
         with StagedDirectory(target.parent) as staging:
             staged = staging.path / target.name
-            writer = PartWriter(files, source, model, spans)
-            written = writer.write(part, staged, name=choice.name, types=typed)
+            weight_bytes = PartWriter(files, source, model, spans).write(part, staged, name=choice.name, types=typed)
             _tag(choice, part, staged, sidecar=target != output)
             names = sorted(path.name for path in staging.path.iterdir())
             staging.commit()
@@ -112,9 +111,9 @@ def extract(
         folded=tuple(_folded_norms(choice)),
         inputs=tuple(typed[name] for name in part.inputs),
         outputs=tuple(typed[name] for name in part.outputs),
-        initializers=written.initializers,
-        weight_bytes=written.weight_bytes,
-        external_data=written.external,
+        initializers=len(part.initializers),
+        weight_bytes=weight_bytes,
+        external_data=f"{target.name}_data" in names,
     )
 
 
@@ -134,7 +133,7 @@ def _folded_norms(choice: Choice) -> Iterator[str]:
 
 
 def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
-    """The ONNX file to write, if that harms nothing."""
+    """The ONNX file to write, if it is not in the way of anything."""
     single = output.suffix == ".onnx"
     if single and output.is_dir():
         raise PackageError(f"{output}: a directory; give the path of the ONNX file to write")
@@ -167,34 +166,25 @@ def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, V
         if value is None:
             advice = "run it through onnx.shape_inference and cut again, or extract a module around it"
             raise PackageError(f"{choice.file.model.path}: the type of the tensor {name!r} is not known; {advice}")
-        shape = value.shape
-        if shape is not None:
-            shape = tuple(
-                names.setdefault(size, f"dim_{len(names)}")
-                if isinstance(size, str) and size.startswith("unk__")
-                else size
-                for size in shape
-            )
-        typed[name] = replace(value, shape=shape)
+        if value.shape is not None:
+            symbols = [size for size in value.shape if isinstance(size, str) and size.startswith("unk__")]
+            renamed = {symbol: names.setdefault(symbol, f"dim_{len(names)}") for symbol in symbols}
+            value = replace(value, shape=tuple(renamed.get(str(size), size) for size in value.shape))
+        typed[name] = value
     return typed
 
 
 def _tag(choice: Choice, part: Cut, staged: Path, *, sidecar: bool) -> None:
-    """Sees to it that the nodes of the new file have their tags, and writes its sidecar."""
+    """Tags the nodes of the new file, if they have lost their tags, and writes its sidecar."""
     moved = {(part.scopes[scope].path, old): new for new, (scope, old) in enumerate(part.nodes)}
-    tags: dict[NodeKey, NodeTag] = {}
-    for key, tag in choice.file.tags.items():
-        new = _moved_key(key, moved)
-        if new is not None:
-            tags[new] = tag
-    root = _part_of_root(choice, tags.values())
-    model = read_model(staged)
-    if read_tags(model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(TaggedGraph(model, tags, Roots((root,))), options=HtpOptions(skeleton=False))
-        model = read_model(staged)
+    keys = ((_moved_key(key, moved), tag) for key, tag in choice.file.tags.items())
+    tags = {key: tag for key, tag in keys if key is not None}
+    graph = TaggedGraph(read_model(staged), tags, Roots((_part_of_root(choice, tags.values()),)))
+    if read_tags(graph.model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
+        write_tags(graph, options=HtpOptions(skeleton=False))
+        graph = replace(graph, model=read_model(staged))
     if sidecar:
-        entry = FileRecord.of(TaggedGraph(model, tags, Roots((root,))))
-        Sidecar({staged.name: entry}, versions=library_versions()).write(staged.parent)
+        Sidecar({staged.name: FileRecord.of(graph)}, versions=library_versions()).write(staged.parent)
 
 
 def _moved_key(key: NodeKey, moved: Mapping[NodeKey, int]) -> NodeKey | None:
@@ -202,8 +192,10 @@ def _moved_key(key: NodeKey, moved: Mapping[NodeKey, int]) -> NodeKey | None:
     if key in moved:
         return "", moved[key]
     body = split_body_path(key[0])
-    holder = _moved_key(body[:2], moved) if body is not None else None
-    return (body_path(*holder, body[2]), key[1]) if body is not None and holder is not None else None
+    if body is None:
+        return None
+    holder = _moved_key(body[:2], moved)
+    return (body_path(*holder, body[2]), key[1]) if holder is not None else None
 
 
 def _part_of_root(choice: Choice, tags: Iterable[NodeTag]) -> Root:
@@ -212,12 +204,10 @@ def _part_of_root(choice: Choice, tags: Iterable[NodeTag]) -> Root:
     tree = whole.tree
     named = {name for tag in tags for name in (tag.tag, *tag.origins)}
     wanted = {path for name in named if (path := tree.path_of_tag(name)) is not None} | set(choice.paths)
-    inside = [
-        info
-        for info in tree
-        if any(path[: len(top)] == top for path in (info.path, *info.aliases) for top in choice.paths)
-    ]
-    wanted.update(path for info in inside for path in (info.path, *info.aliases))
+    for info in tree:
+        paths = (info.path, *info.aliases)
+        if any(path[: len(top)] == top for path in paths for top in choice.paths):
+            wanted.update(paths)
     kept = {id(tree.module(path[:length])) for path in wanted for length in range(len(path) + 1)}
     part = ModuleTree(
         replace(info, aliases=tuple(alias for alias in info.aliases if _is_known(alias, tree, kept)))

@@ -24,19 +24,7 @@ def refuse_other_model(
     initializers: Sequence[TaggedInitializer],
     matcher: Matcher,
 ) -> None:
-    """Refuses a model that the file was not exported from.
-
-    Args:
-        file: The file.
-        model: What to call the model.
-        rows: What is known of its initializers.
-        initializers: The initializers, in the same order.
-        matcher: The model's parameters, and the values of the initializers.
-
-    Raises:
-        PackageError: An initializer has the name of a parameter and other values, or most of the weights are not in the
-            model; the message says which.
-    """
+    """Refuses a model whose parameter has other values than its initializer, or in which most of the weights are not."""
     pairs = list(zip(rows, initializers, strict=True))
     lost = [initializer for row, initializer in pairs if row.kind == "unknown"]
     for initializer in lost:

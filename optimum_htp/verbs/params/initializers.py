@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from optimum_htp.onnxfile import Edges, Initializer, Node, SourceFiles, Use, element_type, model_spans, scope_spans
 from optimum_htp.package import HtpFile, external_file
 from optimum_htp.tagging import TaggedGraph
+from optimum_htp.verbs.params.state_dict import Array
 
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Operators that pass a tensor through: the consumers of their output count as the tensor's.
 _PASS_THROUGH = frozenset(
@@ -58,7 +55,7 @@ class TaggedInitializer:
 
 
 def tagged_initializers(file: TaggedGraph) -> list[TaggedInitializer]:
-    """The initializers of a file in order."""
+    """The initializers of a file, in order."""
     nodes = dict(file.model.nodes())
     edges = Edges(file.model)
 
@@ -88,50 +85,31 @@ def tagged_initializers(file: TaggedGraph) -> list[TaggedInitializer]:
     ]
 
 
-class Values:
-    """Reads the values of initializers, one at a time.
+@contextmanager
+def initializer_values(file: HtpFile) -> Iterator[Callable[[TaggedInitializer], Array | None]]:
+    """Gives a function that reads the values of an initializer; None for a sparse one, and for one of strings."""
+    import onnx
 
-    A context manager.
-    """
+    spans: dict[tuple[str, str], tuple[int, int]] = {}
+    with SourceFiles(file.path) as files:
+        main = model_spans(files.data).graph
+        for path, _ in file.model.graphs():
+            if "::" not in path:  # functions have no initializers
+                tensors = scope_spans(files.data, main, path)[-1].tensors
+                spans.update({(path, name): span for name, span in tensors.items()})
 
-    def __init__(self, file: HtpFile) -> None:
-        self._path = file.path
-        self._spans: dict[tuple[str, str], tuple[int, int]] = {}
-        with ExitStack() as stack:
-            self._files = stack.enter_context(SourceFiles(file.path))
-            data = self._files.data
-            main = model_spans(data).graph
-            for path, _ in file.model.graphs():
-                if "::" not in path:  # functions have no initializers
-                    tensors = scope_spans(data, main, path)[-1].tensors
-                    self._spans.update({(path, name): span for name, span in tensors.items()})
-            self._stack = stack.pop_all()
+        def read(initializer: TaggedInitializer) -> Array | None:
+            tensor, span = initializer.tensor, spans.get(initializer.key)
+            if span is None or element_type(tensor.data_type).kind == "string":
+                return None
+            proto = onnx.TensorProto.FromString(files.data[slice(*span)])
+            if tensor.location is not None:
+                with external_file(file.path, tensor.location).open("rb") as stream:
+                    stream.seek(tensor.offset)
+                    proto.raw_data = stream.read(-1 if tensor.length is None else tensor.length)
+                proto.data_location = onnx.TensorProto.DEFAULT
+                del proto.external_data[:]
+            array: Array = onnx.numpy_helper.to_array(proto)
+            return array
 
-    def __enter__(self) -> Values:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def read(self, initializer: TaggedInitializer) -> np.ndarray[Any, Any] | None:
-        """The values of an initializer; None of a sparse one, and of one of strings.
-
-        Raises:
-            PackageError: Its external data is missing.
-        """
-        import onnx
-
-        tensor, span = initializer.tensor, self._spans.get(initializer.key)
-        if span is None or element_type(tensor.data_type).kind == "string":
-            return None
-        proto = onnx.TensorProto.FromString(self._files.data[slice(*span)])
-        if tensor.location is not None:
-            with external_file(self._path, tensor.location).open("rb") as stream:
-                stream.seek(tensor.offset)
-                proto.raw_data = stream.read(-1 if tensor.length is None else tensor.length)
-            proto.data_location = onnx.TensorProto.DEFAULT
-            del proto.external_data[:]
-        array: np.ndarray[Any, Any] = onnx.numpy_helper.to_array(proto)
-        return array
+        yield read

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from optimum_htp.package import Derivation
 from optimum_htp.verbs.params.initializers import TaggedInitializer
 from optimum_htp.verbs.params.readings import Reading, changes_to, readings
-from optimum_htp.verbs.params.state_dict import SourceTensors, distance
+from optimum_htp.verbs.params.report import shared_start
+from optimum_htp.verbs.params.state_dict import Array, SourceTensors, distance
 
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 _MAX_PIECES = 16
 _SCALE = ("weight", "running_var")
@@ -33,13 +28,7 @@ CHANGES = (
 
 
 class Matcher:
-    """Finds what initializers were made of.
-
-    Args:
-        source: The model's tensors.
-        initializers: The initializers of the file.
-        read: Gives the values of an initializer.
-    """
+    """Finds what initializers were made of: `source` has the model's tensors, `read` gives an initializer's values."""
 
     def __init__(
         self,
@@ -64,29 +53,22 @@ class Matcher:
     def match(
         self, tensor: TaggedInitializer, array: Array, paths: Sequence[str], *, named: str | None = None
     ) -> Derivation | None:
-        """What a tensor was made of; None where that is not known.
+        """What a tensor with these values was made of; None where that is not known.
 
-        Args:
-            tensor: The tensor.
-            array: Its values.
-            paths: The dotted paths, in the whole model, of the modules that it is for.
-            named: The parameter that it has the name of, which is meant where several have these values.
+        `paths` are the dotted paths, in the whole model, of the modules that it is for, and `named` is the parameter that
+        it has the name of, which is meant where several have these values.
         """
+        computed = (self._folded, self._norm, self._concatenated, self._rows)
+        unquantized = (self._scaled, self._shifted)
         for reading in self.readings(tensor, array):
-            found = self._plain(reading, paths, named)
-            if found is None and reading.values.dtype.kind == "f":
-                found = (
-                    self._folded(reading, paths)
-                    or self._norm(reading, paths)
-                    or self._concatenated(reading, paths)
-                    or self._rows(reading, paths)
-                )
-                if found is None and reading.step is None:
-                    found = self._scaled(reading, paths) or self._shifted(reading, paths)
-            if found is not None:
+            derivation = self._plain(reading, paths, named)
+            if derivation is None and reading.values.dtype.kind == "f":
+                kinds = computed if reading.step is not None else computed + unquantized
+                derivation = next((made for kind in kinds if (made := kind(reading, paths))), None)
+            if derivation is not None:
                 word = "quantized" if reading.step is not None else "cast" if reading.rounding else ""
-                changes = found.changes if not word or word in found.changes else (*found.changes, word)
-                return replace(found, changes=changes, scale=reading.scale, zero_point=reading.zero_point)
+                changes = dict.fromkeys((*derivation.changes, *([word] if word else ())))
+                return replace(derivation, changes=tuple(changes), scale=reading.scale, zero_point=reading.zero_point)
         return None
 
     def _plain(self, reading: Reading, paths: Sequence[str], named: str | None) -> Derivation | None:
@@ -96,30 +78,31 @@ class Matcher:
         if size < 2:  # one number is equal to many: only the module's own can be meant
             near = [name for name in near if any(distance(name, path) == 0 for path in paths)]
         for names in (near, far) if reading.telling else (near,):
-            found = [(name, changes) for name in names if (changes := changes_to(self.source.tensors[name], reading))]
-            if found:
-                if names is near:
-                    found = _nearest(found, paths)
+            matches = {name: changes for name in names if (changes := changes_to(self.source.tensors[name], reading))}
+            if matches:
+                equal = _nearest(matches, paths) if names is near else list(matches)
                 # Of a square matrix with equal values, the one that is just the same is meant.
-                first = min(found, key=lambda item: (item[0] != named, len(item[1]) > 1, item[1] != ("same",)))
-                return Derivation((first[0],), first[1], tuple(name for name, _ in found if name != first[0]))
+                first = min(
+                    equal, key=lambda name: (name != named, len(matches[name]) > 1, matches[name] != ("same",))
+                )
+                return Derivation((first,), matches[first], tuple(name for name in equal if name != first))
         return None
 
     def _folded(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """The weight or the bias of a convolution with the batch norm after it."""
         if reading.values.ndim == 2 or not self.source.norms:
             return None
-        found = [parts for path in paths if (parts := self._fold(reading, path))]
-        if not found:
+        folds = [parts for path in paths if (parts := self._fold(reading, path))]
+        if not folds:
             return None
-        others = dict.fromkeys(parts[0] for parts in found if parts[0] not in found[0])
-        return Derivation(found[0], ("folded",), tuple(others))
+        others = dict.fromkeys(parts[0] for parts in folds if parts[0] not in folds[0])
+        return Derivation(folds[0], ("folded",), tuple(others))
 
     def _fold(self, reading: Reading, path: str) -> tuple[str, ...]:
         """The parameters of a convolution at a path and of a batch norm that make a tensor together."""
         shape = reading.values.shape
         norms = [norm for norm in self.source.norms if norm.scale.size in shape]
-        norms.sort(key=lambda norm: -_shared_prefix(norm.name, path))
+        norms.sort(key=lambda norm: -len(shared_start([norm.name.split("."), path.split(".")])))
         weights = [name for name, value in self.source.tensors.items() if name.endswith("weight") and value.ndim > 2]
         for weight in self.source.near([path], weights)[0]:
             own = f"{weight.rpartition('.')[0]}.bias"
@@ -136,16 +119,16 @@ class Matcher:
 
     def _norm(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """What a batch norm on its own multiplies by, or adds, computed beforehand."""
-        found = []
+        matches = []
         for norm in self.source.norms:
             if norm.scale.size != reading.values.size or norm.name not in paths:
                 continue
-            made = ((norm.scale, _SCALE), (norm.shift, _SHIFT))
-            shape = reading.values.shape
-            parts = next((parts for each, parts in made if reading.is_made_by(each.reshape(shape))), ())
-            names = tuple(f"{norm.name}.{part}" for part in parts if f"{norm.name}.{part}" in self.source.tensors)
-            found += [names] if names else []
-        return Derivation(found[0], ("folded",), tuple(names[0] for names in found[1:])) if found else None
+            for values, parts in ((norm.scale, _SCALE), (norm.shift, _SHIFT)):
+                names = tuple(name for part in parts if (name := f"{norm.name}.{part}") in self.source.tensors)
+                if names and reading.is_made_by(values.reshape(reading.values.shape)):
+                    matches.append(names)
+                    break
+        return Derivation(matches[0], ("folded",), tuple(names[0] for names in matches[1:])) if matches else None
 
     def _concatenated(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """Several parameters side by side, as in a fused QKV; zeros may stand for a bias that is not there."""
@@ -165,18 +148,16 @@ class Matcher:
         import numpy as np
 
         parts: list[tuple[str, str]] = []
-        at, width, length = 0, 0, len(whole.values)
-        while at < length and len(parts) < _MAX_PIECES:
-            found = next(self._starting(whole.part(at, length), names, {name for name, _ in parts}), None)
-            if found is None:
-                if not width or np.any(whole.values[at : at + width]):
-                    return
-                at += width
-                continue
-            name, change, width = found
-            parts.append((name, change))
-            at += width
-        if at == length:
+        start, width, length = 0, 0, len(whole.values)
+        while start < length and len(parts) < _MAX_PIECES:
+            piece = next(self._starting(whole.part(start, length), names, {name for name, _ in parts}), None)
+            if piece is not None:
+                name, change, width = piece
+                parts.append((name, change))
+            elif not width or np.any(whole.values[start : start + width]):
+                return
+            start += width
+        if start == length:
             yield from parts
 
     def _starting(self, whole: Reading, names: Iterable[str], used: set[str]) -> Iterator[tuple[str, str, int]]:
@@ -186,9 +167,9 @@ class Matcher:
             value = self.source.tensors[name]
             if name in used or value.ndim != len(shape) or not 0 < value.size <= whole.values.size:
                 continue
-            for change, each in (("same", value), ("transposed", value.T)) if value.ndim == 2 else (("same", value),):
-                if len(each) <= shape[0] and each.shape[1:] == shape[1:] and whole.part(0, len(each)).is_of(each):
-                    yield name, change, len(each)
+            for change, piece in (("same", value), ("transposed", value.T))[: value.ndim]:
+                if len(piece) <= shape[0] and piece.shape[1:] == shape[1:] and whole.part(0, len(piece)).is_of(piece):
+                    yield name, change, len(piece)
 
     def _rows(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """Some rows of a table: a part of it (`sliced`), or those that constant numbers choose (`gathered`)."""
@@ -213,33 +194,31 @@ class Matcher:
             value = self.source.tensors[name]
             if value.dtype.kind != "f" or array.size < 2:
                 continue
-            for change, each in (("", value), ("transposed", value.T)):
-                if each.shape != array.shape:
+            for changes, arranged in ((("scaled",), value), (("transposed", "scaled"), value.T)):
+                if arranged.shape != array.shape:
                     continue
-                top = np.unravel_index(int(np.argmax(np.abs(each))), each.shape)
-                if each[top] and array[top] and reading.is_made_by(each * (array[top] / each[top])):
-                    return Derivation((name,), (*((change,) if change else ()), "scaled"))
+                top = np.unravel_index(int(np.argmax(np.abs(arranged))), array.shape)
+                if arranged[top] and array[top] and reading.is_made_by(arranged * (array[top] / arranged[top])):
+                    return Derivation((name,), changes)
         return None
 
     def _shifted(self, reading: Reading, paths: Sequence[str]) -> Derivation | None:
         """A parameter plus a number, as the `1 + weight` of Gemma's norms."""
-        array, found = reading.values, []
+        array, matches = reading.values, []
         for name in self.source.by_size.get(array.size, ()):
             value = self.source.tensors[name]
             own = any(distance(name, path) == 0 for path in paths)
             alike = array.size > 1 and value.dtype.kind == "f" and value.shape == array.shape
             if own and alike and reading.is_made_by(value + (array.flat[0] - value.flat[0])):
-                found.append(name)
-        return Derivation((found[0],), ("shifted",), tuple(found[1:])) if found else None
+                matches.append(name)
+        return Derivation((matches[0],), ("shifted",), tuple(matches[1:])) if matches else None
 
 
-def _nearest(found: list[tuple[str, tuple[str, ...]]], paths: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def _nearest(names: Iterable[str], paths: Sequence[str]) -> list[str]:
     """For each module that a tensor is for, the parameters that are nearest to it."""
-    wanted: set[str] = set()
-    for path in paths:
-        nearest = min(distance(name, path) for name, _ in found)
-        wanted.update(name for name, _ in found if distance(name, path) == nearest < 3)
-    return [item for item in found if item[0] in wanted]
+    names = list(names)
+    nearest = {path: min(distance(name, path) for name in names) for path in paths}
+    return [name for name in names if any(distance(name, path) == near < 3 for path, near in nearest.items())]
 
 
 def _per_channel(weight: Array, scale: Array, shape: tuple[int, ...]) -> Array | None:
@@ -249,8 +228,8 @@ def _per_channel(weight: Array, scale: Array, shape: tuple[int, ...]) -> Array |
     axis = next((axis for axis in (0, 1) if shape[axis] == scale.size), None)
     if axis is None:
         return None
-    made: Array = weight * scale.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
-    return made
+    product: Array = weight * scale.reshape(-1, *(1,) * (weight.ndim - axis - 1))
+    return product
 
 
 def _rows_change(table: Array, reading: Reading) -> str:
@@ -259,20 +238,10 @@ def _rows_change(table: Array, reading: Reading) -> str:
 
     width = table.shape[-1]
     rows = np.ascontiguousarray(table.reshape(-1, width).astype(reading.values.dtype, copy=False))
-    known = {row.tobytes(): at for at, row in reversed(list(enumerate(rows)))}
-    for axis in [at for at, size in enumerate(reading.values.shape) if size == width]:
+    known = {row.tobytes(): index for index, row in reversed(list(enumerate(rows)))}
+    for axis in [axis for axis, size in enumerate(reading.values.shape) if size == width]:
         wanted = np.ascontiguousarray(np.moveaxis(reading.values, axis, -1)).reshape(-1, width)
         chosen = [known.get(row.tobytes(), -1) for row in wanted]
         if -1 not in chosen:
             return "sliced" if chosen == list(range(chosen[0], chosen[0] + len(chosen))) else "gathered"
     return ""
-
-
-def _shared_prefix(left: str, right: str) -> int:
-    pairs = zip(left.split("."), right.split("."), strict=False)
-    length = 0
-    for one, other in pairs:
-        if one != other:
-            break
-        length += 1
-    return length

@@ -10,16 +10,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations, permutations
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from optimum_htp.onnxfile import NUMBERS
 from optimum_htp.verbs.params.initializers import TaggedInitializer
+from optimum_htp.verbs.params.state_dict import Array
 
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 # How far off a number may be that was rounded to a type, as a part of it.
 _ROUNDING = {NUMBERS["float16"]: 2.0**-11, NUMBERS["bfloat16"]: 2.0**-8}
@@ -65,7 +60,7 @@ class Reading:
         import numpy as np
 
         cast = value.astype(self.values.dtype, copy=False)
-        ends = ((cast.flat[at], self.values.flat[at]) for at in ((0, -1) if cast.size else ()))
+        ends = ((cast.flat[index], self.values.flat[index]) for index in ((0, -1) if cast.size else ()))
         if not all(left == right or (left != left and right != right) for left, right in ends):
             return False
         return np.array_equal(cast, self.values, equal_nan=cast.dtype.kind == "f")
@@ -99,26 +94,26 @@ class Reading:
         step = np.broadcast_to(np.abs(self.step) if self.step is not None else np.float32(0), value.shape)
         ends = (slice(0, 1), slice(-1, None)) if value.size else ()
         corners = ((end,) * value.ndim for end in ends)
-        return all(near(value[at], self.values[at], step[at]) for at in corners) and near(value, self.values, step)
+        if not all(near(value[corner], self.values[corner], step[corner]) for corner in corners):
+            return False
+        return near(value, self.values, step)
 
 
-def arrangements(value: Array, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], Array]]:
+def _arrangements(value: Array, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], Array]]:
     """A parameter's values in a shape, and what was done to them: nothing, `transposed`, or `reshaped`."""
     if value.shape == shape:
         yield (), value
-    for order in permutations(range(value.ndim)) if 2 <= value.ndim <= 4 else ():
-        moved = value.transpose(order)
-        if moved.shape == shape and order != tuple(range(value.ndim)):
-            yield ("transposed",), moved
+    _, *orders = permutations(range(value.ndim)) if value.ndim <= 4 else ((),)  # the first leaves the axes as they are
+    for order in orders:
+        if tuple(value.shape[axis] for axis in order) == shape:
+            yield ("transposed",), value.transpose(order)
     if value.shape != shape and value.size == prod(shape):
         yield ("reshaped",), value.reshape(shape)
 
 
 def changes_to(value: Array, reading: Reading) -> tuple[str, ...]:
     """What makes an initializer of a parameter's values: `("same",)`, or what was done; `()` where it is not of them."""
-    if value.size != reading.values.size:
-        return ()
-    for changes, arranged in arrangements(value, reading.values.shape):
+    for changes, arranged in _arrangements(value, reading.values.shape):
         if reading.is_of(arranged):
             cast = reading.step is None and (value.dtype != reading.values.dtype or reading.rounding > 0)
             done = (*changes, *(("cast",) if cast else ()), *(("quantized",) if reading.step is not None else ()))
@@ -135,11 +130,7 @@ def readings(
 ) -> Iterator[Reading]:
     """The ways to read an initializer, the likeliest first.
 
-    Args:
-        tensor: The tensor.
-        array: Its values.
-        find: Gives the initializer that a name means where the tensor is.
-        read: Gives the values of an initializer.
+    `find` gives the initializer that a name means where the tensor is, `read` the values of an initializer.
     """
     import numpy as np
 
@@ -147,13 +138,15 @@ def readings(
     if kind in _QUANTIZED:
         steps = array.astype(np.float32)
         for scale, zero_point in _scales(tensor, find=find):
-            step = reduce(np.multiply, (part.astype(np.float32) for each in scale if (part := read(each)) is not None))
+            step = reduce(
+                np.multiply, (values.astype(np.float32) for factor in scale if (values := read(factor)) is not None)
+            )
             zero = read(zero_point) if zero_point is not None else None
             for shape in _channel_shapes(step.size, array.shape):
                 by = step.reshape(shape)
                 offset = np.float32(0) if zero is None else zero.astype(np.float32)
                 offset = offset.reshape(shape if offset.size == by.size else ())
-                names = tuple(each.tensor.name for each in scale)
+                names = tuple(factor.tensor.name for factor in scale)
                 zero_name = zero_point.tensor.name if zero_point is not None else None
                 yield Reading((steps - offset) * by, step=by, scale=names, zero_point=zero_name)
     rounding = _ROUNDING.get(kind, 0.0)
@@ -176,14 +169,14 @@ def _scales(
     for node, slot in tensor.consumers:
         inputs = node.inputs
         # Those after it come first: operators have a tensor's scale and zero point after the tensor.
-        others = [each for other in (*inputs[slot + 1 :], *inputs[:slot]) if (each := find(other)) is not None]
-        scales = [each for each in others if each.tensor.data_type in FLOATS and _fits(each, size)]
-        products = combinations(sorted(scales, key=lambda each: inputs.index(each.tensor.name)), 2)
+        others = list(filter(None, map(find, (*inputs[slot + 1 :], *inputs[:slot]))))
+        scales = [other for other in others if other.tensor.data_type in FLOATS and _fits(other, size)]
+        products = combinations(sorted(scales, key=lambda scale: inputs.index(scale.tensor.name)), 2)
         for pair in products if tensor.tensor.data_type == NUMBERS["int32"] else ():
             yield pair, None
         for scale in scales:
-            kinds = (each for each in others if each.tensor.data_type == tensor.tensor.data_type)
-            yield (scale,), next((each for each in kinds if each.tensor.dims == scale.tensor.dims), None)
+            alike = (other for other in others if other.tensor.data_type == tensor.tensor.data_type)
+            yield (scale,), next((other for other in alike if other.tensor.dims == scale.tensor.dims), None)
 
 
 def _fits(scale: TaggedInitializer, shape: tuple[int, ...]) -> bool:
@@ -198,4 +191,4 @@ def _channel_shapes(size: int, shape: tuple[int, ...]) -> Iterator[tuple[int, ..
         return
     for axis, length in enumerate(shape):
         if length == size:
-            yield tuple(size if each == axis else 1 for each in range(len(shape)))
+            yield (1,) * axis + (size,) + (1,) * (len(shape) - axis - 1)

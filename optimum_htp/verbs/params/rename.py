@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, count, takewhile
+from itertools import chain, count
 
 from optimum_htp.onnxfile import (
     OnnxModel,
     graph_digest,
     read_model,
+    renamable_initializers,
     rename_initializers,
     rewrite_metadata,
     tensor_names,
@@ -26,7 +26,7 @@ from optimum_htp.package import (
     StoredParameter,
     pack_skeleton,
 )
-from optimum_htp.verbs.params.report import ParameterRow
+from optimum_htp.verbs.params.report import ParameterRow, shared_segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,15 @@ class RenamedFile:
 def new_names(model: OnnxModel, rows: Iterable[ParameterRow], *, place: str) -> dict[str, str]:
     """The new names of initializers by old ones; those that have the name of their parameter keep it.
 
-    A name is relative to the module that the file was exported from, as the exporter's own names are. Instead of one that
-    is in use in any graph of the file the next is taken: that of a duplicate, one with the changes as its suffix, one with
-    a number.
-
-    Args:
-        model: The file.
-        rows: Its initializers.
-        place: Where the exported module is in the whole model.
+    A name is relative to the module that the file was exported from, whose place in the whole model is `place`, as the
+    exporter's own names are. Instead of one that is in use in any graph of the file the next is taken: that of a
+    duplicate, one with the changes as its suffix, one with a number.
     """
     taken = tensor_names(model)
-    fixed = {value.name for _, graph in model.graphs() for value in (*graph.inputs, *graph.outputs)}
-    stored = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
+    renamable = renamable_initializers(model)
     names: dict[str, str] = {}
     for row in rows:
-        if not row.parameters or row.name in fixed or stored[row.name] != 1:
+        if not row.parameters or row.name not in renamable:
             continue
         wanted = list(_wanted(row, place))
         if any(row.name == name or _is_numbered(row.name, name) for name in wanted):
@@ -106,17 +100,8 @@ def _joined(names: Sequence[str]) -> str:
     >>> _joined(["self.query.weight", "self.key.weight", "self.value.weight"])
     'self.query_key_value.weight'
     """
-    parts = [name.split(".") for name in names]
-    head = _shared(parts)
-    tail = _shared([each[:0:-1] for each in parts])[::-1]
-    middle = "_".join(".".join(each[len(head) : len(each) - len(tail)]) for each in parts)
-    return ".".join([*head, middle, *tail])
-
-
-def _shared(lists: Sequence[Sequence[str]]) -> list[str]:
-    """What all the lists start with."""
-    columns = zip(*lists, strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    head, middle, tail = shared_segments(names)
+    return ".".join([*head, "_".join(middle), *tail])
 
 
 def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optimum_htp.hierarchy import split_tag, tag_module_path
 
@@ -16,7 +16,7 @@ from optimum_htp.hierarchy import split_tag, tag_module_path
 if TYPE_CHECKING:
     import numpy as np
 
-    Array = np.ndarray[Any, Any]
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _MERGED = re.compile(r"_merged_\d+$")
 _QUANTIZED = re.compile(r"(_quantized)?(_scale|_zero_point)?$")
@@ -50,16 +50,18 @@ class SourceTensors:
 
     tensors: dict[str, Array]
     norms: list[BatchNorm]
-    places: Mapping[str, str] = field(default_factory=dict)
-    by_size: dict[int, list[str]] = field(default_factory=dict)
+    places: Mapping[str, str]
+    by_size: dict[int, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_size = {}
+        for name, array in self.tensors.items():
+            self.by_size.setdefault(array.size, []).append(name)
 
     @classmethod
     def of(cls, module: Any, *, places: Mapping[str, str] | None = None) -> SourceTensors:
         """Collects the tensors of a `torch.nn.Module`; their memory is shared where numpy has the type."""
-        source = cls(dict(_named_tensors(module)), list(_batch_norms(module)), places or {})
-        for name, array in source.tensors.items():
-            source.by_size.setdefault(array.size, []).append(name)
-        return source
+        return cls(dict(_named_tensors(module)), list(_batch_norms(module)), places or {})
 
     def path(self, tag: str) -> str:
         """The dotted path, in the whole model, of the module with a tag."""
@@ -70,22 +72,18 @@ class SourceTensors:
         """The parameter that an initializer has the name of; Optimum adds `_merged_0` to those of a merged decoder."""
         plain = _MERGED.sub("", name)
         names = (plain, *(f"{place}.{plain}" for place in self.places.values() if place))
-        return next((each for each in names if each in self.tensors), None)
+        return next(filter(self.tensors.__contains__, names), None)
 
     def is_anonymous(self, name: str) -> bool:
         """Whether an initializer has no parameter's name, not even one with a quantizer's suffix."""
-        return all(self.named(each) is None for each in (name, _QUANTIZED.sub("", name, count=1)))
+        return self.named(name) is None and self.named(_QUANTIZED.sub("", name, count=1)) is None
 
     def near(self, paths: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Splits names into those that belong to modules and the others, each list with the nearest first.
-
-        Those are the tensors of the modules themselves, of modules below them and of modules around them.
-        """
+        """Splits names into those of modules, modules below and modules around them, and the others; nearest first."""
         wanted = list(paths)
-        ranked = sorted(
-            (min((distance(name, path) for path in wanted), default=9), at, name) for at, name in enumerate(names)
-        )
-        return [name for rank, _, name in ranked if rank < 3], [name for rank, _, name in ranked if rank >= 3]
+        ranks = {name: min((distance(name, path) for path in wanted), default=3) for name in names}
+        ranked = sorted(ranks, key=lambda name: ranks[name])
+        return [name for name in ranked if ranks[name] < 3], [name for name in ranked if ranks[name] >= 3]
 
 
 def distance(name: str, path: str) -> int:
@@ -103,11 +101,11 @@ def distance(name: str, path: str) -> int:
 
 
 def _named_tensors(module: Any) -> Iterator[tuple[str, Array]]:
-    yield from ((name, _array(value)) for name, value in module.named_parameters(remove_duplicate=False))
-    yield from ((name, _array(value)) for name, value in module.named_buffers(remove_duplicate=False))
-    for path, each in module.named_modules():
-        for name in getattr(each, "parametrizations", None) or ():
-            yield f"{path}.{name}" if path else name, _array(getattr(each, name))
+    for named in (module.named_parameters, module.named_buffers):
+        yield from ((name, _array(value)) for name, value in named(remove_duplicate=False))
+    for path, part in module.named_modules():
+        for name in getattr(part, "parametrizations", None) or ():
+            yield f"{path}.{name}" if path else name, _array(getattr(part, name))
 
 
 def _array(tensor: Any) -> Array:
@@ -123,14 +121,14 @@ def _array(tensor: Any) -> Array:
 def _batch_norms(module: Any) -> Iterator[BatchNorm]:
     import numpy as np
 
-    for name, each in module.named_modules():
-        mean, variance = getattr(each, "running_mean", None), getattr(each, "running_var", None)
+    for name, norm in module.named_modules():
+        mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
         if mean is None or variance is None:
             continue
-        scale = 1.0 / np.sqrt(_array(variance).astype(np.float64) + float(getattr(each, "eps", 1e-5)))
-        if getattr(each, "weight", None) is not None:
-            scale = scale * _array(each.weight)
+        scale = 1.0 / np.sqrt(_array(variance).astype(np.float64) + float(getattr(norm, "eps", 1e-5)))
+        if getattr(norm, "weight", None) is not None:
+            scale = scale * _array(norm.weight)
         shift = -_array(mean) * scale
-        if getattr(each, "bias", None) is not None:
-            shift = shift + _array(each.bias)
+        if getattr(norm, "bias", None) is not None:
+            shift = shift + _array(norm.bias)
         yield BatchNorm(name, scale, shift)

@@ -17,7 +17,7 @@ from optimum_htp.models import SourceModel, find_parts, load_source_model, sourc
 from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
-from optimum_htp.verbs.params.initializers import TaggedInitializer, Values, tagged_initializers
+from optimum_htp.verbs.params.initializers import TaggedInitializer, initializer_values, tagged_initializers
 from optimum_htp.verbs.params.origins import Matcher
 from optimum_htp.verbs.params.readings import Reading
 from optimum_htp.verbs.params.rename import RenamedFile, new_names, write_renamed
@@ -63,8 +63,8 @@ def params(
     """
     opened = as_package(package)
     files = list(opened.matching(file).values())
-    graphs = [tagged_file(each, package=opened) for each in files]
-    undescribed = [each.path for each in files if each.evidence != "sidecar" or opened.packed is not None]
+    graphs = [tagged_file(chosen, package=opened) for chosen in files]
+    undescribed = [chosen.path for chosen in files if chosen.evidence != "sidecar" or opened.packed is not None]
     if rename:
         opened.require_unpacked()
     if rename and undescribed:
@@ -74,13 +74,18 @@ def params(
     facts = source_facts(
         opened.sidecar.source if opened.sidecar is not None else {},
         [tree.root for graph in graphs for tree in graph.trees],
-        with_past=any(value.name.startswith("past_key_values") for each in files for value in each.model.graph.inputs),
+        with_past=any(
+            value.name.startswith("past_key_values") for chosen in files for value in chosen.model.graph.inputs
+        ),
     )
     source = load_source_model(model, **facts, trust_remote_code=trust_remote_code)
-    rows = {each.name: _rows(each, graph, opened, source) for each, graph in zip(files, graphs, strict=True)}
+    rows = {chosen.name: _rows(chosen, graph, opened, source) for chosen, graph in zip(files, graphs, strict=True)}
     saved = (save or rename) and not undescribed
     if saved:
-        changes = [RenamedFile(each, rows[each.name], _new_names(each, rows[each.name], rename)) for each in files]
+        changes = []
+        for chosen in files:
+            names = _new_names(chosen, rows[chosen.name]) if rename else {}
+            changes.append(RenamedFile(chosen, rows[chosen.name], names))
         write_renamed(opened, changes)
         for change in changes:
             rows[change.file.name] = [replace(row, new_name=change.names.get(row.name)) for row in change.rows]
@@ -90,8 +95,8 @@ def params(
 def _rows(file: HtpFile, graph: TaggedGraph, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
     tensors = _tensors_of(file, graph, package, source)
     initializers = tagged_initializers(graph)
-    with Values(file) as values:
-        matcher = Matcher(tensors, initializers, values.read)
+    with initializer_values(file) as read:
+        matcher = Matcher(tensors, initializers, read)
         rows = _with_scales([_row(file, initializer, matcher) for initializer in initializers], matcher)
         refuse_other_model(file, source.name, rows=rows, initializers=initializers, matcher=matcher)
     return rows
@@ -144,25 +149,26 @@ def _is_constant(array: np.ndarray[Any, Any], readings: Iterable[Reading]) -> bo
 
 def _with_scales(rows: list[ParameterRow], matcher: Matcher) -> list[ParameterRow]:
     """The rows, in which the scales and zero points of quantized parameters have those parameters."""
-    roles: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    roles: dict[tuple[str, str], str] = {}
+    parameters: dict[tuple[str, str], dict[str, None]] = {}  # a set that keeps its order
     for row in rows:
         scale = row.scale[0] if len(row.scale) == 1 else None
         for role, name in (("scale", scale), ("zero_point", row.zero_point)):
             initializer = matcher.find(row.graph, name) if name is not None else None
             if initializer is not None:
-                key = initializer.key
-                roles[key] = role, (*roles.get(key, ("", ()))[1], *row.parameters[:1])
-    return [_with_role(row, *roles[row.graph, row.name]) if (row.graph, row.name) in roles else row for row in rows]
+                roles[initializer.key] = role
+                parameters.setdefault(initializer.key, {})[row.parameters[0]] = None
+    changed = []
+    for row in rows:
+        key = row.graph, row.name
+        if key in roles:
+            named, *others = parameters[key]
+            row = replace(row, kind="parameter", changes=(roles[key],), parameters=(named,), duplicates=tuple(others))
+        changed.append(row)
+    return changed
 
 
-def _with_role(row: ParameterRow, role: str, parameters: tuple[str, ...]) -> ParameterRow:
-    named, *others = dict.fromkeys(parameters)
-    return replace(row, kind="parameter", changes=(role,), parameters=(named,), duplicates=tuple(others))
-
-
-def _new_names(file: HtpFile, rows: Iterable[ParameterRow], rename: bool) -> dict[str, str]:
-    if not rename:
-        return {}
+def _new_names(file: HtpFile, rows: Iterable[ParameterRow]) -> dict[str, str]:
     record = file.record
     place = (record.roots[0].in_model if record is not None and record.roots else "") or ""
     return new_names(file.model, rows, place=place)

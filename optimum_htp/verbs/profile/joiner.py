@@ -52,11 +52,7 @@ def nest(events: Sequence[Event]) -> list[Event]:
 
 
 class Joiner:
-    """Finds the nodes of one optimized graph.
-
-    Args:
-        model: The graph that ONNX Runtime made, as it wrote it.
-    """
+    """Finds the nodes of one optimized graph, as ONNX Runtime wrote it."""
 
     def __init__(self, model: OnnxModel) -> None:
         self._indexes = {path: _GraphIndex(graph) for path, graph in model.graphs()}

@@ -40,25 +40,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of one ONNX file.
+    """What was measured of one ONNX file."""
 
-    Attributes:
-        optimized: The graph that ONNX Runtime made; None where it can't write it, as with providers that compile.
-        runs: For each set of inputs, the runs after the warm-up.
-    """
-
-    optimized: OnnxModel | None
-    runs: list[list[Run]]
+    optimized: OnnxModel | None  # the graph that ONNX Runtime made; None from providers that compile it
+    runs: list[list[Run]]  # for each set of inputs, those after the warm-up
 
 
 def measure(
     model: OnnxModel, inputs: Sequence[Inputs], *, provider: str, threads: int | None, warmup: int, runs: int
 ) -> Measured:
-    """Runs a file `warmup + runs` times on each set of inputs.
-
-    Raises:
-        HtpError: ONNX Runtime can't load it, or can't run it on the inputs.
-    """
+    """Runs a file `warmup + runs` times on each set of inputs. Raises HtpError if ONNX Runtime can't."""
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
         written = Path(directory, "optimized.onnx")
         options = session_options(threads=threads)

@@ -52,14 +52,7 @@ class _Sum:
 
 
 class PhaseSums:
-    """Adds up the runs of one phase of one file.
-
-    Args:
-        tagged: The file.
-        joiner: Finds the nodes of events.
-        tags: The tags of those nodes.
-        runs: The runs.
-    """
+    """Adds up the runs of one phase of one file; `tags` are those of the nodes that the joiner finds."""
 
     def __init__(self, tagged: TaggedGraph, joiner: Joiner, tags: NodeTags, runs: Sequence[Run]) -> None:
         new = partial(_Sum, len(runs))
@@ -72,10 +65,12 @@ class PhaseSums:
         self._unattributed = new()
         self._all = new()
         self._timelines = [
-            tuple(self._add(index, run, event, tags.get(key) if key is not None else None)
-                  for event, key in joiner.join(nest(run.events)))
+            tuple(
+                self._add(index, run, event, tags.get(key) if key is not None else None)
+                for event, key in joiner.join(nest(run.events))
+            )
             for index, run in enumerate(runs)
-        ]  # fmt: skip
+        ]
         self._run_time = Microseconds(run.time_us for run in runs)
 
     def report(self, file: str, phase: str, inputs: Mapping[str, tuple[int, ...]]) -> PhaseProfile:

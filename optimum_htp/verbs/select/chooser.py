@@ -21,21 +21,19 @@ class _Belongs(IntEnum):
 
 
 class Chooser:
-    """The modules and nodes that patterns select in one file.
-
-    Attributes:
-        file: The file.
-        modules: For each pattern the tags of the modules that it matches.
-    """
+    """Selects in one file; `modules` has for each pattern the tags of the modules that it matches."""
 
     def __init__(self, file: TaggedGraph, patterns: Sequence[str], *, own: bool, fused: bool) -> None:
         self.file = file
         self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
         self.modules = [
-            {root.tree.tag(info.path) for root in file.roots
-             for info in root.tree.select(pattern, above=root.in_model or "")}
+            {
+                root.tree.tag(info.path)
+                for root in file.roots
+                for info in root.tree.select(pattern, above=root.in_model or "")
+            }
             for _, pattern in self._patterns
-        ]  # fmt: skip
+        ]
         self._own = own
         self._fused = fused
         self._chains: dict[str, list[str]] = {}

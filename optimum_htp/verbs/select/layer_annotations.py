@@ -40,15 +40,9 @@ def _escaped(char: str) -> str:
 
 
 def layer_rules(values: Mapping[NodeKey, str], selected: Collection[NodeKey], *, where: str) -> list[str]:
-    """The fewest rules that match the selected nodes and no others.
+    """The fewest rules that match the selected nodes and no others; `values` has the `layer_ann` of all that have one.
 
-    Args:
-        values: The `layer_ann` of each node that has one.
-        selected: The nodes to match.
-        where: What to call the file in errors.
-
-    Raises:
-        PackageError: A selected node has the same value as one that is not selected.
+    Raises PackageError if a selected node has the same value as one that is not selected.
 
     >>> values = {("", 0): "a", ("", 1): "a/x", ("", 2): "a/y", ("", 3): "b"}
     >>> layer_rules(values, [("", 0), ("", 1), ("", 2)], where="model.onnx")

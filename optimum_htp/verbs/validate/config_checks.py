@@ -37,8 +37,13 @@ _LABEL_AXES: dict[str, tuple[int, tuple[int, ...]]] = {
     "image-segmentation": (1, (0,)),
     "object-detection": (-1, (0, 1)),
 }
-_LOGITS_RANKS = {"text-classification": 2, "image-classification": 2, "audio-classification": 2,
-                 "semantic-segmentation": 4, "image-segmentation": 4}  # fmt: skip
+_LOGITS_RANKS = {
+    "text-classification": 2,
+    "image-classification": 2,
+    "audio-classification": 2,
+    "semantic-segmentation": 4,
+    "image-segmentation": 4,
+}
 
 # By input of a graph, what a pipeline needs to prepare it, and the files, one of which has that.
 _TOKENIZER = ("a tokenizer", (TOKENIZER_CONFIG, *VOCABULARY_FILES))

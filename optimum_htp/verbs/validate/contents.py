@@ -19,11 +19,7 @@ _END_BYTES = 1000
 
 
 class Contents(HtpPackage):
-    """A package that may be broken: what is wrong with it is in `problems`, and the rest can be read.
-
-    Raises:
-        PackageError: The path does not exist, or has no ONNX file.
-    """
+    """A package that may be broken: what is wrong with it is in `problems`, and the rest can be read."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, strict=False)

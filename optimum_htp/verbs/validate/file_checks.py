@@ -27,8 +27,10 @@ _RUNTIME_LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 32): (14, 28),
 }
 _LOWEST_OPSET = 7
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn",
-             "onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training")  # fmt: skip
+_RUNTIMES = (
+    "onnxruntime onnxruntime-gpu onnxruntime-directml onnxruntime-openvino onnxruntime-qnn onnxruntime-rocm "
+    "onnxruntime-migraphx onnxruntime-training"
+).split()
 
 _EXPORT_AGAIN = "export or download the package again"
 
@@ -52,8 +54,10 @@ def check_versions(package: Contents) -> Iterator[Finding]:
     if runtime is None:
         yield skipped("ONNX Runtime is not installed here")
         return
-    opsets = {name: max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
-              for name, model in package.readable.items()}  # fmt: skip
+    opsets = {
+        name: max(model.opset_imports.get(domain, 0) for domain in ("", "ai.onnx"))
+        for name, model in package.readable.items()
+    }
     for name, model in package.readable.items():
         yield from _too_new(name, {"IR version": model.ir_version, "opset": opsets[name]}, runtime)
         if not model.ir_version:

@@ -21,8 +21,14 @@ from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 
 _NAMES = ("checker", "load", "run")
 _PACKAGE = Path(__file__).parents[2]
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONSAFEPATH": "1",
-            "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "PYTHONSAFEPATH": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 _CODE = "from optimum_htp.verbs.validate.worker import main; main()"
 
 

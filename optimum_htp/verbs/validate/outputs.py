@@ -55,10 +55,7 @@ def check_outputs(
 ) -> list[Check]:
     """The checks `outputs` (at the sizes that are given) and `dynamic-axes` (at other sizes of batch and sequence).
 
-    The arguments are those of `validate`; `shapes` has sizes by Optimum's names.
-
-    Raises:
-        PackageError: There is no such model, or it can't be loaded in PyTorch.
+    The arguments are those of `validate`. Raises PackageError if the model can't be loaded in PyTorch.
     """
     sidecar = package.sidecar
     records = sidecar.files.values() if sidecar is not None else ()

@@ -19,19 +19,22 @@ _OTHER_MODEL = "config.json is of another model: copy the right one, or export a
 _EMBEDDING_OPERATORS = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0)}
 """Operator: the inputs that are the table of embeddings and the token ids."""
 
-_VOCABULARY_KEYS = ("vocab_size", "n_words", "decoder_vocab_size", "src_vocab_size", "tgt_vocab_size",
-                    "text_vocab_size")  # fmt: skip
+_VOCABULARY_KEYS = "vocab_size n_words decoder_vocab_size src_vocab_size tgt_vocab_size text_vocab_size".split()
 # Nested configs without words of their own.
 _WORDLESS = re.compile(r"vision|image|audio|speech|backbone|quantization|pretrain|vocoder|qformer|mask|prompt", re.I)
 # Models whose tables are meant to have other sizes than the vocabulary.
 _PADDED_VOCABULARIES = frozenset(("musicgen", "musicgen_melody", "moshi", "mllama", "csm", "dia", "bark", "kosmos-2"))
 
-_WORD_TASKS = frozenset(("text-generation", "fill-mask", "text2text-generation", "image-to-text",
-                         "automatic-speech-recognition"))  # fmt: skip
+_WORD_TASKS = frozenset(
+    "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
+)
 
 _WIDTH_KEYS = ("hidden_size", "d_model", "n_embd", "n_embed", "dim", "emb_dim", "embed_dim", "d_latents")
-_EMBEDDING_KEYS = (*_WIDTH_KEYS, "embedding_size", "word_embed_proj_dim", "input_embedding_size", "emb_size",
-                   "hidden_dim", "d_embed", "embedding_dim", "word_embed_dim")  # fmt: skip
+_EMBEDDING_KEYS = (
+    *_WIDTH_KEYS,
+    *"embedding_size word_embed_proj_dim input_embedding_size emb_size hidden_dim d_embed".split(),
+    *"embedding_dim word_embed_dim".split(),
+)
 
 # For how many layers past key values are kept; the first of these that a config has, its decoder's own first.
 _LAYER_KEYS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")

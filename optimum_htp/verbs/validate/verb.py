@@ -72,8 +72,7 @@ def validate(
         dims: Other sizes of the inputs, by Optimum's names.
         shapes: The same as `dims`.
         tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
-            the type that a file computes with: 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16, 5e-1 if
-            quantized, as for `compare`.
+            the type that a file computes with, as for `compare`.
         task: The task to load and compare for; None means the one that the package says.
         trust_remote_code: Let the code of the model run, where loading needs it.
 

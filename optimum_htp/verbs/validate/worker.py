@@ -16,8 +16,9 @@ from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
 
 _Result = tuple[str, str, str]
 
-_SOCKET_EVENTS = frozenset(("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto",
-                            "socket.sendmsg", "socket.bind"))  # fmt: skip
+_SOCKET_EVENTS = frozenset(
+    f"socket.{event}" for event in "connect getaddrinfo gethostbyname sendto sendmsg bind".split()
+)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """The formats in which tools take a selection: a file for each tool, and `table` lists them.
 
-To add one: write a file with its `FORMAT` (the interface is in `base`), and name it in `table.FORMATS` and in the help
-of `cli/select.py`.
+To add one: write a file with its `FORMAT` (the interface is in `base`), add it to `table.FORMATS` by its name, and
+describe it in the help, at the top of `cli/select.py`.
 """

@@ -11,21 +11,13 @@ from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode,
 
 
 class SelectionFormat(ABC):
-    """How a tool takes the nodes that are selected in a file; `device` is for tools that put nodes on one.
+    """How a tool takes the nodes that are selected in a file; `device` is for tools that put nodes on one."""
 
-    Attributes:
-        one_file: Whether the tool takes the nodes of one file only.
-    """
-
-    one_file: bool = False
+    one_file: bool = False  # the tool takes the nodes of one file only
 
     @abstractmethod
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
-        """The lines to print.
-
-        Raises:
-            PackageError: The format can't express the selection.
-        """
+        """The lines to print. Raises PackageError if the format can't express the selection."""
 
     @abstractmethod
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
@@ -34,19 +26,12 @@ class SelectionFormat(ABC):
 
 @dataclass(frozen=True, slots=True)
 class NameFormat(SelectionFormat):
-    """A list for a tool that knows nodes by their names.
-
-    Attributes:
-        one_file: Whether the tool takes the nodes of one file only.
-        as_json: Whether the list is JSON, or a name on each line.
-        names_of: The names by which the tool knows a node.
-        entry: What stands for a name in the list, such as a pattern that matches it.
-    """
+    """A list for a tool that knows nodes by their names."""
 
     one_file: bool = True
-    as_json: bool = True
-    names_of: Callable[[SelectedNode], tuple[str, ...]] = lambda node: (node.name,)
-    entry: Callable[[str], str] = str
+    as_json: bool = True  # else a name on each line
+    names_of: Callable[[SelectedNode], tuple[str, ...]] = lambda node: (node.name,)  # by which the tool knows a node
+    entry: Callable[[str], str] = str  # what stands for a name in the list, such as a pattern that matches it
 
     def names(self, file: FileSelection) -> list[str]:
         """The names by which the tool knows the nodes; nodes without a name are left out."""
