@@ -140,7 +140,7 @@ def preprocessors_of(directory: Path) -> dict[str, bool]:
 
 
 def complete_package(directory: str | Path, source: str | Path, *, trust_remote_code: bool = False) -> list[str]:
-    """Copies what Optimum left out into a package; resets all permissions to the umask's defaults. Gives the copies' paths.
+    """Copies what Optimum left out into a package, and resets permissions to the umask's defaults; gives the copies.
 
     That is custom code (parsed for what it imports, never run), a tokenizer, processor or chat template that Optimum
     could not load without running it, and a generation config. What exists stays. A `source` that is not a directory
