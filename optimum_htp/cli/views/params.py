@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
-
-
-if TYPE_CHECKING:
-    from optimum_htp.verbs.params import ParameterRow, ParamsReport
+from optimum_htp.verbs.params import ParameterRow, ParamsReport, shared_segments
 
 
 _SHOWN_NAMES = 3
@@ -63,17 +58,8 @@ def _braced(names: Sequence[str]) -> str:
     >>> _braced(["layer.query.weight", "layer.key.weight"]), _braced(["weight"])
     ('layer.{query,key}.weight', 'weight')
     """
-    parts = [name.split(".") for name in names]
-    head = _shared(parts)
-    tail = _shared([path[len(head) :][::-1] for path in parts])[::-1]
-    middle = [".".join(path[len(head) : len(path) - len(tail)]) for path in parts]
-    return ".".join([*head, *([f"{{{','.join(middle)}}}"] if len(names) > 1 else middle), *tail]).strip(".")
-
-
-def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
-    """What all the paths start with, short of the whole of any."""
-    columns = zip(*(path[:-1] for path in paths), strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    head, middle, tail = shared_segments(names)
+    return ".".join([*head, f"{{{','.join(middle)}}}" if len(names) > 1 else middle[0], *tail])
 
 
 def _changes(row: ParameterRow) -> Iterator[str]:
