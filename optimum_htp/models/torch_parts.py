@@ -247,12 +247,7 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def dummy_inputs(
-    config: Any,
-    *,
-    task: str,
-    library: str,
-    shapes: Mapping[str, int],
-    directory: str | Path,
+    config: Any, *, task: str, library: str, shapes: Mapping[str, int], directory: str | Path
 ) -> dict[str, Any]:
     """Inputs for a whole model, as torch tensors, made from its config and the processors in the directory.
 

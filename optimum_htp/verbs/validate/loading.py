@@ -22,10 +22,7 @@ from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 _NAMES = ("checker", "load", "run")
 _PACKAGE = Path(__file__).parents[2]
 _OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "PYTHONSAFEPATH": "1",
+    **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "PYTHONSAFEPATH"), "1"),
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }

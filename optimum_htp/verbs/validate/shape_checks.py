@@ -25,9 +25,7 @@ _WORDLESS = re.compile(r"vision|image|audio|speech|backbone|quantization|pretrai
 # Models whose tables are meant to have other sizes than the vocabulary.
 _PADDED_VOCABULARIES = frozenset(("musicgen", "musicgen_melody", "moshi", "mllama", "csm", "dia", "bark", "kosmos-2"))
 
-_WORD_TASKS = frozenset(
-    "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
-)
+_WORD_TASKS = "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
 
 _WIDTH_KEYS = ("hidden_size", "d_model", "n_embd", "n_embed", "dim", "emb_dim", "embed_dim", "d_latents")
 _EMBEDDING_KEYS = (
@@ -140,8 +138,7 @@ def _check_width(_: Contents, name: str, model: OnnxModel, config: Mapping[str, 
 
 def _check_cache(_: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
     numbers = {int(match[1]) for value in model.graph.inputs if (match := _PAST.match(value.name))}
-    nested = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
-    source = nested if nested is not None else config
+    source = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), config)
     layers = next((source[key] for key in _LAYER_KEYS if isinstance(source.get(key), int)), None)
     if layers is None or not numbers:
         return
