@@ -1,7 +1,4 @@
-"""Finds and loads a source model in PyTorch: its configs, the model itself, or its modules without weights.
-
-`torch_parts` cuts a loaded model into the parts that Optimum exports to a file each, and runs them.
-"""
+"""Finds and loads a source model in PyTorch: its configs, the model itself, or its modules without weights."""
 
 from __future__ import annotations
 
@@ -26,9 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+# Optimum's names for floating-point types.
 FLOAT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Optimum's names for floating-point types."""
-
 _LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 
@@ -85,10 +81,7 @@ def load_source_of(
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> SourceModel:
-    """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
-
-    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
-    """
+    """As `load_source_model`, for the task (see `source_facts`) and in the type that ONNX files were exported with."""
     with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
     options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
@@ -106,8 +99,7 @@ def source_facts(
 ) -> dict[str, Any]:
     """The arguments `task`, `library` and `with_past` of `load_source_model` for a package's source model.
 
-    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package decides:
-    by what its sidecar has `recorded`, else by the classes of its root modules.
+    What the sidecar has `recorded` decides, else the classes of the root modules: a checkpoint can fit several tasks.
     """
     classes = [info.qualified_class for info in roots]
     known = task or recorded.get("task")
@@ -122,12 +114,8 @@ def source_facts(
 
 def weights_dtype(models: Iterable[OnnxModel]) -> str:
     """Optimum's name for the floating-point type of the weights: `"fp32"` if any has that, or if there are none."""
-    types = {
-        element_type(tensor.data_type).name
-        for model in models
-        for _, graph in model.graphs()
-        for tensor in graph.initializers
-    }
+    tensors = (tensor for model in models for _, graph in model.graphs() for tensor in graph.initializers)
+    types = {element_type(tensor.data_type).name for tensor in tensors}
     return next((dtype for name, dtype in FLOAT_DTYPES.items() if name in types), "fp32")
 
 
@@ -235,8 +223,7 @@ def instantiate_on_meta(
 ) -> Iterator[torch.nn.Module]:
     """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    Those of the classes in `architectures` come first, then with `tasks` those that Optimum loads for each task; what
-    can't be made is left out. Raises PackageError if that is all, or the config can't be read.
+    First the `architectures`, then with `tasks` the class of each task; all that fail raise PackageError together.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
@@ -284,9 +271,8 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
         )
     except (ValueError, OSError, KeyError) as error:
         advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
-        raise PackageError(
-            f"{directory / 'config.json'}: transformers can't load it: {reason(error)}{advice}"
-        ) from error
+        where = directory / "config.json"
+        raise PackageError(f"{where}: transformers can't load it: {reason(error)}{advice}") from error
     return config
 
 

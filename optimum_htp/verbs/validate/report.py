@@ -98,10 +98,7 @@ class ValidationReport:
 
 
 def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:
-    """The check that several findings amount to: as bad as the worst, with the reasons of those that are as bad.
-
-    Without findings it is ok, and `ok` is the reason.
-    """
+    """The check that findings amount to: as bad as the worst, with the reasons of those; without any, it says `ok`."""
     listed = list(findings)
     worst = max((finding.status for finding in listed), key=_SEVERITY.__getitem__, default=OK)
     chosen = [finding for finding in listed if finding.status == worst]
