@@ -240,7 +240,7 @@ class _Maker:
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
         # Two positions are not for tokens where that of the padding is among them, and a decode step takes one more.
         limits = [limit for name in names if (limit := self._setting(name)) is not None]
-        limits = limits or list(_position_rows(self.model))
+        limits = limits or _position_rows(self.model)
         return max(1, min([_DEFAULT_SEQUENCE, *(limit - 3 for limit in limits)]))
 
     def _picture(self, symbol: str) -> int | None:
@@ -271,12 +271,10 @@ class _Maker:
         return next((part[name] for part in parts if part.get(name)), None)
 
 
-def _position_rows(model: OnnxModel) -> Iterator[int]:
+def _position_rows(model: OnnxModel) -> list[int]:
     """How many rows the tables of positions have, which are known by their names: for files without a config."""
-    for _, graph in model.graphs():
-        for tensor in graph.initializers:
-            if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
-                yield tensor.dims[0]
+    tensors = (tensor for _, graph in model.graphs() for tensor in graph.initializers)
+    return [tensor.dims[0] for tensor in tensors if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name)]
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:

@@ -1,7 +1,4 @@
-"""The task that Optimum exports a model for, by Optimum's tables: of a directory, of a config, of a class.
-
-What a package says of its own task is `HtpPackage.task`, which needs no Optimum; this is for where it says nothing.
-"""
+"""The task that Optimum exports a model for, by its tables, where a package does not say it (`HtpPackage.task`)."""
 
 from __future__ import annotations
 
@@ -85,11 +82,7 @@ def plain_task(task: str | None) -> str | None:
 
 
 def task_of_class(qualified_class: str) -> str | None:
-    """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
-
-    >>> task_of_class("transformers.models.bert.modeling_bert.BertForMaskedLM")    # doctest: +SKIP
-    'fill-mask'
-    """
+    """The task that a qualified model class of transformers is for; None for any other class, such as an encoder's."""
     package, *inside, name = qualified_class.split(".")
     if package != "transformers" or len(inside) < 2:
         return None

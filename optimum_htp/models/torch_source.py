@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -135,10 +136,9 @@ def load_source_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> SourceModel:
-    """Loads a source model, a directory or an id on the Hub, as Optimum's export does; None infers task and library.
+    """Loads a directory or an id on the Hub as Optimum's export does; None infers. Raises PackageError if it can't.
 
-    `with_past` is for an inferred task; a dtype of None means `"fp32"`, and `options` go to `from_pretrained`. Raises
-    PackageError if it can't be loaded for the task.
+    `with_past` is for an inferred task, the dtype is `"fp32"` by default, and `options` go to `from_pretrained`.
     """
     import torch
     from optimum.exporters.tasks import TasksManager
@@ -256,8 +256,12 @@ def _makers(
     if "model_type" not in config and "architectures" not in config:
         return
     loaded = _load_config(directory, trust_remote_code=trust_remote_code)
-    for cls in _transformers_classes(directory, loaded, trust_remote_code=trust_remote_code, tasks=tasks):
-        yield partial(_on_meta, cls, loaded, **options)
+    seen: set[Any] = set()
+    named = _named_classes(directory, loaded, trust_remote_code=trust_remote_code)
+    for cls in chain(named, _task_classes(loaded) if tasks else ()):
+        if cls not in seen:
+            seen.add(cls)
+            yield partial(_on_meta, cls, loaded, **options)
     if tasks:
         yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
 
@@ -266,9 +270,8 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
     from transformers import AutoConfig
 
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            str(directory), trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), **options)
     except (ValueError, OSError, KeyError) as error:
         advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
         where = directory / "config.json"
@@ -276,26 +279,18 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
     return config
 
 
-def _transformers_classes(
-    directory: Path, config: PretrainedConfig, *, trust_remote_code: bool, tasks: bool
-) -> Iterator[Any]:
-    """The classes that a config names, then those of the tasks of its model type; each once."""
+def _named_classes(directory: Path, config: PretrainedConfig, *, trust_remote_code: bool) -> Iterator[Any]:
+    """The classes that a config names."""
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    seen: set[Any] = set()
     auto_map = getattr(config, "auto_map", None) or {}
     for name in config.architectures or []:
         reference = next((target for target in auto_map.values() if str(target).rpartition(".")[2] == name), None)
         cls = getattr(transformers, name, None)
         if trust_remote_code and isinstance(reference, str):
             cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
-        if cls is not None and cls not in seen:
-            seen.add(cls)
-            yield cls
-    for cls in _task_classes(config) if tasks else ():
-        if cls not in seen:
-            seen.add(cls)
+        if cls is not None:
             yield cls
 
 

@@ -91,9 +91,8 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(
-            f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package)
-        )
+        message = f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}"
+        yield failed(message, _rewrite(package))
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
@@ -127,18 +126,13 @@ def check_labels(package: Contents) -> Iterator[Finding]:
     yield from problems
     if problems:
         return
-    if isinstance(names, dict):
-        labels = len(names)
-    elif isinstance(count, int):
-        labels = count
-    elif isinstance(config.get("num_classes"), int):
-        labels = config["num_classes"]
-    elif config.get("model_type") and package.library in _TRANSFORMERS_LIKE:
-        labels = 2  # the default of transformers
-    else:
+    default = 2 if config.get("model_type") and package.library in _TRANSFORMERS_LIKE else None  # that of transformers
+    counts = (len(names) if isinstance(names, dict) else None, count, config.get("num_classes"), default)
+    labels = next((number for number in counts if isinstance(number, int)), None)
+    if labels is None:
         yield skipped(f"{CONFIG} has no labels")
-        return
-    yield from _check_width(package, labels)
+    else:
+        yield from _check_width(package, labels)
 
 
 def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
