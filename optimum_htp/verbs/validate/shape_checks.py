@@ -28,12 +28,11 @@ _PADDED_VOCABULARIES = frozenset(("musicgen", "musicgen_melody", "moshi", "mllam
 _WORD_TASKS = "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
 
 _WIDTH_KEYS = "hidden_size d_model n_embd n_embed dim emb_dim embed_dim d_latents".split()
-_EMBEDDING_KEYS = (
-    _WIDTH_KEYS
-    + (
-        "embedding_size word_embed_proj_dim input_embedding_size emb_size hidden_dim d_embed embedding_dim word_embed_dim"
-    ).split()
-)
+_EMBEDDING_KEYS = [
+    *_WIDTH_KEYS,
+    *"embedding_size word_embed_proj_dim input_embedding_size emb_size hidden_dim d_embed".split(),
+    *"embedding_dim word_embed_dim".split(),
+]
 
 # For how many layers past key values are kept; the first of these that a config has, its decoder's own first.
 _LAYER_KEYS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
