@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# Of the weights that a graph names, the share that a model must have for the graph to be an export of it.
-_MIN_EXPLAINED = 0.9
+_MIN_EXPLAINED = 0.9  # the share of the weights that a graph names which a model must have to be its source
 # What Optimum adds to the names of weights that the two parts of a merged decoder share.
 _MERGED = re.compile(r"_merged_\d+$")
 

@@ -1,7 +1,4 @@
-"""Inputs for an ONNX file, made from its graph and its config, or read from an .npz file.
-
-Neither torch nor ONNX Runtime is needed. The values are arbitrary, and the same each time.
-"""
+"""Inputs for an ONNX file, the same each time, from its graph and config or an .npz file; torch is not needed."""
 
 from __future__ import annotations
 
@@ -87,10 +84,9 @@ def make_inputs(
     phase: str = "forward",
     varied: bool = False,
 ) -> dict[str, Array]:
-    """Inputs of the given sizes for one of `phases(model)`; the config tells the size of images and the longest text.
+    """Inputs of the given sizes for one of `phases(model)`. Raises HtpError if a size or a type is unknown.
 
-    With `varied` some tokens are masked and some are of another type, so that errors in their use show. Raises HtpError if
-    the size or the type of an input is unknown.
+    With `varied` some tokens are masked and some are of another type, so that errors in their use show.
     """
     import numpy as np
 
@@ -102,12 +98,9 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
     """Reads inputs from an .npz file and checks them. Raises HtpError if it can't be read or they do not fit."""
     import numpy as np
 
-    def in_native_order(array: Array) -> Array:  # what is not an array has no type, which is an error here
-        return array.astype(array.dtype.newbyteorder("="), copy=False)
-
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            given = {name: in_native_order(archive[name]) for name in archive.files}
+        with np.load(path, allow_pickle=False) as archive:  # what is not an array has no type, which is an error here
+            given = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in archive.items()}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
     except Exception as error:  # of zipfile, zlib, tokenize and numpy, where the file is damaged or something else
@@ -141,9 +134,8 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
         )
         if not fits:
             takes = ", ".join("?" if size is None else str(size) for size in value.shape)
-            raise HtpError(
-                f"{where}: the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{takes}]"
-            )
+            is_now = f"the input {name!r} is {list(array.shape)}"
+            raise HtpError(f"{where}: {is_now}, and {model.path.name} takes [{takes}]")
 
 
 def _dtype(value: Value) -> str | None:
@@ -248,7 +240,7 @@ class _Maker:
         names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
         # Two positions are not for tokens where that of the padding is among them, and a decode step takes one more.
         limits = [limit for name in names if (limit := self._setting(name)) is not None]
-        limits = limits or list(_position_rows(self.model))
+        limits = limits or _position_rows(self.model)
         return max(1, min([_DEFAULT_SEQUENCE, *(limit - 3 for limit in limits)]))
 
     def _picture(self, symbol: str) -> int | None:
@@ -279,12 +271,10 @@ class _Maker:
         return next((part[name] for part in parts if part.get(name)), None)
 
 
-def _position_rows(model: OnnxModel) -> Iterator[int]:
+def _position_rows(model: OnnxModel) -> list[int]:
     """How many rows the tables of positions have, which are known by their names: for files without a config."""
-    for _, graph in model.graphs():
-        for tensor in graph.initializers:
-            if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name):
-                yield tensor.dims[0]
+    tensors = (tensor for _, graph in model.graphs() for tensor in graph.initializers)
+    return [tensor.dims[0] for tensor in tensors if len(tensor.dims) == 2 and _POSITIONS.search(tensor.name)]
 
 
 def _table_rows(model: OnnxModel, name: str) -> Iterator[int]:

@@ -38,11 +38,7 @@ _TINY = 1e-12  # for a reference that is 0 everywhere
 
 
 def computes_in(model: OnnxModel) -> str:
-    """The type that a model computes with, as `TOLERANCES` has it: the coarsest of its matrices and operators.
-
-    `"int8"` stands for everything quantized, weights alone included (`DequantizeLinear`). A model without matrices
-    is known by its inputs and outputs.
-    """
+    """The coarsest type of a model's matrices, by its name in `TOLERANCES`; `"int8"` if anything is quantized."""
     if any(node.op_type in _QUANTIZED_OPERATORS for _, node in model.nodes()):
         return "int8"
     types = {tensor.data_type for _, graph in model.graphs() for tensor in graph.initializers if len(tensor.dims) > 1}
@@ -68,10 +64,7 @@ def worst_errors(errors: Iterable[Errors | None]) -> Errors | None:
 
 
 def compare_arrays(actual: Array, expected: Array) -> Errors:
-    """How far a tensor is from its reference; of another shape or kind of type, it is as far off as can be.
-
-    Integer and boolean tensors must match exactly: the next index is no better than any other.
-    """
+    """How far a tensor is from its reference: infinitely, with another shape or kind, and where integers differ."""
     if actual.shape != expected.shape or (actual.dtype.kind == "f") != (expected.dtype.kind == "f"):
         return _NO_NUMBER
     errors = measure_errors(actual, expected)
@@ -79,10 +72,7 @@ def compare_arrays(actual: Array, expected: Array) -> Errors:
 
 
 def measure_in_any_layout(actual: Array, expected: Array, *, tolerance: float) -> Errors | None:
-    """How far a tensor is from its reference in the order of axes in which both agree, else in its own.
-
-    Optimizers move transpositions from one module into the next. Returns None if no order is known to be the right one.
-    """
+    """As `measure_errors`, in an order of axes in which both agree (optimizers move transpositions), else its own."""
     as_it_is = measure_errors(actual, expected) if actual.shape == expected.shape else None
     if as_it_is is not None and as_it_is.relative <= tolerance:
         return as_it_is
@@ -99,8 +89,7 @@ def measure_in_any_layout(actual: Array, expected: Array, *, tolerance: float) -
 def measure_errors(actual: Array, expected: Array) -> Errors:
     """How far a tensor is from its reference, which has the same shape; of any numeric or boolean type.
 
-    Infinities of the same sign and NaNs have to be in the same places, and so do values near the largest of the type,
-    which attention masks are filled with.
+    NaNs, infinities, and values near the largest of the type (attention masks) have to be in the same places.
     """
     import numpy as np
 

@@ -1,12 +1,9 @@
-"""The task that Optimum exports a model for, by Optimum's tables: of a directory, of a config, of a class.
-
-What a package says of its own task is `HtpPackage.task`, which needs no Optimum; this is for where it says nothing.
-"""
+"""The task that Optimum exports a model for, by its tables, where a package does not say it (`HtpPackage.task`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,9 @@ def local_task_inference() -> Iterator[None]:
 
     def infer(cls: Any, model_name_or_path: str, subfolder: str = "", *args: Any, **kwargs: Any) -> str:
         directory = Path(model_name_or_path, subfolder or "")
-        library = kwargs.get("library_name") or _inferred_library(model_name_or_path, subfolder)
+        library = kwargs.get("library_name")
+        with suppress(ValueError, OSError):
+            library = library or TasksManager.infer_library_from_model(model_name_or_path, subfolder=subfolder)
         task = infer_local_task(directory, library) if directory.is_dir() else None
         return task or original(model_name_or_path, subfolder, *args, **kwargs)
 
@@ -83,11 +82,7 @@ def plain_task(task: str | None) -> str | None:
 
 
 def task_of_class(qualified_class: str) -> str | None:
-    """The task that a model class of transformers is for; None for any other class, such as that of an encoder.
-
-    >>> task_of_class("transformers.models.bert.modeling_bert.BertForMaskedLM")    # doctest: +SKIP
-    'fill-mask'
-    """
+    """The task that a qualified model class of transformers is for; None for any other class, such as an encoder's."""
     package, *inside, name = qualified_class.split(".")
     if package != "transformers" or len(inside) < 2:
         return None
@@ -99,9 +94,8 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
     from optimum.exporters.tasks import TasksManager
 
     named = architectures(config)
-    candidates = [
-        task for name in named for task in _tasks_of_class(TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS, name)
-    ]
+    mappings = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS
+    candidates = [task for name in named for task in _tasks_of_class(mappings, name)]
     candidates += [
         task
         for (_, model_type, task), (_, name) in TasksManager._CUSTOM_CLASSES.items()
@@ -112,8 +106,8 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
         # Every base model can be loaded for the tasks of AutoModel; a task of its own comes first.
         candidates.sort(key=lambda task: "AutoModel" in _names(loaders.get(task)))
     candidates = candidates or _tasks_of_remote_code(config.get("auto_map"), named)
-    exportable = TasksManager._SUPPORTED_MODEL_TYPE.get(str(config.get("model_type")).replace("_", "-"), {})
-    exportable = exportable or TasksManager._SUPPORTED_MODEL_TYPE.get(config.get("model_type"), {})
+    supported_types, model_type = TasksManager._SUPPORTED_MODEL_TYPE, str(config.get("model_type"))
+    exportable = supported_types.get(model_type.replace("_", "-")) or supported_types.get(model_type, {})
     supported = exportable.get("onnx", {})
     return next((task for task in candidates if task in supported), candidates[0] if candidates else None)
 
@@ -134,26 +128,14 @@ def _tasks_of_remote_code(auto_map: Any, named: list[str]) -> list[str]:
 
 
 def _tasks_of_class(mappings: dict[str, dict[str, Any]], class_name: Any) -> list[str]:
-    return [
-        task for task, classes in mappings.items() if any(class_name in _names(names) for names in classes.values())
-    ]
+    return [task for task, known in mappings.items() if any(class_name in _names(names) for names in known.values())]
 
 
 def _names(names: Any) -> tuple[Any, ...]:
     return tuple(names) if isinstance(names, (tuple, list)) else (names,)
 
 
-def _inferred_library(model_name_or_path: str, subfolder: str) -> str | None:
-    from optimum.exporters.tasks import TasksManager
-
-    try:
-        return str(TasksManager.infer_library_from_model(model_name_or_path, subfolder=subfolder))
-    except (ValueError, OSError):
-        return None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with suppress(PackageError):  # Optimum's own reading of the file says what is wrong with it
         return read_config(path) or {}
-    except PackageError:  # Optimum's own reading of the file says what is wrong with it
-        return {}
+    return {}

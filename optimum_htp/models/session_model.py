@@ -1,8 +1,4 @@
-"""A model class for any single ONNX file, with outputs by name: where Optimum has no class that fits (`auto`).
-
-That is so for object detection, depth estimation, text to audio and other tasks, for graphs whose inputs or outputs no
-class of Optimum has, and for custom models.
-"""
+"""A model class for any single ONNX file, with outputs by name: where Optimum has no class that fits (`auto`)."""
 
 from __future__ import annotations
 
@@ -29,10 +25,7 @@ def session_model_class(auto_class: str) -> Any:
         auto_model_class = getattr(transformers, auto_class)
 
         def forward(self, *args: Any, return_dict: bool = True, **inputs: Any) -> Any:
-            """Runs the model on torch tensors or numpy arrays, by name or in the order of the graph.
-
-            `token_type_ids` that are not given are 0. Raises ValueError if another input is missing.
-            """
+            """Runs the model; `token_type_ids` are 0 if not given. Raises ValueError if another input is missing."""
             inputs = {**dict(zip(self.input_names, args, strict=False)), **inputs}
             given = {name: value for name, value in inputs.items() if value is not None}
             known = {name: given[name] for name in self.input_names if name in given}
@@ -46,8 +39,7 @@ def session_model_class(auto_class: str) -> Any:
             return outputs if return_dict else tuple(outputs.values())
 
     if auto_class == "AutoModelForObjectDetection":
-        # This pipeline recognizes models by name only, and logs that others are not supported. Optimum enters its class
-        # for segmentation in the same way.
+        # This pipeline recognizes models by name only, and logs that others are not supported.
         from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 
         MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES["ort_session_model"] = ORTSessionModel.__name__

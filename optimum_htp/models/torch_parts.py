@@ -1,7 +1,6 @@
-"""Cuts a source model in PyTorch into the parts that Optimum exports to a file each, and runs them as the reference.
+"""Cuts a source model (`torch_source`) into the parts that Optimum exports to a file each, and runs them.
 
-`torch_source` finds and loads the model. Optimum's own export configs make the inputs, patch the model as for the export
-and name the outputs, so that these can be compared with the ONNX files one by one.
+Optimum's export configs make the inputs, patch the model and name the outputs, which are the reference for the files.
 """
 
 from __future__ import annotations
@@ -53,11 +52,8 @@ class Part:
 
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
-        return {
-            name: array
-            for name, array in outputs.items()
-            if not (self.branch and name.startswith("present.") and ".encoder." in name)
-        }
+        left_out = {name for name in outputs if self.branch and name.startswith("present.") and ".encoder." in name}
+        return {name: array for name, array in outputs.items() if name not in left_out}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +67,7 @@ class Example:
 def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
     """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
 
-    A merged decoder is two parts. A file and what a tool made of it (`model_quantized.onnx`) are parts of one name. Files
-    that Optimum's export config does not know are left out. Raises HtpError if Optimum has none for the model.
+    A merged decoder is two parts. Files that Optimum's config does not know are left out; HtpError if it has no config.
     """
     listed = list(files)
     submodels = _submodels(source, monolith=False)
@@ -153,11 +148,10 @@ def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[st
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
     """What Optimum's `post_process_exported_models` does to the configs once it has merged the decoders."""
-    for config in (onnx_config, getattr(onnx_config, "_decoder_onnx_config", None)):
-        if config is not None:
-            config.is_merged, config.use_cache_branch = True, use_cache
-            if not use_cache:
-                config.use_past_in_inputs = True
+    for config in filter(None, (onnx_config, getattr(onnx_config, "_decoder_onnx_config", None))):
+        config.is_merged, config.use_cache_branch = True, use_cache
+        if not use_cache:
+            config.use_past_in_inputs = True
 
 
 @contextmanager
@@ -180,11 +174,7 @@ def same_random_numbers() -> Iterator[None]:
 
 @same_random_numbers()
 def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
-    """Makes inputs of the given sizes, runs them in PyTorch, and names everything as the ONNX file does.
-
-    The sizes are by Optimum's names. The values, and how much of them a mask leaves out, are random, but the same in each
-    call. Raises whatever the model raises for inputs of these sizes.
-    """
+    """Makes inputs of sizes by Optimum's names and runs them in PyTorch; raises whatever the model raises."""
     import torch
 
     onnx_config = part.onnx_config
@@ -192,18 +182,13 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
     given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
     with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
         answer = part.module(**given)
-    outputs: dict[str, Any] = {}
-    for key, value in answer.items():
-        name = "present" if key == "past_key_values" else key
-        if isinstance(value, (list, tuple)):
-            name = onnx_config.torch_to_onnx_output_map.get(name, name)
-            outputs.update(onnx_config.flatten_output_collection_property(name, value))
-        elif value is not None:
-            outputs[name] = value
-    named = {onnx_config.torch_to_onnx_output_map.get(name, name): value for name, value in outputs.items()}
-    inputs = _flat_inputs(onnx_config, onnx_config.generate_dummy_inputs_for_validation(made, input_names))
-    wanted = {name: as_array(value) for name, value in inputs.items() if name in input_names}
-    return Example(wanted, {name: as_array(value) for name, value in named.items()})
+    names = {"past_key_values": "present", **onnx_config.torch_to_onnx_output_map}
+    outputs = _flat(onnx_config, {names.get(key, key): value for key, value in answer.items()})
+    inputs = _flat(onnx_config, onnx_config.generate_dummy_inputs_for_validation(made, input_names))
+    return Example(
+        {name: as_array(value) for name, value in inputs.items() if name in input_names},
+        {name: as_array(value) for name, value in outputs.items()},
+    )
 
 
 def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:
@@ -212,14 +197,15 @@ def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:
     return dict(onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes}))
 
 
-def _flat_inputs(onnx_config: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(onnx_config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors by the names that the ONNX file has, those of tuples and dicts too."""
     flat: dict[str, Any] = {}
-    for name, value in inputs.items():
+    for name, value in values.items():
         if isinstance(value, (list, tuple)):
             flat.update(onnx_config.flatten_output_collection_property(name, value))
         elif isinstance(value, dict):
             flat.update(value)
-        else:
+        elif value is not None:
             flat[name] = value
     return flat
 
@@ -247,27 +233,16 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def dummy_inputs(
-    config: Any,
-    *,
-    task: str,
-    library: str,
-    shapes: Mapping[str, int],
-    directory: str | Path,
+    config: Any, *, task: str, library: str, shapes: Mapping[str, int], directory: str | Path
 ) -> dict[str, Any]:
-    """Inputs for a whole model, as torch tensors, made from its config and the processors in the directory.
-
-    The sizes are by Optimum's names, and the task is without `-with-past`. Raises HtpError if Optimum can't make them.
-    """
+    """Torch tensors for a whole model; sizes by Optimum's names, the task without `-with-past`. Raises HtpError."""
     import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
     from optimum.utils.save_utils import maybe_load_preprocessors
 
     kind = _model_type(config)
     try:
-        constructor = TasksManager.get_exporter_config_constructor(
-            "onnx", model_type=kind, task=task, library_name=library
-        )
-        onnx_config = constructor(config, preprocessors=maybe_load_preprocessors(str(directory)))
-        return _generated(onnx_config, shapes)
+        make = TasksManager.get_exporter_config_constructor("onnx", model_type=kind, task=task, library_name=library)
+        return _generated(make(config, preprocessors=maybe_load_preprocessors(str(directory))), shapes)
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
         raise HtpError(f"Optimum can't make inputs for a {kind} model and {task}: {reason(error)}") from error

@@ -1,7 +1,4 @@
-"""Finds and loads a source model in PyTorch: its configs, the model itself, or its modules without weights.
-
-`torch_parts` cuts a loaded model into the parts that Optimum exports to a file each, and runs them.
-"""
+"""Finds and loads a source model in PyTorch: its configs, the model itself, or its modules without weights."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,9 +24,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+# Optimum's names for floating-point types.
 FLOAT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-"""Optimum's names for floating-point types."""
-
 _LIBRARIES = ("diffusers", "sentence_transformers", "timm", "transformers")
 
 
@@ -85,10 +82,7 @@ def load_source_of(
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> SourceModel:
-    """Loads the model that ONNX files were exported from as their export did: for their task, and in their type.
-
-    For `recorded` and `roots` see `source_facts`; the rest is as for `load_source_model`, and so are the errors.
-    """
+    """As `load_source_model`, for the task (see `source_facts`) and in the type that ONNX files were exported with."""
     with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
     options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
@@ -106,8 +100,7 @@ def source_facts(
 ) -> dict[str, Any]:
     """The arguments `task`, `library` and `with_past` of `load_source_model` for a package's source model.
 
-    A directory can belong to two libraries, and a checkpoint can be loaded for several tasks, so the package decides:
-    by what its sidecar has `recorded`, else by the classes of its root modules.
+    What the sidecar has `recorded` decides, else the classes of the root modules: a checkpoint can fit several tasks.
     """
     classes = [info.qualified_class for info in roots]
     known = task or recorded.get("task")
@@ -122,12 +115,8 @@ def source_facts(
 
 def weights_dtype(models: Iterable[OnnxModel]) -> str:
     """Optimum's name for the floating-point type of the weights: `"fp32"` if any has that, or if there are none."""
-    types = {
-        element_type(tensor.data_type).name
-        for model in models
-        for _, graph in model.graphs()
-        for tensor in graph.initializers
-    }
+    tensors = (tensor for model in models for _, graph in model.graphs() for tensor in graph.initializers)
+    types = {element_type(tensor.data_type).name for tensor in tensors}
     return next((dtype for name, dtype in FLOAT_DTYPES.items() if name in types), "fp32")
 
 
@@ -147,10 +136,9 @@ def load_source_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> SourceModel:
-    """Loads a source model, a directory or an id on the Hub, as Optimum's export does; None infers task and library.
+    """Loads a directory or an id on the Hub as Optimum's export does; None infers. Raises PackageError if it can't.
 
-    `with_past` is for an inferred task; a dtype of None means `"fp32"`, and `options` go to `from_pretrained`. Raises
-    PackageError if it can't be loaded for the task.
+    `with_past` is for an inferred task, the dtype is `"fp32"` by default, and `options` go to `from_pretrained`.
     """
     import torch
     from optimum.exporters.tasks import TasksManager
@@ -235,8 +223,7 @@ def instantiate_on_meta(
 ) -> Iterator[torch.nn.Module]:
     """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    Those of the classes in `architectures` come first, then with `tasks` those that Optimum loads for each task; what
-    can't be made is left out. Raises PackageError if that is all, or the config can't be read.
+    First the `architectures`, then with `tasks` the class of each task; all that fail raise PackageError together.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
@@ -269,8 +256,12 @@ def _makers(
     if "model_type" not in config and "architectures" not in config:
         return
     loaded = _load_config(directory, trust_remote_code=trust_remote_code)
-    for cls in _transformers_classes(directory, loaded, trust_remote_code=trust_remote_code, tasks=tasks):
-        yield partial(_on_meta, cls, loaded, **options)
+    seen: set[Any] = set()
+    named = _named_classes(directory, loaded, trust_remote_code=trust_remote_code)
+    for cls in chain(named, _task_classes(loaded) if tasks else ()):
+        if cls not in seen:
+            seen.add(cls)
+            yield partial(_on_meta, cls, loaded, **options)
     if tasks:
         yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
 
@@ -279,37 +270,27 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
     from transformers import AutoConfig
 
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            str(directory), trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), **options)
     except (ValueError, OSError, KeyError) as error:
         advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
-        raise PackageError(
-            f"{directory / 'config.json'}: transformers can't load it: {reason(error)}{advice}"
-        ) from error
+        where = directory / "config.json"
+        raise PackageError(f"{where}: transformers can't load it: {reason(error)}{advice}") from error
     return config
 
 
-def _transformers_classes(
-    directory: Path, config: PretrainedConfig, *, trust_remote_code: bool, tasks: bool
-) -> Iterator[Any]:
-    """The classes that a config names, then those of the tasks of its model type; each once."""
+def _named_classes(directory: Path, config: PretrainedConfig, *, trust_remote_code: bool) -> Iterator[Any]:
+    """The classes that a config names."""
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    seen: set[Any] = set()
     auto_map = getattr(config, "auto_map", None) or {}
     for name in config.architectures or []:
         reference = next((target for target in auto_map.values() if str(target).rpartition(".")[2] == name), None)
         cls = getattr(transformers, name, None)
         if trust_remote_code and isinstance(reference, str):
             cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
-        if cls is not None and cls not in seen:
-            seen.add(cls)
-            yield cls
-    for cls in _task_classes(config) if tasks else ():
-        if cls not in seen:
-            seen.add(cls)
+        if cls is not None:
             yield cls
 
 

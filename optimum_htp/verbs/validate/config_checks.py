@@ -25,34 +25,19 @@ from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, wa
 
 _TRANSFORMERS_LIKE = (None, "transformers", "diffusers", "sentence_transformers", "timm")
 
-# By task, the axis of the output `logits` that has the labels, and how many more than labels it may have: detection heads
-# of the DETR family have one more, "no object".
-_LABEL_AXES: dict[str, tuple[int, tuple[int, ...]]] = {
-    "text-classification": (-1, (0,)),
-    "token-classification": (-1, (0,)),
-    "image-classification": (-1, (0,)),
-    "audio-classification": (-1, (0,)),
-    "audio-frame-classification": (-1, (0,)),
-    "semantic-segmentation": (1, (0,)),
-    "image-segmentation": (1, (0,)),
-    "object-detection": (-1, (0, 1)),
-}
-_LOGITS_RANKS = {
-    "text-classification": 2,
-    "image-classification": 2,
-    "audio-classification": 2,
-    "semantic-segmentation": 4,
-    "image-segmentation": 4,
+# By task, which axis of the output `logits` has the labels, and how many axes there are; None for any number.
+_LOGITS: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("text-classification", "image-classification", "audio-classification"), (-1, 2)),
+    **dict.fromkeys(("token-classification", "audio-frame-classification", "object-detection"), (-1, None)),
+    **dict.fromkeys(("semantic-segmentation", "image-segmentation"), (1, 4)),
 }
 
 # By input of a graph, what a pipeline needs to prepare it, and the files, one of which has that.
 _TOKENIZER = ("a tokenizer", (TOKENIZER_CONFIG, *VOCABULARY_FILES))
 _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "input_ids": _TOKENIZER,
-    "pixel_values": ("an image processor", PROCESSOR_FILES),
-    "flattened_patches": ("an image processor", PROCESSOR_FILES),
-    "input_features": ("a feature extractor", PROCESSOR_FILES),
-    "input_values": ("a feature extractor", PROCESSOR_FILES),
+    **dict.fromkeys(("pixel_values", "flattened_patches"), ("an image processor", PROCESSOR_FILES)),
+    **dict.fromkeys(("input_features", "input_values"), ("a feature extractor", PROCESSOR_FILES)),
 }
 
 # Tasks whose outputs are decoded into text.
@@ -106,9 +91,8 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
-        yield failed(
-            f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}", _rewrite(package)
-        )
+        message = f"{CONFIG}: `architectures` is not a list of class names but {str(listed)[:100]}"
+        yield failed(message, _rewrite(package))
 
 
 def _check_pipeline(package: Contents) -> Iterator[Finding]:
@@ -142,18 +126,13 @@ def check_labels(package: Contents) -> Iterator[Finding]:
     yield from problems
     if problems:
         return
-    if isinstance(names, dict):
-        labels = len(names)
-    elif isinstance(count, int):
-        labels = count
-    elif isinstance(config.get("num_classes"), int):
-        labels = config["num_classes"]
-    elif config.get("model_type") and package.library in _TRANSFORMERS_LIKE:
-        labels = 2  # the default of transformers
-    else:
+    default = 2 if config.get("model_type") and package.library in _TRANSFORMERS_LIKE else None  # that of transformers
+    counts = (len(names) if isinstance(names, dict) else None, count, config.get("num_classes"), default)
+    labels = next((number for number in counts if isinstance(number, int)), None)
+    if labels is None:
         yield skipped(f"{CONFIG} has no labels")
-        return
-    yield from _check_width(package, labels)
+    else:
+        yield from _check_width(package, labels)
 
 
 def _label_problems(names: Any, ids: Any, count: Any) -> Iterator[Finding]:
@@ -194,26 +173,26 @@ def _label2id_problems(names: Mapping[str, Any], ids: Any, advice: str) -> Itera
 
 def _check_width(package: Contents, labels: int) -> Iterator[Finding]:
     task = package.plain_task
-    if task not in _LABEL_AXES:
+    if task not in _LOGITS:
         yield good(f"consistent; {task or 'an unknown task'} has no logits to compare them with")
         return
-    axis, extra = _LABEL_AXES[task]
+    axis, rank = _LOGITS[task]
+    # Detection heads of the DETR family have one more label, "no object".
+    allowed = (labels, labels + 1) if task == "object-detection" else (labels,)
     compared = 0
     for name, model in package.readable.items():
         for value in model.graph.outputs:
             if value.name != "logits" or value.shape is None:
                 continue
-            width = value.shape[axis] if len(value.shape) == _LOGITS_RANKS.get(task, len(value.shape)) > 1 else None
+            width = value.shape[axis] if len(value.shape) > 1 and rank in (None, len(value.shape)) else None
             if not isinstance(width, int):
                 continue
             compared += 1
-            if width - labels not in extra:
+            if width not in allowed:
                 advice = f"correct `id2label` and `label2id` in {CONFIG}, or export again"
                 yield failed(f"{CONFIG} has {labels} labels, but the logits of {name} have {width}", advice)
-    if not compared:
-        yield good(f"{labels} labels, consistent; the graph does not say how wide its logits are")
-    else:
-        yield good(f"{labels} labels, as many as the logits have")
+    unknown = "consistent; the graph does not say how wide its logits are"
+    yield good(f"{labels} labels, {'as many as the logits have' if compared else unknown}")
 
 
 def check_generation(package: Contents) -> Iterator[Finding]:

@@ -12,9 +12,7 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage
 
 
-MAX_ENTRIES = 100_000
-"""How many files and directories of a package are checked."""
-
+MAX_ENTRIES = 100_000  # how many files and directories of a package are checked
 _END_BYTES = 1000
 
 

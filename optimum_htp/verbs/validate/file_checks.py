@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 
@@ -114,10 +115,9 @@ def check_external_data(package: Contents) -> Iterator[Finding]:
             label, longest = needed.get(file, ("", 0))
             needed[file] = (label or _label(name, tensor), max(longest, tensor.offset + _bytes_of(tensor)))
     for file, (label, size) in needed.items():
-        try:
+        actual = None
+        with suppress(OSError, ValueError):
             actual = file.stat().st_size if file.is_file() else None
-        except (OSError, ValueError):
-            actual = None
         if actual is None:
             yield failed(f"{label} is not there", "copy it next to the ONNX file, under that name")
         elif actual < size:

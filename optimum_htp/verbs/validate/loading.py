@@ -1,7 +1,6 @@
 """`--load`: ONNX's checker, loading with the ORTModel of the task, and a run, in a process of its own (`worker`).
 
-That process has no network: Python's sockets refuse every address, and the Hub's client is told that it is offline.
-A package that crashes it does no harm to the caller.
+That process has no network, and a package that crashes it does no harm to the caller.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 _NAMES = ("checker", "load", "run")
 _PACKAGE = Path(__file__).parents[2]
 _OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "PYTHONSAFEPATH": "1",
+    **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "PYTHONSAFEPATH"), "1"),
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -33,10 +29,7 @@ _CODE = "from optimum_htp.verbs.validate.worker import main; main()"
 
 
 def check_loading(package: Contents, *, task: str | None = None, trust_remote_code: bool = False) -> list[Check]:
-    """The checks `checker`, `load` and `run`: a package is loaded in another process, without network, and run.
-
-    None means the task that the package says; code that comes with the package may run in that process only.
-    """
+    """The checks `checker`, `load` and `run`, for a task, or for None that of the package."""
     if len(package.readable) < len(package.files):
         return [Check(name, SKIPPED, "an ONNX file can't be read") for name in _NAMES]
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as scratch:

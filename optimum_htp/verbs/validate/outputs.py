@@ -53,10 +53,7 @@ def check_outputs(
     tolerance: float | None = None,
     shapes: Mapping[str, int] | None = None,
 ) -> list[Check]:
-    """The checks `outputs` (at the sizes that are given) and `dynamic-axes` (at other sizes of batch and sequence).
-
-    The arguments are those of `validate`. Raises PackageError if the model can't be loaded in PyTorch.
-    """
+    """The checks `outputs` (at the sizes given) and `dynamic-axes` (at others). Raises PackageError."""
     sidecar = package.sidecar
     records = sidecar.files.values() if sidecar is not None else ()
     source = load_source_of(
@@ -116,9 +113,8 @@ class _Comparison:
             return warning(f"{self.label} not compared: PyTorch can't run it: {example}")
         misfit = self._misfit(example)
         if misfit is not None:
-            return failed(
-                f"{self.label} could not be compared: {misfit}", "give the model and the sizes of the export"
-            )
+            advice = "give the model and the sizes of the export"
+            return failed(f"{self.label} could not be compared: {misfit}", advice)
         return self._compare(example, "")
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
@@ -161,11 +157,13 @@ class _Comparison:
         if not names:
             return warning(f"{self.label} not compared: PyTorch has none of its outputs")
         try:
-            answers = self._run(names, example.inputs)
+            if self.session is None:
+                file = self.package.files[self.part.file].path
+                self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
+            answers = dict(zip(names, self.session.run(names, dict(example.inputs)), strict=True))
         except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-            return failed(
-                f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}", _CONSTANT_AXIS if where else ""
-            )
+            why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
+            return failed(why, _CONSTANT_AXIS if where else "")
         errors = {name: compare_arrays(answer, expected[name]) for name, answer in answers.items()}
         problems = [
             f"{name} {describe(errors[name], answer, expected[name], tolerance=self.tolerance)}"
@@ -181,12 +179,6 @@ class _Comparison:
         plural = "output" if len(names) == 1 else "outputs"
         worst = max(error.relative for error in errors.values())
         return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
-
-    def _run(self, names: list[str], inputs: Mapping[str, Any]) -> dict[str, Array]:
-        if self.session is None:
-            file = self.package.files[self.part.file].path
-            self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
-        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
 
 
 def describe(errors: Errors, actual: Array, expected: Array, *, tolerance: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 
@@ -21,6 +22,12 @@ class Finding:
     status: str
     reason: str
     advice: str = ""
+
+
+failed = partial(Finding, FAILED)
+warning = partial(Finding, WARNING)  # does not fail a check
+skipped = partial(Finding, SKIPPED)  # what could not be checked, and why
+good = partial(Finding, OK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +98,7 @@ class ValidationReport:
 
 
 def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:
-    """The check that several findings amount to: as bad as the worst, with the reasons of those that are as bad.
-
-    Without findings it is ok, and `ok` is the reason.
-    """
+    """The check that findings amount to: as bad as the worst, with the reasons of those; without any, it says `ok`."""
     listed = list(findings)
     worst = max((finding.status for finding in listed), key=_SEVERITY.__getitem__, default=OK)
     chosen = [finding for finding in listed if finding.status == worst]
@@ -104,23 +108,3 @@ def combine(name: str, findings: Iterable[Finding], *, ok: str) -> Check:
     more = f"; and {len(reasons) - _LISTED_PROBLEMS:,} more" if len(reasons) > _LISTED_PROBLEMS else ""
     advice = "; ".join(dict.fromkeys(finding.advice for finding in chosen if finding.advice))
     return Check(name, worst, "; ".join(reasons[:_LISTED_PROBLEMS]) + more, advice)
-
-
-def failed(reason: str, advice: str = "") -> Finding:
-    """A finding that fails a check."""
-    return Finding(FAILED, reason, advice)
-
-
-def warning(reason: str, advice: str = "") -> Finding:
-    """A finding that does not fail a check."""
-    return Finding(WARNING, reason, advice)
-
-
-def skipped(reason: str) -> Finding:
-    """A finding that something could not be checked, and why."""
-    return Finding(SKIPPED, reason)
-
-
-def good(reason: str) -> Finding:
-    """A finding that something is as it should be."""
-    return Finding(OK, reason)

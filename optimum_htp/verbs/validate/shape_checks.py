@@ -6,7 +6,7 @@ No size is guessed that the config (nested ones leave out defaults) or the graph
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optimum_htp.onnxfile import OnnxModel
@@ -16,8 +16,8 @@ from optimum_htp.verbs.validate.report import Finding, failed, good, skipped
 
 _OTHER_MODEL = "config.json is of another model: copy the right one, or export again"
 
+# Operator: the inputs that are the table of embeddings and the token ids.
 _EMBEDDING_OPERATORS = {"Gather": (0, 1), "EmbedLayerNormalization": (2, 0)}
-"""Operator: the inputs that are the table of embeddings and the token ids."""
 
 _VOCABULARY_KEYS = "vocab_size n_words decoder_vocab_size src_vocab_size tgt_vocab_size text_vocab_size".split()
 # Nested configs without words of their own.
@@ -25,16 +25,14 @@ _WORDLESS = re.compile(r"vision|image|audio|speech|backbone|quantization|pretrai
 # Models whose tables are meant to have other sizes than the vocabulary.
 _PADDED_VOCABULARIES = frozenset(("musicgen", "musicgen_melody", "moshi", "mllama", "csm", "dia", "bark", "kosmos-2"))
 
-_WORD_TASKS = frozenset(
-    "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
-)
+_WORD_TASKS = "text-generation fill-mask text2text-generation image-to-text automatic-speech-recognition".split()
 
-_WIDTH_KEYS = ("hidden_size", "d_model", "n_embd", "n_embed", "dim", "emb_dim", "embed_dim", "d_latents")
-_EMBEDDING_KEYS = (
+_WIDTH_KEYS = "hidden_size d_model n_embd n_embed dim emb_dim embed_dim d_latents".split()
+_EMBEDDING_KEYS = [
     *_WIDTH_KEYS,
     *"embedding_size word_embed_proj_dim input_embedding_size emb_size hidden_dim d_embed".split(),
     *"embedding_dim word_embed_dim".split(),
-)
+]
 
 # For how many layers past key values are kept; the first of these that a config has, its decoder's own first.
 _LAYER_KEYS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -104,7 +102,7 @@ def _output_widths(model: OnnxModel, name: str) -> Iterator[int]:
                 yield width
 
 
-def _known_sizes(config: Mapping[str, Any], keys: tuple[str, ...]) -> set[int]:
+def _known_sizes(config: Mapping[str, Any], keys: Sequence[str]) -> set[int]:
     """The sizes that a config states, if it has no nested configs, which make it ambiguous whose they are."""
     if any(isinstance(value, dict) and _is_config(value) for value in config.values()):
         return set()
@@ -140,8 +138,7 @@ def _check_width(_: Contents, name: str, model: OnnxModel, config: Mapping[str, 
 
 def _check_cache(_: Contents, name: str, model: OnnxModel, config: Mapping[str, Any]) -> Iterator[Finding]:
     numbers = {int(match[1]) for value in model.graph.inputs if (match := _PAST.match(value.name))}
-    nested = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
-    source = nested if nested is not None else config
+    source = next((config[key] for key in _DECODER_CONFIGS if isinstance(config.get(key), dict)), config)
     layers = next((source[key] for key in _LAYER_KEYS if isinstance(source.get(key), int)), None)
     if layers is None or not numbers:
         return

@@ -109,9 +109,8 @@ def validate(
         checks += check_outputs(
             contents, str(model), task=task, trust_remote_code=trust_remote_code, tolerance=tolerance, shapes=sizes
         )
-    return ValidationReport(
-        package=str(path), task=contents.plain_task, files=tuple(contents.files), checks=tuple(checks)
-    )
+    files = tuple(contents.files)
+    return ValidationReport(package=str(path), task=contents.plain_task, files=files, checks=tuple(checks))
 
 
 def validate_optimum_compatibility(package: str | Path | HtpPackage) -> bool:

@@ -16,9 +16,7 @@ from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
 
 _Result = tuple[str, str, str]
 
-_SOCKET_EVENTS = frozenset(
-    f"socket.{event}" for event in "connect getaddrinfo gethostbyname sendto sendmsg bind".split()
-)
+_SOCKET_EVENTS = {f"socket.{event}" for event in "connect getaddrinfo gethostbyname sendto sendmsg bind".split()}
 
 
 def main() -> None:
