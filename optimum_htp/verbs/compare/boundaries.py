@@ -158,9 +158,7 @@ def fits_in_some_order(shape: Shape | None, actual: tuple[int, ...]) -> bool:
 
 
 def assign(
-    candidates: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    known: Callable[[str], Shape | None],
+    candidates: Sequence[str], shapes: Sequence[tuple[int, ...]], known: Callable[[str], Shape | None]
 ) -> list[str | None]:
     """A candidate for each output: the likeliest that fits; of several outputs, those that fit in their order.
 

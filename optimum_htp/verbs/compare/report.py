@@ -49,13 +49,7 @@ class CallComparison:
 
     def identity(self) -> dict[str, Any]:
         """The part of its document that says which call it is."""
-        return {
-            "path": self.path,
-            "class": self.class_name,
-            "tag": self.tag,
-            "call": self.call,
-            "order": self.order,
-        }
+        return {"path": self.path, "class": self.class_name, "tag": self.tag, "call": self.call, "order": self.order}
 
     def to_dict(self) -> dict[str, Any]:
         """The document of it in that of the report."""

@@ -163,7 +163,8 @@ class _Recorder:
         given = tuple(tensors_in((args, kwargs)))  # now: a dictionary of them may be added to
         if self._begun == self._given_to:
             self.given = tuple(map(_copied, given))
-        path = self._called_as(module, parent)
+        paths = self._paths[id(module)]  # of the names that it goes by, that below its caller
+        path = paths[0] if parent is None else name_for_caller(paths, parent.path, self._is_container)
         self._stack.append(_Call(id(module), path, self._counts[id(module)], self._begun, parent, given))
         self._counts[id(module)] += 1
         self._begun += 1
@@ -199,11 +200,6 @@ class _Recorder:
             return known[1]
         self._returned[id(tensor)] = weakref.ref(tensor), (number, index)
         return None
-
-    def _called_as(self, module: torch.nn.Module, parent: _Call | None) -> ModulePath:
-        """The name below the caller, of those that a module goes by; else the first."""
-        paths = self._paths[id(module)]
-        return paths[0] if parent is None else name_for_caller(paths, parent.path, self._is_container)
 
     def _is_container(self, path: ModulePath) -> bool:
         return path in self._tree and self._tree.module(path).container

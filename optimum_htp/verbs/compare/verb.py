@@ -195,7 +195,8 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
                 given = load_inputs(options.inputs, tagged.model)
             else:
                 given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
-            compared.append(_compare_phase(tagged, reference, given, options, phase=phase, names=(package, other)))
+            check_inputs(given, reference.model, where=f"the inputs of {package.path}")
+            compared.append(_compare_phase(tagged, reference, given, options, phase, str(other.path)))
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
@@ -209,34 +210,20 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare_phase(
-    tagged: TaggedGraph,
-    reference: TaggedGraph,
-    given: Mapping[str, Array],
-    options: _Options,
-    *,
-    phase: str,
-    names: tuple[HtpPackage, HtpPackage],
+    tagged: TaggedGraph, reference: TaggedGraph, given: Mapping[str, Array], options: _Options, phase: str, name: str
 ) -> PartComparison:
-    package, other = names
-    check_inputs(given, reference.model, where=f"the inputs of {package.path}")
     branch = phase == "decode" if "use_cache_branch" in given else None
     ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
     theirs = FlatGraph(reference.model, reference.tags, branch=branch)
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-        recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.producer)
+        recorded = PackageReference(name, reference, prober, given, shared=ours.producer)
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
         return _compare(tagged, ours, recorded, options, branch=label, tolerance=tolerance)
 
 
 def _compare(
-    tagged: TaggedGraph,
-    flat: FlatGraph,
-    reference: Reference,
-    options: _Options,
-    *,
-    branch: str,
-    tolerance: float,
+    tagged: TaggedGraph, flat: FlatGraph, reference: Reference, options: _Options, *, branch: str, tolerance: float
 ) -> PartComparison:
     tolerance = options.tolerance if options.tolerance is not None else tolerance
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:

@@ -88,16 +88,7 @@ class ProfileReport:
 
 @dataclass(frozen=True, slots=True)
 class ModuleDelta:
-    """One module in two packages.
-
-    Attributes:
-        tag: Its tag.
-        path: Its dotted path.
-        class_name: Its class.
-        depth: Modules above it.
-        left: Its time in the first package; None where it did not run there.
-        right: Its time in the second.
-    """
+    """One module, and its times in the first (`left`) and the second package (`right`): None where it did not run."""
 
     tag: str
     path: str
@@ -130,13 +121,7 @@ class ModuleDelta:
 
 @dataclass(frozen=True, slots=True)
 class PhaseDelta:
-    """A phase of two packages.
-
-    Attributes:
-        left: In the first package.
-        right: In the second.
-        modules: The modules of both.
-    """
+    """A phase in the first (`left`) and the second package (`right`), and the modules of both."""
 
     left: PhaseProfile
     right: PhaseProfile
