@@ -5,23 +5,15 @@ Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
-from optimum_htp.package import write_text_atomically
 from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
 
 
 _UNKNOWN = "(unattributed)"
-
-
-def write_trace(document: dict[str, Any], path: str | Path) -> None:
-    """Writes one of the documents below. Raises PackageError if the file can't be written."""
-    write_text_atomically(Path(path), json.dumps(document) + "\n")
 
 
 def speedscope_document(report: ProfileReport) -> dict[str, Any]:

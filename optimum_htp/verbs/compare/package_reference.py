@@ -26,13 +26,7 @@ class PackageReference:
     """
 
     def __init__(
-        self,
-        name: str,
-        tagged: TaggedGraph,
-        prober: Prober,
-        inputs: Mapping[str, Array],
-        *,
-        shared: Collection[str] = (),
+        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], shared: Collection[str]
     ) -> None:
         self.name = name
         self.inputs = inputs
