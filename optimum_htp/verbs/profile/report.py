@@ -89,7 +89,16 @@ class ProfileReport:
 
 @dataclass(frozen=True, slots=True)
 class ModuleDelta:
-    """One module, and its times in the first (`left`) and the second package (`right`): None where it did not run."""
+    """One module in two packages.
+
+    Attributes:
+        tag: Its tag.
+        path: Its dotted path.
+        class_name: Its class.
+        depth: Modules above it.
+        left: Its time in the first package; None where it did not run there.
+        right: Its time in the second.
+    """
 
     tag: str
     path: str
@@ -144,7 +153,10 @@ class PhaseDelta:
 
 @dataclass(frozen=True, slots=True)
 class ProfileDelta:
-    """Where the time of two packages goes, side by side; `unpaired` are the files and phases that only one has."""
+    """Where the time of two packages goes, side by side.
+
+    `left` and `right` are their profiles, `phases` those that both have, `unpaired` the files and phases of only one.
+    """
 
     left: ProfileReport
     right: ProfileReport
