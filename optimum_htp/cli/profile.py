@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
+from pathlib import Path
 
 from optimum_htp.cli.options import SEQUENCE, add_input_arguments, add_session_arguments, count, input_sizes, positive
 from optimum_htp.cli.views.terminal import print_report, working
@@ -80,8 +82,8 @@ def run(args: Namespace) -> int:
     """Profiles a package, or two."""
     from optimum_htp.cli.views.profile import print_profile
     from optimum_htp.cli.views.profile_delta import print_delta
-    from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document, write_trace
-    from optimum_htp.package import HtpPackage
+    from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
+    from optimum_htp.package import HtpPackage, write_text_atomically
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
@@ -103,7 +105,7 @@ def run(args: Namespace) -> int:
     report = profiled(package, other)
     for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
         if path:
-            write_trace(document(report), path)
+            write_text_atomically(Path(path), json.dumps(document(report)) + "\n")
     delta = report.compared_with(profiled(other, package)) if other is not None else None
     shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
     if delta is not None:

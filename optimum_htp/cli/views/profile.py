@@ -1,8 +1,7 @@
 """How `profile` prints: a heading and a table for each file and phase.
 
-The titles of the columns are in `_columns`, what they mean in `cli/profile.py`; which rows there are, and in which
-order, is in `profile_rows`. Two packages side by side are in `profile_delta`, the files of `--speedscope` and
-`--chrome-trace` in `profile_traces`.
+What the columns mean is in `cli/profile.py`, which rows there are in `profile_rows`. Two packages side by side are in
+`profile_delta`, the files of `--speedscope` and `--chrome-trace` in `profile_traces`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The rows of a profile's table: which modules, classes, layers, calls or operators (`--by`), in which order.
-
-How a row is printed is in `views/profile.py`.
-"""
+"""The rows of a profile's table, which `views/profile.py` prints: which (`--by`), and in which order."""
 
 from __future__ import annotations
 
@@ -121,7 +118,7 @@ def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
 
 
 def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
-    yield from (_group(group, "op") for group in phase.by_op())
+    return (_group(group, "op") for group in phase.by_op())
 
 
 def _unattributed(phase: PhaseProfile) -> Iterator[TimeRow]:

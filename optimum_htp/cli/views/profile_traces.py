@@ -5,23 +5,15 @@ Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
-from optimum_htp.package import write_text_atomically
 from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
 
 
 _UNKNOWN = "(unattributed)"
-
-
-def write_trace(document: dict[str, Any], path: str | Path) -> None:
-    """Writes one of the documents below. Raises PackageError if the file can't be written."""
-    write_text_atomically(Path(path), json.dumps(document) + "\n")
 
 
 def speedscope_document(report: ProfileReport) -> dict[str, Any]:
@@ -31,17 +23,8 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
     for phase in report.phases:
         samples = [[frames.setdefault(name, len(frames)) for name in _stack(kernel)] for kernel in phase.timeline]
         weights = [kernel.time_us for kernel in phase.timeline]
-        profiles.append(
-            {
-                "type": "sampled",
-                "name": _title(phase),
-                "unit": "microseconds",
-                "startValue": 0,
-                "endValue": sum(weights),
-                "samples": samples,
-                "weights": weights,
-            }
-        )
+        about = {"type": "sampled", "name": _title(phase), "unit": "microseconds"}
+        profiles.append({**about, "startValue": 0, "endValue": sum(weights), "samples": samples, "weights": weights})
     return {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "exporter": "optimum-htp",
@@ -88,16 +71,8 @@ def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
         args["call"] = kernel.call
     if len(kernel.origins) > 1:
         args["origins"] = list(kernel.origins)
-    return {
-        "name": kernel.node or kernel.op_type,
-        "cat": "kernel",
-        "ph": "X",
-        "ts": kernel.start_us,
-        "dur": kernel.time_us,
-        "pid": process,
-        "tid": 0,
-        "args": args,
-    }
+    span = {"name": kernel.node or kernel.op_type, "cat": "kernel", "ts": kernel.start_us, "dur": kernel.time_us}
+    return {**span, "ph": "X", "pid": process, "tid": 0, "args": args}
 
 
 def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:
@@ -110,16 +85,8 @@ def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]
             keep += 1
         for level in range(len(open_spans) - 1, keep - 1, -1):
             tag, begin, end = open_spans.pop()
-            yield {
-                "name": _frame(tag),
-                "cat": "module",
-                "ph": "X",
-                "ts": begin,
-                "dur": end - begin,
-                "pid": process,
-                "tid": level + 1,
-                "args": {"tag": tag},
-            }
+            span = {"name": _frame(tag), "cat": "module", "ts": begin, "dur": end - begin}
+            yield {**span, "ph": "X", "pid": process, "tid": level + 1, "args": {"tag": tag}}
         if kernel is not None:
             end = kernel.start_us + kernel.time_us
             open_spans = [(tag, begin, max(end, last)) for tag, begin, last in open_spans]

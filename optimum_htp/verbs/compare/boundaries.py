@@ -132,35 +132,23 @@ class Boundaries:
                 yield from (number for number in around if index not in self.nodes.get(number, {index}))
 
 
-def fits(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor whose shape is known so far can have a shape.
+def fits(shape: Shape | None, actual: tuple[int, ...], *, in_any_order: bool = False) -> bool:
+    """Whether a tensor whose shape is known so far can have a shape, or with `in_any_order` its axes permuted.
 
     >>> fits(("batch", 4), (2, 4)), fits(("batch", 4), (2, 5)), fits(None, (2, 4))
     (True, False, True)
-    """
-    if shape is None:
-        return True
-    return len(shape) == len(actual) and all(
-        size == wanted for size, wanted in zip(shape, actual, strict=True) if isinstance(size, int)
-    )
-
-
-def fits_in_some_order(shape: Shape | None, actual: tuple[int, ...]) -> bool:
-    """Whether a tensor whose shape is known so far can have a shape, its axes permuted if need be.
-
-    >>> fits_in_some_order((4, "batch"), (2, 4)), fits_in_some_order((4, 4), (2, 4))
+    >>> fits((4, "batch"), (2, 4), in_any_order=True), fits((4, 4), (2, 4), in_any_order=True)
     (True, False)
     """
-    if shape is None:
-        return True
-    known = Counter(size for size in shape if isinstance(size, int))
-    return len(shape) == len(actual) and known <= Counter(actual)
+    if shape is None or len(shape) != len(actual):
+        return shape is None
+    if in_any_order:
+        return Counter(size for size in shape if isinstance(size, int)) <= Counter(actual)
+    return all(size == wanted for size, wanted in zip(shape, actual, strict=True) if isinstance(size, int))
 
 
 def assign(
-    candidates: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    known: Callable[[str], Shape | None],
+    candidates: Sequence[str], shapes: Sequence[tuple[int, ...]], known: Callable[[str], Shape | None]
 ) -> list[str | None]:
     """A candidate for each output: the likeliest that fits; of several outputs, those that fit in their order.
 

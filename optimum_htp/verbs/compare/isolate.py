@@ -105,12 +105,8 @@ class Isolator:
             errors = self._on_inputs_of(outer, number, given) if outer in before else alone
             if errors is None or errors.relative > self._tolerance:
                 return alone, outer
-        unknown = [other for other in before.difference(around) if other not in self._calls or not self._agrees(other)]
-        return alone, max(unknown, default=None)
-
-    def _agrees(self, number: int) -> bool:
-        call = self._calls[number]
-        return call.errors is not None and not call.over
+        agreeing = {call.order for call in self._calls.values() if call.errors is not None and not call.over}
+        return alone, max(before.difference(around, agreeing), default=None)
 
     def _on_inputs_of(self, outer: int, number: int, given: Mapping[str, Array]) -> Errors | None:
         """How far off a call is if one around it, or it itself, gets just what the reference's was given.

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, Errors, compare_arrays, measure_errors, measure_in_any_layout, worst_errors
-from optimum_htp.verbs.compare.boundaries import MAX_CANDIDATES, Boundaries, assign, fits_in_some_order
+from optimum_htp.verbs.compare.boundaries import MAX_CANDIDATES, Boundaries, assign, fits
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison
@@ -188,7 +188,7 @@ class Matcher:
         return [
             name
             for name in self.boundaries.candidates(number)[: 4 * MAX_CANDIDATES]
-            if any(fits_in_some_order(self.prober.shape(name), shape) for shape in shapes)
+            if any(fits(self.prober.shape(name), shape, in_any_order=True) for shape in shapes)
         ][:MAX_CANDIDATES]
 
     def _improved(self, number: int, expected: Sequence[Array], values: Mapping[str, Array]) -> CallMatch:
@@ -214,9 +214,8 @@ class Matcher:
 
     def _candidates(self, values: Mapping[str, Array], expected: Array) -> Iterator[MatchedOutput]:
         for name, value in values.items():
-            errors = None
-            if value.dtype.kind == "f":
-                errors = measure_in_any_layout(value, expected, tolerance=self.tolerance)
+            is_float = value.dtype.kind == "f"
+            errors = measure_in_any_layout(value, expected, tolerance=self.tolerance) if is_float else None
             if errors is not None:
                 permuted = value.shape != expected.shape or (
                     errors.relative <= self.tolerance < measure_errors(value, expected).relative

@@ -26,13 +26,7 @@ class PackageReference:
     """
 
     def __init__(
-        self,
-        name: str,
-        tagged: TaggedGraph,
-        prober: Prober,
-        inputs: Mapping[str, Array],
-        *,
-        shared: Collection[str] = (),
+        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], shared: Collection[str]
     ) -> None:
         self.name = name
         self.inputs = inputs
@@ -80,14 +74,9 @@ class PackageReference:
         """The calls with the sizes of what they return, from a run that holds none of it."""
         chosen = {call.number: self._output(call.number) for call in self.calls}
         lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
-        return [
-            replace(
-                call,
-                bytes=_BYTES * lengths.get(chosen[call.number] or "", 0),
-                fused=call.number in self._boundaries.fused,
-            )
-            for call in self.calls
-        ]
+        sizes = {number: _BYTES * lengths.get(name or "", 0) for number, name in chosen.items()}
+        fused = self._boundaries.fused
+        return [replace(call, bytes=sizes[call.number], fused=call.number in fused) for call in self.calls]
 
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""

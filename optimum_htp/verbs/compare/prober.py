@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, open_session, run_session, session_options
@@ -18,6 +18,7 @@ from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
     OnnxModel,
+    Piece,
     SourceFiles,
     Value,
     element_type,
@@ -35,9 +36,6 @@ from optimum_htp.onnxfile import (
 )
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
-
-if TYPE_CHECKING:
-    from optimum_htp.onnxfile import Piece
 
 _LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000

@@ -31,17 +31,10 @@ class ReferenceCall:
 class Reference(Protocol):
     """What a graph is compared with."""
 
-    name: str
-    """What it is, for messages."""
-
-    calls: Sequence[ReferenceCall]
-    """The calls, in the order in which they ended."""
-
-    inputs: Mapping[str, Array]
-    """The inputs of the ONNX file."""
-
-    outputs: Mapping[str, Array]
-    """The model's outputs, by their names in the ONNX file."""
+    name: str  # what it is, for messages
+    calls: Sequence[ReferenceCall]  # in the order in which they ended
+    inputs: Mapping[str, Array]  # of the ONNX file
+    outputs: Mapping[str, Array]  # the model's, by their names in the ONNX file
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to; None if unknown."""

@@ -49,13 +49,7 @@ class CallComparison:
 
     def identity(self) -> dict[str, Any]:
         """The part of its document that says which call it is."""
-        return {
-            "path": self.path,
-            "class": self.class_name,
-            "tag": self.tag,
-            "call": self.call,
-            "order": self.order,
-        }
+        return {"path": self.path, "class": self.class_name, "tag": self.tag, "call": self.call, "order": self.order}
 
     def to_dict(self) -> dict[str, Any]:
         """The document of it in that of the report."""
@@ -64,7 +58,7 @@ class CallComparison:
             "nodes": self.nodes,
             "tensors": list(self.tensors),
             "outputs": self.outputs,
-            "errors": _document(self.errors),
+            "errors": self.errors.to_dict() if self.errors else None,
             "over": self.over,
             "not_compared": self.skipped,
             "compared_as": self.compared_as,
@@ -109,9 +103,9 @@ class Isolated:
         return {
             **self.call.identity(),
             "added": self.added.to_dict(),
-            "alone": _document(self.alone),
+            "alone": self.alone.to_dict() if self.alone else None,
             "over": self.over,
-            "source": _identity(self.source),
+            "source": self.source.identity() if self.source else None,
             "fed": list(self.fed),
             "between": list(self.between),
             "not_fed": self.not_fed,
@@ -211,8 +205,8 @@ class PartComparison:
             "not_compared": self.skipped,
             "looks_foreign": self.looks_foreign,
             "random": list(self.random),
-            "first_over": _identity(self.first_over),
-            "culprit": _identity(self.culprit),
+            "first_over": self.first_over.identity() if self.first_over else None,
+            "culprit": self.culprit.identity() if self.culprit else None,
             "isolated": [isolated.to_dict() for isolated in self.isolated],
             "outputs": {name: errors.to_dict() for name, errors in self.outputs.items()},
             "calls": [call.to_dict() for call in self.calls],
@@ -264,11 +258,3 @@ class CompareReport:
             "not_compared": dict(self.not_compared),
             "parts": [part.to_dict() for part in self.parts],
         }
-
-
-def _identity(call: CallComparison | None) -> dict[str, Any] | None:
-    return None if call is None else call.identity()
-
-
-def _document(errors: Errors | None) -> dict[str, float | None] | None:
-    return None if errors is None else errors.to_dict()

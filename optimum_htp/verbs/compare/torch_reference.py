@@ -90,7 +90,7 @@ class _Call:
     passed_on: tuple[tuple[int, int] | None, ...] = ()
 
 
-class _Recorder:
+class _Recorder(ExitStack):
     """Hooks on every module that keep what it returns. A context manager."""
 
     def __init__(
@@ -102,12 +102,12 @@ class _Recorder:
         given_to: int | None = None,  # the call whose inputs are kept, by the order in which calls began
         max_bytes: int = 2**62,
     ) -> None:
+        super().__init__()
         self._root = root
         self._tree = tree
         self._only = only
         self._given_to = given_to
         self._left = max_bytes
-        self._hooks = ExitStack()
         self._paths: dict[int, list[ModulePath]] = {}
         self._counts: Counter[int] = Counter()
         self._begun = 0
@@ -117,23 +117,17 @@ class _Recorder:
         self.numbers: dict[tuple[int, int], int] = {}
         self.given: tuple[Array, ...] = ()
         self.kept: dict[int, tuple[Array, ...]] = {}
+        for name, module in root.named_modules(remove_duplicate=False):
+            path = tuple(name.split(".")) if name else ()
+            if id(module) not in self._paths:
+                self.callback(module.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+                self.callback(module.register_forward_hook(self._leave).remove)
+            self._paths.setdefault(id(module), []).append(path)
 
     @property
     def has_room(self) -> bool:
         """Whether everything could be kept."""
         return self._left >= 0
-
-    def __enter__(self) -> _Recorder:
-        for name, module in self._root.named_modules(remove_duplicate=False):
-            path = tuple(name.split(".")) if name else ()
-            if id(module) not in self._paths:
-                self._hooks.callback(module.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
-                self._hooks.callback(module.register_forward_hook(self._leave).remove)
-            self._paths.setdefault(id(module), []).append(path)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
 
     def calls(self) -> list[ReferenceCall]:
         """The calls, in the order in which they ended."""
@@ -163,7 +157,8 @@ class _Recorder:
         given = tuple(tensors_in((args, kwargs)))  # now: a dictionary of them may be added to
         if self._begun == self._given_to:
             self.given = tuple(map(_copied, given))
-        path = self._called_as(module, parent)
+        paths = self._paths[id(module)]  # of the names that it goes by, that below its caller
+        path = paths[0] if parent is None else name_for_caller(paths, parent.path, self._is_container)
         self._stack.append(_Call(id(module), path, self._counts[id(module)], self._begun, parent, given))
         self._counts[id(module)] += 1
         self._begun += 1
@@ -199,11 +194,6 @@ class _Recorder:
             return known[1]
         self._returned[id(tensor)] = weakref.ref(tensor), (number, index)
         return None
-
-    def _called_as(self, module: torch.nn.Module, parent: _Call | None) -> ModulePath:
-        """The name below the caller, of those that a module goes by; else the first."""
-        paths = self._paths[id(module)]
-        return paths[0] if parent is None else name_for_caller(paths, parent.path, self._is_container)
 
     def _is_container(self, path: ModulePath) -> bool:
         return path in self._tree and self._tree.module(path).container

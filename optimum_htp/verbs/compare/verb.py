@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
@@ -47,6 +48,8 @@ from optimum_htp.verbs.compare.torch_reference import TorchReference, check_sour
 
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
 _ISOLATED = 5
+
+_Compared: TypeAlias = tuple[tuple[PartComparison, ...], dict[str, str]]  # and why other files were not compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +130,20 @@ def compare(
     )
     package = as_package(package)
     if reference is not None:
-        return _with_package(package, as_package(reference), options)
-    return _with_model(package, str(model), options, task=task, trust_remote_code=trust_remote_code)
+        other = as_package(reference)
+        name = str(other.path)
+        parts, refused = _with_package(package, other, options)
+    else:
+        name = str(model)
+        parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
+    return CompareReport(
+        package=str(package.path), reference=name, provider=options.provider, parts=parts, not_compared=refused
+    )
 
 
 def _with_model(
     package: HtpPackage, model: str, options: _Options, *, task: str | None, trust_remote_code: bool
-) -> CompareReport:
+) -> _Compared:
     tagged = {name: tagged_file(file, package=package) for name, file in package.matching(options.file).items()}
     source = load_source_of(
         [file.model for file in tagged.values()],
@@ -150,13 +160,8 @@ def _with_model(
             f"{package.path}: {model} has no part that any of its files is an export of; give its source"
         )
     compared = {part.file for part in parts}
-    return CompareReport(
-        package=str(package.path),
-        reference=model,
-        provider=options.provider,
-        parts=tuple(_compare_part(tagged[part.file], part, source, options) for part in parts),
-        not_compared={name: "Optimum's export config does not know it" for name in tagged if name not in compared},
-    )
+    refused = {name: "Optimum's export config does not know it" for name in tagged if name not in compared}
+    return tuple(_compare_part(tagged[part.file], part, source, options) for part in parts), refused
 
 
 def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> PartComparison:
@@ -173,7 +178,7 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
 
 
-def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> CompareReport:
+def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> _Compared:
     chosen = package.matching(options.file)
     _check_one(options, chosen, package)
     compared: list[PartComparison] = []
@@ -195,48 +200,29 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
                 given = load_inputs(options.inputs, tagged.model)
             else:
                 given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
-            compared.append(_compare_phase(tagged, reference, given, options, phase=phase, names=(package, other)))
+            check_inputs(given, reference.model, where=f"the inputs of {package.path}")
+            compared.append(_compare_phase(tagged, reference, given, options, phase, str(other.path)))
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
-    return CompareReport(
-        package=str(package.path),
-        reference=str(other.path),
-        provider=options.provider,
-        parts=tuple(compared),
-        not_compared=refused,
-    )
+    return tuple(compared), refused
 
 
 def _compare_phase(
-    tagged: TaggedGraph,
-    reference: TaggedGraph,
-    given: Mapping[str, Array],
-    options: _Options,
-    *,
-    phase: str,
-    names: tuple[HtpPackage, HtpPackage],
+    tagged: TaggedGraph, reference: TaggedGraph, given: Mapping[str, Array], options: _Options, phase: str, name: str
 ) -> PartComparison:
-    package, other = names
-    check_inputs(given, reference.model, where=f"the inputs of {package.path}")
     branch = phase == "decode" if "use_cache_branch" in given else None
     ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
     theirs = FlatGraph(reference.model, reference.tags, branch=branch)
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-        recorded = PackageReference(str(other.path), reference, prober, given, shared=ours.producer)
+        recorded = PackageReference(name, reference, prober, given, ours.producer)
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
         return _compare(tagged, ours, recorded, options, branch=label, tolerance=tolerance)
 
 
 def _compare(
-    tagged: TaggedGraph,
-    flat: FlatGraph,
-    reference: Reference,
-    options: _Options,
-    *,
-    branch: str,
-    tolerance: float,
+    tagged: TaggedGraph, flat: FlatGraph, reference: Reference, options: _Options, *, branch: str, tolerance: float
 ) -> PartComparison:
     tolerance = options.tolerance if options.tolerance is not None else tolerance
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:

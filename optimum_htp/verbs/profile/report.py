@@ -5,7 +5,6 @@ The times themselves are in `times`; `cli/views/profile.py` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +53,9 @@ class ProfileReport:
         partners = {
             (kind, file): (kind, partner)
             for kind in {kind for kind, _ in ours}
-            for file, partner in pair_files(_files_of(kind, ours), _files_of(kind, theirs)).items()
+            for file, partner in pair_files(
+                *([file for phase, file in side if phase == kind] for side in (ours, theirs))
+            ).items()
         }
         pairs = [(phase, theirs[partners[key]]) for key, phase in ours.items() if key in partners]
         alone = [(self, key) for key in ours if key not in partners]
@@ -130,13 +131,7 @@ class ModuleDelta:
 
 @dataclass(frozen=True, slots=True)
 class PhaseDelta:
-    """A phase of two packages.
-
-    Attributes:
-        left: In the first package.
-        right: In the second.
-        modules: The modules of both.
-    """
+    """A phase in the first (`left`) and the second package (`right`), and the modules of both."""
 
     left: PhaseProfile
     right: PhaseProfile
@@ -160,11 +155,7 @@ class PhaseDelta:
 class ProfileDelta:
     """Where the time of two packages goes, side by side.
 
-    Attributes:
-        left: The first package.
-        right: The second.
-        phases: The phases that both have.
-        unpaired: The files and phases that only one has.
+    `left` and `right` are their profiles, `phases` those that both have, `unpaired` the files and phases of only one.
     """
 
     left: ProfileReport
@@ -180,10 +171,6 @@ class ProfileDelta:
             "unpaired": list(self.unpaired),
             "phases": [phase.to_dict() for phase in self.phases],
         }
-
-
-def _files_of(kind: str, phases: Iterable[tuple[str, str]]) -> list[str]:
-    return [file for phase, file in phases if phase == kind]
 
 
 def _modules_of_both(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:

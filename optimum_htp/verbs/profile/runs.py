@@ -9,19 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import DEFAULT_PROVIDER, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options
 from optimum_htp.onnxfile import OnnxModel, external_data_files, read_model
 from optimum_htp.verbs.profile.joiner import Event
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Inputs = Mapping[str, "np.ndarray[Any, Any]"]
-
+Inputs: TypeAlias = Mapping[str, Array]
 
 logger = logging.getLogger(__name__)
 

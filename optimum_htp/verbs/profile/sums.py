@@ -56,7 +56,8 @@ class PhaseSums:
 
     def __init__(self, tagged: TaggedGraph, joiner: Joiner, tags: NodeTags, runs: Sequence[Run]) -> None:
         new = partial(_Sum, len(runs))
-        self._tagged = tagged
+        self._call_above = tagged.roots.call_above
+        self._calls = tagged.roots.calls
         self._own: defaultdict[str, _Sum] = defaultdict(new)
         self._total: defaultdict[str, _Sum] = defaultdict(new)
         self._fused: defaultdict[tuple[str, tuple[str, ...]], _Sum] = defaultdict(new)
@@ -107,14 +108,11 @@ class PhaseSums:
         for above in tag_ancestors(tag.tag):
             self._total[above].add(index, event)
             if (self._calls(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
-                call = self._tagged.roots.call_above(tag, above)
+                call = self._call_above(tag, above)
                 self._total_calls[above, call].add(index, event)
                 if above == tag.tag and not fused:
                     self._own_calls[above, call].add(index, event)
         return Kernel(event.name, event.op_type, start, event.time_us, tag.tag, tag.call, tag.origins)
-
-    def _calls(self, tag: str) -> int | None:
-        return self._tagged.roots.calls(tag)
 
     def _modules(self) -> Iterator[ModuleTime]:
         layers: list[str] = []

@@ -51,12 +51,7 @@ class Microseconds(tuple[int, ...]):
 
 
 class OpTime(NamedTuple):
-    """How many kernels of an operator ran in one run, and how long they took in each.
-
-    Attributes:
-        kernels: Kernels in one run.
-        time: Microseconds in each run.
-    """
+    """How many `kernels` of an operator ran in one run, and the `time` that they took in each."""
 
     kernels: int
     time: Microseconds

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
@@ -27,15 +27,9 @@ from optimum_htp.package import HtpFile, HtpPackage, as_package, tagged_file
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import ProfileReport
-from optimum_htp.verbs.profile.runs import Measured, measure
+from optimum_htp.verbs.profile.runs import Inputs, Measured, measure
 from optimum_htp.verbs.profile.sums import PhaseSums
 from optimum_htp.verbs.profile.times import PhaseProfile
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Inputs = Mapping[str, np.ndarray[Any, Any]]
 
 
 _ON_ACCELERATORS = (

@@ -13,13 +13,7 @@ from optimum_htp.verbs.select.formats.table import FORMATS
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What patterns select in a package.
-
-    Attributes:
-        package: Its path.
-        patterns: The patterns.
-        files: The files that have selected nodes.
-    """
+    """What patterns select in a package, whose path is `package`; `files` are those that have selected nodes."""
 
     package: str
     patterns: tuple[str, ...]

@@ -1,7 +1,8 @@
 """Which nodes belong to the modules that patterns select.
 
-`hierarchy/patterns.py` says what a pattern may be; what one with `!` before it selects is left out. A node belongs to a module that owns it or contains its owner; one
-that a tool fused from several modules belongs to each of them (`chooser`). `formats` has what other tools take.
+`hierarchy/patterns.py` says what a pattern may be; what one with `!` before it selects is left out. A node belongs to a
+module that owns it or contains its owner; one that a tool fused from several modules belongs to each of them
+(`chooser`). `formats` has what other tools take.
 """
 
 from __future__ import annotations
