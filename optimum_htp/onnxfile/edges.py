@@ -29,12 +29,9 @@ TensorKey: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A node that consumes a tensor.
+    """A node that consumes a tensor: the path of its graph, its index there, and which of its inputs the tensor is.
 
-    Attributes:
-        graph: The path of its graph.
-        index: Its index there.
-        slot: Which of its inputs the tensor is; None where one of its bodies returns it.
+    `slot` is None where one of the node's bodies returns the tensor.
     """
 
     graph: str
@@ -43,14 +40,9 @@ class Use:
 
 
 class Edges:
-    """Producers and consumers of the tensors of a model, in all graphs.
+    """The node that produces each tensor of a model, and the uses of each that has any, in the order of the graphs.
 
-    A tensor is identified by the path of the graph that defines it, and its name there.
-
-    Attributes:
-        producers: The node of each tensor, as the path of its graph and its index there; inputs and initializers have
-            none.
-        consumers: The uses of each tensor that has any, in the order of `OnnxModel.graphs`.
+    A tensor is identified by the path of the graph that defines it, and its name there; a node by its graph and index.
     """
 
     def __init__(self, model: OnnxModel) -> None:

@@ -54,16 +54,10 @@ _STRANGE = "unk__"  # what ONNX's inference calls a size that it has no symbol f
 def tensor_types(
     data: Data, model: ModelSpans, scopes: Sequence[Scope], spans: Sequence[GraphSpans]
 ) -> dict[str, Value]:
-    """What is known of the tensors of a graph and of those around it, by name.
+    """What is known of the tensors of a graph and of those around it, the last of `scopes` and `spans`, by name.
 
-    A dynamic axis has its symbol or what is computed from symbols (`past + sequence_length`), which tensors of equal size
-    share, or None; symbols that begin with `unk__` are not the file's own.
-
-    Args:
-        data: The file.
-        model: Where its parts are.
-        scopes: The graphs from the main graph to the one in question.
-        spans: Where the parts of each of them are.
+    A dynamic axis has its symbol or what is computed from symbols (`past + sequence_length`), which tensors of equal
+    size share, or None; symbols that begin with `unk__` are not the file's own.
     """
     head = b"".join(data[slice(*span)] for span in model.head)
     head += b"".join(encode_message(schema.MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)

@@ -61,19 +61,9 @@ def rewrite_tensors(
     kind: str = "model",
     span: tuple[int, int] | None = None,
 ) -> Splice | None:
-    """Describes an ONNX model, or one message of it, with other tensors.
+    """Describes a model, or one message of it, with the tensors that `change` gives; None keeps one, or all.
 
-    Args:
-        data: The file, which `onnxfile.read_model` has read without complaint.
-        change: Gives the new content of a tensor, None to keep it.
-        kind: What the message is: `"model"`, `"graph"`, `"node"`, `"tensor"` or `"sparse"`.
-        span: Where its content is; None means all of the file.
-
-    Returns:
-        The splice, None where nothing changes.
-
-    Raises:
-        WireError: The file is not an ONNX model.
+    `kind` is a key of `schema.LEADS` or `"tensor"`, and `span` where the message's content is. Raises WireError.
     """
     positions = count()
     changes = {"tensor": lambda start, end: change(_tensor(data, start, end, next(positions)))}

@@ -55,17 +55,10 @@ class Choice:
 def choose(
     package: HtpPackage, module: str, *, file: str | None = None, graph: str | None = None, call: int | None = None
 ) -> Choice:
-    """Finds the nodes of a module.
+    """Finds the nodes of a module by its path or tag, `layer@1` (its second call) or `layer.2-5` (both ends included).
 
-    Args:
-        package: The package.
-        module: A dotted path or a tag; with the suffix `@1` its second call; `layer.2-5` is a range, both ends included.
-        file: The file of the package, globs allowed; None means the one that has nodes of the module.
-        graph: The path of the graph, or its end (`then_branch`); None means the one that has nodes of the module.
-        call: The index of the call.
-
-    Raises:
-        PackageError: There is no such module, it has no nodes, or several files, graphs or calls have some.
+    `file` may be a glob and `graph` the end of a path; None means the one with the module's nodes. Raises PackageError
+    if there is no such module, it has no nodes, or several files, graphs or calls have some.
     """
     files = _tagged_files(package, file)
     candidates = _candidates(files, module, graph)

@@ -54,14 +54,9 @@ class Cut:
 
 
 def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
-    """Cuts the chosen nodes out.
+    """Cuts the chosen nodes out, given the types of the graph's tensors.
 
-    Args:
-        choice: The nodes.
-        types: What is known of the type of each tensor of the graph.
-
-    Raises:
-        PackageError: There is no clean cut; the message says what lies between, and what could be cut out instead.
+    Raises PackageError, which says what lies between and what could be cut out instead, if there is no clean cut.
     """
     scopes = scopes_of(choice.file.model, choice.graph)
     scope = scopes[-1]

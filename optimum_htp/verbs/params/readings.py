@@ -128,10 +128,7 @@ def readings(
     find: Callable[[str], TaggedInitializer | None],
     read: Callable[[TaggedInitializer], Array | None],
 ) -> Iterator[Reading]:
-    """The ways to read an initializer, the likeliest first.
-
-    `find` gives the initializer that a name means where the tensor is, `read` the values of an initializer.
-    """
+    """The ways to read an initializer, the likeliest first; `find` gives the initializer that a name means there."""
     import numpy as np
 
     kind = tensor.tensor.data_type
@@ -158,8 +155,8 @@ def _scales(
 ) -> Iterator[tuple[tuple[TaggedInitializer, ...], TaggedInitializer | None]]:
     """The initializers that may be the scale and the zero point of a quantized one.
 
-    Either the names say it, as where a product of integers is multiplied by the scale further on, or the nodes that
-    consume the tensor consume them too. The bias of a quantized convolution has the product of two scales.
+    The names say it (a product of integers may be scaled further on), or the tensor's consumers consume them too.
+    The bias of a quantized convolution has the product of two scales.
     """
     name, size = tensor.tensor.name, tensor.tensor.dims
     for base in (name.removesuffix("_quantized"), name):
