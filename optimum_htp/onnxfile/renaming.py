@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.walk import Walk
+from optimum_htp.onnxfile.walk import rewrite_message
 
 
 def tensor_names(model: OnnxModel) -> set[str]:
@@ -61,7 +61,7 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
             splice.cut(start, end)
             return splice.finish(end, new)
 
-        splice = Walk(data, schema.INITIALIZER_NAMES, {"name": rename}).message("model", 0, len(data))
+        splice = rewrite_message(data, schema.INITIALIZER_NAMES, {"name": rename})
         if splice is None:
             return
         with replacing(target, mode=stat.S_IMODE(os.fstat(source).st_mode)) as descriptor:

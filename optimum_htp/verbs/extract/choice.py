@@ -20,25 +20,15 @@ _RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The nodes of the modules that were asked for.
-
-    Attributes:
-        file: The file that they are in.
-        tree: The module tree that the modules are of.
-        paths: The modules: one, or those of a range or a container.
-        call: The index of the modules' call; None where they ran once.
-        tags: Every tag of the modules: a module that goes by several names has several.
-        graph: The path of the graph that the nodes are in.
-        positions: Their indices in that graph.
-    """
+    """The nodes of the modules that were asked for."""
 
     file: TaggedGraph
     tree: ModuleTree
-    paths: tuple[ModulePath, ...]
-    call: int | None
-    tags: tuple[str, ...]
-    graph: str
-    positions: frozenset[int]
+    paths: tuple[ModulePath, ...]  # the modules: one, or those of a range or a container
+    call: int | None  # the index of the modules' call; None where they ran once
+    tags: tuple[str, ...]  # every tag of the modules: a module that goes by several names has several
+    graph: str  # the path of the graph that the nodes are in
+    positions: frozenset[int]  # their indices in that graph
 
     @property
     def name(self) -> str:

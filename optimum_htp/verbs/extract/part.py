@@ -69,9 +69,7 @@ class PartWriter:
             outputs=[types[tensor] for tensor in cut.outputs],
         )
         keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
-        metadata = [
-            span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)
-        ]  # of the whole file
+        metadata = [span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
         with creating(target) as descriptor:
             self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
         if self._ranges:

@@ -28,21 +28,13 @@ _HALF_A_STEP = 0.502
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read an initializer.
-
-    Attributes:
-        values: The numbers.
-        rounding: How far they may be off, as a part of each; 0 where none was rounded.
-        step: How far apart neighbours are, for all or for each channel; None where the numbers are as they are.
-        scale: The initializers whose product the step is.
-        zero_point: The initializer that holds the zero point; None where there is none.
-    """
+    """One way to read an initializer, as these numbers."""
 
     values: Array
-    rounding: float = 0.0
-    step: Array | None = None
-    scale: tuple[str, ...] = ()
-    zero_point: str | None = None
+    rounding: float = 0.0  # how far they may be off, as a part of each
+    step: Array | None = None  # how far apart neighbours are, for all or for each channel; None if not quantized
+    scale: tuple[str, ...] = ()  # the initializers whose product the step is
+    zero_point: str | None = None  # the initializer that holds it
 
     @property
     def telling(self) -> bool:
