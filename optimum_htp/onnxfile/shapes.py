@@ -6,8 +6,8 @@ stops at the first operator that it doesn't know (`FusedGemm`, `QLinearConcat`, 
 goes on from there, with a guess for the outputs of operators that are not ONNX's: the type of their input.
 
 Measured against the values of all 32,700 tensors in 80 graphs (nine architectures as exported, saved by ONNX Runtime,
-optimized, quantized): every element type is right, no size or symbol is wrong, 4,400 of 62,600 axes have neither, and 30
-numbers of axes are wrong, those of an `If` whose branches give different ones.
+optimized, quantized): every element type is right, no size or symbol is wrong, 4,400 of 62,600 axes have neither, and
+30 numbers of axes are wrong, those of an `If` whose branches give different ones.
 """
 
 from __future__ import annotations

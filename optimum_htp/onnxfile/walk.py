@@ -22,7 +22,7 @@ def rewrite_message(
     kind: str = "model",
     span: tuple[int, int] | None = None,
 ) -> Splice | None:
-    """The message of a kind in a span, by default the whole file, when parts of it change; None where it stays the same.
+    """The message in a span, by default the whole file, when parts of it change; None where it stays the same.
 
     `leads` has by kind of message the fields to go into (by tag) and the kind of message in them; `changes` says how
     the payloads of some kinds change, which are not gone into. Raises WireError.
