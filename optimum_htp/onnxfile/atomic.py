@@ -18,11 +18,7 @@ _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
     """Gives a descriptor to write to a new file, which is on the disk when the block ends well, else gone.
 
-    Other processes see the file while it is written: for one in a directory that nobody looks at yet.
-
-    Args:
-        target: The file to create, which must not exist; its directory is created if need be.
-        mode: Permission bits of the new file, before the process's umask.
+    Other processes see the file while it is written. Its directory is created; `mode` is before the process's umask.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | _FLAGS, mode)
@@ -41,12 +37,8 @@ def creating(target: Path, *, mode: int = 0o666) -> Iterator[int]:
 def replacing(target: Path, *, mode: int) -> Iterator[int]:
     """Gives a descriptor to write to, and puts what was written in `target`'s place when the block ends well.
 
-    The content reaches the disk before the name does. Whatever goes wrong, `target` stays what it was and nothing
-    else is left: on Linux the new file has no name until it is complete, so that holds for `kill -9` too.
-
-    Args:
-        target: The file to create or replace; not a symbolic link.
-        mode: Permission bits of the new file.
+    `target` is not a symbolic link. The content reaches the disk before the name does; whatever goes wrong, `target`
+    stays what it was. On Linux the new file has no name until it is complete, so `kill -9` leaves nothing either.
     """
     temporary = target.parent / f".optimum-htp-{secrets.token_hex(8)}.tmp"
     descriptor, named = -1, False

@@ -29,12 +29,9 @@ TensorKey: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A node that consumes a tensor.
+    """A node that consumes a tensor: the path of its graph, its index there, and which of its inputs the tensor is.
 
-    Attributes:
-        graph: The path of its graph.
-        index: Its index there.
-        slot: Which of its inputs the tensor is; None where one of its bodies returns it.
+    `slot` is None where one of the node's bodies returns the tensor.
     """
 
     graph: str
@@ -43,43 +40,36 @@ class Use:
 
 
 class Edges:
-    """Producers and consumers of the tensors of a model, in all graphs.
+    """The node that produces each tensor of a model, and the uses of each that has any, in the order of the graphs.
 
-    A tensor is identified by the path of the graph that defines it, and its name there.
-
-    Attributes:
-        producers: The node of each tensor, as the path of its graph and its index there; inputs and initializers have
-            none.
-        consumers: The uses of each tensor that has any, in the order of `OnnxModel.graphs`.
+    A tensor is identified by the path of the graph that defines it, and its name there; a node by its graph and index.
     """
 
     def __init__(self, model: OnnxModel) -> None:
         self.producers: dict[TensorKey, NodeKey] = {}
         self.consumers: dict[TensorKey, list[Use]] = {}
         self._defined: dict[str, set[str]] = {}
-        self._around: dict[str, str | None] = {}
+        self._around = {path: split_body_path(path) for path, _ in model.graphs()}
         for path, graph in model.graphs():
-            around = split_body_path(path)
-            self._around[path] = around[0] if around is not None else None
             self._defined[path] = _given(graph).union(*(node.outputs for node in graph.nodes))
         for key, node in model.nodes():
             self.producers.update({(key[0], name): key for name in node.outputs if name})
             for slot, name in enumerate(node.inputs):
                 self._add(key[0], name, Use(*key, slot))
         for path, graph in model.graphs():
-            around = split_body_path(path)
+            around = self._around[path]
             if around is not None:
                 for value in graph.outputs:
                     self._add(path, value.name, Use(around[0], around[1], None))
 
     def find(self, graph: str, name: str) -> TensorKey | None:
         """The tensor that a name means in the graph with this path; None where nothing is called so."""
-        path: str | None = graph
-        while name and path is not None:
-            if name in self._defined[path]:
-                return path, name
-            path = self._around[path]
-        return None
+        while name and name not in self._defined[graph]:
+            around = self._around[graph]
+            if around is None:
+                return None
+            graph = around[0]
+        return (graph, name) if name else None
 
     def _add(self, graph: str, name: str, use: Use) -> None:
         tensor = self.find(graph, name)

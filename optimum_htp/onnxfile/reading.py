@@ -121,8 +121,7 @@ class _Reader:
             raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
         name = ""
         nodes: list[Node] = []
-        inputs: list[Value] = []
-        outputs: list[Value] = []
+        values: dict[int, list[Value]] = {schema.GRAPH_INPUT: [], schema.GRAPH_OUTPUT: []}
         initializers: list[Initializer] = []
         external: list[Initializer] = []
         for tag, at, first, stop in fields(self.data, start, end, schema.GRAPH_FIELDS):
@@ -136,13 +135,12 @@ class _Reader:
                 initializers.append(self.tensor(first, stop))
             elif tag == schema.GRAPH_NAME:
                 name = self.text(first, stop)
-            elif tag == schema.GRAPH_INPUT:
-                inputs.append(self.value(first, stop))
-            elif tag == schema.GRAPH_OUTPUT:
-                outputs.append(self.value(first, stop))
+            elif tag in values:
+                values[tag].append(self.value(first, stop))
             else:
                 initializers.append(self.sparse_tensor(first, stop, external))
-        return Graph(name, nodes, tuple(inputs), tuple(outputs), tuple(initializers), tuple(external))
+        inputs, outputs = map(tuple, values.values())
+        return Graph(name, nodes, inputs, outputs, tuple(initializers), tuple(external))
 
     def function(self, start: int, end: int) -> Function:
         nodes: list[Node] = []

@@ -18,7 +18,7 @@ from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.walk import Walk
+from optimum_htp.onnxfile.walk import rewrite_message
 
 
 def tensor_names(model: OnnxModel) -> set[str]:
@@ -42,15 +42,9 @@ def renamable_initializers(model: OnnxModel) -> set[str]:
 
 
 def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Path | None = None) -> None:
-    """Renames initializers wherever they are consumed, atomically.
+    """Renames initializers (new names by old) wherever they are consumed, in place or at a destination, atomically.
 
-    Args:
-        path: The ONNX file.
-        names: New names by old ones. An old one is that of one tensor in the whole file, a new one is not in use.
-        destination: Where to write; None replaces the file.
-
-    Raises:
-        HtpError: A name is used otherwise, or the file could not be written; it stays as it is.
+    Raises HtpError, with nothing written, if an old name is not just one tensor's or a new one is in use.
     """
     if not names:
         return
@@ -67,7 +61,7 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
             splice.cut(start, end)
             return splice.finish(end, new)
 
-        splice = Walk(data, schema.INITIALIZER_NAMES, {"name": rename}).message("model", 0, len(data))
+        splice = rewrite_message(data, schema.INITIALIZER_NAMES, {"name": rename})
         if splice is None:
             return
         with replacing(target, mode=stat.S_IMODE(os.fstat(source).st_mode)) as descriptor:
@@ -75,14 +69,9 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
 
 
 def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
-    """Gives initializers their old names back, in place and atomically; says whether there was anything to do.
+    """Gives initializers their old names (by new ones) back, in place; says whether there was anything to do.
 
-    Args:
-        path: The ONNX file.
-        renamed: Old names by new ones, as the sidecar has them. New names that are no longer in the file are ignored.
-
-    Raises:
-        HtpError: An old name is in use by now, or the file could not be written; it stays as it is.
+    New names that are no longer in the file are ignored. Raises HtpError as `rename_initializers` does.
     """
     if not renamed:
         return False

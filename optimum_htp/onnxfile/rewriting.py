@@ -29,22 +29,10 @@ def rewrite_metadata(
     model: Mapping[str, str],
     destination: str | Path | None = None,
 ) -> None:
-    """Replaces our metadata in a file, and leaves every other byte as it is.
+    """Replaces our metadata in a file, in place or at a destination, atomically; every other byte stays.
 
-    Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes`; the model likewise.
-    Rewriting again with nothing to add gives back the file as it was before the first time.
-
-    Args:
-        path: The ONNX file; where it is a symbolic link, the file it points to.
-        nodes: New entries by graph path (as `OnnxModel.graphs` gives it) and the node's index in that graph.
-        owned: Whether a metadata key is one to remove.
-        model: The model's new entries.
-        destination: Where to write; None replaces the file. Either is atomic.
-
-    Raises:
-        OnnxFileError: If the file is not an ONNX model, or `nodes` names a node that it does not have.
-        ModelTooLargeError: If the result would be longer than protobuf allows; nothing was written.
-        HtpError: If the result can't be written; what was there still is.
+    Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes` (by graph path and
+    index); the model likewise. With nothing to add this restores the file. Raises HtpError, with nothing written.
     """
     path = Path(path)
     target = Path(os.path.realpath(path if destination is None else destination))
@@ -75,10 +63,7 @@ def rewritten_content(
     owned: Callable[[str], bool],
     model: Mapping[str, str],
 ) -> Iterator[bytes | memoryview]:
-    """What `rewrite_metadata` makes of a file, for one that is still in memory: the new file in pieces, none a copy.
-
-    `path` is where the file is going to be, for errors; the other arguments and the errors are the same.
-    """
+    """What `rewrite_metadata` makes of a file that is still in memory and goes to `path`: pieces, none a copy."""
     with wire_errors(path, content):
         splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
     if splice is None:

@@ -21,12 +21,7 @@ _NEVER_CONSTANT = RANDOM_OPERATORS | {"Dropout"}  # which draws in training mode
 class Scope:
     """A graph on the way from the main graph to one inside it.
 
-    Attributes:
-        path: Its path.
-        graph: The graph.
-        order: The indices of its nodes, producers before consumers.
-        constants: Names of its nodes' outputs that depend on nothing but initializers.
-        initializers: Names of its initializers.
+    `order` has its nodes' indices, producers before consumers; `constants` what depends on nothing but initializers.
     """
 
     path: str
@@ -37,11 +32,7 @@ class Scope:
 
 
 def scopes_of(model: OnnxModel, path: str) -> tuple[Scope, ...]:
-    """The graphs around a graph and itself, the main graph first.
-
-    Raises:
-        PackageError: The graph is the inside of a function.
-    """
+    """The graphs around a graph and itself, the main graph first. Raises PackageError for a function's graph."""
     if "::" in path.split("/", 1)[0]:
         raise PackageError(f"{model.path}: the module's nodes are in the function {path!r}; inline functions first")
     graphs = dict(model.graphs())

@@ -18,16 +18,9 @@ from optimum_htp.onnxfile.wire import Data, Piece, encode_message, fields
 
 
 class SourceFiles(ExitStack):
-    """An ONNX file and the files of its weights, mapped, as one long range of bytes: what a splice is made from.
+    """An ONNX file (`data`) and the files of its weights, mapped, as one range of bytes: what a splice is made from.
 
-    A context manager, which names the ONNX file in a `WireError` that its block raises.
-
-    Attributes:
-        data: The ONNX file.
-
-    Raises:
-        OnnxFileError: The file can't be read; when the block ends, that it is not a valid ONNX file.
-        PackageError: Another file can't be read.
+    A context manager: a `WireError` in its block becomes an `OnnxFileError` that names the file. Raises OnnxFileError.
     """
 
     def __init__(self, onnx: Path) -> None:
@@ -37,7 +30,7 @@ class SourceFiles(ExitStack):
         self._starts = [0, len(self.data)]
 
     def add(self, path: Path) -> int:
-        """Appends a file to the range, and returns where in the range it starts."""
+        """Appends a file to the range, and returns where it starts there. Raises PackageError if it can't be read."""
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             self.callback(os.close, descriptor)
@@ -53,10 +46,7 @@ class SourceFiles(ExitStack):
     def with_metadata(
         self, splice: Splice | None, entries: Mapping[str, str], *, drop: Callable[[str], bool]
     ) -> Splice:
-        """The whole ONNX file with `entries` added to the metadata of the model, and the keys to `drop` left out.
-
-        `splice` is what becomes of the rest of the file; None keeps it.
-        """
+        """The ONNX file, changed by `splice` (None: not), with more metadata and without the keys to `drop`."""
         content = Splice(0)
         end = len(self.data)
         changed: list[Piece] = [(0, end)] if splice is None else splice.pieces
@@ -72,11 +62,7 @@ class SourceFiles(ExitStack):
         return content
 
     def write(self, pieces: list[Piece], target: int) -> None:
-        """Writes pieces to a file descriptor, at its position.
-
-        Raises:
-            OSError: As the system says it.
-        """
+        """Writes pieces to a file descriptor, at its position."""
         batch: list[Piece] = []
         current = 0
         for piece in pieces:
@@ -88,11 +74,7 @@ class SourceFiles(ExitStack):
         self._write(batch, current, target)
 
     def write_at(self, ranges: Iterable[tuple[int, tuple[int, int]]], target: int, *, size_bytes: int) -> None:
-        """Writes ranges to a file descriptor, each at an offset; what is between them is zeros.
-
-        Raises:
-            OSError: As the system says it.
-        """
+        """Writes ranges to a file descriptor, each at an offset; what is between them is zeros."""
         os.ftruncate(target, size_bytes)
         for offset, span in ranges:
             os.lseek(target, offset, os.SEEK_SET)

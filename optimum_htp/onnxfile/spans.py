@@ -15,14 +15,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class GraphSpans:
-    """The payloads of a graph's parts.
-
-    Attributes:
-        nodes: Its nodes in order.
-        tensors: Its initializers by name, without the sparse ones.
-        sparse: Its sparse initializers by name.
-        value_infos: What the file says of the types of tensors inside.
-    """
+    """The payloads of a graph's nodes in order, initializers by name (`sparse` apart), and types of tensors."""
 
     nodes: tuple[Span, ...]
     tensors: Mapping[str, Span]
@@ -32,14 +25,7 @@ class GraphSpans:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpans:
-    """The parts of a model.
-
-    Attributes:
-        head: Whole fields: all but graph, functions, metadata and training.
-        functions: Its functions' payloads.
-        metadata: Its metadata entries' payloads.
-        graph: The main graph's payload.
-    """
+    """The payloads of a model's functions, metadata and graph; of the rest, without training, whole fields (`head`)."""
 
     head: tuple[Span, ...]
     functions: tuple[Span, ...]

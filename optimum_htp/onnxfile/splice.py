@@ -51,8 +51,7 @@ class Splice:
     def replace(self, tag: int, span: tuple[int, int, int], content: Splice | None) -> None:
         """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it.
 
-        A length that was written wider than it need be, by a writer that leaves room for any, keeps its width, so that
-        taking the new content back takes everything back.
+        A length that was written wider than need be keeps its width, so taking the content back restores the bytes.
         """
         if content is None:
             return
@@ -97,11 +96,7 @@ class Splice:
 
 
 def write_pieces(pieces: list[Piece], *, source: int, data: Data, target: int) -> None:
-    """Writes pieces to a file descriptor, long ranges of the source file without mapping them.
-
-    `source` is the descriptor of the file that the ranges refer to and `data` the same file, mapped; `target` is the
-    descriptor to write to, at its position.
-    """
+    """Writes pieces to the descriptor `target`; ranges are of the file `source`, which is also mapped as `data`."""
     pending: list[bytes] = []
     pending_bytes = 0
     for piece in pieces:

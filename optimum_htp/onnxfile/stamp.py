@@ -9,16 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What a file's metadata was when it was stamped.
+    """A file's device and inode, its size, and the time of its last change when it was stamped.
 
     Clocks of file systems are coarse: a file that is written twice within some milliseconds may have the same time and
-    size. So a stamp sets the time of the file's last change back by a nanosecond: whoever writes to it, however soon,
-    sets it to the clock's time, which is another.
-
-    Attributes:
-        file: The file's identity: device and inode.
-        size_bytes: Its size.
-        modified_ns: The time of its last change, in nanoseconds since 1970.
+    size. So a stamp sets the time back by a nanosecond: whoever writes later, however soon, sets it to another.
     """
 
     file: tuple[int, int]
@@ -27,11 +21,7 @@ class FileStamp:
 
     @classmethod
     def put(cls, path: Path) -> FileStamp | None:
-        """Stamps a file that was just written; None where its file system does not keep the stamp.
-
-        Raises:
-            OSError: There is no such file.
-        """
+        """Stamps a file that was just written; None where its file system does not keep the stamp. Raises OSError."""
         written = path.stat()
         os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns - 1))
         stamp = cls._of(path)

@@ -9,31 +9,21 @@ from itertools import count
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.splice import Splice
-from optimum_htp.onnxfile.walk import Walk
+from optimum_htp.onnxfile.walk import rewrite_message
 from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, fields
 
 
 @dataclass(frozen=True, slots=True)
 class TensorField:
-    """A tensor of a file: an initializer, or one in an attribute of a node.
+    """A tensor of a file: an initializer, or one in an attribute of a node."""
 
-    Attributes:
-        position: Its index among all tensors, in the order of the file.
-        name: Its name.
-        is_external: Whether its content is in another file.
-        entries: Its `external_data`, in order.
-        content: Where in this file its `raw_data` is; None where it has none.
-        span: Where in this file its message is.
-        cut: What holds the content: `raw_data`, or `external_data` and `data_location`.
-    """
-
-    position: int
+    position: int  # among all tensors, in the order of the file
     name: str
     is_external: bool
-    entries: tuple[tuple[str, str], ...]
-    content: tuple[int, int] | None
-    span: tuple[int, int]
-    cut: tuple[tuple[int, int], ...]
+    entries: tuple[tuple[str, str], ...]  # its `external_data`, in order
+    content: tuple[int, int] | None  # where in this file its `raw_data` is
+    span: tuple[int, int]  # where in this file its message is
+    cut: tuple[tuple[int, int], ...]  # what holds the content: `raw_data`, or `external_data` and `data_location`
 
     def with_content(self, content: tuple[int, int]) -> Splice | None:
         """The tensor with this range of bytes as its `raw_data`."""
@@ -61,23 +51,13 @@ def rewrite_tensors(
     kind: str = "model",
     span: tuple[int, int] | None = None,
 ) -> Splice | None:
-    """Describes an ONNX model, or one message of it, with other tensors.
+    """Describes a model, or one message of it, with the tensors that `change` gives; None keeps one, or all.
 
-    Args:
-        data: The file, which `onnxfile.read_model` has read without complaint.
-        change: Gives the new content of a tensor, None to keep it.
-        kind: What the message is: `"model"`, `"graph"`, `"node"`, `"tensor"` or `"sparse"`.
-        span: Where its content is; None means all of the file.
-
-    Returns:
-        The splice, None where nothing changes.
-
-    Raises:
-        WireError: The file is not an ONNX model.
+    `kind` is a key of `schema.LEADS` or `"tensor"`, and `span` where the message's content is. Raises WireError.
     """
     positions = count()
     changes = {"tensor": lambda start, end: change(_tensor(data, start, end, next(positions)))}
-    return Walk(data, schema.LEADS, changes).message(kind, *(span or (0, len(data))))
+    return rewrite_message(data, schema.LEADS, changes, kind=kind, span=span)
 
 
 def _tensor(data: Data, start: int, end: int, position: int) -> TensorField:

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """The type of a tensor's elements.
+    """The type of a tensor's elements: ONNX's number, and the name that numpy or `ml_dtypes` has for it.
 
-    Attributes:
-        number: ONNX's number.
-        name: What numpy, or `ml_dtypes`, calls it: `"float32"`, `"bfloat16"`.
-        bits: Bits of one element; None for strings and for numbers that no version of ONNX uses.
-        kind: `"float"`, `"integer"`, `"bool"`, `"complex"`, `"string"` or `"unknown"`.
+    `bits` is None for strings and unknown numbers; `kind` is float, integer, bool, complex, string or unknown.
     """
 
     number: int

@@ -14,36 +14,33 @@ Change: TypeAlias = Callable[[int, int], Splice | None]
 """Gives the new content of a payload by its start and end; None to keep it."""
 
 
-class Walk:
-    """Describes the message that one becomes when parts of it change.
+def rewrite_message(
+    data: Data,
+    leads: Mapping[str, Mapping[int, str]],
+    changes: Mapping[str, Change],
+    *,
+    kind: str = "model",
+    span: tuple[int, int] | None = None,
+) -> Splice | None:
+    """The message in a span, by default the whole file, when parts of it change; None where it stays the same.
 
-    Args:
-        data: The file.
-        leads: By kind of message, the fields to go into (by their tags), and the kind of message in them.
-        changes: How the payloads of some kinds change; these are not gone into.
+    `leads` has by kind of message the fields to go into (by tag) and the kind of message in them; `changes` says how
+    the payloads of some kinds change, which are not gone into. Raises WireError.
     """
+    released = 0
 
-    def __init__(self, data: Data, leads: Mapping[str, Mapping[int, str]], changes: Mapping[str, Change]) -> None:
-        self.data = data
-        self.leads = leads
-        self.changes = changes
-        self.released = 0
-
-    def message(self, kind: str, start: int, end: int, depth: int = 0) -> Splice | None:
-        """Returns the new content of the message in `data[start:end]`, None where it stays the same.
-
-        Raises:
-            WireError: It is not a valid message.
-        """
+    def message(kind: str, start: int, end: int, depth: int) -> Splice | None:
+        nonlocal released
         if depth > MAX_MESSAGE_DEPTH:
             raise WireError(f"messages nested deeper than {MAX_MESSAGE_DEPTH}", start)
-        if kind in self.changes:
-            return self.changes[kind](start, end)
-        leads = self.leads[kind]
+        if kind in changes:
+            return changes[kind](start, end)
         splice = Splice(start)
-        for tag, at, first, stop in fields(self.data, start, end):
-            if tag in leads:
-                splice.replace(tag, (at, first, stop), self.message(leads[tag], first, stop, depth + 1))
+        for tag, at, first, stop in fields(data, start, end):
+            if tag in leads[kind]:
+                splice.replace(tag, (at, first, stop), message(leads[kind][tag], first, stop, depth + 1))
             if kind == "graph":
-                self.released = release_pages(self.data, stop, self.released)
+                released = release_pages(data, stop, released)
         return splice.finish(end)
+
+    return message(kind, *(span or (0, len(data))), 0)

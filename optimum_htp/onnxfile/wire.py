@@ -19,12 +19,7 @@ _ANY: Mapping[int, int] = {}
 
 
 class WireError(Exception):
-    """Bytes that are not the protobuf message they should be.
-
-    Attributes:
-        message: What is wrong.
-        offset: Bytes from the start of the file to where it is.
-    """
+    """Bytes that are not the protobuf message they should be, and their offset in the file."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -33,12 +28,7 @@ class WireError(Exception):
 
 
 def read_varint(data: Data, position: int) -> tuple[int, int]:
-    """Returns the varint at `position`, as an unsigned 64-bit number, and the position after it.
-
-    Raises:
-        WireError: If it is longer than ten bytes.
-        IndexError: If the data ends in it.
-    """
+    """The unsigned 64-bit number at `position`, and the position after it. Raises WireError, at the end IndexError."""
     value = 0
     for index in range(10):
         byte = data[position + index]
@@ -49,17 +39,10 @@ def read_varint(data: Data, position: int) -> tuple[int, int]:
 
 
 def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -> Iterator[tuple[int, int, int, int]]:
-    """Walks the fields of the message in `data[start:end]`, without looking into any.
+    """Walks the fields of the message in `data[start:end]`, without looking into any: `(tag, at, first, stop)`.
 
-    Fields that are not in `schema`, which has the wire types by number, are yielded all the same.
-
-    Yields:
-        `(tag, at, first, stop)`: the field's number and wire type as `number << 3 | type`, where the field starts,
-        where its payload starts (for a varint: its value instead), and where the field ends.
-
-    Raises:
-        WireError: If a field runs past the end of the message, or has another wire type than `schema` says or one that
-            ONNX files never use.
+    `tag` is `number << 3 | type`, `at` where the field starts, `first` where its payload starts (of a varint: the
+    value itself), `stop` where it ends. `schema` has the wire types of known numbers; others pass. Raises WireError.
     """
     at = start
     try:
@@ -101,22 +84,15 @@ def _complaint(tag: int, excess_bytes: int) -> str:
 
 
 def last_fields(data: Data, start: int, end: int, schema: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-    """Returns `(first, stop)` as `fields` yields it for each field of `schema` that is there, by number; the last counts.
-
-    Raises:
-        WireError: As `fields` does.
-    """
+    """`(first, stop)` as `fields` yields it of each field of `schema` that is there, by number; the last counts."""
     return {tag >> 3: (first, stop) for tag, _, first, stop in fields(data, start, end, schema) if tag >> 3 in schema}
 
 
 def release_pages(data: Data, position: int, released: int) -> int:
-    """Takes what a walk has looked at so far out of this process's memory, now and then.
+    """Takes what a walk has looked at out of this process's memory, now and then; gives the next call's `released`.
 
-    Looking at one byte of a file can map 2 MiB of it (where the page cache holds large folios), so a walk that only
-    skips the weights would seem to hold them all. The pages come back when they are needed.
-
-    Returns:
-        Up to where it was released: `released` of the next call, at first 0.
+    Looking at one byte can map 2 MiB of a file (where the page cache holds large folios), so a walk that only skips
+    the weights would seem to hold them all. The pages come back when they are needed.
     """
     if position - released < _RELEASE_BYTES:
         return released

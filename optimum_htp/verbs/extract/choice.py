@@ -20,25 +20,15 @@ _RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The nodes of the modules that were asked for.
-
-    Attributes:
-        file: The file that they are in.
-        tree: The module tree that the modules are of.
-        paths: The modules: one, or those of a range or a container.
-        call: The index of the modules' call; None where they ran once.
-        tags: Every tag of the modules: a module that goes by several names has several.
-        graph: The path of the graph that the nodes are in.
-        positions: Their indices in that graph.
-    """
+    """The nodes of the modules that were asked for."""
 
     file: TaggedGraph
     tree: ModuleTree
-    paths: tuple[ModulePath, ...]
-    call: int | None
-    tags: tuple[str, ...]
-    graph: str
-    positions: frozenset[int]
+    paths: tuple[ModulePath, ...]  # the modules: one, or those of a range or a container
+    call: int | None  # the index of the modules' call; None where they ran once
+    tags: tuple[str, ...]  # every tag of the modules: a module that goes by several names has several
+    graph: str  # the path of the graph that the nodes are in
+    positions: frozenset[int]  # their indices in that graph
 
     @property
     def name(self) -> str:
@@ -55,17 +45,10 @@ class Choice:
 def choose(
     package: HtpPackage, module: str, *, file: str | None = None, graph: str | None = None, call: int | None = None
 ) -> Choice:
-    """Finds the nodes of a module.
+    """Finds the nodes of a module by its path or tag, `layer@1` (its second call) or `layer.2-5` (both ends included).
 
-    Args:
-        package: The package.
-        module: A dotted path or a tag; with the suffix `@1` its second call; `layer.2-5` is a range, both ends included.
-        file: The file of the package, globs allowed; None means the one that has nodes of the module.
-        graph: The path of the graph, or its end (`then_branch`); None means the one that has nodes of the module.
-        call: The index of the call.
-
-    Raises:
-        PackageError: There is no such module, it has no nodes, or several files, graphs or calls have some.
+    `file` may be a glob and `graph` the end of a path; None means the one with the module's nodes. Raises PackageError
+    if there is no such module, it has no nodes, or several files, graphs or calls have some.
     """
     files = _tagged_files(package, file)
     candidates = _candidates(files, module, graph)

@@ -32,36 +32,21 @@ _EXEMPT = (NUMBERS["int64"], NUMBERS["bool"])
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What an extracted model consists of.
+    """What an extracted model consists of."""
 
-    Attributes:
-        scopes: The graphs from the main graph to the one that is cut, which is the last.
-        nodes: Its nodes in order: the index of their scope, and their index there.
-        own: How many of them are the module's.
-        shared: What identifies those of other modules that had to come along, constants left out.
-        inputs: Names of the tensors that are produced outside.
-        outputs: Names of the tensors that are consumed outside.
-        initializers: Names of the initializers that are consumed.
-    """
-
-    scopes: tuple[Scope, ...]
-    nodes: tuple[tuple[int, int], ...]
-    own: int
-    shared: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    initializers: tuple[str, ...]
+    scopes: tuple[Scope, ...]  # from the main graph to the one that is cut
+    nodes: tuple[tuple[int, int], ...]  # in order: the index of their scope, and their index there
+    own: int  # how many of them are the module's
+    shared: tuple[str, ...]  # what identifies those of other modules that had to come along, constants left out
+    inputs: tuple[str, ...]  # the tensors that are produced outside
+    outputs: tuple[str, ...]  # the tensors that are consumed outside
+    initializers: tuple[str, ...]  # those that are consumed
 
 
 def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
-    """Cuts the chosen nodes out.
+    """Cuts the chosen nodes out, given the types of the graph's tensors.
 
-    Args:
-        choice: The nodes.
-        types: What is known of the type of each tensor of the graph.
-
-    Raises:
-        PackageError: There is no clean cut; the message says what lies between, and what could be cut out instead.
+    Raises PackageError, which says what lies between and what could be cut out instead, if there is no clean cut.
     """
     scopes = scopes_of(choice.file.model, choice.graph)
     scope = scopes[-1]

@@ -31,14 +31,7 @@ _ALIGNMENT_BYTES = 4096
 
 
 class PartWriter:
-    """Writes a part of an ONNX file as a file of its own.
-
-    Args:
-        files: The file.
-        path: Its path.
-        model: Where the parts of the file are.
-        scopes: Where the parts of the graphs from the main graph to the one that is cut are.
-    """
+    """Writes a part of an ONNX file as a file of its own; `scopes` are the graphs from the main one to the one cut."""
 
     def __init__(self, files: SourceFiles, path: Path, model: ModelSpans, scopes: Sequence[GraphSpans]) -> None:
         self.files = files
@@ -51,10 +44,9 @@ class PartWriter:
         self._ranges: list[tuple[int, Span]] = []
 
     def write(self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value]) -> int:
-        """Writes the file, and next to it one with the suffix `_data` where weights are external; gives their bytes.
+        """Writes the file, and one with the suffix `_data` where weights are external; gives the weights' bytes.
 
-        Raises:
-            PackageError: A file of external data is missing, too short, or outside the package.
+        Raises PackageError if a file of external data is missing, too short, or outside the package.
         """
         location = target.name + "_data"
         dense: list[list[Piece]] = []
@@ -77,9 +69,7 @@ class PartWriter:
             outputs=[types[tensor] for tensor in cut.outputs],
         )
         keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
-        metadata = [
-            span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)
-        ]  # of the whole file
+        metadata = [span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
         with creating(target) as descriptor:
             self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
         if self._ranges:

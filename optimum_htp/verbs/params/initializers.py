@@ -21,12 +21,7 @@ _MAX_PASSES = 8
 
 
 class Consumer(NamedTuple):
-    """A node that consumes an initializer.
-
-    Attributes:
-        node: The node.
-        slot: Which of its inputs the initializer is.
-    """
+    """A node that consumes an initializer, as its input `slot`."""
 
     node: Node
     slot: int
@@ -34,13 +29,9 @@ class Consumer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TaggedInitializer:
-    """An initializer, and what it is for.
+    """An initializer of a graph, its consumers, and the tags of the modules that it is for.
 
-    Attributes:
-        graph: The path of the graph that it belongs to.
-        tensor: Its name, type and shape.
-        consumers: The nodes that consume it.
-        tags: The modules that it is for: those of the nodes that consume it, directly or passed through others.
+    Those are the modules of the nodes that consume it, directly or passed through others.
     """
 
     graph: str

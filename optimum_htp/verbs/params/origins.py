@@ -55,8 +55,7 @@ class Matcher:
     ) -> Derivation | None:
         """What a tensor with these values was made of; None where that is not known.
 
-        `paths` are the dotted paths, in the whole model, of the modules that it is for, and `named` is the parameter that
-        it has the name of, which is meant where several have these values.
+        `paths` are those, in the whole model, of the modules that it is for; of equal parameters `named` is meant.
         """
         computed = (self._folded, self._norm, self._concatenated, self._rows)
         unquantized = (self._scaled, self._shifted)

@@ -28,21 +28,13 @@ _HALF_A_STEP = 0.502
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read an initializer.
-
-    Attributes:
-        values: The numbers.
-        rounding: How far they may be off, as a part of each; 0 where none was rounded.
-        step: How far apart neighbours are, for all or for each channel; None where the numbers are as they are.
-        scale: The initializers whose product the step is.
-        zero_point: The initializer that holds the zero point; None where there is none.
-    """
+    """One way to read an initializer, as these numbers."""
 
     values: Array
-    rounding: float = 0.0
-    step: Array | None = None
-    scale: tuple[str, ...] = ()
-    zero_point: str | None = None
+    rounding: float = 0.0  # how far they may be off, as a part of each
+    step: Array | None = None  # how far apart neighbours are, for all or for each channel; None if not quantized
+    scale: tuple[str, ...] = ()  # the initializers whose product the step is
+    zero_point: str | None = None  # the initializer that holds it
 
     @property
     def telling(self) -> bool:
@@ -128,10 +120,7 @@ def readings(
     find: Callable[[str], TaggedInitializer | None],
     read: Callable[[TaggedInitializer], Array | None],
 ) -> Iterator[Reading]:
-    """The ways to read an initializer, the likeliest first.
-
-    `find` gives the initializer that a name means where the tensor is, `read` the values of an initializer.
-    """
+    """The ways to read an initializer, the likeliest first; `find` gives the initializer that a name means there."""
     import numpy as np
 
     kind = tensor.tensor.data_type
@@ -158,8 +147,8 @@ def _scales(
 ) -> Iterator[tuple[tuple[TaggedInitializer, ...], TaggedInitializer | None]]:
     """The initializers that may be the scale and the zero point of a quantized one.
 
-    Either the names say it, as where a product of integers is multiplied by the scale further on, or the nodes that
-    consume the tensor consume them too. The bias of a quantized convolution has the product of two scales.
+    The names say it (a product of integers may be scaled further on), or the tensor's consumers consume them too.
+    The bias of a quantized convolution has the product of two scales.
     """
     name, size = tensor.tensor.name, tensor.tensor.dims
     for base in (name.removesuffix("_quantized"), name):

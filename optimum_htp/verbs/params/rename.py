@@ -31,13 +31,7 @@ from optimum_htp.verbs.params.report import ParameterRow, shared_segments
 
 @dataclass(frozen=True, slots=True)
 class RenamedFile:
-    """What becomes of a file.
-
-    Attributes:
-        file: The file.
-        rows: Its initializers, by their old names.
-        names: New names of initializers by old ones.
-    """
+    """A file, its initializers by their old names, and the new names by old ones."""
 
     file: HtpFile
     rows: Sequence[ParameterRow]
@@ -105,11 +99,7 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
-    """Renames initializers in the files of a package and writes the map to its sidecar, all of it or nothing.
-
-    Raises:
-        HtpError: A file could not be written; the package is unchanged.
-    """
+    """Renames initializers in a package and writes the map to its sidecar, all or nothing. Raises HtpError."""
     assert package.sidecar is not None  # the caller has seen that it describes the files
     records = dict(package.sidecar.files)
     with StagedDirectory(package.directory) as staging:

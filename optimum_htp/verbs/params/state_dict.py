@@ -24,13 +24,7 @@ _QUANTIZED = re.compile(r"(_quantized)?(_scale|_zero_point)?$")
 
 @dataclass(frozen=True, slots=True)
 class BatchNorm:
-    """A batch norm in evaluation: it multiplies each channel and then adds to it.
-
-    Attributes:
-        name: Its dotted path.
-        scale: By what it multiplies: `weight / sqrt(running_var + eps)`.
-        shift: What it adds: `bias - running_mean * scale`.
-    """
+    """A batch norm in evaluation: it multiplies each channel by `scale` and then adds `shift`."""
 
     name: str
     scale: Array
@@ -39,13 +33,9 @@ class BatchNorm:
 
 @dataclass(slots=True)
 class SourceTensors:
-    """The tensors of a model by name, every alias included.
+    """The tensors of a model by name, every alias included, and its batch norms.
 
-    Attributes:
-        tensors: The values.
-        norms: Its batch norms.
-        places: Where in the model each root of the file is, by the root's name in tags: names are relative to it.
-        by_size: The names of the tensors of each number of elements.
+    `places` says where in the model each root of the file is, by the root's name in tags: names are relative to it.
     """
 
     tensors: dict[str, Array]
