@@ -112,7 +112,7 @@ class Roots(tuple[Root, ...]):
         return frozenset(trace[number].index for trace, number in around if number is not None)
 
     def call_above(self, tag: NodeTag, above: str) -> int | None:
-        """The only call in `calls_above`; None where there is no or more than one, or nothing is known."""
+        """The only call in `calls_above`; None if there are several, or nothing is known."""
         calls = self.calls_above(tag, above)
         return next(iter(calls)) if calls is not None and len(calls) == 1 else None
 

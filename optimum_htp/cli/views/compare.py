@@ -54,6 +54,8 @@ def _heading(part: PartComparison) -> Iterator[str]:
         f"compared {part.compared:,} of {len(part.calls):,} module calls that have nodes, {len(part.over):,} over the "
         f"tolerance of {part.tolerance:.0e}; {part.without_nodes:,} more have no nodes"
     )
+    if part.unknown_calls:
+        yield f"which calls {part.unknown_calls:,} nodes belong to is unknown: they count for the module around the calls"
     if part.random:
         yield f"it draws random numbers ({', '.join(part.random)}): tensors after them differ from run to run"
     for reason, count in part.skipped.items():

@@ -101,9 +101,7 @@ class PackageReference:
         ]
 
     def _chain(self, tag: NodeTag) -> Iterator[_Key]:
-        """The calls that a node belongs to, as far as they are known; none if several calls share it."""
-        if self._call(tag, tag.tag) is None:
-            return
+        """The calls that a node belongs to, as far as they are known: of a node that several share, those around them."""
         for above in tag_ancestors(tag.tag):
             call = self._call(tag, above)
             if call is not None:

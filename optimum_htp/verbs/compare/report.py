@@ -126,6 +126,7 @@ class PartComparison:
         outputs: The model's outputs.
         isolated: The first calls over the tolerance, run on the reference's tensors.
         without_nodes: Module calls that have no nodes, such as dropout's.
+        unknown_calls: Nodes of modules that ran more than once, of which nothing says which call they belong to.
         chunks: In how many runs the tensors were exposed.
         random: The operators of the graph that draw random numbers: tensors after them differ from run to run.
     """
@@ -139,6 +140,7 @@ class PartComparison:
     outputs: Mapping[str, Errors]
     isolated: tuple[Isolated, ...] = ()
     without_nodes: int = 0
+    unknown_calls: int = 0
     chunks: int = 1
     random: tuple[str, ...] = ()
 
@@ -202,6 +204,7 @@ class PartComparison:
             "compared": self.compared,
             "calls_with_nodes": len(self.calls),
             "calls_without_nodes": self.without_nodes,
+            "nodes_of_unknown_calls": self.unknown_calls,
             "not_compared": self.skipped,
             "looks_foreign": self.looks_foreign,
             "random": list(self.random),

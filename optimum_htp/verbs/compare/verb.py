@@ -242,6 +242,9 @@ def _compare(
         outputs=outputs,
         isolated=tuple(isolated),
         without_nodes=len(reference.calls) - len(calls),
+        unknown_calls=sum(
+            node.tag is not None and tagged.roots.calls_above(node.tag, node.tag.tag) is None for node in flat.nodes
+        ),
         chunks=matcher.chunks,
         random=random_operators(tagged.model),
     )
