@@ -11,7 +11,6 @@ from pathlib import Path
 
 from measuring import Row, make_base_model, minilm, run_step, serve
 
-
 MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
 RUNS, WARMUP = 5, 2
 

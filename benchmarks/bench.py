@@ -19,7 +19,6 @@ import export
 import packages
 from measuring import Row
 
-
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 LIBRARIES = ("torch", "optimum", "optimum-onnx", "transformers", "onnxruntime")
 Section = Callable[[Path, int], Iterator[Row]]

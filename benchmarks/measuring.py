@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 ENVIRONMENT = {
     **os.environ,

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", OMP_NUM_THREADS="1")
@@ -37,7 +36,6 @@ from optimum_htp.onnxfile.model import Graph, Initializer, Node, OnnxModel, Valu
 from optimum_htp.package.package import HtpPackage  # noqa: E402
 from optimum_htp.tagging.graph import TaggedGraph  # noqa: E402
 from optimum_htp.tagging.projection.steps import project  # noqa: E402
-
 
 REPORT = HERE.parent / "docs" / "projection.md"
 BEGIN, END = "<!-- benchmarks/projection.py writes from here -->", "<!-- to here -->"

@@ -14,7 +14,6 @@ import griffe
 
 import optimum_htp
 
-
 DOCS = Path(__file__).parent
 WIDTH = 110
 HEADER = """\

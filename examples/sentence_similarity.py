@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-
 SENTENCES = [
     "A cat sleeps on the sofa",
     "A kitten naps on a couch",

@@ -25,7 +25,6 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from optimum_htp import main_export
 
-
 SENTENCES = ["the film was a delight", "the plot was thin and the end was dull"]
 
 

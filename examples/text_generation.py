@@ -25,7 +25,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from optimum_htp import main_export
 
-
 WORDS = ["once", "upon", "a", "time", "there", "was", "model", "that", "knew", "its", "modules"]
 
 

@@ -26,7 +26,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5For
 
 from optimum_htp import main_export
 
-
 WORDS = ["translate", "English", "to", "German", ":", "the", "house", "is", "small", "das", "Haus", "ist", "klein"]
 
 

@@ -6,6 +6,5 @@ import sys
 
 from optimum_htp.cli.main import main
 
-
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,6 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path

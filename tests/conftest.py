@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",

@@ -37,7 +37,6 @@ import numpy as np
 import onnx
 import torch
 
-
 _UNIQUE = re.compile(r"^htporacle(\d+)x(?:_\d+)?$")
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 WIDTH = 4
 # Names that look like others' repetitions, like list positions, and like the exporter's own separators.
 NAMES = (

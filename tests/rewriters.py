@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-
 Rewriter = Callable[[Path, Path], None]
 REWRITERS: dict[str, Rewriter] = {}
 LOSSLESS = {

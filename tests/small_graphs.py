@@ -30,7 +30,6 @@ from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project
 
-
 _OPSETS = {"": 17, "com.microsoft": 1, "local": 1}
 
 

@@ -27,7 +27,6 @@ from optimum_htp.export.exporter import ExportReport
 from optimum_htp.package.node_metadata import HtpOptions
 from optimum_htp.package.sidecar.record import TagCounts
 
-
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "numpy", "rich", "diffusers"}
 
 

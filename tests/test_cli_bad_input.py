@@ -20,7 +20,6 @@ from optimum_htp.cli.export import _no_questions
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.main import main
 
-
 ZooModel = Callable[[str], Path]
 
 

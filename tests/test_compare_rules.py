@@ -31,7 +31,6 @@ from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.report import CallComparison, Isolated, PartComparison
 
-
 Array = np.ndarray[Any, Any]
 
 TOLERANCE = 1e-4

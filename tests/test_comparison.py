@@ -34,7 +34,6 @@ from optimum_htp.verbs.compare.verb import compare
 from optimum_htp.verbs.strip import strip
 from optimum_htp.verbs.tag import tag
 
-
 pytestmark = pytest.mark.xdist_group("comparison")
 
 LAYER = "bert.encoder.layer.0"

@@ -27,7 +27,6 @@ from optimum_htp.package.json_files import parse_config, read_config
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH
 from optimum_htp.package.sidecar.record import FileRecord
 
-
 TREE = ModuleTree(
     [
         ModuleInfo((), "Net", "toy.Net"),

@@ -28,7 +28,6 @@ from optimum_htp.package.node_metadata import TAG
 from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.verbs.strip import strip
 
-
 ZooModel = Callable[[str], Path]
 SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
 # Toys that torch's dynamo exporter takes and that have more than one way to be wrong.

@@ -9,7 +9,6 @@ import pytest
 import zoo
 from exactness import check_package
 
-
 ZooModel = Callable[[str], Path]
 
 # Nodes that data flow leaves at the root, where there are any: constants that are read all over the model.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 # What each script has to print, besides not failing.

@@ -40,7 +40,6 @@ from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging.tracing.tap import ModuleTap, place_in_model
 from optimum_htp.verbs.strip import strip
 
-
 ZooModel = Callable[[str], Path]
 SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
 

@@ -35,7 +35,6 @@ from optimum_htp.package.sidecar.sidecar import Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.extract import verb
 
-
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 BERT_LAYER = "bert.encoder.layer.0"

@@ -25,7 +25,6 @@ from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
 
-
 FILE = "model.onnx"
 TREE = ModuleTree(
     [

@@ -15,7 +15,6 @@ from huggingface_hub.utils import filter_repo_objects
 from optimum_htp import AutoModelForONNX, PackageError
 from optimum_htp.models.torch_source import find_source
 
-
 # The exports are shared.
 pytestmark = pytest.mark.xdist_group("modeling")
 

@@ -11,7 +11,6 @@ import pytest
 
 import optimum_htp
 
-
 PACKAGE = Path(optimum_htp.__file__).parent
 
 # A room may import those on lines above its own. The verbs don't import each other.

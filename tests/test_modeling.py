@@ -19,7 +19,6 @@ from test_packing import write_package
 
 from optimum_htp import AutoModelForONNX, HtpError, PackageError, main_export, pack
 
-
 # The exports are shared.
 pytestmark = pytest.mark.xdist_group("modeling")
 

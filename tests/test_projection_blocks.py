@@ -17,7 +17,6 @@ from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.skeleton import SKELETON, unpack_skeleton
 from optimum_htp.tagging import TaggedGraph, project
 
-
 FIXTURES = Path(__file__).parent / "fixtures"
 WIDTHS = (8, 16)
 

@@ -28,7 +28,6 @@ from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
 from optimum_htp.verbs.project import project
 
-
 Export = Callable[[str], Path]
 
 

@@ -20,7 +20,6 @@ import rewriters
 from optimum_htp import project
 from optimum_htp.package.node_metadata import CALL, ORIGINS, TAG
 
-
 Owner = tuple[str, str | None]  # a tag and a call
 # A model, a tool, and how many of the groups of weights are changed: every one, every third where the tool is slow.
 FAST = [

@@ -17,7 +17,6 @@ from optimum_htp import compare, extract, parameters, project, strip
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG, read_tags
 
-
 WEIGHT = np.array([[0, 2, 0, 0], [0, 0, 0, -1], [3, 0, 0, 0], [0, 0, 0.5, 0]], np.float32)
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 

@@ -42,7 +42,6 @@ from optimum_htp.tagging.tracing.trace import ModuleTrace
 from optimum_htp.verbs.strip import strip
 from optimum_htp.verbs.tag import tag as tag_package
 
-
 ZooModel = Callable[[str], Path]
 SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
 

@@ -15,7 +15,6 @@ import pytest
 from optimum_htp.errors import HtpError
 from optimum_htp.package.staging import StagedDirectory, uninterrupted
 
-
 Contents = dict[str, str]
 
 BEFORE: Contents = {"model.onnx": "old", "sidecar.json": "old", "mine.txt": "mine", "sub/mine.txt": "mine"}

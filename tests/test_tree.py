@@ -35,7 +35,6 @@ from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.tree import FileTree
 
-
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "\x1b[2J\x9b31m\u202e[red]evil[/red]"
 

@@ -24,7 +24,6 @@ from optimum_htp.verbs.validate import file_checks
 from optimum_htp.verbs.validate.report import Check, Finding, combine, failed, good, skipped, warning
 from optimum_htp.verbs.validate.shape_checks import vocabulary_sizes
 
-
 QUICK = ("bert", "gpt2", "t5", "vit")
 STRUCTURE = ("config", "labels", "generation", "preprocessors", "code", "files", "onnx", "versions", "external-data",
              "paths", "dimensions", "tags", "keys", "sidecar")  # fmt: skip

@@ -27,7 +27,6 @@ from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.loading import check_loading
 from optimum_htp.verbs.validate.outputs import check_outputs, describe
 
-
 QUICK = ("bert", "gpt2", "t5", "vit")
 
 # What Optimum exports wrongly, as its own validation finds too: axes that were traced as constants, and a choice among

@@ -12,7 +12,6 @@ from pathlib import Path
 import huggingface_hub.constants
 import torch
 
-
 try:
     import torchvision
 except RuntimeError:
@@ -26,7 +25,6 @@ except RuntimeError:
 import zoo
 
 from optimum_htp import main_export
-
 
 directory = Path(sys.argv[1])
 cache = directory / "cache"

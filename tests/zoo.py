@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 VOCAB_SIZE = 96
 WORDS = tuple(
     "the a cat dog house tree sat on ran to from under over big small red blue green one two three hello world "

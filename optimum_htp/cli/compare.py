@@ -18,7 +18,6 @@ from optimum_htp.cli.options import (
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-
 HELP = "Compare each module with the source model in PyTorch or another package, and name the first that differs."
 
 _NOTES = """\

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from optimum_htp.cli.options import count
 from optimum_htp.cli.views.terminal import print_report
 
-
 HELP = "Compare two packages module by module: nodes, operators, parameters, opsets, and modules only in one."
 
 _NOTES = """\

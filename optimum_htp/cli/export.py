@@ -17,7 +17,6 @@ from optimum_htp.cli.options import htp_options
 from optimum_htp.cli.views.terminal import working
 from optimum_htp.errors import HtpError
 
-
 if TYPE_CHECKING:
     from optimum_htp.export import ExportReport
 

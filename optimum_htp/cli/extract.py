@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from optimum_htp.cli.options import count
 from optimum_htp.cli.views.terminal import print_report, working
 
-
 HELP = "Cut a module out of a package as an ONNX model of its own, weights included."
 
 _NOTES = """\

@@ -16,7 +16,6 @@ import optimum_htp
 from optimum_htp.errors import cannot_write
 from optimum_htp.package import without_staging
 
-
 # What libraries raise for what they are given. An AttributeError, TypeError or IndexError is a bug, unless it is raised
 # while a model is loaded: then the model's own files are to blame.
 _FAULTS = (OSError, ImportError, ValueError, KeyError, RuntimeError)

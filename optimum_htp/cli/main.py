@@ -10,7 +10,6 @@ import optimum_htp
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
-
 _DESCRIPTION = """\
 Optimum's ONNX export, with every node knowing the PyTorch module that it comes
 from."""

@@ -27,7 +27,6 @@ import optimum_htp
 from optimum_htp.cli.views.terminal import printable
 from optimum_htp.errors import HtpError, cannot_write
 
-
 FAULT = 2
 BUG = 70
 INTERRUPTED = 130

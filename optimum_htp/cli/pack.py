@@ -6,7 +6,6 @@ from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
-
 HELP = "Pack a package into its one ONNX file: config, tokenizer and all, so that one file is a whole model."
 
 

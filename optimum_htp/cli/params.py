@@ -6,7 +6,6 @@ from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.views.terminal import print_report, working
 
-
 HELP = "Show which PyTorch parameter each initializer is, and what was done to it, found by value."
 
 _NOTES = """\

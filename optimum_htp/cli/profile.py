@@ -10,7 +10,6 @@ from pathlib import Path
 from optimum_htp.cli.options import SEQUENCE, add_input_arguments, add_session_arguments, count, input_sizes, positive
 from optimum_htp.cli.views.terminal import print_report, working
 
-
 HELP = "Show how long each module takes in ONNX Runtime, in the session that users really run."
 
 _NOTES = """\

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
-
 if TYPE_CHECKING:
     from optimum_htp.verbs.project import ProjectReport
 

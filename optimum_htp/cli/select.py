@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
 _NOTES = r"""patterns (quote them, so that the shell leaves them alone):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from optimum_htp.cli.options import add_htp_arguments, htp_options
 from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
-
 if TYPE_CHECKING:
     from optimum_htp.verbs.tag import TagReport
 

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from optimum_htp.cli.options import count
 from optimum_htp.cli.views.terminal import print_report
 
-
 HELP = "Show the modules of a package and the nodes that each of them owns."
 
 _NOTES = """\

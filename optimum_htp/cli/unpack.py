@@ -6,7 +6,6 @@ from argparse import ArgumentParser, Namespace
 
 from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
-
 HELP = "Give back the package that was packed into an ONNX file, byte for byte."
 
 

@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from optimum_htp.cli.options import add_size_arguments, input_sizes, tolerance
 from optimum_htp.cli.views.terminal import print_report, working
 
-
 HELP = "Check that a package is complete and consistent; on request load it, and compare it with PyTorch."
 
 _NOTES = """\

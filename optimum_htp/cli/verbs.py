@@ -11,7 +11,6 @@ from importlib import import_module
 from textwrap import fill
 from typing import Protocol, cast
 
-
 VERBS = tuple("tree tag project strip validate pack unpack profile compare select params extract diff".split())
 """The names of the verbs, in the order in which help lists them."""
 

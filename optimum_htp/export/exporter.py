@@ -37,7 +37,6 @@ from optimum_htp.package import (
 )
 from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, Tagger, place_in_model, project, tag_export
 
-
 if TYPE_CHECKING:
     from optimum.exporters.onnx.base import OnnxConfig
 

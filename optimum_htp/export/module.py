@@ -16,7 +16,6 @@ from optimum_htp.models import dtype_of, library_of_classes
 from optimum_htp.package import HtpOptions, StagedDirectory
 from optimum_htp.tagging import ModuleTap, place_in_model
 
-
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import tensors_in
 
-
 if TYPE_CHECKING:
     import torch
 

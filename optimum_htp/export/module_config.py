@@ -13,7 +13,6 @@ from optimum_htp.errors import HtpError
 from optimum_htp.models import tensors_in
 from optimum_htp.package import CONFIG
 
-
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig

@@ -9,7 +9,6 @@ from typing import Any, overload
 from optimum_htp.hierarchy.tags import ModulePath
 from optimum_htp.hierarchy.tree import ModuleTree
 
-
 _MAX_DEPTH = 2_000  # calls inside one another: Python itself allows fewer
 
 

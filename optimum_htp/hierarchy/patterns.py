@@ -24,7 +24,6 @@ from fnmatch import translate
 
 from optimum_htp.errors import HtpError
 
-
 _CALLS = re.compile(r"(.*)@(\d{1,9})(?:-(\d{1,9}))?", re.DOTALL)
 _RANGE = re.compile(r"(?<![^.])(\d{1,9})-(\d{1,9})(?![^./])")
 _PLACEHOLDER = "\x00"  # for a range while `translate` makes a regular expression of the rest; in no module's name

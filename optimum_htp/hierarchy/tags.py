@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from urllib.parse import unquote
 
-
 ModulePath = tuple[str, ...]
 """The registered names from the root down to a module; `()` is the root itself."""
 

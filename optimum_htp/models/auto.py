@@ -20,7 +20,6 @@ from optimum_htp.models.session_model import generic_config, session_model_class
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures, read_config
 
-
 logger = logging.getLogger(__name__)
 
 # Task: Optimum's class for one ONNX file, and the outputs that the class reads.

@@ -14,7 +14,6 @@ from optimum_htp.models.torch_source import tensor_shapes
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging import ModuleTrace, ScopeFit, fit_scopes, in_doubt, static_trace
 
-
 if TYPE_CHECKING:
     import torch
 

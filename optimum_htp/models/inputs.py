@@ -12,7 +12,6 @@ from optimum_htp.errors import HtpError, reason
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
 from optimum_htp.package import CONFIG, HtpPackage
 
-
 if TYPE_CHECKING:
     import numpy as np
 

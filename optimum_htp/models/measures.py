@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optimum_htp.onnxfile import RANDOM_OPERATORS, OnnxModel, element_type
 
-
 if TYPE_CHECKING:
     import numpy as np
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
 
-
 if TYPE_CHECKING:
     import numpy as np
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
 
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

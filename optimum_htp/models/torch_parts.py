@@ -19,7 +19,6 @@ from optimum_htp.models.torch_source import SourceModel
 from optimum_htp.onnxfile import Value
 from optimum_htp.package import partner
 
-
 if TYPE_CHECKING:
     import torch
 

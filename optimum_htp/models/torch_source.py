@@ -18,7 +18,6 @@ from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
 from optimum_htp.onnxfile import OnnxModel, element_type
 from optimum_htp.package import read_config
 
-
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig

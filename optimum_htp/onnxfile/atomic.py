@@ -10,7 +10,6 @@ from pathlib import Path
 
 from optimum_htp.onnxfile.splice import copy_range
 
-
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 

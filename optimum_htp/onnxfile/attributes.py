@@ -8,7 +8,6 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.limits import MAX_BODY_NAME_BYTES, max_items
 from optimum_htp.onnxfile.wire import Data, WireError, fields
 
-
 Field: TypeAlias = tuple[int, int, int, int]
 Body: TypeAlias = tuple[str, Field]
 

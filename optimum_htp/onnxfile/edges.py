@@ -22,7 +22,6 @@ from typing import TypeAlias
 
 from optimum_htp.onnxfile.model import Graph, Node, OnnxModel, split_body_path
 
-
 NodeKey: TypeAlias = tuple[str, int]
 TensorKey: TypeAlias = tuple[str, str]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 MAX_MODEL_BYTES = 2_147_483_647
 """The longest message that protobuf reads or writes."""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from optimum_htp.errors import OnnxFileError
 from optimum_htp.onnxfile.wire import Data, WireError
 
-
 _TEXT_BYTES = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
 

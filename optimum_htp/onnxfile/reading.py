@@ -22,7 +22,6 @@ from optimum_htp.onnxfile.wire import (
     signed32,
 )
 
-
 _Shape: TypeAlias = list[int | str | None] | None
 
 

@@ -5,7 +5,6 @@ They are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 
 from __future__ import annotations
 
-
 # Field number << 3 | wire type, by message. Names are those of onnx.proto.
 MODEL_IR_VERSION, MODEL_PRODUCER_NAME, MODEL_PRODUCER_VERSION = 8, 18, 26
 MODEL_GRAPH, MODEL_OPSET_IMPORT, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTION = 58, 66, 114, 162, 202

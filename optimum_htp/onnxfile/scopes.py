@@ -8,7 +8,6 @@ from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile.edges import reads, topological_order
 from optimum_htp.onnxfile.model import Graph, OnnxModel
 
-
 RANDOM_OPERATORS = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 )

@@ -28,7 +28,6 @@ from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile.types import element_type
 from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, release_pages
 
-
 Size: TypeAlias = int | str | None
 
 _SMALL_TENSOR_BYTES = 4096

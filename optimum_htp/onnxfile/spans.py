@@ -9,7 +9,6 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
 from optimum_htp.onnxfile.wire import Data, fields, last_fields, release_pages
 
-
 Span = tuple[int, int]
 
 

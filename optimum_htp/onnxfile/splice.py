@@ -9,7 +9,6 @@ import os
 from optimum_htp.onnxfile.limits import MAX_LENGTH_BYTES
 from optimum_htp.onnxfile.wire import Data, Piece, encode_varint
 
-
 _BUFFER_BYTES = 1 << 20
 
 # Shorter ranges are collected from the mapped file, as a rewritten graph has thousands.

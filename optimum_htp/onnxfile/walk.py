@@ -9,7 +9,6 @@ from optimum_htp.onnxfile.limits import MAX_MESSAGE_DEPTH
 from optimum_htp.onnxfile.splice import Splice
 from optimum_htp.onnxfile.wire import Data, WireError, fields, release_pages
 
-
 Change: TypeAlias = Callable[[int, int], Splice | None]
 """Gives the new content of a payload by its start and end; None to keep it."""
 

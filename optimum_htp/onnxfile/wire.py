@@ -10,7 +10,6 @@ import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-
 Data: TypeAlias = mmap.mmap | bytes
 Piece: TypeAlias = bytes | tuple[int, int]
 

@@ -34,7 +34,6 @@ from optimum_htp.package.limits import (
     MAX_SMALL_BYTES,
 )
 
-
 FILE_PREFIX = "pkg.optimum_htp.file."
 MANIFEST = "pkg.optimum_htp.packed"
 MANIFEST_VERSION = 1

@@ -22,7 +22,6 @@ from optimum_htp.errors import PackageError, writing
 from optimum_htp.package.json_files import read_config, read_small, umask, write_text_atomically
 from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_SMALL_BYTES
 
-
 if TYPE_CHECKING:
     from optimum_htp.package.sidecar.record import FileRecord
 

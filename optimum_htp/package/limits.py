@@ -6,7 +6,6 @@ are in `onnxfile`.
 
 from __future__ import annotations
 
-
 # --- How deep ---
 
 MAX_JSON_DEPTH = 64

@@ -31,7 +31,6 @@ from optimum_htp.package.limits import MAX_MODULE_DEPTH
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton
 from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph
 
-
 PREFIX = "pkg.optimum_htp."
 TAG = PREFIX + "tag"
 CALL = PREFIX + "call"

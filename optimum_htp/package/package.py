@@ -22,7 +22,6 @@ from optimum_htp.package.sidecar.record import FileRecord, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging import TaggedGraph
 
-
 _T = TypeVar("_T")
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-
 # What tools append to the name of a file that they made from another. `_merged` is not among them: a merged decoder is made
 # from two files, and has the inputs of neither.
 _VARIANT = re.compile(

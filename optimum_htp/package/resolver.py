@@ -19,7 +19,6 @@ from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.package.skeleton import SKELETON, unpack_skeleton
 from optimum_htp.tagging import TaggedGraph, project
 
-
 Evidence = Sequence[TaggedGraph]
 """Tagged graphs that a file may have been made from, the likeliest first."""
 

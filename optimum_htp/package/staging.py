@@ -29,7 +29,6 @@ from typing import Any
 
 from optimum_htp.errors import writing
 
-
 _PREFIX = ".optimum-htp-"
 _NEW, _OLD, _MOVES = "new", "old", "moves"
 _STAGED = re.compile(rf"/?{re.escape(_PREFIX)}\w+(/{_NEW}\b)?")

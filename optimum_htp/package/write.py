@@ -13,7 +13,6 @@ from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.package.staging import without_staging
 from optimum_htp.tagging import TaggedGraph
 
-
 logger = logging.getLogger(__name__)
 
 

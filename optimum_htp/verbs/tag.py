@@ -41,7 +41,6 @@ from optimum_htp.package import (
 )
 from optimum_htp.tagging import TaggedGraph, static_trace, tag_model
 
-
 if TYPE_CHECKING:
     import torch
 

@@ -16,7 +16,6 @@ from optimum_htp.errors import PackageError, writing
 from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, creating, rewrite_tensors, write_all
 from optimum_htp.package import ExternalTensor, HtpPackage, PackedFiles, StagedDirectory, as_package, is_pack_key
 
-
 logger = logging.getLogger(__name__)
 
 

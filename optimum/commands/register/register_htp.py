@@ -9,5 +9,4 @@ from optimum.commands.export.base import ExportCommand
 
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 
-
 REGISTER_COMMANDS = [(HtpExportCommand, ExportCommand), HtpCommand]

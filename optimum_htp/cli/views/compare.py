@@ -8,7 +8,6 @@ from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_li
 from optimum_htp.models import Errors
 from optimum_htp.verbs.compare import CallComparison, CompareReport, Isolated, PartComparison
 
-
 _COLUMNS = (
     Column("module", is_path=True),
     Column("class", spare=4),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table, short_count
 from optimum_htp.verbs.diff import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
 
-
 _COLUMNS = (
     Column("module", is_path=True),
     Column("class"),

@@ -6,7 +6,6 @@ from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_ta
 from optimum_htp.cli.views.tree import evidence_text
 from optimum_htp.export import ExportReport
 
-
 _COLUMNS = (Column("file"), Column("nodes", True), Column("tagged", True), Column("unresolved", True), Column("by"))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.onnxfile import element_type
 
-
 if TYPE_CHECKING:
     from optimum_htp.onnxfile import Value
     from optimum_htp.verbs.extract import ExtractReport

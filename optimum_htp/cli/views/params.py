@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.verbs.params import ParameterRow, ParamsReport, shared_segments
 
-
 _SHOWN_NAMES = 3
 _KINDS = (("parameter", "parameters"), ("constant", "constants"), ("unknown", "unknown"))
 _COLUMNS = (

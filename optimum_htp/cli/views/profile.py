@@ -12,7 +12,6 @@ from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
 from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
 
-
 FIRST_COLUMN = {"module": "module", "layer": "layer", "call": "module", "class": "class", "op": "operator"}
 """The title of the first column, by what times are added up by."""
 

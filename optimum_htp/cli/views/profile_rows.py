@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.verbs.profile import FusedTime, GroupTime, Microseconds, ModuleTime, OpTime, PhaseProfile
 
-
 VIEWS = ("module", "class", "layer", "call", "op")
 """What times can be added up by."""
 

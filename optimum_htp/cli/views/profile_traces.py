@@ -12,7 +12,6 @@ from optimum_htp.cli.views.profile_rows import fused_label
 from optimum_htp.hierarchy import split_tag, tag_ancestors, tag_module_path
 from optimum_htp.verbs.profile import Kernel, PhaseProfile, ProfileReport
 
-
 _UNKNOWN = "(unattributed)"
 
 

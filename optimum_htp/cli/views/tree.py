@@ -10,7 +10,6 @@ from optimum_htp.hierarchy import SOURCES
 from optimum_htp.package import SIDECAR
 from optimum_htp.verbs.tree import FileTree, ModuleRow, NodeRow, TreeReport
 
-
 _COLUMNS = (
     Column("module"),
     Column("class"),

@@ -7,7 +7,6 @@ import sys
 from optimum_htp.cli.views.terminal import is_terminal, print_heading, printable
 from optimum_htp.verbs.validate import Check, ValidationReport
 
-
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 

@@ -24,7 +24,6 @@ from optimum_htp.package.limits import (
 )
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter
 
-
 _KINDS = ("parameter", "constant", "unknown")
 
 

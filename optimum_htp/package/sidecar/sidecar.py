@@ -18,7 +18,6 @@ from optimum_htp.package.limits import MAX_SIDECAR_BYTES
 from optimum_htp.package.sidecar.document import file_document, parse_members
 from optimum_htp.package.sidecar.record import FileRecord
 
-
 SIDECAR = "export_metadata.json"
 SCHEMA_VERSION = 1
 _LIBRARIES = ("optimum_htp", "optimum", "optimum-onnx", "transformers", "torch", "onnx", "onnxruntime")

@@ -11,7 +11,6 @@ from optimum_htp.tagging.projection.flow import BLOCKED, GLUE
 from optimum_htp.tagging.projection.join import Join
 from optimum_htp.tagging.projection.renamed import shorter_names
 
-
 # Of 427 graphs that tools made from 24 models, 85% or more fits; of graphs of other architectures 73% at most, except
 # for sisters, of which most fits (DistilBERT and BERT).
 _ENOUGH = 0.79

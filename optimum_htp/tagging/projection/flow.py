@@ -14,7 +14,6 @@ from functools import cached_property
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 
-
 MOVEMENT = frozenset(
     "Concat DepthToSpace Expand Flatten Pad Reshape Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose "
     "Unsqueeze".split()

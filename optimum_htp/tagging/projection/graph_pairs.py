@@ -15,7 +15,6 @@ from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, split_body_p
 from optimum_htp.tagging.projection.flow import Flow
 from optimum_htp.tagging.projection.join import Join
 
-
 _COMMON = 64  # graphs; a name that is in more of them does not tell them apart
 
 _Place = tuple[int, str]

@@ -11,7 +11,6 @@ from itertools import islice
 
 from optimum_htp.tagging.projection.flow import ADAPTERS, REACH, Flow
 
-
 SHARED = -1
 """The work of several nodes of the target, or of none alone."""
 

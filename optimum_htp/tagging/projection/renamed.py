@@ -14,7 +14,6 @@ from itertools import islice
 from optimum_htp.tagging.projection.flow import ADAPTERS, BREADTH, GLUE, MOVEMENT, PLAIN, REACH
 from optimum_htp.tagging.projection.join import Join
 
-
 _BOUNDARIES = frozenset("_:/.-")
 _LONGEST_NAME = 2_000
 _MOST_SUFFIXES = 64

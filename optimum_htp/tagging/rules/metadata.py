@@ -7,7 +7,6 @@ import ast
 from optimum_htp.hierarchy import ModulePath, ModuleTree
 from optimum_htp.onnxfile import Node
 
-
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 CLASS_HIERARCHY = "pkg.torch.onnx.class_hierarchy"
 _LONGEST = 100_000  # characters; torch does not write longer lists of names

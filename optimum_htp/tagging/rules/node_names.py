@@ -30,7 +30,6 @@ from optimum_htp.onnxfile import Node, OnnxModel
 from optimum_htp.tagging.rules.evidence import Owner
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
-
 # Optimum's own name for the node that holds the two branches of a merged decoder.
 _MERGING_NODE = "optimum::if"
 _REPEATED = re.compile(r"(?P<scope>.+)_[1-9]\d{0,8}", re.DOTALL)

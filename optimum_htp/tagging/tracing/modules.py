@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from optimum_htp.hierarchy import CallTree, ModuleInfo, ModulePath, ModuleTree
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
-
 if TYPE_CHECKING:
     from typing import TypeAlias
 

@@ -18,7 +18,6 @@ from optimum_htp.tagging.tracing.modules import (
 from optimum_htp.tagging.tracing.torchscript import NumberedScopes
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
-
 if TYPE_CHECKING:
     import torch
 

@@ -19,7 +19,6 @@ from optimum_htp.tagging.tracing.recorder import CallRecorder
 from optimum_htp.tagging.tracing.torchscript import writing_replaced
 from optimum_htp.tagging.tracing.trace import ExportTrace
 
-
 if TYPE_CHECKING:
     import torch
 

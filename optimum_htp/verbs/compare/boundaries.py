@@ -26,7 +26,6 @@ from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
-
 MAX_CANDIDATES = 12
 """How many tensors of a call are tried for one output."""
 

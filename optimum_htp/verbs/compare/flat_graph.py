@@ -9,7 +9,6 @@ from functools import cached_property
 from optimum_htp.hierarchy import NodeKey, NodeTag
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, reads
 
-
 _BRANCH_INPUT = "use_cache_branch"
 
 

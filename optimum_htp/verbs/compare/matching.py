@@ -36,7 +36,6 @@ from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison
 
-
 Arrays: TypeAlias = "Mapping[int, Sequence[Array]]"
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
-
 _BYTES = 4  # of a number, or fewer
 
 _Key = tuple[str, int]

@@ -36,7 +36,6 @@ from optimum_htp.onnxfile import (
 )
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
-
 _LENGTH = "/optimum_htp_length"
 _IN_MEMORY_BYTES = 64_000_000
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"

@@ -9,7 +9,6 @@ from typing import Any
 
 from optimum_htp.models import Errors
 
-
 # So many modules that are off by themselves, by more than this, look like weights of another model.
 _MANY, _FAR = 3, 1e-2
 

@@ -23,7 +23,6 @@ from optimum_htp.models import (
 )
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
-
 if TYPE_CHECKING:
     import torch
 

@@ -45,7 +45,6 @@ from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
 
-
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
 _ISOLATED = 5
 

@@ -13,7 +13,6 @@ from optimum_htp.onnxfile import node_id, split_body_path
 from optimum_htp.package import HtpPackage, tagged_file
 from optimum_htp.tagging import TaggedGraph
 
-
 _CALL = re.compile(r"(?P<module>.*)@(?P<call>\d{1,9})")
 _RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
 

@@ -25,7 +25,6 @@ from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.onnxfile import NUMBERS, Edges, Graph, OnnxModel, Scope, Value, node_id, reads, scopes_of
 from optimum_htp.verbs.extract.choice import Choice, ancestor_name
 
-
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _EXEMPT = (NUMBERS["int64"], NUMBERS["bool"])
 

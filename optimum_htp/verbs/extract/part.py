@@ -26,7 +26,6 @@ from optimum_htp.onnxfile import (
 from optimum_htp.package import SKELETON, external_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
 
-
 _ALIGNMENT_BYTES = 4096
 
 

@@ -43,7 +43,6 @@ from optimum_htp.verbs.extract.cut import Cut, cut
 from optimum_htp.verbs.extract.part import PartWriter
 from optimum_htp.verbs.extract.report import ExtractReport
 
-
 _FILE_NAME = "model.onnx"
 
 

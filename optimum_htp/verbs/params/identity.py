@@ -12,7 +12,6 @@ from optimum_htp.verbs.params.origins import Matcher
 from optimum_htp.verbs.params.readings import FLOATS
 from optimum_htp.verbs.params.report import ParameterRow
 
-
 _BY_MORE_THAN_ROUNDING = "; or they were quantized by more than rounding, as GPTQ does"
 
 

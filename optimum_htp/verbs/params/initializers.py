@@ -12,7 +12,6 @@ from optimum_htp.package import HtpFile, external_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.state_dict import Array
 
-
 # Operators that pass a tensor through: the consumers of their output count as the tensor's.
 _PASS_THROUGH = frozenset(
     "Identity Cast Transpose Reshape Unsqueeze Squeeze DequantizeLinear QuantizeLinear Flatten".split()

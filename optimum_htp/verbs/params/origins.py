@@ -15,7 +15,6 @@ from optimum_htp.verbs.params.readings import Reading, changes_to, readings
 from optimum_htp.verbs.params.report import shared_start
 from optimum_htp.verbs.params.state_dict import Array, SourceTensors, distance
 
-
 _MAX_PIECES = 16
 _SCALE = ("weight", "running_var")
 _SHIFT = ("bias", "running_mean", "weight", "running_var")

@@ -15,7 +15,6 @@ from optimum_htp.onnxfile import NUMBERS
 from optimum_htp.verbs.params.initializers import TaggedInitializer
 from optimum_htp.verbs.params.state_dict import Array
 
-
 # How far off a number may be that was rounded to a type, as a part of it.
 _ROUNDING = {NUMBERS["float16"]: 2.0**-11, NUMBERS["bfloat16"]: 2.0**-8}
 FLOATS = (NUMBERS["float32"], NUMBERS["float64"], *_ROUNDING)

@@ -9,7 +9,6 @@ from typing import Any
 
 from optimum_htp.package import StoredParameter
 
-
 KINDS = ("parameter", "constant", "unknown")
 
 

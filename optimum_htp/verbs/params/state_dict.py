@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optimum_htp.hierarchy import split_tag, tag_module_path
 
-
 if TYPE_CHECKING:
     import numpy as np
 

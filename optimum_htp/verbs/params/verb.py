@@ -24,7 +24,6 @@ from optimum_htp.verbs.params.rename import RenamedFile, new_names, write_rename
 from optimum_htp.verbs.params.report import ParameterRow, ParamsReport
 from optimum_htp.verbs.params.state_dict import SourceTensors
 
-
 if TYPE_CHECKING:
     import numpy as np
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import Graph, OnnxModel, body_path
 
-
 CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 """Operators with bodies that ONNX Runtime has kernels for; it makes a `Loop` of a `SequenceMap`."""
 

@@ -16,7 +16,6 @@ from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_sessio
 from optimum_htp.onnxfile import OnnxModel, external_data_files, read_model
 from optimum_htp.verbs.profile.joiner import Event
 
-
 Inputs: TypeAlias = Mapping[str, Array]
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,6 @@ from optimum_htp.verbs.profile.runs import Inputs, Measured, measure
 from optimum_htp.verbs.profile.sums import PhaseSums
 from optimum_htp.verbs.profile.times import PhaseProfile
 
-
 _ON_ACCELERATORS = (
     "times are those of ONNX Runtime's profiler on the host: what an accelerator does after a kernel was launched is "
     "not in them"

@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, split_tag
 
-
 SESSION_OPTION = "session.layer_assignment_settings"
 """The option of ONNX Runtime that maps layer annotations to devices."""
 

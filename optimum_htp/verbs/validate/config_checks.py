@@ -22,7 +22,6 @@ from optimum_htp.package import (
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
-
 _TRANSFORMERS_LIKE = (None, "transformers", "diffusers", "sentence_transformers", "timm")
 
 # By task, which axis of the output `logits` has the labels, and how many axes there are; None for any number.

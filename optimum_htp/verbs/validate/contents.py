@@ -11,7 +11,6 @@ from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage
 
-
 MAX_ENTRIES = 100_000  # how many files and directories of a package are checked
 _END_BYTES = 1000
 

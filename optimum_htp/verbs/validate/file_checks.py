@@ -15,7 +15,6 @@ from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
-
 # From which version of ONNX Runtime on it takes which highest IR version and highest opset of ai.onnx. Measured with the
 # CPU wheels 1.19.2 to 1.32.0 of PyPI, a one-node model for each version; 1.18 is from
 # https://onnxruntime.ai/docs/reference/compatibility.html. A version after the last takes at least as much.

@@ -17,7 +17,6 @@ from typing import Any
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import FAILED, SKIPPED, STATUSES, Check
 
-
 _NAMES = ("checker", "load", "run")
 _PACKAGE = Path(__file__).parents[2]
 _OFFLINE = {

@@ -31,7 +31,6 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import OK, Check, Finding, combine, failed, good, skipped, warning
 
-
 logger = logging.getLogger(__name__)
 
 _CONSTANT_AXIS = "an axis was traced as a constant; export again, or report it to Optimum"

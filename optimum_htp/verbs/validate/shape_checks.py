@@ -13,7 +13,6 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped
 
-
 _OTHER_MODEL = "config.json is of another model: copy the right one, or export again"
 
 # Operator: the inputs that are the table of embeddings and the token ids.

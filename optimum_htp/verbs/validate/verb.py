@@ -17,7 +17,6 @@ from optimum_htp.verbs.validate import config_checks, file_checks, shape_checks,
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Check, Finding, ValidationReport, combine
 
-
 # By its name, the function of a check and the reason that is given if it has no findings.
 Checks: TypeAlias = dict[str, tuple[Callable[[Contents], Iterator[Finding]], str]]
 

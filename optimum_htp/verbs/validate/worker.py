@@ -13,7 +13,6 @@ from typing import Any
 from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
 
-
 _Result = tuple[str, str, str]
 
 _SOCKET_EVENTS = {f"socket.{event}" for event in "connect getaddrinfo gethostbyname sendto sendmsg bind".split()}

@@ -9,5 +9,4 @@ import re
 
 from optimum_htp.verbs.select.formats.base import NameFormat
 
-
 FORMAT = NameFormat(entry=lambda name: f"{re.escape(name)}$")

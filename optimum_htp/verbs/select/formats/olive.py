@@ -6,5 +6,4 @@ import re
 
 from optimum_htp.verbs.select.formats.base import NameFormat
 
-
 FORMAT = NameFormat(entry=lambda name: re.sub(r"([*?[])", r"[\1]", name))

@@ -4,5 +4,4 @@ from __future__ import annotations
 
 from optimum_htp.verbs.select.formats.base import NameFormat
 
-
 FORMAT = NameFormat()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from optimum_htp.verbs.select.formats.base import NameFormat
 
-
 FORMAT = NameFormat(
     names_of=lambda node: (node.name, f"{node.name}_MatMul") if node.operator == "Gemm" else (node.name,)
 )

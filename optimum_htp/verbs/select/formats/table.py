@@ -5,7 +5,6 @@ from __future__ import annotations
 from optimum_htp.verbs.select.formats import layer_ann, modelopt, names, olive, ort_fp16, ort_quantize
 from optimum_htp.verbs.select.formats.base import SelectionFormat
 
-
 FORMATS: dict[str, SelectionFormat] = {
     "names": names.FORMAT,
     "ort-quantize": ort_quantize.FORMAT,
