@@ -1,4 +1,14 @@
-"""What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs."""
+"""What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
+
+| task | files |
+|---|---|
+| the PyTorch model: find and load it; cut it into the parts that files are exports of, run it | `torch_source`; `torch_parts` |
+| which module a file is an export of | `exported_root` |
+| the task of a model | `optimum_tasks` |
+| sessions; the `ORTModel` of a package | `runtime`; `auto`, `session_model` |
+| inputs of a graph, made or read | `inputs` |
+| how far results are apart, and how far they may be | `measures` |
+"""
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root

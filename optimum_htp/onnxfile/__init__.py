@@ -1,4 +1,14 @@
-"""ONNX files without their weights: read, rewritten, renamed and cut, field by field."""
+"""ONNX files without their weights: read, rewritten, renamed and cut, field by field.
+
+| task | files |
+|---|---|
+| what a file says | `model`, `types`, `digest`; the numbers of all fields `schema`, how much is accepted `limits` |
+| read | `opening`, `reading`, `attributes`, on the wire format in `wire` |
+| look around in a graph | `edges` (producers and consumers), `scopes` (visible names), `shapes` (types of all tensors) |
+| write | `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (is it still what was written) |
+| change | `rewriting` (metadata), `renaming`, `tensors` (weights moved), on one `walk` |
+| cut out and put together | `spans` (where things are in a file), `source_files`, `assembly` |
+"""
 
 from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
