@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # Dense: one name a line would say no more.
     # fmt: off
     # isort: off
     from optimum_htp.errors import (

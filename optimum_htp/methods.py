@@ -1,7 +1,6 @@
 """Packages: `load_package` opens one, and `HtpPackage` has the verbs as its methods.
 
-A verb is a function whose first argument is a package; as an attribute of the class it is a method with the same
-parameters, types and docstring. This file is above the verbs, because it has to know them all.
+A verb is a function whose first argument is a package: as an attribute of a class, a method with the same parameters.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
 def _dtype(value: Value) -> str | None:
     """The numpy type of an input; None for what numpy does not have, such as bfloat16 and int4."""
     element = element_type(value.elem_type)
-    known = element.kind == "bool" or element.is_float or (element.is_integer and (element.bits or 0) >= 8)
+    known = element.kind == "bool" or element.is_float or (element.kind == "integer" and (element.bits or 0) >= 8)
     return element.name if known and element.name != "bfloat16" else None
 
 

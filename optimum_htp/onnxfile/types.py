@@ -22,11 +22,6 @@ class ElementType:
         """Whether its elements are floating-point numbers that models compute with: of 16 bits or more."""
         return self.kind == "float" and (self.bits or 0) >= 16
 
-    @property
-    def is_integer(self) -> bool:
-        """Whether its elements are integers, of any width."""
-        return self.kind == "integer"
-
 
 _NAMES = (
     "undefined float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 uint64 complex64 "

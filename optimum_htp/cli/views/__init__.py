@@ -1,1 +1,1 @@
-"""What reports look like: as text, and as JSON."""
+"""What reports look like as text; as JSON they are their `to_dict()`."""
