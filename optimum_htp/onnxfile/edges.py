@@ -26,7 +26,7 @@ NodeKey: TypeAlias = tuple[str, int]
 TensorKey: TypeAlias = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each input of a model
 class Use:
     """A node that consumes a tensor: the path of its graph, its index there, and which of its inputs the tensor is.
 
@@ -52,9 +52,11 @@ class Edges:
         for path, graph in model.graphs():
             self._defined[path] = _given(graph).union(*(node.outputs for node in graph.nodes))
         for key, node in model.nodes():
-            self.producers.update({(key[0], name): key for name in node.outputs if name})
+            path, index = key
+            for name in filter(None, node.outputs):
+                self.producers[path, name] = key
             for slot, name in enumerate(node.inputs):
-                self._add(key[0], name, Use(*key, slot))
+                self._add(path, name, Use(path, index, slot))
         for path, graph in model.graphs():
             around = self._around[path]
             if around is not None:

@@ -154,9 +154,10 @@ class OnnxModel:
         while stack:
             path, graph = stack.pop()
             yield path, graph
+            holders = [(index, node) for index, node in enumerate(graph.nodes) if node.bodies]
             stack.extend(
                 (body_path(path, index, element), body)
-                for index, node in reversed(list(enumerate(graph.nodes)))
+                for index, node in reversed(holders)
                 for element, body in reversed(node.bodies)
             )
 

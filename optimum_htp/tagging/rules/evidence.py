@@ -37,10 +37,11 @@ class Evidence:
         self._consumers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         self._producers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
         edges = Edges(model)
-        for tensor, uses in edges.consumers.items():
-            for use in uses if tensor in edges.producers else ():
-                self._consumers[edges.producers[tensor]].append((use.graph, use.index))
-                self._producers[use.graph, use.index].append(edges.producers[tensor])
+        for tensor, producer in edges.producers.items():
+            consumers = [(use.graph, use.index) for use in edges.consumers.get(tensor, ())]
+            self._consumers[producer] += consumers
+            for consumer in consumers:
+                self._producers[consumer].append(producer)
         self._functions = {function.path: (function.domain, function.name) for function in model.functions}
         self._callers: dict[tuple[str, str], list[NodeKey]] = defaultdict(list)
         for key, node in self.nodes.items():
