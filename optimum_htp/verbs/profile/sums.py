@@ -28,7 +28,7 @@ class _Sum:
     """Times that add up, for each operator and run."""
 
     def __init__(self, runs: int) -> None:
-        self._zero = Microseconds.zero(runs)
+        self._zero = Microseconds((0,) * runs)
         self._times: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
         self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
 

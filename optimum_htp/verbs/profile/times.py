@@ -44,11 +44,6 @@ class Microseconds(tuple[int, ...]):
         """The time as JSON: the median, the spread and each run."""
         return {"median_us": self.median, "spread_us": self.spread, "runs_us": list(self)}
 
-    @classmethod
-    def zero(cls, runs: int) -> Microseconds:
-        """No time in any run."""
-        return cls((0,) * runs)
-
 
 class OpTime(NamedTuple):
     """How many `kernels` of an operator ran in one run, and the `time` that they took in each."""
@@ -215,7 +210,7 @@ class PhaseProfile:
 
     def by_class(self) -> tuple[GroupTime, ...]:
         """Modules of the same class together."""
-        zero = Microseconds.zero(len(self.kernel_time))
+        zero = Microseconds((0,) * len(self.kernel_time))
         groups: dict[str, GroupTime] = {}
         chain: list[ModuleTime] = []  # the modules around
         for module in self.modules:
