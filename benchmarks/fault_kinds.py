@@ -204,17 +204,24 @@ def shifted_position_table(net: Net, die: random.Random) -> Fault:
 
 @kind("position-ids-off-by-one")
 def position_ids_off_by_one(net: Net, die: random.Random) -> Fault:
+    """In the module that computes them, or that is given them and looks them up."""
     fitting = [
         node
         for node in tables(net, positions=True)
-        if net.value(node.input[1]).max() + 1 < len(net.value(node.input[0])) and node.input[1] in net.made
+        if net.value(node.input[1]).max() + 1 < len(net.value(node.input[0]))
     ]
-    node = one_of(fitting, die, "table of positions that ids are computed for")
-    maker = net.made[node.input[1]]
-    if net.path(maker) == net.path(node):
-        raise NotHereError("no ids that are computed outside of the table's module")
-    net.after(maker, "Add", net.new_constant(np.asarray(1, net.value(node.input[1]).dtype)))
-    return of_node(net, maker, "the ids of positions are one too large")
+    node = one_of(fitting, die, "table of positions with a row to spare")
+    ids = node.input[1]
+    one = net.new_constant(np.asarray(1, net.value(ids).dtype))
+    what = "the ids of positions are one too large"
+    if ids not in net.made:
+        hosts = [each for each in net.nodes if net.path(each) == net.above(net.path(node))]
+        host = one_of(hosts, die, "module that hands on ids of positions")
+        node.input[1] = net.insert(host, "Add", [ids, one], first=True)
+        return of_node(net, host, what)
+    maker = net.made[ids]
+    net.after(maker, "Add", one)
+    return of_node(net, maker, what)
 
 
 # --- Norms --------------------------------------------------------------------------------------------------------
@@ -370,8 +377,7 @@ def skipped_layer(net: Net, die: random.Random) -> Fault:
             places.append((path, given, result))
     path, given, result = one_of(places, die, "layer whose result has the shape of what it is given")
     net.redirect(result, given)
-    above = re.sub(r"(^|\.)[^.]*\.\d+$", "", path)
-    return Fault(f"{path}: the layer is skipped", (path, above))
+    return Fault(f"{path}: the layer is skipped", (path, net.above(path)))
 
 
 @kind("missing-scale")
@@ -398,7 +404,7 @@ def missing_scale(net: Net, die: random.Random) -> Fault:
 def wrong_constant(net: Net, die: random.Random) -> Fault:
     places = [
         (node, index)
-        for node in net.each("Mul", "Div", "Pow", "Add", "Sub")
+        for node in net.each("Mul", "Div", "Add", "Sub")
         for index, name in enumerate(node.input)
         if 1e-3 < abs(net.scalar(name) or 0.0) < 1e4 and net.constant(name) is not None
         if net.is_float(node.input[1 - index]) and net.value(node.input[1 - index]).ndim > 2
@@ -476,9 +482,10 @@ def softmax_temperature(net: Net, die: random.Random) -> Fault:
 def head_splits(net: Net) -> list[tuple[onnx.NodeProto, int, int]]:
     """Where channels become heads, how many and how wide."""
     found = []
+    paths = {net.path(each.softmax) for each in net.attentions}
     for node in net.each("Reshape"):
         given, result = (net.values.get(name) for name in (node.input[0], node.output[0]))
-        if given is None or result is None or given.ndim != 3 or result.ndim != 4 or net.is_leaf(node):
+        if given is None or result is None or given.ndim != 3 or result.ndim != 4 or net.path(node) not in paths:
             continue
         heads, width = result.shape[2:]
         transposed = any(reader.op_type == "Transpose" for reader, _ in net.readers[node.output[0]])

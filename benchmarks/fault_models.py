@@ -54,7 +54,6 @@ ARCHITECTURES = {
 # --- The source model ---------------------------------------------------------------------------------------------
 
 _TABLES = re.compile(r"(embed|wte|wpe|shared|cls_token|mask_token|relative_attention_bias|relative_position_bias)")
-_SCORES = re.compile(r"\b(query|key|query_proj|key_proj|q_proj|k_proj|q_lin|k_lin)\.weight$")
 _INPUT_FIRST = re.compile(r"\b(c_attn|c_proj|c_fc)\.weight$")  # GPT-2's Conv1D keeps them the other way round
 
 
@@ -93,7 +92,7 @@ def redrawn(name: str, old: Array, random: np.random.Generator) -> Array:
     if _TABLES.search(name) and old.ndim < 4:
         return 0.7 * normal
     inputs = old.shape[0] if _INPUT_FIRST.search(name) else int(np.prod(old.shape[1:]))
-    gain = 1.5 if _SCORES.search(name) else 1.0
+    gain = 1.5 if old.ndim == 2 else 1.0  # what a block adds is of some size beside its residual
     return (gain / np.sqrt(inputs) * normal).astype(np.float32)
 
 

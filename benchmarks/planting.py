@@ -123,6 +123,10 @@ class Net:
         tag = self._tags[id(node)]
         return None if tag is None else tag.call
 
+    def above(self, path: str) -> str:
+        """The path of the module that calls one."""
+        return tag_module_path(self._tree.tag(path).rpartition("/")[0])
+
     def is_leaf(self, node: onnx.NodeProto) -> bool:
         tag = self._tags[id(node)]
         return tag is not None and not self._tree.children(tag.tag)
@@ -185,10 +189,23 @@ class Net:
             a, b = (self.value(name) for name in node.input)
             if a.shape != b.shape or a.ndim < 3 or any(self.constant(name) is not None for name in node.input):
                 continue
+            if self._leads_to(node.output[0], "Softmax"):  # a bias of positions on scores
+                continue
             kept = [index for index in (0, 1) if self._depends(node.input[1 - index], node.input[index])]
             if kept:
                 found.append((node, kept[0]))
         return found
+
+    def _leads_to(self, name: str, operator: str) -> bool:
+        """Whether an operator reads a tensor, as it is or in another shape."""
+        for node, _ in self.readers[name]:
+            if node.op_type == operator:
+                return True
+            if node.op_type in ("Cast", "Reshape", "Unsqueeze", "Squeeze") and self._leads_to(
+                node.output[0], operator
+            ):
+                return True
+        return False
 
     def _depends(self, name: str, on: str) -> bool:
         limit = self.order.get(on, -1)
@@ -349,9 +366,11 @@ class Net:
         self._add(place, node, operator, [node.input[index], *others], name, **attributes)
         node.input[index] = name
 
-    def insert(self, host: onnx.NodeProto, operator: str, inputs: list[str], **attributes: Any) -> str:
-        """Puts an operator in front of a node, in its module, and gives the name of what it makes."""
-        position = self.nodes.index(host)
+    def insert(
+        self, host: onnx.NodeProto, operator: str, inputs: list[str], *, first: bool = False, **attributes: Any
+    ) -> str:
+        """Puts an operator in front of a node, or of all, in that node's module, and gives the name of what it makes."""
+        position = 0 if first else self.nodes.index(host)
         name = self._fresh("tensor")
         self._add(self.nodes[position - 1] if position else None, host, operator, inputs, name, **attributes)
         return name
