@@ -158,9 +158,10 @@ def _static(source: Path, target: Path, inputs: Callable[[int], dict[str, Array]
     quantize_static(
         source,
         target,
-        _Reader([inputs(seed) for seed in range(4)]),
+        _Reader([inputs(seed) for seed in range(8)]),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )

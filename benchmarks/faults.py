@@ -67,7 +67,8 @@ SOUND = "sound"
 REACHED = 1e-4
 """The change of the outputs, relative and in the norm, from which on a fault counts as reached: a hundred times what
 float32 makes of a sound export."""
-ACCUSING = ("one", "several")
+VERDICTS = ("agrees", "spread", "unknown", "several", "one")
+ACCUSING = VERDICTS[3:]
 
 Case = tuple[str, str, str]
 Record = dict[str, Any]
@@ -320,18 +321,29 @@ SPEAKS_JSON = hasattr(__import__("optimum_htp.verbs.compare", fromlist=["Compare
 
 
 def said(report: Any) -> Record:
-    """The verdict and the ranked culprits of a report on one file."""
+    """The verdict and the ranked culprits of a report on one file; of several runs of it, those of the worst."""
     if SPEAKS_JSON:
-        (file,) = report.to_dict()["files"]
         keys = ("path", "call", "operations", "own_sqnr_db", "own_relative", "output_error_without")
-        culprits = [{key: culprit.get(key) for key in keys} for culprit in file["culprits"]]
-        return {"verdict": file["verdict"], "culprits": culprits[:10]}
-    (part,) = report.parts
-    if part.culprit is not None:
-        others = sorted((each for each in part.isolated if each.over), key=lambda each: -each.added.relative)
-        calls = dict.fromkeys((part.culprit.path, *(each.call.path for each in others)))
-        return {"verdict": "one", "culprits": [{"path": path} for path in calls]}
-    return {"verdict": "agrees" if part.ok else "unknown", "culprits": []}
+        answers = [
+            {
+                "verdict": file["verdict"],
+                "culprits": [{key: each.get(key) for key in keys} for each in file["culprits"]],
+            }
+            for file in report.to_dict()["files"]
+        ]
+    else:
+        answers = [headline(part) for part in report.parts]
+    worst = max(answers, key=lambda answer: VERDICTS.index(answer["verdict"]))
+    return {**worst, "culprits": worst["culprits"][:10]}
+
+
+def headline(part: Any) -> Record:
+    """What the text on one file says where there is no verdict: the module at the top, and those that add much."""
+    if part.culprit is None:
+        return {"verdict": "agrees" if part.ok else "unknown", "culprits": []}
+    others = sorted((each for each in part.isolated if each.over), key=lambda each: -each.added.relative)
+    paths = dict.fromkeys((part.culprit.path, *(each.call.path for each in others)))
+    return {"verdict": "one", "culprits": [{"path": path} for path in paths]}
 
 
 def outcome(record: Record) -> str:
