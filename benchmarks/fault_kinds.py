@@ -290,11 +290,11 @@ def batch_norm_statistic(net: Net, die: random.Random) -> Fault:
 @kind("gelu-variant")
 def gelu_variant(net: Net, die: random.Random) -> Fault:
     """The one with erf where the one with tanh is meant, and the other way round."""
-    cubes = {net.path(node): node.input[0] for node in net.each("Pow") if net.scalar(node.input[1]) == 3}
-    tanhs = [node for node in net.each("Tanh") if net.path(node) in cubes]
+    cubes = {net.owner(node): node.input[0] for node in net.each("Pow") if net.scalar(node.input[1]) == 3}
+    tanhs = [node for node in net.each("Tanh") if net.owner(node) in cubes]
     node = one_of([*net.each("Erf"), *tanhs], die, "gelu")
     if node.op_type == "Tanh":
-        scaled = net.insert(node, "Mul", [cubes[net.path(node)], net.new_constant(np.float32(math.sqrt(0.5)))])
+        scaled = net.insert(node, "Mul", [cubes[net.owner(node)], net.new_constant(np.float32(math.sqrt(0.5)))])
         node.op_type, node.input[0] = "Erf", scaled
         return of_node(net, node, "gelu with erf for the one with tanh")
     x = net.insert(node, "Mul", [node.input[0], net.new_constant(np.float32(math.sqrt(2)))])
@@ -311,18 +311,17 @@ def gelu_variant(net: Net, die: random.Random) -> Fault:
 def other_activation(net: Net, die: random.Random) -> Fault:
     """Relu for what it is not, a leaky one for relu."""
     places = []
-    for path in dict.fromkeys(
-        net.path(node) for node in net.each("Erf", "Tanh", "Sigmoid", "Relu", "HardSwish", "Clip")
-    ):
-        own = [node for node in net.nodes if net.path(node) == path and node.op_type != "Constant"]
+    operators = ("Erf", "Tanh", "Sigmoid", "Relu", "HardSwish", "Clip")
+    for owner in dict.fromkeys(net.owner(node) for node in net.each(*operators)):
+        own = [node for node in net.nodes if net.owner(node) == owner and node.op_type != "Constant"]
         names = {name for node in own for name in node.output}
         given = {name for node in own for name in node.input} - names
         given = {name for name in given if net.constant(name) is None and net.is_float(name)}
-        read = [name for name in names if any(net.path(reader) != path for reader, _ in net.readers[name])]
+        read = [name for name in names if any(net.owner(reader) != owner for reader, _ in net.readers[name])]
         if all(map(net.is_leaf, own)) and len(given) == len(read) == 1:
             places.append((net.made[read[0]], given.pop()))
     node, given_name = one_of(places, die, "activation")
-    leaky = {each.op_type for each in net.nodes if net.path(each) == net.path(node)} & {"Relu", "Clip"}
+    leaky = {each.op_type for each in net.nodes if net.owner(each) == net.owner(node)} & {"Relu", "Clip"}
     del node.input[:], node.attribute[:]
     node.input.append(given_name)
     node.op_type, node.domain = ("LeakyRelu" if leaky else "Relu"), ""
@@ -392,7 +391,9 @@ def missing_scale(net: Net, die: random.Random) -> Fault:
             if factor is None or factor.dtype != np.float32 or factor.ndim > 1 or np.all(factor == 1):
                 continue
             scaled = net.is_leaf(node) and "scale" in net.class_name(node).lower()
-            if id(node) not in of_scores and net.is_float(other) and (scaled or not net.is_leaf(node)):
+            if id(node) in of_scores or not net.is_float(other) or net.value(other).ndim < 3:
+                continue
+            if scaled or not net.is_leaf(node):
                 places.append((node, 1 - index))
     node, index = one_of(places, die, "scale")
     fault = of_node(net, node, "a scale is missing")

@@ -8,6 +8,7 @@ from typing import Any
 
 
 Record = dict[str, Any]
+FORMS = ("float", "int8-dynamic", "static-qdq", "fp16", "O2")
 OUTCOMES = ("first", "among", "enclosing", "wrong", "unknown", "missed")
 HEADS = ("named first", "among those named", "a module around it", "another module", "can't tell", "nobody named")
 
@@ -50,14 +51,18 @@ def document(records: list[Record], *, complete: bool) -> str:
         "are counted, apart. Tiny models have their weights drawn again, so that faults show: no bias is zero, no gain one,",
         "attention far from uniform (`benchmarks/fault_models.py`); MiniLM has its real weights.",
         "",
+        '`FAULTS_ARGS="--cases FILE"` writes each case as a line of JSON, and',
+        "`python benchmarks/faults.py --only bert/missing-residual/int8-dynamic --keep DIR` does one again, with its packages",
+        "left in `DIR` and the command that compares them.",
+        "",
         f"{'All cases' if complete else 'A part of the cases'}: {len(records):,}, of which {statuses['sound']:,} are sound, "
         f"{statuses['reached']:,} reached, {statuses['in the noise']:,} in the noise, "
         f"{statuses['not reached']:,} not reached, {statuses['n/a']:,} not applicable, {statuses['error']:,} failed.",
         "",
         "## Sound packages",
         "",
-        "| form | packages | a module accused | can't tell |",
-        "|---|--:|--:|--:|",
+        "| form | packages | a module accused | can't tell | not `ok` |",
+        "|---|--:|--:|--:|--:|",
         *sound_rows(sound),
         "",
         "## Faulty packages",
@@ -88,7 +93,7 @@ def grouped(records: Iterable[Record], key: str) -> list[tuple[str, list[Record]
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record[key], []).append(record)
-    return list(groups.items())
+    return sorted(groups.items(), key=lambda item: (FORMS.index(item[0]) if item[0] in FORMS else -1, item[0]))
 
 
 def outcomes(what: str, groups: Iterable[tuple[str, list[Record]]]) -> Iterator[str]:
@@ -104,7 +109,8 @@ def outcomes(what: str, groups: Iterable[tuple[str, list[Record]]]) -> Iterator[
 def sound_rows(records: list[Record]) -> Iterator[str]:
     for name, group in [*grouped(records, "variant"), ("all", records)]:
         verdicts = Counter(record["verdict"] for record in group)
-        yield f"| {name} | {len(group):,} | {verdicts['one'] + verdicts['several']:,} | {verdicts['unknown']:,} |"
+        accused, wrong = verdicts["one"] + verdicts["several"], sum(not record["ok"] for record in group)
+        yield f"| {name} | {len(group):,} | {accused:,} | {verdicts['unknown']:,} | {wrong:,} |"
 
 
 def reasons(records: list[Record]) -> Iterator[str]:

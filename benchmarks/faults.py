@@ -95,9 +95,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="htp-faults-") as temporary:
         scratch = arguments.keep or Path(temporary)
         records = list(measured(cases, scratch, arguments))
+    if arguments.no_compare:
+        return
     text = fault_tables.document(records, complete=len(cases) == len(list(all_cases())))
     print(text)
-    if not (arguments.no_report or arguments.no_compare):
+    if not arguments.no_report:
         REPORT.write_text(text, encoding="utf-8")
 
 
@@ -130,6 +132,8 @@ def measured(cases: list[Case], scratch: Path, arguments: argparse.Namespace) ->
     lines = arguments.cases.open("w", encoding="utf-8") if arguments.cases else None
     for record in _records(list(groups.values()), scratch, arguments):
         print(fault_tables.line(record), file=sys.stderr, flush=True)
+        if arguments.keep and "command" in record:
+            print(f"    {record['command']}", file=sys.stderr, flush=True)
         if lines is not None:
             print(json.dumps(record), file=lines, flush=True)
         yield record
@@ -311,7 +315,7 @@ class Bench:
         command = (
             f"optimum-cli htp compare {package} --inputs {self.inputs} --{next(iter(to))} {next(iter(to.values()))}"
         )
-        return {"against": against, "command": command} | said(report)
+        return {"against": against, "command": command} | said(report) | {"ok": bool(report.ok)}
 
 
 # --- What `compare` said ------------------------------------------------------------------------------------------

@@ -123,6 +123,10 @@ class Net:
         tag = self._tags[id(node)]
         return None if tag is None else tag.call
 
+    def owner(self, node: onnx.NodeProto) -> tuple[str, int | None]:
+        """The call of a module that a node belongs to."""
+        return self.path(node), self.call(node)
+
     def above(self, path: str) -> str:
         """The path of the module that calls one."""
         return tag_module_path(self._tree.tag(path).rpartition("/")[0])
@@ -271,21 +275,21 @@ class Net:
         return before is not None and values.shape == before.shape and values.min() < -1e4 < before.min()
 
     def _scales(self, node: onnx.NodeProto, inside: int) -> bool:
-        return node.op_type in ("Mul", "Div") and self.scalar(node.input[1 - inside]) not in (None, 1.0)
+        factor = self.scalar(node.input[1 - inside]) if node.op_type in ("Mul", "Div") else None
+        return factor is not None and factor != 1
 
     def _scales_before(self, name: str) -> list[tuple[onnx.NodeProto, int]]:
         found: list[tuple[onnx.NodeProto, int]] = []
         while name in self.made:
             node = self.made[name]
+            inside: int | None = None
             if node.op_type in ("Reshape", "Transpose", "Cast", "Unsqueeze", "Expand", "Squeeze"):
-                name = node.input[0]
-                continue
-            inside = next(
-                (index for index in (0, 1) if node.op_type in ("Mul", "Div") and self._scales(node, index)), None
-            )
+                inside = 0
+            elif node.op_type in ("Mul", "Div"):  # by 1 too, where queries were scaled before
+                inside = next((index for index in (0, 1) if self.scalar(node.input[1 - index]) is not None), None)
             if inside is None:
                 break
-            found.append((node, inside))
+            found += [(node, inside)] if self._scales(node, inside) else []
             name = node.input[inside]
         return found
 
