@@ -13,13 +13,14 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 
 DEMO := .demo/minilm
 
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection reference lint format clean distclean
+.PHONY: help demo test sweep bench compat projection faults reference lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for e
 
 projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: how exact tags are through each tool
 	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
+
+faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names planted faults; FAULTS_ARGS="--only bert --limit 50"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py $(FAULTS_ARGS)
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py
