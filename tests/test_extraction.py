@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -648,3 +650,13 @@ def test_the_text_is_safe_to_print(
 
     print_extract(replace(report, inputs=hostile, shared=("\x1b[2J",)))
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_no_torch(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A part is cut out without it: importing it takes longer than the cut."""
+    code = (
+        "import sys; from optimum_htp import extract; extract(sys.argv[1], 'bert.encoder', output=sys.argv[2]); "
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(exported("bert")), str(tmp_path / "part.onnx")]
+    subprocess.run(command, check=True)

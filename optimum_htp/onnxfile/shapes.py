@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import logging
 import re
+import runpy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from optimum_htp.onnxfile import schema
@@ -31,6 +34,7 @@ from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, field
 Size: TypeAlias = int | str | None
 
 _SMALL_TENSOR_BYTES = 4096
+_LOGGER = "symbolic_shape_infer"
 # Operators of ONNX Runtime whose output has the shape of the first input.
 _SAME_SHAPE = frozenset(
     (
@@ -124,14 +128,21 @@ def _infer(
     return types
 
 
+@cache
+def _inference_class() -> Any:
+    """ONNX Runtime's `SymbolicShapeInference`, by its file: importing the package around it imports torch."""
+    import onnxruntime
+
+    file = Path(onnxruntime.__file__).parent / "tools" / "symbolic_shape_infer.py"
+    return runpy.run_path(str(file), run_name=_LOGGER)["SymbolicShapeInference"]
+
+
 def _symbolic_inference(model: Any, given: Iterable[Value]) -> dict[str, Value]:
     """What ONNX Runtime's symbolic inference says of the tensors up to the first operator that it doesn't know."""
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
     # Its `infer_shapes` does the same, but where it does not get to the end it writes a file to the current directory
     # and throws away what it knows. `onnxruntime.transformers.shape_infer_helper` calls these methods, too.
-    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
-    with _quiet("onnxruntime.tools.symbolic_shape_infer"), suppress(Exception):  # it asserts what it does not expect
+    inference = _inference_class()(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+    with _quiet(_LOGGER), suppress(Exception):  # it asserts what it does not expect
         inference._preprocess(model)
         while inference.run_:
             inference._infer_impl()
