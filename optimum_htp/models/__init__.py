@@ -1,13 +1,8 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
 
-| task | files |
-|---|---|
-| the PyTorch model: find and load it; cut it into the parts that files are exports of, run it | `torch_source`; `torch_parts` |
-| which module a file is an export of | `exported_root` |
-| the task of a model | `optimum_tasks` |
-| sessions; the `ORTModel` of a package | `runtime`; `auto`, `session_model` |
-| inputs of a graph, made or read | `inputs` |
-| how far results are apart, and how far they may be | `measures` |
+`torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
+an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
+on; `measures` says how far results are apart, and how far they may be.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX

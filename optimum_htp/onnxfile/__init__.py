@@ -1,13 +1,11 @@
 """ONNX files without their weights: read, rewritten, renamed and cut, field by field.
 
-| task | files |
-|---|---|
-| what a file says | `model`, `types`, `digest`; the numbers of all fields `schema`, how much is accepted `limits` |
-| read | `opening`, `reading`, `attributes`, on the wire format in `wire` |
-| look around in a graph | `edges` (producers and consumers), `scopes` (visible names), `shapes` (types of all tensors) |
-| write | `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (is it still what was written) |
-| change | `rewriting` (metadata), `renaming`, `tensors` (weights moved), on one `walk` |
-| cut out and put together | `spans` (where things are in a file), `source_files`, `assembly` |
+- What a file says: `model`, `types`, `digest`; the numbers of all fields are in `schema`, how much is accepted in `limits`.
+- Reading: `opening`, `reading`, `attributes`, on the wire format in `wire`.
+- Looking around: `edges` (producers, consumers), `scopes` (visible names), `shapes` (the types of all tensors).
+- Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
+- Changing, on one `walk`: `rewriting` (metadata), `renaming`, `tensors` (weights moved).
+- Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
 """
 
 from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
