@@ -77,8 +77,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The room that hands each public name out, in the order of the reference (docs/reference.md): a function, and the types
-# that it gives. Type checkers read the imports above; a test holds both to the same names.
+# The room that hands each public name out, in the order of docs/reference.md; a test holds the imports above to it.
 _ROOMS = {
     "export": "ExportReport HtpExporter export_module main_export",
     "methods": "HtpPackage load_package",

@@ -1,7 +1,4 @@
-"""Packages: `load_package` opens one, and `HtpPackage` has the verbs as its methods.
-
-A verb is a function whose first argument is a package: as an attribute of a class, a method with the same parameters.
-"""
+"""Packages: `load_package` opens one, and `HtpPackage` has as its methods the verbs, whose first argument a package is."""
 
 from __future__ import annotations
 

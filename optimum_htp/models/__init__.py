@@ -2,7 +2,7 @@
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
 an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
-on; `measures` says how far results are apart, and how far they may be.
+on; `measures` says how far results may be apart.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
