@@ -88,7 +88,7 @@ def _modules(phase: PhaseProfile) -> Iterator[TimeRow]:
 def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
     layers = [module for module in phase.modules if module.is_layer]
     yield from map(_module, layers)
-    inside = sum((layer.total_time for layer in layers), start=Microseconds.zero(len(phase.kernel_time)))
+    inside = sum((layer.total_time for layer in layers), start=Microseconds((0,) * len(phase.kernel_time)))
     times = zip(phase.kernel_time, inside, phase.unattributed, strict=True)
     rest = Microseconds(whole - layered - unknown for whole, layered, unknown in times)
     kernels = sum(module.kernels for module in phase.modules if not module.depth)
@@ -112,7 +112,7 @@ def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
 def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
     yield from (_group(group, "class") for group in phase.by_class())
     if phase.fused:
-        time = sum((nodes.time for nodes in phase.fused), start=Microseconds.zero(len(phase.kernel_time)))
+        time = sum((nodes.time for nodes in phase.fused), start=Microseconds((0,) * len(phase.kernel_time)))
         yield _flat("fused", "(fused across modules)", sum(nodes.kernels for nodes in phase.fused), time, {})
 
 
