@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
-        CallComparison as CallComparison, CompareReport as CompareReport, Isolated as Isolated,
+        CallComparison as CallComparison, CompareReport as CompareReport, Culprit as Culprit,
         PartComparison as PartComparison, compare as compare,
     )
     from optimum_htp.verbs.diff import (
@@ -97,7 +97,7 @@ _ROOMS = {
         "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime OpTime PhaseDelta "
         "PhaseProfile ProfileDelta ProfileReport profile"
     ),
-    "verbs.compare": "CallComparison CompareReport Isolated PartComparison compare",
+    "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
     "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",

@@ -17,13 +17,15 @@ from optimum_htp.models.inputs import (
     phases,
 )
 from optimum_htp.models.measures import (
+    QUANTIZED_OPERATORS,
     Array,
     Errors,
+    Measure,
     compare_arrays,
     computes_in,
     default_tolerance,
+    finite,
     measure_errors,
-    measure_in_any_layout,
     random_operators,
     worst_errors,
 )

@@ -82,6 +82,7 @@ def make_inputs(
     sizes: InputSizes | None = None,
     phase: str = "forward",
     varied: bool = False,
+    seed: int = 0,
 ) -> dict[str, Array]:
     """Inputs of the given sizes for one of `phases(model)`. Raises HtpError if a size or a type is unknown.
 
@@ -89,7 +90,7 @@ def make_inputs(
     """
     import numpy as np
 
-    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0), varied)
+    maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(seed), varied)
     return {value.name: maker.make(value) for value in graph_inputs(model)}
 
 

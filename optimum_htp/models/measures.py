@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from itertools import permutations
 from math import inf, isfinite, log10
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +22,7 @@ only tells a broken graph from a coarse one: single elements of a sound small mo
 largest value.
 """
 
-_QUANTIZED_OPERATORS = frozenset(
+QUANTIZED_OPERATORS = frozenset(
     (
         "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger QLinearMatMul QLinearConv "
         "MatMulIntegerToFloat DynamicQuantizeMatMul DynamicQuantizeLSTM QGemm QAttention QEmbedLayerNormalization "
@@ -31,14 +30,13 @@ _QUANTIZED_OPERATORS = frozenset(
     ).split()
 )
 
-_MOST_AXES = 4
 _BLOCK = 1 << 18  # elements that are compared at once
 _TINY = 1e-12  # for a reference that is 0 everywhere
 
 
 def computes_in(model: OnnxModel) -> str:
     """The coarsest type of a model's matrices, by its name in `TOLERANCES`; `"int8"` if anything is quantized."""
-    if any(node.op_type in _QUANTIZED_OPERATORS for _, node in model.nodes()):
+    if any(node.op_type in QUANTIZED_OPERATORS for _, node in model.nodes()):
         return "int8"
     types = {tensor.data_type for _, graph in model.graphs() for tensor in graph.initializers if len(tensor.dims) > 1}
     types = types or {value.elem_type for value in (*model.graph.inputs, *model.graph.outputs)}
@@ -70,61 +68,71 @@ def compare_arrays(actual: Array, expected: Array) -> Errors:
     return errors if actual.dtype.kind == "f" or not errors.max_abs else replace(errors, relative=inf)
 
 
-def measure_in_any_layout(actual: Array, expected: Array, *, tolerance: float) -> Errors | None:
-    """As `measure_errors`, in an order of axes in which both agree (optimizers move transpositions), else its own."""
-    as_it_is = measure_errors(actual, expected) if actual.shape == expected.shape else None
-    if as_it_is is not None and as_it_is.relative <= tolerance:
-        return as_it_is
-    if sorted(actual.shape) == sorted(expected.shape) and 2 <= actual.ndim <= _MOST_AXES:
-        for order in permutations(range(actual.ndim)):
-            permuted = actual.transpose(order)
-            if permuted.shape == expected.shape:
-                errors = measure_errors(permuted, expected)
-                if errors.relative <= tolerance:
-                    return errors
-    return as_it_is
-
-
 def measure_errors(actual: Array, expected: Array) -> Errors:
     """How far a tensor is from its reference, which has the same shape; of any numeric or boolean type.
 
     NaNs, infinities, and values near the largest of the type (attention masks) have to be in the same places.
     """
-    import numpy as np
+    measure = Measure()
+    measure.add(actual, expected)
+    return measure.errors()
 
-    dtypes = [array.dtype for array in (actual, expected) if array.dtype.kind == "f"]
-    limit = 0.9 * min((float(np.finfo(dtype).max) for dtype in dtypes), default=inf)
-    left, right = actual.ravel(), expected.ravel()
-    worst = total = noise = signal = energy = product = largest = 0.0
-    count = 0
-    for start in range(0, right.size, _BLOCK):
-        ours, theirs = (array[start : start + _BLOCK].astype(np.float64) for array in (left, right))
-        special = _special(theirs, limit)
-        if not np.array_equal(special, _special(ours, limit)):
+
+@dataclass(slots=True)
+class Measure:
+    """How far a tensor is from its reference over several samples: what `measure_errors` says of all together."""
+
+    special: bool = False  # what is no ordinary number is in other places than in the reference
+    count: int = 0
+    worst: float = 0.0
+    largest: float = 0.0
+    total: float = 0.0
+    noise: float = 0.0
+    signal: float = 0.0
+    energy: float = 0.0
+    product: float = 0.0
+
+    def add(self, actual: Array, expected: Array) -> None:
+        """Counts one sample more; both arrays have one shape."""
+        import numpy as np
+
+        dtypes = [array.dtype for array in (actual, expected) if array.dtype.kind == "f"]
+        limit = 0.9 * min((float(np.finfo(dtype).max) for dtype in dtypes), default=inf)
+        left, right = actual.ravel(), expected.ravel()
+        for start in range(0, right.size, _BLOCK):
+            ours, theirs = (array[start : start + _BLOCK].astype(np.float64) for array in (left, right))
+            special = _special(theirs, limit)
+            if not np.array_equal(special, _special(ours, limit)):
+                self.special = True
+                return
+            if special.any():
+                ours, theirs = ours[special == 0], theirs[special == 0]
+            if not theirs.size:
+                continue
+            difference = np.abs(ours - theirs)
+            self.count += theirs.size
+            self.worst = max(self.worst, float(difference.max()))
+            self.largest = max(self.largest, float(np.abs(theirs).max()))
+            self.total += float(difference.sum())
+            self.noise += float(np.dot(difference, difference))
+            self.signal += float(np.dot(theirs, theirs))
+            self.energy += float(np.dot(ours, ours))
+            self.product += float(np.dot(ours, theirs))
+
+    def errors(self) -> Errors:
+        """What all samples say."""
+        if self.special:
             return _NO_NUMBER
-        if special.any():
-            ours, theirs = ours[special == 0], theirs[special == 0]
-        if not theirs.size:
-            continue
-        difference = np.abs(ours - theirs)
-        count += theirs.size
-        worst = max(worst, float(difference.max()))
-        largest = max(largest, float(np.abs(theirs).max()))
-        total += float(difference.sum())
-        noise += float(np.dot(difference, difference))
-        signal += float(np.dot(theirs, theirs))
-        energy += float(np.dot(ours, ours))
-        product += float(np.dot(ours, theirs))
-    if not noise:
-        return EXACT
-    length = energy**0.5 * signal**0.5
-    return Errors(
-        max_abs=worst,
-        mean_abs=total / count,
-        relative=worst / max(largest, _TINY),
-        cosine=product / length if length else 0.0,
-        sqnr_db=10 * log10(signal / noise) if signal else -inf,
-    )
+        if not self.noise:
+            return EXACT
+        length = self.energy**0.5 * self.signal**0.5
+        return Errors(
+            max_abs=self.worst,
+            mean_abs=self.total / self.count,
+            relative=self.worst / max(self.largest, _TINY),
+            cosine=self.product / length if length else 0.0,
+            sqnr_db=10 * log10(self.signal / self.noise) if self.signal else -inf,
+        )
 
 
 def _special(values: Array, limit: float) -> Array:
@@ -156,7 +164,12 @@ class Errors:
 
     def to_dict(self) -> dict[str, float | None]:
         """As JSON has it, which knows no infinity: null stands for that."""
-        return {name: value if isfinite(value) else None for name, value in asdict(self).items()}
+        return {name: finite(value) for name, value in asdict(self).items()}
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON has it; None for an infinite one."""
+    return value if value is not None and isfinite(value) else None
 
 
 EXACT = Errors(0.0, 0.0, 0.0, 1.0, inf)

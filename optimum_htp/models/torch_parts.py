@@ -154,16 +154,16 @@ def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
 
 
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
+def same_random_numbers(seed: int = 0) -> Iterator[None]:
     """Draws the same random numbers each time, in torch, numpy and Python, and restores the caller's generators."""
     import numpy as np
     import torch
 
     python, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        np.random.seed(0)
-        random.seed(0)
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         try:
             yield
         finally:
@@ -171,19 +171,39 @@ def same_random_numbers() -> Iterator[None]:
             np.random.set_state(numpy_state)
 
 
-@same_random_numbers()
-def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, int]) -> Example:
-    """Makes inputs of sizes by Optimum's names and runs them in PyTorch; raises whatever the model raises."""
+def run_reference(
+    part: Part,
+    input_names: Collection[str],
+    *,
+    shapes: Mapping[str, int],
+    given: Mapping[str, Array] | None = None,
+    seed: int = 0,
+) -> Example:
+    """Runs a part in PyTorch; raises whatever the model raises.
+
+    Args:
+        part: The part.
+        input_names: The inputs that the ONNX file takes. PyTorch gets no others: the model has defaults for them.
+        shapes: Sizes of the inputs that are made, by Optimum's names.
+        given: Inputs by the names in the file, those with past key values too, in place of made ones.
+        seed: For the inputs that are made, and for what the model itself draws.
+    """
     import torch
 
     onnx_config = part.onnx_config
-    made = _generated(onnx_config, shapes)
-    given = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
-    with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
-        answer = part.module(**given)
+    with same_random_numbers(seed):
+        made = _within_config(_generated(onnx_config, shapes), part.module)
+        inputs = _flat(onnx_config, onnx_config.generate_dummy_inputs_for_validation(dict(made), list(input_names)))
+        made = {key: value for key, value in made.items() if key not in inputs or key in input_names}
+        if given is not None:
+            places = {id(value): name for name, value in inputs.items()}
+            inputs = {name: torch.from_numpy(array) for name, array in given.items()}
+            made = {key: _replaced(value, places, inputs) for key, value in made.items()}
+        taken = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
+        with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
+            answer = part.module(**taken)
     names = {"past_key_values": "present", **onnx_config.torch_to_onnx_output_map}
     outputs = _flat(onnx_config, {names.get(key, key): value for key, value in answer.items()})
-    inputs = _flat(onnx_config, onnx_config.generate_dummy_inputs_for_validation(made, input_names))
     return Example(
         {name: as_array(value) for name, value in inputs.items() if name in input_names},
         {name: as_array(value) for name, value in outputs.items()},
@@ -194,6 +214,23 @@ def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:
     from optimum.utils import DEFAULT_DUMMY_SHAPES
 
     return dict(onnx_config.generate_dummy_inputs(framework="pt", **{**DEFAULT_DUMMY_SHAPES, **shapes}))
+
+
+def _within_config(made: dict[str, Any], module: Any) -> dict[str, Any]:
+    """Optimum draws token types of 0 and 1 also for models that know but one."""
+    types = getattr(getattr(module, "config", None), "type_vocab_size", None)
+    if isinstance(types, int) and types > 0 and "token_type_ids" in made:
+        return {**made, "token_type_ids": made["token_type_ids"] % types}
+    return made
+
+
+def _replaced(value: Any, places: Mapping[int, str], tensors: Mapping[str, Any]) -> Any:
+    """Nested tuples, lists and dicts, with other tensors in the places that have names."""
+    if isinstance(value, Mapping):
+        return {key: _replaced(item, places, tensors) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_replaced(item, places, tensors) for item in value)
+    return tensors.get(places.get(id(value), ""), value)
 
 
 def _flat(onnx_config: Any, values: Mapping[str, Any]) -> dict[str, Any]:

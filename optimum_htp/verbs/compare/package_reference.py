@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.models import Array
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.compare.boundaries import Boundaries
+from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.prober import Prober
-from optimum_htp.verbs.compare.reference import ReferenceCall
+from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 _BYTES = 4  # of a number, or fewer
 
@@ -19,63 +19,78 @@ _Key = tuple[str, int]
 
 
 class PackageReference:
-    """A file of another package, run on the same inputs.
-
-    `shared` are the tensors of the graph that is compared: of several that a call may have returned, one of these is it.
-    """
+    """A file of another package, run on some inputs: what crosses the borders of calls in its graph."""
 
     def __init__(
-        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], shared: Collection[str]
+        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], results: Sequence[str]
     ) -> None:
         self.name = name
         self.inputs = inputs
         self._tagged = tagged
         self._prober = prober
-        self._shared = shared
         self._count = cache(tagged.calls)  # how often a module ran, if known
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
-        self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
+        self._graph = CallGraph(prober.flat, self.calls, self.call_of)
+        self._borders = {number: self._border(number) for number in self._graph.nodes}
+        self.named_calls = sorted(self._graph.nodes)
         self.calls = self._with_sizes()
-        outputs = prober.run(prober.flat.outputs, inputs)
+        outputs = prober.run([name for name in results if self.has(name)], inputs)
         self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
+
+    def has(self, name: str) -> bool:
+        """Whether the graph has a tensor with a name that depends on its inputs."""
+        return name in self._prober.flat.producer
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
         known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
         return known[-1] if known else None
 
-    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
-        """What some calls returned: the last floating-point tensor that is used outside."""
-        chosen = {number: self._output(number) for number in wanted}
-        values = self._prober.run([name for name in chosen.values() if name is not None], self.inputs)
+    def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
+        """What enters and leaves some calls, by the names in the graph."""
+        borders = {number: self._borders.get(number, ((), ())) for number in wanted}
+        names = dict.fromkeys(name for sides in borders.values() for side in sides for name in side)
+        values = self._prober.run(list(names), self.inputs)
+        arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
+
+        def known(side: Sequence[str]) -> tuple[PortValue, ...]:
+            return tuple(PortValue(arrays[name], name) for name in side if name in arrays)
+
         return {
-            number: (values[name],) if name is not None and values[name].dtype.kind == "f" else ()
-            for number, name in chosen.items()
+            number: CallValues(
+                known(received), tuple(value for value in known(returned) if value.array.dtype.kind == "f")
+            )
+            for number, (received, returned) in borders.items()
         }
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
         """The tensors with some names, those that a node of the graph produces."""
-        return self._prober.run([name for name in names if name in self._prober.flat.producer], self.inputs)
+        return self._prober.run([name for name in names if self.has(name)], self.inputs)
 
-    def received(self, number: int) -> tuple[Array, ...]:
-        """The tensors that a call takes from outside."""
-        return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
-
-    def _output(self, number: int) -> str | None:
-        if number not in self._boundaries.nodes or number in self._boundaries.fused:
-            return None
-        candidates = self._boundaries.candidates(number)
-        used = (name for name in candidates if self._boundaries.is_used(number, name))
-        return next((name for name in used if name in self._shared), next(iter(candidates), None))
+    def _border(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        graph, prober = self._graph, self._prober
+        received = [name for name in graph.entering(number) if prober.may_be_port(name)]
+        inside = [name for name in graph.inside(number) if prober.may_be_float(name)]
+        leaving = [name for name in graph.leaving(number) if name in inside and graph.is_used(number, name)]
+        return tuple(received), tuple(reversed(leaving or inside[:1]))
 
     def _with_sizes(self) -> list[ReferenceCall]:
-        """The calls with the sizes of what they return, from a run that holds none of it."""
-        chosen = {call.number: self._output(call.number) for call in self.calls}
-        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
-        sizes = {number: _BYTES * lengths.get(name or "", 0) for number, name in chosen.items()}
-        fused = self._boundaries.fused
-        return [replace(call, bytes=sizes[call.number], fused=call.number in fused) for call in self.calls]
+        """The calls with the sizes of what they take and return, from a run that holds none of it."""
+        names = {name for sides in self._borders.values() for side in sides for name in side}
+        lengths = self._prober.lengths([name for name in names if self.has(name)], self.inputs)
+        own: dict[int, int] = {}
+        for owner in self._graph.owner:
+            if owner is not None:
+                own[owner] = own.get(owner, 0) + 1
+        return [
+            replace(
+                call,
+                bytes=_BYTES * sum(lengths.get(name, 0) for side in self._borders[call.number] for name in side),
+                nodes=own.get(call.number, 0),
+            )
+            for call in self.calls
+        ]
 
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""
@@ -112,6 +127,7 @@ class PackageReference:
         return 0 if call is None and self._count(above) is None else call
 
     def _parent(self, tag: str, call: int, numbers: Mapping[_Key, int]) -> int | None:
-        above = tag.rpartition("/")[0]
-        outer = self._call(NodeTag(tag, "scope", call), above) if above else None
-        return numbers.get((above, outer)) if outer is not None else None
+        """The call that one was made from, or the innermost around it that is known."""
+        node = NodeTag(tag, "scope", call)
+        known = [numbers[key] for key in self._chain(node) if key in numbers and key[0] != tag]
+        return known[-1] if known else None

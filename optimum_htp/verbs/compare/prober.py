@@ -2,18 +2,22 @@
 
 The parts of the file are copied byte by byte; weights are neither parsed nor held in memory, and external ones are read
 from where they are.
+
+ONNX Runtime's CPU provider has few kernels for float16: it computes in float32 and drops the casts in between, so that what
+overflows on a GPU does not. Here each float16 tensor passes a sequence of one, which it can't see through: so it is rounded.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, Array, computes_in, open_session, run_session, session_options
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -34,9 +38,16 @@ from optimum_htp.onnxfile import (
     scopes_of,
     tensor_types,
 )
+from optimum_htp.verbs.compare.cut import Correction, Plan, PlannedNode
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
+logger = logging.getLogger(__name__)
+
 _LENGTH = "/optimum_htp_length"
+HALF_NOTE = (
+    "float16 tensors are rounded to float16, as a GPU does; ONNX Runtime's CPU provider alone would compute in float32"
+)
+_UNROUNDED, _LIST, _ZERO = "/optimum_htp_unrounded", "/optimum_htp_list", "/optimum_htp_zero"
 _IN_MEMORY_BYTES = 64_000_000
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -55,6 +66,8 @@ class Prober:
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
         self._declared = {value.name: value for value in model.graph.inputs}
         self._external = bool(external_data_files(model))
+        # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
+        self.rounds_half = provider == DEFAULT_PROVIDER and computes_in(model) == "float16"
         self.types = tensor_types(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes)
 
     def __enter__(self) -> Prober:
@@ -63,10 +76,51 @@ class Prober:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def name(self) -> str:
+        """What it runs, for messages."""
+        return str(self._model.path)
+
     def may_be_float(self, name: str) -> bool:
         """Whether a tensor is of a floating-point type, or of an unknown one."""
         value = self.types.get(name)
         return value is None or not value.elem_type or element_type(value.elem_type).is_float
+
+    def may_be_port(self, name: str) -> bool:
+        """Whether a tensor may be one that modules hand on: of numbers, of booleans, or of indices, and not a size."""
+        value = self.types.get(name)
+        if value is None or not value.elem_type or element_type(value.elem_type).kind != "integer":
+            return True
+        return value.shape is None or len(value.shape) > 1
+
+    def type_of(self, name: str) -> str:
+        """The name of a tensor's element type; that of an unknown one is "undefined"."""
+        value = self.types.get(name)
+        return element_type(value.elem_type if value is not None else 0).name
+
+    def is_small_integer(self, name: str) -> bool:
+        """Whether a tensor is an initializer of 8 bits or fewer, as quantized weights are."""
+        number = next((s.data_type for g in self.flat.scopes for s in g.initializers if s.name == name), 0)
+        element = element_type(number)
+        return element.kind == "integer" and (element.bits or 64) <= 8
+
+    def constant(self, name: str) -> Array | None:
+        """The values of an initializer; None for what is not one, or can't be read."""
+        import onnx
+        from onnx.external_data_helper import load_external_data_for_tensor
+
+        span = initializer_span(self._scopes, name)
+        if span is None or span[1]:
+            return None
+        tensor = onnx.TensorProto.FromString(bytes(self._files.data[slice(*span[0])]))
+        try:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                load_external_data_for_tensor(tensor, str(self._model.path.parent))
+            array: Array = onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # of files that are missing, and types that numpy lacks
+            logger.debug("%s: %s", name, error)
+            return None
+        return array
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """What is known of a tensor's shape; None if not even the number of its axes is."""
@@ -99,12 +153,22 @@ class Prober:
         lengths = self._compute(counted, nodes, {name: inputs[name] for name in needed}, more=counters)
         return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
 
+    def start(self, plan: Plan) -> Run:
+        """What runs a plan, as often as there are samples."""
+        return Run(self, plan)
+
     def _compute(
         self, outputs: Sequence[str], nodes: Sequence[int], feed: Mapping[str, Array], *, more: Iterable[bytes] = ()
     ) -> list[Any]:
+        planned = [PlannedNode(index, {}) for index in nodes]
+        return run_session(self.session(planned, feed, outputs, more), outputs, feed, name=str(self._model.path))
+
+    def session(
+        self, nodes: Sequence[PlannedNode], feed: Mapping[str, Array], outputs: Iterable[str], more: Iterable[bytes]
+    ) -> Any:
+        """A session for some nodes, and encoded `more`, with inputs like the given ones. Raises HtpError."""
         inputs = [self._input(name, array) for name, array in feed.items()]
-        session = self._open(self._pieces(nodes, inputs, outputs, more=more))
-        return run_session(session, outputs, feed, name=str(self._model.path))
+        return self._open(self._pieces(nodes, inputs, outputs, more=more))
 
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
@@ -113,20 +177,39 @@ class Prober:
         return Value(name, NUMBERS[str(array.dtype)], tuple(f"{name}_{axis}" for axis in range(array.ndim)))
 
     def _pieces(
-        self, nodes: Sequence[int], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes]
+        self, nodes: Sequence[PlannedNode], inputs: Iterable[Value], outputs: Iterable[str], *, more: Iterable[bytes]
     ) -> list[Piece]:
-        chosen = [self.flat.nodes[index] for index in nodes]
-        used = dict.fromkeys(name for flat in chosen for name in reads(flat.node))
+        used = dict.fromkeys(name for node in nodes for name in reads(self.flat.nodes[node.index].node))
         stored = [span for name in used if (span := initializer_span(self._scopes, name)) is not None]
+        encoded = [piece for node in nodes for piece in self._encoded(node)]
+        if self.rounds_half:
+            encoded.append([_zero()])
         graph = graph_pieces(
             name="probe",
-            nodes=[*([self._scopes[flat.scope].nodes[flat.index]] for flat in chosen), *([node] for node in more)],
+            nodes=[*encoded, *([node] for node in more)],
             initializers=([span] for span, is_sparse in stored if not is_sparse),
             sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
             inputs=inputs,
             outputs=map(Value, outputs),
         )
         return model_pieces(self._spans, graph)
+
+    def _encoded(self, planned: PlannedNode) -> Iterator[list[Piece]]:
+        flat = self.flat.nodes[planned.index]
+        halves = [name for name in flat.node.outputs if self.rounds_half and self._is_half(name)]
+        names = dict(planned.names)
+        for name in halves:
+            names[name] = f"{names.get(name, name)}{_UNROUNDED}"
+        span = self._scopes[flat.scope].nodes[flat.index]
+        yield [renamed_node(self._files.data[slice(*span)], names) if names else span]
+        for name in halves:
+            rounded = planned.names.get(name, name)
+            yield [encode_node("SequenceConstruct", [names[name]], [f"{rounded}{_LIST}"])]
+            yield [encode_node("SequenceAt", [f"{rounded}{_LIST}", _ZERO], [rounded])]
+
+    def _is_half(self, name: str) -> bool:
+        value = self.types.get(name)
+        return value is not None and element_type(value.elem_type).name == "float16"
 
     def _open(self, pieces: list[Piece]) -> Any:
         options = session_options(threads=self._threads)
@@ -142,3 +225,82 @@ class Prober:
             with file.open("wb") as stream:
                 self._files.write(pieces, stream.fileno())
             return open_session(file, options, provider=self._provider, name=name)
+
+
+class Run:
+    """A plan, run on one sample after another in one session."""
+
+    def __init__(self, prober: Prober, plan: Plan) -> None:
+        self._prober = prober
+        self._plan = plan
+        self._session: Any = None
+
+    def on(
+        self,
+        inputs: Mapping[str, Array],
+        fed: Mapping[str, Array],
+        deltas: Mapping[str, tuple[Array, Array, Array]] | None = None,
+    ) -> dict[str, Array]:
+        """What is asked for, by that.
+
+        Args:
+            inputs: The graph's own.
+            fed: The reference's values, by the names in the plan.
+            deltas: For each correction what is added, what is taken instead, and where (boolean).
+
+        Raises:
+            HtpError: ONNX Runtime can't load or run it.
+        """
+        plan, prober = self._plan, self._prober
+        feed = {**{name: inputs[name] for name in sorted(plan.inputs)}, **fed}
+        for correction in plan.corrections:
+            feed |= zip(_parts(correction), (deltas or {})[correction.name], strict=True)
+        names = list(dict.fromkeys(plan.shown.values()))
+        computed = [name for name in names if name not in feed]
+        if computed and self._session is None:
+            more = [node for correction in plan.corrections for node in _corrected(correction)]
+            self._session = prober.session(plan.nodes, feed, computed, more)
+        values = dict(feed)
+        if computed:
+            arrays = run_session(self._session, computed, feed, name=prober.name)
+            values.update(zip(computed, arrays, strict=True))
+        return {asked: values[name] for asked, name in plan.shown.items()}
+
+
+def _zero() -> bytes:
+    from onnx import helper
+
+    return helper.make_node("Constant", [], [_ZERO], value_int=0).SerializeToString()
+
+
+def _parts(correction: Correction) -> tuple[str, str, str]:
+    return tuple(f"{correction.name}/{part}" for part in ("delta", "value", "replaced"))  # type: ignore[return-value]
+
+
+def _corrected(correction: Correction) -> Iterator[bytes]:
+    delta, value, replaced = _parts(correction)
+    yield encode_node("Add", [correction.base, delta], [f"{correction.name}/sum"])
+    yield encode_node("Where", [replaced, value, f"{correction.name}/sum"], [correction.name])
+
+
+def renamed_node(data: bytes, names: Mapping[str, str]) -> bytes:
+    """An encoded node that reads and gives tensors by other names, its bodies included where they read from around them."""
+    import onnx
+
+    node = onnx.NodeProto.FromString(bytes(data))
+    _rename(node, names)
+    return node.SerializeToString()
+
+
+def _rename(node: Any, names: Mapping[str, str]) -> None:
+    node.input[:] = [names.get(name, name) for name in node.input]
+    node.output[:] = [names.get(name, name) for name in node.output]
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+            own |= {name for inner in body.node for name in inner.output}
+            around = {name: new for name, new in names.items() if name not in own}
+            for inner in body.node:
+                _rename(inner, around)
+            for value in body.output:
+                value.name = around.get(value.name, value.name)

@@ -1,4 +1,4 @@
-"""What a graph is compared with: the calls of modules, and the tensors that each of them returned."""
+"""What a graph is compared with: the calls of modules, and the tensors that each of them was given and returned."""
 
 from __future__ import annotations
 
@@ -21,29 +21,40 @@ class ReferenceCall:
     call: int  # the 0-based index of the call
     repeated: bool = False  # the module ran more than once
     parent: int | None = None  # the number of the call that it was made from; None for the root's
-    bytes: int = 0  # the size of its outputs, roughly
-    # For each output the call inside that returned the same tensor first, and which of its outputs that is, or None.
-    passed_on: tuple[tuple[int, int] | None, ...] = ()  # empty if unknown
-    fused: bool = False  # an optimizer fused a part of it with other modules: no tensor has what it returned
-    several: bool = False  # it returned more than one tensor, of any type
+    bytes: int = 0  # the size of what it was given and returned, roughly
+    nodes: int | None = None  # how many nodes of the reference's graph are its own; None if the reference has no graph
+
+
+@dataclass(frozen=True, slots=True)
+class PortValue:
+    """A tensor that a call was given or that it returned, and its name in the reference's graph if there is one."""
+
+    array: Array
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallValues:
+    """What a call was given, and what it returned."""
+
+    received: tuple[PortValue, ...] = ()
+    returned: tuple[PortValue, ...] = ()
 
 
 class Reference(Protocol):
-    """What a graph is compared with."""
+    """What a graph is compared with, on one sample."""
 
     name: str  # what it is, for messages
     calls: Sequence[ReferenceCall]  # in the order in which they ended
     inputs: Mapping[str, Array]  # of the ONNX file
     outputs: Mapping[str, Array]  # the model's, by their names in the ONNX file
+    named_calls: Sequence[int]  # the calls of which some tensors have names
 
     def call_of(self, tag: NodeTag) -> int | None:
-        """The number of the call that a node belongs to; None if unknown."""
+        """The number of the call that a node belongs to, or of the innermost around it that is known."""
 
-    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
-        """What some calls returned."""
+    def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
+        """What some calls were given and returned."""
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, as far as there are any; none if the reference is not a graph."""
-
-    def received(self, number: int) -> tuple[Array, ...]:
-        """The tensors that a call was given."""
+        """The tensors of the reference's graph with some names, as far as it has them."""

@@ -1,4 +1,4 @@
-"""The result of a comparison: how far each module call is from its reference, and which makes the first error."""
+"""The result of a comparison: what each module call adds itself, what its output shows, and who is to blame."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimum_htp.models import Errors
+from optimum_htp.models import Errors, finite
 
 # So many modules that are off by themselves, by more than this, look like weights of another model.
-_MANY, _FAR = 3, 1e-2
+_MANY, _FAR_DB = 3, 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallComparison:
-    """One call of a module.
+    """One call of a module, or the operations of one between the calls in it.
 
     Attributes:
         order: Its place in the order in which the calls ended.
@@ -23,11 +23,14 @@ class CallComparison:
         path: Its dotted path.
         class_name: Its class.
         call: The 0-based index of the call; None if the module ran once.
-        nodes: Nodes of the call, those of the calls in it included.
-        tensors: The tensors of the graph that were compared, in the order of the module's outputs.
-        outputs: How many floating-point tensors the module returned.
-        errors: Those of the output that is farthest off; None if it was not compared.
+        operations: Whether it is what the module does between the calls in it: residual additions, masks, reshapes.
+        nodes: Nodes of the call, those of the calls in it included; of operations just these.
+        tensors: The tensors of the graph that were compared.
+        own: What it adds itself, with the reference's values at its inputs; None if unknown.
+        errors: Those of what it returns in the running model, of the output that is farthest off; None for operations,
+            and if it was not compared.
         over: Whether that is over the tolerance.
+        evidence: How the tensors were found: by their `name`, by their `value`, or by their `shape` only; None if none was.
         skipped: Why it was not compared; None if it was.
         compared_as: The path of the module whose output this one's tensor was compared with, if that was folded into
             it: a BatchNorm after a convolution.
@@ -38,17 +41,26 @@ class CallComparison:
     path: str
     class_name: str
     call: int | None = None
+    operations: bool = False
     nodes: int = 0
     tensors: tuple[str, ...] = ()
-    outputs: int = 0
+    own: Errors | None = None
     errors: Errors | None = None
     over: bool = False
+    evidence: str | None = None
     skipped: str | None = None
     compared_as: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """The part of its document that says which call it is."""
-        return {"path": self.path, "class": self.class_name, "tag": self.tag, "call": self.call, "order": self.order}
+        return {
+            "path": self.path,
+            "class": self.class_name,
+            "tag": self.tag,
+            "call": self.call,
+            "operations": self.operations,
+            "order": self.order,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The document of it in that of the report."""
@@ -56,58 +68,56 @@ class CallComparison:
             **self.identity(),
             "nodes": self.nodes,
             "tensors": list(self.tensors),
-            "outputs": self.outputs,
+            "own": self.own.to_dict() if self.own else None,
             "errors": self.errors.to_dict() if self.errors else None,
             "over": self.over,
+            "evidence": self.evidence,
             "not_compared": self.skipped,
             "compared_as": self.compared_as,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Isolated:
-    """The error that a module adds itself, apart from what it inherits: it was run on the reference's tensors.
-
-    These replace what the modules before it and the modules in it returned, so that of a module that contains others
-    only what it does itself is left.
+class Culprit:
+    """A module whose work is wrong, or one of those that add most.
 
     Attributes:
-        call: The module call.
-        added: The error on the reference's tensors, that of the operations `between` included.
-        alone: The error on just what the reference's module was given, so without these; None if there are none
-            between, or if what it was given is unknown.
-        source: The call whose own operations make the error: this one, or the one that those before it belong to; None
-            if nothing is over the tolerance, or if it is unknown.
-        fed: The tensors that were replaced by the reference's.
-        between: Modules around or before it whose operations lie between those tensors and the module, and so are part
-            of the error: a residual connection's, say.
-        not_fed: How many tensors that it depends on no module returned: they are computed from the model's inputs.
+        row: Its work: of several calls the one that adds most.
+        expected_sqnr_db: The SQNR that its work has at least if it is sound, by what it computes with.
+        output_error_without: The relative error of the outputs when its work is put right, in all its calls, and all else
+            is as it is; None if that can't be run.
+        output_sqnr_db_without: The same in dB, of all outputs together.
     """
 
-    call: CallComparison
-    added: Errors
-    alone: Errors | None = None
-    source: CallComparison | None = None
-    fed: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
-    not_fed: int = 0
+    row: CallComparison
+    expected_sqnr_db: float
+    output_error_without: float | None
+    output_sqnr_db_without: float | None
 
     @property
-    def over(self) -> bool:
-        """Whether the module itself adds more than the tolerance."""
-        return self.source is self.call
+    def path(self) -> str:
+        """The module's dotted path; "" for the root."""
+        return self.row.path
+
+    @property
+    def own(self) -> Errors:
+        """What it adds itself."""
+        assert self.row.own is not None  # that is what it is named for
+        return self.row.own
 
     def to_dict(self) -> dict[str, Any]:
         """The document of it in that of the report."""
         return {
-            **self.call.identity(),
-            "added": self.added.to_dict(),
-            "alone": self.alone.to_dict() if self.alone else None,
-            "over": self.over,
-            "source": self.source.identity() if self.source else None,
-            "fed": list(self.fed),
-            "between": list(self.between),
-            "not_fed": self.not_fed,
+            "path": self.row.path,
+            "call": self.row.call,
+            "operations": self.row.operations,
+            "own_sqnr_db": finite(self.own.sqnr_db),
+            "own_relative": finite(self.own.relative),
+            "expected_sqnr_db": finite(self.expected_sqnr_db),
+            "output_error_without": finite(self.output_error_without),
+            "output_sqnr_db_without": finite(self.output_sqnr_db_without),
+            "class": self.row.class_name,
+            "tag": self.row.tag,
         }
 
 
@@ -119,29 +129,48 @@ class PartComparison:
         file: The file's path in the package.
         branch: The branch of a merged decoder, `with past` or `without past`, or the phase that ran; else "".
         reference: What it was compared with.
-        inputs: The shape of each input.
+        inputs: The shape of each input, of the first sample.
+        samples: On how many inputs.
+        precision: What it computes with: `float32`, `float16`, `bfloat16` or `int8`.
         tolerance: What the relative error may be.
-        calls: The module calls that have nodes, in the order in which they ended.
+        verdict: `agrees` (all is within the tolerance), `one` (one module is wrong), `several`, `spread` (each adds a
+            little, as what it computes with does) or `unknown`.
+        reason: Why it is unknown.
+        culprits: The modules that are wrong, the one that explains most first.
+        carriers: Of `spread`, those that add most.
+        output_error_without_all: What is left of the error with the work of all culprits put right.
+        calls: The module calls that have nodes, in the order in which they ended, each followed by its operations.
         outputs: The model's outputs.
-        isolated: The first calls over the tolerance, run on the reference's tensors.
+        outputs_sqnr_db: The SQNR of all together.
         without_nodes: Module calls that have no nodes, such as dropout's.
+        missing: Modules with nodes in the reference that have none here.
         unknown_calls: Nodes of modules that ran more than once, of which nothing says which call they belong to.
         chunks: In how many runs the tensors were exposed.
         random: The operators of the graph that draw random numbers: tensors after them differ from run to run.
+        notes: What else has to be known to read the result.
     """
 
     file: str
     branch: str = ""
     reference: str
     inputs: Mapping[str, tuple[int, ...]]
+    samples: int = 1
+    precision: str = "float32"
     tolerance: float
+    verdict: str
+    reason: str | None = None
+    culprits: tuple[Culprit, ...] = ()
+    carriers: tuple[Culprit, ...] = ()
+    output_error_without_all: float | None = None
     calls: tuple[CallComparison, ...]
     outputs: Mapping[str, Errors]
-    isolated: tuple[Isolated, ...] = ()
+    outputs_sqnr_db: float = float("inf")
     without_nodes: int = 0
+    missing: tuple[str, ...] = ()
     unknown_calls: int = 0
     chunks: int = 1
     random: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -149,67 +178,72 @@ class PartComparison:
         return f"{self.file} ({self.branch})" if self.branch else self.file
 
     @property
+    def modules(self) -> tuple[CallComparison, ...]:
+        """The calls without the rows of their operations."""
+        return tuple(call for call in self.calls if not call.operations)
+
+    @property
     def compared(self) -> int:
         """How many module calls were compared."""
-        return sum(call.errors is not None for call in self.calls)
+        return sum(call.errors is not None for call in self.modules)
 
     @property
     def over(self) -> tuple[CallComparison, ...]:
-        """The calls over the tolerance."""
+        """The calls whose output is over the tolerance in the running model, whoever makes the error."""
         return tuple(call for call in self.calls if call.over)
 
     @property
-    def first_over(self) -> CallComparison | None:
-        """The first call over the tolerance."""
-        return next(iter(self.over), None)
+    def culprit(self) -> CallComparison | None:
+        """The work that explains most of the error; None if nobody is to blame, or it can't be told."""
+        return self.culprits[0].row if self.culprits else None
 
     @property
-    def culprit(self) -> CallComparison | None:
-        """The call that makes the first error: the first over the tolerance, or that of the operations before it."""
-        first = self.first_over
-        isolated = self.isolated_call(first)
-        return first if isolated is None or isolated.source is None else isolated.source
-
-    def isolated_call(self, call: CallComparison | None) -> Isolated | None:
-        """A call, run on the reference's tensors; None if it was not."""
-        return next((isolated for isolated in self.isolated if isolated.call is call), None)
+    def output_error(self) -> float:
+        """The largest relative error of an output; 0 if there is none to compare."""
+        return max((errors.relative for errors in self.outputs.values()), default=0.0)
 
     @property
     def skipped(self) -> dict[str, int]:
         """How many calls with nodes were not compared, by reason."""
-        return dict(Counter(call.skipped for call in self.calls if call.skipped is not None).most_common())
+        reasons = Counter(call.skipped for call in self.modules if call.skipped is not None)
+        return {**{f"nodes of {path or 'the root'} are missing in the file": 1 for path in self.missing}, **reasons}
 
     @property
     def looks_foreign(self) -> bool:
-        """Whether so many of the first modules are far off by themselves that the weights may be another model's."""
-        own = [isolated for isolated in self.isolated if isolated.over]
-        far = {isolated.call.path for isolated in own if (isolated.alone or isolated.added).relative > _FAR}
-        return len(far) >= _MANY
+        """Whether so many modules are wrong that the weights may be another model's."""
+        return len([each for each in self.culprits if each.own.sqnr_db < _FAR_DB]) > _MANY
 
     @property
     def ok(self) -> bool:
-        """Whether all modules and outputs are within the tolerance."""
-        return not self.over and all(errors.relative <= self.tolerance for errors in self.outputs.values())
+        """Whether nobody is to blame and the outputs are within the tolerance."""
+        return self.verdict not in ("one", "several") and self.output_error <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
         """The document of it in that of the report."""
         return {
-            "file": self.file,
+            "name": self.file,
             "branch": self.branch,
             "reference": self.reference,
-            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
-            "tolerance": self.tolerance,
+            "verdict": self.verdict,
+            "reason": self.reason,
             "ok": self.ok,
+            "precision": self.precision,
+            "tolerance": self.tolerance,
+            "output_error": finite(self.output_error),
+            "output_sqnr_db": finite(self.outputs_sqnr_db),
+            "output_error_without_all": finite(self.output_error_without_all),
+            "culprits": [culprit.to_dict() for culprit in self.culprits],
+            "carriers": [culprit.to_dict() for culprit in self.carriers],
             "compared": self.compared,
-            "calls_with_nodes": len(self.calls),
+            "not_compared": self.skipped,
+            "calls_with_nodes": len(self.modules),
             "calls_without_nodes": self.without_nodes,
             "nodes_of_unknown_calls": self.unknown_calls,
-            "not_compared": self.skipped,
             "looks_foreign": self.looks_foreign,
             "random": list(self.random),
-            "first_over": self.first_over.identity() if self.first_over else None,
-            "culprit": self.culprit.identity() if self.culprit else None,
-            "isolated": [isolated.to_dict() for isolated in self.isolated],
+            "notes": list(self.notes),
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "samples": self.samples,
             "outputs": {name: errors.to_dict() for name, errors in self.outputs.items()},
             "calls": [call.to_dict() for call in self.calls],
         }
@@ -240,13 +274,13 @@ class CompareReport:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was compared is within the tolerance."""
+        """Whether nobody is to blame and everything that was compared is within the tolerance."""
         return all(part.ok for part in self.parts)
 
     @property
     def coverage(self) -> float:
         """The share of module calls with nodes that were compared."""
-        calls = sum(len(part.calls) for part in self.parts)
+        calls = sum(len(part.modules) for part in self.parts)
         return sum(part.compared for part in self.parts) / calls if calls else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,5 +292,5 @@ class CompareReport:
             "ok": self.ok,
             "coverage": self.coverage,
             "not_compared": dict(self.not_compared),
-            "parts": [part.to_dict() for part in self.parts],
+            "files": [part.to_dict() for part in self.parts],
         }

@@ -1,4 +1,4 @@
-"""The source model in PyTorch as the reference: what each call of a module returned, by forward hooks."""
+"""The source model in PyTorch as the reference: what each call of a module took and returned, by hooks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError, reason
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeTag, name_for_caller, tag_module_path
+from optimum_htp.hierarchy import (
+    ModulePath,
+    ModuleTree,
+    NodeTag,
+    Roots,
+    name_for_caller,
+    tag_ancestors,
+    tag_module_path,
+)
 from optimum_htp.models import (
     Array,
     Example,
@@ -18,31 +26,41 @@ from optimum_htp.models import (
     SourceModel,
     as_array,
     run_reference,
-    same_random_numbers,
     tensors_in,
 )
-from optimum_htp.verbs.compare.reference import ReferenceCall
+from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 if TYPE_CHECKING:
     import torch
 
 
 class TorchReference:
-    """A part of the source model; `run` runs it, and again for outputs of calls that take more than `max_bytes`."""
+    """A part of the source model; `run` runs it, and again for calls whose tensors take more than `max_bytes`.
+
+    `roots` are those of the ONNX file, which say which calls its nodes were made in.
+    """
 
     def __init__(
-        self, part: Part, source: SourceModel, tree: ModuleTree, run: Callable[[], Example], *, max_bytes: int
+        self,
+        part: Part,
+        source: SourceModel,
+        tree: ModuleTree,
+        roots: Roots,
+        run: Callable[[], Example],
+        *,
+        max_bytes: int,
     ) -> None:
         self.name = f"{source.name} in PyTorch"
         self._root = part.module
         self._tree = tree
+        self._roots = roots
         self._run = run
         self._modules = {name: id(module) for name, module in self._root.named_modules(remove_duplicate=False)}
         recorder, example = self._record(max_bytes=max_bytes)
         self.calls: Sequence[ReferenceCall] = recorder.calls()
         self.inputs: Mapping[str, Array] = example.inputs
         self.outputs: Mapping[str, Array] = part.comparable(example.outputs)
-        self._began = [call.began for call in recorder.ended]
+        self.named_calls = [call.number for call in self.calls if call.parent is None][-1:]
         self._numbers = recorder.numbers
         self._kept = recorder.kept if recorder.has_room else None
 
@@ -51,26 +69,37 @@ class TorchReference:
             return recorder, self._run()
 
     def call_of(self, tag: NodeTag) -> int | None:
-        """The number of the call that a node belongs to; None if unknown."""
-        module = self._modules.get(tag_module_path(tag.tag))
-        if module is None:
-            return None
-        if tag.call is not None:
-            return self._numbers.get((module, tag.call))
-        return None if (module, 1) in self._numbers else self._numbers.get((module, 0))
+        """The number of the call that a node belongs to, or of the innermost around it that is known."""
+        for above in reversed(list(tag_ancestors(tag.tag))):
+            module = self._modules.get(tag_module_path(above))
+            if module is None:
+                continue
+            call = self._roots.call_above(tag, above)
+            if call is None and above == tag.tag:
+                call = tag.call
+            if call is None and (module, 1) not in self._numbers:
+                call = 0
+            if call is not None and (module, call) in self._numbers:
+                return self._numbers[module, call]
+        return None
 
-    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
-        """What some calls returned; the model runs again if it was too much to keep."""
+    def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
+        """What some calls were given and returned; the model runs again if it was too much to keep."""
         kept = self._kept if self._kept is not None else self._record(only=frozenset(wanted))[0].kept
-        return {number: kept[number] for number in wanted}
+        return {number: self._with_names(number, kept[number]) for number in wanted}
+
+    def _with_names(self, number: int, values: CallValues) -> CallValues:
+        """The root's outputs have names in the ONNX file."""
+        if number not in self.named_calls:
+            return values
+        outputs = [(name, array) for name, array in self.outputs.items() if array.dtype.kind == "f"]
+        return (
+            replace(values, returned=tuple(PortValue(array, name) for name, array in outputs)) if outputs else values
+        )
 
     def named(self, _: Sequence[str]) -> dict[str, Array]:
         """No tensors: those of PyTorch have no names."""
         return {}
-
-    def received(self, number: int) -> tuple[Array, ...]:
-        """The tensors that a call was given; the model runs again for them."""
-        return self._record(only=frozenset(), given_to=self._began[number])[0].given
 
 
 @dataclass(slots=True)
@@ -80,42 +109,35 @@ class _Call:
     module: int
     path: ModulePath
     index: int
-    began: int
     parent: _Call | None
-    given: tuple[torch.Tensor, ...]
+    given: list[tuple[torch.Tensor, PortValue | None]]
     number: int | None = None
     bytes: int = 0
-    several: bool = False
-    passed_on: tuple[tuple[int, int] | None, ...] = ()
 
 
 class _Recorder(ExitStack):
-    """Hooks on every module that keep what it returns. A context manager."""
+    """Hooks on every module that keep what it is given and returns. A context manager."""
 
     def __init__(
         self,
         root: torch.nn.Module,
         tree: ModuleTree,
         *,
-        only: frozenset[int] | None = None,  # the calls whose outputs are kept; None means all, up to `max_bytes`
-        given_to: int | None = None,  # the call whose inputs are kept, by the order in which calls began
+        only: frozenset[int] | None = None,  # the calls whose tensors are kept; None means all, up to `max_bytes`
         max_bytes: int = 2**62,
     ) -> None:
         super().__init__()
         self._root = root
         self._tree = tree
         self._only = only
-        self._given_to = given_to
         self._left = max_bytes
         self._paths: dict[int, list[ModulePath]] = {}
         self._counts: Counter[int] = Counter()
-        self._begun = 0
         self._stack: list[_Call] = []
-        self._returned: dict[int, tuple[weakref.ref[torch.Tensor], tuple[int, int]]] = {}
+        self._copies: dict[int, tuple[weakref.ref[torch.Tensor], PortValue]] = {}
         self.ended: list[_Call] = []
         self.numbers: dict[tuple[int, int], int] = {}
-        self.given: tuple[Array, ...] = ()
-        self.kept: dict[int, tuple[Array, ...]] = {}
+        self.kept: dict[int, CallValues] = {}
         for name, module in root.named_modules(remove_duplicate=False):
             path = tuple(name.split(".")) if name else ()
             if id(module) not in self._paths:
@@ -143,8 +165,6 @@ class _Recorder(ExitStack):
                     repeated=self._counts[call.module] > 1,
                     parent=call.parent.number if call.parent is not None else None,
                     bytes=call.bytes,
-                    passed_on=call.passed_on,
-                    several=call.several,
                 )
             )
         return calls
@@ -153,14 +173,12 @@ class _Recorder(ExitStack):
         if not self._stack and module is self._root:  # the model is run again
             self._counts.clear()
         parent = self._stack[-1] if self._stack else None
-        given = tuple(tensors_in((args, kwargs)))  # now: a dictionary of them may be added to
-        if self._begun == self._given_to:
-            self.given = tuple(map(_copied, given))
+        # Now, for a dictionary of them may be added to, and a tensor changed in place.
+        given = [(tensor, self._kept(tensor)) for tensor in tensors_in((args, kwargs))]
         paths = self._paths[id(module)]  # of the names that it goes by, that below its caller
         path = paths[0] if parent is None else name_for_caller(paths, parent.path, self._is_container)
-        self._stack.append(_Call(id(module), path, self._counts[id(module)], self._begun, parent, given))
+        self._stack.append(_Call(id(module), path, self._counts[id(module)], parent, given))
         self._counts[id(module)] += 1
-        self._begun += 1
 
     def _leave(self, module: torch.nn.Module, _: object, output: Any) -> None:
         while self._stack and self._stack[-1].module != id(module):  # of calls that raised
@@ -168,34 +186,50 @@ class _Recorder(ExitStack):
         if not self._stack:
             return
         call = self._stack.pop()
-        received, call.given = {id(tensor) for tensor in call.given}, ()
         number = call.number = len(self.ended)
         self.ended.append(call)
         self.numbers[id(module), call.index] = number
-        returned = tensors_in(output)
-        own = [tensor for tensor in returned if tensor.is_floating_point()]
+        received = {id(tensor) for tensor, _ in call.given}
+        own = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
         if len(own) > 1:  # what is only passed through is not an output; a single one may be changed in place
             own = [tensor for tensor in own if id(tensor) not in received]
-        call.several = len(returned) > 1
-        call.passed_on = tuple(self._first_return(tensor, number, index) for index, tensor in enumerate(own))
-        call.bytes = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in own)
-        if self._only is None:
-            self._left -= call.bytes
+        tensors = [*(tensor for tensor, _ in call.given), *own]
+        call.bytes = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in tensors)
+        if self._only is None or number in self._only:
+            given = tuple(value for _, value in call.given if value is not None)
+            returned = tuple(value for tensor in own if (value := self._kept(tensor)) is not None)
+            if self.has_room:
+                self.kept[number] = CallValues(given, returned)
+        call.given = []
         if not self.has_room:
             self.kept.clear()
-        elif self._only is None or number in self._only:
-            self.kept[number] = tuple(map(_copied, own))
+            self._copies.clear()
 
-    def _first_return(self, tensor: torch.Tensor, number: int, index: int) -> tuple[int, int] | None:
-        """The call that returned a tensor before, and which of its outputs it was."""
-        known = self._returned.get(id(tensor))
+    def _kept(self, tensor: torch.Tensor) -> PortValue | None:
+        """A copy of a tensor, the same one as long as its values are; None where nothing is kept.
+
+        With `only` what is given is copied for all calls, for it is not known yet how they are numbered, and let go again.
+        """
+        if not self.has_room:
+            return None
+        known = self._copies.get(id(tensor))
         if known is not None and known[0]() is tensor:
-            return known[1]
-        self._returned[id(tensor)] = weakref.ref(tensor), (number, index)
-        return None
+            array = as_array(tensor)
+            if array.shape == known[1].array.shape and _same(array, known[1].array):
+                return known[1]
+        value = PortValue(_copied(tensor))
+        key = id(tensor)
+        self._copies[key] = weakref.ref(tensor, lambda _: self._copies.pop(key, None)), value
+        if self._only is None:
+            self._left -= value.array.nbytes
+        return value
 
     def _is_container(self, path: ModulePath) -> bool:
         return path in self._tree and self._tree.module(path).container
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one is other or one.tobytes() == other.tobytes()
 
 
 def _copied(tensor: torch.Tensor) -> Array:
@@ -204,35 +238,17 @@ def _copied(tensor: torch.Tensor) -> Array:
 
 
 def run_part(
-    part: Part, input_names: list[str], shapes: Mapping[str, int], given: Mapping[str, Array] | None
+    part: Part, input_names: Sequence[str], shapes: Mapping[str, int], given: Mapping[str, Array] | None, seed: int
 ) -> Example:
     """Runs a module on inputs of these sizes, or on those that are given. Raises HtpError if PyTorch can't."""
     try:
-        if given is None:
-            return run_reference(part, input_names, shapes=shapes)
-        return _run_given(part, given)
+        return run_reference(part, input_names, shapes=shapes, given=given, seed=seed)
     except HtpError:
         raise
     except Exception as error:  # whatever the model raises for inputs that it does not take
         raise HtpError(
             f"{part.file}: PyTorch can't run it on these inputs: {reason(error)}; give other sizes"
         ) from error
-
-
-@same_random_numbers()
-def _run_given(part: Part, given: Mapping[str, Array]) -> Example:
-    import torch
-
-    if any(name.startswith("past_key_values") for name in given):
-        raise HtpError(
-            f"{part.file}: past key values can't be given to PyTorch from a file; give sizes instead of --inputs"
-        )
-    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
-    with part.onnx_config.patch_model_for_export(part.module), torch.inference_mode():
-        answer = part.module(**tensors)
-    outputs = {name: _copied(value) for name, value in answer.items() if isinstance(value, torch.Tensor)}
-    names = part.onnx_config.torch_to_onnx_output_map
-    return Example(dict(given), {names.get(name, name): value for name, value in outputs.items()})
 
 
 def check_source(part: Part, source: SourceModel, tree: ModuleTree, *, file: str) -> None:

@@ -1,18 +1,18 @@
 """`compare`: where an ONNX model differs from its reference, the source model in PyTorch or another package.
 
-For each call of a module the tensor that it returned (`boundaries`, `matching`) is compared with what the reference
-returned (`torch_reference` or `package_reference`) on the same inputs. Only these tensors are exposed (`prober`), as many
-at once as fit into memory. The first calls that are off are run again on the reference's tensors (`isolate`), to separate
-the error that they add from the one that they inherit.
+For each call of a module the tensors at its borders are found (`ports`) in the graph, and in the reference
+(`torch_reference` or `package_reference`). Cut there (`cut`), the graph shows in one session what each module adds itself
+(`own_errors`); held against what its arithmetic costs (`expected`), and against what the outputs are with its error taken
+off, that says who is to blame (`verdict`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
@@ -21,7 +21,6 @@ from optimum_htp.models import (
     InputSizes,
     Part,
     SourceModel,
-    check_inputs,
     check_provider,
     component_config,
     default_tolerance,
@@ -30,23 +29,22 @@ from optimum_htp.models import (
     graph_inputs,
     load_inputs,
     load_source_of,
-    make_inputs,
     phases,
-    random_operators,
 )
+from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpPackage, as_package, partner, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
-from optimum_htp.verbs.compare.isolate import Isolator
-from optimum_htp.verbs.compare.matching import Matcher
+from optimum_htp.verbs.compare.graph_comparison import compare_graph
+from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
 from optimum_htp.verbs.compare.package_reference import PackageReference
-from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
 
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
-_ISOLATED = 5
+_SAMPLES = 2  # that are made where none are given
 
 _Compared: TypeAlias = tuple[tuple[PartComparison, ...], dict[str, str]]  # and why other files were not compared
 
@@ -56,13 +54,16 @@ class _Options:
     """What a comparison was asked for."""
 
     sizes: InputSizes
-    inputs: Path | None
+    inputs: tuple[Path, ...]
     file: str | None
     tolerance: float | None
     max_bytes: int
     provider: str
     threads: int | None
-    isolate: int
+
+    def given(self, model: OnnxModel) -> list[dict[str, Array] | None]:
+        """The inputs of each sample; None for one that has to be made."""
+        return [load_inputs(path, model) for path in self.inputs] or [None] * _SAMPLES
 
 
 def compare(
@@ -71,14 +72,13 @@ def compare(
     model: str | Path | None = None,
     reference: str | Path | HtpPackage | None = None,
     file: str | None = None,
-    inputs: str | Path | None = None,
+    inputs: str | Path | Sequence[str | Path] | None = None,
     batch_size: int | None = None,
     sequence_length: int | None = None,
     height: int | None = None,
     width: int | None = None,
     dims: Mapping[str, int] | None = None,
     tolerance: float | None = None,
-    isolate: int = _ISOLATED,
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
     provider: str = DEFAULT_PROVIDER,
     threads: int | None = None,
@@ -92,7 +92,7 @@ def compare(
         model: The source model: its directory, or its id on the Hub.
         reference: A package to compare with instead, without PyTorch: the one before quantization, say.
         file: Which ONNX files to compare, a name or a glob; None means all.
-        inputs: An .npz file with the inputs of the one file that is compared.
+        inputs: .npz files with inputs of the one file that is compared: a sample each. None makes two samples.
         batch_size: Examples at once; None means a usual size, as for the next ones.
         sequence_length: Tokens of each.
         height: Pixels.
@@ -100,7 +100,6 @@ def compare(
         dims: Sizes of other axes of the inputs, by their names.
         tolerance: What the relative error may be; None means by the type that the model, or the package that it is
             compared with, computes with: 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16, 5e-1 if quantized.
-        isolate: How many of the first calls that are off are run on the reference's tensors.
         max_memory_bytes: How much memory the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
@@ -113,19 +112,18 @@ def compare(
 
     Example:
         >>> report = compare("bert_onnx", model="bert")    # doctest: +SKIP
-        >>> report.parts[0].first_over                     # doctest: +SKIP
+        >>> report.parts[0].culprits                       # doctest: +SKIP
     """
     if (model is None) == (reference is None):
         raise HtpError("a package is compared with its source model or with another package: give one of the two")
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
-        inputs=None if inputs is None else Path(inputs),
+        inputs=_paths(inputs),
         file=file,
         tolerance=tolerance,
         max_bytes=max_memory_bytes,
         provider=check_provider(provider),
         threads=threads,
-        isolate=isolate,
     )
     package = as_package(package)
     if reference is not None:
@@ -168,13 +166,16 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     root = next((node.tag.tag.split("/")[1] for node in flat.nodes if node.tag is not None), "")
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
     check_source(part, source, tree, file=tagged.name)
-    given = load_inputs(options.inputs, tagged.model) if options.inputs is not None else None
     names = [value.name for value in graph_inputs(tagged.model)]
     shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
-    run = partial(run_part, part, names, shapes, given)
-    recorded = TorchReference(part, source, tree, run, max_bytes=options.max_bytes // 2)
+    samples: list[Reference] = []
+    for seed, given in enumerate(options.given(tagged.model)):
+        run = partial(run_part, part, names, shapes, given, seed)
+        samples.append(
+            TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * _SAMPLES))
+        )
     tolerance = default_tolerance(tagged.model)
-    return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
+    return _compare(tagged, flat, samples, options, branch=part.branch_name, tolerance=tolerance)
 
 
 def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> _Compared:
@@ -194,13 +195,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
             continue
         config = component_config(package, file.name) or package.config or other.config
-        for phase in phases(tagged.model):
-            if options.inputs is not None:
-                given = load_inputs(options.inputs, tagged.model)
-            else:
-                given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
-            check_inputs(given, reference.model, where=f"the inputs of {package.path}")
-            compared.append(_compare_phase(tagged, reference, given, options, phase, str(other.path)))
+        compared += [
+            _compare_phase(tagged, reference, config, options, phase, str(other.path))
+            for phase in phases(reference.model)
+        ]
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
@@ -208,51 +206,58 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare_phase(
-    tagged: TaggedGraph, reference: TaggedGraph, given: Mapping[str, Array], options: _Options, phase: str, name: str
+    tagged: TaggedGraph,
+    reference: TaggedGraph,
+    config: Mapping[str, Any] | None,
+    options: _Options,
+    phase: str,
+    name: str,
 ) -> PartComparison:
-    branch = phase == "decode" if "use_cache_branch" in given else None
+    branch = phase == "decode" if any(v.name == "use_cache_branch" for v in graph_inputs(tagged.model)) else None
     ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
     theirs = FlatGraph(reference.model, reference.tags, branch=branch)
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-        recorded = PackageReference(name, reference, prober, given, ours.producer)
+        samples = []
+        for seed, given in enumerate(options.given(tagged.model)):
+            both = shared_inputs(tagged.model, reference.model, config, options.sizes, phase, given=given, seed=seed)
+            samples.append(PackageReference(name, reference, prober, *both, results=ours.outputs))
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
-        return _compare(tagged, ours, recorded, options, branch=label, tolerance=tolerance)
+        return _compare(tagged, ours, samples, options, branch=label, tolerance=tolerance)
 
 
 def _compare(
-    tagged: TaggedGraph, flat: FlatGraph, reference: Reference, options: _Options, *, branch: str, tolerance: float
+    tagged: TaggedGraph,
+    flat: FlatGraph,
+    samples: Sequence[Reference],
+    options: _Options,
+    *,
+    branch: str,
+    tolerance: float,
 ) -> PartComparison:
-    tolerance = options.tolerance if options.tolerance is not None else tolerance
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:
-        matcher = Matcher(prober, reference, tolerance=tolerance, max_bytes=options.max_bytes)
-        calls = matcher.calls()
-        outputs = matcher.outputs()
-        isolator = Isolator(matcher, calls)
-        over = [call for call in calls if call.over][: options.isolate]
-        isolated = [result for call in over if (result := isolator.isolate(call)) is not None]
-    return PartComparison(
-        file=tagged.name,
-        branch=branch,
-        reference=reference.name,
-        inputs={name: tuple(array.shape) for name, array in reference.inputs.items()},
-        tolerance=tolerance,
-        calls=tuple(calls),
-        outputs=outputs,
-        isolated=tuple(isolated),
-        without_nodes=len(reference.calls) - len(calls),
-        unknown_calls=sum(
-            node.tag is not None and tagged.roots.calls_above(node.tag, node.tag.tag) is None for node in flat.nodes
-        ),
-        chunks=matcher.chunks,
-        random=random_operators(tagged.model),
-    )
+        return compare_graph(
+            tagged,
+            flat,
+            prober,
+            samples,
+            branch=branch,
+            tolerance=options.tolerance if options.tolerance is not None else tolerance,
+            max_bytes=options.max_bytes // _SAMPLES,
+            notes=[HALF_NOTE] if prober.rounds_half else [],
+        )
+
+
+def _paths(inputs: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    if inputs is None:
+        return ()
+    return tuple(map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs))
 
 
 def _check_one(options: _Options, files: Iterable[str], package: HtpPackage) -> None:
     """Inputs from a file are those of one file."""
     names = list(dict.fromkeys(files))
-    if options.inputs is not None and len(names) > 1:
+    if options.inputs and len(names) > 1:
         raise PackageError(
-            f"{package.path}: {options.inputs} can be the inputs of one file only; name it: {', '.join(names)}"
+            f"{package.path}: {options.inputs[0]} can be the inputs of one file only; name it: {', '.join(names)}"
         )

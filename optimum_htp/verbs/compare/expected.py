@@ -1,0 +1,118 @@
+"""What error the work of a module may have by what it computes with: rounding of float32 and float16, quantization.
+
+Rounding numbers to steps of size `s` adds noise of `s**2 / 12` to each. Of a quantized weight the step is known from its
+whole numbers alone: the largest of them over what its bits can hold. So is the least noise that its quantization costs,
+whatever its scale says: a wrong scale, a clipped range or a wrong zero point costs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf, log10
+
+from optimum_htp.models import QUANTIZED_OPERATORS, Array
+from optimum_htp.onnxfile import Node, reads
+from optimum_htp.verbs.compare.own_errors import Row
+from optimum_htp.verbs.compare.ports import Ports
+
+FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quantized"
+
+EXPECTED_DB = {FLOAT32: 100.0, FLOAT16: 50.0, BFLOAT16: 35.0}
+"""The SQNR in dB that the work of one module has at least, by what it computes with."""
+
+MARGIN_DB = {FLOAT32: 10.0, FLOAT16: 15.0, BFLOAT16: 15.0, QUANTIZED: 9.0}
+"""How far below that it may be and still be no surprise."""
+
+_UNKNOWN_QUANTIZED_DB = 12.0  # of operators whose steps are not known
+
+
+class Expected:
+    """The expected errors of the rows of one graph."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._flat = ports.graph.flat
+        self._prober = ports.prober
+
+    def kind(self, row: Row) -> str:
+        """What the nodes of a row compute with."""
+        nodes = [self._flat.nodes[index].node for index in row.nodes]
+        if any(node.op_type in QUANTIZED_OPERATORS for node in nodes) or any(True for _ in self._weights(nodes)):
+            return QUANTIZED
+        types = {self._prober.type_of(name) for node in nodes for name in (*node.inputs, *node.outputs) if name}
+        return next((kind for kind in (BFLOAT16, FLOAT16) if kind in types), FLOAT32)
+
+    def sqnr_db(self, row: Row) -> float:
+        """The SQNR that a row has at least if it is sound, in dB."""
+        kind = self.kind(row)
+        if kind != QUANTIZED:
+            return EXPECTED_DB[kind]
+        nodes = [self._flat.nodes[index].node for index in row.nodes]
+        parts = [_of_integers(*weight) for weight in self._weights(nodes)]
+        known = [part for part in parts if part is not None]
+        if not known or len(known) < len(parts):
+            return _UNKNOWN_QUANTIZED_DB
+        noise = sum(known) + sum(self._of_activations(row))
+        return -10 * log10(noise) if noise else inf
+
+    def _of_activations(self, row: Row) -> Iterator[float]:
+        """The noise of quantizing what a row's call was given, to 8 bits over its range, relative to its power."""
+        import numpy as np
+
+        for sample in self._ports.samples:
+            worst = 0.0
+            for value in sample.values([row.call])[row.call].received:
+                array = value.array
+                if array.dtype.kind != "f" or array.ndim < 2 or not np.isfinite(array).all():
+                    continue
+                power = float(np.mean(np.square(array, dtype=np.float64)))
+                step = (max(float(array.max()), 0.0) - min(float(array.min()), 0.0)) / 255
+                worst = max(worst, step**2 / 12 / power if power else 0.0)
+            yield worst / len(self._ports.samples)
+
+    def _weights(self, nodes: Iterable[Node]) -> Iterator[tuple[Array, Array | None]]:
+        """The quantized weights that nodes use, and their zero points."""
+        for node in nodes:
+            for name in dict.fromkeys(reads(node)):
+                index = self._flat.producer.get(name)
+                maker = self._flat.nodes[index].node if index is not None else None
+                if maker is not None and index not in self._flat.varying and maker.op_type == "DequantizeLinear":
+                    weight, zero = self._prober.constant(maker.inputs[0]), None
+                    if len(maker.inputs) > 2 and maker.inputs[2]:
+                        zero = self._prober.constant(maker.inputs[2])
+                elif index is None and self._prober.is_small_integer(name):
+                    weight, zero = self._prober.constant(name), self._zero_point(node)
+                else:
+                    continue
+                if weight is not None and weight.ndim > 1:
+                    yield weight, zero
+
+    def _zero_point(self, node: Node) -> Array | None:
+        places = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5,
+                  "QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5}  # fmt: skip
+        place = places.get(node.op_type)
+        known = place is not None and len(node.inputs) > place and node.inputs[place]
+        return self._prober.constant(node.inputs[place]) if known and place is not None else None
+
+
+def _of_integers(weight: Array, zero: Array | None) -> float | None:
+    """The noise that rounding to whole numbers adds to a weight, relative to its power."""
+    import numpy as np
+
+    numbers = weight.astype(np.float64)
+    if zero is not None:
+        offset = zero.astype(np.float64)
+        if offset.size > 1:
+            axes = [axis for axis in range(numbers.ndim) if numbers.shape[axis] == offset.size]
+            if not axes:
+                return None
+            shape = [1] * numbers.ndim
+            shape[axes[-1]] = offset.size
+            offset = offset.reshape(shape)
+        numbers = numbers - offset
+    power = float(np.mean(np.square(numbers)))
+    if not power:
+        return None
+    largest = float(np.abs(numbers).max())
+    step = min(1.0, largest / 127)
+    return step**2 / 12 / power

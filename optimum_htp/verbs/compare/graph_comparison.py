@@ -1,0 +1,186 @@
+"""One graph against its reference: ports, errors and verdict, put together as the part of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
+from optimum_htp.tagging import TaggedGraph
+from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.expected import Expected
+from optimum_htp.verbs.compare.flat_graph import FlatGraph
+from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, whole_errors
+from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.reference import Reference
+from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison
+from optimum_htp.verbs.compare.verdict import Blame, judge, measured_outputs
+
+NO_TENSOR = "no tensor of the graph is what it returns"
+FUSED = "an optimizer fused a part of it with other modules"
+HIDDEN = "its nodes are in the body of a control-flow node"
+
+# From this SQNR on, in dB, a tensor has the reference's values, by what a model computes with.
+_AGREE_DB = {"float32": 60.0, "float16": 30.0, "bfloat16": 20.0, "int8": 15.0}
+
+
+def compare_graph(
+    tagged: TaggedGraph,
+    flat: FlatGraph,
+    prober: Prober,
+    samples: Sequence[Reference],
+    *,
+    branch: str,
+    tolerance: float,
+    max_bytes: int,
+    notes: Iterable[str] = (),
+) -> PartComparison:
+    """Compares a graph with its reference on some samples.
+
+    Raises:
+        HtpError: ONNX Runtime can't run it.
+    """
+    reference = samples[0]
+    graph = CallGraph(flat, reference.calls, reference.call_of)
+    precision = computes_in(tagged.model)
+    ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
+    names = {name: name for name in flat.outputs if name in reference.outputs}
+    shown = ports.run_or_raise(Cut(graph).plan(names))
+    outputs = measured_outputs(ports, shown)
+    ports.match()
+    running = running_errors(ports)
+    rows = own_rows(ports)
+    whole = whole_errors(ports)
+    random = random_operators(tagged.model)
+    verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
+    calls = _Calls(ports, running, rows, whole, tolerance)
+    expected = Expected(ports)
+
+    def culprit(blame: Blame) -> Culprit:
+        row = min(blame.rows, key=lambda row: row.worst.sqnr_db)
+        return Culprit(
+            row=calls.of_row(row),
+            expected_sqnr_db=expected.sqnr_db(row),
+            output_error_without=blame.without.worst if blame.without else None,
+            output_sqnr_db_without=blame.without.sqnr_db if blame.without else None,
+        )
+
+    return PartComparison(
+        file=tagged.name,
+        branch=branch,
+        reference=reference.name,
+        inputs={name: tuple(array.shape) for name, array in reference.inputs.items()},
+        samples=len(samples),
+        precision=precision,
+        tolerance=tolerance,
+        verdict=verdict.verdict,
+        reason=verdict.reason,
+        culprits=tuple(map(culprit, verdict.culprits)),
+        carriers=tuple(map(culprit, verdict.carriers)),
+        output_error_without_all=verdict.together.worst if verdict.together else None,
+        calls=calls.all(),
+        outputs=outputs.errors,
+        outputs_sqnr_db=outputs.sqnr_db,
+        without_nodes=len(reference.calls) - len(graph.nodes) - len(graph.hidden),
+        missing=calls.missing(),
+        unknown_calls=sum(
+            node.tag is not None and tagged.roots.calls_above(node.tag, node.tag.tag) is None for node in flat.nodes
+        ),
+        chunks=ports.chunks,
+        random=random,
+        notes=tuple(notes),
+    )
+
+
+class _Calls:
+    """The calls of a graph for the report."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        running: Mapping[int, Mapping[Port, Errors]],
+        rows: Sequence[Row],
+        whole: Mapping[int, Errors],
+        tolerance: float,
+    ) -> None:
+        self._ports = ports
+        self._graph = ports.graph
+        self._running = running
+        self._rows = {(row.call, row.operations): row for row in rows}
+        self._whole = whole
+        self._tolerance = tolerance
+
+    def all(self) -> tuple[CallComparison, ...]:
+        """All calls that have nodes or a tensor, each followed by its operations."""
+        numbers = sorted({*self._graph.nodes, *self._running, *self._graph.hidden})
+        calls = []
+        for number in numbers:
+            calls.append(self._call(number))
+            row = self._rows.get((number, True))
+            if row is not None:
+                calls.append(self.of_row(row))
+        return tuple(calls)
+
+    def of_row(self, row: Row) -> CallComparison:
+        """The work of one call."""
+        if not row.operations:
+            return self._call(row.call)
+        return CallComparison(
+            **self._identity(row.call),
+            operations=True,
+            nodes=len(row.nodes),
+            tensors=tuple(dict.fromkeys(port.tensor for port in row.errors)),
+            own=row.worst,
+            evidence=self._evidence(row.errors),
+        )
+
+    def missing(self) -> tuple[str, ...]:
+        """The innermost modules that the reference has nodes of, and this graph none."""
+        graph = self._graph
+        here = {*graph.nodes, *graph.fused, *graph.hidden, *(port.call for port in self._ports.matches)}
+        missing = [call for call in graph.calls if call.nodes and call.number not in here]
+        if not missing or graph.has_fusions:
+            return ()
+        outer: dict[str, None] = {}
+        for call in missing:
+            above = next((number for number in graph.around(call.parent) if number in here), None)
+            outer[graph.calls[above].path if above is not None else call.path] = None
+        return tuple(outer)
+
+    def _call(self, number: int) -> CallComparison:
+        running = self._running.get(number, {})
+        errors = worst_errors(running.values())
+        row = self._rows.get((number, False))
+        own = self._whole.get(number) if self._graph.children.get(number) else row.worst if row is not None else None
+        compared_as = self._ports.compared_as(number)
+        return CallComparison(
+            **self._identity(number),
+            nodes=len(self._graph.nodes.get(number, ())),
+            tensors=tuple(dict.fromkeys(port.tensor for port in running)),
+            own=own,
+            errors=errors,
+            over=errors is not None and errors.relative > self._tolerance,
+            evidence=self._evidence(running),
+            skipped=None if errors is not None else self._why_not(number),
+            compared_as=None if compared_as is None else self._graph.calls[compared_as].path,
+        )
+
+    def _why_not(self, number: int) -> str:
+        if number in self._graph.hidden:
+            return HIDDEN
+        return self._ports.problems.get(number) or (FUSED if number in self._graph.fused else NO_TENSOR)
+
+    def _evidence(self, ports: Iterable[Port]) -> str | None:
+        kinds = {self._ports.matches[port].evidence for port in ports}
+        return next((kind for kind in ("shape", "value", "name") if kind in kinds), None)
+
+    def _identity(self, number: int) -> dict[str, object]:
+        call = self._graph.calls[number]
+        return {
+            "order": number,
+            "tag": call.tag,
+            "path": call.path,
+            "class_name": call.class_name,
+            "call": call.call if call.repeated else None,
+        }

@@ -1,0 +1,146 @@
+"""What each module call adds itself: its error on the reference's values, apart from what it inherits.
+
+A row is the work of one module call: of a module without others in it all that it does, of one with others the operations
+between these (a residual addition, a mask, a reshape). Its errors are those of the tensors that this work makes, with the
+reference's values at all ports before them: of what the call returns, and of what the calls in it are given.
+
+Whose work it is, the nodes say that lie between the ports and the tensor. If there are none, and the tensor is not what the
+reference has there, two calls are connected in another way: that is the work of the call around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from optimum_htp.models import Array, Errors, worst_errors
+from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.layout import measured
+from optimum_htp.verbs.compare.ports import SHAPE, Ports, Seen
+
+
+@dataclass(slots=True)
+class Row:
+    """The work of one call.
+
+    Attributes:
+        call: Its number.
+        module: The module's tag, the same for all its calls.
+        operations: Whether it is what the module does between the calls in it.
+        errors: The errors of each port that shows it.
+        nodes: The nodes that do it, by their indices in the flat graph.
+        foreign: Calls outside this one whose nodes are among them: what they make could not be replaced.
+        certain: Whether each port is known by more than its shape.
+    """
+
+    call: int
+    module: str
+    operations: bool
+    errors: dict[Port, Errors] = field(default_factory=dict)
+    nodes: set[int] = field(default_factory=set)
+    foreign: set[int] = field(default_factory=set)
+    certain: bool = True
+
+    @property
+    def worst(self) -> Errors:
+        """Those of the port that is farthest off."""
+        return min(self.errors.values(), key=lambda errors: errors.sqnr_db)
+
+
+def running_errors(ports: Ports) -> dict[int, dict[Port, Errors]]:
+    """How far off what each call returns is in the running model."""
+    cut = Cut(ports.graph)
+    return {
+        number: {port: errors for port in seen.tensors if (errors := _errors(ports, port, seen.tensors[port], seen))}
+        for chunk in ports.seen(cut, _returned(ports))
+        for number, seen in chunk.items()
+    }
+
+
+def own_rows(ports: Ports) -> list[Row]:
+    """The work of all calls, in the order in which they ended; the operations of a call come after what is in it."""
+    cut = ports.cut()
+    wanted: dict[int, list[Port]] = {}
+    for port in ports.matches:
+        wanted.setdefault(port.call, []).append(port)
+    rows: dict[tuple[int, bool], Row] = {}
+    for chunk in ports.seen(cut, dict(sorted(wanted.items()))):
+        for seen in chunk.values():
+            for port, arrays in seen.tensors.items():
+                errors = _errors(ports, port, arrays, seen)
+                if errors is not None:
+                    _add(rows, ports, cut, port, errors)
+    return [rows[key] for key in sorted(rows)]
+
+
+def whole_errors(ports: Ports) -> dict[int, Errors]:
+    """What each call that has others in it adds with all that is in it, on the reference's inputs."""
+    graph = ports.graph
+    containers = [number for number in graph.nodes if graph.children.get(number)]
+    whole: dict[int, Errors] = {}
+    for depth in sorted({graph.depth(number) for number in containers}):
+        wanted = {
+            number: group
+            for number, group in _returned(ports).items()
+            if number in containers and graph.depth(number) == depth
+        }
+        if not wanted:
+            continue
+        for chunk in ports.seen(ports.cut(graph.at_depth(depth)), wanted):
+            for number, seen in chunk.items():
+                errors = worst_errors(_errors(ports, port, arrays, seen) for port, arrays in seen.tensors.items())
+                if errors is not None:
+                    whole[number] = errors
+    return whole
+
+
+def _returned(ports: Ports) -> dict[int, list[Port]]:
+    returned: dict[int, list[Port]] = {}
+    for port in sorted(ports.matches, key=lambda port: port.call):
+        if not port.into:
+            returned.setdefault(port.call, []).append(port)
+    return returned
+
+
+def _errors(ports: Ports, port: Port, arrays: Sequence[Array], seen: Seen) -> Errors | None:
+    match = ports.matches[port]
+    expected = [ports.expected(port, values)[match.index].array for values in seen.values]
+    return measured(match.layout, arrays, expected)
+
+
+def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, errors: Errors) -> None:
+    graph = ports.graph
+    nodes = cut.segment(cut.seen(port))
+    number, foreign = _whose(graph, port, nodes)
+    if number is None:
+        return
+    if not nodes and errors.sqnr_db == float("inf"):
+        return  # it is handed on
+    operations = bool(graph.children.get(number))
+    row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
+    row.errors[port] = errors
+    row.nodes |= nodes
+    row.foreign |= foreign
+    row.certain &= ports.matches[port].evidence != SHAPE
+
+
+def _whose(graph: CallGraph, port: Port, nodes: Iterable[int]) -> tuple[int | None, set[int]]:
+    """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
+    level = graph.calls[port.call].parent if port.into else port.call
+    owners = {owner for index in nodes if (owner := graph.owner[index]) is not None}
+    if port.shared and owners and all(graph.is_inside(port.call, owner) for owner in owners):
+        return port.call, set()
+    if not owners:
+        return level, set()
+    foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
+    own = owners - foreign
+    if not own:
+        return _common(graph, foreign), set()
+    return _common(graph, own), foreign
+
+
+def _common(graph: CallGraph, numbers: Iterable[int]) -> int | None:
+    """The innermost call that contains all of some."""
+    chains = [list(graph.around(number)) for number in numbers]
+    return next((number for number in chains[0] if all(number in chain for chain in chains)), None)
