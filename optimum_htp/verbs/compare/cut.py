@@ -17,7 +17,7 @@ should be given: also an error of `block`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -208,26 +208,30 @@ class Cut:
 
     def segment(self, name: str) -> set[int]:
         """The nodes that compute a name from what is given, those that depend on the model's inputs."""
+        return self._behind(name)[0]
+
+    def sources(self, name: str) -> set[Port]:
+        """The ports that a name is computed from."""
+        return self._behind(name)[1]
+
+    def _behind(self, name: str) -> tuple[set[int], set[Port]]:
         nodes: set[int] = set()
+        ports: set[Port] = set()
         done: set[str] = set()
         stack = [name]
         while stack:
             current = stack.pop()
-            if current in done or current in self._sources:
+            if current in done:
                 continue
             done.add(current)
+            port = self._sources.get(current)
+            if port is not None:
+                ports.add(port)
+                continue
             maker, read = self.needed(current)
             if isinstance(maker, PlannedNode):
                 if maker.index not in self._flat.varying:
                     continue
                 nodes.add(maker.index)
             stack.extend(read)
-        return nodes
-
-
-def keyed(ports: Collection[Port]) -> Iterator[tuple[tuple[int, bool], list[Port]]]:
-    """Ports by their call and side."""
-    groups: dict[tuple[int, bool], list[Port]] = {}
-    for port in ports:
-        groups.setdefault((port.call, port.into), []).append(port)
-    yield from groups.items()
+        return nodes, ports

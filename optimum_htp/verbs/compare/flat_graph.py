@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeKey, NodeTag
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, reads
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, reads, topological_order
 
 _BRANCH_INPUT = "use_cache_branch"
 
@@ -26,7 +26,8 @@ class FlatGraph:
     """The nodes of a main graph, or of one branch of a merged decoder and what is around it.
 
     For example, of a merged decoder the nodes `Cast, If(then_branch: MatMul, Add)` are `Cast, MatMul, Add` for the
-    branch with past key values (`branch=True`). A node's index in `nodes` identifies it everywhere else.
+    branch with past key values (`branch=True`). A node's index in `nodes` identifies it everywhere else; producers come
+    before consumers, whatever their order in the file.
     """
 
     def __init__(self, model: OnnxModel, tags: Mapping[NodeKey, NodeTag], *, branch: bool | None = None) -> None:
@@ -35,8 +36,8 @@ class FlatGraph:
         self.nodes: list[FlatNode] = []
         for scope, (path, graph) in enumerate(zip(("", self.path), self.scopes, strict=False)):
             self.nodes += [
-                FlatNode(scope, index, node, tags.get((path, index)))
-                for index, node in enumerate(graph.nodes)
+                FlatNode(scope, index, graph.nodes[index], tags.get((path, index)))
+                for index in topological_order(graph.nodes)
                 if scope or index != merged
             ]
         self.outputs = tuple(value.name for value in self.scopes[-1].outputs)

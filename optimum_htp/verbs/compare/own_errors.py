@@ -31,7 +31,7 @@ class Row:
         errors: The errors of each port that shows it.
         nodes: The nodes that do it, by their indices in the flat graph.
         foreign: Calls outside this one whose nodes are among them: what they make could not be replaced.
-        certain: Whether each port is known by more than its shape.
+        guesses: Ports that it rests on and that are known by their shape only: those that show it, or give it values.
     """
 
     call: int
@@ -40,7 +40,7 @@ class Row:
     errors: dict[Port, Errors] = field(default_factory=dict)
     nodes: set[int] = field(default_factory=set)
     foreign: set[int] = field(default_factory=set)
-    certain: bool = True
+    guesses: set[Port] = field(default_factory=set)
 
     @property
     def worst(self) -> Errors:
@@ -122,7 +122,8 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     row.errors[port] = errors
     row.nodes |= nodes
     row.foreign |= foreign
-    row.certain &= ports.matches[port].evidence != SHAPE
+    sources = cut.sources(cut.seen(port))
+    row.guesses |= {each for each in (port, *sources) if ports.matches[each].evidence == SHAPE}
 
 
 def _whose(graph: CallGraph, port: Port, nodes: Iterable[int]) -> tuple[int | None, set[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -19,13 +19,26 @@ _Key = tuple[str, int]
 
 
 class PackageReference:
-    """A file of another package, run on some inputs: what crosses the borders of calls in its graph."""
+    """A file of another package, run on some inputs: what crosses the borders of calls in its graph.
+
+    `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` are the tensors that are
+    compared with the outputs of that graph. Up to `max_bytes` are kept.
+    """
 
     def __init__(
-        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], results: Sequence[str]
+        self,
+        name: str,
+        tagged: TaggedGraph,
+        prober: Prober,
+        *,
+        inputs: Mapping[str, Array],
+        own_inputs: Mapping[str, Array],
+        results: Sequence[str],
+        max_bytes: int,
     ) -> None:
         self.name = name
         self.inputs = inputs
+        self._given = own_inputs
         self._tagged = tagged
         self._prober = prober
         self._count = cache(tagged.calls)  # how often a module ran, if known
@@ -35,7 +48,10 @@ class PackageReference:
         self._borders = {number: self._border(number) for number in self._graph.nodes}
         self.named_calls = sorted(self._graph.nodes)
         self.calls = self._with_sizes()
-        outputs = prober.run([name for name in results if self.has(name)], inputs)
+        self._kept: dict[str, Array] | None = None
+        if sum(call.bytes for call in self.calls) <= max_bytes:
+            self._kept = self._run(name for sides in self._borders.values() for side in sides for name in side)
+        outputs = self._run(name for name in results if self.has(name))
         self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
 
     def has(self, name: str) -> bool:
@@ -51,7 +67,7 @@ class PackageReference:
         """What enters and leaves some calls, by the names in the graph."""
         borders = {number: self._borders.get(number, ((), ())) for number in wanted}
         names = dict.fromkeys(name for sides in borders.values() for side in sides for name in side)
-        values = self._prober.run(list(names), self.inputs)
+        values = self._kept if self._kept is not None else self._run(names)
         arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
 
         def known(side: Sequence[str]) -> tuple[PortValue, ...]:
@@ -66,7 +82,10 @@ class PackageReference:
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
         """The tensors with some names, those that a node of the graph produces."""
-        return self._prober.run([name for name in names if self.has(name)], self.inputs)
+        return self._run(name for name in names if self.has(name))
+
+    def _run(self, names: Iterable[str]) -> dict[str, Array]:
+        return self._prober.run(list(dict.fromkeys(names)), self._given)
 
     def _border(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         graph, prober = self._graph, self._prober
@@ -78,7 +97,7 @@ class PackageReference:
     def _with_sizes(self) -> list[ReferenceCall]:
         """The calls with the sizes of what they take and return, from a run that holds none of it."""
         names = {name for sides in self._borders.values() for side in sides for name in side}
-        lengths = self._prober.lengths([name for name in names if self.has(name)], self.inputs)
+        lengths = self._prober.lengths([name for name in names if self.has(name)], self._given)
         own: dict[int, int] = {}
         for owner in self._graph.owner:
             if owner is not None:

@@ -288,6 +288,10 @@ def renamed_node(data: bytes, names: Mapping[str, str]) -> bytes:
     import onnx
 
     node = onnx.NodeProto.FromString(bytes(data))
+    if any(
+        name in names for name in node.output
+    ):  # there may be others of it, and ONNX Runtime wants one of each name
+        node.ClearField("name")
     _rename(node, names)
     return node.SerializeToString()
 

@@ -86,7 +86,7 @@ class TorchReference:
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned; the model runs again if it was too much to keep."""
         kept = self._kept if self._kept is not None else self._record(only=frozenset(wanted))[0].kept
-        return {number: self._with_names(number, kept[number]) for number in wanted}
+        return {number: self._with_names(number, kept.get(number, CallValues())) for number in wanted}
 
     def _with_names(self, number: int, values: CallValues) -> CallValues:
         """The root's outputs have names in the ONNX file."""

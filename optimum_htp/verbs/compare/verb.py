@@ -219,8 +219,15 @@ def _compare_phase(
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
         samples = []
         for seed, given in enumerate(options.given(tagged.model)):
-            both = shared_inputs(tagged.model, reference.model, config, options.sizes, phase, given=given, seed=seed)
-            samples.append(PackageReference(name, reference, prober, *both, results=ours.outputs))
+            inputs, own_inputs = shared_inputs(
+                tagged.model, reference.model, config, options.sizes, phase, given=given, seed=seed
+            )
+            samples.append(
+                PackageReference(
+                    name, reference, prober, inputs=inputs, own_inputs=own_inputs, results=ours.outputs,
+                    max_bytes=options.max_bytes // (2 * _SAMPLES),
+                )
+            )  # fmt: skip
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
         return _compare(tagged, ours, samples, options, branch=label, tolerance=tolerance)
@@ -235,12 +242,16 @@ def _compare(
     branch: str,
     tolerance: float,
 ) -> PartComparison:
+    first, *others = samples
+    ways = [(call.tag, call.call, call.parent) for call in first.calls]
+    # What a mixture of experts calls depends on the input: samples that go another way can't be put together.
+    same = [sample for sample in others if [(call.tag, call.call, call.parent) for call in sample.calls] == ways]
     with Prober(tagged.model, flat, provider=options.provider, threads=options.threads) as prober:
         return compare_graph(
             tagged,
             flat,
             prober,
-            samples,
+            [first, *same],
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
             max_bytes=options.max_bytes // _SAMPLES,

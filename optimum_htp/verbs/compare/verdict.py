@@ -21,7 +21,12 @@ AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "u
 
 _MOST = 8  # modules whose effect is tried
 _CARRIERS = 5
-_GAIN_DB = 1.0  # by so much the outputs are better if a module is to blame that is known by its shape only
+_GAIN_DB, _GUESS_GAIN_DB = (
+    0.2,
+    1.0,
+)  # by so much the outputs are better if a module is to blame; if its tensors are guesses
+_BROKEN_DB = 3.0
+_LIMIT_DB = 150.0  # what float32 can show
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,12 @@ class Blame:
     rows: tuple[Row, ...]
     excess_db: float  # below what is expected
     without: Outputs | None  # what the outputs are with its work put right; None if that can't be run
+    gain_db: float  # by how much they are better
+
+    @property
+    def guesses(self) -> frozenset[Port]:
+        """Ports that it rests on, and that are known by their shape only."""
+        return frozenset(port for row in self.rows for port in row.guesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,7 @@ class Verdict:
     carriers: tuple[Blame, ...] = ()  # where all modules add a little, those that add most
     together: Outputs | None = None  # the outputs with all of these put right
     reason: str | None = None  # why it can't be told
+    unconfirmed: frozenset[Port] = frozenset()  # ports that are known by their shape only, and that nothing speaks for
 
 
 class Counterfactual:
@@ -127,63 +139,62 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
     kinds = {id(row): expected.kind(row) for row in rows}
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
-    groups = _by_module(suspects, excess)
-    if random and groups:
+    tried = _tried(ports, _by_module(suspects, excess)[:_MOST], excess, outputs)
+    culprits = [blame for blame in tried if blame.gain_db > (_GUESS_GAIN_DB if blame.guesses else _GAIN_DB)]
+    unconfirmed = frozenset(port for blame in tried if blame not in culprits for port in blame.guesses)
+    if culprits and random:
         return Verdict(UNKNOWN, reason="it draws random numbers: what comes after them differs from run to run")
-    if groups:
-        blamed = _named(ports, groups, outputs, excess, tolerance)
-        if blamed:
-            return blamed
+    if culprits:
+        culprits.sort(key=lambda blame: (-round(blame.gain_db), -blame.excess_db))
+        named = [row for blame in culprits for row in blame.rows]
+        left = Counterfactual(ports, named).outputs(named)
+        verdict = ONE if len(culprits) == 1 else SEVERAL
+        return Verdict(verdict, tuple(culprits), together=left, unconfirmed=unconfirmed)
     quantized = any(kind == QUANTIZED for kind in kinds.values())
     if outputs.worst <= tolerance and not quantized:
-        return Verdict(AGREES)
+        return Verdict(AGREES, unconfirmed=unconfirmed)
     if not rows:
         return Verdict(UNKNOWN, reason="no module could be compared")
     if outputs.worst > tolerance:
         right = Counterfactual(ports, rows).outputs(rows)
         if right is None or right.worst > tolerance:
-            return Verdict(UNKNOWN, reason="the error comes from what could not be compared")
+            why = "the error comes from what could not be compared"
+            return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
     ranked = sorted((row for row in rows if row.worst.sqnr_db < inf), key=lambda row: row.worst.sqnr_db)
-    carriers = _tried(ports, _by_module(ranked, excess)[:_CARRIERS], excess)
-    if not carriers:
-        return Verdict(AGREES)
-    return Verdict(SPREAD, carriers=tuple(carriers))
+    groups = _by_module(ranked, {id(row): -row.worst.sqnr_db for row in ranked})
+    carriers = _tried(ports, groups[:_CARRIERS], excess, outputs)
+    return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers), unconfirmed=unconfirmed)
 
 
-def _named(
-    ports: Ports, groups: Sequence[Sequence[Row]], before: Outputs, excess: Mapping[int, float], tolerance: float
-) -> Verdict | None:
-    tried = _tried(ports, groups[:_MOST], excess)
-    culprits = [blame for blame in tried if _is_to_blame(blame, before, tolerance)]
-    if not culprits:
-        return None
-    culprits.sort(key=lambda blame: (-round(_gain(blame, before)), -blame.excess_db))
-    together = Counterfactual(ports, [row for blame in culprits for row in blame.rows])
-    left = together.outputs(row for blame in culprits for row in blame.rows)
-    return Verdict(ONE if len(culprits) == 1 else SEVERAL, tuple(culprits), together=left)
+def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
+    """What putting the work of each of some modules right does to the outputs.
 
-
-def _is_to_blame(blame: Blame, before: Outputs, tolerance: float) -> bool:
-    gain = _gain(blame, before)
-    if all(row.certain and not row.foreign for row in blame.rows):
-        return gain > 0 or any(row.worst.relative > tolerance for row in blame.rows)
-    return gain > _GAIN_DB
-
-
-def _gain(blame: Blame, before: Outputs) -> float:
-    """By how much the outputs are better without a module's error, in dB."""
-    if blame.without is None or before.sqnr_db == inf:
-        return 0.0
-    return min(blame.without.sqnr_db, 300.0) - max(before.sqnr_db, -300.0)
-
-
-def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float]) -> list[Blame]:
+    Where these are broken as a whole (no number, or no likeness), one of several that break them shows no effect alone: there
+    it counts what is worse if all but this one are put right.
+    """
     if not groups:
         return []
-    counterfactual = Counterfactual(ports, [row for group in groups for row in group])
+    rows = [row for group in groups for row in group]
+    counterfactual = Counterfactual(ports, rows)
+    alone = [counterfactual.outputs(group) for group in groups]
+    gains = [_better(outputs, before) for outputs in alone]
+    if before.sqnr_db < _BROKEN_DB and len(groups) > 1:
+        together = counterfactual.outputs(rows)
+        for index, group in enumerate(groups) if together is not None else ():
+            others = counterfactual.outputs(row for row in rows if row not in group)
+            if others is not None and together is not None:
+                gains[index] = max(gains[index], _better(together, others))
     return [
-        Blame(tuple(group), max(excess[id(row)] for row in group), counterfactual.outputs(group)) for group in groups
+        Blame(tuple(group), max(excess[id(row)] for row in group), outputs, gain)
+        for group, outputs, gain in zip(groups, alone, gains, strict=True)
     ]
+
+
+def _better(outputs: Outputs | None, before: Outputs) -> float:
+    """By how much some outputs are better than others, in dB."""
+    if outputs is None or before.sqnr_db == inf:
+        return 0.0
+    return min(outputs.sqnr_db, _LIMIT_DB) - max(min(before.sqnr_db, _LIMIT_DB), -_LIMIT_DB)
 
 
 def _by_module(rows: Iterable[Row], excess: Mapping[int, float]) -> list[list[Row]]:
