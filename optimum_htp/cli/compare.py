@@ -11,38 +11,42 @@ from optimum_htp.cli.options import (
     SEQUENCE,
     add_input_arguments,
     add_session_arguments,
-    count,
     input_sizes,
     positive,
     tolerance,
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-HELP = "Compare each module with the source model in PyTorch or another package, and name the first that differs."
+HELP = "Compare each module with the source model in PyTorch or another package, and name the one that is wrong."
 
 _NOTES = """\
 columns:
-  max abs   the largest difference of the module's output
-  mean abs  the mean difference
-  relative  the largest difference over the largest value of the reference; it
-            may be up to the tolerance: 1e-4 for a model in float32, 2e-2 in
-            float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the
-            larger
-  cosine    the cosine of the angle between both
-  SQNR dB   the ratio of signal and difference, in decibel
+  adds      the error of the module itself: it is given what the reference's
+            module was given. "its own operations" is what a module does
+            between those in it: a residual addition, a mask, a reshape
+  output    the error of what it returns in the running model, what it
+            inherits included
 
-The module at the top makes the first error. The first calls that are off are
-run again on the reference's tensors, which separates the error that each adds
-from the error that it inherits. If the error is of the operations before a
-module, such as a residual connection's, the module that these belong to is
-named.
+--metric chooses what is shown:
+  sqnr      the ratio of signal and error in decibel: 140 is float32, 70
+            float16, 30 int8, 0 no likeness
+  relative  the largest difference over the largest value of the reference
+  absolute  the largest difference
+  mean      the mean difference
+  cosine    the cosine of the angle between both
+
+A module is wrong if it adds more than its arithmetic costs, and the outputs
+are better when just this is put right. The outputs may be off by the
+tolerance, relative to their largest value: 1e-4 for a model in float32, 2e-2
+in float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the larger.
 
 exit codes:
-  0  all that was compared is within the tolerance
-  1  something is not
+  0  no module is wrong, and the outputs are within the tolerance
+  1  a module is wrong, or the outputs are not within the tolerance
   2  it could not be compared
 """
 
+_METRICS = ("sqnr", "relative", "absolute", "mean", "cosine")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -58,16 +62,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Compare with this package, without PyTorch: the one before quantization, say.",
     )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
-    parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")
+    parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
-    parser.add_argument(
-        "--isolate",
-        type=count,
-        default=5,
-        metavar="N",
-        help="Run the first N calls that are off on the reference's tensors (5).",
+    add_input_arguments(
+        parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
     )
-    add_input_arguments(parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16")
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument(
         "--max-memory",
@@ -82,7 +82,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Compares a package; 1 if it is over the tolerance."""
+    """Compares a package; 1 if a module is wrong, or the outputs are over the tolerance."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import print_comparison
     from optimum_htp.verbs.compare import compare
@@ -96,14 +96,15 @@ def run(args: Namespace) -> int:
             inputs=args.inputs,
             **input_sizes(args),
             tolerance=args.tolerance,
-            isolate=args.isolate,
             max_memory_bytes=args.max_memory,
             provider=args.provider,
             threads=args.threads,
             task=args.task,
             trust_remote_code=args.trust_remote_code,
         )
-    print_report(report, partial(print_comparison, top=args.top, every=args.all), as_json=args.json)
+    print_report(
+        report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
+    )
     return 0 if report.ok else 1
 
 

@@ -44,10 +44,14 @@ SEQUENCE = "128, or fewer where the model takes no more"
 """How long the sequences are that we make for an ONNX file."""
 
 
-def add_input_arguments(parser: ArgumentParser, *, batch: str, sequence: str) -> None:
+def add_input_arguments(parser: ArgumentParser, *, batch: str, sequence: str, several_samples: bool = False) -> None:
     """Adds the options for what a model is run on; `batch` and `sequence` are the defaults in words."""
     inputs = parser.add_argument_group("inputs")
-    inputs.add_argument("--inputs", metavar="FILE.npz", help="Run on these arrays, named like the model's inputs.")
+    what = "Run on these arrays, named like the model's inputs"
+    if several_samples:
+        inputs.add_argument("--inputs", nargs="+", metavar="FILE.npz", help=f"{what}; a file for each sample.")
+    else:
+        inputs.add_argument("--inputs", metavar="FILE.npz", help=f"{what}.")
     add_size_arguments(inputs, "--dim", batch=batch, sequence=sequence)
 
 

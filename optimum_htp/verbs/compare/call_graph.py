@@ -24,7 +24,7 @@ from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
-ADAPTERS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+_QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _VIEWS = frozenset(("Shape", "Size"))
 
 
@@ -46,7 +46,7 @@ class CallGraph:
         self.calls = calls
         self._call_of = call_of
         self._depth = depth
-        self.adapters = frozenset(index for index in flat.varying if flat.nodes[index].node.op_type in ADAPTERS)
+        self.adapters = self._find_adapters()
         # For each node the call that it belongs to; None for adapters, and where that is unknown.
         self.owner: list[int | None] = []
         for index, node in enumerate(flat.nodes):
@@ -154,6 +154,15 @@ class CallGraph:
         """The tensor that adapters made another from; itself if no adapter did."""
         index = self.flat.producer.get(name)
         return name if index not in self.adapters else self.source(self.flat.nodes[index].node.inputs[0])
+
+    def _find_adapters(self) -> frozenset[int]:
+        adapters: set[int] = set()
+        for index in sorted(self.flat.varying):
+            node = self.flat.nodes[index].node
+            undoes = node.op_type == "DequantizeLinear" and self.flat.producer.get(node.inputs[0]) in adapters
+            if undoes or node.op_type in _QUANTIZERS:
+                adapters.add(index)
+        return frozenset(adapters)
 
     def _outputs(self, index: int) -> list[str]:
         return [name for name in self.flat.nodes[index].node.outputs if name]

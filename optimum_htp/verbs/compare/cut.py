@@ -208,14 +208,18 @@ class Cut:
 
     def segment(self, name: str) -> set[int]:
         """The nodes that compute a name from what is given, those that depend on the model's inputs."""
+        return {maker.index for maker in self.makers(name)}
+
+    def makers(self, name: str) -> list[PlannedNode]:
+        """The same as they run here: a node that quantizes may be there for several calls that read what it gives."""
         return self._behind(name)[0]
 
     def sources(self, name: str) -> set[Port]:
         """The ports that a name is computed from."""
         return self._behind(name)[1]
 
-    def _behind(self, name: str) -> tuple[set[int], set[Port]]:
-        nodes: set[int] = set()
+    def _behind(self, name: str) -> tuple[list[PlannedNode], set[Port]]:
+        nodes: list[PlannedNode] = []
         ports: set[Port] = set()
         done: set[str] = set()
         stack = [name]
@@ -232,6 +236,6 @@ class Cut:
             if isinstance(maker, PlannedNode):
                 if maker.index not in self._flat.varying:
                     continue
-                nodes.add(maker.index)
+                nodes.append(maker)
             stack.extend(read)
         return nodes, ports

@@ -24,6 +24,7 @@ MARGIN_DB = {FLOAT32: 10.0, FLOAT16: 15.0, BFLOAT16: 15.0, QUANTIZED: 9.0}
 """How far below that it may be and still be no surprise."""
 
 _UNKNOWN_QUANTIZED_DB = 12.0  # of operators whose steps are not known
+_UNKNOWN_STEPS = 0.06  # noise, the same
 
 
 class Expected:
@@ -33,6 +34,9 @@ class Expected:
         self._ports = ports
         self._flat = ports.graph.flat
         self._prober = ports.prober
+        self._cut = ports.cut()
+        self._initializers = {tensor.name for graph in self._flat.scopes for tensor in graph.initializers}
+        self._known: dict[int, float] = {}
 
     def kind(self, row: Row) -> str:
         """What the nodes of a row compute with."""
@@ -47,13 +51,50 @@ class Expected:
         kind = self.kind(row)
         if kind != QUANTIZED:
             return EXPECTED_DB[kind]
+        known = self._known.get(id(row))
+        if known is None:
+            known = self._known[id(row)] = self._of_quantized(row)
+        return known
+
+    def _of_quantized(self, row: Row) -> float:
         nodes = [self._flat.nodes[index].node for index in row.nodes]
-        parts = [_of_integers(*weight) for weight in self._weights(nodes)]
+        parts = [_of_integers(weight) for weight in self._weights(nodes)]
         known = [part for part in parts if part is not None]
         if not known or len(known) < len(parts):
             return _UNKNOWN_QUANTIZED_DB
-        noise = sum(known) + sum(self._of_activations(row))
+        noise = sum(known) + sum(self._of_activations(row)) + self._of_steps(row)
         return -10 * log10(noise) if noise else inf
+
+    def _of_steps(self, row: Row) -> float:
+        """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""
+        cut = self._cut
+        names: dict[str, Node] = {}
+        for port in row.errors:
+            for maker in cut.makers(cut.seen(port)):
+                node = self._flat.nodes[maker.index].node
+                if node.op_type == "QuantizeLinear" and node.inputs[1] in self._initializers:
+                    names[maker.names.get(node.inputs[0], node.inputs[0])] = node
+        arrays = self._ports.run(cut.plan({name: name for name in names})) if names else None
+        if arrays is None:
+            return _UNKNOWN_STEPS if names else 0.0
+        worst = 0.0
+        for values in arrays:
+            worst = max(worst, sum(self._of_rounding(values[name], node) for name, node in names.items()))
+        return worst
+
+    def _of_rounding(self, values: Array, node: Node) -> float:
+        import numpy as np
+
+        scale = self._prober.constant(node.inputs[1])
+        zero = self._prober.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.uint8(0)
+        if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
+            return 0.0
+        limits = np.iinfo(zero.dtype)
+        exact = values.astype(np.float64)
+        steps = np.clip(np.rint(exact / scale) + zero.astype(np.float64), limits.min, limits.max)
+        power = float(np.mean(np.square(exact)))
+        error = (steps - zero.astype(np.float64)) * scale - exact
+        return float(np.mean(np.square(error))) / power if power else 0.0
 
     def _of_activations(self, row: Row) -> Iterator[float]:
         """The noise of quantizing what a row's call was given, to 8 bits over its range, relative to its power."""
@@ -70,49 +111,32 @@ class Expected:
                 worst = max(worst, step**2 / 12 / power if power else 0.0)
             yield worst / len(self._ports.samples)
 
-    def _weights(self, nodes: Iterable[Node]) -> Iterator[tuple[Array, Array | None]]:
-        """The quantized weights that nodes use, and their zero points."""
+    def _weights(self, nodes: Iterable[Node]) -> Iterator[Array]:
+        """The quantized weights that nodes use, as whole numbers."""
         for node in nodes:
             for name in dict.fromkeys(reads(node)):
                 index = self._flat.producer.get(name)
                 maker = self._flat.nodes[index].node if index is not None else None
+                weight = None
                 if maker is not None and index not in self._flat.varying and maker.op_type == "DequantizeLinear":
-                    weight, zero = self._prober.constant(maker.inputs[0]), None
-                    if len(maker.inputs) > 2 and maker.inputs[2]:
-                        zero = self._prober.constant(maker.inputs[2])
+                    weight = self._prober.constant(maker.inputs[0])
                 elif index is None and self._prober.is_small_integer(name):
-                    weight, zero = self._prober.constant(name), self._zero_point(node)
-                else:
-                    continue
+                    weight = self._prober.constant(name)
                 if weight is not None and weight.ndim > 1:
-                    yield weight, zero
-
-    def _zero_point(self, node: Node) -> Array | None:
-        places = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5,
-                  "QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5}  # fmt: skip
-        place = places.get(node.op_type)
-        known = place is not None and len(node.inputs) > place and node.inputs[place]
-        return self._prober.constant(node.inputs[place]) if known and place is not None else None
+                    yield weight
 
 
-def _of_integers(weight: Array, zero: Array | None) -> float | None:
-    """The noise that rounding to whole numbers adds to a weight, relative to its power."""
+def _of_integers(weight: Array) -> float | None:
+    """The noise that rounding to whole numbers adds to a weight, relative to its power.
+
+    Weights lie around zero, so their median tells the zero point, whatever the file says.
+    """
     import numpy as np
 
     numbers = weight.astype(np.float64)
-    if zero is not None:
-        offset = zero.astype(np.float64)
-        if offset.size > 1:
-            axes = [axis for axis in range(numbers.ndim) if numbers.shape[axis] == offset.size]
-            if not axes:
-                return None
-            shape = [1] * numbers.ndim
-            shape[axes[-1]] = offset.size
-            offset = offset.reshape(shape)
-        numbers = numbers - offset
+    numbers -= np.median(numbers)
     power = float(np.mean(np.square(numbers)))
     if not power:
         return None
-    largest = float(np.abs(numbers).max())
-    step = min(1.0, largest / 127)
+    step = min(1.0, float(np.abs(numbers).max()) / 127)
     return step**2 / 12 / power
