@@ -56,6 +56,7 @@ class Seen:
 
     tensors: dict[Port, Samples] = field(default_factory=dict)
     values: list[CallValues] = field(default_factory=list)
+    guessed: frozenset[Port] = frozenset()  # whose tensors rest on ports that are known by their shape only
 
 
 class Ports:
@@ -107,8 +108,14 @@ class Ports:
             if not tensors and group:
                 self.problems[number] = "ONNX Runtime can't show its tensors"
             known = {port: tensors[port] for port in group if port in (tensors or {})}  # type: ignore[index]
-            seen[number] = Seen(known, [sample[number] for sample in values])
+            seen[number] = Seen(known, [sample[number] for sample in values], self._guessed(cut, known))
         return seen
+
+    def _guessed(self, cut: Cut, ports: Iterable[Port]) -> frozenset[Port]:
+        guesses = {port for port, match in self.matches.items() if match.evidence == SHAPE}
+        if not guesses:
+            return frozenset()
+        return frozenset(port for port in ports if not guesses.isdisjoint(cut.sources(cut.seen(port))))
 
     def _run(self, cut: Cut, ports: Sequence[Port]) -> dict[Port, Samples] | None:
         """The tensors at some ports; None if ONNX Runtime can't show them."""
@@ -270,10 +277,16 @@ class Ports:
             if len(counts) != 1:  # samples that took other ways
                 continue
             expected = [[side[index].array for side in sides] for index in range(counts.pop())]
-            self._match_side(number, tensors, expected, into=into)
+            self._match_side(number, tensors, expected, seen.guessed, into=into)
 
     def _match_side(
-        self, number: int, tensors: Mapping[Port, Samples], expected: Sequence[Samples], *, into: bool
+        self,
+        number: int,
+        tensors: Mapping[Port, Samples],
+        expected: Sequence[Samples],
+        guessed: frozenset[Port],
+        *,
+        into: bool,
     ) -> None:
         named = {
             port: match
@@ -298,7 +311,7 @@ class Ports:
             best = max((errors.sqnr_db for _, errors in agreeing.values()), default=0.0)
             for port, (layout, errors) in agreeing.items():
                 if errors.sqnr_db >= min(best - _CLOSE_DB, _EXACT_DB):
-                    chosen[port] = PortMatch(index, VALUE, layout)
+                    chosen[port] = PortMatch(index, SHAPE if port in guessed else VALUE, layout)
                     taken.add(index)
         left = [index for index in range(len(expected)) if index not in taken]
         unused = [port for port in free if port not in chosen]
