@@ -145,6 +145,10 @@ class CallGraph:
         )
         return [name for name in names if self.varies(name) and self.flat.producer.get(name) not in nodes]
 
+    def readers(self, number: int, name: str) -> list[int]:
+        """The nodes of a call that read a tensor, through adapters too."""
+        return [index for index in self._consumers(name) if index in self.nodes[number]]
+
     def varies(self, name: str) -> bool:
         """Whether a tensor depends on the model's inputs, or is one."""
         index = self.flat.producer.get(name)

@@ -8,7 +8,7 @@ whatever its scale says: a wrong scale, a clipped range or a wrong zero point co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import inf, log10
+from math import log10
 
 from optimum_htp.models import QUANTIZED_OPERATORS, Array
 from optimum_htp.onnxfile import Node, reads
@@ -20,11 +20,19 @@ FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quant
 EXPECTED_DB = {FLOAT32: 100.0, FLOAT16: 50.0, BFLOAT16: 35.0}
 """The SQNR in dB that the work of one module has at least, by what it computes with."""
 
-MARGIN_DB = {FLOAT32: 10.0, FLOAT16: 15.0, BFLOAT16: 15.0, QUANTIZED: 9.0}
+MARGIN_DB = {FLOAT32: 10.0, FLOAT16: 15.0, BFLOAT16: 15.0, QUANTIZED: 6.0}
 """How far below that it may be and still be no surprise."""
 
-_UNKNOWN_QUANTIZED_DB = 12.0  # of operators whose steps are not known
-_UNKNOWN_STEPS = 0.06  # noise, the same
+# Quantized operators whose steps are not known, and what these may cost: an SQNR in dB, and as noise.
+_UNKNOWN = QUANTIZED_OPERATORS - set(
+    (
+        "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger MatMulIntegerToFloat "
+        "DynamicQuantizeMatMul MatMulNBits"
+    ).split()
+)
+_UNKNOWN_DB = 12.0
+_UNKNOWN_STEPS = 0.06
+_QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
 
 
 class Expected:
@@ -35,7 +43,6 @@ class Expected:
         self._flat = ports.graph.flat
         self._prober = ports.prober
         self._cut = ports.cut()
-        self._initializers = {tensor.name for graph in self._flat.scopes for tensor in graph.initializers}
         self._known: dict[int, float] = {}
 
     def kind(self, row: Row) -> str:
@@ -58,12 +65,17 @@ class Expected:
 
     def _of_quantized(self, row: Row) -> float:
         nodes = [self._flat.nodes[index].node for index in row.nodes]
-        parts = [_of_integers(weight) for weight in self._weights(nodes)]
-        known = [part for part in parts if part is not None]
-        if not known or len(known) < len(parts):
-            return _UNKNOWN_QUANTIZED_DB
-        noise = sum(known) + sum(self._of_activations(row)) + self._of_steps(row)
-        return -10 * log10(noise) if noise else inf
+        noise = self._of_steps(row)
+        if any(node.op_type in _QUANTIZING for node in nodes):
+            noise += sum(self._of_activations(row))
+        for node, weight in self._weights(nodes):
+            part = _of_integers(weight, node) if node.op_type not in _UNKNOWN else None
+            if part is None:
+                return _UNKNOWN_DB
+            noise += part
+        if any(node.op_type in _UNKNOWN for node in nodes):
+            return _UNKNOWN_DB
+        return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
 
     def _of_steps(self, row: Row) -> float:
         """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""
@@ -72,19 +84,20 @@ class Expected:
         for port in row.errors:
             for maker in cut.makers(cut.seen(port)):
                 node = self._flat.nodes[maker.index].node
-                if node.op_type == "QuantizeLinear" and node.inputs[1] in self._initializers:
+                if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
                     names[maker.names.get(node.inputs[0], node.inputs[0])] = node
         arrays = self._ports.run(cut.plan({name: name for name in names})) if names else None
         if arrays is None:
             return _UNKNOWN_STEPS if names else 0.0
-        worst = 0.0
-        for values in arrays:
-            worst = max(worst, sum(self._of_rounding(values[name], node) for name, node in names.items()))
-        return worst
+        return max(sum(self._of_rounding(values[name], node) for name, node in names.items()) for values in arrays)
 
     def _of_rounding(self, values: Array, node: Node) -> float:
         import numpy as np
 
+        if not np.isfinite(values).all() or values.dtype.kind != "f":
+            return 0.0
+        if node.op_type == "DynamicQuantizeLinear":
+            return _of_range(values)
         scale = self._prober.constant(node.inputs[1])
         zero = self._prober.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.uint8(0)
         if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
@@ -101,17 +114,11 @@ class Expected:
         import numpy as np
 
         for sample in self._ports.samples:
-            worst = 0.0
-            for value in sample.values([row.call])[row.call].received:
-                array = value.array
-                if array.dtype.kind != "f" or array.ndim < 2 or not np.isfinite(array).all():
-                    continue
-                power = float(np.mean(np.square(array, dtype=np.float64)))
-                step = (max(float(array.max()), 0.0) - min(float(array.min()), 0.0)) / 255
-                worst = max(worst, step**2 / 12 / power if power else 0.0)
-            yield worst / len(self._ports.samples)
+            received = [value.array for value in sample.values([row.call])[row.call].received]
+            floats = [array for array in received if array.dtype.kind == "f" and array.ndim > 1]
+            yield max((_of_range(array) for array in floats if np.isfinite(array).all()), default=0.0)
 
-    def _weights(self, nodes: Iterable[Node]) -> Iterator[Array]:
+    def _weights(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Array]]:
         """The quantized weights that nodes use, as whole numbers."""
         for node in nodes:
             for name in dict.fromkeys(reads(node)):
@@ -123,20 +130,36 @@ class Expected:
                 elif index is None and self._prober.is_small_integer(name):
                     weight = self._prober.constant(name)
                 if weight is not None and weight.ndim > 1:
-                    yield weight
+                    yield node, weight
 
 
-def _of_integers(weight: Array) -> float | None:
+def _of_range(values: Array) -> float:
+    """The noise of quantizing values to 8 bits over their range, relative to their power."""
+    import numpy as np
+
+    power = float(np.mean(np.square(values, dtype=np.float64)))
+    step = (max(float(values.max()), 0.0) - min(float(values.min()), 0.0)) / 255
+    return step**2 / 12 / power if power else 0.0
+
+
+def _of_integers(weight: Array, node: Node) -> float | None:
     """The noise that rounding to whole numbers adds to a weight, relative to its power.
 
     Weights lie around zero, so their median tells the zero point, whatever the file says.
     """
     import numpy as np
 
-    numbers = weight.astype(np.float64)
+    if node.op_type == "MatMulNBits":
+        if weight.dtype != np.uint8:
+            return None
+        numbers = np.concatenate([weight.ravel() & 15, weight.ravel() >> 4]).astype(np.float64)
+        limit = 7.0
+    else:
+        numbers = weight.astype(np.float64)
+        limit = 7.0 if "int4" in str(weight.dtype) else 127.0
     numbers -= np.median(numbers)
     power = float(np.mean(np.square(numbers)))
     if not power:
         return None
-    step = min(1.0, float(np.abs(numbers).max()) / 127)
+    step = min(1.0, float(np.abs(numbers).max()) / limit)
     return step**2 / 12 / power

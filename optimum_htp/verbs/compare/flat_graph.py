@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,6 +85,24 @@ class FlatGraph:
                 reached.update(fresh)
                 stack.extend(fresh)
         return reached
+
+    def known_sources(self, name: str, known: Container[str]) -> set[str]:
+        """The nearest tensors before one that have known names and depend on the model's inputs."""
+        sources: set[str] = set()
+        done: set[str] = set()
+        stack = [name]
+        while stack:
+            current = stack.pop()
+            index = self.producer.get(current)
+            if current in done:
+                continue
+            done.add(current)
+            if current != name and (index is None or current in known):
+                if current in self.inputs or index in self.varying:
+                    sources.add(current)
+            elif index is not None:
+                stack.extend(reads(self.nodes[index].node))
+        return sources
 
     @cached_property
     def inputs(self) -> frozenset[str]:

@@ -18,6 +18,7 @@ from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import SHAPE, Ports, Seen
+from optimum_htp.verbs.compare.reference import Reference
 
 
 @dataclass(slots=True)
@@ -112,11 +113,11 @@ def _errors(ports: Ports, port: Port, arrays: Sequence[Array], seen: Seen) -> Er
 def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, errors: Errors) -> None:
     graph = ports.graph
     nodes = cut.segment(cut.seen(port))
-    number, foreign = _whose(graph, port, nodes)
-    if number is None:
-        return
     if not nodes and errors.sqnr_db == float("inf"):
         return  # it is handed on
+    number, foreign = _whose(ports, port, nodes)
+    if number is None:
+        return
     operations = bool(graph.children.get(number))
     row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
     row.errors[port] = errors
@@ -126,12 +127,16 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     row.guesses |= {each for each in (port, *sources) if ports.matches[each].evidence == SHAPE}
 
 
-def _whose(graph: CallGraph, port: Port, nodes: Iterable[int]) -> tuple[int | None, set[int]]:
+def _whose(ports: Ports, port: Port, nodes: Iterable[int]) -> tuple[int | None, set[int]]:
     """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
+    graph = ports.graph
+    rewired = _rewired(ports, port)
+    if rewired is not None:
+        return rewired, set()
     level = graph.calls[port.call].parent if port.into else port.call
     owners = {owner for index in nodes if (owner := graph.owner[index]) is not None}
     if port.shared and owners and all(graph.is_inside(port.call, owner) for owner in owners):
-        return port.call, set()
+        return port.call if _same_sources(ports, port) else _common(graph, owners), set()
     if not owners:
         return level, set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
@@ -139,6 +144,46 @@ def _whose(graph: CallGraph, port: Port, nodes: Iterable[int]) -> tuple[int | No
     if not own:
         return _common(graph, foreign), set()
     return _common(graph, own), foreign
+
+
+def _rewired(ports: Ports, port: Port) -> int | None:
+    """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
+
+    If this graph has the reference's tensor, that is who reads the wrong one; if not, who should have made it.
+    """
+    graph, reference = ports.graph, ports.samples[0]
+    name = ports.expected_name(port) if port.into else None
+    if name is None or name == port.tensor or not ports.names_are_shared:
+        return None
+    if name in graph.flat.producer:
+        readers = [graph.owner[index] for index in graph.readers(port.call, port.tensor)]
+        known = [owner for owner in readers if owner is not None]
+        return _common(graph, known) if known else None
+    maker = reference.owner_of(name)
+    if maker is None:
+        return None
+    gone = [number for number in graph.around(maker) if number not in graph.nodes and number not in graph.fused]
+    return gone[-1] if gone else maker
+
+
+def _same_sources(ports: Ports, port: Port) -> bool:
+    """Whether a tensor is made of the same tensors as in the reference, as far as both have names for them."""
+    flat, reference = ports.graph.flat, ports.samples[0]
+    theirs = reference.sources_of(port.tensor, flat.producer)
+    if theirs is None:
+        return True
+    ours = flat.known_sources(port.tensor, _Named(reference))
+    return theirs <= ours
+
+
+class _Named:
+    """The names that a reference's graph has."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._reference.owner_of(name) is not None
 
 
 def _common(graph: CallGraph, numbers: Iterable[int]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -22,7 +22,8 @@ class PackageReference:
     """A file of another package, run on some inputs: what crosses the borders of calls in its graph.
 
     `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` are the tensors that are
-    compared with the outputs of that graph. Up to `max_bytes` are kept.
+    compared with the outputs of that graph, and `shared` those that it has too: of a call whose output it lacks, the last of
+    these stands for it. Up to `max_bytes` are kept.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class PackageReference:
         inputs: Mapping[str, Array],
         own_inputs: Mapping[str, Array],
         results: Sequence[str],
+        shared: Container[str],
         max_bytes: int,
     ) -> None:
         self.name = name
         self.inputs = inputs
         self._given = own_inputs
+        self._shared = shared
         self._tagged = tagged
         self._prober = prober
         self._count = cache(tagged.calls)  # how often a module ran, if known
@@ -62,6 +65,15 @@ class PackageReference:
         """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
         known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
         return known[-1] if known else None
+
+    def owner_of(self, name: str) -> int | None:
+        """The call that made the tensor with a name; None if there is none."""
+        index = self._prober.flat.producer.get(name)
+        return None if index is None else self._graph.owner[index]
+
+    def sources_of(self, name: str, known: Container[str]) -> set[str] | None:
+        """The nearest tensors before one with known names; None if the graph does not have it."""
+        return self._prober.flat.known_sources(name, known) if self.has(name) else None
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What enters and leaves some calls, by the names in the graph."""
@@ -92,7 +104,10 @@ class PackageReference:
         received = [name for name in graph.entering(number) if prober.may_be_port(name)]
         inside = [name for name in graph.inside(number) if prober.may_be_float(name)]
         leaving = [name for name in graph.leaving(number) if name in inside and graph.is_used(number, name)]
-        return tuple(received), tuple(reversed(leaving or inside[:1]))
+        returned = leaving or inside[:1]
+        if not any(name in self._shared for name in returned):
+            returned = [name for name in inside if name in self._shared][:1] or returned
+        return tuple(received), tuple(reversed(returned))
 
     def _with_sizes(self) -> list[ReferenceCall]:
         """The calls with the sizes of what they take and return, from a run that holds none of it."""

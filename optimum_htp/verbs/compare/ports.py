@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, Errors
@@ -79,6 +79,7 @@ class Ports:
         self.problems: dict[int, str] = {}  # of calls that could not be run, why
         self.chunks = 0  # in how many groups of calls the tensors were exposed
         self._max_bytes = max_bytes // 3
+        self.names_are_shared = False
         self._shapes: dict[tuple[int, str], tuple[int, ...]] = {}  # by sample
         self._dtypes: dict[str, str] = {}
 
@@ -215,6 +216,7 @@ class Ports:
 
     def _by_name(self) -> None:
         numbers = self.samples[0].named_calls
+        named: list[PortValue] = []
         for chunk in _groups({number: self.samples[0].calls[number].bytes for number in numbers}, self._max_bytes):
             for number, values in self._values(self.samples[0], chunk).items():
                 inside = self.graph.nodes.get(number, set())
@@ -222,6 +224,7 @@ class Ports:
                 for index, value in enumerate(values.received):
                     if value.name in entering:
                         self.matches[Port(number, value.name, into=True)] = PortMatch(index, NAME)
+                named += [value for value in values.returned if value.name is not None]
                 for index, value in enumerate(values.returned):
                     producer = self.graph.flat.producer.get(value.name or "")
                     if producer is None or value.name is None:
@@ -230,6 +233,9 @@ class Ports:
                         self.matches[Port(number, value.name, into=False)] = PortMatch(index, NAME)
                     elif producer in self.graph.fused.get(number, ()):
                         self.matches[Port(number, value.name, into=False, shared=True)] = PortMatch(index, NAME)
+        ours = self.graph.flat.producer
+        shared = [value.name in ours for value in named]
+        self.names_are_shared = sum(shared) > len(shared) / 2
         # Names are evidence only where the shapes are the same.
         wanted: dict[int, list[Port]] = {}
         for port in self.matches:
@@ -277,13 +283,15 @@ class Ports:
             if len(counts) != 1:  # samples that took other ways
                 continue
             expected = [[side[index].array for side in sides] for index in range(counts.pop())]
-            self._match_side(number, tensors, expected, seen.guessed, into=into)
+            names = [value.name for value in sides[0]]
+            self._match_side(number, tensors, expected, names, seen.guessed, into=into)
 
     def _match_side(
         self,
         number: int,
         tensors: Mapping[Port, Samples],
         expected: Sequence[Samples],
+        expected_names: Sequence[str | None],
         guessed: frozenset[Port],
         *,
         into: bool,
@@ -315,12 +323,21 @@ class Ports:
                     taken.add(index)
         left = [index for index in range(len(expected)) if index not in taken]
         unused = [port for port in free if port not in chosen]
-        chosen |= self._by_shape(left, unused, set(fits), into=into)
+        if into or not self._has_names(expected_names):
+            guessable = [port for port in unused if not port.shared]
+            chosen |= self._by_shape(left, guessable, set(fits), into=into)
         for port in [port for port in self.matches if port.call == number and port.into == into]:
             if port not in tensors and self.matches[port].evidence != NAME and port not in chosen:
                 continue
             del self.matches[port]
         self.matches |= chosen
+
+    def _has_names(self, names: Iterable[str | None]) -> bool:
+        """Whether some names are those of a graph that has most of its tensors in common with this one.
+
+        Then a tensor that the graph does not have is not there, and no other is taken for it.
+        """
+        return self.names_are_shared and any(name is not None for name in names)
 
     def _by_shape(
         self, left: Sequence[int], unused: Sequence[Port], fits: set[tuple[Port, int]], *, into: bool
@@ -340,14 +357,15 @@ class Ports:
                 chosen[ports[0]] = PortMatch(index, SHAPE)
         return chosen
 
+    def expected_name(self, port: Port) -> str | None:
+        """The name that the reference's graph has for a port's tensor."""
+        values = self._values(self.samples[0], [port.call])[port.call]
+        return self.expected(port, values)[self.matches[port].index].name
+
     def forget(self, ports: Iterable[Port]) -> None:
         """Takes back matches that something speaks against."""
         for port in ports:
             self.matches.pop(port, None)
-
-    def with_evidence(self, port: Port, evidence: str) -> None:
-        """Strengthens a match."""
-        self.matches[port] = replace(self.matches[port], evidence=evidence)
 
 
 def _groups(sizes: Mapping[int, int], max_bytes: int) -> Iterator[list[int]]:

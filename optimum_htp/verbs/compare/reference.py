@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +52,12 @@ class Reference(Protocol):
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that is known."""
+
+    def owner_of(self, name: str) -> int | None:
+        """The call that made the tensor with a name in the reference's graph; None if unknown."""
+
+    def sources_of(self, name: str, known: Container[str]) -> set[str] | None:
+        """The nearest tensors before one with known names; None if the reference's graph does not have it."""
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""

@@ -97,6 +97,12 @@ class TorchReference:
             replace(values, returned=tuple(PortValue(array, name) for name, array in outputs)) if outputs else values
         )
 
+    def owner_of(self, _: str) -> None:
+        """Unknown: tensors of PyTorch have no names."""
+
+    def sources_of(self, *_: object) -> None:
+        """Unknown, the same."""
+
     def named(self, _: Sequence[str]) -> dict[str, Array]:
         """No tensors: those of PyTorch have no names."""
         return {}

@@ -225,6 +225,7 @@ def _compare_phase(
             samples.append(
                 PackageReference(
                     name, reference, prober, inputs=inputs, own_inputs=own_inputs, results=ours.outputs,
+                    shared=ours.producer,
                     max_bytes=options.max_bytes // (2 * _SAMPLES),
                 )
             )  # fmt: skip

@@ -25,7 +25,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
     0.2,
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
-_BROKEN_DB = 3.0
+_BROKEN_DB = 20.0
 _LIMIT_DB = 150.0  # what float32 can show
 
 
