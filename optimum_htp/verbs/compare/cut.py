@@ -78,6 +78,7 @@ class Cut:
     def __init__(self, graph: CallGraph, fed: Iterable[Port] = (), corrected: Iterable[Port] = ()) -> None:
         self._graph = graph
         self._flat = graph.flat
+        fed, corrected = list(fed), list(corrected)
         self._fed = {(port.call, port.tensor, port.into): port for port in fed if not port.shared}
         self._corrected = {(port.call, port.tensor, port.into): port for port in corrected if not port.shared}
         self._shared_fed = {port.tensor: port for port in fed if port.shared}

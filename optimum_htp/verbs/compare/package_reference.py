@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.models import Array
@@ -22,8 +23,8 @@ class PackageReference:
     """A file of another package, run on some inputs: what crosses the borders of calls in its graph.
 
     `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` are the tensors that are
-    compared with the outputs of that graph, and `shared` those that it has too: of a call whose output it lacks, the last of
-    these stands for it. Up to `max_bytes` are kept.
+    compared with the outputs of that graph, and `shared` those that it has too: where it lacks what a
+    call returned, the last of these that the same module made stands for it. Up to `max_bytes` are kept.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class PackageReference:
         leaving = [name for name in graph.leaving(number) if name in inside and graph.is_used(number, name)]
         returned = leaving or inside[:1]
         if not any(name in self._shared for name in returned):
-            returned = [name for name in inside if name in self._shared][:1] or returned
+            makers = {self.owner_of(name) for name in returned}
+            known = (name for name in inside if name in self._shared and self.owner_of(name) in makers)
+            returned = list(islice(known, 1)) or returned
         return tuple(received), tuple(reversed(returned))
 
     def _with_sizes(self) -> list[ReferenceCall]:

@@ -37,6 +37,7 @@ _ROUNDS = 4
 _MOST_CANDIDATES = 12
 _EXACT_DB = 60.0
 _CLOSE_DB = 3.0
+_SHARED = 0.1  # by so many of the reference's names a graph is known to be made of its graph
 
 Samples = Sequence[Array]  # of one tensor: one array for each sample
 
@@ -216,7 +217,7 @@ class Ports:
 
     def _by_name(self) -> None:
         numbers = self.samples[0].named_calls
-        named: list[PortValue] = []
+        named: list[str] = []
         for chunk in _groups({number: self.samples[0].calls[number].bytes for number in numbers}, self._max_bytes):
             for number, values in self._values(self.samples[0], chunk).items():
                 inside = self.graph.nodes.get(number, set())
@@ -224,7 +225,7 @@ class Ports:
                 for index, value in enumerate(values.received):
                     if value.name in entering:
                         self.matches[Port(number, value.name, into=True)] = PortMatch(index, NAME)
-                named += [value for value in values.returned if value.name is not None]
+                named += [value.name for value in values.returned if value.name is not None]
                 for index, value in enumerate(values.returned):
                     producer = self.graph.flat.producer.get(value.name or "")
                     if producer is None or value.name is None:
@@ -234,8 +235,8 @@ class Ports:
                     elif producer in self.graph.fused.get(number, ()):
                         self.matches[Port(number, value.name, into=False, shared=True)] = PortMatch(index, NAME)
         ours = self.graph.flat.producer
-        shared = [value.name in ours for value in named]
-        self.names_are_shared = sum(shared) > len(shared) / 2
+        shared = [name in ours for name in named]
+        self.names_are_shared = sum(shared) > _SHARED * len(shared)
         # Names are evidence only where the shapes are the same.
         wanted: dict[int, list[Port]] = {}
         for port in self.matches:
@@ -333,7 +334,7 @@ class Ports:
         self.matches |= chosen
 
     def _has_names(self, names: Iterable[str | None]) -> bool:
-        """Whether some names are those of a graph that has most of its tensors in common with this one.
+        """Whether some names are those of a graph that this one was made from.
 
         Then a tensor that the graph does not have is not there, and no other is taken for it.
         """

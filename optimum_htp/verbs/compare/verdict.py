@@ -25,6 +25,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
     0.2,
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
+_HIDING_DB, _CLEAR_DB = 60.0, 20.0
 _BROKEN_DB = 20.0
 _LIMIT_DB = 150.0  # what float32 can show
 
@@ -140,7 +141,7 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     kinds = {id(row): expected.kind(row) for row in rows}
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
     tried = _tried(ports, _by_module(suspects, excess)[:_MOST], excess, outputs)
-    culprits = [blame for blame in tried if blame.gain_db > (_GUESS_GAIN_DB if blame.guesses else _GAIN_DB)]
+    culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
     unconfirmed = frozenset(port for blame in tried if blame not in culprits for port in blame.guesses)
     if culprits and random:
         return Verdict(UNKNOWN, reason="it draws random numbers: what comes after them differs from run to run")
@@ -164,6 +165,19 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     groups = _by_module(ranked, {id(row): -row.worst.sqnr_db for row in ranked})
     carriers = _tried(ports, groups[:_CARRIERS], excess, outputs)
     return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers), unconfirmed=unconfirmed)
+
+
+def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
+    """Whether the outputs show that a suspect is wrong.
+
+    What a quantized model loses in all hides what one module does, or is better by chance with it: there a module that does
+    not quantize, and whose tensors are certain, is to blame if putting it right does no harm. (It does where a tool has moved
+    a factor from one module to another.)
+    """
+    if blame.guesses:
+        return blame.gain_db > _GUESS_GAIN_DB
+    is_hidden = QUANTIZED not in kinds and before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
+    return blame.gain_db > (-_GAIN_DB if is_hidden else _GAIN_DB)
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
