@@ -51,6 +51,7 @@ class Expected:
         if any(node.op_type in QUANTIZED_OPERATORS for node in nodes) or any(True for _ in self._weights(nodes)):
             return QUANTIZED
         types = {self._prober.type_of(name) for node in nodes for name in (*node.inputs, *node.outputs) if name}
+        types |= {self._prober.type_of(port.tensor) for port in row.errors}
         return next((kind for kind in (BFLOAT16, FLOAT16) if kind in types), FLOAT32)
 
     def sqnr_db(self, row: Row) -> float:
