@@ -208,8 +208,9 @@ class Cut:
         return plan
 
     def segment(self, name: str) -> set[int]:
-        """The nodes that compute a name from what is given, those that depend on the model's inputs."""
-        return {maker.index for maker in self.makers(name)}
+        """The nodes that compute a name from what is given: those that depend on the model's inputs, if any does."""
+        nodes = {maker.index for maker in self.makers(name)}
+        return nodes & self._flat.varying or nodes
 
     def makers(self, name: str) -> list[PlannedNode]:
         """The same as they run here: a node that quantizes may be there for several calls that read what it gives."""
@@ -235,8 +236,6 @@ class Cut:
                 continue
             maker, read = self.needed(current)
             if isinstance(maker, PlannedNode):
-                if maker.index not in self._flat.varying:
-                    continue
                 nodes.append(maker)
             stack.extend(read)
         return nodes, ports

@@ -52,10 +52,10 @@ def compare_graph(
     outputs = measured_outputs(ports, shown)
     ports.match()
     random = random_operators(tagged.model)
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         rows = own_rows(ports)
         verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
-        if not verdict.unconfirmed:
+        if not verdict.unconfirmed or attempt + 1 == _ATTEMPTS:
             break
         ports.forget(verdict.unconfirmed)
     running = running_errors(ports)

@@ -26,6 +26,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
 _HIDING_DB, _CLEAR_DB = 60.0, 20.0
+_CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
 _BROKEN_DB = 20.0
 _LIMIT_DB = 150.0  # what float32 can show
 
@@ -142,9 +143,14 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
     tried = _tried(ports, _by_module(suspects, excess)[:_MOST], excess, outputs)
     culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
-    unconfirmed = frozenset(port for blame in tried if blame not in culprits for port in blame.guesses)
-    if culprits and random:
+    confirmed = {port for blame in culprits for port in blame.guesses}
+    unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
+    if random and (culprits or outputs.worst > tolerance):
         return Verdict(UNKNOWN, reason="it draws random numbers: what comes after them differs from run to run")
+    chosen = sorted({name for blame in culprits for row in blame.rows for name in _choosers(ports, row)})
+    if culprits and all(any(_choosers(ports, row)) for blame in culprits for row in blame.rows):
+        why = f"{', '.join(chosen)} may choose otherwise among values that are nearly equal"
+        return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
     if culprits:
         culprits.sort(key=lambda blame: (-round(blame.gain_db), -blame.excess_db))
         named = [row for blame in culprits for row in blame.rows]
@@ -165,6 +171,11 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     groups = _by_module(ranked, {id(row): -row.worst.sqnr_db for row in ranked})
     carriers = _tried(ports, groups[:_CARRIERS], excess, outputs)
     return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers), unconfirmed=unconfirmed)
+
+
+def _choosers(ports: Ports, row: Row) -> set[str]:
+    """The operators in a row that choose, and so may turn a difference in rounding into any other."""
+    return {ports.graph.flat.nodes[index].node.op_type for index in row.nodes} & _CHOOSERS
 
 
 def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
