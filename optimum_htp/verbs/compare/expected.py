@@ -47,8 +47,8 @@ class Expected:
 
     def kind(self, row: Row) -> str:
         """What the nodes of a row compute with."""
-        nodes = [self._flat.nodes[index].node for index in row.nodes]
-        if any(node.op_type in QUANTIZED_OPERATORS for node in nodes) or any(True for _ in self._weights(nodes)):
+        nodes = [self._flat.nodes[index].node for index in row.makers]
+        if any(node.op_type in QUANTIZED_OPERATORS for node in nodes) or next(self._weights(nodes), None):
             return QUANTIZED
         types = {self._prober.type_of(name) for node in nodes for name in (*node.inputs, *node.outputs) if name}
         types |= {self._prober.type_of(port.tensor) for port in row.errors}
@@ -65,7 +65,7 @@ class Expected:
         return known
 
     def _of_quantized(self, row: Row) -> float:
-        nodes = [self._flat.nodes[index].node for index in row.nodes]
+        nodes = [self._flat.nodes[index].node for index in row.makers]
         noise = self._of_steps(row)
         if any(node.op_type in _QUANTIZING for node in nodes):
             noise += sum(self._of_activations(row))
@@ -123,15 +123,10 @@ class Expected:
         """The quantized weights that nodes use, as whole numbers."""
         for node in nodes:
             for name in dict.fromkeys(reads(node)):
-                index = self._flat.producer.get(name)
-                maker = self._flat.nodes[index].node if index is not None else None
-                weight = None
-                if maker is not None and index not in self._flat.varying and maker.op_type == "DequantizeLinear":
-                    weight = self._prober.constant(maker.inputs[0])
-                elif index is None and self._prober.is_small_integer(name):
+                if self._prober.is_small_integer(name):
                     weight = self._prober.constant(name)
-                if weight is not None and weight.ndim > 1:
-                    yield node, weight
+                    if weight is not None and weight.ndim > 1:
+                        yield node, weight
 
 
 def _of_range(values: Array) -> float:

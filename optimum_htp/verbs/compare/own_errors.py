@@ -31,6 +31,7 @@ class Row:
         operations: Whether it is what the module does between the calls in it.
         errors: The errors of each port that shows it.
         nodes: The nodes that do it, by their indices in the flat graph.
+        makers: The same, and those that make the constants that they use.
         foreign: Calls outside this one whose nodes are among them: what they make could not be replaced.
         guesses: Ports that it rests on and that are known by their shape only: those that show it, or give it values.
     """
@@ -40,6 +41,7 @@ class Row:
     operations: bool
     errors: dict[Port, Errors] = field(default_factory=dict)
     nodes: set[int] = field(default_factory=set)
+    makers: set[int] = field(default_factory=set)
     foreign: set[int] = field(default_factory=set)
     guesses: set[Port] = field(default_factory=set)
 
@@ -122,6 +124,7 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
     row.errors[port] = errors
     row.nodes |= nodes
+    row.makers |= {maker.index for maker in cut.makers(cut.seen(port))}
     row.foreign |= foreign
     sources = cut.sources(cut.seen(port))
     row.guesses |= {each for each in (port, *sources) if ports.matches[each].evidence == SHAPE}
