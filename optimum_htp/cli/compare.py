@@ -10,6 +10,7 @@ from functools import partial
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_input_arguments,
+    add_map_argument,
     add_session_arguments,
     count,
     input_sizes,
@@ -68,6 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Run the first N calls that are off on the reference's tensors (5).",
     )
     add_input_arguments(parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16")
+    add_map_argument(parser)
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument(
         "--max-memory",
@@ -100,6 +102,7 @@ def run(args: Namespace) -> int:
             max_memory_bytes=args.max_memory,
             provider=args.provider,
             threads=args.threads,
+            renamed=dict(args.map),
             task=args.task,
             trust_remote_code=args.trust_remote_code,
         )

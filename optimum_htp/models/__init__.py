@@ -14,6 +14,8 @@ from optimum_htp.models.inputs import (
     graph_inputs,
     load_inputs,
     make_inputs,
+    paired_inputs,
+    paired_outputs,
     phases,
 )
 from optimum_htp.models.measures import (

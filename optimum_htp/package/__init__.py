@@ -5,6 +5,7 @@
 | open a package, find its files, read their tags | `package` |
 | whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
 | which files of two packages belong together | `pairing` |
+| which inputs and outputs of two graphs are each other's | `value_pairing` |
 | metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
@@ -64,4 +65,5 @@ from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredPar
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.skeleton import SKELETON, pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
+from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
 from optimum_htp.package.write import tagging_error, write_files

@@ -8,6 +8,7 @@ from functools import cache
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.models import Array
+from optimum_htp.package import ValuePairs
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.boundaries import Boundaries
 from optimum_htp.verbs.compare.prober import Prober
@@ -19,16 +20,24 @@ _Key = tuple[str, int]
 
 
 class PackageReference:
-    """A file of another package, run on the same inputs.
+    """A file of another package, run on the same inputs; `inputs` and `outputs` have the names of what is compared.
 
     `shared` are the tensors of the graph that is compared: of several that a call may have returned, one of these is it.
     """
 
     def __init__(
-        self, name: str, tagged: TaggedGraph, prober: Prober, inputs: Mapping[str, Array], shared: Collection[str]
+        self,
+        name: str,
+        tagged: TaggedGraph,
+        prober: Prober,
+        inputs: Mapping[str, Array],
+        shared: Collection[str],
+        input_pairs: ValuePairs,
+        output_pairs: ValuePairs,
     ) -> None:
         self.name = name
         self.inputs = inputs
+        self._given = input_pairs.theirs(inputs)
         self._tagged = tagged
         self._prober = prober
         self._shared = shared
@@ -37,7 +46,7 @@ class PackageReference:
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._boundaries = Boundaries(prober.flat, self.calls, self.call_of, prober.may_be_float)
         self.calls = self._with_sizes()
-        outputs = prober.run(prober.flat.outputs, inputs)
+        outputs = output_pairs.ours(prober.run(prober.flat.outputs, self._given))
         self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
 
     def call_of(self, tag: NodeTag) -> int | None:
@@ -48,7 +57,7 @@ class PackageReference:
     def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
         """What some calls returned: the last floating-point tensor that is used outside."""
         chosen = {number: self._output(number) for number in wanted}
-        values = self._prober.run([name for name in chosen.values() if name is not None], self.inputs)
+        values = self._prober.run([name for name in chosen.values() if name is not None], self._given)
         return {
             number: (values[name],) if name is not None and values[name].dtype.kind == "f" else ()
             for number, name in chosen.items()
@@ -56,11 +65,11 @@ class PackageReference:
 
     def named(self, names: Sequence[str]) -> dict[str, Array]:
         """The tensors with some names, those that a node of the graph produces."""
-        return self._prober.run([name for name in names if name in self._prober.flat.producer], self.inputs)
+        return self._prober.run([name for name in names if name in self._prober.flat.producer], self._given)
 
     def received(self, number: int) -> tuple[Array, ...]:
         """The tensors that a call takes from outside."""
-        return tuple(self._prober.run(self._boundaries.entering(number), self.inputs).values())
+        return tuple(self._prober.run(self._boundaries.entering(number), self._given).values())
 
     def _output(self, number: int) -> str | None:
         if number not in self._boundaries.nodes or number in self._boundaries.fused:
@@ -72,7 +81,7 @@ class PackageReference:
     def _with_sizes(self) -> list[ReferenceCall]:
         """The calls with the sizes of what they return, from a run that holds none of it."""
         chosen = {call.number: self._output(call.number) for call in self.calls}
-        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self.inputs)
+        lengths = self._prober.lengths([name for name in chosen.values() if name is not None], self._given)
         sizes = {number: _BYTES * lengths.get(name or "", 0) for number, name in chosen.items()}
         fused = self._boundaries.fused
         return [replace(call, bytes=sizes[call.number], fused=call.number in fused) for call in self.calls]

@@ -31,10 +31,12 @@ from optimum_htp.models import (
     load_inputs,
     load_source_of,
     make_inputs,
+    paired_inputs,
+    paired_outputs,
     phases,
     random_operators,
 )
-from optimum_htp.package import HtpPackage, as_package, partner, tagged_file
+from optimum_htp.package import HtpPackage, ValuePairs, as_package, check_renamed, partner, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
@@ -63,6 +65,7 @@ class _Options:
     provider: str
     threads: int | None
     isolate: int
+    renamed: Mapping[str, str]
 
 
 def compare(
@@ -82,6 +85,7 @@ def compare(
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
     provider: str = DEFAULT_PROVIDER,
     threads: int | None = None,
+    renamed: Mapping[str, str] | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> CompareReport:
@@ -104,6 +108,9 @@ def compare(
         max_memory_bytes: How much memory the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
+        renamed: Inputs and outputs of the package that the reference calls otherwise, and how it calls them; `""` for
+            what it has not. Most are found by themselves: prefixes, other spellings, or by order, type and shape where no
+            name is the same.
         task: The task of the source model; None means what the package says.
         trust_remote_code: Run code that comes with the source model.
 
@@ -126,6 +133,7 @@ def compare(
         provider=check_provider(provider),
         threads=threads,
         isolate=isolate,
+        renamed=renamed or {},
     )
     package = as_package(package)
     if reference is not None:
@@ -182,6 +190,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
     _check_one(options, chosen, package)
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
+    pairs: list[ValuePairs] = []
     for file in chosen.values():
         match = partner(file.name, chosen, other.files)
         if match is None:
@@ -193,14 +202,23 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
             continue
+        inputs, outputs = (
+            pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs)
+        )
+        pairs += (inputs, outputs)
+        if inputs.problem() is not None:
+            raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
         config = component_config(package, file.name) or package.config or other.config
         for phase in phases(tagged.model):
             if options.inputs is not None:
                 given = load_inputs(options.inputs, tagged.model)
             else:
                 given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
-            check_inputs(given, reference.model, where=f"the inputs of {package.path}")
-            compared.append(_compare_phase(tagged, reference, given, options, phase, str(other.path)))
+            check_inputs(inputs.theirs(given), reference.model, where=str(tagged.model.path))
+            compared.append(
+                _compare_phase(tagged, reference, given, (inputs, outputs), options, phase, str(other.path))
+            )
+    check_renamed(options.renamed, pairs)
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
@@ -208,13 +226,19 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 
 
 def _compare_phase(
-    tagged: TaggedGraph, reference: TaggedGraph, given: Mapping[str, Array], options: _Options, phase: str, name: str
+    tagged: TaggedGraph,
+    reference: TaggedGraph,
+    given: Mapping[str, Array],
+    pairs: tuple[ValuePairs, ValuePairs],
+    options: _Options,
+    phase: str,
+    name: str,
 ) -> PartComparison:
     branch = phase == "decode" if "use_cache_branch" in given else None
     ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
     theirs = FlatGraph(reference.model, reference.tags, branch=branch)
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-        recorded = PackageReference(name, reference, prober, given, ours.producer)
+        recorded = PackageReference(name, reference, prober, given, ours.producer, *pairs)
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
         return _compare(tagged, ours, recorded, options, branch=label, tolerance=tolerance)
