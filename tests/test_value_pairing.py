@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,28 @@ def test_renamed_model_is_compared(
     assert report.ok
     (part,) = report.parts
     assert len(part.outputs) == 1 and all(call.errors is not None for call in part.calls)
+
+
+def test_profiles_on_the_same_arrays(
+    exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The arrays have the names of the first package; what the second calls them is found, or given."""
+    import numpy as np
+
+    other = renamed(exported("bert"), tmp_path / "renamed", with_prefix)
+    ones = np.ones((1, 5), np.int64)
+    np.savez(tmp_path / "a.npz", input_ids=ones, attention_mask=ones, token_type_ids=ones - 1)
+    command = ["profile", str(exported("bert")), "--runs", "1", "--warmup", "0", "--json"]
+    given = ["--compare", str(other), "--inputs", str(tmp_path / "a.npz")]
+    for options in ([], ["--map", "input_ids=enc_input_ids"]):
+        assert main([*command, *given, *options]) == 0
+        assert len(json.loads(capsys.readouterr().out)["phases"]) == 1
+    for options, why in (
+        ([*given, "--map", "x=enc_input_ids"], "no input or output is called 'x'"),
+        (["--map", "x=y"], "--map tells how --reference calls what is in --inputs"),
+    ):
+        assert main([*command, *options]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_a_map_on_the_command_line(

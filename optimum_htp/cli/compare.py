@@ -51,12 +51,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `compare`."""
     parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
-    against = parser.add_mutually_exclusive_group(required=True)
+    against = parser.add_mutually_exclusive_group()
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
     against.add_argument(
         "--reference",
         metavar="OTHER",
-        help="Compare with this package, without PyTorch: the one before quantization, say.",
+        help="Compare with this package, without PyTorch: the one before quantization, say. Without it and --model, each "
+        "file is compared with the one of PKG that it was made from: onnx/model_q4.onnx with onnx/model.onnx.",
     )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show N modules that are off (20).")

@@ -68,7 +68,9 @@ def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str, batch: str, s
     )
 
 
-def add_map_argument(parser: ArgumentParser | _ArgumentGroup) -> None:
+def add_map_argument(
+    parser: ArgumentParser | _ArgumentGroup, package: str = "PKG", other: str = "what it is compared with"
+) -> None:
     """Adds the option that says which inputs and outputs are which, where names don't."""
     parser.add_argument(
         "--map",
@@ -76,8 +78,8 @@ def add_map_argument(parser: ArgumentParser | _ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NEW=OLD",
-        help="The input or output NEW of PKG is called OLD in what it is compared with, or is not there (NEW=); may be "
-        "repeated. Prefixes and the like are found without it.",
+        help=f"The input or output NEW of {package} is called OLD in {other}, or is not there (NEW=); may be repeated. "
+        "Prefixes and the like are found without it.",
     )
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
+from optimum_htp.hierarchy import escape_name
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
 from optimum_htp.onnxfile import Value
-from optimum_htp.package import partner
+from optimum_htp.package import FileTraits, HtpFile, partners, traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -63,19 +64,17 @@ class Example:
     outputs: dict[str, Array]
 
 
-def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
-    """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
+def find_parts(source: SourceModel, files: Iterable[HtpFile]) -> list[Part]:
+    """The ONNX files of a package with the modules that were exported to them, by the rule that pairs packages.
 
     A merged decoder is two parts. Files that Optimum's config does not know are left out; HtpError if it has no config.
     """
-    listed = list(files)
+    listed = traits_of(files)
     submodels = _submodels(source, monolith=False)
-    matches = _files_of((*submodels, _MERGED), listed)
+    matches = _matches(source, submodels, listed)
     if len(submodels) > 1 and not matches:
         submodels = _submodels(source, monolith=True)
-        matches = _files_of(submodels, listed)
-    if not matches and len(submodels) == len(listed) == 1:  # a model in one file, whatever the file is called
-        matches = {next(iter(submodels)): listed}
+        matches = _matches(source, submodels, listed)
     parts = [Part(name, file, *submodels[name]) for name in submodels for file in matches.get(name, ())]
     for file in matches.get(_MERGED, ()):
         for name, (module, onnx_config) in _submodels(source, monolith=False).items():
@@ -83,6 +82,38 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
                 parts.append(Part(name, file, module, onnx_config, _BRANCHES[name]))
     return parts
+
+
+def _matches(
+    source: SourceModel, submodels: Mapping[str, tuple[Any, Any]], files: Sequence[FileTraits]
+) -> dict[str, list[str]]:
+    """The files of each part: the exported one, and what tools made of it."""
+    known = [_traits(name, *submodel) for name, submodel in submodels.items()]
+    known += [_merged(traits) for traits in known if _BRANCHES.get(traits.name.removesuffix(".onnx"))]
+    if source.library == "diffusers":  # each part has a directory of its own
+        known = [replace(traits, name=traits.name.replace(".onnx", "/model.onnx")) for traits in known]
+    names = {traits.name: traits.name.removesuffix("/model.onnx").removesuffix(".onnx") for traits in known}
+    matches: dict[str, list[str]] = {}
+    for found in partners(files, known).values():
+        if found.other is not None:
+            matches.setdefault(names[found.other], []).append(found.file)
+    return matches
+
+
+def _traits(name: str, module: Any, onnx_config: Any) -> FileTraits:
+    """What a file that was exported from a module is known by."""
+    inputs, outputs = onnx_config.torch_to_onnx_input_map, onnx_config.torch_to_onnx_output_map
+    return FileTraits(
+        name=f"{name}.onnx",
+        roots=frozenset((f"/{escape_name(type(module).__name__)}",)),
+        inputs=tuple(Value(inputs.get(value, value)) for value in onnx_config.inputs),
+        outputs=tuple(Value(outputs.get(value, value)) for value in onnx_config.outputs),
+    )
+
+
+def _merged(decoder: FileTraits) -> FileTraits:
+    """The traits of a merged decoder, by those of the one with past key values."""
+    return replace(decoder, name=f"{_MERGED}.onnx", inputs=(*decoder.inputs, Value("use_cache_branch")))
 
 
 def fixed_sizes(inputs: Iterable[Value]) -> dict[str, int]:
@@ -132,17 +163,6 @@ def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, A
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise HtpError(f"Optimum can't split {source.name} into parts for {source.task}: {reason(error)}") from error
     return dict(submodels)
-
-
-def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[str]]:
-    """The files of each part: the exported one, and what tools made of it."""
-    paths = {path: name for name in names for path in (f"{name}.onnx", f"{name}/model.onnx")}
-    matches: dict[str, list[str]] = {}
-    for file in files:
-        match = partner(file, files, paths)
-        if match is not None:
-            matches.setdefault(paths[match], []).append(file)
-    return matches
 
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:

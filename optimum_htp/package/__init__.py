@@ -43,6 +43,7 @@ from optimum_htp.package.configs import (
     preprocessors_of,
     remove_config_metadata,
 )
+from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (
@@ -59,7 +60,7 @@ from optimum_htp.package.node_metadata import (
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
-from optimum_htp.package.pairing import pair_files, partner
+from optimum_htp.package.pairing import partners
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions

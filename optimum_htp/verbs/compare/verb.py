@@ -36,7 +36,7 @@ from optimum_htp.models import (
     phases,
     random_operators,
 )
-from optimum_htp.package import HtpPackage, ValuePairs, as_package, check_renamed, partner, tagged_file
+from optimum_htp.package import HtpPackage, ValuePairs, as_package, check_renamed, partners, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
@@ -94,7 +94,9 @@ def compare(
     Args:
         package: The package: its directory, an ONNX file of it, or one that is open.
         model: The source model: its directory, or its id on the Hub.
-        reference: A package to compare with instead, without PyTorch: the one before quantization, say.
+        reference: A package to compare with instead, without PyTorch: the one before quantization, say. Without either,
+            each file is compared with the one of the package that it was made from: `onnx/model_q4.onnx` with
+            `onnx/model.onnx`.
         file: Which ONNX files to compare, a name or a glob; None means all.
         inputs: An .npz file with the inputs of the one file that is compared.
         batch_size: Examples at once; None means a usual size, as for the next ones.
@@ -122,7 +124,7 @@ def compare(
         >>> report = compare("bert_onnx", model="bert")    # doctest: +SKIP
         >>> report.parts[0].first_over                     # doctest: +SKIP
     """
-    if (model is None) == (reference is None):
+    if model is not None and reference is not None:
         raise HtpError("a package is compared with its source model or with another package: give one of the two")
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
@@ -136,8 +138,8 @@ def compare(
         renamed=renamed or {},
     )
     package = as_package(package)
-    if reference is not None:
-        other = as_package(reference)
+    if model is None:
+        other = package if reference is None else as_package(reference)
         name = str(other.path)
         parts, refused = _with_package(package, other, options)
     else:
@@ -151,7 +153,8 @@ def compare(
 def _with_model(
     package: HtpPackage, model: str, options: _Options, *, task: str | None, trust_remote_code: bool
 ) -> _Compared:
-    tagged = {name: tagged_file(file, package=package) for name, file in package.matching(options.file).items()}
+    chosen = package.matching(options.file)
+    tagged = {name: tagged_file(file, package=package) for name, file in chosen.items()}
     source = load_source_of(
         [file.model for file in tagged.values()],
         model,
@@ -160,7 +163,7 @@ def _with_model(
         task=task,
         trust_remote_code=trust_remote_code,
     )
-    parts = [part for part in find_parts(source, package.files) if part.file in tagged]
+    parts = find_parts(source, chosen.values())
     _check_one(options, (part.file for part in parts), package)
     if not parts:
         raise PackageError(
@@ -191,13 +194,16 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
     pairs: list[ValuePairs] = []
+    found = partners(traits_of(chosen.values()), traits_of(other.files.values()))
     for file in chosen.values():
-        match = partner(file.name, chosen, other.files)
-        if match is None:
-            refused[file.name] = f"{other.path} has no file that goes with it"
+        partner = found[file.name]
+        if partner.other is None:
+            refused[file.name] = partner.problem(other.path)
+            continue
+        if other is package and partner.other == file.name:  # the others were made from it
             continue
         tagged = tagged_file(file, package=package, reference=other)
-        reference = tagged_file(other.files[match], package=other, reference=package)
+        reference = tagged_file(other.files[partner.other], package=other, reference=package)
         if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
             ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
@@ -216,11 +222,14 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
                 given = make_inputs(tagged.model, config, sizes=options.sizes, phase=phase, varied=True)
             check_inputs(inputs.theirs(given), reference.model, where=str(tagged.model.path))
             compared.append(
-                _compare_phase(tagged, reference, given, (inputs, outputs), options, phase, str(other.path))
+                _compare_phase(tagged, reference, given, (inputs, outputs), options, phase, str(reference.model.path))
             )
     check_renamed(options.renamed, pairs)
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        if other is package:
+            why = reasons or f"{' and '.join(chosen)}: made from no other file of it"
+            raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return tuple(compared), refused
 

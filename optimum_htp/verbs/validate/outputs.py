@@ -64,7 +64,7 @@ def check_outputs(
         trust_remote_code=trust_remote_code,
     )
     try:
-        parts = find_parts(source, package.readable)
+        parts = find_parts(source, package.readable_files.values())
     except HtpError as error:
         return [combine(name, [warning(f"not compared: {error}")], ok="") for name in ("outputs", "dynamic-axes")]
     first, others = [], []
