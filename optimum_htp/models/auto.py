@@ -207,8 +207,9 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
         config, recorded = _read_config(directory / subfolder) or package.config, package.task
     if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
-        if _read_config(directory.absolute().parent) is not None:  # this is the `onnx` of a package
-            advice = f"give {directory.absolute().parent}, which has one, and subfolder={directory.name!r}"
+        above = directory.absolute().parent
+        if directory.name == "onnx" and _read_config(above) is not None:  # as repositories on the Hub have it
+            advice = f"give {above}, which has one, and subfolder='onnx'"
         raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
     override = kwargs.get("config")
     if isinstance(override, (str, os.PathLike)):
