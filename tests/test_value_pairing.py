@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from optimum_htp import compare
+from optimum_htp import Check, compare, validate
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
-from optimum_htp.onnxfile import NUMBERS, Value
+from optimum_htp.onnxfile import NUMBERS, Graph, OnnxModel, Value
 from optimum_htp.package.value_pairing import check_renamed, paired_values
 
 if TYPE_CHECKING:
@@ -151,10 +151,10 @@ def test_what_the_caller_maps() -> None:
         paired_values(ours, theirs, renamed={"a": "ids"})
     with pytest.raises(HtpError, match="'input_ids' is mapped already"):
         paired_values(ours, theirs, renamed={"a": "input_ids", "b": "input_ids"})
+    model = OnnxModel(graph=Graph(inputs=tuple(ours)))
     with pytest.raises(HtpError, match="--map c=x: no input or output is called 'c'; there are a, b"):
-        check_renamed({"c": "x"}, [pairs])
-    check_renamed({"a": "attention_mask"}, [pairs])
-    check_renamed({"b": ""}, [new])
+        check_renamed({"c": "x"}, [model])
+    check_renamed({"a": "attention_mask", "b": ""}, [model])
 
 
 # --- Where it counts ---
@@ -199,6 +199,33 @@ def test_renamed_model_is_compared(
     assert report.ok
     (part,) = report.parts
     assert len(part.outputs) == 1 and all(call.errors is not None for call in part.calls)
+
+
+def test_renamed_model_and_pytorch(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A prefix is seen through; where only the order tells, that may be the fault, and the names can be given."""
+
+    def outputs(package: Path, **options: Any) -> Check:
+        checks = validate(package, model=zoo_model("bert"), **options).checks
+        return next(check for check in checks if check.name == "outputs")
+
+    prefixed = renamed(exported("bert"), tmp_path / "prefixed", with_prefix)
+    assert outputs(prefixed).status == "ok"
+    report = compare(prefixed, model=zoo_model("bert"), isolate=0)
+    assert report.ok and list(report.parts[0].outputs) == ["enc_logits"]
+    nameless = renamed(exported("bert"), tmp_path / "nameless", without_names)
+    guess = outputs(nameless)
+    assert (
+        guess.status == "warning"
+        and "if by their order input0 for input_ids, input1 for attention_mask" in guess.reason
+    )
+    given = {"input0": "attention_mask", "input1": "input_ids"}
+    assert outputs(nameless, renamed=given).status == "ok"
+    assert compare(nameless, model=zoo_model("bert"), renamed=given, isolate=0).ok
+    for options in ({"renamed": {"x": "y"}}, {"renamed": given, "model": None}):
+        with pytest.raises(HtpError, match="--map"):
+            validate(nameless, **{"model": zoo_model("bert"), **options})
 
 
 def test_profiles_on_the_same_arrays(

@@ -9,16 +9,17 @@ import copy
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import escape_name
+from optimum_htp.models.inputs import array_values, graph_inputs
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
-from optimum_htp.onnxfile import Value
-from optimum_htp.package import FileTraits, HtpFile, partners, traits_of
+from optimum_htp.onnxfile import OnnxModel, Value
+from optimum_htp.package import FileTraits, HtpFile, ValuePairs, paired_values, partners, traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,18 +51,31 @@ class Part:
         """`with past` or `without past` for a branch, else ""."""
         return "" if self.branch is None else "with past" if self.branch else "without past"
 
+    @property
+    def input_names(self) -> list[str]:
+        """What Optimum calls its inputs in a file."""
+        return [value.name for value in _inputs(self.onnx_config)] + ["use_cache_branch"] * (self.branch is not None)
+
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
         left_out = {name for name in outputs if self.branch and name.startswith("present.") and ".encoder." in name}
         return {name: array for name, array in outputs.items() if name not in left_out}
 
 
+TorchNames = tuple[ValuePairs, ValuePairs]
+"""The inputs and outputs of a file, with Optimum's names for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Inputs of an ONNX file and PyTorch's outputs for them, by the names that the file has."""
+    """Inputs of an ONNX file and PyTorch's outputs for them, by the names that the file has.
+
+    `guessed` has those of other names in PyTorch that only their order tells which they are there.
+    """
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
+    guessed: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_parts(source: SourceModel, files: Iterable[HtpFile]) -> list[Part]:
@@ -102,13 +116,18 @@ def _matches(
 
 def _traits(name: str, module: Any, onnx_config: Any) -> FileTraits:
     """What a file that was exported from a module is known by."""
-    inputs, outputs = onnx_config.torch_to_onnx_input_map, onnx_config.torch_to_onnx_output_map
+    renamed = onnx_config.torch_to_onnx_output_map
     return FileTraits(
         name=f"{name}.onnx",
         roots=frozenset((f"/{escape_name(type(module).__name__)}",)),
-        inputs=tuple(Value(inputs.get(value, value)) for value in onnx_config.inputs),
-        outputs=tuple(Value(outputs.get(value, value)) for value in onnx_config.outputs),
+        inputs=_inputs(onnx_config),
+        outputs=tuple(Value(renamed.get(value, value)) for value in onnx_config.outputs),
     )
+
+
+def _inputs(onnx_config: Any) -> tuple[Value, ...]:
+    renamed = onnx_config.torch_to_onnx_input_map
+    return tuple(Value(renamed.get(value, value)) for value in onnx_config.inputs)
 
 
 def _merged(decoder: FileTraits) -> FileTraits:
@@ -208,6 +227,36 @@ def run_reference(part: Part, input_names: list[str], *, shapes: Mapping[str, in
         {name: as_array(value) for name, value in inputs.items() if name in input_names},
         {name: as_array(value) for name, value in outputs.items()},
     )
+
+
+def names_in_torch(
+    part: Part, model: OnnxModel, *, shapes: Mapping[str, int], renamed: Mapping[str, str] | None = None
+) -> TorchNames | None:
+    """What Optimum calls the inputs and outputs of a file; None if that is what the file calls them.
+
+    The part is run to see their types and shapes. Raises whatever the model raises, and HtpError if it is open which is
+    which; `renamed`, and what else is raised for it, are `paired_values`'.
+    """
+    taken, known = graph_inputs(model), part.input_names
+    names = [value.name for value in taken]
+    if not renamed and not set(names).isdisjoint(known):  # they speak one language, and what differs is another input
+        return None
+    example = run_reference(part, [*known, *names], shapes=shapes)
+    inputs = paired_values(taken, array_values(example.inputs), renamed=renamed)
+    if inputs.problem() is not None:
+        raise HtpError(f"{part.file} and PyTorch: {inputs.problem()}")
+    answers = array_values(part.comparable(example.outputs))
+    return inputs, paired_values(model.graph.outputs, answers, renamed=renamed)
+
+
+def run_for_file(part: Part, model: OnnxModel, names: TorchNames | None, *, shapes: Mapping[str, int]) -> Example:
+    """As `run_reference`, by the names that a file has: `names` is what `names_in_torch` says."""
+    if names is None:
+        return run_reference(part, [value.name for value in graph_inputs(model)], shapes=shapes)
+    inputs, outputs = names
+    example = run_reference(part, list(inputs.names.values()), shapes=shapes)
+    answers = part.comparable(example.outputs)
+    return Example(inputs.ours(example.inputs), outputs.ours(answers), {**inputs.guessed, **outputs.guessed})
 
 
 def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey
-from optimum_htp.onnxfile import Value, element_type
+from optimum_htp.onnxfile import Node, OnnxModel, Value, element_type
 from optimum_htp.tagging import TaggedGraph
 
 _T = TypeVar("_T")
@@ -27,6 +27,8 @@ _SPELLING = "spelled differently"
 _USES = "by the modules that use them"
 _ONLY = "the only ones of their type and shape"
 _ORDER = "by order, type and shape"
+_USES_AND_ORDER = f"{_USES}, and in their order"
+_PASSING = frozenset("Cast Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
 
 Uses = Mapping[str, Collection[str]]
 """The tags of the modules that use each value."""
@@ -62,6 +64,11 @@ class ValuePairs:
     def renamed(self) -> dict[str, str]:
         """Those of `names` that have another name in the other graph."""
         return {ours: theirs for ours, theirs in self.names.items() if ours != theirs}
+
+    @property
+    def guessed(self) -> dict[str, str]:
+        """Those of `names` that nothing but their order tells from others."""
+        return {name: self.names[name] for name, why in self.evidence.items() if why in (_ORDER, _USES_AND_ORDER)}
 
     def explain(self) -> list[str]:
         """Which were paired under different names, and why: a line for each kind of evidence."""
@@ -117,9 +124,10 @@ def paired_values(
     return pairing.result()
 
 
-def check_renamed(renamed: Mapping[str, str], pairs: Iterable[ValuePairs]) -> None:
-    """Raises HtpError if what the caller mapped is in none of the files."""
-    known = dict.fromkeys(name for each in pairs for name in (*each.names, *each.only_ours))
+def check_renamed(renamed: Mapping[str, str], models: Iterable[OnnxModel]) -> None:
+    """Raises HtpError if what the caller mapped is an input or output of none of the files."""
+    ends = (value.name for model in models for value in (*model.graph.inputs, *model.graph.outputs))
+    known = dict.fromkeys(ends) if renamed else {}
     for name in (name for name in renamed if name not in known):
         raise HtpError(
             f"--map {name}={renamed[name]}: no input or output is called {name!r}; there are {', '.join(known)}"
@@ -127,13 +135,26 @@ def check_renamed(renamed: Mapping[str, str], pairs: Iterable[ValuePairs]) -> No
 
 
 def users_of(graph: TaggedGraph) -> dict[str, frozenset[str]]:
-    """The modules whose nodes read each tensor, in bodies too; of a fused node, all that it came from."""
-    users: dict[str, set[str]] = {}
+    """The modules that use each input, in bodies and behind what only brings it into another form too.
+
+    Of a fused node these are all that it came from.
+    """
+    readers: dict[str, list[tuple[NodeKey, Node]]] = {}
     for key, node in graph.model.nodes():
-        modules = _modules(graph, key)
-        for name in node.inputs:
-            users.setdefault(name, set()).update(modules)
-    return {name: frozenset(modules) for name, modules in users.items()}
+        for name in dict.fromkeys(node.inputs):
+            readers.setdefault(name, []).append((key, node))
+    users: dict[str, frozenset[str]] = {}
+    for value in graph.model.graph.inputs:
+        names, seen, modules = [value.name], {value.name}, set[str]()
+        for name in names:  # which grows
+            for key, node in readers.get(name, ()):
+                modules.update(_modules(graph, key))
+                if node.op_type in _PASSING and node.inputs[0] == name:
+                    fresh = [output for output in node.outputs if output and output not in seen]
+                    seen.update(fresh)
+                    names += fresh
+        users[value.name] = frozenset(modules)
+    return users
 
 
 def makers_of(graph: TaggedGraph) -> dict[str, frozenset[str]]:
@@ -155,6 +176,8 @@ class _Pairing:
         self.theirs = {value.name: value for value in theirs}
         self.uses = uses or ({}, {})
         self.order = tuple(self.ours), tuple(self.theirs)
+        # Then the symbols mean the same, as those of one exporter do.
+        self.same_symbols = _symbols(self.ours.values()) == _symbols(self.theirs.values())
         self.names: dict[str, str] = {}
         self.evidence: dict[str, str] = {}
 
@@ -210,37 +233,45 @@ class _Pairing:
             used.append(affix)
 
     def used(self) -> None:
-        """Those whose modules are most alike; of several with the same modules, as many on both sides, in order."""
+        """Those whose modules are most alike."""
         alike = {pair: score for pair in product(self.ours, self.theirs) if (score := self._alike(*pair))}
         for score in sorted(set(alike.values()), reverse=True):
-            left = [pair for pair, each in alike.items() if each == score and pair[0] in self.ours]
-            left = [pair for pair in left if pair[1] in self.theirs]
-            while left:
-                group = _connected(left)
-                both = zip(self.order, map(set, zip(*group, strict=True)), strict=True)
-                ours, theirs = ([name for name in order if name in names] for order, names in both)
-                pairs = list(zip(ours, theirs, strict=False))
-                if len(ours) == len(theirs) and all(pair in group for pair in pairs):
-                    for pair in pairs:
-                        self._pair(*pair, _USES)
-                else:  # which of them is open, and those that are less alike are no better
-                    alike = {pair: each for pair, each in alike.items() if pair[0] not in ours}
-                left = [pair for pair in left if pair not in group]
+            equal = [pair for pair, each in alike.items() if each == score]
+            left = self._in_order(equal, _USES, _USES_AND_ORDER)
+            # Which of these are each other's is open, and those that are less alike are no better.
+            alike = {pair: each for pair, each in alike.items() if pair[0] not in left}
 
     def in_order(self) -> None:
         """Those that only fit one another, then the others if they fit in their order."""
         while True:
-            fitting = {name: [other for other in self.theirs if self._fits(name, other)] for name in self.ours}
-            wanted = Counter(other for others in fitting.values() for other in others)
-            only = {name: others[0] for name, others in fitting.items() if len(others) == 1 == wanted[others[0]]}
-            for ours, theirs in only.items():
-                self._pair(ours, theirs, _ONLY)
+            fitting = [pair for pair in product(self.ours, self.theirs) if self._fits(*pair)]
+            ours, theirs = (Counter(pair[side] for pair in fitting) for side in (0, 1))
+            only = [pair for pair in fitting if ours[pair[0]] == theirs[pair[1]] == 1]
+            for pair in only:
+                self._pair(*pair, _ONLY)
             if not only:
                 break
-        pairs = list(zip(self.ours, self.theirs, strict=False))
-        if len(self.ours) == len(self.theirs) and all(self._fits(*pair) for pair in pairs):
-            for pair in pairs:
-                self._pair(*pair, _ORDER)
+        self._in_order(fitting, _ONLY, _ORDER)
+
+    def _in_order(self, pairs: Iterable[tuple[str, str]], alone: str, among: str) -> set[str]:
+        """Of pairs that may be, makes those that are as many on both sides, in their order; returns ours that are open.
+
+        `alone` is why a pair is one that shares its names with no other, `among` why others are.
+        """
+        left = [(ours, theirs) for ours, theirs in pairs if ours in self.ours and theirs in self.theirs]
+        open_ones: set[str] = set()
+        while left:
+            group = _connected(left)
+            both = zip(self.order, map(set, zip(*group, strict=True)), strict=True)
+            ours, theirs = ([name for name in order if name in names] for order, names in both)
+            chosen = list(zip(ours, theirs, strict=False))
+            if len(ours) == len(theirs) and all(pair in group for pair in chosen):
+                for pair in chosen:
+                    self._pair(*pair, alone if len(chosen) == 1 else among)
+            else:
+                open_ones.update(ours)
+            left = [pair for pair in left if pair not in group]
+        return open_ones
 
     def result(self) -> ValuePairs:
         """What was found, in the order of ours."""
@@ -265,7 +296,7 @@ class _Pairing:
         del self.ours[ours], self.theirs[theirs]
 
     def _fits(self, ours: str, theirs: str) -> bool:
-        return _fits(self.ours[ours], self.theirs[theirs])
+        return _fits(self.ours[ours], self.theirs[theirs], by_symbol=self.same_symbols)
 
     def _alike(self, ours: str, theirs: str) -> float | None:
         """The share of the modules that use one of two values which use both; None if it is unknown who does."""
@@ -290,7 +321,7 @@ class _Affix(NamedTuple):
         return name.startswith(self.text) if self.in_front else name.endswith(self.text)
 
 
-def _fits(one: Value, other: Value) -> bool:
+def _fits(one: Value, other: Value, *, by_symbol: bool) -> bool:
     """Whether two values may be the same: numbers of one kind, of any precision, and no size that contradicts."""
     kinds = {_kind(value.elem_type) for value in (one, other)} - {"unknown"}
     if len(kinds) > 1:
@@ -300,8 +331,12 @@ def _fits(one: Value, other: Value) -> bool:
     return len(one.shape) == len(other.shape) and all(
         left == right
         for left, right in zip(one.shape, other.shape, strict=True)
-        if isinstance(left, int) and isinstance(right, int)
+        if type(left) is type(right) and (by_symbol or isinstance(left, int))
     )
+
+
+def _symbols(values: Iterable[Value]) -> set[str]:
+    return {size for value in values for size in value.shape or () if isinstance(size, str)}
 
 
 def _kind(elem_type: int) -> str:

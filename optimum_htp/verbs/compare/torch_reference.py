@@ -16,11 +16,13 @@ from optimum_htp.models import (
     Example,
     Part,
     SourceModel,
+    TorchNames,
     as_array,
-    run_reference,
+    run_for_file,
     same_random_numbers,
     tensors_in,
 )
+from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
 if TYPE_CHECKING:
@@ -204,12 +206,16 @@ def _copied(tensor: torch.Tensor) -> Array:
 
 
 def run_part(
-    part: Part, input_names: list[str], shapes: Mapping[str, int], given: Mapping[str, Array] | None
+    part: Part,
+    model: OnnxModel,
+    shapes: Mapping[str, int],
+    given: Mapping[str, Array] | None,
+    names: TorchNames | None,
 ) -> Example:
     """Runs a module on inputs of these sizes, or on those that are given. Raises HtpError if PyTorch can't."""
     try:
         if given is None:
-            return run_reference(part, input_names, shapes=shapes)
+            return run_for_file(part, model, names, shapes=shapes)
         return _run_given(part, given)
     except HtpError:
         raise

@@ -27,10 +27,10 @@ from optimum_htp.models import (
     default_tolerance,
     find_parts,
     fixed_sizes,
-    graph_inputs,
     load_inputs,
     load_source_of,
     make_inputs,
+    names_in_torch,
     paired_inputs,
     paired_outputs,
     phases,
@@ -154,6 +154,7 @@ def _with_model(
     package: HtpPackage, model: str, options: _Options, *, task: str | None, trust_remote_code: bool
 ) -> _Compared:
     chosen = package.matching(options.file)
+    check_renamed(options.renamed, (file.model for file in chosen.values()))
     tagged = {name: tagged_file(file, package=package) for name, file in chosen.items()}
     source = load_source_of(
         [file.model for file in tagged.values()],
@@ -180,9 +181,9 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
     check_source(part, source, tree, file=tagged.name)
     given = load_inputs(options.inputs, tagged.model) if options.inputs is not None else None
-    names = [value.name for value in graph_inputs(tagged.model)]
     shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
-    run = partial(run_part, part, names, shapes, given)
+    names = names_in_torch(part, tagged.model, shapes=shapes, renamed=options.renamed)
+    run = partial(run_part, part, tagged.model, shapes, given, names)
     recorded = TorchReference(part, source, tree, run, max_bytes=options.max_bytes // 2)
     tolerance = default_tolerance(tagged.model)
     return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
@@ -193,7 +194,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
     _check_one(options, chosen, package)
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
-    pairs: list[ValuePairs] = []
+    check_renamed(options.renamed, (file.model for file in chosen.values()))
     found = partners(traits_of(chosen.values()), traits_of(other.files.values()))
     for file in chosen.values():
         partner = found[file.name]
@@ -211,7 +212,6 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
         inputs, outputs = (
             pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs)
         )
-        pairs += (inputs, outputs)
         if inputs.problem() is not None:
             raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
         config = component_config(package, file.name) or package.config or other.config
@@ -224,7 +224,6 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             compared.append(
                 _compare_phase(tagged, reference, given, (inputs, outputs), options, phase, str(reference.model.path))
             )
-    check_renamed(options.renamed, pairs)
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         if other is package:

@@ -60,16 +60,14 @@ def diff(
             raise PackageError(
                 f"{right.path}: none of its files was made from another; give a package to compare with"
             )
+    check_renamed(renamed or {}, (file.model for file in right.files.values()))
     order = list(left.files)
     files: list[FileDiff] = []
-    values: list[ValuePairs] = []
     for before, after in sorted(pairs, key=lambda pair: order.index(pair[0])):
         one = tagged_file(left.files[before], package=left, reference=right)
         other = tagged_file(right.files[after], package=right, reference=left)
         ends = paired_inputs(other, one, renamed=renamed), paired_outputs(other, one, renamed=renamed)
         files.append(_file_diff(one, other, ends, depth))
-        values += ends
-    check_renamed(renamed or {}, values)
     return DiffReport(
         before=str(left.path),
         after=str(right.path),

@@ -108,7 +108,7 @@ def profile(
         raise HtpError(
             "--map tells how --reference calls what is in --inputs: give both (reference=, inputs=) or none"
         )
-    check_renamed(renamed or {}, [paired_inputs(graph, graph) for graph in tagged])
+    check_renamed(renamed or {}, (graph.model for graph in tagged))
     config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
