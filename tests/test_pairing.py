@@ -17,6 +17,7 @@ from optimum_htp.cli.main import main
 from optimum_htp.models.torch_parts import _matches
 from optimum_htp.onnxfile import Initializer, Value
 from optimum_htp.package.file_traits import FileTraits, traits_of
+from optimum_htp.package.node_metadata import strip_tags
 from optimum_htp.package.pairing import partners, plain_name
 from optimum_htp.verbs.profile import ProfileReport
 
@@ -24,7 +25,7 @@ from optimum_htp.verbs.profile import ProfileReport
 VARIANTS = (
     "_O1 _O4 _optimized -opt .opt _quantized .quant _int8 -int8 _uint8 _int4 _q4 _q4f16 _bnb4 _fp16 _float16 -fp16 _bf16 "
     "_awq _gptq _qdq _slim _simplified -infer _qint8_avx512_vnni _quint8_avx2 _qint8_arm64 _optimized_quantized "
-    "_quantized_optimized _fp16_O3 _O2-int8 _slim_q4 _QUANTIZED"
+    "_w8a8 _int4_rtn _nf4 _quantized_optimized _fp16_O3 _O2-int8 _slim_q4 _QUANTIZED"
 ).split()
 
 
@@ -206,6 +207,20 @@ def test_values_tell_what_nothing_else_does(tmp_path: Path) -> None:
     assert set(result["c.onnx"].candidates) == {"query.onnx", "passage.onnx"}
 
 
+def test_files_that_carry_nothing_of_ours(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Neither tags nor skeleton, and names that tell nothing: what they take and give is left."""
+    plain, made = HtpPackage(exported("t5")), tmp_path / "made"
+    made.mkdir()
+    names = dict(zip(plain.files, "abcd", strict=True))
+    for name, letter in names.items():
+        shutil.copy(plain.files[name].path, made / f"{letter}.onnx")
+        strip_tags(made / f"{letter}.onnx")
+    files = traits_of(HtpPackage(made).files.values())
+    assert not any(file.skeleton or file.roots for file in files)
+    result = partners(files, traits_of(plain.files.values()))
+    assert {name: each.other for name, each in result.items()} == {f"{new}.onnx": old for old, new in names.items()}
+
+
 # --- The verbs ----------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +266,9 @@ def test_variants_are_compared_with_their_source(
 ) -> None:
     """In the package itself, in another one, in PyTorch; the directory, a file of it, or one that is named."""
     made = "onnx/model_quantized.onnx"
-    for package, options in ((variants, {}), (variants, {"file": made}), (variants / made, {"reference": variants})):
+    for package, options in (
+        (variants, {}), (variants, {"file": made}), (variants / made, {"reference": variants}), (variants / made, {}),
+    ):  # fmt: skip
         report = compare(package, **options, isolate=0, threads=1)
         assert [part.file for part in report.parts] == [made] and report.ok and not report.not_compared
         assert report.parts[0].reference == str(variants / "onnx/model.onnx")

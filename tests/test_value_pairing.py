@@ -123,6 +123,20 @@ def test_modules_tell_what_a_value_is_for() -> None:
     assert pairs.problem() is None and pairs.only_ours == ("position_ids",)
 
 
+def test_one_that_was_renamed_among_others() -> None:
+    """In the same place, for the same modules; else the candidates are named."""
+    ours, theirs = values("ids:i[b,s] attention_mask:i[b,s]"), values("input_ids:i[b,s] attention_mask:i[b,s]")
+    uses: list[Any] = [{"ids": ["/Bert/Words"]}, {"input_ids": ["/Bert/Words"]}]
+    pairs = paired_values(ours, theirs, uses=(uses[0], uses[1]))
+    assert pairs.explain() == ["ids is input_ids (in the same place, and used by the same modules)"]
+    for left, right, known in (
+        (ours[::-1], theirs, uses), (ours[:1], theirs, uses), (ours, theirs, [{}, {}]), (ours, theirs, [uses[0], {}]),
+    ):  # fmt: skip
+        pairs = paired_values(left, right, uses=(known[0], known[1]))
+        assert not pairs.renamed or left == ours[:1]
+    assert "'ids' is input_ids there, or new: say which with --map ids=input_ids" in str(pairs.problem())
+
+
 def test_values_of_one_module_go_in_order() -> None:
     """The keys and values of a cache."""
     ours, theirs = values("a:f[b] b:f[b] c:f[b] d:f[b]"), values("k0:f[b] k1:f[b] v0:f[b] v1:f[b]")

@@ -59,7 +59,7 @@ from optimum_htp.package.node_metadata import (
     write_layer_values,
     write_tags,
 )
-from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of
+from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of, whole_package
 from optimum_htp.package.pairing import partners
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts

@@ -235,6 +235,11 @@ def as_package(package: str | Path | HtpPackage) -> HtpPackage:
     return package if isinstance(package, HtpPackage) else HtpPackage(package)
 
 
+def whole_package(package: HtpPackage) -> HtpPackage:
+    """The package that a file is in, with the files beside it; a directory, and a packed file, are that themselves."""
+    return package if package.path.is_dir() or package.packed is not None else HtpPackage(package.directory)
+
+
 def path_of(package: str | Path | HtpPackage) -> Path:
     """The path of a package, opened or not."""
     return package.path if isinstance(package, HtpPackage) else Path(package)

@@ -25,6 +25,7 @@ _VARIANT = re.compile(
         optimized | opt | o[1-4] | slim | slimmed | simplified | sim | infer  # the same model, in fewer nodes
       | (fp | float)(32 | 16) | f16 | half | bf16 | fp8                       # other weights
       | quantized | quant | qdq | dynamic | static | (q | u | qu)?int(4 | 8 | 16) | q[1-8](f16)? | bnb4 | hqq | gptq | awq
+      | w(4|8)a(8|16) | nf4 | fp4 | rtn | smoothquant | qoperator
       | arm64 | avx2 | avx512 | vnni | ppc64le                                # for a processor: qint8_avx512_vnni
       | tagged | projected
     ))+$""",

@@ -1,9 +1,10 @@
 """Which input (or output) of one graph is which of another, where a tool or another exporter has renamed them.
 
 Names come first: those that the caller maps, equal ones, then those that only differ in spelling. Graphs that share names
-speak one language, and what is left of them under other names is not paired. Graphs that share none were renamed: there a
-prefix or suffix decides, then the modules that use a value, then type, shape and order. What none of these decide stays
-open, with the candidates, since a wrong pair would have a model compared on other values.
+speak one language, and what is left of them under other names is another thing, unless it stands in the same place and just
+the same modules use it. Graphs that share none were renamed: there a prefix or suffix decides, then the modules that use a
+value, then type, shape and order. What none of these decide stays open, with the candidates, since a wrong pair would have
+a model compared on other values.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 _GIVEN = "as given"
 _SPELLING = "spelled differently"
 _USES = "by the modules that use them"
+_PLACE = "in the same place, and used by the same modules"
 _ONLY = "the only ones of their type and shape"
 _ORDER = "by order, type and shape"
 _USES_AND_ORDER = f"{_USES}, and in their order"
@@ -121,6 +123,7 @@ def paired_values(
     if len(pairing.names) == given and not pairing.affixed():
         pairing.used()
         pairing.in_order()
+    pairing.in_place()
     return pairing.result()
 
 
@@ -240,6 +243,13 @@ class _Pairing:
             left = self._in_order(equal, _USES, _USES_AND_ORDER)
             # Which of these are each other's is open, and those that are less alike are no better.
             alike = {pair: each for pair, each in alike.items() if pair[0] not in left}
+
+    def in_place(self) -> None:
+        """Those that stand in the same place among as many, and that just the same modules use."""
+        if len(self.order[0]) == len(self.order[1]):
+            for ours, theirs in zip(*self.order, strict=True):
+                if ours in self.ours and theirs in self.theirs and self._alike(ours, theirs) == 1:
+                    self._pair(ours, theirs, _PLACE)
 
     def in_order(self) -> None:
         """Those that only fit one another, then the others if they fit in their order."""

@@ -36,7 +36,16 @@ from optimum_htp.models import (
     phases,
     random_operators,
 )
-from optimum_htp.package import HtpPackage, ValuePairs, as_package, check_renamed, partners, tagged_file, traits_of
+from optimum_htp.package import (
+    HtpPackage,
+    ValuePairs,
+    as_package,
+    check_renamed,
+    partners,
+    tagged_file,
+    traits_of,
+    whole_package,
+)
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.isolate import Isolator
@@ -139,9 +148,9 @@ def compare(
     )
     package = as_package(package)
     if model is None:
-        other = package if reference is None else as_package(reference)
+        other = whole_package(package) if reference is None else as_package(reference)
         name = str(other.path)
-        parts, refused = _with_package(package, other, options)
+        parts, refused = _with_package(package, other, options, is_own=reference is None)
     else:
         name = str(model)
         parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
@@ -189,7 +198,7 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     return _compare(tagged, flat, recorded, options, branch=part.branch_name, tolerance=tolerance)
 
 
-def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> _Compared:
+def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, is_own: bool) -> _Compared:
     chosen = package.matching(options.file)
     _check_one(options, chosen, package)
     compared: list[PartComparison] = []
@@ -201,7 +210,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
         if partner.other is None:
             refused[file.name] = partner.problem(other.path)
             continue
-        if other is package and partner.other == file.name:  # the others were made from it
+        if is_own and partner.other == file.name:  # it was made from no other
             continue
         tagged = tagged_file(file, package=package, reference=other)
         reference = tagged_file(other.files[partner.other], package=other, reference=package)
@@ -226,7 +235,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
             )
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        if other is package:
+        if is_own:
             why = reasons or f"{' and '.join(chosen)}: made from no other file of it"
             raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")

@@ -16,7 +16,16 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModulePath
 from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
-from optimum_htp.package import HtpPackage, ValuePairs, as_package, check_renamed, partners, tagged_file, traits_of
+from optimum_htp.package import (
+    HtpPackage,
+    ValuePairs,
+    as_package,
+    check_renamed,
+    partners,
+    tagged_file,
+    traits_of,
+    whole_package,
+)
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.diff.report import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide, changes
 from optimum_htp.verbs.diff.wiring import same_wiring
@@ -51,7 +60,7 @@ def diff(
         >>> [module.path for module in diff("bert_onnx_O2", "bert_onnx").files[0].changed_modules]   # doctest: +SKIP
     """
     right = as_package(package)
-    left = right if reference is None else as_package(reference)
+    left = whole_package(right) if reference is None else as_package(reference)
     found = partners(traits_of(right.files.values()), traits_of(left.files.values())).values()
     pairs = [(each.other, each.file) for each in found if each.other is not None]
     if reference is None:
