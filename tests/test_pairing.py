@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optimum_htp import HtpPackage, PackageError, compare, diff, validate
+from optimum_htp import AutoModelForONNX, HtpPackage, PackageError, compare, diff, validate
 from optimum_htp.cli.main import main
 from optimum_htp.models.torch_parts import _matches
 from optimum_htp.onnxfile import Initializer, Value
@@ -300,6 +300,15 @@ def test_variants_in_diff_and_validate(
     (tmp_path / "made.onnx").rename(package / "onnx/model_quantized.onnx")
     check = {check.name: check for check in validate(package).checks}["sidecar"]
     assert check.status == "warning" and "does not know onnx/model_quantized.onnx, which was made from" in check.reason
+
+
+def test_variants_are_loaded(variants: Path) -> None:
+    """By a name with or without its directory; in `onnx/` itself the config is missed, and said to be above."""
+    for name in ("onnx/model_quantized.onnx", "model_quantized.onnx"):
+        loaded = AutoModelForONNX.from_pretrained(variants, file_name=name)
+        assert str(loaded.session._model_path) == str(variants / "onnx/model_quantized.onnx")
+    with pytest.raises(PackageError, match=r"give .*bert, which has one, and subfolder='onnx'"):
+        AutoModelForONNX.from_pretrained(variants / "onnx")
 
 
 def test_files_by_their_names(variants: Path) -> None:

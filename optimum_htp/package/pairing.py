@@ -143,11 +143,19 @@ def _is_cut_of(part: FileTraits, whole: FileTraits) -> bool:
 
 
 def _nearness(name: str, other: str) -> int:
-    """How surely one name says that it is the other file, or was made from it; 0 if it does not say so."""
+    """How surely one name says that it is the other file, or was made from it; 0 if it does not say so.
+
+    >>> _nearness("model_q4.onnx", "model.onnx") > _nearness("onnx/model_q4.onnx", "model.onnx") > 0
+    True
+    >>> _nearness("model_for_phones.onnx", "model.onnx"), _nearness("model.onnx", "models.onnx")
+    (1, 0)
+    """
     plain, other_plain = plain_name(name), plain_name(other)
     named = ((other, name), (other, plain), (other_plain, plain))  # by the path, then whatever directory it is in
     based = tuple((PurePosixPath(one).name, PurePosixPath(two).name) for one, two in named)
-    says = [one == two for one, two in (*named, *based)]
+    stem, made = PurePosixPath(other).stem, PurePosixPath(name).stem
+    behind = made[len(stem) :][:1]  # an underscore and what a tool put there that is not known
+    says = [*(one == two for one, two in (*named, *based)), made.startswith(stem) and behind in tuple("-_.")]
     return len(says) - says.index(True) if any(says) else 0
 
 
