@@ -635,6 +635,8 @@ def test_provider_that_is_not_installed(exported: Callable[..., Path]) -> None:
 
 def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
     with pytest.raises(HtpError, match="give one of the two"):
+        compare(exported("bert"), model="bert", reference=exported("bert"))
+    with pytest.raises(HtpError, match="made from no other file of it; give what to compare with: --model MODEL or"):
         compare(exported("bert"))
 
 

@@ -32,6 +32,7 @@ from optimum_htp.models.torch_source import load_source_model
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.shapes import tensor_types
 from optimum_htp.package.node_metadata import read_tags
+from optimum_htp.package.package import HtpFile
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
@@ -99,7 +100,7 @@ def check_against_torch(
     onnx.checker.check_model(report.output)
     entry = zoo.ZOO[name]
     source = load_source_model(model, task=entry.task)
-    part = next(each for each in find_parts(source, [file]) if each.file == file)
+    part = next(each for each in find_parts(source, [HtpFile(file, package / file, None)]) if each.file == file)
     input_names = [value.name for value in read_model(package / file).graph.inputs]
     module = part.module.get_submodule(report.modules[-1] if path is None else path)
     with watched(module) as calls:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import zoo
 
@@ -173,10 +174,18 @@ def test_file_of_something_else(
     exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """What the source model has no part for is not compared, and that is said of both checks."""
-    shutil.copyfile(exported("bert") / "model.onnx", tmp_path / "a.onnx")
-    shutil.copyfile(exported("bert") / "model.onnx", tmp_path / "b.onnx")
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 18]> g (float[n] x) => (float[n] y) {y = Relu(x)}'
+    )
+    for name in ("a.onnx", "b.onnx"):
+        onnx.save(model, tmp_path / name)
     found = compare(tmp_path, zoo_model("bert"), "bert")
     assert {check: status for check, (status, _) in found.items()} == {"outputs": "warning", "dynamic-axes": "warning"}
+    for name in ("c.onnx", "d.onnx"):  # whatever they are called
+        shutil.copyfile(exported("bert") / "model.onnx", tmp_path / name)
+    found = compare(tmp_path, zoo_model("bert"), "bert")
+    assert found["outputs"][0] == "warning" and "not compared: a.onnx, b.onnx: " in found["outputs"][1]
+    assert found["dynamic-axes"][0] == "ok" and "c.onnx: 1 output" in found["dynamic-axes"][1]
 
 
 @pytest.mark.sweep

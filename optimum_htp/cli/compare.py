@@ -10,6 +10,7 @@ from functools import partial
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_input_arguments,
+    add_map_argument,
     add_session_arguments,
     input_sizes,
     positive,
@@ -54,12 +55,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `compare`."""
     parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
-    against = parser.add_mutually_exclusive_group(required=True)
+    against = parser.add_mutually_exclusive_group()
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
     against.add_argument(
         "--reference",
         metavar="OTHER",
-        help="Compare with this package, without PyTorch: the one before quantization, say.",
+        help="Compare with this package, without PyTorch: the one before quantization, say. Without it and --model, each "
+        "file is compared with the one of PKG that it was made from: onnx/model_q4.onnx with onnx/model.onnx.",
     )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
     parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
@@ -68,6 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_input_arguments(
         parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
     )
+    add_map_argument(parser)
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument(
         "--max-memory",
@@ -99,6 +102,7 @@ def run(args: Namespace) -> int:
             max_memory_bytes=args.max_memory,
             provider=args.provider,
             threads=args.threads,
+            renamed=dict(args.map),
             task=args.task,
             trust_remote_code=args.trust_remote_code,
         )

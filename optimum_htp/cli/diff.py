@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.options import count
+from optimum_htp.cli.options import add_map_argument, count
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Compare two packages module by module: nodes, operators, parameters, opsets, and modules only in one."
@@ -32,7 +32,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `diff`."""
     parser.epilog = _NOTES
     parser.add_argument("before", metavar="A", help="The first package's directory, or an ONNX file.")
-    parser.add_argument("after", metavar="B", help="The second.")
+    parser.add_argument(
+        "after",
+        metavar="B",
+        nargs="?",
+        help="The second; without it, each file of A is compared with the one of A that it was made from.",
+    )
+    add_map_argument(parser, "B", "A")
     parser.add_argument("--depth", type=count, metavar="N", help=_DEPTH)
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
 
@@ -42,6 +48,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.diff import print_diff
     from optimum_htp.verbs.diff import diff
 
-    report = diff(args.after, args.before, depth=args.depth)
+    packages = (args.before,) if args.after is None else (args.after, args.before)
+    report = diff(*packages, renamed=dict(args.map), depth=args.depth)
     print_report(report, print_diff, as_json=args.json)
     return 1 if args.exit_code and report.changed else 0

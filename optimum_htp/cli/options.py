@@ -72,6 +72,21 @@ def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str, batch: str, s
     )
 
 
+def add_map_argument(
+    parser: ArgumentParser | _ArgumentGroup, package: str = "PKG", other: str = "what it is compared with"
+) -> None:
+    """Adds the option that says which inputs and outputs are which, where names don't."""
+    parser.add_argument(
+        "--map",
+        type=new_and_old,
+        action="append",
+        default=[],
+        metavar="NEW=OLD",
+        help=f"The input or output NEW of {package} is called OLD in {other}, or is not there (NEW=); may be repeated. "
+        "Prefixes and the like are found without it.",
+    )
+
+
 def input_sizes(args: Namespace) -> dict[str, Any]:
     """The sizes that `add_size_arguments` was given, as keywords of a verb."""
     names = ("batch_size", "sequence_length", "height", "width")
@@ -116,6 +131,14 @@ def named_size(text: str) -> tuple[str, int]:
     if not name:
         raise ArgumentTypeError(f"{text!r} is not of the form NAME=N, such as sequence_length=32")
     return name, positive(size)
+
+
+def new_and_old(text: str) -> tuple[str, str]:
+    """`NEW=OLD`, two names of one tensor; the second may be empty."""
+    new, sign, old = text.partition("=")
+    if not new or not sign or "=" in old:
+        raise ArgumentTypeError(f"{text!r} is not of the form NEW=OLD, such as enc_input_ids=input_ids")
+    return new, old
 
 
 def _integer(text: str, *, least: int) -> int:

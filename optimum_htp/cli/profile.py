@@ -7,7 +7,15 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
-from optimum_htp.cli.options import SEQUENCE, add_input_arguments, add_session_arguments, count, input_sizes, positive
+from optimum_htp.cli.options import (
+    SEQUENCE,
+    add_input_arguments,
+    add_map_argument,
+    add_session_arguments,
+    count,
+    input_sizes,
+    positive,
+)
 from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Show how long each module takes in ONNX Runtime, in the session that users really run."
@@ -67,6 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Profile this package too, and show both profiles side by side; each may have its tags from the other.",
     )
     add_input_arguments(parser, batch="1", sequence=SEQUENCE)
+    add_map_argument(parser, "PKG", "OTHER")
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
     add_session_arguments(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
@@ -85,7 +94,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.package import HtpPackage, write_text_atomically
     from optimum_htp.verbs.profile import ProfileReport, profile
 
-    def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
+    def profiled(package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str]) -> ProfileReport:
         with working("Profiling", package.path):
             return profile(
                 package,
@@ -97,15 +106,19 @@ def run(args: Namespace) -> int:
                 runs=args.runs,
                 warmup=args.warmup,
                 reference=reference,
+                renamed=renamed,
             )
 
     package = HtpPackage(args.package)
     other = HtpPackage(args.reference) if args.reference else None
-    report = profiled(package, other)
+    renamed = dict(args.map)
+    report = profiled(package, other, renamed)
     for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
         if path:
             write_text_atomically(Path(path), json.dumps(document(report)) + "\n")
-    delta = report.compared_with(profiled(other, package)) if other is not None else None
+    delta = None
+    if other is not None:
+        delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
     shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
     if delta is not None:
         print_report(delta, partial(print_delta, **shown), as_json=args.json)

@@ -14,6 +14,8 @@ from optimum_htp.models.inputs import (
     graph_inputs,
     load_inputs,
     make_inputs,
+    paired_inputs,
+    paired_outputs,
     phases,
 )
 from optimum_htp.models.measures import (
@@ -34,11 +36,13 @@ from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_se
 from optimum_htp.models.torch_parts import (
     Example,
     Part,
+    TorchNames,
     as_array,
     dummy_inputs,
     find_parts,
     fixed_sizes,
-    run_reference,
+    names_in_torch,
+    run_for_file,
     same_random_numbers,
     tensors_in,
 )

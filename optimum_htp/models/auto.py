@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
@@ -177,6 +177,9 @@ def _download(model_id: str, kwargs: Mapping[str, Any]) -> Path:
 
 
 def _load_directory(directory: Path, task: str | None, kwargs: dict[str, Any]) -> Any:
+    folder, _, last = str(kwargs.get("file_name") or "").rpartition("/")
+    if folder:  # `onnx/model_q4.onnx`, of which Optimum wants the parts
+        kwargs = {**kwargs, "file_name": last, "subfolder": str(PurePosixPath(kwargs.get("subfolder") or "", folder))}
     opened = _open(directory, task, kwargs)
     if "_class_name" in opened.config and "model_type" not in opened.config:
         return _load_pipeline(opened, kwargs)
@@ -204,6 +207,9 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
         config, recorded = _read_config(directory / subfolder) or package.config, package.task
     if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
         advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
+        above = directory.absolute().parent
+        if directory.name == "onnx" and _read_config(above) is not None:  # as repositories on the Hub have it
+            advice = f"give {above}, which has one, and subfolder='onnx'"
         raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
     override = kwargs.get("config")
     if isinstance(override, (str, os.PathLike)):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
-from optimum_htp.onnxfile import OnnxModel, Value, element_type
-from optimum_htp.package import CONFIG, HtpPackage
+from optimum_htp.onnxfile import NUMBERS, OnnxModel, Value, element_type
+from optimum_htp.package import CONFIG, HtpPackage, ValuePairs, makers_of, paired_values, users_of
+from optimum_htp.tagging import TaggedGraph
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,23 @@ def graph_inputs(model: OnnxModel) -> list[Value]:
     return [value for value in model.graph.inputs if value.name not in initializers]
 
 
+def paired_inputs(ours: TaggedGraph, theirs: TaggedGraph, *, renamed: Mapping[str, str] | None = None) -> ValuePairs:
+    """Which input of one graph is which of another; `renamed` and what it raises are `paired_values`'."""
+    sides = graph_inputs(ours.model), graph_inputs(theirs.model)
+    return paired_values(*sides, renamed=renamed, uses=(users_of(ours), users_of(theirs)))
+
+
+def paired_outputs(ours: TaggedGraph, theirs: TaggedGraph, *, renamed: Mapping[str, str] | None = None) -> ValuePairs:
+    """Which output of one graph is which of another; `renamed` and what it raises are `paired_values`'."""
+    sides = ours.model.graph.outputs, theirs.model.graph.outputs
+    return paired_values(*sides, renamed=renamed, uses=(makers_of(ours), makers_of(theirs)))
+
+
+def array_values(arrays: Mapping[str, Array]) -> list[Value]:
+    """The types and shapes of arrays, as a graph declares them; unknown for types that ONNX does not have."""
+    return [Value(name, NUMBERS.get(str(array.dtype), 0), tuple(array.shape)) for name, array in arrays.items()]
+
+
 def component_config(package: HtpPackage, name: str) -> dict[str, Any] | None:
     """The config next to an ONNX file in a subdirectory, as for a pipeline's component; None elsewhere."""
     directory = name.rpartition("/")[0]
@@ -118,8 +136,8 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     if missing or unknown:
-        lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} in addition"
-        raise HtpError(f"{where}: {model.path.name} takes the inputs {', '.join(wanted)}; the file {lacks}")
+        differs = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} in addition"
+        raise HtpError(f"{where}: {differs}; the inputs of {model.path} are {', '.join(wanted)}")
     sizes: dict[str, int] = {}
     for name, value in wanted.items():
         array = given[name]

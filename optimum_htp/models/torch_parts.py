@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
+from optimum_htp.hierarchy import escape_name
+from optimum_htp.models.inputs import array_values, graph_inputs
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
-from optimum_htp.onnxfile import Value
-from optimum_htp.package import partner
+from optimum_htp.onnxfile import OnnxModel, Value
+from optimum_htp.package import FileTraits, HtpFile, ValuePairs, paired_values, partners, traits_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,33 +51,44 @@ class Part:
         """`with past` or `without past` for a branch, else ""."""
         return "" if self.branch is None else "with past" if self.branch else "without past"
 
+    @property
+    def input_names(self) -> list[str]:
+        """What Optimum calls its inputs in a file."""
+        return [value.name for value in _inputs(self.onnx_config)] + ["use_cache_branch"] * (self.branch is not None)
+
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
         left_out = {name for name in outputs if self.branch and name.startswith("present.") and ".encoder." in name}
         return {name: array for name, array in outputs.items() if name not in left_out}
 
 
+TorchNames = tuple[ValuePairs, ValuePairs]
+"""The inputs and outputs of a file, with Optimum's names for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Inputs of an ONNX file and PyTorch's outputs for them, by the names that the file has."""
+    """Inputs of an ONNX file and PyTorch's outputs for them, by the names that the file has.
+
+    `guessed` has those of other names in PyTorch that only their order tells which they are there.
+    """
 
     inputs: dict[str, Array]
     outputs: dict[str, Array]
+    guessed: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
-    """The ONNX files of a package, by their paths in it, with the modules that were exported to them.
+def find_parts(source: SourceModel, files: Iterable[HtpFile]) -> list[Part]:
+    """The ONNX files of a package with the modules that were exported to them, by the rule that pairs packages.
 
     A merged decoder is two parts. Files that Optimum's config does not know are left out; HtpError if it has no config.
     """
-    listed = list(files)
+    listed = traits_of(files)
     submodels = _submodels(source, monolith=False)
-    matches = _files_of((*submodels, _MERGED), listed)
+    matches = _matches(source, submodels, listed)
     if len(submodels) > 1 and not matches:
         submodels = _submodels(source, monolith=True)
-        matches = _files_of(submodels, listed)
-    if not matches and len(submodels) == len(listed) == 1:  # a model in one file, whatever the file is called
-        matches = {next(iter(submodels)): listed}
+        matches = _matches(source, submodels, listed)
     parts = [Part(name, file, *submodels[name]) for name in submodels for file in matches.get(name, ())]
     for file in matches.get(_MERGED, ()):
         for name, (module, onnx_config) in _submodels(source, monolith=False).items():
@@ -83,6 +96,43 @@ def find_parts(source: SourceModel, files: Iterable[str]) -> list[Part]:
                 _mark_merged(onnx_config, use_cache=_BRANCHES[name])
                 parts.append(Part(name, file, module, onnx_config, _BRANCHES[name]))
     return parts
+
+
+def _matches(
+    source: SourceModel, submodels: Mapping[str, tuple[Any, Any]], files: Sequence[FileTraits]
+) -> dict[str, list[str]]:
+    """The files of each part: the exported one, and what tools made of it."""
+    known = [_traits(name, *submodel) for name, submodel in submodels.items()]
+    known += [_merged(traits) for traits in known if _BRANCHES.get(traits.name.removesuffix(".onnx"))]
+    if source.library == "diffusers":  # each part has a directory of its own
+        known = [replace(traits, name=traits.name.replace(".onnx", "/model.onnx")) for traits in known]
+    names = {traits.name: traits.name.removesuffix("/model.onnx").removesuffix(".onnx") for traits in known}
+    matches: dict[str, list[str]] = {}
+    for found in partners(files, known).values():
+        if found.other is not None:
+            matches.setdefault(names[found.other], []).append(found.file)
+    return matches
+
+
+def _traits(name: str, module: Any, onnx_config: Any) -> FileTraits:
+    """What a file that was exported from a module is known by."""
+    renamed = onnx_config.torch_to_onnx_output_map
+    return FileTraits(
+        name=f"{name}.onnx",
+        roots=frozenset((f"/{escape_name(type(module).__name__)}",)),
+        inputs=_inputs(onnx_config),
+        outputs=tuple(Value(renamed.get(value, value)) for value in onnx_config.outputs),
+    )
+
+
+def _inputs(onnx_config: Any) -> tuple[Value, ...]:
+    renamed = onnx_config.torch_to_onnx_input_map
+    return tuple(Value(renamed.get(value, value)) for value in onnx_config.inputs)
+
+
+def _merged(decoder: FileTraits) -> FileTraits:
+    """The traits of a merged decoder, by those of the one with past key values."""
+    return replace(decoder, name=f"{_MERGED}.onnx", inputs=(*decoder.inputs, Value("use_cache_branch")))
 
 
 def fixed_sizes(inputs: Iterable[Value]) -> dict[str, int]:
@@ -132,17 +182,6 @@ def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, A
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise HtpError(f"Optimum can't split {source.name} into parts for {source.task}: {reason(error)}") from error
     return dict(submodels)
-
-
-def _files_of(names: Iterable[str], files: Collection[str]) -> dict[str, list[str]]:
-    """The files of each part: the exported one, and what tools made of it."""
-    paths = {path: name for name in names for path in (f"{name}.onnx", f"{name}/model.onnx")}
-    matches: dict[str, list[str]] = {}
-    for file in files:
-        match = partner(file, files, paths)
-        if match is not None:
-            matches.setdefault(paths[match], []).append(file)
-    return matches
 
 
 def _mark_merged(onnx_config: Any, *, use_cache: bool) -> None:
@@ -208,6 +247,46 @@ def run_reference(
         {name: as_array(value) for name, value in inputs.items() if name in input_names},
         {name: as_array(value) for name, value in outputs.items()},
     )
+
+
+def names_in_torch(
+    part: Part, model: OnnxModel, *, shapes: Mapping[str, int], renamed: Mapping[str, str] | None = None
+) -> TorchNames | None:
+    """What Optimum calls the inputs and outputs of a file; None if that is what the file calls them.
+
+    The part is run to see their types and shapes. Raises whatever the model raises, and HtpError if it is open which is
+    which; `renamed`, and what else is raised for it, are `paired_values`'.
+    """
+    taken, known = graph_inputs(model), part.input_names
+    names = [value.name for value in taken]
+    if not renamed and not set(names).isdisjoint(known):  # they speak one language, and what differs is another input
+        return None
+    example = run_reference(part, [*known, *names], shapes=shapes)
+    inputs = paired_values(taken, array_values(example.inputs), renamed=renamed)
+    if inputs.problem() is not None:
+        raise HtpError(f"{part.file} and PyTorch: {inputs.problem()}")
+    answers = array_values(part.comparable(example.outputs))
+    return inputs, paired_values(model.graph.outputs, answers, renamed=renamed)
+
+
+def run_for_file(
+    part: Part,
+    model: OnnxModel,
+    names: TorchNames | None,
+    *,
+    shapes: Mapping[str, int],
+    given: Mapping[str, Array] | None = None,
+    seed: int = 0,
+) -> Example:
+    """As `run_reference`, by the names that a file has: `names` is what `names_in_torch` says."""
+    if names is None:
+        taken = [value.name for value in graph_inputs(model)]
+        return run_reference(part, taken, shapes=shapes, given=given, seed=seed)
+    inputs, outputs = names
+    theirs = inputs.theirs(given) if given is not None else None
+    example = run_reference(part, list(inputs.names.values()), shapes=shapes, given=theirs, seed=seed)
+    answers = part.comparable(example.outputs)
+    return Example(inputs.ours(example.inputs), outputs.ours(answers), {**inputs.guessed, **outputs.guessed})
 
 
 def _generated(onnx_config: Any, shapes: Mapping[str, int]) -> dict[str, Any]:

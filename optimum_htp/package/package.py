@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from optimum_htp.errors import HtpError, PackageError
@@ -158,15 +158,21 @@ class HtpPackage:
     def matching(self, pattern: str | None) -> dict[str, HtpFile]:
         """The ONNX files that a name or a glob means, by their path in the package; all for None.
 
+        Without a directory, a name also means the files of that name in any: `model.onnx` is `onnx/model.onnx`, where the
+        package has no `model.onnx` beside its config.
+
         Raises:
             PackageError: There is none.
         """
         if pattern is None:
             return dict(self.files)
-        matches = {name: file for name, file in self.files.items() if name == pattern or fnmatchcase(name, pattern)}
-        if not matches:
-            raise PackageError(f"{self.path}: no file of it is called {pattern!r}; it has {', '.join(self.files)}")
-        return matches
+        wanted = PurePosixPath(pattern).as_posix()  # without `./`
+        for name_of in (str, _base_name) if "/" not in wanted else (str,):
+            called = {name: file for name, file in self.files.items() if name_of(name) == wanted}
+            matches = called or {name: file for name, file in self.files.items() if fnmatchcase(name_of(name), wanted)}
+            if matches:
+                return matches
+        raise PackageError(f"{self.path}: no file of it is called {pattern!r}; it has {', '.join(self.files)}")
 
     def require_unpacked(self) -> None:
         """Raises a PackageError if this is a packed file, whose inner files could not be changed along with it."""
@@ -220,9 +226,18 @@ class HtpPackage:
         return f"{task}-with-past" if cached else task
 
 
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 def as_package(package: str | Path | HtpPackage) -> HtpPackage:
     """The package at a path, opened as `HtpPackage` does, or the one that is given."""
     return package if isinstance(package, HtpPackage) else HtpPackage(package)
+
+
+def whole_package(package: HtpPackage) -> HtpPackage:
+    """The package that a file is in, with the files beside it; a directory, and a packed file, are that themselves."""
+    return package if package.path.is_dir() or package.packed is not None else HtpPackage(package.directory)
 
 
 def path_of(package: str | Path | HtpPackage) -> Path:

@@ -34,6 +34,7 @@ def print_diff(report: DiffReport) -> None:
     print_heading(f"{report.before} -> {report.after}")
     for side, names in (("first", report.only_before), ("second", report.only_after)):
         print_lines(*(f"{name}: only in the {side}" for name in names))
+    print_lines(*(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items()))
     for file in report.files:
         print()
         print_heading(*_heading(file))

@@ -61,7 +61,7 @@ def print_delta(
             _line(row, in_tree=in_tree, with_class=with_class) for row in rows if depth is None or row.depth <= depth
         ]
         print_phase(index, _heading(delta, phase), columns, lines[:top])
-    print_lines(*(f"only in one: {name}" for name in delta.unpaired))
+    print_lines(*(f"not compared: {name}" for name in delta.unpaired))
 
 
 def _sorted(rows: list[_Row], *, top: int | None, sort: str | None) -> list[_Row]:

@@ -15,7 +15,7 @@ from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison
-from optimum_htp.verbs.compare.verdict import Blame, judge, measured_outputs
+from optimum_htp.verbs.compare.verdict import UNKNOWN, Blame, Verdict, judge, measured_outputs
 
 NO_TENSOR = "no tensor of the graph is what it returns"
 FUSED = "an optimizer fused a part of it with other modules"
@@ -36,9 +36,13 @@ def compare_graph(
     branch: str,
     tolerance: float,
     max_bytes: int,
+    guessed: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> PartComparison:
     """Compares a graph with its reference on some samples.
+
+    `guessed` are inputs and outputs that only their order tells which they are in the reference: if that is wrong, so is what
+    comes of it, and nobody is accused.
 
     Raises:
         HtpError: ONNX Runtime can't run it.
@@ -55,6 +59,11 @@ def compare_graph(
     for attempt in range(_ATTEMPTS):
         rows = own_rows(ports)
         verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
+        if guessed and verdict.culprits:
+            names = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
+            verdict = Verdict(
+                UNKNOWN, reason=f"only their order says which inputs are which ({names}); use --map NEW=OLD"
+            )
         if not verdict.unconfirmed or attempt + 1 == _ATTEMPTS:
             break
         ports.forget(verdict.unconfirmed)

@@ -8,6 +8,7 @@ from typing import Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, InputSizes, check_inputs, graph_inputs, make_inputs
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import ValuePairs
 
 # Inputs that models have a default for, which `make_inputs` makes where it does not vary them: ones, zeros, 0 1 2 ...
 _WITH_DEFAULT = ("attention_mask", "token_type_ids", "position_ids")
@@ -16,6 +17,7 @@ _WITH_DEFAULT = ("attention_mask", "token_type_ids", "position_ids")
 def shared_inputs(
     model: OnnxModel,
     reference: OnnxModel,
+    pairs: ValuePairs,
     config: Mapping[str, Any] | None,
     sizes: InputSizes,
     phase: str,
@@ -24,19 +26,21 @@ def shared_inputs(
     seed: int = 0,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The inputs of a file, and those of its reference. Raises HtpError if one has an input that is not known."""
-    theirs = [value.name for value in graph_inputs(reference)]
+    made = given is None
     values = (
-        dict(given)
-        if given is not None
-        else make_inputs(model, config, sizes=sizes, phase=phase, varied=True, seed=seed)
+        make_inputs(model, config, sizes=sizes, phase=phase, varied=True, seed=seed) if made else dict(given or {})
     )
-    missing = [name for name in theirs if name not in values]
-    if any(name not in _WITH_DEFAULT for name in missing):
-        raise HtpError(f"{reference.path} takes {', '.join(missing)}, and {model.path} does not")
-    both = {name: values[name] for name in theirs if name in values}
+    both = pairs.theirs(values)
+    missing = [value.name for value in graph_inputs(reference) if value.name not in both]
+    unknown = [name for name in missing if name not in _WITH_DEFAULT]
+    if unknown:
+        names = ", ".join(unknown)
+        raise HtpError(
+            f"{reference.path} takes {names}, and {model.path} does not; say what it is there with --map NEW=OLD"
+        )
     if missing:
         both |= _defaults(reference, config, both, missing, phase)
-    check_inputs(both, reference, where=f"the inputs of {model.path}")
+    check_inputs(both, reference, where=str(model.path))
     return values, both
 
 

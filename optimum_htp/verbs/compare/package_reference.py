@@ -22,8 +22,8 @@ _Key = tuple[str, int]
 class PackageReference:
     """A file of another package, run on some inputs: what crosses the borders of calls in its graph.
 
-    `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` are the tensors that are
-    compared with the outputs of that graph, and `shared` those that it has too: where it lacks what a
+    `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` has the tensors that its
+    outputs are compared with, and `shared` those that it has too: where it lacks what a
     call returned, the last of these that the same module made stands for it. Up to `max_bytes` are kept.
     """
 
@@ -35,7 +35,7 @@ class PackageReference:
         *,
         inputs: Mapping[str, Array],
         own_inputs: Mapping[str, Array],
-        results: Sequence[str],
+        results: Mapping[str, str],
         shared: Container[str],
         max_bytes: int,
     ) -> None:
@@ -55,7 +55,8 @@ class PackageReference:
         self._kept: dict[str, Array] | None = None
         if sum(call.bytes for call in self.calls) <= max_bytes:
             self._kept = self._run(name for sides in self._borders.values() for side in sides for name in side)
-        outputs = self._run(name for name in results if self.has(name))
+        known = self._run(name for name in results.values() if self.has(name))
+        outputs = {name: known[theirs] for name, theirs in results.items() if theirs in known}
         self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
 
     def has(self, name: str) -> bool:

@@ -24,10 +24,12 @@ from optimum_htp.models import (
     Example,
     Part,
     SourceModel,
+    TorchNames,
     as_array,
-    run_reference,
+    run_for_file,
     tensors_in,
 )
+from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class TorchReference:
         self.calls: Sequence[ReferenceCall] = recorder.calls()
         self.inputs: Mapping[str, Array] = example.inputs
         self.outputs: Mapping[str, Array] = part.comparable(example.outputs)
+        self.guessed = example.guessed
         self.named_calls = [call.number for call in self.calls if call.parent is None][-1:]
         self._numbers = recorder.numbers
         self._kept = recorder.kept if recorder.has_room else None
@@ -244,11 +247,16 @@ def _copied(tensor: torch.Tensor) -> Array:
 
 
 def run_part(
-    part: Part, input_names: Sequence[str], shapes: Mapping[str, int], given: Mapping[str, Array] | None, seed: int
+    part: Part,
+    model: OnnxModel,
+    shapes: Mapping[str, int],
+    given: Mapping[str, Array] | None,
+    names: TorchNames | None,
+    seed: int,
 ) -> Example:
     """Runs a module on inputs of these sizes, or on those that are given. Raises HtpError if PyTorch can't."""
     try:
-        return run_reference(part, input_names, shapes=shapes, given=given, seed=seed)
+        return run_for_file(part, model, names, shapes=shapes, given=given, seed=seed)
     except HtpError:
         raise
     except Exception as error:  # whatever the model raises for inputs that it does not take

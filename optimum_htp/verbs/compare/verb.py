@@ -29,10 +29,22 @@ from optimum_htp.models import (
     graph_inputs,
     load_inputs,
     load_source_of,
+    names_in_torch,
+    paired_inputs,
+    paired_outputs,
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, as_package, partner, tagged_file
+from optimum_htp.package import (
+    HtpPackage,
+    ValuePairs,
+    as_package,
+    check_renamed,
+    partners,
+    tagged_file,
+    traits_of,
+    whole_package,
+)
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import compare_graph
@@ -60,6 +72,7 @@ class _Options:
     max_bytes: int
     provider: str
     threads: int | None
+    renamed: Mapping[str, str]
 
     def given(self, model: OnnxModel) -> list[dict[str, Array] | None]:
         """The inputs of each sample; None for one that has to be made."""
@@ -82,6 +95,7 @@ def compare(
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
     provider: str = DEFAULT_PROVIDER,
     threads: int | None = None,
+    renamed: Mapping[str, str] | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> CompareReport:
@@ -90,7 +104,9 @@ def compare(
     Args:
         package: The package: its directory, an ONNX file of it, or one that is open.
         model: The source model: its directory, or its id on the Hub.
-        reference: A package to compare with instead, without PyTorch: the one before quantization, say.
+        reference: A package to compare with instead, without PyTorch: the one before quantization, say. Without either,
+            each file is compared with the one of the package that it was made from: `onnx/model_q4.onnx` with
+            `onnx/model.onnx`.
         file: Which ONNX files to compare, a name or a glob; None means all.
         inputs: .npz files with inputs of the one file that is compared: a sample each. None makes two samples.
         batch_size: Examples at once; None means a usual size, as for the next ones.
@@ -103,6 +119,9 @@ def compare(
         max_memory_bytes: How much memory the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
+        renamed: Inputs and outputs of the package that the reference calls otherwise, and how it calls them; `""` for
+            what it has not. Most are found by themselves: prefixes, other spellings, or by order, type and shape where no
+            name is the same.
         task: The task of the source model; None means what the package says.
         trust_remote_code: Run code that comes with the source model.
 
@@ -114,7 +133,7 @@ def compare(
         >>> report = compare("bert_onnx", model="bert")    # doctest: +SKIP
         >>> report.parts[0].culprits                       # doctest: +SKIP
     """
-    if (model is None) == (reference is None):
+    if model is not None and reference is not None:
         raise HtpError("a package is compared with its source model or with another package: give one of the two")
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
@@ -124,12 +143,13 @@ def compare(
         max_bytes=max_memory_bytes,
         provider=check_provider(provider),
         threads=threads,
+        renamed=renamed or {},
     )
     package = as_package(package)
-    if reference is not None:
-        other = as_package(reference)
+    if model is None:
+        other = whole_package(package) if reference is None else as_package(reference)
         name = str(other.path)
-        parts, refused = _with_package(package, other, options)
+        parts, refused = _with_package(package, other, options, is_own=reference is None)
     else:
         name = str(model)
         parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
@@ -141,7 +161,9 @@ def compare(
 def _with_model(
     package: HtpPackage, model: str, options: _Options, *, task: str | None, trust_remote_code: bool
 ) -> _Compared:
-    tagged = {name: tagged_file(file, package=package) for name, file in package.matching(options.file).items()}
+    chosen = package.matching(options.file)
+    check_renamed(options.renamed, (file.model for file in chosen.values()))
+    tagged = {name: tagged_file(file, package=package) for name, file in chosen.items()}
     source = load_source_of(
         [file.model for file in tagged.values()],
         model,
@@ -150,7 +172,7 @@ def _with_model(
         task=task,
         trust_remote_code=trust_remote_code,
     )
-    parts = [part for part in find_parts(source, package.files) if part.file in tagged]
+    parts = find_parts(source, chosen.values())
     _check_one(options, (part.file for part in parts), package)
     if not parts:
         raise PackageError(
@@ -166,41 +188,54 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     root = next((node.tag.tag.split("/")[1] for node in flat.nodes if node.tag is not None), "")
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
     check_source(part, source, tree, file=tagged.name)
-    names = [value.name for value in graph_inputs(tagged.model)]
     shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
-    samples: list[Reference] = []
+    names = names_in_torch(part, tagged.model, shapes=shapes, renamed=options.renamed)
+    samples: list[TorchReference] = []
     for seed, given in enumerate(options.given(tagged.model)):
-        run = partial(run_part, part, names, shapes, given, seed)
+        run = partial(run_part, part, tagged.model, shapes, given, names, seed)
         samples.append(
             TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * _SAMPLES))
         )
     tolerance = default_tolerance(tagged.model)
-    return _compare(tagged, flat, samples, options, branch=part.branch_name, tolerance=tolerance)
+    pairs = names if names is not None else ()
+    return _compare(tagged, flat, samples, pairs, options, branch=part.branch_name, tolerance=tolerance)
 
 
-def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> _Compared:
+def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, is_own: bool) -> _Compared:
     chosen = package.matching(options.file)
     _check_one(options, chosen, package)
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
+    check_renamed(options.renamed, (file.model for file in chosen.values()))
+    found = partners(traits_of(chosen.values()), traits_of(other.files.values()))
     for file in chosen.values():
-        match = partner(file.name, chosen, other.files)
-        if match is None:
-            refused[file.name] = f"{other.path} has no file that goes with it"
+        partner = found[file.name]
+        if partner.other is None:
+            refused[file.name] = partner.problem(other.path)
+            continue
+        if is_own and partner.other == file.name:  # it was made from no other
             continue
         tagged = tagged_file(file, package=package, reference=other)
-        reference = tagged_file(other.files[match], package=other, reference=package)
+        reference = tagged_file(other.files[partner.other], package=other, reference=package)
         if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
             ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
             refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
             continue
+        inputs, outputs = (
+            pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs)
+        )
+        if inputs.problem() is not None:
+            raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
         config = component_config(package, file.name) or package.config or other.config
         compared += [
-            _compare_phase(tagged, reference, config, options, phase, str(other.path))
-            for phase in phases(reference.model)
+            _compare_phase(tagged, reference, (inputs, outputs), config, options, phase)
+            for phase in phases(tagged.model)
         ]
     if not compared:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        if is_own:
+            why = reasons or f"{' and '.join(chosen)}: made from no other file of it"
+            raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return tuple(compared), refused
 
@@ -208,36 +243,37 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options) -> 
 def _compare_phase(
     tagged: TaggedGraph,
     reference: TaggedGraph,
+    pairs: tuple[ValuePairs, ValuePairs],
     config: Mapping[str, Any] | None,
     options: _Options,
     phase: str,
-    name: str,
 ) -> PartComparison:
     branch = phase == "decode" if any(v.name == "use_cache_branch" for v in graph_inputs(tagged.model)) else None
     ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
     theirs = FlatGraph(reference.model, reference.tags, branch=branch)
+    results = {name: pairs[1].names.get(name, name) for name in ours.outputs}
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
         samples = []
         for seed, given in enumerate(options.given(tagged.model)):
             inputs, own_inputs = shared_inputs(
-                tagged.model, reference.model, config, options.sizes, phase, given=given, seed=seed
+                tagged.model, reference.model, pairs[0], config, options.sizes, phase, given=given, seed=seed
             )
             samples.append(
                 PackageReference(
-                    name, reference, prober, inputs=inputs, own_inputs=own_inputs, results=ours.outputs,
-                    shared=ours.producer,
-                    max_bytes=options.max_bytes // (2 * _SAMPLES),
+                    str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
+                    shared=ours.producer, max_bytes=options.max_bytes // (2 * _SAMPLES),
                 )
             )  # fmt: skip
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
-        return _compare(tagged, ours, samples, options, branch=label, tolerance=tolerance)
+        return _compare(tagged, ours, samples, pairs, options, branch=label, tolerance=tolerance)
 
 
 def _compare(
     tagged: TaggedGraph,
     flat: FlatGraph,
     samples: Sequence[Reference],
+    pairs: Sequence[ValuePairs],
     options: _Options,
     *,
     branch: str,
@@ -256,7 +292,8 @@ def _compare(
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
             max_bytes=options.max_bytes // _SAMPLES,
-            notes=[HALF_NOTE] if prober.rounds_half else [],
+            guessed={name: theirs for side in pairs for name, theirs in side.guessed.items()},
+            notes=[*(line for side in pairs for line in side.explain()), *([HALF_NOTE] if prober.rounds_half else [])],
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -105,7 +105,8 @@ class FileDiff:
         after: The path of the second in its package.
         nodes: How many nodes each has, those of bodies and functions included.
         versions: The operator domains whose opset differs, and `ir_version` where that does.
-        values: The inputs and outputs of the graph that differ, as `input NAME` and `output NAME`, with their types.
+        values: The inputs and outputs of the graph that differ, as `input NAME` and `output NAME` in the first, with their
+            types, and with their names in the second if these are others.
         stored_elements: The element types, such as `float32`, of which the initializers have another number of elements.
         operators: The operators of which there are more or fewer.
         modules: All modules that own nodes on either side or are on one side only, each before those below it.
@@ -159,6 +160,7 @@ class DiffReport:
         files: The files that were compared.
         only_before: The files that only the first has.
         only_after: The files that only the second has.
+        not_compared: The files of the second that may go with several of the first, and how to say with which.
     """
 
     before: str
@@ -166,11 +168,13 @@ class DiffReport:
     files: tuple[FileDiff, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    not_compared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
         """Whether anything differs."""
-        return bool(self.only_before or self.only_after or any(file.changed for file in self.files))
+        alone = (self.only_before, self.only_after, self.not_compared)
+        return any(alone) or any(file.changed for file in self.files)
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints; of the modules, those that differ."""
@@ -180,6 +184,7 @@ class DiffReport:
             "changed": self.changed,
             "only_before": list(self.only_before),
             "only_after": list(self.only_after),
+            "not_compared": dict(self.not_compared),
             "files": [file.to_dict() for file in self.files],
         }
 

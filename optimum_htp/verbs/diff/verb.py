@@ -7,60 +7,92 @@ attributes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from math import prod
 from pathlib import Path
 
+from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModulePath
+from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
 from optimum_htp.onnxfile import OnnxModel, Value, element_type
-from optimum_htp.package import HtpPackage, as_package, pair_files, tagged_file
+from optimum_htp.package import (
+    HtpPackage,
+    ValuePairs,
+    as_package,
+    check_renamed,
+    partners,
+    tagged_file,
+    traits_of,
+    whole_package,
+)
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.diff.report import DiffReport, FileDiff, ModuleDiff, ModuleSide, changes
+from optimum_htp.verbs.diff.report import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide, changes
 from optimum_htp.verbs.diff.wiring import same_wiring
 
 
 def diff(
-    package: str | Path | HtpPackage, reference: str | Path | HtpPackage, *, depth: int | None = None
+    package: str | Path | HtpPackage,
+    reference: str | Path | HtpPackage | None = None,
+    *,
+    renamed: Mapping[str, str] | None = None,
+    depth: int | None = None,
 ) -> DiffReport:
     """Compares a package with another one, module by module: what changed from `reference` to `package`.
 
-    Files are paired by name; what tools append to a name (`model_quantized.onnx`) does not count if that is unambiguous,
-    and names don't count at all if each package has one file. A file whose nodes are not tagged is read with the tags
-    of the other package, if one was made from the other.
+    Files are paired by what they share, and by name where several share the same; of `model.onnx` and what tools made of it
+    (`model_quantized.onnx`) each is compared with what it was made from. A file whose nodes are not tagged is read with
+    the tags of the other package, if one was made from the other.
 
     Args:
         package: The package as it is now ("after"), or an ONNX file.
         reference: The package to compare with ("before"): on the command line, where time runs from left to right, it
-            is the first of the two.
+            is the first of the two. None compares each file of the package with the one of it that it was made from.
+        renamed: Inputs and outputs of the package, and what the reference calls them, where that is not found by itself.
         depth: Count what is more levels than this below the root with the module above it; None counts each by itself.
 
     Raises:
-        PackageError: There is no such package, or nothing tells which modules the nodes of a file come from.
+        PackageError: There is no such package, or nothing tells which modules the nodes of a file come from; or there is
+            no reference, and no file was made from another one.
         OnnxFileError: A file is not an ONNX model.
 
     Example:
         >>> [module.path for module in diff("bert_onnx_O2", "bert_onnx").files[0].changed_modules]   # doctest: +SKIP
     """
-    left, right = as_package(reference), as_package(package)
-    pairs = pair_files(left.files, right.files)
-    files = tuple(
-        _file_diff(
-            tagged_file(left.files[before], package=left, reference=right),
-            tagged_file(right.files[after], package=right, reference=left),
-            depth,
-        )
-        for before, after in pairs.items()
+    right = as_package(package)
+    left = whole_package(right) if reference is None else as_package(reference)
+    found = partners(traits_of(right.files.values()), traits_of(left.files.values())).values()
+    pairs = [(each.other, each.file) for each in found if each.other is not None]
+    if reference is None:
+        pairs = [(before, after) for before, after in pairs if before != after]
+        if not pairs:
+            raise PackageError(
+                f"{right.path}: none of its files was made from another; give a package to compare with"
+            )
+    check_renamed(renamed or {}, (file.model for file in right.files.values()))
+    order = list(left.files)
+    files: list[FileDiff] = []
+    for before, after in sorted(pairs, key=lambda pair: order.index(pair[0])):
+        one = tagged_file(left.files[before], package=left, reference=right)
+        other = tagged_file(right.files[after], package=right, reference=left)
+        ends = paired_inputs(other, one, renamed=renamed), paired_outputs(other, one, renamed=renamed)
+        files.append(_file_diff(one, other, ends, depth))
+    return DiffReport(
+        before=str(left.path),
+        after=str(right.path),
+        files=tuple(files),
+        only_before=() if reference is None else tuple(name for name in order if name not in dict(pairs)),
+        only_after=tuple(each.file for each in found if each.other is None and not each.candidates),
+        not_compared={each.file: each.problem(left.path) for each in found if each.candidates},
     )
-    only_before = tuple(name for name in left.files if name not in pairs)
-    only_after = tuple(name for name in right.files if name not in pairs.values())
-    return DiffReport(str(left.path), str(right.path), files, only_before, only_after)
 
 
 _Place = tuple[int, ModulePath] | None  # a tree and a path in it; None stands for the nodes whose module is unknown
 
 
-def _file_diff(before: TaggedGraph, after: TaggedGraph, depth: int | None) -> FileDiff:
+def _file_diff(
+    before: TaggedGraph, after: TaggedGraph, ends: tuple[ValuePairs, ValuePairs], depth: int | None
+) -> FileDiff:
     left, right = _modules(before, depth), _modules(after, depth)
     modules = (
         ModuleDiff(None if place is None else ".".join(place[1]), left.get(place), right.get(place))
@@ -72,7 +104,7 @@ def _file_diff(before: TaggedGraph, after: TaggedGraph, depth: int | None) -> Fi
         after=after.name,
         nodes=(operators[0].total(), operators[1].total()),
         versions=changes(_versions(before.model), _versions(after.model)),
-        values=changes(_values(before.model), _values(after.model)),
+        values=_values(before.model, after.model, ends),
         stored_elements=changes(_stored_elements(before.model), _stored_elements(after.model)),
         operators=changes(*operators),
         modules=tuple(module for module in modules if module.changed or (module.before and module.before.nodes)),
@@ -143,13 +175,18 @@ def _versions(model: OnnxModel) -> dict[str, int]:
     }
 
 
-def _values(model: OnnxModel) -> dict[str, str]:
-    initializers = {tensor.name for tensor in model.graph.initializers}
-    values = (
-        *(("input", value) for value in model.graph.inputs),
-        *(("output", value) for value in model.graph.outputs),
-    )
-    return {f"{side} {value.name}": _type_text(value) for side, value in values if value.name not in initializers}
+def _values(before: OnnxModel, after: OnnxModel, ends: tuple[ValuePairs, ValuePairs]) -> tuple[Change, ...]:
+    """The inputs and outputs that differ, in their type or their name."""
+    left, right = ({**_types("input", model), **_types("output", model)} for model in (before, after))
+    for kind, pairs in zip(("input", "output"), ends, strict=True):
+        for new, old in pairs.renamed.items():
+            right[f"{kind} {old}"] = f"{right.pop(f'{kind} {new}')}, called {new}"
+    return changes(left, right)
+
+
+def _types(kind: str, model: OnnxModel) -> dict[str, str]:
+    values = graph_inputs(model) if kind == "input" else model.graph.outputs
+    return {f"{kind} {value.name}": _type_text(value) for value in values}
 
 
 def _type_text(value: Value) -> str:

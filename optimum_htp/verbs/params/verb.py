@@ -108,7 +108,7 @@ def _tensors_of(file: HtpFile, graph: TaggedGraph, package: HtpPackage, source: 
     places = {split_tag(root.tag)[0]: root.in_model for root in graph.roots}
     if isinstance(source.model, torch.nn.Module) and None not in places.values():
         return SourceTensors.of(source.model, places={root: place or "" for root, place in places.items()})
-    parts = [part for part in find_parts(source, package.files) if part.file == file.name]
+    parts = find_parts(source, [file])
     if not parts:
         raise HtpError(f"{file.path}: which part of {source.name} it was exported from is unknown")
     return SourceTensors.of(parts[0].module, places=dict.fromkeys(places, ""))

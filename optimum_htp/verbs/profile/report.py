@@ -5,11 +5,11 @@ The times themselves are in `times`; `cli/views/profile.py` prints them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.package import pair_files
+from optimum_htp.package import FileTraits, partners
 from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile, in_tree_order
 
 
@@ -36,6 +36,7 @@ class ProfileReport:
     onnxruntime: str
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
+    _traits: tuple[FileTraits, ...] = field(default=(), repr=False)
 
     @property
     def files(self) -> dict[str, tuple[PhaseProfile, ...]]:
@@ -49,21 +50,10 @@ class ProfileReport:
         Raises:
             HtpError: They have no phase, or in none of them a module, in common.
         """
-        ours, theirs = ({(phase.phase, phase.file): phase for phase in side.phases} for side in (self, other))
-        partners = {
-            (kind, file): (kind, partner)
-            for kind in {kind for kind, _ in ours}
-            for file, partner in pair_files(
-                *([file for phase, file in side if phase == kind] for side in (ours, theirs))
-            ).items()
-        }
-        pairs = [(phase, theirs[partners[key]]) for key, phase in ours.items() if key in partners]
-        alone = [(self, key) for key in ours if key not in partners]
-        alone += [(other, key) for key in theirs if key not in partners.values()]
-        unpaired = tuple(f"{side.package}: {file} ({kind})" for side, (kind, file) in alone)
+        pairs, unpaired = _paired(self, other)
         both = f"{self.package} and {other.package}"
         if not pairs:
-            raise HtpError(f"{both} have no file and phase in common: {', '.join(unpaired)}")
+            raise HtpError(f"{both} have no file and phase in common: {'; '.join(unpaired)}")
         deltas = tuple(PhaseDelta(left, right, _modules_of_both(left, right)) for left, right in pairs)
         if not any(module.left and module.right for delta in deltas for module in delta.modules):
             roots = (phase.modules[0].class_name for phase in pairs[0] if phase.modules)
@@ -71,7 +61,7 @@ class ProfileReport:
                 f"{both} have no module in common: they are exports of {' and '.join(roots)}; compare packages of the "
                 "same model"
             )
-        return ProfileDelta(self, other, deltas, unpaired)
+        return ProfileDelta(self, other, deltas, tuple(unpaired))
 
     def to_dict(self) -> dict[str, Any]:
         """What `profile --json` prints; times are microseconds."""
@@ -171,6 +161,31 @@ class ProfileDelta:
             "unpaired": list(self.unpaired),
             "phases": [phase.to_dict() for phase in self.phases],
         }
+
+
+def _paired(left: ProfileReport, right: ProfileReport) -> tuple[list[tuple[PhaseProfile, PhaseProfile]], list[str]]:
+    """The phases of files that go with each other, and in words those that go with none."""
+    sides = [side._traits or tuple(FileTraits(name=name) for name in side.files) for side in (left, right)]
+    found = partners(*sides)
+    # What others of the same package were made from stands beside these, and not beside itself.
+    here = {traits.place for traits in sides[1] if traits.place is not None}
+    origins = {partner.other for partner in found.values() if partner.other != partner.file}
+    aside = {traits.name for traits in sides[0] if traits.place in here and traits.name in origins}
+    known = {(phase.phase, phase.file): phase for phase in right.phases}
+    pairs: list[tuple[PhaseProfile, PhaseProfile]] = []
+    unpaired: list[str] = []
+    used: set[tuple[str, str]] = set()
+    for phase in left.phases:
+        partner = found[phase.file]
+        key = phase.phase, partner.other or ""
+        if key not in known:
+            why = f": {partner.problem(right.package)}" if partner.candidates else ""
+            unpaired.append(f"{left.package}: {phase.file} ({phase.phase}){why}")
+        elif phase.file not in aside or partner.other != phase.file:
+            pairs.append((phase, known[key]))
+            used.add(key)
+    unpaired += [f"{right.package}: {file} ({kind})" for kind, file in known if (kind, file) not in used]
+    return pairs, unpaired
 
 
 def _modules_of_both(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDelta, ...]:

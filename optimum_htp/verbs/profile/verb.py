@@ -16,14 +16,16 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
+    check_inputs,
     check_provider,
     component_config,
     load_inputs,
     make_inputs,
+    paired_inputs,
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, as_package, tagged_file
+from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, partners, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import ProfileReport
@@ -53,6 +55,7 @@ def profile(
     runs: int = 10,
     warmup: int = 3,
     reference: str | Path | HtpPackage | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> ProfileReport:
     """Measures how long each module of a package takes in ONNX Runtime, with its default optimizations.
 
@@ -74,7 +77,9 @@ def profile(
         runs: Runs that count, of each phase.
         warmup: Runs before those.
         reference: The tagged package that this one was made from: its tags are projected onto files whose own tags are
-            lost, and it is not run itself.
+            lost, and it is not run itself. `inputs` may have the names that its inputs have.
+        renamed: Inputs of the package that the reference calls otherwise, and how it calls them, where that is not found
+            by itself.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
@@ -99,13 +104,22 @@ def profile(
         )
     origin = as_package(reference) if reference is not None else None
     tagged = [tagged_file(match, package=package, reference=origin) for match in files]
+    if renamed and (inputs is None or origin is None):
+        raise HtpError(
+            "--map tells how --reference calls what is in --inputs: give both (reference=, inputs=) or none"
+        )
+    check_renamed(renamed or {}, (graph.model for graph in tagged))
     config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
     profiles: list[PhaseProfile] = []
     for graph in tagged:
         config_of_file = component_config(package, graph.name) or config
-        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, inputs=inputs)
+        given = None
+        if inputs is not None:
+            given, known = _load_inputs(inputs, graph, package, origin, renamed)
+            notes += known
+        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, given=given)
         measured = measure(
             graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )
@@ -121,6 +135,7 @@ def profile(
         onnxruntime=str(onnxruntime.__version__),
         phases=tuple(profiles),
         notes=tuple(notes),
+        _traits=traits_of(files),
     )
 
 
@@ -135,14 +150,36 @@ def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     ]
 
 
+def _load_inputs(
+    path: str | Path,
+    graph: TaggedGraph,
+    package: HtpPackage,
+    origin: HtpPackage | None,
+    renamed: Mapping[str, str] | None,
+) -> tuple[Inputs, list[str]]:
+    """The inputs of a file, which may have the names that the reference has for them; and which these are, in words."""
+    try:
+        return load_inputs(path, graph.model), []
+    except HtpError:
+        found = partners(*(traits_of(side.files.values()) for side in (package, origin or package)))[graph.name]
+        if origin is None or found.other is None:
+            raise
+        reference = tagged_file(origin.files[found.other], package=origin, reference=package)
+        pairs = paired_inputs(graph, reference, renamed=renamed)
+        if not pairs.renamed:
+            raise
+        given = pairs.ours(load_inputs(path, reference.model))
+        check_inputs(given, graph.model, where=str(path))
+        return given, [f"{graph.name}: {line}" for line in pairs.explain()]
+
+
 def _inputs_by_phase(
-    model: OnnxModel, config: dict[str, Any] | None, *, sizes: InputSizes, inputs: str | Path | None
+    model: OnnxModel, config: dict[str, Any] | None, *, sizes: InputSizes, given: Inputs | None
 ) -> dict[str, Inputs]:
     """The inputs of each phase; those of a file are for the one phase that they fit."""
     possible = phases(model)
-    if inputs is None:
+    if given is None:
         return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in possible}
-    given = load_inputs(inputs, model)
     if "use_cache_branch" in given:
         decodes = bool(given["use_cache_branch"].all())
     else:

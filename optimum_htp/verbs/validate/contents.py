@@ -9,7 +9,7 @@ from typing import Any
 
 from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage
+from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage, partners, traits_of
 
 MAX_ENTRIES = 100_000  # how many files and directories of a package are checked
 _END_BYTES = 1000
@@ -35,6 +35,13 @@ class Contents(HtpPackage):
     def readable(self) -> dict[str, OnnxModel]:
         """The graphs of those."""
         return {name: file.model for name, file in self.readable_files.items()}
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """The files that were made from others of the package, and from which."""
+        traits = traits_of(self.readable_files.values())
+        found = partners(traits, traits).values()
+        return {each.file: each.other for each in found if each.other is not None and each.other != each.file}
 
     def has(self, name: str) -> bool:
         """Whether the package has a file."""

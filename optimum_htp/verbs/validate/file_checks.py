@@ -184,7 +184,7 @@ def check_files(package: Contents) -> Iterator[Finding]:
             package.read(name)
         except PackageError as error:
             yield failed(str(error))
-    names = [name for name in package.files if "/" not in name]
+    names = [name.rpartition("/")[2] for name in package.files]  # `onnx/model.onnx` is found as `model.onnx` is
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]
     plain = package.main_config.get("is_encoder_decoder") is True or package.plain_task == "text2text-generation"

@@ -22,12 +22,14 @@ from optimum_htp.models import (
     fixed_sizes,
     graph_inputs,
     load_source_of,
+    names_in_torch,
     open_session,
     random_operators,
-    run_reference,
+    run_for_file,
     session_options,
 )
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import check_renamed
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import OK, Check, Finding, combine, failed, good, skipped, warning
 
@@ -51,8 +53,10 @@ def check_outputs(
     trust_remote_code: bool = False,
     tolerance: float | None = None,
     shapes: Mapping[str, int] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """The checks `outputs` (at the sizes given) and `dynamic-axes` (at others). Raises PackageError."""
+    check_renamed(renamed or {}, package.readable.values())
     sidecar = package.sidecar
     records = sidecar.files.values() if sidecar is not None else ()
     source = load_source_of(
@@ -64,13 +68,14 @@ def check_outputs(
         trust_remote_code=trust_remote_code,
     )
     try:
-        parts = find_parts(source, package.readable)
+        parts = find_parts(source, package.readable_files.values())
     except HtpError as error:
         return [combine(name, [warning(f"not compared: {error}")], ok="") for name in ("outputs", "dynamic-axes")]
     first, others = [], []
     for part in parts:
         graph = package.readable[part.file]
-        comparison = _Comparison(package, part, default_tolerance(graph) if tolerance is None else tolerance)
+        allowed = default_tolerance(graph) if tolerance is None else tolerance
+        comparison = _Comparison(package, part, allowed, renamed or {})
         sizes = {**fixed_sizes(graph.graph.inputs), **(shapes or {})}
         first.append(comparison.at(sizes))
         is_ok = first[-1].status == OK
@@ -92,6 +97,7 @@ class _Comparison:
     package: Contents
     part: Part
     tolerance: float
+    renamed: Mapping[str, str]
     session: Any = None
 
     @property
@@ -132,7 +138,8 @@ class _Comparison:
 
     def _reference(self, shapes: dict[str, int]) -> Example | str:
         try:
-            return run_reference(self.part, [value.name for value in graph_inputs(self.model)], shapes=shapes)
+            names = names_in_torch(self.part, self.model, shapes=shapes, renamed=self.renamed)
+            return run_for_file(self.part, self.model, names, shapes=shapes)
         except Exception as error:  # whatever the model raises for inputs that it does not take
             logger.debug("%s at %s", self.label, shapes, exc_info=True)
             return reason(error)
@@ -162,7 +169,7 @@ class _Comparison:
             answers = dict(zip(names, self.session.run(names, dict(example.inputs)), strict=True))
         except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
             why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
-            return failed(why, _CONSTANT_AXIS if where else "")
+            return _failed(example, why, _CONSTANT_AXIS if where else "")
         errors = {name: compare_arrays(answer, expected[name]) for name, answer in answers.items()}
         problems = [
             f"{name} {describe(errors[name], answer, expected[name], tolerance=self.tolerance)}"
@@ -174,10 +181,18 @@ class _Comparison:
             if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
                 advice = _CONSTANT_AXIS
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
-            return failed(f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
+            return _failed(example, f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
         worst = max(error.relative for error in errors.values())
         return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
+
+
+def _failed(example: Example, why: str, advice: str) -> Finding:
+    """The finding for outputs that differ, which a wrong guess of what the inputs are may be the reason for."""
+    if not example.guessed:
+        return failed(why, advice)
+    listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in example.guessed.items())
+    return warning(f"{why}, if by their order {listed} can be taken", "say which is which: --map NEW=OLD")
 
 
 def describe(errors: Errors, actual: Array, expected: Array, *, tolerance: float) -> str:

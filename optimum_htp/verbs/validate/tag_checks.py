@@ -21,11 +21,14 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         missing = nodes - len(tags)
         tagged, total = tagged + len(tags) - len(unresolved), total + nodes
         again = f"tag it: optimum-cli htp tag {package.path}"
+        advice = f"if a tool changed it: optimum-cli htp project {package.path} --reference TAGGED; else {again}"
+        origin = package.origins.get(name) if missing else None
+        if origin is not None:
+            advice = again = f"carry the tags of {origin} over: optimum-cli htp project {package.path}"
         if nodes and not tags:
             yield failed(f"{name}: no node is tagged", again)
         elif missing:
             example = next(_name(file.model, key) for key in keys if key not in tags)
-            advice = f"if a tool changed it: optimum-cli htp project {package.path} --reference TAGGED; else {again}"
             yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
         if unresolved:
             example = _name(file.model, unresolved[0])
@@ -62,7 +65,12 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
         return
     names = set(package.files) if package.packed is None else {package.packed.onnx_name}
     for name in sorted(names - sidecar.files.keys()):
-        yield failed(f"{SIDECAR} does not know {name}", again)
+        origin = package.origins.get(name)
+        if origin in sidecar.files:  # a variant that was put beside it
+            carry = f"add it: optimum-cli htp project {package.path}"
+            yield warning(f"{SIDECAR} does not know {name}, which was made from {origin}", carry)
+        else:
+            yield failed(f"{SIDECAR} does not know {name}", again)
     missing = sorted(sidecar.files.keys() - names)
     if missing and package.path.is_dir():
         yield failed(f"{SIDECAR} describes {missing[0]}, which is not there", again)

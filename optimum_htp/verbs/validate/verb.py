@@ -53,6 +53,7 @@ def validate(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, int] | None = None,
     tolerance: float | None = None,
+    renamed: Mapping[str, str] | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
 ) -> ValidationReport:
@@ -72,6 +73,8 @@ def validate(
         shapes: The same as `dims`.
         tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
             the type that a file computes with, as for `compare`.
+        renamed: Inputs and outputs of the package that Optimum calls otherwise, and how it calls them, where that is not
+            found by itself.
         task: The task to load and compare for; None means the one that the package says.
         trust_remote_code: Let the code of the model run, where loading needs it.
 
@@ -95,6 +98,8 @@ def validate(
     if (sizes or tolerance is not None) and model is None:
         given = "sizes of inputs" if sizes else "a tolerance"
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
+    if renamed and model is None:
+        raise HtpError("--map is for a source model to compare with: give --model MODEL (model=) too")
     path = path_of(package)
     contents = Contents(path)
     checks = _run(_OPTIMUM_CHECKS | _HTP_CHECKS, contents)
@@ -106,7 +111,13 @@ def validate(
         from optimum_htp.verbs.validate.outputs import check_outputs
 
         checks += check_outputs(
-            contents, str(model), task=task, trust_remote_code=trust_remote_code, tolerance=tolerance, shapes=sizes
+            contents,
+            str(model),
+            task=task,
+            trust_remote_code=trust_remote_code,
+            tolerance=tolerance,
+            shapes=sizes,
+            renamed=renamed,
         )
     files = tuple(contents.files)
     return ValidationReport(package=str(path), task=contents.plain_task, files=files, checks=tuple(checks))
