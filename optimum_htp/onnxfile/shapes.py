@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, encode_node, graph_pieces
 from optimum_htp.onnxfile.edges import reads
-from optimum_htp.onnxfile.model import Function, Node, Value
+from optimum_htp.onnxfile.model import Function, Node, Value, operator_name
 from optimum_htp.onnxfile.reading import read_function, read_value
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
@@ -38,6 +38,7 @@ _SMALL_TENSOR_BYTES = 4096
 _LOGGER = "symbolic_shape_infer"
 _FUNCTIONS = ("floor", "ceiling", "Max", "Min", "Mod", "[0-9]+")
 _STRANGE = "unk__"  # what ONNX's inference calls a size that it has no symbol for
+_MAX_ROUNDS = 64
 _RANK = "/optimum_htp_rank"
 _RUNTIME_TYPE = re.compile(r"tensor\((\w+)\)")
 _RUNTIME_NAMES = {"float": "float32", "double": "float64"}  # the types that ONNX Runtime has another name for
@@ -208,11 +209,12 @@ class _Inference:
             inference.dispatcher_[operator] = partial(self._infer_one, inference, known)
         with _quiet(_LOGGER), suppress(Exception):  # it asserts what it does not expect
             inference._preprocess(onnx.ModelProto.FromString(self._proto()))
-            while inference.run_:
+            for _ in range(_MAX_ROUNDS):
                 merges = len(inference.suggested_merge_)
                 inference._infer_impl()
-                # It may stop at a node for whose sake it has found two symbols to be the same, as QLinearAdd.
-                inference.run_ = inference.run_ or len(inference.suggested_merge_) > merges
+                # It begins again at an Add that shows two symbols to be the same, and stops at a QLinearAdd that does.
+                if not inference.run_ and len(inference.suggested_merge_) == merges:
+                    break
         symbols = {size for value in self._given.values() for size in value.shape or () if isinstance(size, str)}
         is_ours = re.compile("|".join([*map(re.escape, sorted(symbols, key=len, reverse=True)), *_FUNCTIONS]))
 
@@ -238,7 +240,7 @@ class _Inference:
             shape = list(_merged(value, sizes.get(name)).shape or ())
             for axis, size in enumerate(shape):
                 if size is None:
-                    shape[axis] = str(inference._new_symbolic_dim("new", len(inference.symbolic_dims_)))
+                    shape[axis] = str(inference._new_symbolic_dim(name, axis))
             inference.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, value.elem_type, shape))
 
     def _proto(self) -> bytes:
@@ -274,12 +276,12 @@ def _runtime_operators() -> frozenset[str]:
     from onnxruntime.capi import _pybind_state as runtime
 
     operators = runtime.get_all_operator_schema()
-    return frozenset(f"{each.domain}::{each.name}" if each.domain else each.name for each in operators)
+    return frozenset(operator_name(each.domain, each.name) for each in operators)
 
 
 def _loadable_functions(functions: Iterable[Function]) -> set[str]:
-    """Of a model's functions, those that ONNX Runtime has all operators of, as it calls operators."""
-    known = {f"{function.domain}::{function.name}": function for function in functions}
+    """The operators that a model's functions are, of those that call none that ONNX Runtime doesn't have."""
+    known = {function.operator: function for function in functions}
     while lacking := {name for name in known if not _are_loadable(known[name].graph.nodes, known.keys())}:
         known = {name: function for name, function in known.items() if name not in lacking}
     return set(known)

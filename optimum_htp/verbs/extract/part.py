@@ -67,10 +67,11 @@ class PartWriter:
             inputs=[types[tensor] for tensor in cut.inputs],
             outputs=[types[tensor] for tensor in cut.outputs],
         )
+        functions = [self._rewritten("function", self.model.functions[index], location) for index in cut.functions]
         keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
-        metadata = [span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
+        metadata = [[span] for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
         with creating(target) as descriptor:
-            self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
+            self.files.write(model_pieces(self.model, graph, functions=functions, metadata=metadata), descriptor)
         if self._ranges:
             with creating(target.with_name(location)) as descriptor:
                 self.files.write_at(self._ranges, descriptor, size_bytes=self._external_bytes)
