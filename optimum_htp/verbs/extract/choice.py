@@ -184,10 +184,10 @@ class _Candidate:
             chosen = self._graph_of(among)
             if chosen is None:
                 graphs |= among
+            elif self.file.model.function_of(chosen) is not None:
+                graphs[chosen] = among[chosen]
         if graphs:
             problems.append(self._graph_problem(module, graphs))
-        if not problems and chosen is not None and "::" in chosen:
-            problems.append(self._function_problem(module, chosen))
         if problems or chosen is None:
             raise PackageError(f"{self.file.model.path}: {'; '.join(problems)}")
         return Choice(self.file, self.tree, self.paths, call, self.tags, chosen, frozenset(among[chosen]))
@@ -254,23 +254,28 @@ class _Candidate:
         return matching[0] if len(matching) == 1 else None
 
     def _graph_problem(self, module: str, graphs: Mapping[str, Sequence[int]]) -> str:
+        """Why it is not clear which of some graphs to cut from, or why none of them can be."""
+        model = self.file.model
+        functions = [function for path in graphs if (function := model.function_of(path)) is not None]
+        if len(functions) == len(graphs):
+            operators = {function.operator for function in functions}
+            tags = [
+                self.file.tags[key]
+                for key, node in model.nodes()
+                if node.operator in operators and key in self.file.tags
+            ]
+            around = dict.fromkeys(tag_module_path(tag.tag) or "the whole model" for tag in tags)
+            instead = f"extract what calls it ({', '.join(around)}), or " if around else ""
+            return (
+                f"{module!r} has its nodes in the function {', '.join(map(repr, graphs))}, which says nothing of the tensors "
+                f"that it is called with; {instead}inline functions first: onnx.inliner.inline_local_functions"
+            )
         counts = ", ".join(f"{path or _MAIN!r} ({len(indices)} nodes)" for path, indices in graphs.items())
         named = f"; --graph {self.wanted_graph} is not among them" if self.wanted_graph is not None else ""
         if len(graphs) > 1:
             many = "several graphs, which don't run together"
             return f"{module!r} has nodes in {many}: {counts}{named}; choose one with --graph"
         return f"{module!r} has its nodes in the graph {counts}{named}; leave --graph out"
-
-    def _function_problem(self, module: str, graph: str) -> str:
-        function = self.file.model.function_of(graph)
-        callers = (key for key, node in self.file.model.nodes() if function and node.operator == function.operator)
-        tags = [tag for key in callers if (tag := self.file.tags.get(key)) is not None]
-        around = ", ".join(dict.fromkeys(tag_module_path(tag.tag) or "the whole model" for tag in tags))
-        instead = f"extract what calls it ({around}), or " if around else ""
-        return (
-            f"{module!r} has its nodes in the function {graph!r}, which says nothing of the tensors that it is called "
-            f"with; {instead}inline functions first: onnx.inliner.inline_local_functions"
-        )
 
     def _without_bodies(self, keys: Sequence[NodeKey]) -> dict[str, list[int]]:
         """The indices of nodes by graph, without the nodes in bodies of others of them."""
@@ -289,13 +294,14 @@ class _Candidate:
         model = self.file.model
         nodes = {path: graph.nodes for path, graph in model.graphs()}
         called = {
-            path: model.called_functions(nodes[path][index] for index in indices) for path, indices in graphs.items()
+            path: {each.path for each in model.called_functions(nodes[path][index] for index in indices)}
+            for path, indices in graphs.items()
         }
-        inside = {path: model.function_of(path) for path in graphs}
+        inside = {path: function.path if (function := model.function_of(path)) else "" for path in graphs}
         return {
             path: indices
             for path, indices in graphs.items()
-            if inside[path] is None or not any(inside[path] in called[other] for other in graphs if other != path)
+            if not any(inside[path] in called[other] for other in graphs if other != path)
         }
 
     def _only_constants(self, path: str, positions: Iterable[int]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from optimum_htp.onnxfile import (
     SourceFiles,
     Value,
     body_path,
+    graph_digest,
     model_spans,
     read_model,
     scope_spans,
@@ -28,14 +30,14 @@ from optimum_htp.onnxfile import (
 )
 from optimum_htp.package import (
     SIDECAR,
+    CutFrom,
     FileRecord,
-    HtpOptions,
     HtpPackage,
     Sidecar,
     StagedDirectory,
     as_package,
     library_versions,
-    read_tags,
+    options_of,
     write_tags,
 )
 from optimum_htp.tagging import TaggedGraph
@@ -93,7 +95,10 @@ def extract(
         typed = _typed(choice, part, types)
         with StagedDirectory(target.parent) as staging:
             staged = staging.path / target.name
-            weight_bytes = PartWriter(files, source, model, spans).write(part, staged, name=choice.name, types=typed)
+            record = _record(choice, part, target, opened)
+            weight_bytes = PartWriter(files, source, model, spans).write(
+                part, staged, name=choice.name, types=typed, metadata=record.entries()
+            )
             _tag(choice, part, staged, sidecar=target != output)
             not_loaded = _check_loads(staged, source, name=choice.name)
             names = sorted(path.name for path in staging.path.iterdir())
@@ -208,18 +213,35 @@ def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, V
     return typed
 
 
+def _record(choice: Choice, part: Cut, target: Path, package: HtpPackage) -> CutFrom:
+    """What the new file says of the package, for `compare` and `profile`."""
+    path = os.path.realpath(package.path)
+    with suppress(ValueError):  # on another drive of Windows
+        path = os.path.relpath(path, os.path.realpath(target.parent))
+    return CutFrom(
+        package=Path(path).as_posix(),
+        file=choice.file.name,
+        digest=graph_digest(choice.file.model),
+        graph=choice.graph,
+        modules=tuple(".".join(path) for path in choice.paths),
+        call=choice.call,
+        inputs=part.inputs,
+        outputs=part.outputs,
+    )
+
+
 def _tag(choice: Choice, part: Cut, staged: Path, *, sidecar: bool) -> None:
     """Tags the nodes of the new file, if they have lost their tags, and writes its sidecar."""
     moved = {(part.scopes[scope].path, old): new for new, (scope, old) in enumerate(part.nodes)}
     model = choice.file.model
-    called = {model.functions[index] for index in part.functions}
-    functions = {path for path, _ in model.graphs() if model.function_of(path) in called}
+    called = {model.functions[index].path for index in part.functions}
+    inside = {path: function.path for path, _ in model.graphs() if (function := model.function_of(path)) is not None}
+    functions = {path for path, function in inside.items() if function in called}
     keys = ((key if key[0] in functions else _moved_key(key, moved), tag) for key, tag in choice.file.tags.items())
     tags = {key: tag for key, tag in keys if key is not None}
     graph = TaggedGraph(read_model(staged), tags, Roots((_part_of_root(choice, tags.values()),)))
-    if read_tags(graph.model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(graph, options=HtpOptions(skeleton=False))
-        graph = replace(graph, model=read_model(staged))
+    write_tags(graph, options=options_of([choice.file.model]))  # for tags that a tool dropped too, and a new skeleton
+    graph = replace(graph, model=read_model(staged))
     if sidecar:
         Sidecar({staged.name: FileRecord.of(graph)}, versions=library_versions()).write(staged.parent)
 
