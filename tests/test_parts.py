@@ -21,7 +21,7 @@ from optimum_htp.hierarchy.root import Roots
 from optimum_htp.models.inputs import InputSizes, axis_names, check_axes, check_inputs, make_inputs
 from optimum_htp.models.tensor_values import tensor_values
 from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.package.cut_from import CUT_FROM, cut_from
+from optimum_htp.package.extracted import CUT_FROM, cut_from
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.profile.chosen_inputs import ChosenInputs, choose_inputs
