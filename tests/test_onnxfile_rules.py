@@ -165,10 +165,15 @@ def test_inside_of_a_function_has_no_scopes() -> None:
 # --- Types --------------------------------------------------------------------------------------------------------
 
 
+HEAD = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "com.microsoft.nchwc": 1, "mine": 1]>\n'
+
+
 def types(text: str, *, path: str = "", symbols: bool = True) -> dict[str, Value]:
     """What is known of the tensors of a model in ONNX's own text."""
-    head = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "com.microsoft.nchwc": 1, "mine": 1]>\n'
-    content = onnx.parser.parse_model(head + text).SerializeToString()
+    return types_of(onnx.parser.parse_model(HEAD + text).SerializeToString(), path=path, symbols=symbols)
+
+
+def types_of(content: bytes, *, path: str = "", symbols: bool = True) -> dict[str, Value]:
     model = read_content(content, path=Path("model.onnx"))
     spans = model_spans(content)
     scopes = scopes_of(model, path)
@@ -328,6 +333,18 @@ def test_functions_of_the_model() -> None:
     known = types("g (float[n, 2] x) => (float16[] y) { y = mine.Twice(x)\n z = mine.Around(x) }" + functions)
     assert known["y"] == Value("y", NUMBERS["float16"], ("n", 2))
     assert "z" not in known
+
+
+@pytest.mark.parametrize("version", [3, 14])
+def test_versions_of_the_format_are_no_matter(version: int) -> None:
+    """That it is too new for ONNX Runtime, or so old that initializers are listed among the inputs."""
+    text, expected = RUNTIME_OPERATORS["fused"]
+    model = onnx.parser.parse_model(HEAD + text % {str(size): zeros for size, zeros in ZEROS.items()})
+    model.ir_version = version
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    known = types_of(model.SerializeToString())
+    assert {name: known[name].shape for name in expected} == {name: shape for name, (_, shape) in expected.items()}
 
 
 def test_number_of_axes_that_depends_on_values_is_not_known() -> None:

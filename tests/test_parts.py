@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import compose
 from onnxruntime.quantization import quantize_dynamic
@@ -19,6 +20,7 @@ from optimum_htp import HtpError, PackageError, extract, profile, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.models.inputs import InputSizes, axis_names, check_axes, check_inputs, make_inputs
+from optimum_htp.models.part_values import part_inputs
 from optimum_htp.models.tensor_values import tensor_values
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.extracted import CUT_FROM, cut_from
@@ -318,3 +320,30 @@ def test_all_that_is_wrong_with_inputs_is_named(package: Path) -> None:
     said = str(error.value)
     for problem in ("lacks input_ids", "has x, z in addition", "'scale' is float64", "'scale' is [4], and"):
         assert problem in said
+
+
+@pytest.mark.parametrize("made_by", ["optimizer", "quantizer"])
+def test_parts_give_what_their_package_gives(made_by: str, exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Modules of graphs with ONNX Runtime's own operators, on what the package gives them."""
+    source = exported("bert", optimize="O2") if made_by == "optimizer" else tmp_path / "quantized"
+    if made_by == "quantizer":
+        source.mkdir()
+        quantize_dynamic(exported("bert") / "model.onnx", source / "model.onnx")
+    model = read_model(source / "model.onnx")
+    inputs = make_inputs(model, None, sizes=InputSizes(2, 5))
+    for module in (
+        "encoder",
+        "encoder.layer.1",
+        "encoder.layer.0.attention",
+        "encoder.layer.1.intermediate",
+        "pooler",
+    ):
+        report = extract(source, f"bert.{module}", output=tmp_path / "part.onnx", overwrite=True)
+        part = read_model(report.output)
+        record = cut_from(part)
+        assert record is not None
+        feed = part_inputs(part, record, model, None, phase="forward", given=inputs)
+        made = onnxruntime.InferenceSession(report.output, providers=["CPUExecutionProvider"]).run(None, feed)
+        expected = tensor_values(model, record.outputs, inputs)
+        for name, array in zip(record.outputs, made, strict=True):
+            np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-5, err_msg=module)
