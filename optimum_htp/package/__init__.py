@@ -7,6 +7,7 @@
 | which files of two packages belong together | `pairing` |
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
+| what an extracted part was cut from | `extracted` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
 | write a directory as a whole or not at all | `staging` |
@@ -43,6 +44,7 @@ from optimum_htp.package.configs import (
     preprocessors_of,
     remove_config_metadata,
 )
+from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
@@ -51,6 +53,7 @@ from optimum_htp.package.node_metadata import (
     Annotations,
     HtpOptions,
     check_layer_annotations,
+    is_of_whole_file,
     options_of,
     owned_keys,
     read_tags,

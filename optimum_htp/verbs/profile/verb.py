@@ -10,23 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
-    check_inputs,
     check_provider,
-    component_config,
-    load_inputs,
-    make_inputs,
-    paired_inputs,
-    phases,
 )
-from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, partners, tagged_file, traits_of
+from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
+from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runs import Inputs, Measured, measure
@@ -76,8 +69,9 @@ def profile(
         threads: Threads within an operator; None for ONNX Runtime's own choice.
         runs: Runs that count, of each phase.
         warmup: Runs before those.
-        reference: The tagged package that this one was made from: its tags are projected onto files whose own tags are
-            lost, and it is not run itself. `inputs` may have the names that its inputs have.
+        reference: The tagged package that this one was made from, or cut from: its tags are projected onto files whose
+            own tags are lost, and an extracted part is run on what it gives it. It is not profiled itself. `inputs` may
+            have the names that its inputs have.
         renamed: Inputs of the package that the reference calls otherwise, and how it calls them, where that is not found
             by itself.
 
@@ -109,17 +103,12 @@ def profile(
             "--map tells how --reference calls what is in --inputs: give both (reference=, inputs=) or none"
         )
     check_renamed(renamed or {}, (graph.model for graph in tagged))
-    config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
+    chosen = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
+    notes += chosen.notes
     profiles: list[PhaseProfile] = []
-    for graph in tagged:
-        config_of_file = component_config(package, graph.name) or config
-        given = None
-        if inputs is not None:
-            given, known = _load_inputs(inputs, graph, package, origin, renamed)
-            notes += known
-        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, given=given)
+    for graph, by_phase in zip(tagged, chosen.by_phase, strict=True):
         measured = measure(
             graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )
@@ -148,43 +137,6 @@ def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
         for name, file in files.items()
         if not (merged and "merged" not in name and Path(name).name.startswith(parts))
     ]
-
-
-def _load_inputs(
-    path: str | Path,
-    graph: TaggedGraph,
-    package: HtpPackage,
-    origin: HtpPackage | None,
-    renamed: Mapping[str, str] | None,
-) -> tuple[Inputs, list[str]]:
-    """The inputs of a file, which may have the names that the reference has for them; and which these are, in words."""
-    try:
-        return load_inputs(path, graph.model), []
-    except HtpError:
-        found = partners(*(traits_of(side.files.values()) for side in (package, origin or package)))[graph.name]
-        if origin is None or found.other is None:
-            raise
-        reference = tagged_file(origin.files[found.other], package=origin, reference=package)
-        pairs = paired_inputs(graph, reference, renamed=renamed)
-        if not pairs.renamed:
-            raise
-        given = pairs.ours(load_inputs(path, reference.model))
-        check_inputs(given, graph.model, where=str(path))
-        return given, [f"{graph.name}: {line}" for line in pairs.explain()]
-
-
-def _inputs_by_phase(
-    model: OnnxModel, config: dict[str, Any] | None, *, sizes: InputSizes, given: Inputs | None
-) -> dict[str, Inputs]:
-    """The inputs of each phase; those of a file are for the one phase that they fit."""
-    possible = phases(model)
-    if given is None:
-        return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in possible}
-    if "use_cache_branch" in given:
-        decodes = bool(given["use_cache_branch"].all())
-    else:
-        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
-    return {possible[-1] if decodes else possible[0]: given}
 
 
 def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
