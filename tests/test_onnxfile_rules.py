@@ -12,7 +12,7 @@ import pytest
 import small_graphs
 
 from optimum_htp import PackageError
-from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.model import OnnxModel, Value, body_path, split_body_path
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.onnxfile.scopes import scopes_of
@@ -39,20 +39,14 @@ def read(text: str, *functions: str) -> OnnxModel:
 # --- Edges --------------------------------------------------------------------------------------------------------
 
 
-def test_consumer_in_a_body() -> None:
-    """It consumes the tensor of the graph around it, and the initializer."""
+def test_name_in_a_body() -> None:
+    """It means its own tensor, or one of the graph around it, which has a producer unless it is an initializer."""
     edges = Edges(read(BRANCHES))
-    assert edges.producers["", "a"] == ("", 0)
-    assert edges.consumers["", "a"][0] == Use("1.then_branch", 0, 0)
-    assert edges.consumers["", "w"] == [Use("1.then_branch", 1, 1)]
-    assert ("", "w") not in edges.producers
-
-
-def test_what_a_body_returns_is_consumed_by_the_node_that_has_it() -> None:
-    """Its own tensors, and those of the graph around it that it only hands on."""
-    edges = Edges(read(BRANCHES))
-    assert edges.consumers["1.then_branch", "t"] == [Use("", 1, None)]
-    assert edges.consumers["", "a"][1:] == [Use("", 1, None)]
+    assert edges.producer("1.then_branch", "b") == ("1.then_branch", 0)
+    assert edges.producer("1.then_branch", "a") == edges.producer("1.else_branch", "a") == ("", 0)
+    assert edges.find("1.then_branch", "w") == ("", "w")
+    assert edges.producer("1.then_branch", "w") is None
+    assert edges.producer("", "b") is None
 
 
 def test_name_means_the_innermost_tensor() -> None:
@@ -73,7 +67,8 @@ def test_name_means_the_innermost_tensor() -> None:
     assert edges.find("1.then_branch", "a") == ("1.then_branch", "a")
     assert edges.find("1.else_branch", "a") == ("", "a")
     assert edges.find("", "t") is None
-    assert edges.consumers["", "a"] == [Use("1.else_branch", 0, 0)]
+    assert edges.producer("1.then_branch", "a") == ("1.then_branch", 0)
+    assert edges.producer("1.else_branch", "a") == ("", 0)
 
 
 def test_function_sees_nothing_around_it() -> None:
@@ -87,9 +82,10 @@ def test_function_sees_nothing_around_it() -> None:
             }""",
         )
     )
-    assert edges.consumers["", "x"] == [Use("", 0, 0)]
-    assert edges.consumers["local::F", "x"] == [Use("local::F", 0, 0)]
+    assert edges.find("", "x") == ("", "x")
+    assert edges.find("local::F", "x") == ("local::F", "x")
     assert edges.find("local::F", "c") is None
+    assert edges.producer("local::F", "x") is None
 
 
 def test_what_a_node_reads() -> None:

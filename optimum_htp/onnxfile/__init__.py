@@ -2,7 +2,7 @@
 
 - What a file says: `model`, `types`, `digest`; the numbers of all fields are in `schema`, how much is accepted in `limits`.
 - Reading: `opening`, `reading`, `attributes`, on the wire format in `wire`.
-- Looking around: `edges` (producers, consumers), `scopes` (visible names), `shapes` (the types of all tensors).
+- Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors).
 - Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
 - Changing, on one `walk`: `rewriting` (metadata), `renaming`, `tensors` (weights moved).
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
@@ -11,7 +11,7 @@
 from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
-from optimum_htp.onnxfile.edges import Edges, Use, reads
+from optimum_htp.onnxfile.edges import Edges, reads
 from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,

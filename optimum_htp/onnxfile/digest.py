@@ -35,7 +35,7 @@ def _digest_nodes(graph: Graph, update: Callable[[bytes], None]) -> None:
 
 def _strings(strings: tuple[str, ...]) -> bytes:
     encoded = [string.encode() for string in strings]
-    return _count(len(encoded)) + b"".join(_count(len(string)) + string for string in encoded)
+    return _count(len(encoded)) + b"".join([_count(len(string)) + string for string in encoded])
 
 
 def _count(number: int) -> bytes:
