@@ -27,6 +27,8 @@ from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content
+from optimum_htp.onnxfile.rewriting import rewrite_metadata
+from optimum_htp.package.node_metadata import CALL, SOURCE, TAG
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project
 
@@ -169,3 +171,28 @@ def carried(
     """Projects the tags of some graphs onto another. All tests of its rules go through here."""
     known = Roots(roots)
     return dict(project([TaggedGraph(model, tags, known) for model, tags in sources], target, **options).tags)
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, text: str, *, opset: int = 17) -> Path:
+    """Writes a model whose graphs are spelled as ONNX does, inputs, outputs, functions and all; each node has a comment.
+
+    Its nodes are tagged as the comments say (`net.a`, or `net.a@1` for a call), and carry no namespace.
+    """
+    domains = ["com.microsoft", "com.microsoft.nchwc", "local", "mine"]
+    imports = ", ".join(
+        f'"{domain}": {version}' for domain, version in {"": opset, **dict.fromkeys(domains, 1)}.items()
+    )
+    model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{imports}]>\n{_without_comments(text)}")
+    known = read_content(model.SerializeToString(), path=path)
+    notes = zip(_in_text_order(known), _comments(text), strict=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    nodes = {}
+    for key, note in notes:
+        name, _, call = note.partition("@")
+        nodes[key] = {TAG: spelled(name), SOURCE: "scope", **({CALL: call} if call else {})}
+    rewrite_metadata(path, nodes=nodes, owned=lambda key: False, model={})
+    return path

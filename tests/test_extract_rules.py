@@ -6,26 +6,32 @@ floats but for those whose name begins with `i`, which are integers.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from small_graphs import SmallGraph, read, spelled
+from small_graphs import SmallGraph, read, save, spelled
 
 from optimum_htp import PackageError, extract
+from optimum_htp.cli.views.extract import print_extract
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.onnxfile.types import NUMBERS
+from optimum_htp.onnxfile.types import NUMBERS, element_type
+from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
+from optimum_htp.verbs.extract import verb
 from optimum_htp.verbs.extract.choice import Choice
 from optimum_htp.verbs.extract.cut import cut
 
@@ -338,3 +344,222 @@ def test_sparse_initializers_come_along(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(report.output)
     (made,) = session.run(None, {"one": np.ones(4, np.float32)})
     assert list(made) == [2.0, 0.0, 0.0, 3.0]
+
+
+# --- Functions ----------------------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+    g (float[n, 4] x) => (float[n, 4] y) {
+      one = Relu(x)          # net.a
+      two = local.Outer(one) # net.b
+      three = local.Inner(two) # net.c
+      y = mine.Other(three)  # net.d
+    }
+    <domain: "local", opset_import: ["": 17, "local": 1]>
+    Outer (a) => (b) {
+      c = local.Inner(a)  # net.b.inner
+      b = Neg(c)          # net.b
+    }
+    <domain: "local", opset_import: ["": 17]>
+    Inner (a) => (b) {
+      b = Abs(a)  # net.b.inner
+    }
+    <domain: "mine", opset_import: ["": 17]>
+    Other (a) => (b) {
+      b = Exp(a)  # net.d.inner
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "functions", "made"),
+    [
+        ("net.b", ["Outer", "Inner"], lambda x: -np.abs(x)),  # a function that calls another one
+        ("net.c", ["Inner"], np.abs),  # called from elsewhere, too
+        ("net.a", [], lambda x: np.maximum(x, 0)),
+        ("net", ["Outer", "Inner", "Other"], lambda x: np.exp(np.abs(np.maximum(x, 0)))),
+    ],
+)
+@pytest.mark.parametrize("graph", [None, "main", ""])
+def test_functions_come_along(
+    module: str, functions: list[str], made: Callable[[Any], Any], graph: str | None, tmp_path: Path
+) -> None:
+    """Those that the module's nodes call, and that these call, with their tags; no others."""
+    package = save(tmp_path / "package" / "model.onnx", FUNCTIONS)
+    report = extract(package, module, output=tmp_path / "part.onnx", graph=graph)
+    part = read_model(report.output)
+    assert [function.name for function in part.functions] == functions
+    assert report.not_loaded is None
+    whole, cut = (read_tags(read_model(path)) for path in (package, report.output))
+    assert {key for key in cut if "::" in key[0]} == {key for key in whole if key[0].split("::")[-1] in functions}
+    x = np.array([[-1, 0.5, 2, -3]], np.float32)
+    session = onnxruntime.InferenceSession(report.output)
+    np.testing.assert_allclose(session.run(None, {session.get_inputs()[0].name: x})[0], made(x))
+
+
+def test_module_inside_a_function_is_refused(tmp_path: Path) -> None:
+    """It has no tensors of its own, and runs wherever the function is called; what calls it is named, and a way."""
+    package = save(tmp_path / "model.onnx", FUNCTIONS)
+    for graph in (None, "local::Inner", "Inner"):
+        with pytest.raises(PackageError) as error:
+            extract(package, "net.b.inner", output=tmp_path / "part.onnx", graph=graph)
+        assert "in the function 'local::Outer'," in str(error.value)
+        assert "extract what calls it (net.b), or inline functions first: onnx.inliner.inline_" in str(error.value)
+    with pytest.raises(PackageError, match=r"in the graph 'main' \(1 nodes\); --graph local::Outer is not among them"):
+        extract(package, "net.b", output=tmp_path / "part.onnx", graph="local::Outer")
+    assert not (tmp_path / "part.onnx").exists()
+
+
+# --- ONNX Runtime -------------------------------------------------------------------------------------------------
+
+BOUNDARIES = {
+    # A module `a` of which ONNX Runtime's own operators give what `b` takes: by the first input of some, it is integers.
+    "embedding": (
+        """
+        g (int32[n, l] x) => (float[n, l, 8] y) <float[4, 8] w = {%s}, float[8] v = {%s}> {
+          one, mask, sum = com.microsoft.EmbedLayerNormalization(x, , w, w, , v, v)  # a
+          y = Add(one, sum)  # b
+        }
+        """,
+        {"one": "float32", "sum": "float32"},
+    ),
+    "quantized product": (
+        """
+        g (float[n, 4] x) => (float[n, 8] y) <uint8[4, 8] w = {%s}, float s = {0.5}, float[8] v = {%s}> {
+          q, qs, qz = DynamicQuantizeLinear(x)  # a
+          one = com.microsoft.MatMulIntegerToFloat(q, w, qs, s, qz, , v)  # a
+          two = Relu(one)  # b
+          y = com.microsoft.BiasGelu(two, v)  # c
+        }
+        """,
+        {"one": "float32"},
+    ),
+    "4 bits": (
+        """
+        g (int64[n, l] x) => (float[n, l, 16] y) <uint8[4, 8] w = {%s}, float[4] s = {1, 1, 1, 1}, float[8] v = {%s}> {
+          s2 = Constant <value_ints = [4, 1]> ()  # a
+          s1 = Reshape(s, s2)  # a
+          one = com.microsoft.GatherBlockQuantized <block_size = 16, bits = 4, quantize_axis = 1> (w, x, s1)  # a
+          y = Neg(one)  # b
+        }
+        """,
+        {"one": "float32"},
+    ),
+    "integers": (
+        """
+        g (float[n, 4] x) => (float[n, 8] y)
+        <uint8[4, 8] w = {%s}, float s = {0.5}, uint8 z = {0}, float[8] v = {%s}> {
+          q = QuantizeLinear(x, s, z)  # a
+          p = com.microsoft.QLinearAdd(q, s, z, q, s, z, s, z)  # a
+          t = Transpose <perm = [1, 0]> (p)  # b
+          u = Transpose <perm = [1, 0]> (t)  # b
+          o = QLinearMatMul(u, s, z, w, s, z, s, z)  # c
+          y = DequantizeLinear(o, s, z)  # c
+        }
+        """,
+        {"p": "uint8"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDARIES)
+def test_types_are_those_of_onnx_runtimes_own_operators(name: str, tmp_path: Path) -> None:
+    """The part has the inputs that the model gives it, and gives what it gives there."""
+    text, expected = BOUNDARIES[name]
+    ones = [", ".join(["1"] * count) for count in (32, 8)]
+    package = save(tmp_path / "package" / "model.onnx", text % tuple(ones), opset=18)
+    report = extract(package, "b", output=tmp_path / "part.onnx")
+    assert {value.name: element_type(value.elem_type).name for value in report.inputs} == expected
+    assert report.not_loaded is None
+    model = onnx.load(package)
+    names = [*expected, *(value.name for value in report.outputs)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
+    whole, part = (onnxruntime.InferenceSession(each) for each in (model.SerializeToString(), report.output))
+    kind = np.float32 if "float[n, 4] x" in text else np.int32 if "int32[n" in text else np.int64
+    values = dict(zip(names, whole.run(names, {"x": np.ones((2, 4), kind)}), strict=True))
+    made = part.run(None, {name: values[name] for name in expected})
+    for value, array in zip(report.outputs, made, strict=True):
+        np.testing.assert_array_equal(array, values[value.name])
+
+
+UNKNOWN = """
+    g (float[n, 4] x) => (float[n, 4] y) <float[n, 4] said> {
+      one = mine.Unknown(x)  # a
+      two = Relu(one)        # b
+      said = mine.Unknown(two)  # c
+      three = Neg(said)      # d
+      y = mine.Unknown(three)  # e
+    }
+"""
+
+
+def test_types_are_never_guessed(tmp_path: Path) -> None:
+    """What nobody knows is named, all of it; what the file declares is known."""
+    package = save(tmp_path / "package" / "model.onnx", UNKNOWN)
+    with pytest.raises(PackageError, match=r"into 'b' or out of it are unknown.*: one, two; .* value_info"):
+        extract(package, "b", output=tmp_path / "part.onnx")
+    report = extract(package, "d", output=tmp_path / "part.onnx")
+    assert [value.shape for value in (*report.inputs, *report.outputs)] == [("n", 4), ("n", 4)]
+    assert report.not_loaded is None
+
+
+def test_part_that_cannot_be_loaded_here_like_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stands, and it is said why."""
+    package = save(tmp_path / "package" / "model.onnx", UNKNOWN)
+    report = extract(package, "e", output=tmp_path / "part.onnx")
+    assert report.not_loaded is not None
+    assert "Unknown" in report.not_loaded
+    print_extract(report)
+    assert "ONNX Runtime can't load it here, nor the file that it is from: " in capsys.readouterr().out
+
+
+def test_part_that_alone_cannot_be_loaded_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose types are wrong: that is our fault, and nothing is left of it."""
+    package = save(
+        tmp_path / "package" / "model.onnx", "g (float[n] x) => (float[n] y) {\n a = Neg(x)  # a\n y = Exp(a)  # b\n}"
+    )
+    known = {"a": Value("a", NUMBERS["int64"], ("n",)), "y": Value("y", NUMBERS["float32"], ("n",))}
+    monkeypatch.setattr(verb, "tensor_types", lambda *_: known)
+    with pytest.raises(PackageError, match=r"can't load what was cut out for 'b', so nothing was written .*int64"):
+        extract(package, "b", output=tmp_path / "part.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
+
+
+# --- What has to be chosen ----------------------------------------------------------------------------------------
+
+CHOICES = """
+    g (float[n] x, bool c) => (float[n] y) {
+      y = If(c) <then_branch = yes () => (float[n] t) {  # root
+        t1 = Neg(x)  # net.a@0
+        t = Abs(t1)  # net.a@1
+      }, else_branch = no () => (float[n] e) {
+        e1 = Exp(x)  # net.a@0
+        e = Abs(e1)  # net.a@1
+      }>
+    }
+"""
+
+
+def test_all_that_has_to_be_chosen_is_named_at_once(tmp_path: Path) -> None:
+    """File, graph and call; and what is given is not asked for again."""
+    for name in ("one", "two"):
+        save(tmp_path / "package" / f"{name}.onnx", CHOICES)
+    calls, graphs = (
+        r"ran 2 times in the export; name one call: net\.a@0, net\.a@1",
+        r"several graphs.*choose one with --graph",
+    )
+
+    def refusal(**given: Any) -> str:
+        with pytest.raises(PackageError) as error:
+            extract(tmp_path / "package", "net.a", output=tmp_path / "part.onnx", **given)
+        return str(error.value)
+
+    assert re.search(rf"several files; name one with --file: one\.onnx, two\.onnx; .*{calls}.*{graphs}", refusal())
+    assert re.search(f"one.onnx: .*{calls}; .*{graphs}", refusal(file="one.onnx"))
+    assert not re.search(calls, refusal(file="one.onnx", call=1))
+    assert not re.search(graphs, refusal(file="one.onnx", graph="then_branch"))
+    assert re.search(rf"no nodes of a call 7.*{graphs}", refusal(file="one.onnx", call=7))
+    given = {"file": "one.onnx", "graph": "else_branch", "call": 1}
+    assert [
+        each.name for each in extract(tmp_path / "package", "net.a", output=tmp_path / "p.onnx", **given).inputs
+    ] == ["e1"]

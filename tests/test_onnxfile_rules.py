@@ -161,13 +161,14 @@ def test_inside_of_a_function_has_no_scopes() -> None:
 # --- Types --------------------------------------------------------------------------------------------------------
 
 
-def types(text: str, *, path: str = "") -> dict[str, Value]:
+def types(text: str, *, path: str = "", symbols: bool = True) -> dict[str, Value]:
     """What is known of the tensors of a model in ONNX's own text."""
     head = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "com.microsoft.nchwc": 1, "mine": 1]>\n'
     content = onnx.parser.parse_model(head + text).SerializeToString()
     model = read_content(content, path=Path("model.onnx"))
     spans = model_spans(content)
-    return tensor_types(content, spans, scopes_of(model, path), scope_spans(content, spans.graph, path))
+    scopes = scopes_of(model, path)
+    return tensor_types(content, spans, scopes, scope_spans(content, spans.graph, path), symbols=symbols)
 
 
 def test_symbol_goes_through_a_reshape() -> None:
@@ -199,36 +200,136 @@ def test_size_that_depends_on_values_has_a_symbol_of_its_own() -> None:
     assert known["a"].shape == (rows, 1)
 
 
-def test_operators_of_onnx_runtime() -> None:
-    """Known ones have their shape; of others the first output has the type of the first float, and the axes if certain."""
-    known = types(
+ZEROS = {size: ", ".join("0" * size) for size in (2, 8, 16, 32)}
+RUNTIME_OPERATORS = {
+    # The first input is integers, or a scale: types are those of the operator, not of what it is given.
+    "EmbedLayerNormalization": (
         """
-        g (float[batch, 8] x) => (float[] y) <float[8] b = {0, 0, 0, 0, 0, 0, 0, 0}, float[8, 4] w> {
-          a = com.microsoft.BiasGelu(x, b)
-          f = com.microsoft.FusedGemm(a, w)
-          y = Relu(f)
-          m = mine.Unknown(y)
+        g (int32[batch, length] ids) => (float[] y) <float[4, 8] w = {%(32)s}, float[8] b = {%(8)s}> {
+          y, mask, sum = com.microsoft.EmbedLayerNormalization(ids, , w, w, , b, b)
         }
-        """.replace("float[8, 4] w", "float[8, 4] w = {" + ", ".join("0" * 32) + "}")
-    )
-    assert known["a"].shape == ("batch", 8)
-    assert (known["f"].elem_type, len(known["f"].shape or ())) == (NUMBERS["float32"], 2)
-    assert (known["y"].elem_type, len(known["y"].shape or ())) == (NUMBERS["float32"], 2)
-    assert known["m"] == Value("m", NUMBERS["float32"], None)
-
-
-def test_quantized_operators_have_the_axes_of_their_largest_input() -> None:
-    """Their first input may be a scale, or a bias: `QLinearConcat`, and `QLinearAdd` after it."""
-    known = types(
+        """,
+        {"y": ("float32", ("batch", "length", 8)), "mask": ("int32", ("batch",))},
+    ),
+    "GatherBlockQuantized": (
+        """
+        g (int64[batch, length] ids) => (float16[] y) <uint8[4, 8] w = {%(32)s}, float16[4, 1] s = {1, 1, 1, 1}> {
+          y = com.microsoft.GatherBlockQuantized <block_size = 16, bits = 4, quantize_axis = 1> (w, ids, s)
+        }
+        """,
+        {"y": ("float16", ("batch", "length", 16))},
+    ),
+    "MatMulNBits": (
+        """
+        g (float16[batch, length, 16] x) => (float16[] y) <uint8[2, 1, 8] w = {%(16)s}, float16[2] s = {1, 1}> {
+          y = com.microsoft.MatMulNBits <K = 16, N = 2, bits = 4, block_size = 16> (x, w, s)
+        }
+        """,
+        {"y": ("float16", ("batch", "length", 2))},
+    ),
+    "DynamicQuantizeMatMul": (
+        """
+        g (float[batch, 8] x) => (float[] y) <uint8[8, 4] w = {%(32)s}, float s = {1}> {
+          y = com.microsoft.DynamicQuantizeMatMul(x, w, s)
+        }
+        """,
+        {"y": ("float32", ("batch", 4))},
+    ),
+    "MatMulIntegerToFloat": (
+        """
+        g (float[batch, length, 8] x) => (float[] y) <uint8[8, 4] w = {%(32)s}, float s = {1}, int64[4] to = {0, -1, 2, 2}> {
+          q, qs, qz = DynamicQuantizeLinear(x)
+          z = com.microsoft.MatMulIntegerToFloat(q, w, qs, s, qz)
+          y = Reshape(z, to)
+        }
+        """,
+        {"q": ("uint8", ("batch", "length", 8)), "qs": ("float32", ()), "z": ("float32", ("batch", "length", 4)),
+         "y": ("float32", ("batch", "length", 2, 2))},  # the symbols go on behind it
+    ),
+    "QLinear": (
         """
         g (uint8[n, 4] x, uint8[n, 4] z) => (uint8[] y)
         <float s = {0.5}, uint8 p = {0}, uint8[8] bias = {1, 1, 1, 1, 1, 1, 1, 1}> {
           a = com.microsoft.QLinearConcat <axis = 1> (s, p, x, s, p, z, s, p)
           y = com.microsoft.QLinearAdd(bias, s, p, a, s, p, s, p)
+          f = DequantizeLinear(y, s, p)
+        }
+        """,
+        {"a": ("uint8", ("n", 8)), "y": ("uint8", ("n", 8)), "f": ("float32", ("n", 8))},
+    ),
+    "fused": (
+        """
+        g (float[batch, 8] x) => (float[] y) <float[8] b = {%(8)s}, float[8, 4] w = {%(32)s}> {
+          a = com.microsoft.BiasGelu(x, b)
+          f = com.microsoft.FusedGemm(a, w)
+          y = Relu(f)
+        }
+        """,
+        {"a": ("float32", ("batch", 8)), "f": ("float32", ("batch", 4)), "y": ("float32", ("batch", 4))},
+    ),
+    "blocked layout": (
+        """
+        g (float[batch, 16, 4, 4] x) => (float[] y) {
+          r = com.microsoft.nchwc.ReorderInput(x)
+          y = com.microsoft.nchwc.MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+        }
+        """,
+        {"y": ("float32", ("batch", 16, 2, 2))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNTIME_OPERATORS)
+def test_operators_of_onnx_runtime(name: str) -> None:
+    """Their types and shapes are those that ONNX Runtime gives them; without `symbols` the types are the same."""
+    text, expected = RUNTIME_OPERATORS[name]
+    text = text % {str(size): zeros for size, zeros in ZEROS.items()}
+    known, quick = types(text), types(text, symbols=False)
+    for tensor, (type_name, shape) in expected.items():
+        assert (known[tensor].elem_type, quick[tensor].elem_type) == (NUMBERS[type_name],) * 2
+        assert known[tensor].shape == shape
+
+
+def test_operators_that_nobody_knows() -> None:
+    """Nothing is guessed: what they give is known as far as the file declares it, and what follows from that."""
+    known = types(
+        """
+        g (float[batch, 8] x, uint8[2, 4] q) => (float[] y)
+        <float[8] b = {0, 0, 0, 0, 0, 0, 0, 0}, float[2] s = {1, 1}, float16[batch, 3] said> {
+          lost = mine.Unknown(x)
+          other = Relu(lost)
+          said = mine.Unknown(x)
+          half = Neg(said)
+          a = com.microsoft.BiasGelu(x, b)
+          y = Relu(a)
         }
         """
     )
-    assert [(known[name].elem_type, len(known[name].shape or ())) for name in "ay"] == [(NUMBERS["uint8"], 2)] * 2
+    assert known.keys() & {"lost", "other"} == set()
+    assert known["half"] == Value("half", NUMBERS["float16"], ("batch", 3))
+    assert known["y"] == Value("y", NUMBERS["float32"], ("batch", 8))
+
+
+def test_functions_of_the_model() -> None:
+    """What they give is known; not where something in them is an operator that ONNX Runtime doesn't have."""
+    functions = """
+        <domain: "mine", opset_import: ["": 17]> Half (a) => (b) { b = Cast <to = 10> (a) }
+        <domain: "mine", opset_import: ["": 17, "mine": 1]> Twice (a) => (b) { c = mine.Half(a)
+          b = Add(c, c) }
+        <domain: "mine", opset_import: ["": 17, "mine": 1]> Lost (a) => (b) { b = mine.Unknown(a) }
+        <domain: "mine", opset_import: ["": 17, "mine": 1]> Around (a) => (b) { b = mine.Lost(a) }
+    """
+    good = "g (float[n, 2] x) => (float16[] y) { y = mine.Twice(x) }"
+    assert types(good + functions)["y"] == Value("y", NUMBERS["float16"], ("n", 2))
+    known = types("g (float[n, 2] x) => (float16[] y) { y = mine.Twice(x)\n z = mine.Around(x) }" + functions)
+    assert known["y"] == Value("y", NUMBERS["float16"], ("n", 2))
+    assert "z" not in known
+
+
+def test_number_of_axes_that_depends_on_values_is_not_known() -> None:
+    """And is told from none, that of a scalar."""
+    known = types("g (float[n] x, int64[r] to) => (float[] y) { y = Reshape(x, to)\n scalar = Size(x) }")
+    assert (known["y"].shape, known["scalar"].shape) == (None, ())
 
 
 def test_name_in_a_branch_hides_the_one_of_the_main_graph() -> None:

@@ -2,19 +2,23 @@
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
 an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
-on; `measures` says how far results may be apart.
+on, `part_inputs` what an extracted part does, by `tensor_values` of its package; `measures` says how far results may be
+apart.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.inputs import (
     InputSizes,
+    axis_names,
+    check_axes,
     check_inputs,
     component_config,
     graph_inputs,
     load_inputs,
     make_inputs,
     phases,
+    read_arrays,
 )
 from optimum_htp.models.measures import (
     Array,
@@ -28,7 +32,9 @@ from optimum_htp.models.measures import (
     worst_errors,
 )
 from optimum_htp.models.optimum_tasks import local_task_inference
+from optimum_htp.models.part_inputs import part_inputs, part_phases
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
+from optimum_htp.models.tensor_values import tensor_values
 from optimum_htp.models.torch_parts import (
     Example,
     Part,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_TERMS = re.compile(r" ([+*x]) ")  # of a size that is computed, and the signs between them
 _POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _DEFAULT_SEQUENCE = 128
 _DEFAULT_IMAGE = 224
@@ -83,23 +84,48 @@ def make_inputs(
     phase: str = "forward",
     varied: bool = False,
 ) -> dict[str, Array]:
-    """Inputs of the given sizes for one of `phases(model)`. Raises HtpError if a size or a type is unknown.
+    """Inputs of the given sizes for one of `phases(model)`. Raises HtpError, which names all sizes and types that are unknown.
 
     With `varied` some tokens are masked and some are of another type, so that errors in their use show.
     """
     import numpy as np
 
     maker = _Maker(model, config or {}, sizes or InputSizes(), phase, np.random.default_rng(0), varied)
-    return {value.name: maker.make(value) for value in graph_inputs(model)}
+    made = {value.name: maker.make(value) for value in graph_inputs(model)}
+    maker.check()
+    return made
+
+
+def check_axes(models: Iterable[OnnxModel], sizes: InputSizes, *, where: str) -> None:
+    """Raises HtpError, which says `where`, if sizes are given of axes that no input of some models has."""
+    known = {name: None for model in models for name in axis_names(model)}
+    unknown = [name for name in sizes.dims if name not in known]
+    if unknown:
+        listed = f"their axes are {', '.join(known)}" if known else "all sizes are fixed"
+        raise HtpError(f"{where}: no axis of the inputs is called {', '.join(unknown)}; {listed}")
+
+
+def axis_names(model: OnnxModel) -> dict[str, None]:
+    """What the axes of a model's inputs are called whose size is not fixed; of computed sizes, what they are made of too."""
+    shapes = (value.shape or () for value in graph_inputs(model))
+    axes = dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str))
+    return dict.fromkeys(name for size in axes for name in (size, *_TERMS.split(size)[::2]) if not name.isdecimal())
 
 
 def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
     """Reads inputs from an .npz file and checks them. Raises HtpError if it can't be read or they do not fit."""
+    given = read_arrays(path)
+    check_inputs(given, model, where=str(path))
+    return given
+
+
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """Reads the arrays of an .npz file. Raises HtpError if it can't be read."""
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as archive:  # what is not an array has no type, which is an error here
-            given = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in archive.items()}
+            return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in archive.items()}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
     except Exception as error:  # of zipfile, zlib, tokenize and numpy, where the file is damaged or something else
@@ -107,24 +133,25 @@ def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
         if "allow_pickle" in why:  # numpy's advice, which is dangerous
             why = "pickled objects, or no arrays at all, are not loaded"
         raise HtpError(f"{path}: not a file of named numpy arrays ({why}); write one with numpy.savez") from error
-    check_inputs(given, model, where=str(path))
-    return given
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:
-    """Raises HtpError, which says `where`, if an input is missing, unknown, or of the wrong type or shape."""
+    """Raises HtpError, which says `where`, if inputs are missing, unknown, or of the wrong type or shape: of all of them."""
     wanted = {value.name: value for value in graph_inputs(model)}
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
-    if missing or unknown:
-        lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)} in addition"
-        raise HtpError(f"{where}: {model.path.name} takes the inputs {', '.join(wanted)}; the file {lacks}")
+    problems = [f"it lacks {', '.join(missing)}"] * bool(missing)
+    problems += [f"it has {', '.join(unknown)} in addition"] * bool(unknown)
+    if problems:
+        problems[-1] += f", and the inputs of {model.path.name} are {', '.join(wanted)}"
     sizes: dict[str, int] = {}
     for name, value in wanted.items():
+        if name not in given:
+            continue
         array = given[name]
-        expected = _dtype(value)
+        expected = dtype_of_input(value)
         if expected is not None and array.dtype != expected:
-            raise HtpError(f"{where}: the input {name!r} is {array.dtype}, and {model.path.name} takes {expected}")
+            problems.append(f"the input {name!r} is {array.dtype}, and {model.path.name} takes {expected}")
         if value.shape is None:
             continue
         fits = len(value.shape) == array.ndim and all(
@@ -133,11 +160,12 @@ def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) ->
         )
         if not fits:
             takes = ", ".join("?" if size is None else str(size) for size in value.shape)
-            is_now = f"the input {name!r} is {list(array.shape)}"
-            raise HtpError(f"{where}: {is_now}, and {model.path.name} takes [{takes}]")
+            problems.append(f"the input {name!r} is {list(array.shape)}, and {model.path.name} takes [{takes}]")
+    if problems:
+        raise HtpError(f"{where}: {'; '.join(problems)}")
 
 
-def _dtype(value: Value) -> str | None:
+def dtype_of_input(value: Value) -> str | None:
     """The numpy type of an input; None for what numpy does not have, such as bfloat16 and int4."""
     element = element_type(value.elem_type)
     known = element.kind == "bool" or element.is_float or (element.kind == "integer" and (element.bits or 0) >= 8)
@@ -152,14 +180,32 @@ class _Maker:
     phase: str
     random: np.random.Generator
     varied: bool
+    unnamed: list[str] = field(default_factory=list)  # what is unknown, in words
+    symbols: dict[str, dict[str, None]] = field(default_factory=dict)  # axes of unknown size, and whose they are
+
+    def check(self) -> None:
+        """Raises HtpError if anything that was to be made is unknown."""
+        missing = [
+            f"the size of {symbol!r}, an axis of {', '.join(map(repr, names))}"
+            for symbol, names in self.symbols.items()
+        ]
+        missing += self.unnamed
+        if not missing:
+            return
+        dims = " ".join(f"--dim {symbol}=N" for symbol in self.symbols)
+        advice = "--inputs FILE.npz" if self.unnamed else f"{dims}, or --inputs FILE.npz"
+        verb = "is" if len(missing) == 1 else "are"
+        raise HtpError(f"{self.model.path}: {'; '.join(missing)} {verb} unknown; give {advice}")
 
     def make(self, value: Value) -> Array:
+        """The array of an input; of any size where something is unknown, which `check` tells."""
         import numpy as np
 
-        dtype = _dtype(value)
+        dtype = dtype_of_input(value)
         if dtype is None or value.shape is None:
-            raise self._unknown(f"the {'type' if dtype is None else 'shape'} of the input {value.name!r}")
-        shape = [self._size(size, value, axis) for axis, size in enumerate(value.shape)]
+            self.unnamed.append(f"the {'type' if dtype is None else 'shape'} of {value.name!r}")
+        dtype = dtype or "float32"
+        shape = [self._size(size, value, axis) for axis, size in enumerate(value.shape or ())]
         if value.name == "use_cache_branch":
             return np.full(shape, self.phase == "decode")
         if "mask" in value.name or dtype == "bool":
@@ -190,10 +236,11 @@ class _Maker:
         if isinstance(size, int):
             return size
         if size is None:
-            raise self._unknown(f"the size of axis {axis} of the input {value.name!r}")
+            self.unnamed.append(f"the size of axis {axis} of {value.name!r}")
+            return 1
         if size in self.sizes.dims:
             return self.sizes.dims[size]
-        terms = re.split(r" ([+*x]) ", size)
+        terms = _TERMS.split(size)
         total = self._symbol(terms[0], value, axis)
         for operator, term in zip(terms[1::2], terms[2::2], strict=True):
             factor = self._symbol(term, value, axis)
@@ -217,11 +264,8 @@ class _Maker:
             return self._tokens(symbol)
         known = self._picture(symbol) or self._setting(symbol) or _OTHER_SIZES.get(symbol)
         if known is None:
-            raise self._unknown(f"the size of {symbol!r}, an axis of the input {value.name!r},", f"--dim {symbol}=N")
-        return known
-
-    def _unknown(self, what: str, option: str = "--inputs FILE.npz") -> HtpError:
-        return HtpError(f"{self.model.path}: {what} is unknown; give {option}")
+            self.symbols.setdefault(symbol, {})[value.name] = None
+        return known or 1
 
     def _past(self) -> int:
         return self._length() if self.phase == "decode" else 0

@@ -8,7 +8,7 @@
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
 """
 
-from optimum_htp.onnxfile.assembly import encode_node, graph_pieces, model_pieces
+from optimum_htp.onnxfile.assembly import encode_entry, encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, reads

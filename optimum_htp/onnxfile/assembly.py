@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.model import Value
-from optimum_htp.onnxfile.spans import ModelSpans, Span
+from optimum_htp.onnxfile.spans import ModelSpans
 from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, last_fields, message_pieces
 
 
@@ -74,10 +74,17 @@ def graph_pieces(
     return pieces
 
 
-def model_pieces(model: ModelSpans, graph: Sequence[Piece], *, metadata: Iterable[Span] = ()) -> list[Piece]:
-    """A `ModelProto` with another graph: the head and the functions of a model, and some of its metadata."""
+def model_pieces(
+    model: ModelSpans,
+    graph: Sequence[Piece],
+    *,
+    functions: Iterable[Sequence[Piece]] | None = None,
+    metadata: Iterable[Sequence[Piece]] = (),
+) -> list[Piece]:
+    """A `ModelProto` with the head of a model and another graph; with the model's functions, unless others are given."""
     pieces: list[Piece] = [*model.head, *message_pieces(schema.MODEL_GRAPH, graph)]
-    for tag, spans in ((schema.MODEL_FUNCTION, model.functions), (schema.MODEL_METADATA, metadata)):
-        for span in spans:
-            pieces += message_pieces(tag, [span])
+    functions = ([span] for span in model.functions) if functions is None else functions
+    for tag, messages in ((schema.MODEL_FUNCTION, functions), (schema.MODEL_METADATA, metadata)):
+        for message in messages:
+            pieces += message_pieces(tag, message)
     return pieces

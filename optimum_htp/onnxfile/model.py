@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Node:
     @property
     def operator(self) -> str:
         """The operator with its domain, which ONNX's own do without: `MatMul`, `com.microsoft::Gelu`."""
-        return self.op_type if self.domain in ("", "ai.onnx") else f"{self.domain}::{self.op_type}"
+        return operator_name(self.domain, self.op_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,11 @@ class Function:
         """Its graph path: `domain::name`, or `domain::name:overload`."""
         return function_path(self.domain, self.name, self.overload)
 
+    @property
+    def operator(self) -> str:
+        """The `Node.operator` of the nodes that call it; functions that differ in their overload share it."""
+        return operator_name(self.domain, self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
@@ -161,6 +166,22 @@ class OnnxModel:
                 for element, body in reversed(node.bodies)
             )
 
+    def function_of(self, path: str) -> Function | None:
+        """The function whose graph, or a body in it, has a path; None for the main graph and its bodies."""
+        return next((each for each in self.functions if path == each.path or path.startswith(f"{each.path}/")), None)
+
+    def called_functions(self, nodes: Iterable[Node]) -> tuple[Function, ...]:
+        """The functions that nodes call, themselves, in their bodies and in those functions, in the order of the file."""
+        called: set[str] = set()
+        stack = list(nodes)
+        while stack:
+            node = stack.pop()
+            stack += [inner for _, body in node.bodies for inner in body.nodes]
+            fresh = [each for each in self.functions if each.operator == node.operator and each.path not in called]
+            called.update(each.path for each in fresh)
+            stack += [inner for each in fresh for inner in each.graph.nodes]
+        return tuple(each for each in self.functions if each.path in called)
+
     def nodes(self) -> Iterator[tuple[tuple[str, int], Node]]:
         """Walks the nodes of all graphs, in the order of `graphs`.
 
@@ -170,6 +191,11 @@ class OnnxModel:
         for path, graph in self.graphs():
             for index, node in enumerate(graph.nodes):
                 yield (path, index), node
+
+
+def operator_name(domain: str, op_type: str) -> str:
+    """Returns what identifies an operator: its name, with its domain where that is not ONNX's own."""
+    return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
 
 
 def function_path(domain: str, name: str, overload: str) -> str:

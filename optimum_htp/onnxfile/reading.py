@@ -44,6 +44,16 @@ def read_content(content: bytes, *, path: Path) -> OnnxModel:
         return _Reader(content).model(path)
 
 
+def read_function(data: Data, span: tuple[int, int]) -> Function:
+    """Reads a function of a file that `read_model` has read without complaint."""
+    return _Reader(data).function(*span)
+
+
+def read_value(data: Data, span: tuple[int, int]) -> Value:
+    """Reads the name and the type of a tensor of such a file."""
+    return _Reader(data).value(*span)
+
+
 class _Texts(dict[bytes, str]):
     """Decoded strings by their bytes: the same name is stored once, however often the file repeats it."""
 

@@ -41,6 +41,9 @@ KEYS = PREFIX + "keys"
 RENAMED = PREFIX + "renamed"
 """On the model: the old names of initializers that we renamed, by their new ones, as JSON."""
 
+CUT_FROM = PREFIX + "cut_from."
+"""On the model: what an extracted part was cut from; what follows is a digest of the value."""
+
 NAMESPACE = "namespace"
 LAYER_ANNOTATION = "layer_ann"
 """ONNX Runtime's: the layer of a node, for the session option `session.layer_assignment_settings`."""
@@ -81,6 +84,11 @@ def options_of(models: Iterable[OnnxModel]) -> HtpOptions:
         torch_metadata=NAME_SCOPES in keys and CLASS_HIERARCHY in keys,
         skeleton=any(has_skeleton for _, has_skeleton in tagged),
     )
+
+
+def is_of_whole_file(key: str) -> bool:
+    """Whether a key of a model's metadata says what is not true of a part of its graph."""
+    return key == SKELETON or key.startswith(CUT_FROM)
 
 
 def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
@@ -139,7 +147,8 @@ class Annotations:
             if (tag := graph.tags.get(place)) is not None:
                 nodes[place] = _tag_entries(tag) | {key: chain(tag.tag).value(key, node) for key in borrowed}
         skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
-        on_model = {KEYS: json.dumps(borrowed), RENAMED: model.metadata.get(RENAMED), SKELETON: skeleton}
+        kept = {key: value for key, value in model.metadata.items() if key.startswith(CUT_FROM)}
+        on_model = {KEYS: json.dumps(borrowed), RENAMED: model.metadata.get(RENAMED), SKELETON: skeleton, **kept}
         return cls(nodes, {key: value for key, value in on_model.items() if value is not None}, owned)
 
     def matches(self, model: OnnxModel) -> bool:

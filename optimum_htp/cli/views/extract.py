@@ -40,6 +40,8 @@ def _details(report: ExtractReport) -> list[str]:
         details.append(f"copied along, because it shares them with other modules: {', '.join(report.shared)}")
     if report.folded:
         details.append(f"its convolutions have what follows them folded in: {', '.join(report.folded)}")
+    if report.not_loaded is not None:
+        details.append(f"ONNX Runtime can't load it here, nor the file that it is from: {report.not_loaded}")
     return details
 
 

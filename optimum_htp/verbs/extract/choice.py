@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, common_ancestor
+from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, common_ancestor, tag_module_path
 from optimum_htp.onnxfile import node_id, split_body_path
 from optimum_htp.package import HtpPackage, tagged_file
 from optimum_htp.tagging import TaggedGraph
+
+_MAIN = "main"
+"""What to call the main graph, whose path is empty."""
 
 _CALL = re.compile(r"(?P<module>.*)@(?P<call>\d{1,9})")
 _RANGE = re.compile(r"(?P<head>.*?)(?P<first>\d{1,9})-(?P<last>\d{1,9})")
@@ -64,8 +67,18 @@ def choose(
         raise PackageError(_no_nodes(candidates[0], module))
     if len(with_nodes) > 1:
         names = ", ".join(dict.fromkeys(candidate.file.name for candidate in with_nodes))
-        raise PackageError(f"{package.path}: {module!r} has nodes in several files; name one with --file: {names}")
+        message = f"{package.path}: {module!r} has nodes in several files; name one with --file: {names}"
+        raise PackageError("; ".join([message, *_problems(with_nodes, module, call)]))
     return with_nodes[0].choice(module, call)
+
+
+def _problems(candidates: Iterable[_Candidate], module: str, call: int | None) -> Iterator[str]:
+    """What else would have to be chosen in each of several files."""
+    for candidate in candidates:
+        try:
+            candidate.choice(module, call)
+        except PackageError as error:
+            yield str(error)
 
 
 def _candidates(files: Iterable[TaggedGraph], module: str, graph: str | None) -> list[_Candidate]:
@@ -158,12 +171,29 @@ class _Candidate:
         return tuple(self.tree.tag(alias) for alias in (info.path, *info.aliases))
 
     def choice(self, module: str, call: int | None) -> Choice:
-        keys, call = self._of_call(module, call)
-        graph, positions = self._in_graph(module, keys)
-        return Choice(self.file, self.tree, self.paths, call, self.tags, graph, frozenset(positions))
+        """The nodes of one call in one graph; raises PackageError, which names all that has to be chosen."""
+        by_call = self._by_call(module)
+        if None in by_call and not call:
+            call = None
+        elif call is None and len(by_call) == 1:
+            (call,) = by_call
+        problems = [] if call in by_call else [self._call_problem(module, call, by_call)]
+        graphs: dict[str, list[int]] = {}
+        for keys in [by_call[call]] if call in by_call else by_call.values():
+            among = self._by_graph(keys)
+            chosen = self._graph_of(among)
+            if chosen is None:
+                graphs |= among
+            elif self.file.model.function_of(chosen) is not None:
+                graphs[chosen] = among[chosen]
+        if graphs:
+            problems.append(self._graph_problem(module, graphs))
+        if problems or chosen is None:
+            raise PackageError(f"{self.file.model.path}: {'; '.join(problems)}")
+        return Choice(self.file, self.tree, self.paths, call, self.tags, chosen, frozenset(among[chosen]))
 
-    def _of_call(self, module: str, call: int | None) -> tuple[list[NodeKey], int | None]:
-        """The nodes of one call, and those that it shares with others and needs; where the modules ran once, all."""
+    def _by_call(self, module: str) -> dict[int | None, list[NodeKey]]:
+        """The nodes of each call, and those that it shares with others and needs; where the modules ran once, all."""
         count = 1
         owners: dict[NodeKey, frozenset[int] | None] = {}
         for path, tags in zip(self.paths, self.by_module, strict=True):
@@ -172,29 +202,30 @@ class _Candidate:
             inside = [key for key in self.keys if any(_below(self.file.tags[key].tag, tag) for tag in tags)]
             owners.update({key: self.file.roots.calls_above(self.file.tags[key], above) for key in inside})
         if count == 1:
-            if call:
-                raise PackageError(
-                    f"{module!r} ran once in the export, so there is no call {call} of it; leave it out"
-                )
-            return self.keys, None
+            return {None: self.keys}
         exact = {key: next(iter(calls)) for key, calls in owners.items() if calls is not None and len(calls) == 1}
-        known = sorted({*exact.values()})
-        if not known:
+        if not exact:
             raise PackageError(
                 f"{module!r} ran {count} times in the export, and which call its {len(self.keys)} nodes belong to is "
                 "unknown; export the model again: optimum-cli export htp"
             )
-        if call is None:
-            if len(known) != 1:
-                listed = ", ".join(f"{module}@{index}" for index in known[:8]) + (", ..." if len(known) > 8 else "")
-                raise PackageError(f"{module!r} ran {count} times in the export; name one call: {listed}")
-            (call,) = known
-        if call not in known:
-            raise PackageError(f"{module!r} has no nodes of a call {call}; there are those of the calls {known}")
-        own = {key for key, index in exact.items() if index == call}
-        shared = [key for key, calls in owners.items() if key not in exact and (calls is None or call in calls)]
-        own |= self._needed(own, shared)
-        return [key for key in self.keys if key in own], call
+        by_call: dict[int | None, list[NodeKey]] = {}
+        for call in sorted({*exact.values()}):
+            own = {key for key, index in exact.items() if index == call}
+            shared = [key for key, calls in owners.items() if key not in exact and (calls is None or call in calls)]
+            own |= self._needed(own, shared)
+            by_call[call] = [key for key in self.keys if key in own]
+        return by_call
+
+    def _call_problem(self, module: str, call: int | None, by_call: Mapping[int | None, object]) -> str:
+        if None in by_call:
+            return f"{module!r} ran once in the export, so there is no call {call} of it; leave it out"
+        known = [*by_call]
+        if call is not None:
+            return f"{module!r} has no nodes of a call {call}; there are those of the calls {known}"
+        count = max(self.file.calls(self.tree.tag(path)) or 1 for path in self.paths)
+        listed = ", ".join(f"{module}@{index}" for index in known[:8]) + (", ..." if len(known) > 8 else "")
+        return f"{module!r} ran {count} times in the export; name one call: {listed}"
 
     def _needed(self, keys: Iterable[NodeKey], shared: Sequence[NodeKey]) -> set[NodeKey]:
         """Of nodes that several calls share, those whose results some nodes consume, also through one another."""
@@ -207,8 +238,47 @@ class _Candidate:
                 consumed.update(nodes[key].inputs)
         return needed
 
-    def _in_graph(self, module: str, keys: Sequence[NodeKey]) -> tuple[str, list[int]]:
-        """The one graph that the nodes are in; the nodes in bodies come with the nodes that have the bodies."""
+    def _by_graph(self, keys: Sequence[NodeKey]) -> dict[str, list[int]]:
+        """The indices of nodes by graph; those in bodies and functions come with the nodes that have or call them."""
+        return self._without_called(self._without_bodies(keys))
+
+    def _graph_of(self, graphs: Mapping[str, Sequence[int]]) -> str | None:
+        """The graph that was asked for, or the only one; None if that is none or several."""
+        wanted = self.wanted_graph
+        if wanted is not None:
+            matching = [path for path in graphs if wanted in (path, path or _MAIN) or path.endswith(f".{wanted}")]
+        else:
+            matching = list(graphs)
+            if len(matching) > 1:  # constants may be in another graph than their consumers
+                matching = [path for path in graphs if not self._only_constants(path, graphs[path])]
+        return matching[0] if len(matching) == 1 else None
+
+    def _graph_problem(self, module: str, graphs: Mapping[str, Sequence[int]]) -> str:
+        """Why it is not clear which of some graphs to cut from, or why none of them can be."""
+        model = self.file.model
+        functions = [function for path in graphs if (function := model.function_of(path)) is not None]
+        if len(functions) == len(graphs):
+            operators = {function.operator for function in functions}
+            tags = [
+                self.file.tags[key]
+                for key, node in model.nodes()
+                if node.operator in operators and key in self.file.tags
+            ]
+            around = dict.fromkeys(tag_module_path(tag.tag) or "the whole model" for tag in tags)
+            instead = f"extract what calls it ({', '.join(around)}), or " if around else ""
+            return (
+                f"{module!r} has its nodes in the function {', '.join(map(repr, graphs))}, which says nothing of the tensors "
+                f"that it is called with; {instead}inline functions first: onnx.inliner.inline_local_functions"
+            )
+        counts = ", ".join(f"{path or _MAIN!r} ({len(indices)} nodes)" for path, indices in graphs.items())
+        named = f"; --graph {self.wanted_graph} is not among them" if self.wanted_graph is not None else ""
+        if len(graphs) > 1:
+            many = "several graphs, which don't run together"
+            return f"{module!r} has nodes in {many}: {counts}{named}; choose one with --graph"
+        return f"{module!r} has its nodes in the graph {counts}{named}; leave --graph out"
+
+    def _without_bodies(self, keys: Sequence[NodeKey]) -> dict[str, list[int]]:
+        """The indices of nodes by graph, without the nodes in bodies of others of them."""
         chosen = set(keys)
         graphs: dict[str, list[int]] = {}
         for key in keys:
@@ -217,23 +287,22 @@ class _Candidate:
                 body = split_body_path(body[0])
             if body is None:
                 graphs.setdefault(key[0], []).append(key[1])
-        if self.wanted_graph is not None:
-            wanted = self.wanted_graph
-            matching = [path for path in graphs if path == wanted or path.endswith(f".{wanted}")]
-        else:
-            matching = list(graphs)
-            if len(matching) > 1:  # constants may be in another graph than their consumers
-                matching = [path for path in graphs if not self._only_constants(path, graphs[path])]
-        if len(matching) == 1:
-            return matching[0], graphs[matching[0]]
-        counts = ", ".join(f"{path or 'main'!r} ({len(indices)} nodes)" for path, indices in graphs.items())
-        named = f"; --graph {self.wanted_graph} is not among them" if self.wanted_graph is not None else ""
-        raise PackageError(
-            f"{self.file.model.path}: {module!r} has nodes in several graphs, which are branches that run at different times: "
-            f"{counts}{named}; choose one with --graph"
-            if len(graphs) > 1
-            else f"{self.file.model.path}: {module!r} has its nodes in the graph {counts}{named}; leave --graph out"
-        )
+        return graphs
+
+    def _without_called(self, graphs: dict[str, list[int]]) -> dict[str, list[int]]:
+        """The same without the nodes in functions that others of the nodes call."""
+        model = self.file.model
+        nodes = {path: graph.nodes for path, graph in model.graphs()}
+        called = {
+            path: {each.path for each in model.called_functions(nodes[path][index] for index in indices)}
+            for path, indices in graphs.items()
+        }
+        inside = {path: function.path if (function := model.function_of(path)) else "" for path in graphs}
+        return {
+            path: indices
+            for path, indices in graphs.items()
+            if not any(inside[path] in called[other] for other in graphs if other != path)
+        }
 
     def _only_constants(self, path: str, positions: Iterable[int]) -> bool:
         graphs = dict(self.file.model.graphs())

@@ -40,6 +40,7 @@ class Cut:
     inputs: tuple[str, ...]  # the tensors that are produced outside
     outputs: tuple[str, ...]  # the tensors that are consumed outside
     initializers: tuple[str, ...]  # those that are consumed
+    functions: tuple[int, ...]  # the indices of those that the nodes call, and that these call
 
 
 def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
@@ -71,7 +72,12 @@ def cut(choice: Choice, types: Mapping[str, Value]) -> Cut:
     ranks = [{index: rank for rank, index in enumerate(around.order)} for around in scopes]
     ordered = tuple(sorted(nodes, key=lambda node: (node[0], ranks[node[0]][node[1]])))
     shared = tuple(node_id(graph.nodes[index], index) for index in sorted(between))
-    return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored)
+    model = choice.file.model
+    called = {
+        each.path for each in model.called_functions(scopes[depth].graph.nodes[index] for depth, index in ordered)
+    }
+    functions = tuple(index for index, function in enumerate(model.functions) if function.path in called)
+    return Cut(scopes, ordered, len(core), shared, inputs, outputs, stored, functions)
 
 
 def _between(scope: Scope, core: set[int]) -> set[int]:

@@ -16,6 +16,7 @@ from optimum_htp.onnxfile import (
     TensorField,
     Value,
     creating,
+    encode_entry,
     graph_pieces,
     initializer_span,
     model_pieces,
@@ -23,7 +24,7 @@ from optimum_htp.onnxfile import (
     release_pages,
     rewrite_tensors,
 )
-from optimum_htp.package import SKELETON, external_file, is_pack_key
+from optimum_htp.package import external_file, is_of_whole_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
 
 _ALIGNMENT_BYTES = 4096
@@ -42,8 +43,12 @@ class PartWriter:
         self._opened: dict[str, tuple[int, int]] = {}
         self._ranges: list[tuple[int, Span]] = []
 
-    def write(self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value]) -> int:
+    def write(
+        self, cut: Cut, target: Path, *, name: str, types: Mapping[str, Value], metadata: Mapping[str, str]
+    ) -> int:
         """Writes the file, and one with the suffix `_data` where weights are external; gives the weights' bytes.
+
+        It has the model's metadata, without what is of the whole file, and `metadata` in addition.
 
         Raises PackageError if a file of external data is missing, too short, or outside the package.
         """
@@ -67,10 +72,13 @@ class PartWriter:
             inputs=[types[tensor] for tensor in cut.inputs],
             outputs=[types[tensor] for tensor in cut.outputs],
         )
+        functions = [self._rewritten("function", self.model.functions[index], location) for index in cut.functions]
         keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
-        metadata = [span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
+        kept = [[span] for span, key in keys.items() if not (is_of_whole_file(key) or is_pack_key(key))]
+        added = [[encode_entry(key, value)] for key, value in metadata.items()]
+        pieces = model_pieces(self.model, graph, functions=functions, metadata=[*kept, *added])
         with creating(target) as descriptor:
-            self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
+            self.files.write(pieces, descriptor)
         if self._ranges:
             with creating(target.with_name(location)) as descriptor:
                 self.files.write_at(self._ranges, descriptor, size_bytes=self._external_bytes)

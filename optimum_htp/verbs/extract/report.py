@@ -31,6 +31,8 @@ class ExtractReport:
         initializers: How many initializers it has.
         weight_bytes: Their size.
         external_data: Whether they are in a file of their own, as in the package.
+        not_loaded: Why ONNX Runtime can't load the file, where it can't load the one that it was cut out of either (an
+            operator or a provider is missing); None where it can, which is tried before the file is there.
     """
 
     package: str
@@ -49,6 +51,7 @@ class ExtractReport:
     initializers: int
     weight_bytes: int
     external_data: bool
+    not_loaded: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints, with element types by name."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from optimum_htp.errors import PackageError, writing
+from optimum_htp.errors import HtpError, PackageError, reason, writing
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
+from optimum_htp.models import DEFAULT_PROVIDER, open_session, session_options
 from optimum_htp.onnxfile import (
     SourceFiles,
     Value,
     body_path,
+    graph_digest,
     model_spans,
     read_model,
     scope_spans,
@@ -27,14 +30,14 @@ from optimum_htp.onnxfile import (
 )
 from optimum_htp.package import (
     SIDECAR,
+    CutFrom,
     FileRecord,
-    HtpOptions,
     HtpPackage,
     Sidecar,
     StagedDirectory,
     as_package,
     library_versions,
-    read_tags,
+    options_of,
     write_tags,
 )
 from optimum_htp.tagging import TaggedGraph
@@ -92,8 +95,12 @@ def extract(
         typed = _typed(choice, part, types)
         with StagedDirectory(target.parent) as staging:
             staged = staging.path / target.name
-            weight_bytes = PartWriter(files, source, model, spans).write(part, staged, name=choice.name, types=typed)
+            record = _record(choice, part, target, opened)
+            weight_bytes = PartWriter(files, source, model, spans).write(
+                part, staged, name=choice.name, types=typed, metadata=record.entries()
+            )
             _tag(choice, part, staged, sidecar=target != output)
+            not_loaded = _check_loads(staged, source, name=choice.name)
             names = sorted(path.name for path in staging.path.iterdir())
             staging.commit()
     return ExtractReport(
@@ -113,7 +120,35 @@ def extract(
         initializers=len(part.initializers),
         weight_bytes=weight_bytes,
         external_data=f"{target.name}_data" in names,
+        not_loaded=not_loaded,
     )
+
+
+def _check_loads(part: Path, source: Path, *, name: str) -> str | None:
+    """Loads a part in ONNX Runtime; says why that fails where it fails for the file that it is from, too, else raises."""
+    refused = _load_error(part)
+    if refused is None:
+        return None
+    if _load_error(source) is None:
+        raise PackageError(
+            f"{source}: ONNX Runtime can't load what was cut out for {name!r}, so nothing was written ({refused}); extract a "
+            "module around it"
+        )
+    return refused
+
+
+def _load_error(file: Path) -> str | None:
+    """Why ONNX Runtime can't load a file; None if it can."""
+    import onnxruntime
+
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        open_session(file, options, provider=DEFAULT_PROVIDER, name="")
+    except HtpError as error:
+        return reason(error.__cause__ or error)
+    return None
 
 
 def _folded_norms(choice: Choice) -> Iterator[str]:
@@ -158,13 +193,18 @@ def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
 
 def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, Value]:
     """The types of the inputs and outputs, with names for the axes whose size is not known."""
+    boundary = dict.fromkeys((*part.inputs, *part.outputs))
+    unknown = [name for name in boundary if name not in types]
+    if unknown:
+        raise PackageError(
+            f"{choice.file.model.path}: the types of tensors that go into {choice.name!r} or out of it are unknown, because "
+            f"they are no tensors, or ONNX Runtime lacks the operator that makes them: {', '.join(unknown)}; extract a "
+            "module around it, or declare them in the file's value_info"
+        )
     names: dict[str, str] = {}
     typed = {}
-    for name in (*part.inputs, *part.outputs):
-        value = types.get(name)
-        if value is None:
-            advice = "run it through onnx.shape_inference and cut again, or extract a module around it"
-            raise PackageError(f"{choice.file.model.path}: the type of the tensor {name!r} is not known; {advice}")
+    for name in boundary:
+        value = types[name]
         if value.shape is not None:
             symbols = [size for size in value.shape if isinstance(size, str) and size.startswith("unk__")]
             renamed = {symbol: names.setdefault(symbol, f"dim_{len(names)}") for symbol in symbols}
@@ -173,15 +213,35 @@ def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, V
     return typed
 
 
+def _record(choice: Choice, part: Cut, target: Path, package: HtpPackage) -> CutFrom:
+    """What the new file says of the package, for `compare` and `profile`."""
+    path = os.path.realpath(package.path)
+    with suppress(ValueError):  # on another drive of Windows
+        path = os.path.relpath(path, os.path.realpath(target.parent))
+    return CutFrom(
+        package=Path(path).as_posix(),
+        file=choice.file.name,
+        digest=graph_digest(choice.file.model),
+        graph=choice.graph,
+        modules=tuple(".".join(path) for path in choice.paths),
+        call=choice.call,
+        inputs=part.inputs,
+        outputs=part.outputs,
+    )
+
+
 def _tag(choice: Choice, part: Cut, staged: Path, *, sidecar: bool) -> None:
     """Tags the nodes of the new file, if they have lost their tags, and writes its sidecar."""
     moved = {(part.scopes[scope].path, old): new for new, (scope, old) in enumerate(part.nodes)}
-    keys = ((_moved_key(key, moved), tag) for key, tag in choice.file.tags.items())
+    model = choice.file.model
+    called = {model.functions[index].path for index in part.functions}
+    inside = {path: function.path for path, _ in model.graphs() if (function := model.function_of(path)) is not None}
+    functions = {path for path, function in inside.items() if function in called}
+    keys = ((key if key[0] in functions else _moved_key(key, moved), tag) for key, tag in choice.file.tags.items())
     tags = {key: tag for key, tag in keys if key is not None}
     graph = TaggedGraph(read_model(staged), tags, Roots((_part_of_root(choice, tags.values()),)))
-    if read_tags(graph.model) != tags:  # a tool dropped the metadata, and the sidecar of the package knows better
-        write_tags(graph, options=HtpOptions(skeleton=False))
-        graph = replace(graph, model=read_model(staged))
+    write_tags(graph, options=options_of([choice.file.model]))  # for tags that a tool dropped too, and a new skeleton
+    graph = replace(graph, model=read_model(staged))
     if sidecar:
         Sidecar({staged.name: FileRecord.of(graph)}, versions=library_versions()).write(staged.parent)
 

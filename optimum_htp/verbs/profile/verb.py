@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
     check_provider,
-    component_config,
-    load_inputs,
-    make_inputs,
-    phases,
 )
-from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage, as_package, tagged_file
 from optimum_htp.tagging import TaggedGraph, project
+from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.joiner import Joiner
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runs import Inputs, Measured, measure
@@ -73,8 +68,8 @@ def profile(
         threads: Threads within an operator; None for ONNX Runtime's own choice.
         runs: Runs that count, of each phase.
         warmup: Runs before those.
-        reference: The tagged package that this one was made from: its tags are projected onto files whose own tags are
-            lost, and it is not run itself.
+        reference: The tagged package that this one was made from, or cut from: its tags are projected onto files whose
+            own tags are lost, and an extracted part is run on what it gives it. It is not profiled itself.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
@@ -99,13 +94,12 @@ def profile(
         )
     origin = as_package(reference) if reference is not None else None
     tagged = [tagged_file(match, package=package, reference=origin) for match in files]
-    config = package.config or (origin.config if origin is not None else None)
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
+    chosen = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs)
     notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
+    notes += chosen.notes
     profiles: list[PhaseProfile] = []
-    for graph in tagged:
-        config_of_file = component_config(package, graph.name) or config
-        by_phase = _inputs_by_phase(graph.model, config_of_file, sizes=sizes, inputs=inputs)
+    for graph, by_phase in zip(tagged, chosen.by_phase, strict=True):
         measured = measure(
             graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
         )
@@ -133,21 +127,6 @@ def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
         for name, file in files.items()
         if not (merged and "merged" not in name and Path(name).name.startswith(parts))
     ]
-
-
-def _inputs_by_phase(
-    model: OnnxModel, config: dict[str, Any] | None, *, sizes: InputSizes, inputs: str | Path | None
-) -> dict[str, Inputs]:
-    """The inputs of each phase; those of a file are for the one phase that they fit."""
-    possible = phases(model)
-    if inputs is None:
-        return {phase: make_inputs(model, config, sizes=sizes, phase=phase) for phase in possible}
-    given = load_inputs(inputs, model)
-    if "use_cache_branch" in given:
-        decodes = bool(given["use_cache_branch"].all())
-    else:
-        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
-    return {possible[-1] if decodes else possible[0]: given}
 
 
 def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
