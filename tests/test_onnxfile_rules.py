@@ -12,11 +12,12 @@ import pytest
 import small_graphs
 
 from optimum_htp import PackageError
+from optimum_htp.onnxfile import shapes
 from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.model import OnnxModel, Value, body_path, split_body_path
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.onnxfile.scopes import scopes_of
-from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes, tensor_types
 from optimum_htp.onnxfile.spans import model_spans, scope_spans
 from optimum_htp.onnxfile.types import NUMBERS
 
@@ -161,10 +162,15 @@ def test_inside_of_a_function_has_no_scopes() -> None:
 # --- Types --------------------------------------------------------------------------------------------------------
 
 
+HEAD = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "com.microsoft.nchwc": 1, "mine": 1]>\n'
+
+
 def types(text: str, *, path: str = "", symbols: bool = True) -> dict[str, Value]:
     """What is known of the tensors of a model in ONNX's own text."""
-    head = '<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1, "com.microsoft.nchwc": 1, "mine": 1]>\n'
-    content = onnx.parser.parse_model(head + text).SerializeToString()
+    return types_of(onnx.parser.parse_model(HEAD + text).SerializeToString(), path=path, symbols=symbols)
+
+
+def types_of(content: bytes, *, path: str = "", symbols: bool = True) -> dict[str, Value]:
     model = read_content(content, path=Path("model.onnx"))
     spans = model_spans(content)
     scopes = scopes_of(model, path)
@@ -188,6 +194,134 @@ def test_sum_of_two_symbols() -> None:
     """As long as both together."""
     known = types("g (float[batch, past] x, float[batch, length] z) => (float[] y) { y = Concat <axis = 1> (x, z) }")
     assert known["y"].shape == ("batch", "length + past")
+
+
+def tried(text: str, *, path: str = "") -> dict[str, Value]:
+    """What trials tell of the tensors of a model, without the symbolic inference."""
+    proto = onnx.parser.parse_model(HEAD + text)
+    for tensor in proto.graph.initializer:  # as exporters write them
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    content = proto.SerializeToString()
+    model, spans = read_content(content, path=Path("model.onnx")), model_spans(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "with_sizes", lambda _, known: known)
+        return TensorTypes(content, spans, scopes_of(model, path), scope_spans(content, spans.graph, path)).sized()
+
+
+@pytest.mark.parametrize("operator", ["com.microsoft.Gelu", "Relu"])
+def test_trials_tell_symbols_sums_products_and_numbers(operator: str) -> None:
+    """The symbolic inference is not asked, as it says no more; ONNX Runtime's own operators are no hurdle."""
+    known = tried(
+        """
+        g (float[batch, length, 6] x, float[batch, past, 6] z) => (float[] y)
+        <int64[4] to = {0, -1, 2, 3}, int64[2] flat = {-1, 6}, int64[1] one = {1}> {
+          a = com.microsoft.Gelu(x)
+          split = Reshape(a, to)
+          y = Transpose <perm = [0, 2, 1, 3]> (split)
+          both = Concat <axis = 1> (z, a)
+          rows = Reshape(a, flat)
+          shape = Shape(x)
+          batch = Gather(shape, one)
+          wide = Concat <axis = 0> (batch, one, one)
+          mask = ConstantOfShape(wide)
+        }
+        """.replace("com.microsoft.Gelu", operator)
+    )
+    assert known["y"] == Value("y", NUMBERS["float32"], ("batch", 2, "length", 3))
+    assert known["both"].shape == ("batch", "length + past", 6)
+    assert known["rows"].shape == ("batch*length", 6)
+    assert known["mask"].shape == ("length", 1, 1)
+
+
+def test_trials_take_the_sums_that_a_file_names() -> None:
+    """Optimum names the axis of a mask so: two numbers of its own would not fit to the others."""
+    known = tried(
+        """
+        g (float[n, new] x, float[n, old] z, float[n, old + new] m, float[n, old + 1] o) => (float[] y) {
+          xz = Concat <axis = 1> (x, z)
+          y = Mul(xz, m)
+          two = Concat <axis = 1> (z, o)
+        }
+        """.replace("old + new", '"old + new"').replace("old + 1", '"old + 1"')
+    )
+    assert (known["xz"].shape, known["y"].shape) == (("n", "old + new"), ("n", "old + new"))
+
+
+@pytest.mark.parametrize(
+    ("divisor", "blocks", "every"),
+    [(1, ("length", 1), "length"), (3, (None, 1), None), (8, (None, None), None), (64, (None, None), None)],
+)
+def test_trials_tell_nothing_behind_a_division(divisor: int, blocks: tuple[str | int, ...], every: str | None) -> None:
+    """Of `floor((length + 63)/64)` both would say 1, as of a slice with that step; thirds differ in them."""
+    known = tried(
+        f"""
+        g (float[batch, length] x) => (float[] y)
+        <int64[1] d = {{{divisor}}}, int64[1] more = {{{divisor - 1}}}, int64[1] zero = {{0}}, int64[1] one = {{1}},
+         int64[1] end = {{999}}> {{
+          shape = Shape(x)
+          length = Gather(shape, one)
+          longer = Add(length, more)
+          part = Div(longer, d)
+          sizes = Concat <axis = 0> (part, one)
+          y = ConstantOfShape(sizes)
+          s = Slice(x, zero, end, one, d)
+        }}
+        """
+    )
+    assert known["y"].shape == blocks
+    assert known["s"].shape == ("batch", every)
+
+
+def test_trials_tell_nothing_behind_a_window() -> None:
+    """A stride rounds, and its 1 may be a factor of any other size."""
+    known = tried(
+        """
+        g (float[batch, 2, length] x) => (float[] y) <int64[2] flat = {-1, 2}> {
+          p = MaxPool <kernel_shape = [100], strides = [100], pads = [50, 50]> (x)
+          y = Reshape(p, flat)
+        }
+        """
+    )
+    assert known["p"].shape == ("batch", 2, None)
+    assert known["y"].shape == (None, 2)
+
+
+def test_trials_in_a_branch() -> None:
+    """What it takes from around it has the symbols that it has there."""
+    known = tried(
+        """
+        g (float[batch, length, 6] x, bool c) => (float[] y) <int64[4] to = {0, -1, 2, 3}, int64[3] back = {0, -1, 6}> {
+          split = Reshape(x, to)
+          y = If(c) <then_branch = yes () => (float[] t) {
+            t = Reshape(split, back)
+          }, else_branch = no () => (float[] e) {
+            e = Identity(x)
+          }>
+        }
+        """,
+        path="1.then_branch",
+    )
+    assert known["t"].shape == ("batch", "length", 6)
+
+
+def test_only_what_is_asked_for_has_sizes() -> None:
+    """Of the others the trials, and the symbolic inference, need not know anything."""
+    content = onnx.parser.parse_model(
+        HEAD
+        + """
+        g (float[batch, length, 6] x) => (float[] y) <int64[4] to = {0, -1, 2, 3}> {
+          a = Reshape(x, to)
+          b = NonZero(x)
+          y = Neg(b)
+        }
+        """
+    ).SerializeToString()
+    model, spans = read_content(content, path=Path("model.onnx")), model_spans(content)
+    types = TensorTypes(content, spans, scopes_of(model, ""), scope_spans(content, spans.graph, ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(shapes, "with_sizes")
+        assert types.sized(["a"])["a"].shape == ("batch", "length", 2, 3)
+    assert types.known["a"].shape == ("batch", None, 2, 3)
 
 
 def test_size_that_depends_on_values_has_a_symbol_of_its_own() -> None:
@@ -324,6 +458,18 @@ def test_functions_of_the_model() -> None:
     known = types("g (float[n, 2] x) => (float16[] y) { y = mine.Twice(x)\n z = mine.Around(x) }" + functions)
     assert known["y"] == Value("y", NUMBERS["float16"], ("n", 2))
     assert "z" not in known
+
+
+@pytest.mark.parametrize("version", [3, 14])
+def test_versions_of_the_format_are_no_matter(version: int) -> None:
+    """That it is too new for ONNX Runtime, or so old that initializers are listed among the inputs."""
+    text, expected = RUNTIME_OPERATORS["fused"]
+    model = onnx.parser.parse_model(HEAD + text % {str(size): zeros for size, zeros in ZEROS.items()})
+    model.ir_version = version
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    known = types_of(model.SerializeToString())
+    assert {name: known[name].shape for name in expected} == {name: shape for name, (_, shape) in expected.items()}
 
 
 def test_number_of_axes_that_depends_on_values_is_not_known() -> None:

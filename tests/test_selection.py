@@ -698,6 +698,10 @@ def test_no_pattern(package: Path) -> None:
         (["/Net/Head.heads"], "did you mean '/Net/Head.head'"),
         (["head@2"], "such a module ran 2 times, which are the calls 0 to 1"),
         (["branch@1"], "such a module ran once, which is call 0"),
+        (
+            ["qqqqqqq", "!Hed"],
+            "no module matches 'qqqqqqq'; `optimum-cli htp tree` lists the modules; no module matches '!Hed'",
+        ),
         (["qqqqqqq"], "no module matches 'qqqqqqq'; `optimum-cli htp tree` lists the modules"),
         (["drop"], "'drop' selects a module that no node comes from"),
         (["encoder.layer.0", "!*"], "leaves no node"),

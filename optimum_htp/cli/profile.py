@@ -37,6 +37,10 @@ key values), and decode (one token more, with those of --sequence-length
 tokens). ONNX Runtime's profiler itself takes a few microseconds for each
 kernel, which are in the run's time and not in the kernels'.
 
+What `extract` cut out is run on what the package that it was cut from gives
+it, on inputs of that package: sizes are those of its inputs, and --inputs may
+have either's. If the package is not there any more, name it with --reference.
+
 --json prints the times of all modules, in each run and in microseconds; --by,
 --depth, --top and --sort are for the table only.
 """

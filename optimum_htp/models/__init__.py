@@ -2,7 +2,7 @@
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
 an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
-on, `part_inputs` what an extracted part does, by `tensor_values` of its package; `measures` says how far results may be
+on, `part_values` what an extracted part does, by the `tensor_values` of its package; `measures` says how far results may be
 apart.
 """
 
@@ -32,9 +32,8 @@ from optimum_htp.models.measures import (
     worst_errors,
 )
 from optimum_htp.models.optimum_tasks import local_task_inference
-from optimum_htp.models.part_inputs import part_inputs, part_phases
+from optimum_htp.models.part_values import part_inputs, part_phases
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
-from optimum_htp.models.tensor_values import tensor_values
 from optimum_htp.models.torch_parts import (
     Example,
     Part,

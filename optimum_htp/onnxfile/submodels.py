@@ -11,10 +11,11 @@ from optimum_htp.onnxfile.model import Function, Value
 from optimum_htp.onnxfile.reading import read_function, read_value
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
-from optimum_htp.onnxfile.wire import Data, encode_message, fields, last_fields, release_pages
+from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, last_fields, release_pages
 
 _SMALL_TENSOR_BYTES = 4096
 _INTEGER_BYTES = 8
+_IR_VERSION = 10
 
 
 class Submodels:
@@ -48,7 +49,10 @@ class Submodels:
         self._encoded = [data[slice(*spans.nodes[index])] for index in scope.order]
         self._functions = model.functions
         self._value_infos = spans.value_infos
-        self._head = b"".join(data[slice(*span)] for span in model.head)
+        head = (data[slice(*span)] for span in model.head)
+        # Types don't depend on the version of the format, and those who are asked may not know a new one.
+        self._head = encode_varint(schema.MODEL_IR_VERSION) + encode_varint(_IR_VERSION)
+        self._head += b"".join(field for field in head if field[0] != schema.MODEL_IR_VERSION)
         self._head += b"".join(encode_message(schema.MODEL_FUNCTION, data[slice(*span)]) for span in model.functions)
         self._small: dict[str, bytes] = {}
         self._large: dict[str, Value] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -43,6 +43,9 @@ def with_sizes(graph: Submodels, known: Mapping[str, Value]) -> dict[str, Value]
     ask = _asking(graph, known, inference)
     for operator in {graph.nodes[index].op_type for index in chosen if graph.nodes[index].domain}:
         inference.dispatcher_.setdefault(operator, ask)
+    sizes = {size for value in inputs.values() for size in value.shape or () if isinstance(size, str)}
+    symbols = sorted(size for size in sizes if _certainty(size) == _SYMBOL)
+    inference._add_suggested_merge = _merging(inference, symbols)
     with _quiet(_LOGGER), suppress(Exception):  # it asserts what it does not expect
         inference._preprocess(model)
         for _ in range(_MAX_RUNS):
@@ -51,8 +54,7 @@ def with_sizes(graph: Submodels, known: Mapping[str, Value]) -> dict[str, Value]
             # It begins again when an Add shows two symbols to be the same, but stops when a QLinearAdd does.
             if not inference.run_ and len(inference.suggested_merge_) == merges:
                 break
-    symbols = {size for value in inputs.values() for size in value.shape or () if _certainty(size) == _SYMBOL}
-    is_ours = re.compile("|".join([*map(re.escape, sorted(map(str, symbols), key=len, reverse=True)), *_FUNCTIONS]))
+    is_ours = re.compile("|".join([*map(re.escape, sorted(symbols, key=len, reverse=True)), *_FUNCTIONS]))
 
     def marked(size: Size) -> Size:
         return f"{_STRANGE}{size}" if isinstance(size, str) and re.search(r"\w", is_ours.sub("", size)) else size
@@ -109,6 +111,17 @@ def _asking(graph: Submodels, known: Mapping[str, Value], inference: Any) -> Cal
             inference.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, value.elem_type, shape))
 
     return ask
+
+
+def _merging(inference: Any, symbols: Sequence[str]) -> Callable[..., None]:
+    """Makes the file's own symbol stand for those that turn out to be equal: else it would be the first of a set."""
+    merge = inference._add_suggested_merge
+
+    def prefer(equal: Sequence[Size], apply: bool = False) -> None:
+        inference.input_symbols_ = set([symbol for symbol in symbols if symbol in equal][:1])
+        merge(equal, apply)
+
+    return prefer
 
 
 def _each(value: Value | None, change: Callable[[Size], Size]) -> Value | None:

@@ -25,6 +25,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TypeAlias
 
+from optimum_htp.onnxfile.edges import reads
 from optimum_htp.onnxfile.model import Node, Value
 from optimum_htp.onnxfile.runtime_types import loaded_types
 from optimum_htp.onnxfile.submodels import Submodels
@@ -35,21 +36,22 @@ Size: TypeAlias = int | str | None
 # Small: what follows from them is computed, and sequences have a greatest length.
 _TRIALS = ((5, 7, 11, 13, 17, 19, 23, 29), (47, 37, 43, 41, 53, 59, 61, 73))
 _DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")  # others may have functions with anything in them
-_ROUNDING = re.compile("Conv|Pool|Resize|Upsample|STFT|Floor|Ceil|Round")
-_LARGE = 8  # for a divisor; the numbers of a symbol lie much farther apart
+_ROUNDING = re.compile("Conv|Pool|Resize|Upsample|STFT|Floor|Ceil|Round|Mod")
+_DIVISORS = {"Div": 1, "Range": 2, "Slice": 4}  # which input a size is divided by: steps, too
+_LARGE = 8  # for one of these; the numbers of a symbol lie much farther apart
 _NAME = re.compile(r"(?!unk__)[A-Za-z_]\w*")
 
 
 def tried_sizes(graph: Submodels, known: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
     """The types of some tensors of a graph, with the sizes that trials tell where they are not known."""
     types = {name: known[name] for name in wanted if name in known}
-    asked = [name for name, value in types.items() if is_open(value)]
+    rounded = _rounded(graph, known)
+    asked = [name for name, value in types.items() if is_open(value) and name not in rounded]
     symbols = {size for value in graph.given.values() for size in value.shape or () if isinstance(size, str)}
     trials = [_numbers(sorted(symbols), numbers) for numbers in _TRIALS]
-    nodes = graph.needed(asked)
-    if not asked or not all(trials) or any(_rounds(graph, graph.nodes[index], known) for index in nodes):
+    if not asked or not all(trials):
         return types
-    first, second = (_shapes(graph, nodes, asked, trial) for trial in trials)
+    first, second = (_shapes(graph, asked, trial) for trial in trials)
     symbol_of = _symbols(*trials)
 
     def told(size: Size, one: Size, other: Size) -> Size:
@@ -94,23 +96,35 @@ def _symbols(first: Mapping[str, int], second: Mapping[str, int]) -> dict[tuple[
     return known
 
 
-def _shapes(
-    graph: Submodels, nodes: Iterable[int], names: Iterable[str], numbers: Mapping[Size, int]
-) -> dict[str, tuple[Size, ...]]:
+def _shapes(graph: Submodels, names: Sequence[str], numbers: Mapping[Size, int]) -> dict[str, tuple[Size, ...]]:
     """The shapes of some tensors where symbols are numbers; none if ONNX Runtime can't start a session with these."""
     inputs = {
         name: replace(value, shape=value.shape and tuple(numbers.get(size, size) for size in value.shape))
         for name, value in graph.given.items()
     }
-    types = loaded_types(graph.model(nodes, inputs, map(Value, names), declared=False), started=True) or {}
+    model = graph.model(graph.needed(names), inputs, map(Value, names), declared=False)
+    types = loaded_types(model, started=True) or {}
     return {name: value.shape for name, value in types.items() if value.shape is not None}
 
 
+def _rounded(graph: Submodels, known: Mapping[str, Value]) -> set[str]:
+    """The tensors that may have rounded sizes."""
+    rounded: set[str] = set()
+    for node in graph.nodes:
+        if not rounded.isdisjoint(reads(node)) or _rounds(graph, node, known):
+            rounded.update(filter(None, node.outputs))
+    return rounded
+
+
 def _rounds(graph: Submodels, node: Node, known: Mapping[str, Value]) -> bool:
-    """Whether a node may round sizes so that they are equal in both trials: halves and thirds are not."""
-    if node.op_type in ("Div", "Mod"):
-        are_integers = any(
-            element_type(known[name].elem_type).kind == "integer" for name in node.outputs if name in known
-        )
-        return are_integers and not 0 < (graph.number(node.inputs[1]) or 0) < _LARGE
+    """Whether a node may round sizes so much that they are equal in both trials; halves and thirds are not."""
+    if node.op_type in ("Div", "Mod") and not any(_is_integer(known.get(name)) for name in node.outputs):
+        return False
+    if node.op_type in _DIVISORS:
+        divisor = filter(None, node.inputs[_DIVISORS[node.op_type] :][:1])
+        return not all(0 < abs(graph.number(name) or 0) < _LARGE for name in divisor)
     return bool(node.bodies) or node.domain not in _DOMAINS or _ROUNDING.search(node.op_type) is not None
+
+
+def _is_integer(value: Value | None) -> bool:
+    return value is not None and element_type(value.elem_type).kind == "integer"

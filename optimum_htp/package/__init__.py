@@ -6,7 +6,7 @@
 | whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
 | which files of two packages belong together | `pairing` |
 | metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
-| what an extracted part was cut from | `cut_from` |
+| what an extracted part was cut from | `extracted` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
 | write a directory as a whole or not at all | `staging` |
@@ -43,7 +43,7 @@ from optimum_htp.package.configs import (
     preprocessors_of,
     remove_config_metadata,
 )
-from optimum_htp.package.cut_from import CutFrom, cut_from
+from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
 from optimum_htp.package.node_metadata import (

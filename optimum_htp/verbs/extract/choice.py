@@ -297,12 +297,12 @@ class _Candidate:
             path: {each.path for each in model.called_functions(nodes[path][index] for index in indices)}
             for path, indices in graphs.items()
         }
-        inside = {path: function.path if (function := model.function_of(path)) else "" for path in graphs}
-        return {
-            path: indices
-            for path, indices in graphs.items()
-            if not any(inside[path] in called[other] for other in graphs if other != path)
-        }
+        kept = {}
+        for path, indices in graphs.items():
+            function = model.function_of(path)
+            if function is None or not any(function.path in called[other] for other in graphs if other != path):
+                kept[path] = indices
+        return kept
 
     def _only_constants(self, path: str, positions: Iterable[int]) -> bool:
         graphs = dict(self.file.model.graphs())

@@ -71,7 +71,7 @@ def choose_inputs(
                 config = component_config(package, file.name) or package.config or (origin.config if origin else None)
                 by_phase.append(_own(file.model, config, sizes, inputs))
         except HtpError as error:
-            problems += [str(error), *filter(None, [lost.get(file.name)])]
+            problems.append("; ".join([str(error), *filter(None, [lost.get(file.name)])]))
     if problems:
         raise HtpError("; ".join(problems))
     notes = [f"run on what {source.file.path} gives it" for source in sources if source is not None]
@@ -92,7 +92,8 @@ def _sources(
             try:
                 source = _Source(record, *record.source(file.model.path, given=origin))
             except PackageError as error:
-                lost[file.name] = f"{error}; --reference PKG says where it is"
+                why = str(error).removeprefix(f"{file.model.path}: ")
+                lost[file.name] = f"{why}; --reference PKG says where it is"
         if source is not None and not sizes.dims.keys() <= axis_names(source.file.model).keys():
             source = source if not sizes.dims.keys() <= axis_names(file.model).keys() else None
         sources.append(source)

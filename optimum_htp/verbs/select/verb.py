@@ -57,9 +57,13 @@ def select(
         Chooser(tagged_file(match, package=package), patterns, own=own, fused=fused)
         for match in package.matching(file).values()
     ]
-    for index, pattern in enumerate(patterns):
-        if not any(chooser.modules[index] for chooser in choosers):
-            raise PackageError(f"{package.path}: no module matches {pattern!r}; {_advice(pattern, choosers)}")
+    unknown = [
+        f"no module matches {pattern!r}; {_advice(pattern, choosers)}"
+        for index, pattern in enumerate(patterns)
+        if not any(chooser.modules[index] for chooser in choosers)
+    ]
+    if unknown:
+        raise PackageError(f"{package.path}: {'; '.join(unknown)}")
     selected = [chooser.choose() for chooser in choosers]
     files = tuple(selection for selection in selected if selection.nodes)
     if not files:

@@ -138,17 +138,23 @@ class _Comparison:
             return reason(error)
 
     def _misfit(self, example: Example) -> str | None:
-        """Why the graph does not take the inputs: one is missing, or has another size than a fixed one of the graph."""
-        for value in graph_inputs(self.model):
-            given = example.inputs.get(value.name)
-            if given is None:
-                return f"the model takes no input {value.name!r}: it may not be what the package was exported from"
-            if value.shape is not None and any(
+        """Why the graph does not take the inputs: some are missing, or have other sizes than the fixed ones of the graph."""
+        inputs = graph_inputs(self.model)
+        missing = [value.name for value in inputs if value.name not in example.inputs]
+        names = ", ".join(map(repr, missing))
+        problems = [f"the model takes no input {names}: it may not be what the package was exported from"] * bool(
+            names
+        )
+        for value in inputs:
+            sizes = example.inputs[value.name].shape if value.name not in missing else ()
+            if any(
                 isinstance(size, int) and size > 0 and size != actual
-                for size, actual in zip(value.shape, given.shape, strict=False)
+                for size, actual in zip(value.shape or (), sizes, strict=False)
             ):
-                return f"the input {value.name!r} has the fixed shape {list(value.shape)}, not {list(given.shape)}"
-        return None
+                problems.append(
+                    f"the input {value.name!r} has the fixed shape {list(value.shape or ())}, not {list(sizes)}"
+                )
+        return "; ".join(problems) or None
 
     def _compare(self, example: Example, where: str) -> Finding:
         expected = self.part.comparable(example.outputs)
