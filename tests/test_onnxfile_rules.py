@@ -190,6 +190,32 @@ def test_symbol_goes_through_a_reshape() -> None:
     assert known["y"] == Value("y", NUMBERS["float32"], ("batch", 2, "length", 3))
 
 
+def test_symbols_go_on_behind_what_is_not_known() -> None:
+    """A size that depends on values, an `If` whose branches give different ones, an operator that nobody knows."""
+    known = types(
+        """
+        g (float[batch, length, 6] x, int64[2] to, float[1, 1] o, bool c) => (float[] y)
+        <int64[4] split = {0, -1, 2, 3}, float[batch, 6] said> {
+          e = Expand(o, to)
+          either = If(c) <then_branch = yes () => (float[3, 2] t) {
+            t = Expand(o, to)
+          }, else_branch = no () => (float[2] e) {
+            e = Squeeze(o)
+          }>
+          lost = mine.Unknown(either)
+          said = mine.Unknown(lost)
+          z = Relu(said)
+          a = Reshape(x, split)
+          y = Transpose <perm = [0, 2, 1, 3]> (a)
+        }
+        """
+    )
+    assert known["y"].shape == ("batch", 2, "length", 3)
+    assert known["z"].shape == ("batch", 6)
+    assert known["either"].shape is None
+    assert len(set(known["e"].shape or ())) == 2
+
+
 def test_sum_of_two_symbols() -> None:
     """As long as both together."""
     known = types("g (float[batch, past] x, float[batch, length] z) => (float[] y) { y = Concat <axis = 1> (x, z) }")

@@ -17,8 +17,8 @@ from optimum_htp.onnxfile.runtime_types import runtime_types
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
 from optimum_htp.onnxfile.submodels import Submodels
-from optimum_htp.onnxfile.symbolic_sizes import merged, read_proto, with_sizes
-from optimum_htp.onnxfile.tried_sizes import is_open, tried_sizes
+from optimum_htp.onnxfile.symbolic_sizes import is_open, merged, read_proto, with_sizes
+from optimum_htp.onnxfile.tried_sizes import tried_sizes
 from optimum_htp.onnxfile.wire import Data
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -40,9 +40,10 @@ def with_sizes(graph: Submodels, known: Mapping[str, Value]) -> dict[str, Value]
     # Its `infer_shapes` does the same, but where it does not get to the end it writes a file to the current directory and
     # throws away what it knows. `onnxruntime.transformers.shape_infer_helper` calls these methods, too.
     inference = _inference_class()(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
-    ask = _asking(graph, known, inference)
+    rules = _Rules(graph, known, inference)
+    inference.dispatcher_["Expand"] = rules.expand
     for operator in {graph.nodes[index].op_type for index in chosen if graph.nodes[index].domain}:
-        inference.dispatcher_.setdefault(operator, ask)
+        inference.dispatcher_.setdefault(operator, rules.ask)
     sizes = {size for value in inputs.values() for size in value.shape or () if isinstance(size, str)}
     symbols = sorted(size for size in sizes if _certainty(size) == _SYMBOL)
     inference._add_suggested_merge = _merging(inference, symbols)
@@ -66,12 +67,19 @@ def with_sizes(graph: Submodels, known: Mapping[str, Value]) -> dict[str, Value]
 def read_proto(proto: Any) -> Value:
     """The name and the type of an `onnx.ValueInfoProto`."""
     tensor = proto.type.tensor_type
-    shape: tuple[Size, ...] | None = None
-    if tensor.HasField("shape"):
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
-        )
+    shape = tuple(map(_size, tensor.shape.dim)) if tensor.HasField("shape") else None
     return Value(proto.name, tensor.elem_type, shape)
+
+
+def _size(dimension: Any) -> Size:
+    if dimension.HasField("dim_value"):
+        return int(dimension.dim_value)
+    return _number(str(dimension.dim_param)) or None
+
+
+def _number(size: Size) -> Size:
+    """A size; as a number if it is one that is spelled, as the symbolic inference does some."""
+    return int(size) if isinstance(size, str) and size.isdecimal() else size
 
 
 def _reached(graph: Submodels, known: Mapping[str, Value]) -> tuple[list[int], dict[str, Value]]:
@@ -91,26 +99,41 @@ def _reached(graph: Submodels, known: Mapping[str, Value]) -> tuple[list[int], d
     return chosen, inputs
 
 
-def _asking(graph: Submodels, known: Mapping[str, Value], inference: Any) -> Callable[[Any], None]:
-    """A rule for nodes that the symbolic inference doesn't know: what ONNX Runtime makes of the sizes of their inputs."""
-    import onnx
+class _Rules:
+    """Rules for nodes in addition to those that the symbolic inference has; a rule sets the types of a node's outputs."""
 
-    indices = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs if name}
+    def __init__(self, graph: Submodels, known: Mapping[str, Value], inference: Any) -> None:
+        self._graph = graph
+        self._known = known
+        self._inference = inference
+        self._indices = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs if name}
+        self._expand = inference.dispatcher_["Expand"]
 
-    def ask(node: Any) -> None:
-        names = [name for name in node.output if name]
-        inputs = {name: read_proto(inference.known_vi_[name]) for name in node.input if name}
+    def ask(self, node: Any) -> None:
+        """For an operator that has no rule: what ONNX Runtime makes of the sizes of the inputs."""
+        graph = self._graph
+        inputs = {name: read_proto(self._inference.known_vi_[name]) for name in node.input if name}
         inputs = {name: value for name, value in inputs.items() if name not in graph.initializers}
-        sizes = loaded_types(graph.model([indices[names[0]]], inputs, map(Value, names), declared=False)) or {}
+        names = [name for name in node.output if name]
+        model = graph.model([self._indices[names[0]]], inputs, map(Value, names), declared=False)
+        self._set(names, loaded_types(model) or {})
+
+    def expand(self, node: Any) -> None:
+        """For `Expand`, behind whose own rule the inference fails where it does not know what to expand to."""
+        self._expand(node)
+        self._set(node.output, {name: read_proto(self._inference.known_vi_[name]) for name in node.output})
+
+    def _set(self, names: Iterable[str], sizes: Mapping[str, Value]) -> None:
+        import onnx
+
         for name in names:
-            value = merged(known[name], sizes.get(name))
+            value = merged(self._known[name], sizes.get(name))
             shape = [
-                size if size is not None else str(inference._new_symbolic_dim(name, axis))
+                size if _certainty(size) >= _SYMBOL else str(self._inference._new_symbolic_dim(name, axis))
                 for axis, size in enumerate(value.shape or ())
             ]
-            inference.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, value.elem_type, shape))
-
-    return ask
+            proto = onnx.helper.make_tensor_value_info(name, value.elem_type, shape)
+            self._inference.known_vi_[name].CopyFrom(proto)
 
 
 def _merging(inference: Any, symbols: Sequence[str]) -> Callable[..., None]:
@@ -119,7 +142,7 @@ def _merging(inference: Any, symbols: Sequence[str]) -> Callable[..., None]:
 
     def prefer(equal: Sequence[Size], apply: bool = False) -> None:
         inference.input_symbols_ = set([symbol for symbol in symbols if symbol in equal][:1])
-        merge(equal, apply)
+        merge([_number(size) for size in equal], apply)
 
     return prefer
 
@@ -136,6 +159,11 @@ def _certainty(size: Size) -> int:
     if isinstance(size, int):
         return _NUMBER
     return _NOTHING if size is None else _EQUAL if size.startswith(_STRANGE) else _SYMBOL
+
+
+def is_open(value: Value) -> bool:
+    """Whether an axis of a tensor has neither a number nor a symbol of the file's."""
+    return any(_certainty(size) < _SYMBOL for size in value.shape or ())
 
 
 def merged(value: Value, other: Value | None) -> Value:

@@ -23,15 +23,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TypeAlias
 
 from optimum_htp.onnxfile.edges import reads
 from optimum_htp.onnxfile.model import Node, Value
 from optimum_htp.onnxfile.runtime_types import loaded_types
 from optimum_htp.onnxfile.submodels import Submodels
+from optimum_htp.onnxfile.symbolic_sizes import Size, is_open, merged
 from optimum_htp.onnxfile.types import element_type
-
-Size: TypeAlias = int | str | None
 
 # Small: what follows from them is computed, and sequences have a greatest length.
 _TRIALS = ((5, 7, 11, 13, 17, 19, 23, 29), (47, 37, 43, 41, 53, 59, 61, 73))
@@ -53,20 +51,11 @@ def tried_sizes(graph: Submodels, known: Mapping[str, Value], wanted: Iterable[s
         return types
     first, second = (_shapes(graph, asked, trial) for trial in trials)
     symbol_of = _symbols(*trials)
-
-    def told(size: Size, one: Size, other: Size) -> Size:
-        return size if size is not None else symbol_of.get((one, other), one if one == other else None)
-
-    for name in asked:
-        sizes = types[name].shape or ()
-        if len(first.get(name, ())) == len(second.get(name, ())) == len(sizes):
-            types[name] = replace(types[name], shape=tuple(map(told, sizes, first[name], second[name])))
+    for name in first.keys() & second.keys():
+        pairs = zip(first[name], second[name], strict=False)
+        told = tuple(symbol_of.get(pair, pair[0] if pair[0] == pair[1] else None) for pair in pairs)
+        types[name] = merged(types[name], Value(name, shape=told))
     return types
-
-
-def is_open(value: Value) -> bool:
-    """Whether an axis of a tensor has neither a number nor a symbol."""
-    return value.shape is not None and None in value.shape
 
 
 def _numbers(symbols: Sequence[str], numbers: Sequence[int]) -> dict[str, int]:
@@ -96,10 +85,10 @@ def _symbols(first: Mapping[str, int], second: Mapping[str, int]) -> dict[tuple[
     return known
 
 
-def _shapes(graph: Submodels, names: Sequence[str], numbers: Mapping[Size, int]) -> dict[str, tuple[Size, ...]]:
+def _shapes(graph: Submodels, names: Sequence[str], numbers: Mapping[str, int]) -> dict[str, tuple[Size, ...]]:
     """The shapes of some tensors where symbols are numbers; none if ONNX Runtime can't start a session with these."""
     inputs = {
-        name: replace(value, shape=value.shape and tuple(numbers.get(size, size) for size in value.shape))
+        name: replace(value, shape=value.shape and tuple(numbers.get(str(size), size) for size in value.shape))
         for name, value in graph.given.items()
     }
     model = graph.model(graph.needed(names), inputs, map(Value, names), declared=False)
