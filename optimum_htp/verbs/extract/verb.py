@@ -141,7 +141,7 @@ def _load_error(file: Path) -> str | None:
     """Why ONNX Runtime can't load a file; None if it can."""
     import onnxruntime
 
-    options = session_options()
+    options = session_options(threads=1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
