@@ -2,8 +2,8 @@
 
 - What a file says: `model`, `types`, `digest`; the numbers of all fields are in `schema`, how much is accepted in `limits`.
 - Reading: `opening`, `reading`, `attributes`, on the wire format in `wire`.
-- Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors, by
-  `runtime_types`, `tried_sizes` and `symbolic_sizes`, which ask about `submodels`).
+- Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors, from
+  `runtime_types`, `tried_sizes` and `symbolic_sizes`, which are asked by `submodels`).
 - Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
 - Changing, on one `walk`: `rewriting` (metadata), `renaming`, `tensors` (weights moved).
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
