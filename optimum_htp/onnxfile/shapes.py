@@ -4,10 +4,10 @@ ONNX Runtime says them (`runtime_types`), so a type is the one that the model ru
 that it can't load at all, ONNX's own inference says what it can. Dynamic axes get symbols by trials (`tried_sizes`), and
 where these leave one open, by ONNX Runtime's symbolic shape inference (`symbolic_sizes`), which takes ten times as long.
 
-Measured without trials, which know more, against the values of all 68,000 tensors in 185 graphs (thirteen architectures as exported, saved by ONNX Runtime,
-optimized, quantized, in float16): every element type is right, and no size, symbol or number of axes is wrong; 5,400 of
-128,000 axes have neither size nor symbol, and of 198 tensors, behind an `If` whose branches differ, not even their number
-is known.
+Measured against the values of all 68,000 tensors in 185 graphs (thirteen architectures as exported, saved by ONNX Runtime,
+optimized, quantized, in float16), before there were trials, which know more: every element type is right, and no size,
+symbol or number of axes is wrong; 5,400 of 128,000 axes have neither size nor symbol, and of 198 tensors, behind an `If`
+whose branches differ, not even their number is known.
 """
 
 from __future__ import annotations

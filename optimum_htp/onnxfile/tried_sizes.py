@@ -16,7 +16,8 @@ Example:
         (35, 64)        (1739, 64)          (batch*length, 64)
         (5, 14)         (47, 74)            (batch, unknown)
 
-Measured on the 258 graphs of the tests' zoo: other numbers for the symbols give each of the 56,600 sizes that are told.
+Measured on 258 graphs of the tests' zoo: 60,800 sizes are told, and all are right with other numbers for the symbols, too,
+as far as these can be tried (113,200 times).
 """
 
 from __future__ import annotations
