@@ -104,12 +104,12 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     elif not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))
-    for key in reversed(evidence.order):
+    for key in reversed(evidence.nodes):
         _decide(key, RULES, evidence)
-    for key in evidence.order:
+    for key in evidence.nodes:
         if key not in evidence.owners:
             _decide(key, LAST_RULES, evidence)
-    return {key: evidence.node_tag(key) for key in evidence.order}
+    return {key: evidence.node_tag(key) for key in evidence.nodes}
 
 
 def tag_export(export: ExportTrace) -> TaggedGraph:

@@ -24,6 +24,7 @@ from optimum_htp.onnxfile import (
     OnnxModel,
     Piece,
     SourceFiles,
+    TensorTypes,
     Value,
     element_type,
     encode_node,
@@ -36,7 +37,6 @@ from optimum_htp.onnxfile import (
     reads,
     scope_spans,
     scopes_of,
-    tensor_types,
 )
 from optimum_htp.verbs.compare.cut import Correction, Plan, PlannedNode
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
@@ -68,7 +68,7 @@ class Prober:
         self._external = bool(external_data_files(model))
         # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
         self.rounds_half = provider == DEFAULT_PROVIDER and computes_in(model) == "float16"
-        self.types = tensor_types(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes)
+        self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
 
     def __enter__(self) -> Prober:
         return self
