@@ -2,7 +2,7 @@
 
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project, refuse_empty
-from optimum_htp.tagging.rules.metadata import CLASS_HIERARCHY, NAME_SCOPES, in_doubt
+from optimum_htp.tagging.rules.metadata import CLASS_HIERARCHY, NAME_SCOPES, in_doubt, listed_in
 from optimum_htp.tagging.rules.node_names import ScopeFit, fit_scopes
 from optimum_htp.tagging.rules.order import tag_export, tag_model
 from optimum_htp.tagging.tracing.modules import static_trace

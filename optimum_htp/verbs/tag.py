@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import ModelSource, choose_root, find_source, instantiate_on_meta, returns_attentions
-from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 from optimum_htp.package import (
     CONFIG,
     MODEL_INDEX,
@@ -26,6 +26,7 @@ from optimum_htp.package import (
     HtpFile,
     HtpOptions,
     HtpPackage,
+    Ownership,
     Sidecar,
     StagedDirectory,
     TagCounts,
@@ -33,7 +34,6 @@ from optimum_htp.package import (
     as_package,
     complete_package,
     library_versions,
-    owned_keys,
     projected,
     read_tags,
     skeleton_of,
@@ -251,17 +251,17 @@ def _skeleton(file: HtpFile) -> Iterator[tuple[TaggedGraph]]:
 
 def _without_ours(model: OnnxModel) -> OnnxModel:
     """The graph without the metadata that we wrote ourselves, which is not evidence."""
-    owned = owned_keys(model)
+    ours = Ownership.of(model)
 
-    def clean(graph: Graph) -> Graph:
-        return replace(graph, nodes=[clean_node(node) for node in graph.nodes])
+    def clean(graph: Graph, path: str) -> Graph:
+        return replace(graph, nodes=[clean_node(node, path, index) for index, node in enumerate(graph.nodes)])
 
-    def clean_node(node: Node) -> Node:
-        metadata = {key: value for key, value in node.metadata.items() if not owned(key)}
-        return replace(node, metadata=metadata, bodies=tuple((name, clean(body)) for name, body in node.bodies))
+    def clean_node(node: Node, path: str, index: int) -> Node:
+        bodies = tuple((name, clean(body, body_path(path, index, name))) for name, body in node.bodies)
+        return replace(node, metadata=ours.without_ours((path, index), node.metadata), bodies=bodies)
 
-    functions = tuple(replace(function, graph=clean(function.graph)) for function in model.functions)
-    return replace(model, graph=clean(model.graph), functions=functions)
+    functions = tuple(replace(function, graph=clean(function.graph, function.path)) for function in model.functions)
+    return replace(model, graph=clean(model.graph, ""), functions=functions)
 
 
 def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTags:

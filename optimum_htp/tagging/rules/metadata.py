@@ -19,7 +19,7 @@ def in_doubt(node: Node, tree: ModuleTree) -> bool:
 
 def named_module(node: Node, tree: ModuleTree) -> ModulePath | None:
     """The path of the module that torch's metadata names; None if it is unknown, or not of the class that is named."""
-    scopes = _parsed(node.metadata.get(NAME_SCOPES, ""))
+    scopes = listed_in(node.metadata.get(NAME_SCOPES, ""))
     if len(scopes) < 2:
         return None
     # The last scope is the node itself. What no registered names lead to is an expression: `borrower.held[0]`.
@@ -27,15 +27,15 @@ def named_module(node: Node, tree: ModuleTree) -> ModulePath | None:
     path = paths[-1]
     if path is None or None in paths:
         return None
-    classes = _parsed(node.metadata.get(CLASS_HIERARCHY, ""))
+    classes = listed_in(node.metadata.get(CLASS_HIERARCHY, ""))
     trusted = len(classes) != len(scopes) or classes[-2].rpartition(".")[2] == tree.module(path).class_name
     return path if trusted else None
 
 
-def _parsed(text: str) -> list[str]:
+def listed_in(text: str) -> list[str]:
     """The list that torch wrote with `repr`; empty for anything that is not a flat list of strings.
 
-    >>> _parsed("['', 'layers.0', 'linear']"), _parsed("[[1]]")
+    >>> listed_in("['', 'layers.0', 'linear']"), listed_in("[[1]]")
     (['', 'layers.0', 'linear'], [])
     """
     if not text.startswith("[") or len(text) > _LONGEST:

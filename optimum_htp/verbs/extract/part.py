@@ -23,7 +23,7 @@ from optimum_htp.onnxfile import (
     release_pages,
     rewrite_tensors,
 )
-from optimum_htp.package import SKELETON, external_file, is_pack_key
+from optimum_htp.package import external_file, is_pack_key, is_skeleton
 from optimum_htp.verbs.extract.cut import Cut
 
 _ALIGNMENT_BYTES = 4096
@@ -68,7 +68,7 @@ class PartWriter:
             outputs=[types[tensor] for tensor in cut.outputs],
         )
         keys = {span: self.files.metadata_key(*span) for span in self.model.metadata}
-        metadata = [span for span, key in keys.items() if key != SKELETON and not is_pack_key(key)]
+        metadata = [span for span, key in keys.items() if not is_skeleton(key) and not is_pack_key(key)]
         with creating(target) as descriptor:
             self.files.write(model_pieces(self.model, graph, metadata=metadata), descriptor)
         if self._ranges:
