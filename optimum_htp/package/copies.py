@@ -11,6 +11,7 @@ with `/BertModel`; they are read as those of `/a%2FBertModel` and `/b%2FBertMode
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,14 @@ from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, NodeTags, Root, Roots, escape_name, tag_ancestors
 from optimum_htp.onnxfile import Function, Graph, Node, OnnxModel, Value, node_id
 from optimum_htp.package.marks import Mark, marks_of
+from optimum_htp.package.node_metadata import TAG
 from optimum_htp.package.skeleton import unpack_skeleton
 from optimum_htp.tagging import TaggedGraph
 
 _ANCHORS = 32  # names of a skeleton that are looked for with something in front of them
 _ENOUGH = 0.2  # of the names of a skeleton; what optimizes a graph leaves few of them
+_ALIKE = 0.9  # of the names of one copy, that another must have too
+_EXPORTED = re.compile(r"/.*_output_\d+")  # a name that an exporter made, and a tool rarely
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class _Copy:
     prefix: str
     graph: TaggedGraph
     roots: Mapping[str, str] = field(default_factory=dict)  # the new tags of roots that other graphs have too, by old
+
+
+_Signatures = Mapping[str, tuple[str, Sequence[str]]]
+"""The operator and the inputs of each node of a graph, by the node's result."""
 
 
 def graph_of_skeletons(model: OnnxModel) -> TaggedGraph | None:
@@ -126,30 +134,63 @@ def _copies(
 
 def _located(model: OnnxModel, skeletons: Sequence[TaggedGraph]) -> list[_Copy]:
     """Each skeleton with each prefix that it is in a file with; one that is nowhere, without."""
-    present = {node_id(node, key[1]): order for order, (key, node) in enumerate(model.nodes())}
-    names = [list({node_id(node, key[1]): None for key, node in graph.model.nodes()}) for graph in skeletons]
-    possible = []
-    for index, own in enumerate(names):
-        for prefix in _prefixes(own, present):
-            found = {prefix + name for name in own} & present.keys()
-            possible.append((len(found), len(found) / len(own), -index, prefix, found))
+    nodes = [(key, node) for key, node in model.nodes() if TAG in node.metadata] or list(model.nodes())
+    present = {node_id(node, key[1]): node for key, node in nodes}
+    places = {name: place for place, name in enumerate(present)}
+    names = list(map(_signatures, skeletons))
+    possible = [
+        (len(found), len(found) / len(own), -index, -min(places[prefix + name] for name in found), prefix, found)
+        for index, own in enumerate(names)
+        for prefix in _prefixes(list(own), present)
+        if (found := _found(own, prefix, present))
+    ]
     claimed: set[str] = set()
+    best: dict[int, set[str]] = {}
     located: list[tuple[int, int, str]] = []
-    for _, _, index, prefix, found in sorted(possible, key=lambda each: each[:3], reverse=True):
-        fresh = found - claimed
-        if len(fresh) >= max(1, _ENOUGH * len(names[-index])):
-            claimed |= fresh
-            located.append((min(map(present.__getitem__, fresh)), -index, prefix))
+    for count, _, index, place, prefix, found in sorted(possible, key=lambda each: each[:4], reverse=True):
+        here = {prefix + name for name in found}
+        # What optimizes two equal graphs leaves of one what it leaves of the other, but for what they share then.
+        first = best.setdefault(-index, found)
+        if len(found & first) >= _ALIKE * len(first) and claimed.isdisjoint(here) and count >= _ENOUGH * len(names[-index]):
+            claimed |= here
+            located.append((-place, -index, prefix))
     missing = set(range(len(skeletons))) - {index for _, index, _ in located}
     located += [(len(present), index, "") for index in missing]
     return [_Copy(prefix, skeletons[index]) for _, index, prefix in sorted(located)]
 
 
-def _prefixes(names: Sequence[str], present: Mapping[str, int]) -> set[str]:
+def _prefixes(names: Sequence[str], present: Mapping[str, Node]) -> set[str]:
     """What may be in front of the names of a graph among those of a file."""
     anchors = tuple(names[:: max(1, len(names) // _ANCHORS)])
     ending = [name for name in present if name.endswith(anchors)]
-    return {"", *(name.removesuffix(anchor) for name in ending for anchor in anchors if name.endswith(anchor))}
+    pairs = ((name.removesuffix(anchor), anchor) for name in ending for anchor in anchors if name.endswith(anchor))
+    return {prefix for prefix, anchor in pairs if not (prefix[-1:].isdecimal() and anchor[:1].isdecimal())}
+
+
+def _found(own: _Signatures, prefix: str, present: Mapping[str, Node]) -> set[str]:
+    """The names of a graph that a file has with a prefix in front; none if those with it are another model's."""
+    if not prefix:
+        return {name for name in own if name in present}
+    for name in present:
+        if name.startswith(prefix) and name[len(prefix) :] not in own and _EXPORTED.fullmatch(name, len(prefix)):
+            return set()
+    return {name for name, was in own.items() if (node := present.get(prefix + name)) and _may_be(node, prefix, *was)}
+
+
+def _may_be(node: Node, prefix: str, op_type: str, inputs: Sequence[str]) -> bool:
+    """Whether a node can be what one of a graph has become: the same, or an operator that a tool made of several."""
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    return node.op_type == op_type and (not inputs or any(prefix + name in node.inputs for name in inputs))
+
+
+def _signatures(graph: TaggedGraph) -> _Signatures:
+    # An input may be another's output by now.
+    given = {value.name for value in graph.model.graph.inputs} | {""}
+    return {
+        node_id(node, key[1]): (node.op_type, [name for name in node.inputs if name not in given])
+        for key, node in graph.model.nodes()
+    }
 
 
 # --- As they are there ---------------------------------------------------------------------------------------------
