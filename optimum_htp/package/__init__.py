@@ -4,6 +4,7 @@
 |---|---|
 | open a package, find its files, read their tags | `package` |
 | whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
+| the tagged graphs that a file was merged from | `copies` |
 | which files of two packages belong together | `pairing` |
 | metadata on nodes: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
 | metadata on models: a mark for each tagged graph | `marks` |
