@@ -56,4 +56,6 @@ def _print(report: TagReport) -> None:
             note = "; no model that the config describes explains it"
         tagged = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({evidence_text(counts.by_source)})"
         print_lines(f"{name}: {tagged}{note}")
+        if name in report.notes:
+            print_lines(f"  why: {report.notes[name]}")
     print_lines(*(f"{name}: written" for name in report.written))

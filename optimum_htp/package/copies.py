@@ -151,7 +151,11 @@ def _located(model: OnnxModel, skeletons: Sequence[TaggedGraph]) -> list[_Copy]:
         here = {prefix + name for name in found}
         # What optimizes two equal graphs leaves of one what it leaves of the other, but for what they share then.
         first = best.setdefault(-index, found)
-        if len(found & first) >= _ALIKE * len(first) and claimed.isdisjoint(here) and count >= _ENOUGH * len(names[-index]):
+        if (
+            len(found & first) >= _ALIKE * len(first)
+            and claimed.isdisjoint(here)
+            and count >= _ENOUGH * len(names[-index])
+        ):
             claimed |= here
             located.append((-place, -index, prefix))
     missing = set(range(len(skeletons))) - {index for _, index, _ in located}
