@@ -45,7 +45,7 @@ class ModuleRow:
         attribute: The end of the path that its parent knows it by, containers in front: `layer.0`.
         class_name: Its class.
         tag: Its tag.
-        calls: How often it ran in the trace; None if unknown, as of a module that has nodes and no calls.
+        calls: How often it ran in the trace; None if unknown.
         parameters: Elements of the parameters at and below it; None if unknown.
         own_nodes: Nodes that are tagged with it.
         all_nodes: Those, and the nodes of all modules below it.
@@ -245,7 +245,7 @@ def _module_rows(
             attribute=".".join(attribute),
             class_name=info.class_name,
             tag=tree.tag(path),
-            calls=info.calls if known and (info.calls or not all_nodes[path]) else None,
+            calls=info.calls if known and tree.root.calls else None,  # the root runs in every trace
             parameters=info.parameters if known else None,
             own_nodes=len(own),
             all_nodes=all_nodes[path],

@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 ANY = "*"
@@ -24,8 +24,10 @@ ANY = "*"
 _FACTS = frozenset("device dim dtype is_cuda itemsize ndim numel requires_grad shape size".split())
 _SAYS_NOTHING = frozenset("bool callable getattr hasattr id isinstance len print repr str type".split())
 # What gives all tensors of a module at once.
-_ALL = frozenset("buffers named_buffers named_parameters parameters state_dict".split())
+_ALL = frozenset("buffers get_buffer get_parameter named_buffers named_parameters parameters state_dict".split())
 _DICTIONARIES = frozenset(("_buffers", "_parameters", "__dict__"))
+# What torch has that calls what it is given.
+_CALLERS = frozenset("apply_ compile cond map_ map2_ vmap while_loop".split())
 _GROUPS = (ast.Tuple, ast.List, ast.Starred, ast.keyword, ast.IfExp, ast.BoolOp)
 _TESTS = (ast.If, ast.While, ast.Assert, ast.Compare, ast.FormattedValue, ast.Expr)
 
@@ -157,6 +159,8 @@ class _Reader:
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Attribute):
                 self._attribute(node)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                self._looked_up(*node.args[:2])
             elif isinstance(node, ast.Name):
                 called = self._function.__globals__.get(node.id)
                 if isinstance(called, FunctionType) and not called.__module__.startswith("torch."):
@@ -179,6 +183,11 @@ class _Reader:
                 self._uses.read.add((_name(owner), ANY))
         elif self._computes(node) is not None:
             self._uses.read.add((_name(owner), ANY if node.attr in _DICTIONARIES else node.attr))
+
+    def _looked_up(self, owner: ast.expr, name: ast.expr) -> None:
+        """What `getattr` is asked for of another module; of its own it may be a module, of which something is read then."""
+        if not (isinstance(owner, ast.Name) and owner.id == self._module):
+            self._uses.read.add((_name(owner), str(name.value) if isinstance(name, ast.Constant) else ANY))
 
     def _own(self, node: ast.Attribute) -> None:
         """An attribute of the module itself."""
@@ -218,23 +227,19 @@ class _Reader:
 
     def _computes_with_arguments(self, called: ast.expr) -> bool | None:
         """Whether what is called is a function of tensors, and not a module, or not known."""
-        import torch
-
         if isinstance(called, ast.Name):
             if self._is_builtin(called):
                 return None if called.id in _SAYS_NOTHING else True
-            return isinstance(self._function.__globals__.get(called.id), (FunctionType, BuiltinFunctionType))
-        root = called
-        while isinstance(root, ast.Attribute):
-            root = root.value
-        if isinstance(root, ast.Name) and self._is_python_module(root):
-            return True
+            known = self._function.__globals__.get(called.id)
+            if isinstance(known, FunctionType) and not known.__module__.startswith("torch."):
+                return _calls_no_argument(known)
+            return callable(known) and _is_of_tensors(called.id)
         if not isinstance(called, ast.Attribute):
             return False
         if isinstance(called.value, ast.Name) and called.value.id == self._module:
             # What a method does with it is only known of torch's own.
             return self._class.__module__.startswith("torch.nn.") and hasattr(self._class, called.attr)
-        return hasattr(torch.Tensor, called.attr)
+        return _is_of_tensors(called.attr)
 
     def _is_builtin(self, called: ast.expr) -> bool:
         """Whether a function is one of Python's own, such as `enumerate`."""
@@ -248,3 +253,19 @@ class _Reader:
 def _name(owner: ast.expr) -> str:
     """The name that code has for a module, where it is a name that the module is registered by."""
     return owner.attr if isinstance(owner, ast.Attribute) else ANY
+
+
+def _is_of_tensors(function: str) -> bool:
+    """Whether torch, or a tensor, has a function of a name that calls nothing else."""
+    import torch
+
+    return function not in _CALLERS and any(
+        hasattr(where, function) for where in (torch, torch.Tensor, torch.nn.functional, torch.special, torch.fft)
+    )
+
+
+def _calls_no_argument(function: FunctionType) -> bool:
+    """Whether a function calls none of the things that it is given, which might be modules."""
+    given = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+    calls = (node.func for node in ast.walk(_parsed(inspect.unwrap(function))) if isinstance(node, ast.Call))
+    return not any(isinstance(called, ast.Name) and called.id in given for called in calls)

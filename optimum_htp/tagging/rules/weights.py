@@ -122,7 +122,8 @@ class _Readers:
         if product is None or shape is None or self._readers(product) != {key}:
             return ()
         inputs = (self._edges.find(product[0], name) for name in self._nodes[product].inputs)
-        return (product,) if shape[::-1] in map(self._shapes.get, inputs) else ()
+        shapes = [self._shapes.get(tensor) for tensor in inputs if tensor is not None]
+        return (product,) if shape[::-1] in shapes else ()
 
     def _steps(self, scaled: NodeKey) -> Sequence[NodeKey]:
         """The steps in front of the scale of a LayerNorm: `(x - mean(x)) / sqrt(mean((x - mean(x))**2) + eps)`."""
