@@ -26,6 +26,7 @@ from optimum_htp.package.skeleton import unpack_skeleton
 from optimum_htp.tagging import TaggedGraph
 
 _ANCHORS = 32  # names of a skeleton that are looked for with something in front of them
+_PREFIXES = 64  # that are looked at, those of most anchors first
 _ENOUGH = 0.2  # of the names of a skeleton; what optimizes a graph leaves few of them
 _ALIKE = 0.9  # of the names of one copy, that another must have too
 _EXPORTED = re.compile(r"/.*_output_\d+")  # a name that an exporter made, and a tool rarely
@@ -76,25 +77,28 @@ def told_apart(model: OnnxModel, tags: NodeTags) -> tuple[NodeTags, Roots]:
     copies, shared = _copies(model, skeletons, others)
     if not shared:
         return tags, Roots()
-    owners: dict[tuple[str, str], set[int]] = {}  # by a node's name or result, and its tag, the copies that have such
+    owners, nodes = _owners(copies), dict(model.nodes())
+
+    def apart(key: NodeKey, tag: NodeTag) -> NodeTag:
+        root = next(tag_ancestors(tag.tag))
+        if root not in shared:
+            return tag
+        found = set[int]().union(*(owners.get((name, tag.tag), ()) for name in _names(nodes[key], key[1])))
+        return _renamed_tag(tag, copies[found.pop()].roots) if len(found) == 1 else NodeTag(root, "unresolved")
+
+    roots = Roots(_renamed_root(root, copy.roots) for copy in copies for root in copy.graph.roots)
+    return {key: apart(key, tag) for key, tag in tags.items()}, roots
+
+
+def _owners(copies: Sequence[_Copy]) -> dict[tuple[str, str], set[int]]:
+    """The copies that have a node, by each of its names in the file and its tag."""
+    owners: dict[tuple[str, str], set[int]] = {}
     for index, copy in enumerate(copies):
         for key, node in copy.graph.model.nodes():
-            tag = copy.graph.tags.get(key)
-            for name in _names(node, key[1], copy.prefix):
-                owners.setdefault((name, tag.tag if tag is not None else ""), set()).add(index)
-    nodes = dict(model.nodes())
-    apart: dict[NodeKey, NodeTag] = {}
-    for key, tag in tags.items():
-        apart[key] = tag
-        if next(tag_ancestors(tag.tag)) in shared:
-            found = [owners.get((name, tag.tag), set()) for name in _names(nodes[key], key[1])]
-            owner = set[int]().union(*found)
-            apart[key] = (
-                _renamed_tag(tag, copies[owner.pop()].roots)
-                if len(owner) == 1
-                else NodeTag(next(tag_ancestors(tag.tag)), "unresolved")
-            )
-    return apart, Roots(root for copy in copies for root in _as_in_the_file(copy).roots)
+            if (tag := copy.graph.tags.get(key)) is not None:
+                for name in _names(node, key[1], copy.prefix):
+                    owners.setdefault((name, tag.tag), set()).add(index)
+    return owners
 
 
 def _names(node: Node, index: int, prefix: str = "") -> Iterator[str]:
@@ -114,9 +118,10 @@ def _copies(
 ) -> tuple[list[_Copy], set[str]]:
     """The graphs of skeletons in the order of the file, and the tags of roots that several graphs have, `others` too."""
     copies = _located(model, skeletons)
-    roots = [root.tag for copy in copies for root in copy.graph.roots] + [tag for mark in others for tag in mark.roots]
-    shared = {tag for tag, count in Counter(roots).items() if count > 1}
-    taken = {tag for tag in roots if tag not in shared}
+    roots = [{root.tag for root in copy.graph.roots} for copy in copies] + [set(mark.roots) for mark in others]
+    counts = Counter(tag for tags in roots for tag in tags)
+    shared = {tag for tag, count in counts.items() if count > 1}
+    taken = counts.keys() - shared
     distinct = len({copy.prefix for copy in copies}) == len(copies)
     for number, copy in enumerate(copies, 1):
         renamed: dict[str, str] = {}
@@ -127,7 +132,7 @@ def _copies(
                 while f"/{escape_name(name)}" in taken:
                     name += "'"
                 renamed[root.tag] = f"/{escape_name(name)}"
-                taken.add(renamed[root.tag])
+                taken |= {renamed[root.tag]}
         copies[number - 1] = replace(copy, roots=renamed)
     return copies, shared
 
@@ -163,12 +168,13 @@ def _located(model: OnnxModel, skeletons: Sequence[TaggedGraph]) -> list[_Copy]:
     return [_Copy(prefix, skeletons[index]) for _, index, prefix in sorted(located)]
 
 
-def _prefixes(names: Sequence[str], present: Mapping[str, Node]) -> set[str]:
-    """What may be in front of the names of a graph among those of a file."""
+def _prefixes(names: Sequence[str], present: Mapping[str, Node]) -> list[str]:
+    """What may be in front of the names of a graph among those of a file, nothing first."""
     anchors = tuple(names[:: max(1, len(names) // _ANCHORS)])
-    ending = [name for name in present if name.endswith(anchors)]
+    ending = (name for name in present if name.endswith(anchors))
     pairs = ((name.removesuffix(anchor), anchor) for name in ending for anchor in anchors if name.endswith(anchor))
-    return {prefix for prefix, anchor in pairs if not (prefix[-1:].isdecimal() and anchor[:1].isdecimal())}
+    votes = Counter(prefix for prefix, anchor in pairs if not (prefix[-1:].isdecimal() and anchor[:1].isdecimal()))
+    return list(dict.fromkeys(("", *(prefix for prefix, _ in votes.most_common(_PREFIXES)))))
 
 
 def _found(own: _Signatures, prefix: str, present: Mapping[str, Node]) -> set[str]:
