@@ -77,14 +77,15 @@ def structure(package: Path) -> dict[str, float]:
 def minilm_sizes(package: Path) -> dict[str, float]:
     """Bytes of the package, of its sidecar and of the skeleton."""
     from optimum_htp import main_export
+    from optimum_htp.package.marks import marks_of
     from optimum_htp.package.package import HtpPackage
-    from optimum_htp.package.skeleton import SKELETON
 
     main_export(str(minilm()), package, task="feature-extraction", library_name="transformers", do_validation=False)
+    (mark,) = marks_of(HtpPackage(package).files["model.onnx"].model)
     return {
         "package": sum(file.stat().st_size for file in package.rglob("*") if file.is_file()),
         "sidecar": (package / "export_metadata.json").stat().st_size,
-        "skeleton": len(HtpPackage(package).files["model.onnx"].model.metadata[SKELETON]),
+        "skeleton": len(mark.skeleton or ""),
     }
 
 

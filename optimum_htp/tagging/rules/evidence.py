@@ -30,6 +30,7 @@ class Evidence:
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
         self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
+        self.weighed: dict[NodeKey, Owner] = {}  # by the names of weights; empty where nodes have scopes
         # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.
         self.doubtful: set[NodeKey] = set()
         self._edges = Edges(model)
