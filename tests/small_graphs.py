@@ -198,7 +198,9 @@ def save(
     model.graph.initializer.extend(weights.values())
     known = read_content(model.SerializeToString(), path=path)
     notes = zip(_in_text_order(known), _comments(text), strict=True)
-    fused = {index: origins[node.outputs[0]] for index, node in enumerate(known.graph.nodes) if node.outputs[0] in origins}
+    fused = {
+        index: origins[node.outputs[0]] for index, node in enumerate(known.graph.nodes) if node.outputs[0] in origins
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     nodes = {}

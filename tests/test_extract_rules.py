@@ -26,12 +26,12 @@ from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.onnxfile.types import NUMBERS, element_type
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.verbs.extract import verb
 from optimum_htp.verbs.extract.choice import Choice
 from optimum_htp.verbs.extract.cut import cut
 
@@ -519,7 +519,7 @@ def test_part_that_alone_cannot_be_loaded_is_not_written(tmp_path: Path, monkeyp
         tmp_path / "package" / "model.onnx", "g (float[n] x) => (float[n] y) {\n a = Neg(x)  # a\n y = Exp(a)  # b\n}"
     )
     known = {"a": Value("a", NUMBERS["int64"], ("n",)), "y": Value("y", NUMBERS["float32"], ("n",))}
-    monkeypatch.setattr(verb, "tensor_types", lambda *_: known)
+    monkeypatch.setattr(TensorTypes, "sized", lambda *_: known)
     with pytest.raises(PackageError, match=r"can't load what was cut out for 'b', so nothing was written .*int64"):
         extract(package, "b", output=tmp_path / "part.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["package"]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import pytest
 import zoo
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from optimum_htp import ExtractReport, HtpError, HtpPackage, PackageError, Value, extract, load_package
+from optimum_htp import ExtractReport, HtpError, HtpPackage, PackageError, extract, load_package
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.extract import print_extract
 from optimum_htp.hierarchy.root import Root, Roots
@@ -30,7 +31,7 @@ from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 from optimum_htp.models.torch_parts import find_parts, run_reference
 from optimum_htp.models.torch_source import load_source_model
 from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.package.node_metadata import read_tags
 from optimum_htp.package.package import HtpFile
 from optimum_htp.package.sidecar.record import FileRecord
@@ -282,16 +283,18 @@ def test_every_module_of_every_model(
 
 def sweep(package: HtpPackage, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """What becomes of the calls of all modules. The types of a graph's tensors are inferred once for all of them."""
-    inferred: dict[tuple[str, str], dict[str, Value]] = {}
+    inferred: dict[tuple[str, str], SimpleNamespace] = {}
     file = ""
 
-    def types_once(data: Any, model: Any, scopes: Any, spans: Any) -> dict[str, Value]:
+    def types_once(data: Any, model: Any, scopes: Any, spans: Any) -> SimpleNamespace:
         key = file, scopes[-1].path
         if key not in inferred:
-            inferred[key] = tensor_types(data, model, scopes, spans)
+            types = TensorTypes(data, model, scopes, spans)
+            sized = types.sized()
+            inferred[key] = SimpleNamespace(known=types.known, sized=lambda _: sized)
         return inferred[key]
 
-    monkeypatch.setattr(verb, "tensor_types", types_once)
+    monkeypatch.setattr(verb, "TensorTypes", types_once)
     counts: Counter[str] = Counter()
     for file, loaded in package.files.items():
         for info in (info for tree in loaded.hierarchy.trees for info in tree):

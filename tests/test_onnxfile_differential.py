@@ -214,7 +214,7 @@ def test_read_as_onnx_reads_and_stripped_to_the_byte(
         except (DecodeError, UnicodeDecodeError):  # in what we never look into
             continue
         assert read(model) == expected, f"change {number}"
-        rewrite_metadata(path, nodes=entries_for(model), owned=ours, model={"pkg.optimum_htp.keys": "[]"})
+        rewrite_metadata(path, nodes=entries_for(model), owned=ours, model={"pkg.optimum_htp.tagged.0": "{}"})
         onnx.ModelProto.FromString(path.read_bytes())
         rewrite_metadata(path, nodes={}, owned=ours, model={})
         assert path.read_bytes() == changed, f"change {number}"

@@ -12,11 +12,12 @@ import pytest
 import small_graphs
 
 from optimum_htp import PackageError
-from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile import shapes
+from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.model import OnnxModel, Value, body_path, split_body_path
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.onnxfile.scopes import scopes_of
-from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes, tensor_types
 from optimum_htp.onnxfile.spans import model_spans, scope_spans
 from optimum_htp.onnxfile.types import NUMBERS
 
@@ -39,20 +40,14 @@ def read(text: str, *functions: str) -> OnnxModel:
 # --- Edges --------------------------------------------------------------------------------------------------------
 
 
-def test_consumer_in_a_body() -> None:
-    """It consumes the tensor of the graph around it, and the initializer."""
+def test_name_in_a_body() -> None:
+    """It means its own tensor, or one of the graph around it, which has a producer unless it is an initializer."""
     edges = Edges(read(BRANCHES))
-    assert edges.producers["", "a"] == ("", 0)
-    assert edges.consumers["", "a"][0] == Use("1.then_branch", 0, 0)
-    assert edges.consumers["", "w"] == [Use("1.then_branch", 1, 1)]
-    assert ("", "w") not in edges.producers
-
-
-def test_what_a_body_returns_is_consumed_by_the_node_that_has_it() -> None:
-    """Its own tensors, and those of the graph around it that it only hands on."""
-    edges = Edges(read(BRANCHES))
-    assert edges.consumers["1.then_branch", "t"] == [Use("", 1, None)]
-    assert edges.consumers["", "a"][1:] == [Use("", 1, None)]
+    assert edges.producer("1.then_branch", "b") == ("1.then_branch", 0)
+    assert edges.producer("1.then_branch", "a") == edges.producer("1.else_branch", "a") == ("", 0)
+    assert edges.find("1.then_branch", "w") == ("", "w")
+    assert edges.producer("1.then_branch", "w") is None
+    assert edges.producer("", "b") is None
 
 
 def test_name_means_the_innermost_tensor() -> None:
@@ -73,7 +68,8 @@ def test_name_means_the_innermost_tensor() -> None:
     assert edges.find("1.then_branch", "a") == ("1.then_branch", "a")
     assert edges.find("1.else_branch", "a") == ("", "a")
     assert edges.find("", "t") is None
-    assert edges.consumers["", "a"] == [Use("1.else_branch", 0, 0)]
+    assert edges.producer("1.then_branch", "a") == ("1.then_branch", 0)
+    assert edges.producer("1.else_branch", "a") == ("", 0)
 
 
 def test_function_sees_nothing_around_it() -> None:
@@ -87,9 +83,10 @@ def test_function_sees_nothing_around_it() -> None:
             }""",
         )
     )
-    assert edges.consumers["", "x"] == [Use("", 0, 0)]
-    assert edges.consumers["local::F", "x"] == [Use("local::F", 0, 0)]
+    assert edges.find("", "x") == ("", "x")
+    assert edges.find("local::F", "x") == ("local::F", "x")
     assert edges.find("local::F", "c") is None
+    assert edges.producer("local::F", "x") is None
 
 
 def test_what_a_node_reads() -> None:
@@ -223,6 +220,134 @@ def test_sum_of_two_symbols() -> None:
     """As long as both together."""
     known = types("g (float[batch, past] x, float[batch, length] z) => (float[] y) { y = Concat <axis = 1> (x, z) }")
     assert known["y"].shape == ("batch", "length + past")
+
+
+def tried(text: str, *, path: str = "") -> dict[str, Value]:
+    """What trials tell of the tensors of a model, without the symbolic inference."""
+    proto = onnx.parser.parse_model(HEAD + text)
+    for tensor in proto.graph.initializer:  # as exporters write them
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    content = proto.SerializeToString()
+    model, spans = read_content(content, path=Path("model.onnx")), model_spans(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "with_sizes", lambda _, known: known)
+        return TensorTypes(content, spans, scopes_of(model, path), scope_spans(content, spans.graph, path)).sized()
+
+
+@pytest.mark.parametrize("operator", ["com.microsoft.Gelu", "Relu"])
+def test_trials_tell_symbols_sums_products_and_numbers(operator: str) -> None:
+    """The symbolic inference is not asked, as it says no more; ONNX Runtime's own operators are no hurdle."""
+    known = tried(
+        """
+        g (float[batch, length, 6] x, float[batch, past, 6] z) => (float[] y)
+        <int64[4] to = {0, -1, 2, 3}, int64[2] flat = {-1, 6}, int64[1] one = {1}> {
+          a = com.microsoft.Gelu(x)
+          split = Reshape(a, to)
+          y = Transpose <perm = [0, 2, 1, 3]> (split)
+          both = Concat <axis = 1> (z, a)
+          rows = Reshape(a, flat)
+          shape = Shape(x)
+          batch = Gather(shape, one)
+          wide = Concat <axis = 0> (batch, one, one)
+          mask = ConstantOfShape(wide)
+        }
+        """.replace("com.microsoft.Gelu", operator)
+    )
+    assert known["y"] == Value("y", NUMBERS["float32"], ("batch", 2, "length", 3))
+    assert known["both"].shape == ("batch", "length + past", 6)
+    assert known["rows"].shape == ("batch*length", 6)
+    assert known["mask"].shape == ("length", 1, 1)
+
+
+def test_trials_take_the_sums_that_a_file_names() -> None:
+    """Optimum names the axis of a mask so: two numbers of its own would not fit to the others."""
+    known = tried(
+        """
+        g (float[n, new] x, float[n, old] z, float[n, old + new] m, float[n, old + 1] o) => (float[] y) {
+          xz = Concat <axis = 1> (x, z)
+          y = Mul(xz, m)
+          two = Concat <axis = 1> (z, o)
+        }
+        """.replace("old + new", '"old + new"').replace("old + 1", '"old + 1"')
+    )
+    assert (known["xz"].shape, known["y"].shape) == (("n", "old + new"), ("n", "old + new"))
+
+
+@pytest.mark.parametrize(
+    ("divisor", "blocks", "every"),
+    [(1, ("length", 1), "length"), (3, (None, 1), None), (8, (None, None), None), (64, (None, None), None)],
+)
+def test_trials_tell_nothing_behind_a_division(divisor: int, blocks: tuple[str | int, ...], every: str | None) -> None:
+    """Of `floor((length + 63)/64)` both would say 1, as of a slice with that step; thirds differ in them."""
+    known = tried(
+        f"""
+        g (float[batch, length] x) => (float[] y)
+        <int64[1] d = {{{divisor}}}, int64[1] more = {{{divisor - 1}}}, int64[1] zero = {{0}}, int64[1] one = {{1}},
+         int64[1] end = {{999}}> {{
+          shape = Shape(x)
+          length = Gather(shape, one)
+          longer = Add(length, more)
+          part = Div(longer, d)
+          sizes = Concat <axis = 0> (part, one)
+          y = ConstantOfShape(sizes)
+          s = Slice(x, zero, end, one, d)
+        }}
+        """
+    )
+    assert known["y"].shape == blocks
+    assert known["s"].shape == ("batch", every)
+
+
+def test_trials_tell_nothing_behind_a_window() -> None:
+    """A stride rounds, and its 1 may be a factor of any other size."""
+    known = tried(
+        """
+        g (float[batch, 2, length] x) => (float[] y) <int64[2] flat = {-1, 2}> {
+          p = MaxPool <kernel_shape = [100], strides = [100], pads = [50, 50]> (x)
+          y = Reshape(p, flat)
+        }
+        """
+    )
+    assert known["p"].shape == ("batch", 2, None)
+    assert known["y"].shape == (None, 2)
+
+
+def test_trials_in_a_branch() -> None:
+    """What it takes from around it has the symbols that it has there."""
+    known = tried(
+        """
+        g (float[batch, length, 6] x, bool c) => (float[] y) <int64[4] to = {0, -1, 2, 3}, int64[3] back = {0, -1, 6}> {
+          split = Reshape(x, to)
+          y = If(c) <then_branch = yes () => (float[] t) {
+            t = Reshape(split, back)
+          }, else_branch = no () => (float[] e) {
+            e = Identity(x)
+          }>
+        }
+        """,
+        path="1.then_branch",
+    )
+    assert known["t"].shape == ("batch", "length", 6)
+
+
+def test_only_what_is_asked_for_has_sizes() -> None:
+    """Of the others the trials, and the symbolic inference, need not know anything."""
+    content = onnx.parser.parse_model(
+        HEAD
+        + """
+        g (float[batch, length, 6] x) => (float[] y) <int64[4] to = {0, -1, 2, 3}> {
+          a = Reshape(x, to)
+          b = NonZero(x)
+          y = Neg(b)
+        }
+        """
+    ).SerializeToString()
+    model, spans = read_content(content, path=Path("model.onnx")), model_spans(content)
+    types = TensorTypes(content, spans, scopes_of(model, ""), scope_spans(content, spans.graph, ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(shapes, "with_sizes")
+        assert types.sized(["a"])["a"].shape == ("batch", "length", 2, 3)
+    assert types.known["a"].shape == ("batch", None, 2, 3)
 
 
 def test_size_that_depends_on_values_has_a_symbol_of_its_own() -> None:

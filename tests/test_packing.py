@@ -58,7 +58,7 @@ def tiny_model() -> onnx.ModelProto:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
     graph = helper.make_graph(nodes, "main", [x], [y], [weights("w", 3, 4), weights("empty", 0)])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    for key, value in (("pkg.optimum_htp.keys", "[]"), ("author", "somebody")):
+    for key, value in (("pkg.optimum_htp.tagged.0", "{}"), ("author", "somebody")):
         model.metadata_props.add(key=key, value=value)
     return model
 
@@ -144,7 +144,7 @@ def test_the_rest_of_the_metadata_is_left_alone(package: Path, tmp_path: Path) -
     model = onnx.load(pack(package, tmp_path / "packed.onnx").file)
     assert [entry.value for node in model.graph.node for entry in node.metadata_props] == ["/Net/Linear.fc"]
     keys = [entry.key for entry in model.metadata_props]
-    assert keys[:2] == ["pkg.optimum_htp.keys", "author"]
+    assert keys[:2] == ["pkg.optimum_htp.tagged.0", "author"]
     assert [key for key in keys[2:] if not key.startswith(FILE_PREFIX)] == [MANIFEST]
     assert {key.removeprefix(FILE_PREFIX) for key in keys[2:-1]} == set(contents(package)) - {"model.onnx"}
 

@@ -13,8 +13,9 @@ import pytest
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeTag
 from optimum_htp.onnxfile import Node, OnnxModel, read_model
+from optimum_htp.package.marks import marks_of
 from optimum_htp.package.node_metadata import read_tags
-from optimum_htp.package.skeleton import SKELETON, unpack_skeleton
+from optimum_htp.package.skeleton import unpack_skeleton
 from optimum_htp.tagging import TaggedGraph, project
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -26,8 +27,13 @@ def source(request: pytest.FixtureRequest) -> TaggedGraph:
     """The exported graph and its tags, from the nodes or from the skeleton, which knows of no weights."""
     model = read_model(FIXTURES / "channel_blocks.onnx")
     if request.param == "skeleton":
-        return unpack_skeleton(model.metadata[SKELETON])
+        return skeleton(model)
     return TaggedGraph(model, read_tags(model))
+
+
+def skeleton(model: OnnxModel) -> TaggedGraph:
+    (mark,) = marks_of(model)
+    return unpack_skeleton(mark.skeleton or "")
 
 
 def laid_out(width: int) -> OnnxModel:
@@ -95,7 +101,7 @@ def test_the_rest_does_what_it_did(source: TaggedGraph, width: int) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_shallower_model_is_refused(width: int) -> None:
     """All its names are known, but what comes after a block that it hasn't reads something else, at any width."""
-    source = unpack_skeleton(read_model(FIXTURES / "channel_blocks.onnx").metadata[SKELETON])
+    source = skeleton(read_model(FIXTURES / "channel_blocks.onnx"))
     target = laid_out(width)
     made = {node.name: node.outputs[0] for node in target.graph.nodes}
     before, behind = (made[f"/{name}/Conv_output_0_nchwc"] for name in ("wider/shortcut", "wide/second/second.0"))

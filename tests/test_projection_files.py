@@ -19,13 +19,14 @@ from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.onnxfile.digest import graph_digest
-from optimum_htp.onnxfile.model import Graph
+from optimum_htp.onnxfile.model import Graph, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.limits import MAX_SKELETON_BYTES
+from optimum_htp.package.marks import is_skeleton, marks_of
 from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.skeleton import SKELETON, pack_skeleton, unpack_skeleton
+from optimum_htp.package.skeleton import pack_skeleton, unpack_skeleton
 from optimum_htp.verbs.project import project
 
 Export = Callable[[str], Path]
@@ -46,6 +47,11 @@ def pack(file: HtpFile) -> str:
     text = pack_skeleton(file.tagged)
     assert text is not None
     return text
+
+
+def skeletons(model: OnnxModel) -> list[str | None]:
+    """The skeleton of each mark in a model's metadata."""
+    return [mark.skeleton for mark in marks_of(model)]
 
 
 def shape(graph: Graph) -> Any:
@@ -78,7 +84,7 @@ def test_skeleton_round_trip(tagged: Export, name: str) -> None:
         assert shape(found.model.graph) == shape(file.model.graph)
         assert plain(found.roots) == plain(file.tagged.roots)
         assert len(text) < 12_000
-        assert file.model.metadata[SKELETON] == text
+        assert skeletons(file.model) == [text]
 
 
 @pytest.mark.slow
@@ -171,11 +177,11 @@ def mutated(document: dict[str, Any], chance: random.Random, values: list[Any]) 
 def test_file_tells_itself(tagged: Export, tool: str, tmp_path: Path) -> None:
     """With no `--from`: the skeleton came through the tool, and stays for the next."""
     target = rewriters.rewrite(tool, tagged("bert") / "model.onnx", tmp_path / "out.onnx")
-    before = read_model(target).metadata[SKELETON]
+    before = skeletons(read_model(target))
     report = project(target).files["out.onnx"]
     assert (report.evidence, report.unresolved) == ("the skeleton in its own metadata", 0)
     after = read_model(target)
-    assert after.metadata[SKELETON] == before
+    assert skeletons(after) == before
     assert len(read_tags(after)) == report.nodes
     classes = {node.metadata["namespace"].partition("/")[0] for node in after.graph.nodes}
     assert classes == {": transformers.models.bert.modeling_bert.BertForSequenceClassification"}
@@ -196,7 +202,7 @@ def test_kept_node_metadata_serves(tagged: Export, tmp_path: Path) -> None:
     """`extract_model` drops the model's metadata and keeps the nodes'."""
     target = rewriters.rewrite("extract", tagged("bert") / "model.onnx", tmp_path / "out.onnx")
     before = read_model(target)
-    assert SKELETON not in before.metadata
+    assert not before.metadata
     report = project(target).files["out.onnx"]
     assert (report.evidence, report.unresolved) == ("the metadata that its nodes kept", 0)
     assert read_tags(read_model(target)) == read_tags(before)
@@ -208,7 +214,7 @@ def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
     import onnx
 
     model = onnx.load(tagged("bert") / "model.onnx")
-    next(entry for entry in model.metadata_props if entry.key == SKELETON).value = "no skeleton"
+    next(entry for entry in model.metadata_props if is_skeleton(entry.key)).value = "no skeleton"
     onnx.save(model, tmp_path / "kept.onnx")
     for each in model.graph.node:
         del each.metadata_props[:]
@@ -216,7 +222,7 @@ def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
     with pytest.raises(HtpError, match=r"dropped.onnx: the skeleton .* is damaged .*--reference"):
         project(tmp_path / "dropped.onnx")
     assert project(tmp_path / "kept.onnx").files["kept.onnx"].evidence == "the metadata that its nodes kept"
-    unpack_skeleton(read_model(tmp_path / "kept.onnx").metadata[SKELETON])
+    unpack_skeleton(*skeletons(read_model(tmp_path / "kept.onnx")))
 
 
 def test_empty_graph_without_any_evidence(tmp_path: Path) -> None:
@@ -436,7 +442,7 @@ def test_missing_skeletons_stay_missing(tagged: Export, tmp_path: Path) -> None:
     target = rewriters.rewrite("ort-all", source / "model.onnx", tmp_path / "out.onnx")
     project(target, reference=source)
     found = read_model(target)
-    assert SKELETON not in found.metadata
+    assert skeletons(found) == [None]
     assert not any("namespace" in node.metadata for node in found.graph.nodes)
 
 

@@ -827,6 +827,57 @@ def test_inserted_node_that_nothing_reads() -> None:
     )
 
 
+def test_another_model_behind_the_tagged_one() -> None:
+    """A head that was merged with it is of no module of it; a result on the way there that nothing else reads is."""
+    check(
+        """
+        a = Sin(x)            # a
+        y = Exp(a)            # b
+        """,
+        """
+        a = Sin(x)            # a
+        y = Exp(a)            # b
+        report = Round(y)     # inserted b
+        h = MatMul(y, w0)     # unresolved
+        t = Tanh(h)           # unresolved
+        z = Cast(t)           # unresolved
+        """,
+    )
+
+
+def test_another_model_in_front_of_the_tagged_one() -> None:
+    """An encoder that was merged with it; a cast of an input that it had itself is its own."""
+    check(
+        """
+        a = MatMul(x, w0)     # a
+        y = Add(a, m)         # b
+        """,
+        """
+        h = MatMul(t, w9)     # unresolved
+        e = Tanh(h)           # unresolved
+        a = MatMul(e, w0)     # a
+        c = Cast(m)           # inserted b
+        y = Add(a, c)         # b
+        """,
+    )
+
+
+def test_new_work_inside_the_model_is_its_own() -> None:
+    """An adapter brings weights, and stands between nodes of the model."""
+    check(
+        """
+        a = MatMul(x, w0)     # a
+        y = Tanh(a)           # b
+        """,
+        """
+        a = MatMul(x, w0)     # a
+        d = MatMul(a, w1)     # fused b
+        u = MatMul(d, w2)     # fused b
+        y = Tanh(u)           # b
+        """,
+    )
+
+
 def test_nodes_without_tags_are_no_evidence() -> None:
     """What a file's own metadata leaves open is decided by what is around it."""
     check(

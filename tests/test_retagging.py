@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 import zoo
+from numbering import numbered
 from oracle import seed_everything
 from random_nets import export as export_net, random_net
 from toynets import TOYS, ToyNet
@@ -30,7 +31,7 @@ from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.torch_source import instantiate_on_meta, tensor_shapes
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.package.node_metadata import CLASS_HIERARCHY, NAME_SCOPES, SOURCE, TAG, HtpOptions
+from optimum_htp.package.node_metadata import CLASS_HIERARCHY, NAME_SCOPES, SOURCE, TAG, HtpOptions, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
 from optimum_htp.tagging.rules.node_names import read_names
@@ -41,6 +42,7 @@ from optimum_htp.tagging.tracing.tap import ModuleTap
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 from optimum_htp.verbs.strip import strip
 from optimum_htp.verbs.tag import tag as tag_package
+from optimum_htp.verbs.tree import tree as tree_of_package
 
 ZooModel = Callable[[str], Path]
 SCHEMA = Path(optimum_htp.__file__).parent / "schemas" / "export_metadata.schema.json"
@@ -132,7 +134,7 @@ MISNAMED = {"modules_that_are_equal"}
 
 @pytest.mark.parametrize("toy", [toy for toy in TOYS.values() if toy.name not in MISNAMED], ids=lambda toy: toy.name)
 def test_toys(toy: ToyNet, tmp_path: Path) -> None:
-    """With the calls known, and with the tree of modules alone."""
+    """With the calls known, with the tree of modules alone, and with numbers for names."""
     with ModuleTap() as tap:
         net = toy.export(tmp_path / "net.onnx")
     traced = tap.exports[0]
@@ -140,6 +142,8 @@ def test_toys(toy: ToyNet, tmp_path: Path) -> None:
     for trace in (dataclasses.replace(traced.trace, scopes={}), static_trace(net)):
         wrong, _ = compare(exact, tag_model(traced.model, trace))
         assert not wrong
+    wrong, _ = compare(exact, tag_model(numbered(traced.model), static_trace(net)))
+    assert not wrong
 
 
 def check_random_nets(seeds: range, tmp_path: Path) -> None:
@@ -160,6 +164,8 @@ def check_random_nets(seeds: range, tmp_path: Path) -> None:
             wrong, found = compare(exact, tag_model(traced.model, trace))
             assert not wrong, f"seed {seed}: {len(wrong)} wrong, the first: {wrong[:3]}"
         counts += found
+        wrong, _ = compare(exact, tag_model(numbered(traced.model), static_trace(net)))
+        assert not wrong, f"seed {seed}, numbered: {len(wrong)} wrong, the first: {wrong[:3]}"
     assert counts["unresolved"] < 0.15 * counts.total(), counts
 
 
@@ -440,6 +446,63 @@ def test_a_dynamo_export_speaks_for_itself(tmp_path: Path) -> None:
     ):
         model.graph.nodes[1] = dataclasses.replace(node, metadata={**node.metadata, key: value})
         assert tag_model(model, static_trace(net))["", 1].source == "unresolved"
+
+
+def speaking(package: Path, copy: Path) -> Path:
+    """A package whose nodes speak for themselves as those of torch's dynamo exporter, and have no other names."""
+    shutil.copytree(package, copy)
+    model = onnx.load(copy / "model.onnx")
+    scopes = {node.output[0]: own_scopes(node) for node in model.graph.node}
+    strip(copy)
+    model = onnx.load(copy / "model.onnx")
+    for at, node in enumerate(model.graph.node):
+        node.name = f"node_{at}"
+        for key, value in scopes[node.output[0]].items():
+            node.metadata_props.add(key=key, value=value)
+    onnx.save(model, copy / "model.onnx")
+    return copy
+
+
+def own_scopes(node: onnx.NodeProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in node.metadata_props if entry.key in (NAME_SCOPES, CLASS_HIERARCHY)}
+
+
+@pytest.fixture(scope="module")
+def speaking_bert(exact_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = tmp_path_factory.mktemp("speaking") / "package"
+    shutil.copytree(exact_bert, package)
+    write_tags(HtpPackage(package).files["model.onnx"].tagged, options=HtpOptions(torch_metadata=True))
+    return speaking(package, package.with_name("speaking"))
+
+
+def test_a_file_whose_nodes_speak_is_tagged(speaking_bert: Path, exact_bert: Path, tmp_path: Path) -> None:
+    """Whatever its weights are called; and `strip` leaves what torch wrote."""
+    package = tmp_path / "package"
+    shutil.copytree(speaking_bert, package)
+    before = (package / "model.onnx").read_bytes()
+    result = tag_package(package)
+    assert (result.unknown, result.notes) == ((), {})
+    assert result.files["model.onnx"].by_source.keys() == {"metadata"}
+    exact, found = (HtpPackage(path).files["model.onnx"].tags for path in (exact_bert, package))
+    assert {key: tag.tag for key, tag in found.items()} == {key: tag.tag for key, tag in exact.items()}
+    calls = {row.calls for file in tree_of_package(package).files for row in file.rows if row.all_nodes}
+    assert calls == {None}, "how often a module ran is not written there"
+    strip(package)
+    assert (package / "model.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "electra"])
+def test_a_file_whose_nodes_speak_of_another_model(speaking_bert: Path, model_type: str, tmp_path: Path) -> None:
+    """Of the same weights, by name and shape, but of other classes: it says what the file is."""
+    package = tmp_path / "package"
+    shutil.copytree(speaking_bert, package)
+    config = json.loads((package / "config.json").read_text())
+    name = {"roberta": "RobertaForSequenceClassification", "electra": "ElectraForSequenceClassification"}[model_type]
+    (package / "config.json").write_text(json.dumps({**config, "model_type": model_type, "architectures": [name]}))
+    with pytest.raises(
+        PackageError, match="is the export of a BertForSequenceClassification, as its nodes say, and not an export of"
+    ):
+        tag_package(package)
 
 
 # --- Models without weights ----------------------------------------------------------------------------------------

@@ -31,10 +31,18 @@ formats:
   ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's
                 quantizers, where a Gemm also has the name that dynamic
                 quantization gives it first
-  ort-fp16      a JSON list for node_block_list of convert_float_to_float16
-  olive         a JSON list of fnmatch patterns, each for one name
-  modelopt      a JSON list of regular expressions for nodes_to_exclude, each
-                for one name
+  ort-fp16      a JSON list for node_block_list, which keeps nodes in float32, of
+                OnnxModel(model).convert_float_to_float16 in
+                onnxruntime.transformers, and of Olive's OnnxFloatToFloat16;
+                with the constants that they read. Not for the function
+                float16.convert_float_to_float16, which rounds what goes from
+                one of the nodes to another
+  onnxconverter-fp16
+                the same for onnxconverter_common.float16
+  olive         a JSON list of fnmatch patterns, each for one name, for Olive's
+                passes that take patterns
+  modelopt      a JSON list of regular expressions for nodes_to_exclude of
+                NVIDIA's quantizer and of its AutoCast, each for one name
   layer-ann     the session option that puts the nodes on a device, by their
                 layer_ann
 """

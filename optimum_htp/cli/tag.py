@@ -53,7 +53,9 @@ def _print(report: TagReport) -> None:
         if name in report.kept:
             note = "; kept: the sidecar still describes these tags (--force tags again)"
         elif name in report.unknown:
-            note = "; no model that the config describes explains it"
+            note = "; nothing says whose they are"
         tagged = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({evidence_text(counts.by_source)})"
         print_lines(f"{name}: {tagged}{note}")
+        if name in report.notes:
+            print_lines(f"  why: {report.notes[name]}")
     print_lines(*(f"{name}: written" for name in report.written))

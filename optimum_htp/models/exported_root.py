@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,15 +11,13 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree
 from optimum_htp.models.torch_source import tensor_shapes
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.tagging import ModuleTrace, ScopeFit, fit_scopes, in_doubt, static_trace
+from optimum_htp.tagging import NAME_SCOPES, ModuleTrace, ScopeFit, fit_scopes, in_doubt, parameter_name, static_trace
 
 if TYPE_CHECKING:
     import torch
 
 
 _MIN_EXPLAINED = 0.9  # the share of the weights that a graph names which a model must have to be its source
-# What Optimum adds to the names of weights that the two parts of a merged decoder share.
-_MERGED = re.compile(r"_merged_\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,13 @@ class ExportedRoot:
     contradicted: int  # how many are its own by name, but of another shape
     coverage: float  # the share of its own weights that the graph names
     fit: ScopeFit  # how well it explains the scopes in the nodes' names
+    spoken_for: int  # the nodes whose metadata, torch's own, names a module of it
+    strangers: int  # the nodes whose metadata names another
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """The more of it there is in the graph, the likelier it is."""
+        return self.spoken_for, self.explained, -self.fit.unread
 
 
 def choose_root(
@@ -50,9 +54,9 @@ def choose_root(
         root = _best_part(model, candidate, named)
         if root is None:
             continue
-        if best is None or (root.explained, -root.fit.unread) > (best.explained, -best.fit.unread):
+        if best is None or root.rank > best.rank:
             best = root
-        if best.explained == len(named) and not best.fit.unread:
+        if best.explained == len(named) and not best.fit.unread and not best.strangers:
             break
     if whole is None:
         raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
@@ -63,11 +67,15 @@ def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
     """Whether a module has the weights that a graph names, and can explain the scopes where a tool renamed them."""
     if root.explained < _MIN_EXPLAINED * (root.explained + root.contradicted):
         return False
+    if (
+        root.spoken_for or root.strangers
+    ):  # each by all classes on the way, so the others name none of the model's code
+        return root.spoken_for > root.strangers
     if named and root.explained >= _MIN_EXPLAINED * named:
         return True
     if root.fit.scopes:
         return not root.fit.unread and (root.explained > 0 or not named)
-    return not named and any(not in_doubt(node, root.trace.tree) for _, node in model.nodes())
+    return not named
 
 
 def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
@@ -75,7 +83,7 @@ def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
     named: dict[str, tuple[int, ...]] = {}
     for _, graph in model.graphs():
         for tensor in graph.initializers:
-            name = _MERGED.sub("", tensor.name)
+            name = parameter_name(tensor.name)
             if "::" not in name and "/" not in name and not name.isdecimal():
                 named[name] = tensor.dims
     return named
@@ -113,7 +121,9 @@ def _root(
     contradicted = sum(own[name] not in (None, shape) for name, shape in named.items())
     trace = static_trace(whole.get_submodule(place))
     coverage = explained / max(len(trace.tensors), 1)
-    return ExportedRoot(trace, place, explained, contradicted, coverage, fit_scopes(model, trace))
+    doubts = [in_doubt(node, trace.tree) for _, node in model.nodes() if NAME_SCOPES in node.metadata]
+    fit = fit_scopes(model, trace)
+    return ExportedRoot(trace, place, explained, contradicted, coverage, fit, doubts.count(False), doubts.count(True))
 
 
 def _spelled(tree: ModuleTree) -> list[str]:

@@ -2,8 +2,8 @@
 
 - What a file says: `model`, `types`, `digest`; the numbers of all fields are in `schema`, how much is accepted in `limits`.
 - Reading: `opening`, `reading`, `attributes`, on the wire format in `wire`.
-- Looking around: `edges` (producers, consumers), `scopes` (visible names), `shapes` (the types of all tensors, from
-  `runtime_types` and `symbolic_sizes`, which are asked by `submodels`).
+- Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors, from
+  `runtime_types`, `tried_sizes` and `symbolic_sizes`, which are asked by `submodels`).
 - Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
 - Changing, on one `walk`: `rewriting` (metadata), `renaming`, `tensors` (weights moved).
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
@@ -12,7 +12,7 @@
 from optimum_htp.onnxfile.assembly import encode_entry, encode_node, graph_pieces, model_pieces
 from optimum_htp.onnxfile.atomic import creating, replacing
 from optimum_htp.onnxfile.digest import graph_digest
-from optimum_htp.onnxfile.edges import Edges, Use, reads, topological_order
+from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,
@@ -30,7 +30,7 @@ from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
 from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
-from optimum_htp.onnxfile.shapes import tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes, tensor_types
 from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice, write_all

@@ -34,8 +34,11 @@ def _digest_nodes(graph: Graph, update: Callable[[bytes], None]) -> None:
 
 
 def _strings(strings: tuple[str, ...]) -> bytes:
-    encoded = [string.encode() for string in strings]
-    return _count(len(encoded)) + b"".join(_count(len(string)) + string for string in encoded)
+    parts = [_count(len(strings))]
+    for string in strings:
+        encoded = string.encode()
+        parts += (_count(len(encoded)), encoded)
+    return b"".join(parts)
 
 
 def _count(number: int) -> bytes:

@@ -1,11 +1,10 @@
-"""The edges of a model: which node produces each tensor, and which nodes consume it.
+"""The edges of a model: which tensor a name means, and which node produces it.
 
 A name in a graph is the tensor that the graph defines by it (an input, an initializer or an output of a node), else that
-of the innermost graph around it; the inside of a function sees nothing around it. What a body takes from around it is
-consumed by the node in the body, and what it returns by the node that has the body.
+of the innermost graph around it; the inside of a function sees nothing around it.
 
 Example:
-    Here `a` is produced by node 0 of the main graph and consumed by node 0 of the body; `b` is consumed by the `If`.
+    In both branches `a` is what node 0 of the main graph produces.
 
         main graph:     0: a = Relu(x)
                         1: y = If(c) with then_branch, else_branch
@@ -16,7 +15,6 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import TypeAlias
 
@@ -26,42 +24,20 @@ NodeKey: TypeAlias = tuple[str, int]
 TensorKey: TypeAlias = tuple[str, str]
 
 
-@dataclass(slots=True)  # not frozen: there is one for each input of a model
-class Use:
-    """A node that consumes a tensor: the path of its graph, its index there, and which of its inputs the tensor is.
-
-    `slot` is None where one of the node's bodies returns the tensor.
-    """
-
-    graph: str
-    index: int
-    slot: int | None
-
-
 class Edges:
-    """The node that produces each tensor of a model, and the uses of each that has any, in the order of the graphs.
+    """What the names in a model mean.
 
     A tensor is identified by the path of the graph that defines it, and its name there; a node by its graph and index.
     """
 
     def __init__(self, model: OnnxModel) -> None:
-        self.producers: dict[TensorKey, NodeKey] = {}
-        self.consumers: dict[TensorKey, list[Use]] = {}
-        self._defined: dict[str, set[str]] = {}
         self._around = {path: split_body_path(path) for path, _ in model.graphs()}
+        self._defined: dict[str, dict[str, NodeKey | None]] = {}  # by its producer; None where it has none
         for path, graph in model.graphs():
-            self._defined[path] = _given(graph).union(*(node.outputs for node in graph.nodes))
+            self._defined[path] = dict.fromkeys(_given(graph))
         for key, node in model.nodes():
-            path, index = key
-            for name in filter(None, node.outputs):
-                self.producers[path, name] = key
-            for slot, name in enumerate(node.inputs):
-                self._add(path, name, Use(path, index, slot))
-        for path, graph in model.graphs():
-            around = self._around[path]
-            if around is not None:
-                for value in graph.outputs:
-                    self._add(path, value.name, Use(around[0], around[1], None))
+            for name in node.outputs:
+                self._defined[key[0]][name] = key
 
     def find(self, graph: str, name: str) -> TensorKey | None:
         """The tensor that a name means in the graph with this path; None where nothing is called so."""
@@ -72,10 +48,10 @@ class Edges:
             graph = around[0]
         return (graph, name) if name else None
 
-    def _add(self, graph: str, name: str, use: Use) -> None:
+    def producer(self, graph: str, name: str) -> NodeKey | None:
+        """The node that produces the tensor that a name means; None for an input, an initializer and an unknown name."""
         tensor = self.find(graph, name)
-        if tensor is not None:
-            self.consumers.setdefault(tensor, []).append(use)
+        return self._defined[tensor[0]][name] if tensor is not None else None
 
 
 def reads(node: Node) -> Iterator[str]:

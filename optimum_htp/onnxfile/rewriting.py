@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,17 +27,19 @@ def rewrite_metadata(
     nodes: Mapping[tuple[str, int], Mapping[str, str]],
     owned: Callable[[str], bool],
     model: Mapping[str, str],
+    foreign: Container[tuple[str, int]] = (),
     destination: str | Path | None = None,
 ) -> None:
     """Replaces our metadata in a file, in place or at a destination, atomically; every other byte stays.
 
     Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes` (by graph path and
-    index); the model likewise. With nothing to add this restores the file. Raises HtpError, with nothing written.
+    index); the model likewise. Nodes that are `foreign` lose nothing. With nothing to add this restores the file. Raises
+    HtpError, with nothing written.
     """
     path = Path(path)
     target = Path(os.path.realpath(path if destination is None else destination))
     with mapped(path) as (source, data):
-        content = _Rewriter(data, nodes=nodes, owned=owned).model(model)
+        content = _Rewriter(data, nodes=nodes, owned=owned, foreign=foreign).model(model)
         if content is None and destination is None:
             return
         pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
@@ -62,10 +64,11 @@ def rewritten_content(
     nodes: Mapping[tuple[str, int], Mapping[str, str]],
     owned: Callable[[str], bool],
     model: Mapping[str, str],
+    foreign: Container[tuple[str, int]] = (),
 ) -> Iterator[bytes | memoryview]:
     """What `rewrite_metadata` makes of a file that is still in memory and goes to `path`: pieces, none a copy."""
     with wire_errors(path, content):
-        splice = _Rewriter(content, nodes=nodes, owned=owned).model(model)
+        splice = _Rewriter(content, nodes=nodes, owned=owned, foreign=foreign).model(model)
     if splice is None:
         return iter((content,))
     _check_length(splice.length_bytes, path)
@@ -84,10 +87,16 @@ class _Rewriter:
     """Describes the file that a mapped one becomes with other metadata."""
 
     def __init__(
-        self, data: Data, *, nodes: Mapping[tuple[str, int], Mapping[str, str]], owned: Callable[[str], bool]
+        self,
+        data: Data,
+        *,
+        nodes: Mapping[tuple[str, int], Mapping[str, str]],
+        owned: Callable[[str], bool],
+        foreign: Container[tuple[str, int]] = (),
     ) -> None:
         self.data = data
         self.remaining = dict(nodes)
+        self.foreign = foreign
         self.is_owned = cache(lambda key: owned(key.decode(errors="replace")))
         self.field = cache(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
         self.released = 0
@@ -144,7 +153,7 @@ class _Rewriter:
         splice = Splice(start)
         for tag, at, first, stop in fields(data, start, end, schema.NODE_FIELDS):
             if tag == schema.NODE_METADATA:
-                if self.is_ours(first, stop):
+                if (path, index) not in self.foreign and self.is_ours(first, stop):
                     splice.cut(at, stop)
             elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)

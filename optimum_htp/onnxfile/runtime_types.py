@@ -1,7 +1,6 @@
 """The types that ONNX Runtime gives to the tensors of a graph.
 
-It infers them, those of its own operators too, when it loads a model. Nothing is initialized: that would take the weights,
-and kernels.
+It infers them, those of its own operators too, when it loads a model.
 """
 
 from __future__ import annotations
@@ -87,21 +86,26 @@ def _operators() -> frozenset[str]:
     return frozenset(operator_name(each.domain, each.name) for each in runtime.get_all_operator_schema())
 
 
-def loaded_types(model: bytes) -> dict[str, Value] | None:
+def loaded_types(model: bytes, *, started: bool = False) -> dict[str, Value] | None:
     """The types of a model's outputs that are tensors, by name; None if ONNX Runtime can't load it.
 
-    The shape `()` is that of a scalar, or not known.
+    The shape `()` is that of a scalar, or not known. If the session is `started`, which takes kernels for all operators,
+    shapes are those that are left when constants have been computed.
     """
-    from onnxruntime.capi import _pybind_state as runtime  # onnxruntime.InferenceSession would initialize the session
+    from onnxruntime.capi import _pybind_state as runtime  # onnxruntime.InferenceSession always starts the session
 
     options = runtime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        outputs = runtime.InferenceSession(options, model, False, False).outputs_meta
+        session = runtime.InferenceSession(options, model, False, False)
+        if started:
+            session.initialize_session(["CPUExecutionProvider"], [{}], set())
     except Exception:  # of ONNX Runtime's C++ module
         return None
     known = {}
-    for output in outputs:
+    for output in session.outputs_meta:
         match = _TENSOR.fullmatch(output.type)
         number = NUMBERS.get(_OTHER_NAMES.get(match[1], match[1])) if match is not None else None
         if number is not None:

@@ -11,9 +11,10 @@ from optimum_htp.onnxfile.model import Function, Value
 from optimum_htp.onnxfile.reading import read_function, read_value
 from optimum_htp.onnxfile.scopes import Scope
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span
-from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, release_pages
+from optimum_htp.onnxfile.wire import Data, encode_message, encode_varint, fields, last_fields, release_pages
 
 _SMALL_TENSOR_BYTES = 4096
+_INTEGER_BYTES = 8
 _IR_VERSION = 10
 
 
@@ -86,6 +87,28 @@ class Submodels:
         )
         return self._head + encode_message(schema.MODEL_GRAPH, b"".join(map(bytes, graph)))
 
+    def needed(self, names: Iterable[str]) -> list[int]:
+        """The nodes that tensors follow from."""
+        wanted = set(names)
+        chosen = []
+        for index in reversed(range(len(self.nodes))):
+            if not wanted.isdisjoint(self.nodes[index].outputs):
+                chosen.append(index)
+                wanted.update(reads(self.nodes[index]))
+        return chosen[::-1]
+
+    def number(self, name: str) -> int | None:
+        """The value of a constant, or an initializer, that is one integer of 64 bits; None if it is anything else."""
+        tensor = self._small.get(name)
+        if tensor is None:
+            made = (
+                index for index, node in enumerate(self.nodes) if name in node.outputs and node.op_type == "Constant"
+            )
+            node = self._encoded[index] if (index := next(made, None)) is not None else b""
+            tensor = _inside(_inside(node, schema.NODE_ATTRIBUTE), schema.ATTRIBUTE_T)
+        content = _inside(tensor, schema.TENSOR_RAW_DATA)
+        return int.from_bytes(content, "little", signed=True) if len(content) == _INTEGER_BYTES else None
+
     def declared(self) -> dict[str, Value]:
         """The types that the file declares."""
         values = (*(read_value(self._data, span) for span in self._value_infos), *self.outputs)
@@ -94,6 +117,11 @@ class Submodels:
     def functions(self) -> list[Function]:
         """The functions of the file."""
         return [read_function(self._data, span) for span in self._functions]
+
+
+def _inside(message: bytes, tag: int) -> bytes:
+    """The last field of a message with this tag."""
+    return message[slice(*last_fields(message, 0, len(message), {tag >> 3: tag & 7}).get(tag >> 3, (0, 0)))]
 
 
 def _is_small(data: Data, span: Span) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-import runpy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from optimum_htp.onnxfile.edges import reads
@@ -60,7 +61,7 @@ def with_sizes(graph: Submodels, known: Mapping[str, Value]) -> dict[str, Value]
         return f"{_STRANGE}{size}" if isinstance(size, str) and re.search(r"\w", is_ours.sub("", size)) else size
 
     found = {value.name: value for value in map(read_proto, inference.out_mp_.graph.value_info)}
-    return {name: _merged(value, _each(found.get(name), marked)) for name, value in known.items()}
+    return {name: merged(value, _each(found.get(name), marked)) for name, value in known.items()}
 
 
 def read_proto(proto: Any) -> Value:
@@ -126,7 +127,7 @@ class _Rules:
         import onnx
 
         for name in names:
-            value = _merged(self._known[name], sizes.get(name))
+            value = merged(self._known[name], sizes.get(name))
             shape = [
                 size if _certainty(size) >= _SYMBOL else str(self._inference._new_symbolic_dim(name, axis))
                 for axis, size in enumerate(value.shape or ())
@@ -160,7 +161,12 @@ def _certainty(size: Size) -> int:
     return _NOTHING if size is None else _EQUAL if size.startswith(_STRANGE) else _SYMBOL
 
 
-def _merged(value: Value, other: Value | None) -> Value:
+def is_open(value: Value) -> bool:
+    """Whether an axis of a tensor has neither a number nor a symbol of the file's."""
+    return any(_certainty(size) < _SYMBOL for size in value.shape or ())
+
+
+def merged(value: Value, other: Value | None) -> Value:
     """A type with the sizes that another one knows, where it does not know them itself."""
     if value.shape is None or other is None or other.shape is None or len(value.shape) != len(other.shape):
         return value
@@ -186,5 +192,9 @@ def _inference_class() -> Any:
     """ONNX Runtime's `SymbolicShapeInference`, by its file: importing the package around it imports torch."""
     import onnxruntime
 
-    file = Path(onnxruntime.__file__).parent / "tools" / "symbolic_shape_infer.py"
-    return runpy.run_path(str(file), run_name=_LOGGER)["SymbolicShapeInference"]
+    file = Path(onnxruntime.__file__).parent / "tools" / f"{_LOGGER}.py"
+    loader = SourceFileLoader(_LOGGER, str(file))  # which keeps it compiled
+    module = ModuleType(_LOGGER)
+    module.__file__ = str(file)
+    loader.exec_module(module)
+    return module.SymbolicShapeInference

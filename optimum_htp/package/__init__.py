@@ -4,9 +4,11 @@
 |---|---|
 | open a package, find its files, read their tags | `package` |
 | whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
+| the tagged graphs that a file was merged from | `copies` |
 | which files of two packages belong together | `pairing` |
+| metadata on nodes: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
+| metadata on models: a mark for each tagged graph | `marks` |
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
-| metadata on nodes and model: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
 | what an extracted part was cut from | `extracted` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
@@ -48,18 +50,18 @@ from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
 from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
+from optimum_htp.package.marks import is_of_whole_file
 from optimum_htp.package.node_metadata import (
-    RENAMED,
     Annotations,
     HtpOptions,
+    Ownership,
     check_layer_annotations,
-    is_of_whole_file,
     options_of,
-    owned_keys,
     read_tags,
     renamed_tensors,
     strip_tags,
     write_layer_values,
+    write_renames,
     write_tags,
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of, whole_package
@@ -67,7 +69,6 @@ from optimum_htp.package.pairing import partners
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
-from optimum_htp.package.skeleton import SKELETON, pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
 from optimum_htp.package.write import tagging_error, write_files

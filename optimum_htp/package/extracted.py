@@ -17,7 +17,7 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.onnxfile import OnnxModel, graph_digest
 from optimum_htp.package.json_files import as_count, as_object, as_text, as_texts
 from optimum_htp.package.limits import MAX_CALLS
-from optimum_htp.package.node_metadata import CUT_FROM
+from optimum_htp.package.marks import CUT_FROM
 from optimum_htp.package.package import HtpFile, HtpPackage
 
 

@@ -81,6 +81,14 @@ def umask() -> int:
     return mask
 
 
+def json_or_none(text: str | None) -> Any:
+    """The value of JSON in a file's metadata; None if it is not there or not JSON."""
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, dict):

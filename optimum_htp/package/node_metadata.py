@@ -1,13 +1,16 @@
-"""What is written on the nodes and on the model of an ONNX file, and which of it is ours to remove again."""
+"""What is written on the nodes of an ONNX file, and which of its metadata is ours to remove again.
+
+What is written on the model itself is in `marks`.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from optimum_htp.errors import PackageError
@@ -27,22 +30,16 @@ from optimum_htp.hierarchy import (
 )
 from optimum_htp.onnxfile import Node, OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
+from optimum_htp.package.json_files import json_or_none
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
-from optimum_htp.package.skeleton import SKELETON, pack_skeleton
-from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph
+from optimum_htp.package.marks import CUT_FROM, PREFIX, Mark, entries_of, is_mark, marks_of
+from optimum_htp.package.skeleton import pack_skeleton
+from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph, listed_in
 
-PREFIX = "pkg.optimum_htp."
 TAG = PREFIX + "tag"
 CALL = PREFIX + "call"
 SOURCE = PREFIX + "source"
 ORIGINS = PREFIX + "origins"
-KEYS = PREFIX + "keys"
-"""On the model: the JSON list of the keys without our prefix that we wrote on nodes."""
-RENAMED = PREFIX + "renamed"
-"""On the model: the old names of initializers that we renamed, by their new ones, as JSON."""
-
-CUT_FROM = PREFIX + "cut_from."
-"""On the model: what an extracted part was cut from; what follows is a digest of the value."""
 
 NAMESPACE = "namespace"
 LAYER_ANNOTATION = "layer_ann"
@@ -71,58 +68,77 @@ class HtpOptions:
 
 def options_of(models: Iterable[OnnxModel]) -> HtpOptions:
     """The options that files were tagged with, by the first of them that has our keys; else the defaults."""
-    tagged = [
-        (keys, SKELETON in model.metadata)
-        for model in models
-        if isinstance(keys := _parsed(model.metadata.get(KEYS)), list)
-    ]
-    if not tagged:
+    marks = [mark for model in models for mark in marks_of(model)]
+    keys = next((mark.keys for mark in marks if mark.keys is not None), None)
+    if keys is None:
         return HtpOptions()
-    keys = tagged[0][0]
     return HtpOptions(
         namespace=NAMESPACE in keys,
         torch_metadata=NAME_SCOPES in keys and CLASS_HIERARCHY in keys,
-        skeleton=any(has_skeleton for _, has_skeleton in tagged),
+        skeleton=any(mark.skeleton is not None for mark in marks),
     )
 
 
-def is_of_whole_file(key: str) -> bool:
-    """Whether a key of a model's metadata says what is not true of a part of its graph."""
-    return key == SKELETON or key.startswith(CUT_FROM)
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Which metadata in a file is ours: to replace, and to remove again.
+
+    Attributes:
+        borrowed: The keys without our prefix that are ours.
+        foreign: The nodes on which nothing is ours, as they came from a file that we did not tag.
+    """
+
+    borrowed: Sequence[str]
+    foreign: Set[NodeKey]
+
+    @classmethod
+    def of(cls, model: OnnxModel) -> Ownership:
+        """What is ours in a file."""
+        with_tags, foreign = [], set()
+        for place, node in model.nodes():
+            if node.metadata and not any(key.startswith(PREFIX) for key in node.metadata):
+                foreign.add(place)
+            else:
+                with_tags.append(node.metadata)
+        listed = [mark.keys for mark in marks_of(model) if mark.keys is not None]
+        if listed and all(keys == listed[0] for keys in listed):
+            return cls([key for key in _BORROWED if key in listed[0]], foreign)
+        # A tool dropped the list, or merged files that differ in theirs: a key is ours if it says, on each node, what
+        # the node's tag says.
+        keys = (NAMESPACE,) if not listed else [key for key in _BORROWED if any(key in keys for keys in listed)]
+        return cls([key for key in keys if _says_the_tags(key, with_tags)], foreign)
+
+    def has(self, key: str) -> bool:
+        """Whether a key, on the model or on a node that is not foreign, is ours: what packing writes is not."""
+        return (key.startswith(PREFIX) and not is_pack_key(key)) or key in self.borrowed
+
+    def without_ours(self, place: NodeKey, metadata: Mapping[str, str]) -> dict[str, str]:
+        """The metadata of a node that is not ours."""
+        if place in self.foreign:
+            return dict(metadata)
+        return {key: value for key, value in metadata.items() if not self.has(key)}
 
 
-def owned_keys(model: OnnxModel) -> Callable[[str], bool]:
-    """A test for the metadata keys that are ours: our prefix, without packed files, and what a file lists as ours."""
-    borrowed = _borrowed_keys(model)
-    return lambda key: (key.startswith(PREFIX) and not is_pack_key(key)) or key in borrowed
+def _says_the_tags(key: str, metadata: Iterable[Mapping[str, str]]) -> bool:
+    """Whether each of the nodes that have an entry, and one at least, names in it just the module of its tag."""
+    values = [(entries[key], entries.get(TAG, "/")) for entries in metadata if key in entries]
+    return bool(values) and all(_says_the_tag(key, value, tag) for value, tag in values)
 
 
-def _borrowed_keys(model: OnnxModel) -> list[str]:
-    """The keys without our prefix that are ours: those that the model lists."""
-    # If a tool dropped the list, `namespace` is ours if it names, on each node, just the modules of the tag.
-    if KEYS not in model.metadata:
-        named = [node.metadata for _, node in model.nodes() if NAMESPACE in node.metadata]
-        return [NAMESPACE] if named and all(map(_names_the_tag, named)) else []
-    listed = _parsed(model.metadata[KEYS])
-    return [key for key in _BORROWED if isinstance(listed, list) and key in listed]
+def _says_the_tag(key: str, value: str, tag: str) -> bool:
+    path = tag_module_path(tag)
+    classes = [unquote(segment.partition(".")[0]) for segment in split_tag(tag)]
+    if key == LAYER_ANNOTATION:
+        return unquote(value).replace("/", ".") == (path or ".")
+    if key == NAMESPACE:
+        parts = [part.rpartition(": ") for part in value.split("/")]
+        return unquote(parts[-1][0]) == path and [_short(name) for _, _, name in parts] == classes
+    *names, _ = listed_in(value) or [""]  # the last is the node itself
+    return list(map(_short, names)) == classes if key == CLASS_HIERARCHY else unquote("".join(names[-1:])) == path
 
 
-def _parsed(text: str | None) -> Any:
-    """A value in a file's metadata; None if it is not there or not JSON."""
-    try:
-        return json.loads(text or "null")
-    except (ValueError, RecursionError):
-        return None
-
-
-def _names_the_tag(metadata: Mapping[str, str]) -> bool:
-    """Whether a node's `namespace` has the paths and the classes of its tag."""
-    tag = metadata.get(TAG, "")
-    named = [part.rpartition(": ") for part in metadata[NAMESPACE].split("/")]
-    classes = [segment.partition(".")[0] for segment in split_tag(tag)]
-    path = tag_module_path(tag) if tag.startswith("/") else None
-    same = [cls.rpartition(".")[2] for _, _, cls in named] == [unquote(name) for name in classes]
-    return path is not None and same and unquote(named[-1][0]) == path
+def _short(qualified_class: str) -> str:
+    return qualified_class.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,34 +147,36 @@ class Annotations:
 
     nodes: Mapping[NodeKey, Mapping[str, str]]  # the entries of each node that has any, in the order to write
     model: Mapping[str, str]
-    owned: Callable[[str], bool]  # which keys are ours to replace
+    ours: Ownership  # what is to be replaced
 
     @classmethod
     def of(cls, graph: TaggedGraph, options: HtpOptions) -> Annotations:
         """The tags of a graph and what the options ask for; keys that were on any node before us are left alone."""
         model = graph.model
-        owned = owned_keys(model)
+        ours = Ownership.of(model)
         wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
-        foreign = {key for _, node in model.nodes() for key in node.metadata if key in wanted and not owned(key)}
-        borrowed = [key for key in wanted if key not in foreign]
+        others = {key for place, node in model.nodes() for key in ours.without_ours(place, node.metadata)}
+        borrowed = [key for key in wanted if key not in others]
         chain = functools.cache(functools.partial(_torch_chain, graph.roots))
         nodes = {}
         for place, node in model.nodes():
             if (tag := graph.tags.get(place)) is not None:
                 nodes[place] = _tag_entries(tag) | {key: chain(tag.tag).value(key, node) for key in borrowed}
         skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
+        mark = Mark.of(graph, keys=borrowed, skeleton=skeleton, renamed=renamed_tensors(model))
         kept = {key: value for key, value in model.metadata.items() if key.startswith(CUT_FROM)}
-        on_model = {KEYS: json.dumps(borrowed), RENAMED: model.metadata.get(RENAMED), SKELETON: skeleton, **kept}
-        return cls(nodes, {key: value for key, value in on_model.items() if value is not None}, owned)
+        return cls(nodes, {**mark.entries(), **kept}, ours)
 
     def matches(self, model: OnnxModel) -> bool:
         """Whether a file, as it was read, already has exactly these entries."""
 
-        def ours(metadata: Mapping[str, str]) -> dict[str, str]:
-            return {key: value for key, value in metadata.items() if self.owned(key)}
+        def differ(place: NodeKey, metadata: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+            left = self.ours.without_ours(place, metadata)
+            return {key: value for key, value in metadata.items() if key not in left} != wanted
 
-        return ours(model.metadata) == self.model and all(
-            ours(node.metadata) == self.nodes.get(key, {}) for key, node in model.nodes()
+        on_model = {key: value for key, value in model.metadata.items() if self.ours.has(key)}
+        return on_model == self.model and not any(
+            differ(place, node.metadata, self.nodes.get(place, {})) for place, node in model.nodes()
         )
 
     def write(self, path: Path, destination: Path | None = None) -> None:
@@ -166,11 +184,21 @@ class Annotations:
 
         Raises ModelTooLargeError if the file would pass protobuf's 2 GB, else HtpError; the file stays as it is then.
         """
-        rewrite_metadata(path, nodes=self.nodes, owned=self.owned, model=self.model, destination=destination)
+        rewrite_metadata(
+            path,
+            nodes=self.nodes,
+            model=self.model,
+            owned=self.ours.has,
+            foreign=self.ours.foreign,
+            destination=destination,
+        )
 
     def within(self, content: bytes, *, path: Path) -> Iterator[bytes | memoryview]:
         """The pieces of a file that is still in memory, with them in it; raises what `write` does."""
-        return rewritten_content(content, path=path, nodes=self.nodes, owned=self.owned, model=self.model)
+        ours = self.ours
+        return rewritten_content(
+            content, path=path, nodes=self.nodes, model=self.model, owned=ours.has, foreign=ours.foreign
+        )
 
 
 def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
@@ -184,19 +212,23 @@ def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
     Raises HtpError as `Annotations.write` does, and if a node has one that we did not write.
     """
     check_layer_annotations(model)
-    keys = [key for key in _borrowed_keys(model) if key != LAYER_ANNOTATION]
+    ours = Ownership.of(model)
+    marks = marks_of(model) or [Mark.of(TaggedGraph(model, {}), keys=(), skeleton=None, renamed={})]
+    keys = (*(key for key in ours.borrowed if key != LAYER_ANNOTATION), LAYER_ANNOTATION)
     rewrite_metadata(
         model.path,
         nodes={key: {LAYER_ANNOTATION: value} for key, value in values.items()},
-        owned=lambda key: key in (LAYER_ANNOTATION, KEYS),
-        model={KEYS: json.dumps([*keys, LAYER_ANNOTATION])},
+        owned=lambda key: key == LAYER_ANNOTATION or is_mark(key),
+        model=entries_of(replace(mark, keys=keys) for mark in marks),
     )
 
 
 def check_layer_annotations(model: OnnxModel) -> None:
     """Raises a PackageError if a node has a `layer_ann` that we did not write."""
-    foreign = [node for _, node in model.nodes() if LAYER_ANNOTATION in node.metadata]
-    if foreign and not owned_keys(model)(LAYER_ANNOTATION):
+    ours = Ownership.of(model)
+    nodes = (node for key, node in model.nodes() if LAYER_ANNOTATION in ours.without_ours(key, node.metadata))
+    foreign = list(nodes)
+    if foreign:
         first = f"{foreign[0].name or foreign[0].op_type!r} has {foreign[0].metadata[LAYER_ANNOTATION]!r}"
         raise PackageError(
             f"{model.path}: {len(foreign)} of its nodes have a {LAYER_ANNOTATION} that something else wrote ({first}), "
@@ -207,18 +239,27 @@ def check_layer_annotations(model: OnnxModel) -> None:
 def strip_tags(path: Path) -> bool:
     """Removes all that we wrote into a file, atomically; says whether there was anything. Raises as `write` does."""
     model = read_model(path)
-    owned = owned_keys(model)
-    metadata = (model.metadata, *(node.metadata for _, node in model.nodes()))
-    has_ours = any(owned(key) for entries in metadata for key in entries)
+    ours = Ownership.of(model)
+    has_ours = any(map(ours.has, model.metadata)) or any(
+        len(ours.without_ours(key, node.metadata)) < len(node.metadata) for key, node in model.nodes()
+    )
     if has_ours:
-        rewrite_metadata(path, nodes={}, owned=owned, model={})
+        rewrite_metadata(path, nodes={}, owned=ours.has, foreign=ours.foreign, model={})
     return has_ours
+
+
+def write_renames(graph: TaggedGraph, renamed: Mapping[str, str]) -> None:
+    """Writes the old names of initializers, by their new ones, into a file, and its skeleton anew if it has one."""
+    marks = marks_of(graph.model)
+    skeleton = pack_skeleton(graph) if any(mark.skeleton is not None for mark in marks) else None
+    keys = Ownership.of(graph.model).borrowed if marks else None
+    mark = Mark.of(graph, keys=keys, skeleton=skeleton, renamed=renamed)
+    rewrite_metadata(graph.model.path, nodes={}, owned=is_mark, model=mark.entries())
 
 
 def renamed_tensors(model: OnnxModel) -> dict[str, str]:
     """The old names of initializers that we renamed, by their new ones, as the file has them."""
-    names = _parsed(model.metadata.get(RENAMED))
-    return {new: old for new, old in names.items() if isinstance(old, str)} if isinstance(names, dict) else {}
+    return {new: old for mark in marks_of(model) for new, old in mark.renamed.items()}
 
 
 def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
@@ -252,7 +293,7 @@ def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) 
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
-    value = _parsed(text)
+    value = json_or_none(text)
     items = value if isinstance(value, list) else ()
     return tuple(item for item in items if isinstance(item, str) and _well_formed(item))
 

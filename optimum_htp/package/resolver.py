@@ -13,10 +13,10 @@ from dataclasses import replace
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import Root, Roots, tree_of_tags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, split_body_path
+from optimum_htp.package.copies import graph_of_skeletons
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.skeleton import SKELETON, unpack_skeleton
 from optimum_htp.tagging import TaggedGraph, project
 
 Evidence = Sequence[TaggedGraph]
@@ -95,15 +95,15 @@ def reference_evidence(reference: HtpPackage, file: HtpFile) -> Iterator[Evidenc
 
 
 def skeleton_of(file: HtpFile) -> TaggedGraph | None:
-    """The graph whose skeleton a file carries; None if it has none. Raises HtpError if it is damaged."""
-    text = file.model.metadata.get(SKELETON)
-    if not text:
-        return None
+    """The graph that a file was made from, as the skeletons in it say; None if it has none.
+
+    Raises HtpError if one is damaged.
+    """
     try:
-        graph = unpack_skeleton(text)
+        graph = graph_of_skeletons(file.model)
     except HtpError as error:
         raise HtpError(f"{file.path}: {error}") from error
-    return replace(graph, origin="the skeleton in its own metadata", skeleton=text)
+    return replace(graph, origin="the skeleton in its own metadata") if graph is not None else None
 
 
 def _own_graphs(files: Iterable[HtpFile]) -> list[TaggedGraph]:

@@ -27,9 +27,6 @@ from optimum_htp.package.json_files import as_count, as_integers, as_name, as_te
 from optimum_htp.package.limits import MAX_ALIAS_NAMES, MAX_CALLS, MAX_MODULE_DEPTH, MAX_NUMBER, MAX_SKELETON_BYTES
 from optimum_htp.tagging import TaggedGraph
 
-SKELETON = "pkg.optimum_htp.skeleton"
-"""The key in the model's metadata."""
-
 VERSION = 1
 _NEW, _ABSENT = 0, -1
 

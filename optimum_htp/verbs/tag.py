@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import ModelSource, choose_root, find_source, instantiate_on_meta, returns_attentions
-from optimum_htp.onnxfile import Graph, Node, OnnxModel
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 from optimum_htp.package import (
     CONFIG,
     MODEL_INDEX,
@@ -26,6 +26,7 @@ from optimum_htp.package import (
     HtpFile,
     HtpOptions,
     HtpPackage,
+    Ownership,
     Sidecar,
     StagedDirectory,
     TagCounts,
@@ -33,13 +34,12 @@ from optimum_htp.package import (
     as_package,
     complete_package,
     library_versions,
-    owned_keys,
     projected,
     read_tags,
     skeleton_of,
     write_files,
 )
-from optimum_htp.tagging import TaggedGraph, static_trace, tag_model
+from optimum_htp.tagging import TaggedGraph, has_scopes, named_root, static_trace, tag_model
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,9 @@ class TagReport:
         package: The package.
         files: For each ONNX file, by its path in the package, how its nodes are tagged now.
         kept: The files that were tagged already, and that the sidecar still describes; they stay as they are.
-        unknown: The files that are not exports of any model that the config may mean; nothing in them is resolved.
+        unknown: The files of which nothing is resolved: they are not exports of any model that the config may mean, or
+            have neither names nor weights that say so.
+        notes: Why nodes of a file are left, and what to do, for files whose nodes have no names that say it.
         written: The config, tokenizer and processor files that were missing and were written.
         seconds: Wall-clock seconds spent.
     """
@@ -71,6 +73,7 @@ class TagReport:
     files: dict[str, TagCounts]
     kept: tuple[str, ...]
     unknown: tuple[str, ...]
+    notes: dict[str, str]
     written: tuple[str, ...]
     seconds: float
 
@@ -98,8 +101,8 @@ def tag(
         htp_options: What to write in addition to the tags; None means the defaults.
 
     Raises:
-        PackageError: There is no such package, it doesn't say what model it is, or none of its files is an export of
-            that model. Nothing was written.
+        PackageError: There is no such package, it doesn't say what model it is, or nothing is known of any node: none of
+            its files is an export of that model, or shows it. Nothing was written.
         TaggingError: A file could not be tagged; all of them are as they were.
 
     Example:
@@ -116,11 +119,11 @@ def tag(
     kept = tuple(records)
     sources = _Sources(package, model, trust_remote_code)
     graphs = {name: _tagged(file, sources, keep=not force) for name, file in files.items() if name not in kept}
-    unknown = tuple(name for name, graph in graphs.items() if graph.origin == _UNKNOWN)
-    if graphs and len(unknown) == len(graphs):
-        raise PackageError(f"{package.path}: {sources.mismatch(unknown[0])}")
-    for name in unknown:
-        logger.warning("%s No node of it is resolved.", sources.mismatch(name))
+    problems = {name: problem for name, graph in graphs.items() if (problem := sources.problem(name, graph))}
+    if graphs and len(problems) == len(graphs):
+        raise PackageError(f"{package.path}: {next(iter(problems.values()))}.")
+    for problem in problems.values():
+        logger.warning("%s. No node of it is resolved.", problem)
     options = htp_options or HtpOptions()
     with StagedDirectory(package.directory) as staging:
         write_files(graphs, staging.path, options=options)
@@ -133,7 +136,11 @@ def tag(
     if graphs:
         named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
         _write_sidecar(package, records, named, model, seconds)
-    return TagReport(package.path, {name: records[name].counts for name in files}, kept, unknown, written, seconds)
+    counts = {name: records[name].counts for name in files}
+    notes = {
+        name: _without_names(package) for name, graph in graphs.items() if name not in problems and _is_left(graph)
+    }
+    return TagReport(package.path, counts, kept, tuple(problems), notes, written, seconds)
 
 
 class _Sources:
@@ -185,11 +192,18 @@ class _Sources:
             return in_model
         return ".".join(filter(None, (_COMPONENTS.get(part.name, part.name), in_model)))
 
-    def mismatch(self, name: str) -> str:
-        """The message for a file that is not an export of what the config describes."""
+    def problem(self, name: str, graph: TaggedGraph) -> str | None:
+        """Why no node of a file is resolved, and what to do; None if some are, or there are none."""
+        if any(tag.source != "unresolved" for tag in graph.tags.values()) or not graph.tags:
+            return None
+        if graph.origin != _UNKNOWN:
+            why = "they fit several" if has_scopes(graph.model) else _without_names(self._package)
+            return f"the names in {name} do not say which modules its nodes come from: {why}"
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
-        advice = "give the model it was exported from with --model"
-        return f"{name} is not an export of what {self.directory(name) / CONFIG} describes ({described}): {advice}."
+        config = f"{self.directory(name) / CONFIG} describes ({described})"
+        named = named_root(graph.model)
+        what = f"is the export of a {named}, as its nodes say, and" if named is not None else "is"
+        return f"{name} {what} not an export of what {config}: give the model it was exported from with --model"
 
     def complete_package(self) -> tuple[str, ...]:
         """Writes config, tokenizer and processor if the package has none, and says which files."""
@@ -208,6 +222,21 @@ class _Sources:
             written = tuple(sorted(file.name for file in staging.path.iterdir()))
             staging.commit()
         return written
+
+
+def _is_left(graph: TaggedGraph) -> bool:
+    """Whether nodes of a file are unresolved because their names hold no scopes."""
+    unresolved = any(tag.source == "unresolved" for tag in graph.tags.values())
+    return unresolved and graph.origin == _NAMES and not has_scopes(graph.model) and named_root(graph.model) is None
+
+
+def _without_names(package: HtpPackage) -> str:
+    """Why nodes without scopes in their names are left, and what to do."""
+    return (
+        "the names of the nodes hold no module scopes, as torch wrote them before 1.13 and other tools drop them, and only "
+        "weights with a parameter's name say more; export the model again (optimum-cli export htp -m MODEL OUTPUT), or, if "
+        f"a tool renamed the nodes of a tagged file: optimum-cli htp project {package.path} --reference TAGGED"
+    )
 
 
 def _from_names(package: HtpPackage) -> list[str]:
@@ -251,17 +280,17 @@ def _skeleton(file: HtpFile) -> Iterator[tuple[TaggedGraph]]:
 
 def _without_ours(model: OnnxModel) -> OnnxModel:
     """The graph without the metadata that we wrote ourselves, which is not evidence."""
-    owned = owned_keys(model)
+    ours = Ownership.of(model)
 
-    def clean(graph: Graph) -> Graph:
-        return replace(graph, nodes=[clean_node(node) for node in graph.nodes])
+    def clean(graph: Graph, path: str) -> Graph:
+        return replace(graph, nodes=[clean_node(node, path, index) for index, node in enumerate(graph.nodes)])
 
-    def clean_node(node: Node) -> Node:
-        metadata = {key: value for key, value in node.metadata.items() if not owned(key)}
-        return replace(node, metadata=metadata, bodies=tuple((name, clean(body)) for name, body in node.bodies))
+    def clean_node(node: Node, path: str, index: int) -> Node:
+        bodies = tuple((name, clean(body, body_path(path, index, name))) for name, body in node.bodies)
+        return replace(node, metadata=ours.without_ours((path, index), node.metadata), bodies=bodies)
 
-    functions = tuple(replace(function, graph=clean(function.graph)) for function in model.functions)
-    return replace(model, graph=clean(model.graph), functions=functions)
+    functions = tuple(replace(function, graph=clean(function.graph, function.path)) for function in model.functions)
+    return replace(model, graph=clean(model.graph, ""), functions=functions)
 
 
 def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTags:

@@ -245,7 +245,7 @@ def _module_rows(
             attribute=".".join(attribute),
             class_name=info.class_name,
             tag=tree.tag(path),
-            calls=info.calls if known else None,
+            calls=info.calls if known and tree.root.calls else None,  # the root runs in every trace
             parameters=info.parameters if known else None,
             own_nodes=len(own),
             all_nodes=all_nodes[path],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +87,12 @@ class Sidecar:
 
 def library_versions() -> dict[str, str]:
     """The installed version of each library that takes part in an export."""
+    from importlib import metadata  # with sockets and email in tow, a tenth of what `optimum-htp tree` takes
+
     versions = {}
     for name in _LIBRARIES:
         try:
-            versions[name] = importlib_metadata.version(name)
-        except importlib_metadata.PackageNotFoundError:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return versions

@@ -8,10 +8,11 @@ Example: a node does the work of a `Conv` of `b.conv`, the `Relu` of `b.act` aft
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
-from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor
-from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN
+from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor, tag_ancestors
+from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN, Value
 from optimum_htp.tagging.projection.join import SHARED, Join, Match
 
 
@@ -36,9 +37,14 @@ class Decider:
     def run(self) -> list[NodeTag | None]:
         """Decides every node that there is any evidence for."""
         self._decided = [self._by_work(new, match) for new, match in enumerate(self._join.matches)]
+        matches = self._join.matches
+        added = {new for new in self._join.orphans if self._tags.keys().isdisjoint(matches[new].work)}
         for new in (*reversed(self._new.order), *self._new.order):
             if self._decided[new] is None:
                 self._decided[new] = self._stand_in(new) or self._by_neighbours(new)
+                added.add(new)
+        for new in self._foreign(added - self._held.keys()):
+            self._decided[new] = None
         return self._decided
 
     # --- Nodes that do what tagged nodes did ---
@@ -158,3 +164,54 @@ class Decider:
             if choice is not None and (lowest is None or choice.tag.startswith(f"{lowest.tag}/")):
                 lowest = choice
         return NodeTag(lowest.tag, "inserted", lowest.call) if lowest is not None else None
+
+    def _foreign(self, added: set[int]) -> Iterator[int]:
+        """Of the nodes that do nobody's work, those of another model that was put in front of the tagged one, behind it, or between two.
+
+        It brings weights, and at an end inputs or outputs. What a tool puts into a model does not, or stands between
+        nodes of the model.
+        """
+        if not any(operation.node.op_type for operation in self._old.operations):
+            return  # only results are known, so every weight is new
+        while added:
+            region, front = set[int](), [added.pop()]
+            around: list[set[str]] = [set(), set()]  # the roots of what the region reads, and of what reads it
+            while front:
+                new = front.pop()
+                region.add(new)
+                for side, others in zip(around, (self._new.producers(new), self._new.consumers(new)), strict=True):
+                    for other in others:
+                        if other in added:
+                            added.discard(other)
+                            front.append(other)
+                        elif other not in region and (tag := self._decided[other]) is not None:
+                            side.add(next(tag_ancestors(tag.tag)))
+            outside = around[0].isdisjoint(around[1]) and (all(around) or any(map(self._is_at_an_end, region)))
+            if outside and any(map(self._has_own_weights, region)):
+                yield from region
+
+    def _has_own_weights(self, new: int) -> bool:
+        """Whether a node computes with a weight that the tagged graph does not have."""
+        weights = (
+            value.is_initializer if value.producer is None else self._new.op_type(value.producer) == "Constant"
+            for value in self._unknown(self._new.operations[new].consumed)
+        )
+        return self._new.op_type(new) not in GLUE and not self._new.constant[new] and any(weights)
+
+    def _is_at_an_end(self, new: int) -> bool:
+        """Whether a node consumes an input of the model, or produces an output, that the tagged graph does not have."""
+        operation = self._new.operations[new]
+        inputs = (value.producer is None and not value.is_initializer for value in self._unknown(operation.consumed))
+        return any(inputs) or any(value.is_output for value in self._unknown(operation.produced))
+
+    @cached_property
+    def _tagged_values(self) -> set[int]:
+        """The values that tagged nodes consume and produce."""
+        operations = map(self._old.operations.__getitem__, self._tags)
+        return {value for operation in operations for value in (*operation.consumed, *operation.produced)}
+
+    def _unknown(self, values: Iterable[int]) -> Iterator[Value]:
+        for value in values:
+            old = self._join.same.get(value)
+            if old is None or old not in self._tagged_values:
+                yield self._new.values[value]

@@ -6,7 +6,7 @@ The entry is `order`: `tag_export` and `tag_model` try its `RULES` on every node
 |---|---|---|
 | `metadata` | `by_metadata` | `metadata`: what torch's dynamo exporter writes on nodes |
 | `scope` | `by_scope` | the trace's scopes; without them `node_names`: the scopes that names spell |
-| `parameter` | `by_parameter` | the trace: which module holds the tensor that a node produces |
+| `parameter` | `by_parameter` | the trace: which module holds the tensor that a node produces; where names hold no scopes `weights`: which module computes with what a node reads, as its `code` shows |
 | `dataflow` | `by_consumers`, `by_producers` | `evidence`: the nodes around it, decided before |
 | `unresolved` | none could decide | `evidence.Evidence.node_tag` |
 

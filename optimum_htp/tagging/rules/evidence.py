@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from optimum_htp.hierarchy import ModulePath, NodeKey, NodeTag
-from optimum_htp.onnxfile import Edges, Graph, OnnxModel, body_path, split_body_path
+from optimum_htp.onnxfile import Edges, Graph, Node, OnnxModel, body_path, split_body_path
 from optimum_htp.tagging.tracing.trace import ModuleTrace
 
 
@@ -24,28 +23,25 @@ class Evidence:
 
     def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:
         self.trace = trace
-        self.nodes = dict(model.nodes())
-        self.order: list[NodeKey] = []  # producers before consumers; those of a body before the node that has it
+        self.nodes: dict[NodeKey, Node] = {}  # producers before consumers; those of a body before the node that has it
         for function in reversed(model.functions):
-            self.order += _bodies_first(function.path, function.graph)
-        self.order += _bodies_first("", model.graph)
+            self.nodes.update(_bodies_first(function.path, function.graph))
+        self.nodes.update(_bodies_first("", model.graph))
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
         self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
+        self.weighed: dict[NodeKey, Owner] = {}  # by the names of weights; empty where nodes have scopes
         # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.
         self.doubtful: set[NodeKey] = set()
-        self._consumers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
-        self._producers: dict[NodeKey, list[NodeKey]] = defaultdict(list)
-        edges = Edges(model)
-        for tensor, producer in edges.producers.items():
-            consumers = [(use.graph, use.index) for use in edges.consumers.get(tensor, ())]
-            self._consumers[producer] += consumers
-            for consumer in consumers:
-                self._producers[consumer].append(producer)
+        self._edges = Edges(model)
         self._functions = {function.path: (function.domain, function.name) for function in model.functions}
-        self._callers: dict[tuple[str, str], list[NodeKey]] = defaultdict(list)
+        self._callers: dict[tuple[str, str], list[NodeKey]] = {name: [] for name in self._functions.values()}
+        self._consumers: dict[NodeKey, list[NodeKey]] = {}
         for key, node in self.nodes.items():
-            self._callers[node.domain, node.op_type].append(key)
+            for producer in self._producers(key):
+                self._consumers.setdefault(producer, []).append(key)
+            if (node.domain, node.op_type) in self._callers:
+                self._callers[node.domain, node.op_type].append(key)
         self._returned = {value.name for value in model.graph.outputs}
 
     def is_returned(self, key: NodeKey) -> bool:
@@ -54,15 +50,15 @@ class Evidence:
 
     def consumers_in_doubt(self, key: NodeKey) -> bool:
         """Whether a consumer of the node's outputs is undecided and will stay so."""
-        return self._in_doubt(self._consumers[key])
+        return self._in_doubt(self._consumers.get(key, ()))
 
     def producers_in_doubt(self, key: NodeKey) -> bool:
         """Whether a producer of the node's inputs is undecided and will stay so."""
-        return self._in_doubt(self._producers[key])
+        return self._in_doubt(self._producers(key))
 
     def consumer_owners(self, key: NodeKey) -> list[Owner]:
         """The owners of the consumers of a node's outputs; in a function, if there are none, those of its callers."""
-        owners = self._decided(self._consumers[key])
+        owners = self._decided(self._consumers.get(key, ()))
         if not owners and key[0] in self._functions:
             owners = self._decided(self._callers[self._functions[key[0]]])
         return owners
@@ -71,7 +67,7 @@ class Evidence:
         """The owners of the nodes, parameters and buffers whose values a node consumes."""
         tensors = self.trace.tensors
         weights = [Owner(tensors[name]) for name in self.nodes[key].inputs if name in tensors]
-        return self._decided(self._producers[key]) + weights
+        return self._decided(self._producers(key)) + weights
 
     def holder(self, key: NodeKey) -> NodeKey | None:
         """The node whose body a node is in; None in the main graph and at the top of a function."""
@@ -98,6 +94,17 @@ class Evidence:
             index = self.trace.calls[owner.call].index
         return NodeTag(tree.tag(owner.path), self.sources[key], index)
 
+    def _producers(self, key: NodeKey) -> Iterator[NodeKey]:
+        """The producers of what a node consumes, and of what its bodies return."""
+        node = self.nodes[key]
+        consumed = [(key[0], name) for name in node.inputs]
+        for element, body in node.bodies:
+            consumed += [(body_path(*key, element), value.name) for value in body.outputs]
+        for graph, name in consumed:
+            producer = self._edges.producer(graph, name)
+            if producer is not None:
+                yield producer
+
     def _in_doubt(self, nodes: Iterable[NodeKey]) -> bool:
         return any(key in self.doubtful and key not in self.owners for key in nodes)
 
@@ -105,9 +112,9 @@ class Evidence:
         return [self.owners[key] for key in nodes if key in self.owners]
 
 
-def _bodies_first(path: str, graph: Graph) -> Iterator[NodeKey]:
+def _bodies_first(path: str, graph: Graph) -> Iterator[tuple[NodeKey, Node]]:
     """The nodes of a graph and its bodies, those of a body before the node that has it."""
     for index, node in enumerate(graph.nodes):
         for element, body in node.bodies:
             yield from _bodies_first(body_path(path, index, element), body)
-        yield path, index
+        yield (path, index), node

@@ -75,6 +75,11 @@ def fit_scopes(model: OnnxModel, trace: ModuleTrace) -> ScopeFit:
     return ScopeFit(len(spelled), reader.unread, dict(calls))
 
 
+def has_scopes(model: OnnxModel) -> bool:
+    """Whether the name of any node holds a scope."""
+    return bool(_scopes_of(model)[0])
+
+
 def scripted_nodes(unscoped: Mapping[NodeKey, Node]) -> Set[NodeKey]:
     """The nodes without a scope that may come from a scripted function, if any does."""
     others = {key: node for key, node in unscoped.items() if node.name != _MERGING_NODE}

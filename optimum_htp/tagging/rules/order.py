@@ -20,8 +20,9 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
-from optimum_htp.tagging.rules.metadata import in_doubt, named_module
-from optimum_htp.tagging.rules.node_names import read_names, scripted_nodes
+from optimum_htp.tagging.rules.metadata import NAME_SCOPES, in_doubt, named_module
+from optimum_htp.tagging.rules.node_names import has_scopes, read_names, scripted_nodes
+from optimum_htp.tagging.rules.weights import read_weights
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
 
@@ -45,7 +46,12 @@ def by_scope(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 
 def by_parameter(key: NodeKey, evidence: Evidence) -> Owner | None:
-    """The module that holds the parameter or buffer that the node produces: a copy of a de-duplicated initializer."""
+    """The module that holds the parameter or buffer that the node produces: a copy of a de-duplicated initializer.
+
+    Where the names of nodes say nothing, the module that computes with a parameter that the node reads.
+    """
+    if key in evidence.weighed:
+        return evidence.weighed[key]
     tree, tensors = evidence.trace.tree, evidence.trace.tensors
     holder = next((tensors[name] for name in evidence.nodes[key].outputs if name in tensors), None)
     if holder is None:
@@ -101,15 +107,18 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     if not trace.scopes:
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
+        if not has_scopes(model):
+            proven = read_weights(model, trace).items()
+            evidence.weighed = {key: owner for key, owner in proven if NAME_SCOPES not in evidence.nodes[key].metadata}
     elif not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))
-    for key in reversed(evidence.order):
+    for key in reversed(evidence.nodes):
         _decide(key, RULES, evidence)
-    for key in evidence.order:
+    for key in evidence.nodes:
         if key not in evidence.owners:
             _decide(key, LAST_RULES, evidence)
-    return {key: evidence.node_tag(key) for key in evidence.order}
+    return {key: evidence.node_tag(key) for key in evidence.nodes}
 
 
 def tag_export(export: ExportTrace) -> TaggedGraph:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING
 
 from optimum_htp.hierarchy import CallTree, ModuleInfo, ModulePath, ModuleTree
@@ -23,7 +26,15 @@ def static_trace(model: torch.nn.Module) -> ModuleTrace:
     """The trace of a model that did not run."""
     modules = registered_paths(model)
     calls = CallTree(module_tree(modules, {}))
-    return ModuleTrace(calls, tensors=tensor_owners(modules), holders=shared_tensors(modules))
+    hidden = _referred_to(modules)
+    shapes = {
+        ".".join((*path, name)): tuple(tensor.shape)
+        for module, paths in modules.values()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and id(tensor) not in hidden
+        for path in paths
+    }
+    return ModuleTrace(calls, tensors=tensor_owners(modules), holders=shared_tensors(modules), shapes=shapes)
 
 
 def registered_paths(model: torch.nn.Module) -> Registered:
@@ -88,3 +99,47 @@ def shared_tensors(modules: Registered) -> dict[str, tuple[ModulePath, ...]]:
                 names.setdefault(id(tensor), []).extend(".".join((*path, name)) for path in paths)
                 holders.setdefault(id(tensor), []).append(paths[0])
     return {name: tuple(holders[tensor]) for tensor in names if len(holders[tensor]) > 1 for name in names[tensor]}
+
+
+_BY_NAME = frozenset(("_parameters", "_buffers", "_modules"))
+
+
+def _referred_to(modules: Registered) -> set[int]:
+    """The identities of tensors that something else than the registered name refers to: what runs may read them there.
+
+    That is what modules keep in lists, closures and hooks of their calls; and all below one whose `forward` was replaced.
+    """
+    import torch
+
+    found: set[int] = set()
+    for owner, _ in modules.values():
+        waiting = [value for name, value in vars(owner).items() if name not in _BY_NAME and "state_dict" not in name]
+        waiting += [owner] if "forward" in vars(owner) else []
+        seen: set[int] = set()
+        while waiting:
+            value = waiting.pop()
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, torch.nn.Module):
+                found.update(map(id, (*value.parameters(), *value.buffers())))
+            elif isinstance(value, torch.Tensor):
+                found.add(id(value))
+            elif isinstance(value, Mapping):
+                waiting += value.values()
+            elif isinstance(value, (list, tuple, set, frozenset)):
+                waiting += value
+            elif isinstance(value, functools.partial):
+                waiting += (value.func, *value.args, *value.keywords.values())
+            elif isinstance(value, MethodType):
+                waiting += (value.__func__, *([value.__self__] if value.__self__ is not owner else ()))
+            elif isinstance(value, FunctionType):
+                waiting += (value.__defaults__ or (), *_cells(value))
+    return found
+
+
+def _cells(function: FunctionType) -> Iterator[object]:
+    """What a function takes from around it."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # it is empty
+            yield cell.cell_contents

@@ -19,6 +19,8 @@ class ModuleTrace:
     # Who holds a parameter or buffer, by its name in the root's state dict; and, where several modules do, all of them.
     tensors: dict[str, ModulePath] = field(default_factory=dict)
     holders: dict[str, tuple[ModulePath, ...]] = field(default_factory=dict)
+    # The shapes of those that are got at through registered names alone: no closure, list or hook refers to them.
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def tree(self) -> ModuleTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
@@ -98,7 +99,6 @@ def compare_graph(
         outputs=outputs.errors,
         outputs_sqnr_db=outputs.sqnr_db,
         without_nodes=len(reference.calls) - len(graph.nodes) - len(graph.hidden),
-        missing=calls.missing(),
         unknown_calls=sum(
             node.tag is not None and tagged.roots.calls_above(node.tag, node.tag.tag) is None for node in flat.nodes
         ),
@@ -150,18 +150,16 @@ class _Calls:
             evidence=self._evidence(row.errors),
         )
 
-    def missing(self) -> tuple[str, ...]:
-        """The innermost modules that the reference has nodes of, and this graph none."""
+    @cached_property
+    def _cut_off(self) -> frozenset[int]:
+        """The innermost calls that have nodes, and in them calls whose nodes the reference has and this graph lacks."""
         graph = self._graph
         here = {*graph.nodes, *graph.fused, *graph.hidden, *(port.call for port in self._ports.matches)}
         missing = [call for call in graph.calls if call.nodes and call.number not in here]
-        if not missing or graph.has_fusions:
-            return ()
-        outer: dict[str, None] = {}
-        for call in missing:
-            above = next((number for number in graph.around(call.parent) if number in here), None)
-            outer[graph.calls[above].path if above is not None else call.path] = None
-        return tuple(outer)
+        if graph.has_fusions:
+            return frozenset()
+        around = (next((number for number in graph.around(call.parent) if number in here), None) for call in missing)
+        return frozenset(number for number in around if number is not None)
 
     def _call(self, number: int) -> CallComparison:
         running = self._running.get(number, {})
@@ -184,6 +182,8 @@ class _Calls:
     def _why_not(self, number: int) -> str:
         if number in self._graph.hidden:
             return HIDDEN
+        if number in self._cut_off:
+            return f"nodes of {self._graph.calls[number].path or 'the root'} are missing in the file"
         return self._ports.problems.get(number) or (FUSED if number in self._graph.fused else NO_TENSOR)
 
     def _evidence(self, ports: Iterable[Port]) -> str | None:

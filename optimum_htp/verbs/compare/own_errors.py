@@ -10,15 +10,14 @@ reference has there, two calls are connected in another way: that is the work of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.models import Array, Errors, worst_errors
-from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import SHAPE, Ports, Seen
-from optimum_htp.verbs.compare.reference import Reference
+from optimum_htp.verbs.compare.whose import whose
 
 
 @dataclass(slots=True)
@@ -117,7 +116,7 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     nodes = cut.segment(cut.seen(port))
     if not nodes and errors.sqnr_db == float("inf"):
         return  # it is handed on
-    number, foreign = _whose(ports, port, nodes)
+    number, foreign = whose(ports, cut, port, nodes)
     if number is None:
         return
     operations = bool(graph.children.get(number))
@@ -128,68 +127,3 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     row.foreign |= foreign
     sources = cut.sources(cut.seen(port))
     row.guesses |= {each for each in (port, *sources) if ports.matches[each].evidence == SHAPE}
-
-
-def _whose(ports: Ports, port: Port, nodes: Iterable[int]) -> tuple[int | None, set[int]]:
-    """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
-    graph = ports.graph
-    rewired = _rewired(ports, port)
-    if rewired is not None:
-        return rewired, set()
-    level = graph.calls[port.call].parent if port.into else port.call
-    owners = {owner for index in nodes if (owner := graph.owner[index]) is not None}
-    if port.shared and owners and all(graph.is_inside(port.call, owner) for owner in owners):
-        return port.call if _same_sources(ports, port) else _common(graph, owners), set()
-    if not owners:
-        return level, set()
-    foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
-    own = owners - foreign
-    if not own:
-        return _common(graph, foreign), set()
-    return _common(graph, own), foreign
-
-
-def _rewired(ports: Ports, port: Port) -> int | None:
-    """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
-
-    If this graph has the reference's tensor, that is who reads the wrong one; if not, who should have made it.
-    """
-    graph, reference = ports.graph, ports.samples[0]
-    name = ports.expected_name(port) if port.into else None
-    if name is None or name == port.tensor or not ports.names_are_shared:
-        return None
-    if name in graph.flat.producer:
-        readers = [graph.owner[index] for index in graph.readers(port.call, port.tensor)]
-        known = [owner for owner in readers if owner is not None]
-        return _common(graph, known) if known else None
-    maker = reference.owner_of(name)
-    if maker is None:
-        return None
-    gone = [number for number in graph.around(maker) if number not in graph.nodes and number not in graph.fused]
-    return gone[-1] if gone else maker
-
-
-def _same_sources(ports: Ports, port: Port) -> bool:
-    """Whether a tensor is made of the same tensors as in the reference, as far as both have names for them."""
-    flat, reference = ports.graph.flat, ports.samples[0]
-    theirs = reference.sources_of(port.tensor, flat.producer)
-    if theirs is None:
-        return True
-    ours = flat.known_sources(port.tensor, _Named(reference))
-    return theirs <= ours
-
-
-class _Named:
-    """The names that a reference's graph has."""
-
-    def __init__(self, reference: Reference) -> None:
-        self._reference = reference
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._reference.owner_of(name) is not None
-
-
-def _common(graph: CallGraph, numbers: Iterable[int]) -> int | None:
-    """The innermost call that contains all of some."""
-    chains = [list(graph.around(number)) for number in numbers]
-    return next((number for number in chains[0] if all(number in chain for chain in chains)), None)

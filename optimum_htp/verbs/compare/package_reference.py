@@ -49,6 +49,7 @@ class PackageReference:
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
         self._graph = CallGraph(prober.flat, self.calls, self.call_of)
+        self._partial: set[str] = set()  # what stands for the output of a call
         self._borders = {number: self._border(number) for number in self._graph.nodes}
         self.named_calls = sorted(self._graph.nodes)
         self.calls = self._with_sizes()
@@ -77,6 +78,14 @@ class PackageReference:
         """The nearest tensors before one with known names; None if the graph does not have it."""
         return self._prober.flat.known_sources(name, known) if self.has(name) else None
 
+    def weights_of(self, number: int) -> list[Array]:
+        """The weights that a call's own nodes use: the initializers of some length."""
+        owners = enumerate(self._graph.owner)
+        nodes = [self._prober.flat.nodes[index].node for index, owner in owners if owner == number]
+        names = dict.fromkeys(name for node in nodes for name in node.inputs if name)
+        known = (self._prober.constant(name) for name in names)
+        return [array for array in known if array is not None and array.ndim and array.dtype.kind == "f"]
+
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What enters and leaves some calls, by the names in the graph."""
         borders = {number: self._borders.get(number, ((), ())) for number in wanted}
@@ -85,7 +94,7 @@ class PackageReference:
         arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
 
         def known(side: Sequence[str]) -> tuple[PortValue, ...]:
-            return tuple(PortValue(arrays[name], name) for name in side if name in arrays)
+            return tuple(PortValue(arrays[name], name, name not in self._partial) for name in side if name in arrays)
 
         return {
             number: CallValues(
@@ -110,7 +119,9 @@ class PackageReference:
         if not any(name in self._shared for name in returned):
             makers = {self.owner_of(name) for name in returned}
             known = (name for name in inside if name in self._shared and self.owner_of(name) in makers)
-            returned = list(islice(known, 1)) or returned
+            partial = list(islice(known, 1))
+            self._partial.update(partial)
+            returned = partial or returned
         return tuple(received), tuple(reversed(returned))
 
     def _with_sizes(self) -> list[ReferenceCall]:

@@ -358,6 +358,23 @@ class Ports:
                 chosen[ports[0]] = PortMatch(index, SHAPE)
         return chosen
 
+    def is_whole(self, port: Port) -> bool:
+        """Whether a port's tensor is all that the call returned, and not what comes before it."""
+        values = self._values(self.samples[0], [port.call])[port.call]
+        return self.expected(port, values)[self.matches[port].index].whole
+
+    def tensor_of(self, port: Port) -> set[str] | None:
+        """The tensors with what a call should be given at a port, where another call returned just that; None if unknown."""
+        values = self._values(self.samples[0], [port.call])[port.call]
+        wanted = self.expected(port, values)[self.matches[port].index]
+        tensors = set()
+        for other in self.matches:
+            if not other.into and self.matches[other].evidence != SHAPE:
+                returned = self._values(self.samples[0], [other.call])[other.call].returned
+                if returned[self.matches[other].index] is wanted:
+                    tensors.add(other.tensor)
+        return tensors or None
+
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""
         values = self._values(self.samples[0], [port.call])[port.call]

@@ -24,6 +24,7 @@ from optimum_htp.onnxfile import (
     OnnxModel,
     Piece,
     SourceFiles,
+    TensorTypes,
     Value,
     element_type,
     encode_node,
@@ -36,7 +37,6 @@ from optimum_htp.onnxfile import (
     reads,
     scope_spans,
     scopes_of,
-    tensor_types,
 )
 from optimum_htp.verbs.compare.cut import Correction, Plan, PlannedNode
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
@@ -66,7 +66,7 @@ class Prober:
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
         self._declared = {value.name: value for value in model.graph.inputs}
         self._external = bool(external_data_files(model))
-        self.types = tensor_types(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes)
+        self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
         # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
         self.rounds_half = provider == DEFAULT_PROVIDER and any(map(self._is_half, flat.producer))
 

@@ -27,10 +27,14 @@ class ReferenceCall:
 
 @dataclass(frozen=True, slots=True)
 class PortValue:
-    """A tensor that a call was given or that it returned, and its name in the reference's graph if there is one."""
+    """A tensor that a call was given or that it returned, and its name in the reference's graph if there is one.
+
+    It is not the `whole` of what the call returned where the graph that is compared lacks that: then it is what comes before.
+    """
 
     array: Array
     name: str | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,9 @@ class Reference(Protocol):
 
     def sources_of(self, name: str, known: Container[str]) -> set[str] | None:
         """The nearest tensors before one with known names; None if the reference's graph does not have it."""
+
+    def weights_of(self, number: int) -> list[Array]:
+        """The weights that the nodes of a call use; none if unknown."""
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""

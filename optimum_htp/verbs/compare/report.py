@@ -143,7 +143,6 @@ class PartComparison:
         outputs: The model's outputs.
         outputs_sqnr_db: The SQNR of all together.
         without_nodes: Module calls that have no nodes, such as dropout's.
-        missing: Modules with nodes in the reference that have none here.
         unknown_calls: Nodes of modules that ran more than once, of which nothing says which call they belong to.
         chunks: In how many runs the tensors were exposed.
         random: The operators of the graph that draw random numbers: tensors after them differ from run to run.
@@ -166,7 +165,6 @@ class PartComparison:
     outputs: Mapping[str, Errors]
     outputs_sqnr_db: float = float("inf")
     without_nodes: int = 0
-    missing: tuple[str, ...] = ()
     unknown_calls: int = 0
     chunks: int = 1
     random: tuple[str, ...] = ()
@@ -205,8 +203,7 @@ class PartComparison:
     @property
     def skipped(self) -> dict[str, int]:
         """How many calls with nodes were not compared, by reason."""
-        reasons = Counter(call.skipped for call in self.modules if call.skipped is not None)
-        return {**{f"nodes of {path or 'the root'} are missing in the file": 1 for path in self.missing}, **reasons}
+        return dict(Counter(call.skipped for call in self.modules if call.skipped is not None).most_common())
 
     @property
     def looks_foreign(self) -> bool:

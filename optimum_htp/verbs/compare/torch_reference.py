@@ -106,6 +106,10 @@ class TorchReference:
     def sources_of(self, *_: object) -> None:
         """Unknown, the same."""
 
+    def weights_of(self, _: int) -> list[Array]:
+        """Unknown: which of them a graph folds is not said."""
+        return []
+
     def named(self, _: Sequence[str]) -> dict[str, Array]:
         """No tensors: those of PyTorch have no names."""
         return {}

@@ -8,7 +8,7 @@ off, that says who is to blame (`verdict`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from optimum_htp.models import (
     InputSizes,
     Part,
     SourceModel,
+    check_axes,
     check_provider,
     component_config,
     default_tolerance,
@@ -29,17 +30,22 @@ from optimum_htp.models import (
     graph_inputs,
     load_inputs,
     load_source_of,
+    make_inputs,
     names_in_torch,
     paired_inputs,
     paired_outputs,
+    part_inputs,
+    part_phases,
     phases,
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import (
+    CutFrom,
     HtpPackage,
     ValuePairs,
     as_package,
     check_renamed,
+    cut_from,
     partners,
     tagged_file,
     traits_of,
@@ -207,8 +213,19 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
     compared: list[PartComparison] = []
     refused: dict[str, str] = {}
     check_renamed(options.renamed, (file.model for file in chosen.values()))
+    check_axes(
+        [file.model for side in (package, other) for file in side.files.values()],
+        options.sizes,
+        where=str(package.path),
+    )
     found = partners(traits_of(chosen.values()), traits_of(other.files.values()))
     for file in chosen.values():
+        record = cut_from(file.model)
+        if record is not None:
+            source, origin = record.source(file.model.path, given=None if is_own else other)
+            tagged = tagged_file(file, package=package, reference=source)
+            compared += _compare_cut(tagged, tagged_file(origin, package=source), record, source, options)
+            continue
         partner = found[file.name]
         if partner.other is None:
             refused[file.name] = partner.problem(other.path)
@@ -240,6 +257,23 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
     return tuple(compared), refused
 
 
+def _compare_cut(
+    tagged: TaggedGraph, reference: TaggedGraph, record: CutFrom, source: HtpPackage, options: _Options
+) -> Iterator[PartComparison]:
+    """Compares an extracted part with what it was cut from, on what that gives it."""
+    config = component_config(source, reference.name) or source.config
+    for phase in part_phases(record, reference.model):
+        samples = []
+        for seed, given in enumerate(options.given(reference.model)):
+            if given is None:
+                given = make_inputs(reference.model, config, sizes=options.sizes, phase=phase, varied=True, seed=seed)
+            inputs = part_inputs(tagged.model, record, reference.model, config, phase=phase, given=given)
+            samples.append((inputs, given))
+        names = [value.name for value in tagged.model.graph.outputs]
+        results = dict(zip(names, record.outputs, strict=False))
+        yield _compare_files(tagged, reference, samples, results, (), options, phase)
+
+
 def _compare_phase(
     tagged: TaggedGraph,
     reference: TaggedGraph,
@@ -248,25 +282,43 @@ def _compare_phase(
     options: _Options,
     phase: str,
 ) -> PartComparison:
-    branch = phase == "decode" if any(v.name == "use_cache_branch" for v in graph_inputs(tagged.model)) else None
-    ours = FlatGraph(tagged.model, tagged.tags, branch=branch)
-    theirs = FlatGraph(reference.model, reference.tags, branch=branch)
-    results = {name: pairs[1].names.get(name, name) for name in ours.outputs}
+    samples = [
+        shared_inputs(tagged.model, reference.model, pairs[0], config, options.sizes, phase, given=given, seed=seed)
+        for seed, given in enumerate(options.given(tagged.model))
+    ]
+    results = {value.name: pairs[1].names.get(value.name, value.name) for value in tagged.model.graph.outputs}
+    return _compare_files(tagged, reference, samples, results, pairs, options, phase)
+
+
+def _compare_files(
+    tagged: TaggedGraph,
+    reference: TaggedGraph,
+    samples: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]],
+    results: Mapping[str, str],
+    pairs: Sequence[ValuePairs],
+    options: _Options,
+    phase: str,
+) -> PartComparison:
+    """Compares two graphs: `samples` has the inputs of each, `results` which tensors the outputs are there."""
+
+    def flat(graph: TaggedGraph) -> FlatGraph:
+        is_merged = any(value.name == "use_cache_branch" for value in graph_inputs(graph.model))
+        return FlatGraph(graph.model, graph.tags, branch=phase == "decode" if is_merged else None)
+
+    ours, theirs = flat(tagged), flat(reference)
+    if ours.path:  # the outputs of a merged decoder are those of its branches
+        results = {name: results.get(name, name) for name in ours.outputs}
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
-        samples = []
-        for seed, given in enumerate(options.given(tagged.model)):
-            inputs, own_inputs = shared_inputs(
-                tagged.model, reference.model, pairs[0], config, options.sizes, phase, given=given, seed=seed
+        references = [
+            PackageReference(
+                str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
+                shared=ours.producer, max_bytes=options.max_bytes // (2 * _SAMPLES),
             )
-            samples.append(
-                PackageReference(
-                    str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
-                    shared=ours.producer, max_bytes=options.max_bytes // (2 * _SAMPLES),
-                )
-            )  # fmt: skip
+            for inputs, own_inputs in samples
+        ]  # fmt: skip
         label = "" if phase == "forward" else phase
         tolerance = default_tolerance(tagged.model, reference.model)
-        return _compare(tagged, ours, samples, pairs, options, branch=label, tolerance=tolerance)
+        return _compare(tagged, ours, references, pairs, options, branch=label, tolerance=tolerance)
 
 
 def _compare(

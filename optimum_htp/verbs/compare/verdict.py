@@ -27,7 +27,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
 _HIDING_DB, _CLEAR_DB = 60.0, 20.0
 _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
-_BROKEN_DB = 20.0
+_BROKEN_DB, _EXPLAINED_DB = 20.0, 10.0
 _LIMIT_DB = 150.0  # what float32 can show
 
 
@@ -151,6 +151,11 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     if culprits and all(any(_choosers(ports, row)) for blame in culprits for row in blame.rows):
         why = f"{', '.join(chosen)} may choose otherwise among values that are nearly equal"
         return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
+    mixed = next((row for blame in culprits[:1] for row in blame.rows if row.foreign), None)
+    if mixed is not None and len(culprits) == 1:
+        calls = [ports.graph.calls[number].path or "the root" for number in (mixed.call, *sorted(mixed.foreign))]
+        why = f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
+        return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
     if culprits:
         culprits.sort(key=lambda blame: (-round(blame.gain_db), -blame.excess_db))
         named = [row for blame in culprits for row in blame.rows]
@@ -194,8 +199,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
     """What putting the work of each of some modules right does to the outputs.
 
-    Where these are broken as a whole (no number, or no likeness), one of several that break them shows no effect alone: there
-    it counts what is worse if all but this one are put right.
+    Where these are far off and no module alone explains it, as with two whose weights are each other's, one of several shows
+    no effect alone: there it counts what is worse if all but this one are put right.
     """
     if not groups:
         return []
@@ -203,7 +208,8 @@ def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, f
     counterfactual = Counterfactual(ports, rows)
     alone = [counterfactual.outputs(group) for group in groups]
     gains = [_better(outputs, before) for outputs in alone]
-    if before.sqnr_db < _BROKEN_DB and len(groups) > 1:
+    explained = any(gain > _EXPLAINED_DB for gain in gains)
+    if before.sqnr_db < _BROKEN_DB and len(groups) > 1 and not explained:
         together = counterfactual.outputs(rows)
         for index, group in enumerate(groups) if together is not None else ():
             others = counterfactual.outputs(row for row in rows if row not in group)

@@ -193,7 +193,7 @@ def _closure(
         for name in reads(scopes[depth].graph.nodes[index]):
             tensor = edges.find(scopes[depth].path, name) or ("", name)
             home = depths[tensor[0]]
-            producer = edges.producers.get(tensor)
+            producer = edges.producer(*tensor)
             if producer is not None and (home, producer[1]) in chosen:
                 continue
             if producer is not None and name in scopes[home].constants:

@@ -18,6 +18,7 @@ from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root
 from optimum_htp.models import DEFAULT_PROVIDER, open_session, session_options
 from optimum_htp.onnxfile import (
     SourceFiles,
+    TensorTypes,
     Value,
     body_path,
     graph_digest,
@@ -26,7 +27,6 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
     split_body_path,
-    tensor_types,
 )
 from optimum_htp.package import (
     SIDECAR,
@@ -90,9 +90,9 @@ def extract(
     with SourceFiles(source) as files, writing(target):
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
-        types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
-        part = cut(choice, types)
-        typed = _typed(choice, part, types)
+        types = TensorTypes(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
+        part = cut(choice, types.known)
+        typed = _typed(choice, part, types.sized((*part.inputs, *part.outputs)))
         with StagedDirectory(target.parent) as staging:
             staged = staging.path / target.name
             record = _record(choice, part, target, opened)
@@ -141,7 +141,7 @@ def _load_error(file: Path) -> str | None:
     """Why ONNX Runtime can't load a file; None if it can."""
     import onnxruntime
 
-    options = session_options()
+    options = session_options(threads=1)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from optimum_htp.onnxfile import Edges, Initializer, Node, SourceFiles, Use, element_type, model_spans, scope_spans
+from optimum_htp.hierarchy import NodeKey
+from optimum_htp.onnxfile import Edges, Initializer, Node, SourceFiles, element_type, model_spans, scope_spans
 from optimum_htp.package import HtpFile, external_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.state_dict import Array
@@ -46,28 +47,28 @@ class TaggedInitializer:
 
 def tagged_initializers(file: TaggedGraph) -> list[TaggedInitializer]:
     """The initializers of a file, in order."""
-    nodes = dict(file.model.nodes())
     edges = Edges(file.model)
-
-    def uses(tensor: tuple[str, str]) -> Iterator[tuple[Use, Consumer]]:
-        for use in edges.consumers.get(tensor, ()):
-            if use.slot is not None:
-                yield use, Consumer(nodes[use.graph, use.index], use.slot)
+    uses: dict[tuple[str, str], list[tuple[NodeKey, Consumer]]] = {}
+    for key, node in file.model.nodes():
+        for slot, name in enumerate(node.inputs):
+            tensor = edges.find(key[0], name)
+            if tensor is not None:
+                uses.setdefault(tensor, []).append((key, Consumer(node, slot)))
 
     def tags(tensor: tuple[str, str], passes: int = 0) -> Iterator[str]:
-        for use, (node, _) in uses(tensor):
-            tag = file.tags.get((use.graph, use.index))
+        for key, (node, _) in uses.get(tensor, ()):
+            tag = file.tags.get(key)
             if tag is not None and tag.source != "unresolved":
                 yield from (*tag.origins, tag.tag)
             if node.op_type in _PASS_THROUGH and passes < _MAX_PASSES:
                 for output in filter(None, node.outputs):
-                    yield from tags((use.graph, output), passes + 1)
+                    yield from tags((key[0], output), passes + 1)
 
     return [
         TaggedInitializer(
             path,
             tensor,
-            tuple(consumer for _, consumer in uses((path, tensor.name))),
+            tuple(consumer for _, consumer in uses.get((path, tensor.name), ())),
             tuple(dict.fromkeys(tags((path, tensor.name)))),
         )
         for path, graph in file.model.graphs()

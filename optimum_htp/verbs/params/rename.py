@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, count
@@ -13,18 +12,15 @@ from optimum_htp.onnxfile import (
     read_model,
     renamable_initializers,
     rename_initializers,
-    rewrite_metadata,
     tensor_names,
 )
 from optimum_htp.package import (
-    RENAMED,
-    SKELETON,
     HtpFile,
     HtpPackage,
     Sidecar,
     StagedDirectory,
     StoredParameter,
-    pack_skeleton,
+    write_renames,
 )
 from optimum_htp.verbs.params.report import ParameterRow, shared_segments
 
@@ -122,12 +118,7 @@ def _staged(change: RenamedFile, staging: StagedDirectory, renamed: Mapping[str,
     target = staging.path / change.file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     rename_initializers(change.file.path, change.names, destination=target)
-    model = read_model(target)
     record = change.file.record
-    entries: dict[str, str] = {RENAMED: json.dumps(renamed, ensure_ascii=False)}
-    if record is not None and SKELETON in model.metadata:
-        skeleton = pack_skeleton(record.tagged(model))
-        if skeleton is not None:
-            entries[SKELETON] = skeleton
-    rewrite_metadata(target, nodes={}, owned=lambda key: key in (SKELETON, RENAMED), model=entries)
-    return model
+    assert record is not None
+    write_renames(record.tagged(read_model(target)), renamed)
+    return read_model(target)

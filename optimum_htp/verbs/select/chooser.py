@@ -74,6 +74,7 @@ class Chooser:
             unresolved=unresolved,
             other_names=frozenset(others),
             tags=self.file.tags,
+            model=self.file.model,
         )
 
     def _belongs(self, tag: NodeTag) -> _Belongs:

@@ -8,6 +8,7 @@ from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, NodeTags
+from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
 
 
@@ -48,6 +49,7 @@ class FileSelection:
         unresolved: How many nodes of the file have no known module; they are never selected.
         other_names: The names of the nodes that are not selected.
         tags: The tags of all nodes of the file.
+        model: The file's graph.
     """
 
     name: str
@@ -57,6 +59,7 @@ class FileSelection:
     unresolved: int
     other_names: frozenset[str] = field(repr=False)
     tags: NodeTags = field(repr=False)
+    model: OnnxModel = field(repr=False)
 
     @property
     def names(self) -> list[str]:

@@ -37,11 +37,11 @@ class Selection:
         """The names of the nodes as a tool takes them.
 
         Args:
-            tool: A format of `select` that is a list: `"names"`, `"ort-quantize"`, `"ort-fp16"`, `"olive"`,
-                `"modelopt"`.
+            tool: A format of `select` that is a list: `"names"`, `"ort-quantize"`, `"ort-fp16"`,
+                `"onnxconverter-fp16"`, `"olive"`, `"modelopt"`.
 
         Raises:
-            PackageError: There are nodes in several files.
+            PackageError: There are nodes in several files, or the tool can't take any of them.
             HtpError: There is no such format.
 
         Example:

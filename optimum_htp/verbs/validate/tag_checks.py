@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, node_id
-from optimum_htp.package import SIDECAR, owned_keys, read_tags
+from optimum_htp.package import SIDECAR, Ownership, read_tags
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
@@ -44,12 +44,12 @@ def _name(model: OnnxModel, key: NodeKey) -> str:
 def check_keys(package: Contents) -> Iterator[Finding]:
     """No node has a metadata key twice: readers differ in which one they take."""
     for name, model in package.readable.items():
-        ours = owned_keys(model)
+        ours = Ownership.of(model)
         again = f"write the tags again: optimum-cli htp project {package.path}"
         for (_, index), node in model.nodes():
             for key in node.repeated_keys:
                 reason = f"{name}: the node {node.name or f'#{index}'!r} has the metadata key {key!r} twice"
-                yield failed(reason, again if ours(key) else "remove one: readers differ in which they take")
+                yield failed(reason, again if ours.has(key) else "remove one: readers differ in which they take")
     yield good("each key once per node") if package.readable else skipped("no file could be read")
 
 

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode, counted
+from optimum_htp.hierarchy import NodeKey
+from optimum_htp.onnxfile import Node
+from optimum_htp.verbs.select.file_selection import FileSelection, counted
 
 
 class SelectionFormat(ABC):
@@ -30,12 +32,18 @@ class NameFormat(SelectionFormat):
 
     one_file: bool = True
     as_json: bool = True  # else a name on each line
-    names_of: Callable[[SelectedNode], tuple[str, ...]] = lambda node: (node.name,)  # by which the tool knows a node
+    names_of: Callable[[Node], tuple[str, ...]] = lambda node: (node.name,)  # by which the tool knows a node
     entry: Callable[[str], str] = str  # what stands for a name in the list, such as a pattern that matches it
+
+    def listed(self, file: FileSelection) -> set[NodeKey]:
+        """The nodes that the tool is given: those that are selected. Raises PackageError if it can take none."""
+        return {(node.graph, node.position) for node in file.nodes}
 
     def names(self, file: FileSelection) -> list[str]:
         """The names by which the tool knows the nodes; nodes without a name are left out."""
-        return list(dict.fromkeys(name for node in file.nodes if node.name for name in self.names_of(node)))
+        listed = self.listed(file)
+        nodes = (node for key, node in file.model.nodes() if key in listed and node.name)
+        return list(dict.fromkeys(name for node in nodes for name in self.names_of(node)))
 
     def entries(self, file: FileSelection) -> list[str]:
         """The list that the tool takes."""
@@ -47,16 +55,18 @@ class NameFormat(SelectionFormat):
         return json.dumps(entries, indent=2).splitlines() if self.as_json else entries
 
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
-        """How the named nodes differ from the selected ones."""
-        if file.unnamed:
+        """How the nodes of these names differ from those that are meant."""
+        listed = self.listed(file)
+        meant = [node.name for key, node in file.model.nodes() if key in listed]
+        others = {node.name for key, node in file.model.nodes() if key not in listed}
+        unnamed, named = meant.count(""), {*meant} - {""}
+        if unnamed:
             yield (
-                f"left out {counted(file.unnamed)} without a name, which tools that go by names can't select (--json "
-                "lists all)"
+                f"left out {counted(unnamed)} without a name, which tools that go by names can't select (--json lists all)"
             )
-        named = len(file.nodes) - file.unnamed
-        if named > len(file.names):
-            yield f"{len(file.names):,} names stand for {named:,} nodes, as in branches"
-        ambiguous = [name for name in self.names(file) if name in file.other_names]
+        if len(meant) - unnamed > len(named):
+            yield f"{len(named):,} names stand for {len(meant) - unnamed:,} nodes, as in branches"
+        ambiguous = [name for name in self.names(file) if name in others]
         if ambiguous:
             yield (
                 f"{len(ambiguous):,} of the names are also those of nodes that were not selected, such as "

@@ -1,6 +1,6 @@
-"""NVIDIA's Model Optimizer: `nodes_to_exclude`, a regular expression for each name.
+"""NVIDIA's Model Optimizer: `nodes_to_exclude` of its quantizer and of AutoCast, its converter to float16 and bfloat16.
 
-It ends in `$`, because the tool's `re.match` takes whatever begins like the name.
+A regular expression for each name. It ends in `$`, because the tool's `re.match` takes whatever begins like the name.
 """
 
 from __future__ import annotations

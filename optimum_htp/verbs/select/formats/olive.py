@@ -1,4 +1,7 @@
-"""Olive: a pattern of `fnmatch` for each name."""
+"""Olive: a pattern of `fnmatch` for each name, which its passes take that go by patterns (`OnnxKQuantQuantization`).
+
+Others go by the names themselves, as the tools do that they run: `ort-quantize` and `ort-fp16` are for these.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,163 @@
+"""Whose work a tensor at a port is: that of the nodes that make it, unless two graphs are connected in different ways.
+
+For example, `block` is `norm(x + dense(x))`:
+
+    block.dense: MatMul -> d0         the bias is missing: `d0` is there, and what `dense` returned is not: dense
+    block.dense: Add    -> d
+    block:       Add(x, d) -> s       it is missing, and `norm` reads `d`: nobody makes what `norm` should be given: block
+                                      it adds another tensor than `x`, which is there as well: block, which reads it
+    block.norm:  Norm(s) -> y         wrong on the right `s`: norm
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from optimum_htp.models import Array
+from optimum_htp.onnxfile import reads
+from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.reference import Reference
+
+
+def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> tuple[int | None, set[int]]:
+    """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
+    graph = ports.graph
+    rewired = _rewired(ports, port)
+    if rewired is None:
+        rewired = _cut_short(ports, cut, port, nodes)
+    if rewired is not None:
+        return rewired, set()
+    level = graph.calls[port.call].parent if port.into else port.call
+    numbers = [index for index in nodes if _computes(ports, index)] or nodes
+    owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
+    if not owners:
+        return level, set()
+    changed = _changed_weights(ports, nodes) if graph.fused else None
+    if changed is not None:
+        return changed, set()
+    if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
+        return port.call if _same_sources(ports, port) else _common(graph, owners), set()
+    foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
+    own = owners - foreign
+    if not own:
+        return _common(graph, foreign), set()
+    return _common(graph, own), foreign
+
+
+def _computes(ports: Ports, index: int) -> bool:
+    """Whether a node produces a floating-point tensor, and not just a size or an index."""
+    return any(name and ports.prober.may_be_float(name) for name in ports.graph.flat.nodes[index].node.outputs)
+
+
+def _rewired(ports: Ports, port: Port) -> int | None:
+    """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
+
+    If this graph has the reference's tensor, that is who reads the wrong one; if not, who should have made it.
+    """
+    graph, reference = ports.graph, ports.samples[0]
+    if not port.into:
+        return None
+    name = ports.expected_name(port)
+    if name is None:
+        right = ports.tensor_of(port)
+        return _readers(graph, port) if right is not None and port.tensor not in right else None
+    if name == port.tensor or not ports.names_are_shared:
+        return None
+    if name in graph.flat.producer:
+        return _readers(graph, port)
+    maker = reference.owner_of(name)
+    if maker is None:
+        return None
+    gone = [number for number in graph.around(maker) if number not in graph.nodes and number not in graph.fused]
+    return gone[-1] if gone else maker
+
+
+def _readers(graph: CallGraph, port: Port) -> int | None:
+    """The innermost call whose nodes read the tensor at a port."""
+    readers = [graph.owner[index] for index in graph.readers(port.call, port.tensor)]
+    known = [owner for owner in readers if owner is not None]
+    return _common(graph, known) if known else None
+
+
+def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int | None:
+    """The call whose last operations are missing: the nodes read what it has before them, and none came from it.
+
+    An optimizer that moves them, a bias into the next operator, say, makes a node that came from both.
+    """
+    graph = ports.graph
+    origins = {
+        tag
+        for index in nodes
+        if (node := graph.flat.nodes[index].tag) is not None
+        for tag in (*node.origins, node.tag)
+    }
+    for source in cut.sources(cut.seen(port)):
+        if not source.into and not ports.is_whole(source) and graph.calls[source.call].tag not in origins:
+            return source.call
+    return None
+
+
+def _same_sources(ports: Ports, port: Port) -> bool:
+    """Whether a tensor is made of the same tensors as in the reference, as far as both have names for them."""
+    flat, reference = ports.graph.flat, ports.samples[0]
+    theirs = reference.sources_of(port.tensor, flat.producer)
+    if theirs is None:
+        return True
+    return theirs <= flat.known_sources(port.tensor, _Named(reference))
+
+
+class _Named:
+    """The names that a reference's graph has."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._reference.owner_of(name) is not None
+
+
+def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
+    """Of the calls that nodes are of, or were fused from, the only one whose weights they don't have; None if there is none.
+
+    Attention, for one, has the weights of query, key and value side by side.
+    """
+    graph, reference = ports.graph, ports.samples[0]
+    nodes = list(nodes)
+    origins = {
+        tag
+        for index in nodes
+        if (node := graph.flat.nodes[index].tag) is not None
+        for tag in (*node.origins, node.tag)
+    }
+    calls = [call.number for call in graph.calls if call.tag in origins]
+    theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
+    if len(theirs) < 2:
+        return None
+    names = dict.fromkeys(name for index in nodes for name in reads(graph.flat.nodes[index].node))
+    ours = [array for name in names if (array := ports.prober.constant(name)) is not None]
+    changed = {number for number, weights in theirs.items() if not all(_is_part(each, ours) for each in weights)}
+    return changed.pop() if len(changed) == 1 else None
+
+
+def _is_part(weight: Array, arrays: Sequence[Array]) -> bool:
+    """Whether an array is one of others, or what lies side by side in one, in that type."""
+    import numpy as np
+
+    for array in arrays:
+        if weight.ndim != array.ndim or weight.shape[:-1] != array.shape[:-1] or array.dtype.kind != "f":
+            continue
+        width, step = weight.shape[-1] if weight.ndim else 0, max(weight.shape[-1], 1) if weight.ndim else 1
+        if not width or array.shape[-1] % step:
+            continue
+        cast = weight.astype(array.dtype)
+        if any(np.array_equal(array[..., at : at + width], cast) for at in range(0, array.shape[-1], step)):
+            return True
+    return False
+
+
+def _common(graph: CallGraph, numbers: Iterable[int]) -> int | None:
+    """The innermost call that contains all of some."""
+    chains = [list(graph.around(number)) for number in numbers]
+    return next((number for number in chains[0] if all(number in chain for chain in chains)), None)
