@@ -11,7 +11,7 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
@@ -34,7 +34,8 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if rewired is not None:
         return rewired, set()
     level = graph.calls[port.call].parent if port.into else port.call
-    numbers = [index for index in nodes if _computes(ports, index)] or nodes
+    prober = ports.prober
+    numbers = _that_make(ports, nodes, prober.may_be_float) or _that_make(ports, nodes, prober.may_be_port) or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
         return level, set()
@@ -50,9 +51,10 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     return _common(graph, own), foreign
 
 
-def _computes(ports: Ports, index: int) -> bool:
-    """Whether a node produces a floating-point tensor, and not just a size or an index."""
-    return any(name and ports.prober.may_be_float(name) for name in ports.graph.flat.nodes[index].node.outputs)
+def _that_make(ports: Ports, nodes: Iterable[int], kind: Callable[[str], bool]) -> list[int]:
+    """The nodes that make tensors of some kind: sizes and the like are nobody's work."""
+    flat = ports.graph.flat.nodes
+    return [index for index in nodes if any(name and kind(name) for name in flat[index].node.outputs)]
 
 
 def _rewired(ports: Ports, port: Port) -> int | None:
