@@ -31,7 +31,6 @@ from optimum_htp.models.measures import (
     computes_in,
     default_tolerance,
     finite,
-    measure_errors,
     random_operators,
     worst_errors,
 )
@@ -48,7 +47,6 @@ from optimum_htp.models.torch_parts import (
     fixed_sizes,
     names_in_torch,
     run_for_file,
-    same_random_numbers,
     tensors_in,
 )
 from optimum_htp.models.torch_source import (

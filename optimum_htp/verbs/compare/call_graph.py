@@ -20,16 +20,20 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag
-from optimum_htp.onnxfile import reads
+from optimum_htp.onnxfile import Node, reads
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+_UNCERTAIN = frozenset(("fused", "inserted", "unresolved"))
 _VIEWS = frozenset(("Shape", "Size"))
 
 
 class CallGraph:
-    """The calls around each node. `call_of` gives the call that a node belongs to by its tag, None if unknown.
+    """The calls around each node.
+
+    `call_of` gives the call that a node belongs to by its tag, None if unknown; `same_node` the one that it belongs to in the
+    reference, if that has the very node.
 
     With `depth` the calls deeper in the tree (the root is at depth 0) are one with those that they were made from.
     """
@@ -40,18 +44,29 @@ class CallGraph:
         calls: Sequence[ReferenceCall],
         call_of: Callable[[NodeTag], int | None],
         *,
+        same_node: Callable[[Node], int | None] = lambda _: None,
         depth: int | None = None,
     ) -> None:
         self.flat = flat
         self.calls = calls
         self._call_of = call_of
+        self._same_node = same_node
         self._depth = depth
         self.adapters = self._find_adapters()
+        # Nodes that the reference's graph has too, whatever was made of the nodes around them.
+        self._unchanged = {
+            index: number
+            for index, node in enumerate(flat.nodes)
+            if node.tag is not None and node.tag.source in _UNCERTAIN and index not in self.adapters
+            if (number := same_node(node.node)) is not None
+        }
         # For each node the call that it belongs to; None for adapters, and where that is unknown.
         self.owner: list[int | None] = []
         for index, node in enumerate(flat.nodes):
+            owner = self._unchanged.get(index)
             known = node.tag is not None and node.tag.source != "unresolved" and index not in self.adapters
-            owner = call_of(node.tag) if known and node.tag is not None else None
+            if owner is None and known and node.tag is not None:
+                owner = call_of(node.tag)
             self.owner.append(self._cut_off(owner))
         # For each call that has nodes, their indices, those of the calls in it included.
         self.nodes: dict[int, set[int]] = {}
@@ -61,7 +76,7 @@ class CallGraph:
 
     def at_depth(self, depth: int) -> CallGraph:
         """The same graph with no calls deeper than that."""
-        return CallGraph(self.flat, self.calls, self._call_of, depth=depth)
+        return CallGraph(self.flat, self.calls, self._call_of, same_node=self._same_node, depth=depth)
 
     def has_call(self, number: int) -> bool:
         """Whether a call is not too deep to be one here."""
@@ -101,7 +116,7 @@ class CallGraph:
             by_tag.setdefault(call.tag, []).append(call.number)
         fused: dict[int, list[int]] = {}
         for index, node in enumerate(self.flat.nodes):
-            if node.tag is None or len(node.tag.origins) < 2:
+            if node.tag is None or len(node.tag.origins) < 2 or index in self._unchanged:
                 continue
             for origin in node.tag.origins:
                 # The calls of the origin that were made in the call of the module which contains all origins.
@@ -109,6 +124,14 @@ class CallGraph:
                     if not self.is_inside(self.owner[index], number) and self.is_inside(number, self.owner[index]):
                         fused.setdefault(number, []).append(index)
         return fused
+
+    @cached_property
+    def working(self) -> frozenset[int]:
+        """The calls that do something here: nodes of them, or made from them and others, lead from inputs to outputs."""
+        lead, _ = self.flat.slice_to(self.flat.outputs)
+        alive = self.flat.varying.intersection(lead)
+        own = {number for index in alive for number in self.around(self.owner[index])}
+        return frozenset(own | {number for number, nodes in self.fused.items() if not alive.isdisjoint(nodes)})
 
     @property
     def has_fusions(self) -> bool:
@@ -148,6 +171,10 @@ class CallGraph:
     def readers(self, number: int, name: str) -> list[int]:
         """The nodes of a call that read a tensor, through adapters too."""
         return [index for index in self._consumers(name) if index in self.nodes[number]]
+
+    def is_read(self, name: str) -> bool:
+        """Whether anything reads a tensor, or it is an output of the graph."""
+        return name in self._results or next(self._consumers(name), None) is not None
 
     def varies(self, name: str) -> bool:
         """Whether a tensor depends on the model's inputs, or is one."""

@@ -109,7 +109,7 @@ class Cut:
         graph = self._graph
         index = self._flat.producer.get(name)
         if not graph.varies(name):
-            return name
+            return self._constant(name, level)
         if index in graph.adapters:
             return self._clone(index, name, level)
         if name in self._shared_fed:
@@ -125,6 +125,15 @@ class Cut:
         if level is None:
             return name
         return self._at(Port(level, name, into=True), graph.calls[level].parent)
+
+    def _constant(self, name: str, level: int | None) -> str:
+        """What does not depend on the inputs is the reference's too where a module returns it: a weight that is computed."""
+        index = self._flat.producer.get(name)
+        for number in self._graph.around(None if index is None else self._graph.owner[index]):
+            port = self._fed.get((number, name, False))
+            if port is not None and not self._graph.is_inside(level, number):
+                return self._feed(port)
+        return name
 
     def _at(self, port: Port, beyond: int | None) -> str:
         """What is at a port if it is one, else what is beyond it."""

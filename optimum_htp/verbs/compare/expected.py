@@ -31,6 +31,7 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
     ).split()
 )
 _UNKNOWN_DB = 12.0
+_ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
 _UNKNOWN_STEPS = 0.06
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
 
@@ -69,11 +70,14 @@ class Expected:
         noise = self._of_steps(row)
         if any(node.op_type in _QUANTIZING for node in nodes):
             noise += sum(self._of_activations(row))
-        for node, weight in self._weights(nodes):
+        weights = list(self._weights(nodes))
+        for node, weight in weights:
             part = _of_integers(weight, node) if node.op_type not in _UNKNOWN else None
             if part is None:
                 return _UNKNOWN_DB
             noise += part
+        if len(weights) == 1:
+            noise *= self._cancelled(row, weights[0][1])
         if any(node.op_type in _UNKNOWN for node in nodes):
             return _UNKNOWN_DB
         return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
@@ -91,6 +95,25 @@ class Expected:
         if arrays is None:
             return _UNKNOWN_STEPS if names else 0.0
         return max(sum(self._of_rounding(values[name], node) for name, node in names.items()) for values in arrays)
+
+    def _cancelled(self, row: Row, weight: Array) -> float:
+        """By how much the products of a matrix cancel out, more than those of random numbers: noise does not."""
+        import numpy as np
+
+        if weight.ndim != 2:
+            return 1.0
+        numbers = weight.astype(np.float32) - np.median(weight)
+        factors = [1.0]
+        for value in self._ports.samples[0].values([row.call])[row.call].received:
+            array = value.array
+            sides = [side for side in (numbers, numbers.T) if array.ndim and array.shape[-1] == side.shape[0]]
+            if array.dtype.kind != "f" or not sides or not np.isfinite(array).all():
+                continue
+            rows = array.reshape(-1, array.shape[-1])[:_ROWS].astype(np.float32)
+            expected = float(np.mean(np.square(rows))) * float(np.mean(np.square(numbers))) * len(sides[0])
+            actual = float(np.mean(np.square(rows @ sides[0])))
+            factors.append(expected / actual if actual else 1.0)
+        return max(factors)
 
     def _of_rounding(self, values: Array, node: Node) -> float:
         import numpy as np

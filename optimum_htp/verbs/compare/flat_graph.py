@@ -86,9 +86,10 @@ class FlatGraph:
                 stack.extend(fresh)
         return reached
 
-    def known_sources(self, name: str, known: Container[str]) -> set[str]:
-        """The nearest tensors before one that have known names and depend on the model's inputs."""
+    def known_sources(self, name: str, known: Container[str]) -> tuple[set[str], set[int]]:
+        """The nearest tensors before one that have known names and depend on the model's inputs, and the nodes after these."""
         sources: set[str] = set()
+        nodes: set[int] = set()
         done: set[str] = set()
         stack = [name]
         while stack:
@@ -101,8 +102,9 @@ class FlatGraph:
                 if current in self.inputs or index in self.varying:
                     sources.add(current)
             elif index is not None:
+                nodes.add(index)
                 stack.extend(reads(self.nodes[index].node))
-        return sources
+        return sources, nodes & self.varying
 
     @cached_property
     def inputs(self) -> frozenset[str]:

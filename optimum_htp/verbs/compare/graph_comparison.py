@@ -49,7 +49,7 @@ def compare_graph(
         HtpError: ONNX Runtime can't run it.
     """
     reference = samples[0]
-    graph = CallGraph(flat, reference.calls, reference.call_of)
+    graph = CallGraph(flat, reference.calls, reference.call_of, same_node=reference.same_node)
     precision = computes_in(tagged.model)
     ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
     names = {name: name for name in flat.outputs if name in reference.outputs}

@@ -116,7 +116,7 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     nodes = cut.segment(cut.seen(port))
     if not nodes and errors.sqnr_db == float("inf"):
         return  # it is handed on
-    number, foreign = whose(ports, cut, port, nodes)
+    number, foreign = whose(ports, cut, port, nodes, errors)
     if number is None:
         return
     operations = bool(graph.children.get(number))

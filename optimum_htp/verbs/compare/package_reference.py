@@ -9,6 +9,7 @@ from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.models import Array
+from optimum_htp.onnxfile import Node
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.prober import Prober
@@ -69,14 +70,25 @@ class PackageReference:
         known = [self._numbers[key] for key in self._chain(tag) if key in self._numbers]
         return known[-1] if known else None
 
+    def same_node(self, node: Node) -> int | None:
+        """The call of a node of the graph with this operator and these outputs; None if there is none."""
+        index = self._prober.flat.producer.get(node.outputs[0]) if node.outputs else None
+        if index is None:
+            return None
+        own = self._prober.flat.nodes[index].node
+        return self._graph.owner[index] if (own.op_type, own.outputs) == (node.op_type, node.outputs) else None
+
     def owner_of(self, name: str) -> int | None:
         """The call that made the tensor with a name; None if there is none."""
         index = self._prober.flat.producer.get(name)
         return None if index is None else self._graph.owner[index]
 
-    def sources_of(self, name: str, known: Container[str]) -> set[str] | None:
-        """The nearest tensors before one with known names; None if the graph does not have it."""
-        return self._prober.flat.known_sources(name, known) if self.has(name) else None
+    def sources_of(self, name: str, known: Container[str]) -> tuple[set[str], set[int]] | None:
+        """The nearest tensors before one with known names, and the calls that make it of these; None if it is not there."""
+        if not self.has(name):
+            return None
+        sources, nodes = self._prober.flat.known_sources(name, known)
+        return sources, {owner for index in nodes if (owner := self._graph.owner[index]) is not None}
 
     def weights_of(self, number: int) -> list[Array]:
         """The weights that a call's own nodes use: the initializers of some length."""

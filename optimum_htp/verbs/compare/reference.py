@@ -8,6 +8,7 @@ from typing import Protocol
 
 from optimum_htp.hierarchy import NodeTag
 from optimum_htp.models import Array
+from optimum_htp.onnxfile import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,14 @@ class Reference(Protocol):
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that is known."""
 
+    def same_node(self, node: Node) -> int | None:
+        """The call of a node of the reference's graph with this operator and these outputs; None if there is none."""
+
     def owner_of(self, name: str) -> int | None:
         """The call that made the tensor with a name in the reference's graph; None if unknown."""
 
-    def sources_of(self, name: str, known: Container[str]) -> set[str] | None:
-        """The nearest tensors before one with known names; None if the reference's graph does not have it."""
+    def sources_of(self, name: str, known: Container[str]) -> tuple[set[str], set[int]] | None:
+        """The nearest tensors before one with known names, and the calls that make it of these; None if it is not there."""
 
     def weights_of(self, number: int) -> list[Array]:
         """The weights that the nodes of a call use; none if unknown."""

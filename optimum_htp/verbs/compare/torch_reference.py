@@ -29,7 +29,7 @@ from optimum_htp.models import (
     run_for_file,
     tensors_in,
 )
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.onnxfile import Node, OnnxModel
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ class TorchReference:
         return (
             replace(values, returned=tuple(PortValue(array, name) for name, array in outputs)) if outputs else values
         )
+
+    def same_node(self, _: Node) -> None:
+        """Unknown: PyTorch has no nodes."""
 
     def owner_of(self, _: str) -> None:
         """Unknown: tensors of PyTorch have no names."""

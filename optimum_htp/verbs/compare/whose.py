@@ -11,26 +11,31 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from optimum_htp.models import Array
+from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
+_WRONG_DB = 60.0  # what is closer needs no explanation
 
-def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> tuple[int | None, set[int]]:
+
+def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:
     """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
     graph = ports.graph
     rewired = _rewired(ports, port)
-    if rewired is None:
+    if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
+        if rewired is None and not port.into:
+            rewired = _left_out(ports, port)
     if rewired is not None:
         return rewired, set()
     level = graph.calls[port.call].parent if port.into else port.call
-    numbers = [index for index in nodes if _computes(ports, index)] or nodes
+    prober = ports.prober
+    numbers = _that_make(ports, nodes, prober.may_be_float) or _that_make(ports, nodes, prober.may_be_port) or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
         return level, set()
@@ -46,15 +51,17 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> tuple[i
     return _common(graph, own), foreign
 
 
-def _computes(ports: Ports, index: int) -> bool:
-    """Whether a node produces a floating-point tensor, and not just a size or an index."""
-    return any(name and ports.prober.may_be_float(name) for name in ports.graph.flat.nodes[index].node.outputs)
+def _that_make(ports: Ports, nodes: Iterable[int], kind: Callable[[str], bool]) -> list[int]:
+    """The nodes that make tensors of some kind: sizes and the like are nobody's work."""
+    flat = ports.graph.flat.nodes
+    return [index for index in nodes if any(name and kind(name) for name in flat[index].node.outputs)]
 
 
 def _rewired(ports: Ports, port: Port) -> int | None:
     """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
 
-    If this graph has the reference's tensor, that is who reads the wrong one; if not, who should have made it.
+    If this graph has the reference's tensor, that is who reads the wrong one; if not, or if nobody reads it, who should have
+    made it.
     """
     graph, reference = ports.graph, ports.samples[0]
     if not port.into:
@@ -65,13 +72,28 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         return _readers(graph, port) if right is not None and port.tensor not in right else None
     if name == port.tensor or not ports.names_are_shared:
         return None
-    if name in graph.flat.producer:
-        return _readers(graph, port)
     maker = reference.owner_of(name)
+    if name in graph.flat.producer:
+        if maker is None or graph.is_read(name):
+            return _readers(graph, port)
+        unused = [number for number in graph.around(maker) if not graph.is_inside(port.call, number)]
+        return unused[-1] if unused else _readers(graph, port)
     if maker is None:
         return None
-    gone = [number for number in graph.around(maker) if number not in graph.nodes and number not in graph.fused]
-    return gone[-1] if gone else maker
+    return _outermost_gone(graph, maker) or maker
+
+
+def _outermost_gone(graph: CallGraph, number: int) -> int | None:
+    """The outermost call around one, or itself, that does nothing here; None if it does something."""
+    gone = [outer for outer in graph.around(number) if outer not in graph.working]
+    return gone[-1] if gone else None
+
+
+def _left_out(ports: Ports, port: Port) -> int | None:
+    """The call that is left out between a tensor and those that it is made of, where the reference has it; None if none is."""
+    known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
+    gone = {_outermost_gone(ports.graph, maker) for maker in known[1]} if known is not None else set()
+    return min((number for number in gone if number is not None), default=None)
 
 
 def _readers(graph: CallGraph, port: Port) -> int | None:
@@ -105,7 +127,7 @@ def _same_sources(ports: Ports, port: Port) -> bool:
     theirs = reference.sources_of(port.tensor, flat.producer)
     if theirs is None:
         return True
-    return theirs <= flat.known_sources(port.tensor, _Named(reference))
+    return theirs[0] <= flat.known_sources(port.tensor, _Named(reference))[0]
 
 
 class _Named:

@@ -183,9 +183,9 @@ class _Comparison:
             if errors[name].relative > self.tolerance
         ]
         if problems:
-            advice = f"optimum-cli htp compare {self.package.path} --model MODEL names the first module that is off"
+            advice = f"optimum-cli htp compare {self.package.path} --model MODEL names the module that is wrong"
             if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
-                advice = _CONSTANT_AXIS
+                advice = f"{_CONSTANT_AXIS}; {advice}"
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
             return _failed(example, f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
