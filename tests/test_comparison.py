@@ -389,7 +389,7 @@ def test_optimized_package_and_its_origin(exported: Callable[..., Path], optimiz
     for left, right in ((optimized, exported("bert")), (exported("bert"), optimized)):
         report = compare(left, reference=right, threads=1)
         (part,) = report.parts
-        assert report.ok and part.compared == len(part.modules) == 30, (part.culprits, part.skipped)
+        assert report.ok and part.compared == len(part.modules) == 36, (part.culprits, part.skipped)
         dense = next(call for call in part.calls if call.path == f"{LAYER}.intermediate.dense")
         assert dense.tensors == ("/bert/encoder/layer.0/intermediate/dense/MatMul_output_0",)
 
@@ -413,7 +413,7 @@ def test_fault_in_a_package(exported: Callable[..., Path], tmp_path: Path) -> No
 
 
 def test_packages_in_pieces_that_fit(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much each call returns is known before the first run that shows it."""
+    """How much each call returns is known before the first run that shows it: the reference's part is half of all."""
     held: list[tuple[int, int]] = []
     original = Prober.run
 
@@ -425,7 +425,7 @@ def test_packages_in_pieces_that_fit(exported: Callable[..., Path], monkeypatch:
     monkeypatch.setattr(Prober, "run", run)
     (part,) = compare(exported("vit"), reference=exported("vit"), threads=1, max_memory_bytes=60_000).parts
     assert part.ok and part.chunks > 1 and part.compared == len(part.modules)
-    assert all(size <= 20_000 for tensors, size in held if tensors > 1)
+    assert all(size <= 30_000 for tensors, size in held if tensors > 1)
     assert max(tensors for tensors, _ in held) > 3
 
 
@@ -881,7 +881,7 @@ def test_culprit_and_the_proof_stand_at_the_top(
     shown = text(report)
     assert shown.startswith(f"model.onnx: {path} (Linear) is wrong\n{path} (Linear) adds an error of ")
     assert "with its work put right, and all else as it is, the outputs are off by " in shown
-    first = next(line for line in shown.splitlines() if line.startswith("bert."))
+    first = next(line for line in shown.partition("module ")[2].splitlines() if line.startswith("bert."))
     assert first.split()[0] == path and first.endswith("wrong")
 
 

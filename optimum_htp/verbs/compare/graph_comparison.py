@@ -50,7 +50,7 @@ def compare_graph(
     """
     reference = samples[0]
     graph = CallGraph(flat, reference.calls, reference.call_of, same_node=reference.same_node)
-    precision = computes_in(tagged.model)
+    precision = min(computes_in(tagged.model), reference.precision, key=_AGREE_DB.__getitem__)
     ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
     names = {name: name for name in flat.outputs if name in reference.outputs}
     shown = ports.run_or_raise(Cut(graph).plan(names))

@@ -50,6 +50,7 @@ class Reference(Protocol):
     """What a graph is compared with, on one sample."""
 
     name: str  # what it is, for messages
+    precision: str  # what it computes with, as `computes_in` says it
     calls: Sequence[ReferenceCall]  # in the order in which they ended
     inputs: Mapping[str, Array]  # of the ONNX file
     outputs: Mapping[str, Array]  # the model's, by their names in the ONNX file

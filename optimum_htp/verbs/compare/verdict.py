@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.report import FAR_DB
 
 AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "unknown"
 
@@ -29,6 +30,7 @@ _HIDING_DB, _CLEAR_DB = 60.0, 20.0
 _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
 _BROKEN_DB, _EXPLAINED_DB = 20.0, 10.0
 _LIMIT_DB = 150.0  # what float32 can show
+_HUGE = 1000.0  # times the largest value of the reference: no error that is added to it, but another number
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,10 @@ class Counterfactual:
                 for port, arrays in seen.tensors.items():
                     for index, array in enumerate(arrays):
                         value = ports.given(port, seen.values[index], index)
-                        replaced = ~(np.isfinite(array) & np.isfinite(value))
+                        finite = value[np.isfinite(value)]
+                        limit = _HUGE * float(np.abs(finite).max(initial=0.0))
+                        with np.errstate(invalid="ignore"):  # past the limit a sum would round the value away
+                            replaced = ~(np.isfinite(array) & np.isfinite(value) & (np.abs(array) <= limit))
                         with np.errstate(all="ignore"):
                             delta = np.where(replaced, 0, value - array).astype(value.dtype)
                             replaced |= ~np.isfinite(delta)
@@ -143,6 +148,10 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
     tried = _tried(ports, _by_module(suspects, excess)[:_MOST], excess, outputs)
     culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
+    if culprits and all(blame.without is None or blame.without.worst > tolerance for blame in culprits):
+        far = _by_module((row for row in suspects if row.worst.sqnr_db < FAR_DB), excess)
+        if 2 * len(far) > len(_by_module(rows, excess)):
+            culprits = tried  # as if the weights were another model's: that one of them helps is by chance
     confirmed = {port for blame in culprits for port in blame.guesses}
     unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
     if random and (culprits or outputs.worst > tolerance):

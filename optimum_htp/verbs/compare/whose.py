@@ -20,14 +20,15 @@ from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
-_WRONG_DB = 60.0  # what is closer needs no explanation
+WRONG_DB = 60.0
+"""What is closer to the reference, in dB, needs no explanation."""
 
 
 def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:
     """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
     graph = ports.graph
     rewired = _rewired(ports, port)
-    if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
+    if rewired is None and ports.names_are_shared and errors.sqnr_db < WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
         if rewired is None and not port.into:
             rewired = _left_out(ports, port)
@@ -46,6 +47,9 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         return port.call if _same_sources(ports, port) else _common(graph, owners), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
     own = owners - foreign
+    going_on = {owner for owner in own if owner != level and _goes_on(ports, owner)}
+    if len(going_on) == 1:
+        return going_on.pop(), foreign
     if not own:
         return _common(graph, foreign), set()
     return _common(graph, own), foreign
@@ -69,7 +73,10 @@ def _rewired(ports: Ports, port: Port) -> int | None:
     name = ports.expected_name(port)
     if name is None:
         right = ports.tensor_of(port)
-        return _readers(graph, port) if right is not None and port.tensor not in right else None
+        if right is None or port.tensor in right:
+            return None
+        # A tensor that was made of the right one where that was made is what this module should have returned.
+        return None if graph.maker(port.tensor) in map(graph.maker, right) else _readers(graph, port)
     if name == port.tensor or not ports.names_are_shared:
         return None
     maker = reference.owner_of(name)
@@ -94,6 +101,13 @@ def _left_out(ports: Ports, port: Port) -> int | None:
     known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
     gone = {_outermost_gone(ports.graph, maker) for maker in known[1]} if known is not None else set()
     return min((number for number in gone if number is not None), default=None)
+
+
+def _goes_on(ports: Ports, number: int) -> bool:
+    """Whether a call has what it should return, and only itself uses that: what others read it has made of it."""
+    graph = ports.graph
+    returned = {port.tensor for port in ports.matches if port.call == number and not (port.into or port.shared)}
+    return bool(returned) and not any(graph.is_used(number, name) for name in returned)
 
 
 def _readers(graph: CallGraph, port: Port) -> int | None:
