@@ -62,9 +62,9 @@ def compare_graph(
         rows = own_rows(ports)
         verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
         if guessed and verdict.culprits:
-            names = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
+            listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
             verdict = Verdict(
-                UNKNOWN, reason=f"only their order says which inputs are which ({names}); use --map NEW=OLD"
+                UNKNOWN, reason=f"only their order says which inputs are which ({listed}); use --map NEW=OLD"
             )
         if not verdict.unconfirmed or attempt + 1 == _ATTEMPTS:
             break
