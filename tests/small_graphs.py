@@ -14,8 +14,9 @@ with `w`, an input otherwise; one that no node reads is an output.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
-from optimum_htp.package.node_metadata import CALL, SOURCE, TAG
+from optimum_htp.package.node_metadata import CALL, ORIGINS, SOURCE, TAG
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project
 
@@ -176,23 +177,37 @@ def carried(
 # --- Files --------------------------------------------------------------------------------------------------------
 
 
-def save(path: Path, text: str, *, opset: int = 17) -> Path:
+def save(
+    path: Path,
+    text: str,
+    *,
+    opset: int = 17,
+    weights: Mapping[str, onnx.TensorProto] = {},
+    origins: Mapping[str, Sequence[str]] = {},
+) -> Path:
     """Writes a model whose graphs are spelled as ONNX does, inputs, outputs, functions and all; each node has a comment.
 
-    Its nodes are tagged as the comments say (`net.a`, or `net.a@1` for a call), and carry no namespace.
+    Its nodes are tagged as the comments say (`net.a`, or `net.a@1` for a call), and carry no namespace. `weights` are
+    initializers that the text does not spell; `origins` has the modules that the node of a tensor was made of.
     """
     domains = ["com.microsoft", "com.microsoft.nchwc", "local", "mine"]
     imports = ", ".join(
         f'"{domain}": {version}' for domain, version in {"": opset, **dict.fromkeys(domains, 1)}.items()
     )
     model = onnx.parser.parse_model(f"<ir_version: 10, opset_import: [{imports}]>\n{_without_comments(text)}")
+    model.graph.initializer.extend(weights.values())
     known = read_content(model.SerializeToString(), path=path)
     notes = zip(_in_text_order(known), _comments(text), strict=True)
+    fused = {
+        index: origins[node.outputs[0]] for index, node in enumerate(known.graph.nodes) if node.outputs[0] in origins
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     nodes = {}
     for key, note in notes:
         name, _, call = note.partition("@")
         nodes[key] = {TAG: spelled(name), SOURCE: "scope", **({CALL: call} if call else {})}
+        if not key[0] and key[1] in fused:
+            nodes[key] |= {SOURCE: "fused", ORIGINS: json.dumps([spelled(path) for path in fused[key[1]]])}
     rewrite_metadata(path, nodes=nodes, owned=lambda key: False, model={})
     return path

@@ -1,158 +1,55 @@
-"""The rules of `compare`, one by one, on graphs small enough to see: no torch, no export, no ONNX Runtime.
+"""The rules of `compare`, one by one, on graphs small enough to see: no torch, no export.
 
-The comments say whose node each is. numpy computes the graphs; a reference is a sound graph, and for each call the
-tensors of it that the module returned.
+The comments say whose node each is. What a rule says of the structure is asked of the graph alone; what it says of values,
+of two such files, the sound one and one that differs from it, as `compare` runs them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
+from zlib import crc32
 
 import numpy as np
 import onnx
 import pytest
-from small_graphs import SmallGraph, read, spelled, tagged, tags_of
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from small_graphs import SmallGraph, read, save, spelled, tagged, tags_of
 
 from optimum_htp.cli.compare import _NOTES as COMPARE_NOTES
 from optimum_htp.hierarchy.tags import NodeTag, tag_class, tag_module_path
-from optimum_htp.models.measures import EXACT, TOLERANCES, Errors, computes_in, default_tolerance, random_operators
-from optimum_htp.onnxfile.model import OnnxModel
+from optimum_htp.models.measures import (
+    EXACT,
+    TOLERANCES,
+    Errors,
+    Measure,
+    compare_arrays,
+    computes_in,
+    default_tolerance,
+    measure_errors,
+    random_operators,
+)
+from optimum_htp.onnxfile.model import Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_content
-from optimum_htp.verbs.compare import compare
-from optimum_htp.verbs.compare.boundaries import Boundaries, assign, fits
+from optimum_htp.package.package import HtpPackage
+from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
+from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.cut import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.expected import MARGIN_DB, _of_integers, _of_range
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
-from optimum_htp.verbs.compare.isolate import Isolator
-from optimum_htp.verbs.compare.matching import FUSED, HIDDEN, INCONSISTENT, NO_FLOATS, NO_TENSOR, CallMatch, Matcher
-from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
+from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
+from optimum_htp.verbs.compare.own_errors import Row
+from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
-from optimum_htp.verbs.compare.report import CallComparison, Isolated, PartComparison
+from optimum_htp.verbs.compare.verdict import Blame, Outputs, _is_to_blame
 
 Array = np.ndarray[Any, Any]
-
-TOLERANCE = 1e-4
-X = np.linspace(-1.0, 2.0, 6, dtype=np.float32).reshape(2, 3)
-W = np.full((2, 3), 0.5, np.float32)
-
-OPERATORS: dict[str, Any] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Neg": np.negative,
-    "Sin": np.sin,
-    "Cos": np.cos,
-    "Identity": np.positive,
-    "Transpose": np.transpose,
-    "Flip": lambda x: x[:, ::-1],
-    "Shape": lambda x: np.array(x.size),
-    "Cast": lambda x: x.astype(np.int64),
-    "DynamicQuantizeLinear": lambda x: x,
-}
-NOT_FLOAT = frozenset(("Shape", "Cast"))
-
-
-class Graph:
-    """A graph, computed by numpy: what `Prober` is to a file. Weights are 0.5 throughout, the input `x` is `X`."""
-
-    def __init__(self, text: str, outputs: Sequence[str] = (), **origins: Sequence[str]) -> None:
-        model, tags = tagged(text, outputs=outputs)
-        for key, tag in tags.items():  # of several modules: the tensor, and whose work its node does
-            names = model.graph.nodes[key[1]].outputs
-            if names[0] in origins:
-                tags[key] = replace(tag, source="fused", origins=tuple(map(spelled, origins[names[0]])))
-        self.flat = FlatGraph(model, tags)
-        self.types: dict[str, Any] = {}
-        self.values = self.run(list(self.flat.producer), {"x": X})
-
-    def may_be_float(self, name: str) -> bool:
-        index = self.flat.producer.get(name)
-        return index is None or self.flat.nodes[index].node.op_type not in NOT_FLOAT
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.values[name].shape
-
-    def run(
-        self, names: Sequence[str], inputs: Mapping[str, Array], *, given: Mapping[str, Array] | None = None
-    ) -> dict[str, Array]:
-        values = {**inputs, **(given or {})}
-        for index in self.flat.slice_to(names, stop=values)[0]:
-            node = self.flat.nodes[index].node
-            values[node.outputs[0]] = OPERATORS[node.op_type](*(values.get(name, W) for name in node.inputs))
-        return {name: values[name] for name in names}
-
-
-@dataclass
-class Trace:
-    """A reference: what each call took and returned, by tensors of a sound graph. Calls in the order of their ends."""
-
-    graph: Graph
-    calls: Sequence[ReferenceCall]
-    returns: Sequence[Sequence[str]]
-    takes: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    shared: bool = False
-    name: str = "a trace"
-
-    def __post_init__(self) -> None:
-        self.inputs: Mapping[str, Array] = {"x": X}
-        self.outputs = {name: self.graph.values[name] for name in self.graph.flat.outputs}
-
-    def call_of(self, tag: NodeTag) -> int | None:
-        return next((call.number for call in self.calls if call.tag == tag.tag and call.call == (tag.call or 0)), None)
-
-    def returned(self, wanted: Sequence[int]) -> dict[int, tuple[Array, ...]]:
-        return {number: tuple(self.graph.values[name] for name in self.returns[number]) for number in wanted}
-
-    def named(self, names: Sequence[str]) -> dict[str, Array]:
-        return {name: self.graph.values[name] for name in names if self.shared and name in self.graph.values}
-
-    def received(self, number: int) -> tuple[Array, ...]:
-        return tuple({"x": X, **self.graph.values}[name] for name in self.takes.get(number, ()))
-
-
-def trace(sound: str, *calls: tuple[Any, ...], takes: Mapping[str, Sequence[str]] = {}, **options: Any) -> Trace:
-    """A reference from calls `(path, parent, *tensors that it returned)`, as they ended; a dict has more of a call."""
-    known: list[ReferenceCall] = []
-    paths = [call[0] for call in calls]
-    for number, (path, parent, *rest) in enumerate(calls):
-        more = rest.pop() if rest and isinstance(rest[-1], dict) else {}
-        plain, _, index = path.partition("@")
-        tag = spelled(plain)
-        facts = {"class_name": tag_class(tag), "repeated": bool(index), **more}
-        known.append(
-            ReferenceCall(
-                number=number,
-                tag=tag,
-                path=tag_module_path(tag),
-                call=int(index or 0),
-                parent=paths.index(parent) if parent else None,
-                **facts,
-            )
-        )
-    returns = [[name for name in call[2:] if isinstance(name, str)] for call in calls]
-    by_number = {paths.index(path): names for path, names in takes.items()}
-    return Trace(Graph(sound), known, returns, by_number, **options)
-
-
-def matched(
-    graph: Graph, reference: Trace, *, tolerance: float = TOLERANCE
-) -> tuple[Matcher, dict[str, CallComparison]]:
-    matcher = Matcher(cast(Prober, graph), reference, tolerance=tolerance, max_bytes=1 << 20)
-    return matcher, {call.path or "root": call for call in matcher.calls()}
-
-
-def tensors(text: str, reference: Trace) -> dict[str, tuple[str, ...]]:
-    """The tensors that each call was compared in."""
-    return {path: call.tensors for path, call in matched(Graph(text), reference)[1].items()}
-
-
-def boundaries(graph: Graph, *paths: str, parents: Mapping[str, str] = {}) -> Boundaries:
-    """The tensors around the calls of some modules, given as they ended."""
-    reference = trace("y = Sin(x)  # root", *((path, parents.get(path, "")) for path in paths))
-    return Boundaries(graph.flat, reference.calls, reference.call_of, graph.may_be_float)
-
 
 # --- The nodes of a graph -----------------------------------------------------------------------------------------
 
@@ -198,377 +95,1270 @@ def test_slice_stops_at_what_is_given() -> None:
     """)
     assert graph.slice_to(["y"]) == ([0, 1, 2], ["z", "x"])
     assert graph.slice_to(["y"], stop=["a"]) == ([1, 2], ["z", "a"])
-    assert graph.downstream("a") == {"y"}
 
 
-# --- Candidates for the output of a call --------------------------------------------------------------------------
+def test_nearest_tensors_that_are_known() -> None:
+    graph = flat("""
+        a = Sin(x)      # root
+        b = Cos(a)      # root
+        c = Sin(w)      # root
+        y = Add(b, c)   # root
+    """)
+    assert graph.known_sources("y", {"a", "c"}) == {"a"}  # c is a constant
+    assert graph.known_sources("y", ()) == {"x"}
 
 
-def test_likeliest_is_the_last_tensor_that_is_used_outside() -> None:
-    """Then what is only used inside; the tensors of calls inside belong to the call."""
-    graph = Graph("""
+# --- What enters and leaves a call --------------------------------------------------------------------------------
+
+
+def calls_of(paths: Sequence[str], parents: Mapping[str, str] = {}) -> list[ReferenceCall]:
+    """Calls of modules, `a.b@1` the second one of `a.b`, in the order of their ends; without a parent, the root's."""
+    calls = []
+    for number, path in enumerate(paths):
+        plain, _, index = path.partition("@")
+        tag = spelled(plain)
+        above = parents.get(path, "root" if plain != "root" else "")
+        calls.append(
+            ReferenceCall(
+                number=number,
+                tag=tag,
+                path=tag_module_path(tag),
+                class_name=tag_class(tag),
+                call=int(index or 0),
+                parent=paths.index(above) if above else None,
+            )
+        )
+    return calls
+
+
+def call_graph(
+    text: str, *paths: str, parents: Mapping[str, str] = {}, outputs: Sequence[str] = (), **origins: Sequence[str]
+) -> CallGraph:
+    """A graph with the calls of these modules; `origins` has by tensor the modules that its node was made of."""
+    model, tags = tagged(text, outputs=outputs)
+    for key, tag in tags.items():
+        names = model.graph.nodes[key[1]].outputs
+        if names[0] in origins:
+            tags[key] = replace(tag, source="fused", origins=tuple(map(spelled, origins[names[0]])))
+    calls = calls_of(paths, parents)
+
+    def call_of(tag: NodeTag) -> int | None:
+        return next((call.number for call in calls if call.tag == tag.tag and call.call == (tag.call or 0)), None)
+
+    return CallGraph(FlatGraph(model, tags), calls, call_of)
+
+
+def test_last_tensor_that_is_used_outside_comes_first() -> None:
+    """The tensors of calls inside belong to the call too."""
+    graph = call_graph(
+        """
         a = Mul(x, w)   # layer.dense
         b = Add(a, w)   # layer.dense
         c = Sin(b)      # layer
         y = Cos(c)      # root
-    """)
-    found = boundaries(graph, "layer.dense", "layer", "root", parents={"layer.dense": "layer", "layer": "root"})
-    assert found.candidates(0) == ["b", "a"]
-    assert found.candidates(1) == ["c", "b", "a"]
+        """,
+        *("layer.dense", "layer", "root"),
+        parents={"layer.dense": "layer"},
+    )
+    assert (graph.leaving(0), graph.inside(0)) == (["b"], ["b", "a"])
+    assert (graph.leaving(1), graph.inside(1)) == (["c"], ["c", "b", "a"])
+    assert graph.children == {None: [2], 2: [1], 1: [0]}
 
 
 def test_a_shape_that_is_looked_at_is_no_use() -> None:
-    """But more of one than a use inside."""
-    graph = Graph("""
+    """But more of one than none."""
+    graph = call_graph(
+        """
         a = Sin(x)      # layer
         b = Cos(a)      # layer
-        c = Neg(b)      # layer
-        d = Identity(x) # layer
-        e = Add(c, d)   # layer
+        e = Neg(b)      # layer
         s = Shape(e)    # root
         y = Add(a, s)   # root
-    """)
-    assert boundaries(graph, "layer", "root").candidates(0) == ["a", "e", "d", "c", "b"]
+        """,
+        *("layer", "root"),
+    )
+    assert graph.leaving(0) == ["a", "e"]
+    assert graph.is_used(0, "a") and not graph.is_used(0, "e")
 
 
 def test_result_of_the_graph_is_used() -> None:
-    graph = Graph(
+    graph = call_graph(
         """
         y = Sin(x)      # layer
         a = Neg(y)      # layer
         z = Cos(a)      # layer
         """,
+        *("layer", "root"),
         outputs=["y"],
     )
-    assert boundaries(graph, "layer", "root").candidates(0) == ["z", "y", "a"]
-
-
-def test_integers_and_scales_are_no_candidates() -> None:
-    graph = Graph("""
-        a = Sin(x)                     # layer
-        q = DynamicQuantizeLinear(a)   # layer
-        i = Cast(a)                    # layer
-        y = Add(q, i)                  # root
-    """)
-    assert boundaries(graph, "layer", "root").candidates(0) == ["a"]
+    assert graph.leaving(0) == ["z", "y"]
 
 
 def test_what_enters_a_call_varies_with_the_inputs() -> None:
-    graph = Graph("""
+    graph = call_graph(
+        """
         c = Sin(w)      # root
         a = Sin(x)      # root
         b = Mul(a, c)   # layer
         y = Add(b, a)   # layer
-    """)
-    assert boundaries(graph, "layer", "root").entering(0) == ["a"]
+        """,
+        *("layer", "root"),
+    )
+    assert graph.entering(0) == ["a"]
+    assert graph.readers(0, "a") == [2, 3]
+
+
+QUANTIZED_BOTH_WAYS = """
+    a = Sin(x)                          # act
+    q = QuantizeLinear(a, ws, wz)       # act
+    d = DequantizeLinear(q, ws, wz)     # act
+    v = DequantizeLinear(wq, ws, wz)    # dense
+    y = MatMul(d, v)                    # dense
+"""
+
+
+def test_quantizing_an_activation_is_the_work_of_who_reads_it() -> None:
+    """Wherever a tool has put it: `a` leaves act and enters dense. A weight's dequantization is its module's."""
+    graph = call_graph(QUANTIZED_BOTH_WAYS, "act", "dense", "root")
+    assert graph.adapters == {1, 2}
+    assert graph.owner == [0, None, None, 1, 1]
+    assert graph.leaving(0) == ["a"]
+    assert graph.entering(1) == ["a"]
+    assert graph.source("d") == "a"
+
+
+def test_output_that_is_quantized_at_the_end_leaves_before_that() -> None:
+    graph = call_graph(
+        """
+        a = Sin(x)                          # act
+        q = QuantizeLinear(a, ws, wz)       # act
+        y = DequantizeLinear(q, ws, wz)     # act
+        """,
+        *("act", "root"),
+    )
+    assert graph.leaving(0) == ["a"]
 
 
 def test_node_of_several_modules_marks_those_it_lies_outside_of() -> None:
     """A bias that went into the next module's node is missing from what the first one returns."""
-    graph = Graph(
+    graph = call_graph(
         """
         a = Mul(x, w)   # layer.dense
-        y = Add(a, w)   # layer.act
+        y = Add(a, w)   # layer
         """,
+        *("layer.dense", "layer.act", "layer", "root"),
+        parents={"layer.dense": "layer", "layer.act": "layer"},
         y=["layer.dense", "layer.act"],
     )
-    found = boundaries(
-        graph, "layer.dense", "layer.act", "layer", parents={"layer.dense": "layer", "layer.act": "layer"}
+    assert graph.fused == {0: [1], 1: [1]}
+
+
+def test_call_is_hidden_whose_nodes_are_all_in_bodies() -> None:
+    graph = call_graph(MERGED, "layer", "root")
+    assert graph.hidden == [0] and graph.nodes == {1: {0, 1}}
+
+
+def test_calls_that_are_too_deep_are_one_with_those_around_them() -> None:
+    graph = call_graph(
+        """
+        a = Mul(x, w)   # layer.dense
+        y = Sin(a)      # layer
+        """,
+        *("layer.dense", "layer", "root"),
+        parents={"layer.dense": "layer"},
     )
-    assert found.fused == {0}
+    assert graph.owner == [0, 1]
+    shallow = graph.at_depth(1)
+    assert shallow.owner == [1, 1] and not shallow.has_call(0) and shallow.has_call(1)
 
 
-def test_batch_norm_without_nodes_was_folded_into_the_call_before_it() -> None:
-    """If it has nodes, or is called from elsewhere, it was not."""
-    sound = """
-        a = Mul(x, w)   # conv
-        y = Sin(a)      # act
+# --- Views: who reads the reference's values where ----------------------------------------------------------------
+
+
+BLOCK = """
+    d = MatMul(x, w)   # block.dense
+    s = Add(x, d)      # block
+    y = Sin(s)         # block.norm
+"""
+DENSE, NORM, AROUND, ROOT = range(4)
+IN_BLOCK = {"block.dense": "block", "block.norm": "block"}
+
+
+def block(text: str = BLOCK) -> CallGraph:
+    return call_graph(text, "block.dense", "block.norm", "block", "root", parents=IN_BLOCK)
+
+
+def into(call: int, tensor: str) -> Port:
+    return Port(call, tensor, into=True)
+
+
+def out(call: int, tensor: str) -> Port:
+    return Port(call, tensor, into=False)
+
+
+ALL_PORTS = (
+    into(DENSE, "x"), out(DENSE, "d"), into(NORM, "s"), out(NORM, "y"), into(AROUND, "x"), out(AROUND, "y"),
+    into(ROOT, "x"), out(ROOT, "y"),
+)  # fmt: skip
+
+
+def work(cut: Cut, port: Port) -> tuple[list[int], set[Port]]:
+    """The nodes that make what is at a port, and the ports whose values they take."""
+    name = cut.seen(port)
+    plan = cut.plan({"it": name})
+    assert set(plan.fed.values()) == cut.sources(name)
+    return sorted(node.index for node in plan.nodes), cut.sources(name)
+
+
+@pytest.mark.parametrize(
+    ("port", "nodes", "given"),
+    [
+        (out(DENSE, "d"), [0], {into(DENSE, "x")}),
+        (into(NORM, "s"), [1], {into(AROUND, "x"), out(DENSE, "d")}),
+        (out(NORM, "y"), [2], {into(NORM, "s")}),
+        (out(AROUND, "y"), [], {out(NORM, "y")}),  # it is handed on
+        (out(ROOT, "y"), [], {out(AROUND, "y")}),
+        (into(DENSE, "x"), [], {into(AROUND, "x")}),
+    ],
+)
+def test_each_call_works_on_the_values_at_its_own_borders(port: Port, nodes: list[int], given: set[Port]) -> None:
+    assert work(Cut(block(), fed=ALL_PORTS), port) == (nodes, given)
+
+
+def test_without_ports_it_is_the_running_model() -> None:
+    cut = Cut(block())
+    assert work(cut, out(NORM, "y")) == ([0, 1, 2], set())
+    assert cut.plan({"y": cut.seen(out(NORM, "y"))}).inputs == {"x"}
+    assert all(not node.names for node in cut.plan({"y": "y"}).nodes)
+
+
+def test_border_that_is_not_known_is_looked_through() -> None:
+    """Of dense only what it returned is known: the norm is run on what the addition makes of that."""
+    cut = Cut(block(), fed=[out(DENSE, "d")])
+    assert work(cut, out(NORM, "y")) == ([1, 2], {out(DENSE, "d")})
+
+
+def test_missing_addition_leaves_nothing_between_the_calls() -> None:
+    """The norm is given what dense returned, and no node makes what it should be given."""
+    faulty = block(BLOCK.replace("s = Add(x, d)      # block\n", "").replace("Sin(s)", "Sin(d)"))
+    ports = (into(DENSE, "x"), out(DENSE, "d"), into(NORM, "d"), out(NORM, "y"))
+    cut = Cut(faulty, fed=ports)
+    assert work(cut, into(NORM, "d")) == ([], {out(DENSE, "d")})
+    assert cut.segment(cut.seen(into(NORM, "d"))) == set()
+
+
+def test_one_tensor_has_the_values_of_each_side() -> None:
+    """A wrong one is given to the block, and a right one returned by dense: each reader has its own."""
+    cut = Cut(block(), fed=[into(DENSE, "x"), into(AROUND, "x")])
+    assert cut.view("x", DENSE) != cut.view("x", AROUND) != cut.view("x", ROOT) == "x"
+
+
+def test_each_reader_quantizes_for_itself() -> None:
+    """One node in the file, two in the run: each on what the reference gave to its own call."""
+    graph = call_graph(
+        """
+        q, s, z = DynamicQuantizeLinear(x)   # first
+        m = MatMulInteger(q, w, z)           # first
+        y = MatMulInteger(q, w, z)           # second
+        """,
+        *("first", "second", "root"),
+    )
+    cut = Cut(graph, fed=[into(0, "x"), into(1, "x"), out(0, "m"), out(1, "y")])
+    assert work(cut, out(0, "m")) == ([0, 1], {into(0, "x")})
+    assert work(cut, out(1, "y")) == ([0, 2], {into(1, "x")})
+    plan = cut.plan({"m": cut.seen(out(0, "m")), "y": cut.seen(out(1, "y"))})
+    assert [node.index for node in plan.nodes] == [0, 0, 1, 2]
+    quantizers = [node for node in plan.nodes if node.index == 0]
+    assert len({node.names["q"] for node in quantizers}) == 2
+
+
+def test_all_readers_of_a_fused_node_have_its_value() -> None:
+    """A node outside dense returns what it did: the same for who reads it, wherever that is."""
+    graph = call_graph(
+        """
+        a = Mul(x, w)   # layer.dense
+        b = Add(a, w)   # layer
+        y = Sin(b)      # layer.act
+        z = Cos(b)      # root
+        """,
+        *("layer.dense", "layer.act", "layer", "root"),
+        parents={"layer.dense": "layer", "layer.act": "layer"},
+        b=["layer.dense", "layer.act"],
+    )
+    shared = Port(0, "b", into=False, shared=True)
+    cut = Cut(graph, fed=[shared])
+    assert work(cut, out(1, "y")) == ([2], {shared})
+    assert work(cut, out(3, "z")) == ([3], {shared})
+    assert work(cut, shared) == ([0, 1], set())
+
+
+def test_constants_are_no_work_where_something_varies() -> None:
+    graph = call_graph(
+        """
+        c = Sin(w)      # layer
+        a = Mul(x, c)   # layer
+        k = Cos(w)      # other
+        y = Add(a, k)   # root
+        """,
+        *("layer", "other", "root"),
+    )
+    cut = Cut(graph)
+    assert cut.segment("a") == {1}
+    assert {maker.index for maker in cut.makers("a")} == {0, 1}
+    assert cut.segment("k") == {2}  # all that there is
+
+
+def test_correction_adds_to_what_the_model_computes() -> None:
+    """Where a reader reads it: the running model, with the error of one call taken off."""
+    port = out(DENSE, "d")
+    cut = Cut(block(), corrected=[port])
+    plan = cut.plan({"y": cut.view("y", None)})
+    assert [(each.base, each.port) for each in plan.corrections] == [("d", port)]
+    assert not plan.fed and plan.inputs == {"x"}
+    (addition,) = (node for node in plan.nodes if node.index == 1)
+    assert addition == PlannedNode(1, {"d": plan.corrections[0].name})
+
+
+# --- Two files ----------------------------------------------------------------------------------------------------
+
+
+SHAPE = (2, 3, 6)
+_HEAD = f"main (float{list(SHAPE)} x) => (float{list(SHAPE)} y)"
+
+
+def array_of(name: str) -> Array:
+    """The weight with a name, the same each time: `v...` a vector, others a matrix."""
+    random = np.random.default_rng(crc32(name.encode()))
+    array = random.standard_normal(SHAPE[-1:] if name.startswith("v") else (SHAPE[-1], SHAPE[-1]))
+    return (array / np.sqrt(array.shape[-1])).astype(np.float32)
+
+
+class Compared(Protocol):
+    def __call__(
+        self, faulty: str, sound: str = ..., *, named: bool = ..., weights: Mapping[str, Any] = ..., **options: Any
+    ) -> PartComparison: ...
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Compared:
+    """A function that compares two graphs.
+
+    Weights in the text begin with `w` or `v`; `weights` has those that are not any. Unless `named`, tensors within the
+    reference have other names: only their values are evidence, as those of PyTorch are.
     """
-    calls = (("conv", "root", "a"), ("norm", "root", "a", {"class_name": "BatchNorm2d"}), ("root", "", "y"))
-    reference = trace(sound, *calls)
-    found = Boundaries(Graph(sound).flat, reference.calls, reference.call_of, lambda _: True)
-    assert found.folded_batch_norm(0) == 1
-    assert found.folded_batch_norm(2) is None
-    elsewhere = trace(sound, ("conv", "root", "a"), ("norm", "", "a", {"class_name": "BatchNorm2d"}), calls[2])
-    assert Boundaries(Graph(sound).flat, elsewhere.calls, elsewhere.call_of, bool).folded_batch_norm(0) is None
+
+    def of(
+        faulty: str, sound: str = "", *, named: bool = True, weights: Mapping[str, Any] = {}, **options: Any
+    ) -> PartComparison:
+        origins = options.pop("origins", {})
+        head, opset = options.pop("head", _HEAD), options.pop("opset", 17)
+        sound = sound or faulty
+        written(tmp_path / "faulty" / "model.onnx", faulty, weights, head, opset, origins)
+        if not named:
+            sound, head = with_other_names(sound), head.removesuffix("y)") + "other_y)"
+            options["renamed"] = {"y": "other_y"}
+        written(tmp_path / "sound" / "model.onnx", sound, weights, head, opset)
+        for index, sample in enumerate(samples := options.pop("samples", ())):
+            np.savez(tmp_path / f"{index}.npz", x=sample)
+        files = [tmp_path / f"{index}.npz" for index in range(len(samples))]
+        report = compare(tmp_path / "faulty", reference=tmp_path / "sound", threads=1, inputs=files or None, **options)
+        (part,) = report.parts
+        return part
+
+    return of
 
 
-def test_outputs_are_assigned_by_shape_and_order() -> None:
-    """Of one output the likeliest that fits; of several, all that fit in their order, else each the likeliest left."""
-    shapes: dict[str, tuple[int | str | None, ...]] = {"last": (2, 4), "first": (2, 4), "other": (7,)}
-    assert assign(["last", "other", "first"], [(2, 4)], shapes.get) == ["last"]
-    assert assign(["last", "other", "first"], [(2, 4), (2, 4)], shapes.get) == ["first", "last"]
-    assert assign(["last", "other", "first"], [(2, 4), (7,), (2, 4), (2, 4)], shapes.get) == [
-        "last", "other", "first", None,
-    ]  # fmt: skip
-    assert assign(["other"], [(2, 4)], shapes.get) == [None]
-    assert fits(("batch", 4), (2, 4)) and fits(None, (1,)) and not fits((3,), (2,)) and not fits((2, 4), (4,))
+def written(
+    path: Path,
+    text: str,
+    weights: Mapping[str, Any],
+    head: str = _HEAD,
+    opset: int = 17,
+    origins: Mapping[str, Sequence[str]] = {},
+) -> Path:
+    code = "\n".join(line.partition("#")[0] for line in text.splitlines())
+    names = dict.fromkeys(re.findall(r"[(,] *([wv]\w*)", code))
+    arrays = {name: weights[name] if name in weights else array_of(name) for name in names}
+    tensors = {
+        name: array if isinstance(array, TensorProto) else numpy_helper.from_array(array, name)
+        for name, array in arrays.items()
+    }
+    return save(path, f"{head} {{{text}}}", weights=tensors, opset=opset, origins=origins)
 
 
-# --- Matching -----------------------------------------------------------------------------------------------------
+def with_other_names(text: str) -> str:
+    """A graph with other names for the tensors that it computes."""
+    names = [name.strip() for left in re.findall(r"^(.*?) = ", text, re.MULTILINE) for name in left.split(",")]
+    pattern = rf"\b({'|'.join(names)})\b"
+    lines = []
+    for line in text.splitlines():
+        code, mark, comment = line.partition("#")
+        lines.append(re.sub(pattern, r"other_\1", code) + mark + comment + "\n")
+    return "".join(lines)
+
+
+def named(part: PartComparison) -> list[str]:
+    """The culprits: `a.b`, `a.b@1` for a call, `a.b+` for the operations between its children."""
+    return [spell(culprit.row) for culprit in part.culprits]
+
+
+def spell(call: CallComparison) -> str:
+    return f"{call.path or 'root'}{'+' if call.operations else ''}{'' if call.call is None else f'@{call.call}'}"
+
+
+def rows(part: PartComparison) -> dict[str, CallComparison]:
+    return {spell(call): call for call in part.calls}
 
 
 SOUND = """
-    a = Mul(x, w)   # layer.dense
-    b = Add(a, w)   # layer.dense
-    c = Add(b, x)   # layer
-    y = Sin(c)      # layer.act
+    a = MatMul(x, w)                                     # layer.dense
+    b = Add(a, v)                                        # layer.dense
+    c = Add(b, x)                                        # layer
+    d = LayerNormalization <axis = -1> (c, vg)           # layer.norm
+    y = Tanh(d)                                          # head
 """
-CALLS = (
-    ("layer.dense", "layer", "b"), ("layer.act", "layer", "y"), ("layer", "root", "y"), ("root", "", "y"),
-)  # fmt: skip
-TAKES = {"layer.dense": ["x"], "layer.act": ["c"], "layer": ["x"], "root": ["x"]}
 
 
-def test_sound_graph_is_matched_by_place() -> None:
-    _, calls = matched(Graph(SOUND), trace(SOUND, *CALLS))
-    assert {path: call.tensors for path, call in calls.items()} == {
-        "layer.dense": ("b",), "layer.act": ("y",), "layer": ("y",), "root": ("y",),
-    }  # fmt: skip
-    assert not any(call.over for call in calls.values())
+# --- Which tensor is a module's: by name, by value, by shape ------------------------------------------------------
 
 
-def test_another_tensor_that_agrees_is_the_output() -> None:
-    """A tool may have appended a node to the module: what is used outside is not what it returned."""
-    after = SOUND.replace("c = Add(b, x)   # layer", "n = Neg(b)  # layer.dense\n c = Sub(x, n)  # layer")
-    assert tensors(after, trace(SOUND, *CALLS, takes=TAKES))["layer.dense"] == ("b",)
+def test_tensors_of_the_reference_s_own_graph_are_known_by_name(compared: Compared) -> None:
+    part = compared(SOUND)
+    assert part.verdict == "agrees" and part.output_error == 0
+    assert {spell(call): (call.tensors, call.evidence) for call in part.modules} == {
+        "layer.dense": (("b",), "name"),
+        "layer.norm": (("d",), "name"),
+        "layer": (("d",), "name"),
+        "head": (("y",), "name"),
+        "root": (("y",), "name"),
+    }
+    assert all(call.own == EXACT for call in part.modules)
 
 
-def test_axes_in_another_order_agree() -> None:
-    """An optimizer moved a transposition out of the module; its tensor can't be put in the place of the reference's."""
+def test_without_names_the_values_tell(compared: Compared) -> None:
+    part = compared(SOUND, named=False)
+    assert {spell(call): (call.tensors, call.evidence) for call in part.modules if call.path != ""} == {
+        "layer.dense": (("b",), "value"),
+        "layer.norm": (("d",), "value"),
+        "layer": (("d",), "value"),
+        "head": (("y",), "value"),
+    }
+
+
+def test_where_nothing_agrees_the_shape_does_and_all_that_rests_on_it_is_a_guess(compared: Compared) -> None:
+    part = compared(SOUND.replace("Add(a, v)", "Sub(a, v)"), SOUND, named=False)
+    found = rows(part)
+    assert named(part) == ["layer.dense"]
+    assert (found["layer.dense"].tensors, found["layer.dense"].evidence) == (("b",), "shape")
+    assert found["layer.norm"].evidence == "shape" and found["layer.norm"].own.sqnr_db > 110  # type: ignore[union-attr]
+
+
+def test_tool_that_adds_a_node_to_a_module_does_not_change_what_it_returns(compared: Compared) -> None:
+    """What is used outside is not what it returned; a tensor inside has those values."""
+    after = SOUND.replace("c = Add(b, x)   ", "n = Neg(b)   # layer.dense\n c = Sub(x, n)  ")
+    for is_named in (True, False):
+        part = compared(after, SOUND, named=is_named)
+        assert part.verdict == "agrees"
+        assert rows(part)["layer.dense"].tensors == ("b",)
+
+
+def test_value_has_to_agree_on_all_samples(compared: Compared) -> None:
+    """Of positive numbers the absolute ones are the same."""
+    text = """
+        p = Abs(x)        # layer
+        r = Mul(x, vone)  # layer
+        s = Add(p, r)     # root
+        y = Tanh(s)       # head
+    """
     sound = """
-        a = Sin(x)           # layer
-        t = Transpose(a)     # layer
-        y = Cos(t)           # root
+        r = Mul(x, vone)  # layer
+        p = Abs(x)        # root
+        s = Add(p, r)     # root
+        y = Tanh(s)       # head
     """
-    moved = """
-        a = Sin(x)           # layer
-        t = Transpose(a)     # root
-        y = Cos(t)           # root
-    """
-    matcher, calls = matched(Graph(moved), trace(sound, ("layer", "root", "t"), ("root", "", "y")))
-    assert calls["layer"].tensors == ("a",) and not calls["layer"].over
-    assert matcher.matches[0].outputs[0].permuted
+    one = {"vone": np.ones(6, np.float32)}
+    positive = np.abs(array_of("x").reshape(1, 6, 6)[:, :3]).repeat(2, 0)
+    assert rows(compared(text, sound, named=False, weights=one, samples=[positive]))["layer"].tensors == ("r", "p")
+    part = compared(text, sound, named=False, weights=one, samples=[positive, -positive])
+    assert rows(part)["layer"].tensors == ("r",) and part.samples == 2 and part.verdict == "agrees"
 
 
-def test_fault_in_the_last_operation_is_not_explained_away() -> None:
-    """What came before it agrees, and only the module itself uses that: the calls after it show that it is off."""
+def test_all_tensors_that_agree_are_ports(compared: Compared) -> None:
+    """A tool doubled one: whoever reads either reads the reference's values."""
+    sound = """
+        a = Sin(x)        # layer
+        b = Cos(a)        # first
+        c = Exp(a)        # second
+        y = Add(b, c)     # root
+    """
+    doubled = sound.replace("b = Cos(a)", "i = Mul(a, vone)  # layer\n b = Cos(i)")
+    part = compared(doubled, sound, named=False, weights={"vone": np.ones(6, np.float32)})
+    assert set(rows(part)["layer"].tensors) == {"a", "i"}
+    assert part.verdict == "agrees" and all(call.own.sqnr_db > 110 for call in part.modules if call.own)
+
+
+@pytest.mark.parametrize(
+    ("away", "back"), [("Transpose <perm = [1, 2, 0]>", "Transpose <perm = [2, 0, 1]>"), ("Flatten", "Reshape")]
+)
+@pytest.mark.parametrize("fault", [False, True])
+def test_layout_that_a_tool_moved_out_is_fed_as_the_graph_has_it(
+    away: str, back: str, fault: bool, compared: Compared
+) -> None:
+    """The reference's tensor has its axes in another order, or another shape: the module after it reads its own."""
+    sound = """
+        a = Sin(x)        # layer
+        b = Cos(a)        # act
+        y = Neg(b)        # root
+    """
+    back = f"{back}(t)" if back != "Reshape" else "Reshape(t, wshape)"
+    moved = f"""
+        s = Sin(x)        # layer
+        t = {away}(s)     # layer
+        a = {back}        # root
+        b = Cos(a)        # act
+        y = Neg(b)        # root
+    """
+    moved = moved.replace("Cos", "Exp") if fault else moved
+    part = compared(moved, sound, named=False, weights={"wshape": np.array(SHAPE)})
+    found = rows(part)
+    assert set(found["layer"].tensors) <= {"s", "t"} and found["layer"].evidence == "value"
+    assert found["layer"].own is not None and found["layer"].own.sqnr_db > 110
+    assert named(part) == (["act"] if fault else [])
+
+
+def test_tensor_with_the_name_and_another_shape_is_not_it(compared: Compared) -> None:
+    sound = """
+        a = Sin(x)             # layer
+        y = Cos(a)             # act
+    """
+    other = """
+        s = Sin(x)             # layer
+        a = Flatten(s)         # layer
+        b = Reshape(a, wshape) # root
+        y = Cos(b)             # act
+    """
+    part = compared(other, sound, weights={"wshape": np.array(SHAPE)})
+    assert part.verdict == "agrees"
+    assert rows(part)["layer"].evidence == "value"
+
+
+def test_fault_in_the_last_operation_is_not_explained_away(compared: Compared) -> None:
+    """What came before it agrees, and only the module itself uses that."""
+    sound = """
+        a = Sin(x)        # dense
+        b = Add(a, vzero) # dense
+        y = Exp(b)        # act
+    """
+    zero = {"vzero": np.zeros(6, np.float32)}
+    faulty = sound.replace("Add(a, vzero)", "Neg(a)")
+    for is_named in (True, False):
+        part = compared(faulty, sound, weights=zero, named=is_named)
+        assert named(part) == ["dense"]
+        assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
+def test_change_that_nothing_downstream_shows_accuses_nobody(compared: Compared) -> None:
+    """Cosine does not mind the sign: what dense returns is another, and nothing after it is."""
     sound = """
         a = Sin(x)        # dense
         b = Identity(a)   # dense
         y = Cos(b)        # act
     """
-    faulty = sound.replace("Identity", "Neg").replace("Cos", "Sin")
-    reference = trace(sound.replace("Cos", "Sin"), ("dense", "root", "b"), ("act", "root", "y"), ("root", "", "y"))
-    _, calls = matched(Graph(faulty), reference)
-    assert calls["dense"].tensors == ("b",) and calls["dense"].over and calls["act"].over
+    for is_named in (True, False):
+        part = compared(sound.replace("Identity", "Neg"), sound, named=is_named)
+        assert part.verdict == "agrees" and not part.culprits and part.ok
 
 
-def test_tensor_that_nothing_downstream_confirms_is_not_the_output() -> None:
-    """Cosine does not mind the sign: what dense seemed to return is far off, and nothing after it is."""
-    sound = """
-        a = Sin(x)        # dense
-        b = Identity(a)   # dense
-        y = Cos(b)        # act
-    """
-    reference = trace(sound, ("dense", "root", "b"), ("act", "root", "y"), ("root", "", "y"))
-    _, calls = matched(Graph(sound.replace("Identity", "Neg")), reference)
-    assert calls["dense"].tensors == ("a",) and not calls["dense"].over
-
-
-def test_of_several_outputs_one_that_nothing_confirms_is_not_compared() -> None:
-    sound = """
-        a = Sin(x)   # rotary
-        y = Cos(a)   # act
-    """
-    calls = (("rotary", "root", "a", {"several": True}), ("act", "root", "y"), ("root", "", "y"))
-    reference = trace(sound, *calls)
-    reference.graph.values["a"] = reference.graph.values["a"] + 100
-    _, compared = matched(Graph(sound), reference)
-    assert compared["rotary"].skipped == INCONSISTENT and compared["rotary"].tensors == ()
-
-
-def test_module_that_passes_on_what_one_inside_returned_has_its_tensor() -> None:
-    """Where its own choice is off: here the layer computes something more after that, which is used outside too."""
-    sound = """
-        a = Sin(x)      # layer.dense
-        n = Flip(a)     # layer
-        y = Add(a, n)   # root
-    """
-    reference = trace(
-        sound, ("layer.dense", "layer", "a"), ("layer", "root", "a", {"passed_on": ((0, 0),)}), ("root", "", "y")
-    )
-    assert tensors(sound, reference)["layer"] == ("a",)
-    faulty = sound.replace("Sin", "Cos")
-    _, calls = matched(Graph(faulty), reference)
-    assert calls["layer"].tensors == ("a",) and calls["layer"].over
-
-
-def test_convolution_is_compared_as_the_batch_norm_folded_into_it() -> None:
-    sound = """
-        a = Cos(x)        # conv
-        n = Mul(x, w)     # norm
-        y = Sin(n)        # act
-    """
-    folded = """
-        n = Mul(x, w)     # conv
-        y = Sin(n)        # act
-    """
-    calls = (("conv", "root", "a"), ("norm", "root", "n", {"class_name": "BatchNorm2d"}), ("act", "root", "y"))
-    reference = trace(sound, *calls, ("root", "", "y"))
-    _, compared = matched(Graph(folded), reference)
-    assert (compared["conv"].compared_as, compared["conv"].over) == ("norm", False)
-    assert "norm" not in compared
-
-
-def test_second_output_that_agrees_with_nothing_is_left_out() -> None:
-    """A fault in it shows in the modules that read it."""
+def test_second_output_that_is_wrong_is_that_of_its_maker(compared: Compared) -> None:
     sound = """
         a = Sin(x)      # split
         b = Cos(x)      # split
         y = Add(a, b)   # root
     """
-    reference = trace(sound, ("split", "root", "a", "b"), ("root", "", "y"))
-    assert tensors(sound, reference)["split"] == ("a", "b")
-    _, calls = matched(Graph(sound.replace("b = Cos(x)", "b = Neg(x)")), reference)
-    assert calls["split"].tensors == ("a",) and calls["split"].outputs == 2 and not calls["split"].over
+    for is_named in (True, False):
+        part = compared(sound.replace("b = Cos", "b = Exp"), sound, named=is_named)
+        assert named(part) == ["split"]
 
 
-def test_module_that_is_fused_in_part_is_compared_by_name() -> None:
-    """In a tensor that both graphs have; where there is none, it is said that it is fused."""
+def test_convolution_is_compared_as_the_batch_norm_folded_into_it() -> None:
+    """If that has nodes, or is called from elsewhere, it was not."""
+    text = """
+        a = Mul(x, w)   # net.conv
+        y = Sin(a)      # act
+    """
+
+    def compared_as(paths: Sequence[str], parents: Mapping[str, str], class_name: str = "BatchNorm2d") -> int | None:
+        graph = call_graph(text, *paths, parents=parents)
+        calls = [replace(each, class_name=class_name) if "norm" in each.path else each for each in graph.calls]
+        graph = CallGraph(graph.flat, calls, lambda tag: next((c.number for c in calls if c.tag == tag.tag), None))
+        ports = Ports(graph, cast(Prober, None), [], agree_db=60.0, max_bytes=1)
+        return ports.compared_as(0)
+
+    paths = ("net.conv", "net.norm", "net", "act", "root")
+    inside = {"net.conv": "net", "net.norm": "net"}
+    assert compared_as(paths, inside) == 1
+    assert compared_as(paths, inside, "LayerNorm") is None
+    assert compared_as(("net.conv", "norm", "net", "act", "root"), {"net.conv": "net"}) is None
+    assert compared_as(("net.conv", "act", "net.norm", "net", "root"), inside) is None
+
+
+def test_module_that_is_fused_in_part_is_compared_by_name_or_said_to_be_fused(compared: Compared) -> None:
+    """The bias of dense went into a node of the layer."""
     fused = """
-        a = Mul(x, w)   # layer.dense
-        b = Add(a, w)   # layer
-        c = Add(b, x)   # layer
-        y = Sin(c)      # layer.act
+        a = MatMul(x, w)                                   # layer.dense
+        c = Sum(a, v, x)                                   # layer
+        d = LayerNormalization <axis = -1> (c, vg)         # layer.norm
+        y = Tanh(d)                                        # head
     """
-    origins = {"b": ["layer.dense", "layer"]}
-    _, calls = matched(Graph(fused, **origins), trace(SOUND, *CALLS, shared=True))
-    assert calls["layer.dense"].tensors == ("a",) and calls["layer.dense"].errors == EXACT
-    _, calls = matched(Graph(fused, **origins), trace(SOUND, *CALLS))
-    assert calls["layer.dense"].skipped == FUSED and calls["layer.dense"].errors is None
+    origins = {"c": ["layer.dense", "layer"]}
+    part = compared(fused, SOUND, origins=origins)
+    dense = rows(part)["layer.dense"]
+    assert (dense.tensors, dense.evidence, dense.own) == (("a",), "name", EXACT)
+    assert part.verdict == "agrees"
+    part = compared(fused, SOUND, origins=origins, named=False)
+    assert rows(part)["layer.dense"].skipped == FUSED and part.verdict == "agrees"
 
 
-def test_why_a_call_is_not_compared() -> None:
-    """It returns no floats; no tensor has its shape; its nodes are in a body."""
-    sound = """
-        i = Cast(x)     # index
-        a = Sin(x)      # odd
-        y = Add(a, i)   # root
-    """
-    reference = trace(sound, ("index", "root"), ("odd", "root", "a"), ("root", "", "y"))
-    reference.graph.values["a"] = np.ones(7, np.float32)
-    _, calls = matched(Graph(sound), reference)
-    assert (calls["index"].skipped, calls["odd"].skipped) == (NO_FLOATS, NO_TENSOR)
-    graph = Graph(sound)
-    graph.flat.hidden.append(NodeTag(spelled("body"), "scope"))
-    hidden = trace(sound, *(("body", "root"), ("odd", "root", "a"), ("root", "", "y")))
-    _, calls = matched(graph, hidden)
-    assert (calls["body"].skipped, calls["body"].nodes) == (HIDDEN, 0)
-
-
-def test_calls_of_one_module_have_tensors_of_their_own() -> None:
+def test_calls_of_one_module_have_tensors_of_their_own(compared: Compared) -> None:
     twice = """
         a = Sin(x)   # layer@0
-        y = Sin(a)   # layer@1
+        y = Exp(a)   # layer@1
     """
-    reference = trace(twice, ("layer@0", "root", "a"), ("layer@1", "root", "y"), ("root", "", "y"))
-    matcher = Matcher(cast(Prober, Graph(twice)), reference, tolerance=TOLERANCE, max_bytes=1 << 20)
-    calls = [(call.path, call.call, call.tensors) for call in matcher.calls()]
-    assert calls == [("layer", 0, ("a",)), ("layer", 1, ("y",)), ("", None, ("y",))]
+    part = compared(twice)
+    assert {spell(call): call.tensors for call in part.modules} == {
+        "layer@0": ("a",), "layer@1": ("y",), "root": ("y",),
+    }  # fmt: skip
+    part = compared(twice.replace("Exp", "Cos"), twice)
+    assert named(part) == ["layer@1"]
 
 
-def test_integer_outputs_have_to_be_equal() -> None:
-    """Nothing else shows that another index was chosen."""
+def test_call_that_returns_no_tensor_of_its_shape_is_not_compared(compared: Compared) -> None:
     sound = """
-        a = Sin(x)    # layer
-        y = Cast(a)   # root
+        a = Flatten(x)          # odd
+        b = ReduceMax(a)        # odd
+        y = Add(x, b)           # root
     """
-    other = sound.replace("Cast(a)", "Cast(x)")
-    matcher, _ = matched(Graph(other), trace(sound, ("layer", "root", "a"), ("root", "")))
-    assert matcher.outputs()["y"].relative == np.inf
+    other = sound.replace("b = ReduceMax(a)        # odd", "b = ReduceMax(a)   # root")
+    part = compared(other, sound)
+    assert rows(part)["odd"].skipped == NO_TENSOR and part.verdict == "agrees"
 
 
-def test_match_is_as_far_off_as_its_worst_output() -> None:
-    assert CallMatch().worst is None
-    assert CallMatch().tensors == []
+# --- Whose work an error is ---------------------------------------------------------------------------------------
 
 
-# --- Own and inherited error --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize(
+    ("sound", "faulty", "culprit"),
+    [
+        ("MatMul(x, w)", "MatMul(x, wother)", "layer.dense"),
+        ("Add(a, v)", "Sub(a, v)", "layer.dense"),
+        ("Add(b, x)", "Sub(b, x)", "layer+"),
+        ("<axis = -1>", "<axis = -1, epsilon = 0.1>", "layer.norm"),
+        ("Tanh", "Sin", "head"),
+    ],
+)
+def test_error_is_that_of_who_adds_it(
+    sound: str, faulty: str, culprit: str, is_named: bool, compared: Compared
+) -> None:
+    """All others are sound on the reference's values, and putting that one right puts the outputs right."""
+    part = compared(SOUND.replace(sound, faulty), SOUND, named=is_named)
+    assert (part.verdict, named(part)) == ("one", [culprit])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+    own = {
+        name: call.own for name, call in rows(part).items() if call.own is not None and name not in ("layer", "root")
+    }
+    assert [name for name, errors in own.items() if errors.sqnr_db < 110] == [culprit]
 
 
-def isolated(faulty: str, reference: Trace) -> dict[str, Isolated | None]:
-    """Each call that is off, run on the reference's tensors."""
-    graph = Graph(faulty)
-    matcher, compared = matched(graph, reference)
-    isolator = Isolator(matcher, list(compared.values()))
-    return {path: isolator.isolate(call) for path, call in compared.items() if call.over}
+@pytest.mark.parametrize("is_named", [True, False])
+def test_missing_addition_is_the_block_s(is_named: bool, compared: Compared) -> None:
+    missing = SOUND.replace("c = Add(b, x)                                        # layer\n", "").replace(
+        "(c, vg)", "(b, vg)"
+    )
+    part = compared(missing, SOUND, named=is_named)
+    assert (part.verdict, named(part)) == ("one", ["layer+"])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
 
 
-def test_error_that_is_added_is_told_from_error_that_is_inherited() -> None:
-    """dense is off by itself; on what dense should have returned, act and the layer are sound."""
-    found = isolated(SOUND.replace("a = Mul(x, w)", "a = Sub(x, w)"), trace(SOUND, *CALLS, takes=TAKES))
-    assert [path for path, each in found.items() if each is not None and each.over] == ["layer.dense"]
-    act = found["layer.act"]
-    assert act is not None and act.added.relative <= TOLERANCE and act.source is None and act.fed == ("b",)
-    assert act.between == ("layer",)  # the residual's addition lies between dense and act
+ATTENTION = """
+    q = MatMul(x, wq)                       # attn.q
+    k = MatMul(x, wk)                       # attn.k
+    e = Exp(k)                              # attn.score
+    s = Sub(q, e)                           # attn.score
+    y = Tanh(s)                             # head
+"""
 
 
-def test_fault_of_the_operations_before_a_module_is_that_of_the_module_around_it() -> None:
-    """The residual's addition is the layer's; act shows it first, and is sound on what it should be given."""
-    found = isolated(SOUND.replace("c = Add(b, x)", "c = Sub(b, x)"), trace(SOUND, *CALLS, takes=TAKES))
-    act = found["layer.act"]
-    assert act is not None and not act.over
-    assert act.alone is not None and act.alone.relative <= TOLERANCE < act.added.relative
-    assert act.source is not None and act.source.path == "layer"
+def test_who_reads_another_tensor_is_to_blame_where_the_right_one_is_there(compared: Compared) -> None:
+    swapped = ATTENTION.replace("Exp(k)", "Exp(q)").replace("Sub(q, e)", "Sub(k, e)")
+    assert named(compared(swapped, ATTENTION)) == ["attn.score"]
 
 
-def test_permuted_tensor_is_not_fed() -> None:
-    """The reference's has its axes in another order."""
+def test_who_should_have_made_it_is_to_blame_where_it_is_gone(compared: Compared) -> None:
+    """Of modules that have no nodes left, the outermost."""
     sound = """
-        a = Sin(x)           # layer
-        t = Transpose(a)     # layer
-        y = Cos(t)           # act
+        a = MatMul(x, w)    # layer.dense
+        b = Exp(a)          # layer.act
+        c = MatMul(b, wtwo) # head.dense
+        y = Tanh(c)         # head.act
     """
-    faulty = """
-        a = Sin(x)           # layer
-        t = Transpose(a)     # root
-        y = Neg(t)           # act
+    no_act = sound.replace("b = Exp(a)          # layer.act\n", "").replace("(b,", "(a,")
+    assert named(compared(no_act, sound)) == ["layer.act"]
+    no_layer = """
+        c = MatMul(x, wtwo) # head.dense
+        y = Tanh(c)         # head.act
     """
-    found = isolated(faulty, trace(sound, ("layer", "root", "t"), ("act", "root", "y"), ("root", "", "y")))
-    assert found["act"] is not None and found["act"].fed == () and found["act"].over
+    part = compared(no_layer, sound)
+    assert (part.verdict, named(part)) == ("one", ["layer"])
+
+
+def test_last_operation_that_is_missing_is_that_of_its_module(compared: Compared) -> None:
+    """What comes before it is there, and the addition of the residual reads that."""
+    missing = SOUND.replace("b = Add(a, v)                                        # layer.dense\n", "").replace(
+        "(b, x)", "(a, x)"
+    )
+    for is_named in (True, False):
+        part = compared(missing, SOUND, named=is_named)
+        assert (part.verdict, named(part)) == ("one", ["layer.dense"])
+        assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("wrong", "culprit"), [("q", "attn.q"), ("k", "attn.k"), ("", None)])
+def test_module_whose_weights_a_fused_node_has_not_is_to_blame(
+    wrong: str, culprit: str | None, compared: Compared
+) -> None:
+    """Attention, for one, has those of its modules side by side."""
+    sound = """
+        q = MatMul(x, wq)                       # attn.q
+        k = MatMul(x, wk)                       # attn.k
+        c = Concat <axis = -1> (q, k)           # attn
+        s = MatMul(c, wboth)                    # attn
+        y = Tanh(s)                             # head
+    """
+    fused = """
+        c = MatMul(x, wqk)                      # attn
+        s = MatMul(c, wboth)                    # attn
+        y = Tanh(s)                             # head
+    """
+    parts = [array_of(f"w{name}") + (0.5 if name == wrong else 0) for name in "qk"]
+    weights = {"wqk": np.concatenate(parts, axis=1), "wboth": np.concatenate([array_of("wa"), array_of("wb")])}
+    part = compared(fused, sound, weights=weights, origins={"c": ["attn.q", "attn.k"]})
+    assert named(part) == ([culprit] if culprit else [])
+
+
+def test_whole_module_shows_what_it_adds_with_all_that_is_in_it(compared: Compared) -> None:
+    found = rows(compared(SOUND.replace("Add(a, v)", "Sub(a, v)"), SOUND))
+    dense, layer, head = (found[name].own for name in ("layer.dense", "layer", "head"))
+    assert dense is not None and layer is not None and dense.sqnr_db < 60 and layer.sqnr_db < 60
+    assert head == EXACT and found["head"].errors.sqnr_db < 60  # type: ignore[union-attr]
+
+
+# --- What arithmetic costs ----------------------------------------------------------------------------------------
+
+
+def quantized(weight: Array, bits: int = 8) -> tuple[Array, Array, Array]:
+    """A weight as whole numbers without a sign around their middle, its one scale, and the zero point."""
+    middle = 2 ** (bits - 1)
+    scale = np.float32(np.abs(weight).max() / (middle - 1))
+    numbers = (np.rint(weight / scale) + middle).astype(np.uint8)
+    return numbers, np.array(scale), np.array(middle, np.uint8)
+
+
+WIDE = 32
+_WIDE_HEAD = f"main (float[2, 12, {WIDE}] x) => (float[2, 12, {WIDE}] y)"
+
+
+def wide(name: str, outlier: float = 0.0) -> Array:
+    weight = np.random.default_rng(crc32(name.encode())).standard_normal((WIDE, WIDE)).astype(np.float32) / 6
+    weight[0, 0] += outlier
+    return weight
+
+
+FLOAT_NET = "".join(
+    f"""
+    m{index} = MatMul({given}, w{index})            # layers.{index}.dense
+    {result} = Tanh(m{index})                       # layers.{index}.act
+    """
+    for index, given, result in ((0, "x", "t0"), (1, "t0", "t1"), (2, "t1", "y"))
+)
+
+
+def dynamic(*indices: int) -> str:
+    """The net with some layers in int8, as ONNX Runtime's dynamic quantization writes them."""
+    text = FLOAT_NET
+    for index in indices:
+        given = "x" if index == 0 else f"t{index - 1}"
+        text = text.replace(
+            f"m{index} = MatMul({given}, w{index})            # layers.{index}.dense",
+            f"""
+            q{index}, s{index}, z{index} = DynamicQuantizeLinear({given})           # layers.{index}.dense
+            i{index} = MatMulInteger(q{index}, wq{index}, z{index}, wz{index})      # layers.{index}.dense
+            f{index} = Cast <to = 1> (i{index})                                     # layers.{index}.dense
+            g{index} = Mul(s{index}, ws{index})                                     # layers.{index}.dense
+            m{index} = Mul(f{index}, g{index})                                      # layers.{index}.dense
+            """,
+        )
+    return text
+
+
+def weights_of(outlier: float = 0.0, bits: int = 8) -> dict[str, Array]:
+    made: dict[str, Array] = {}
+    for index in range(3):
+        weight = made[f"w{index}"] = wide(f"w{index}", outlier)
+        made[f"wq{index}"], made[f"ws{index}"], made[f"wz{index}"] = quantized(weight, bits)
+    return made
+
+
+@pytest.mark.parametrize("outlier", [0.0, 4.0])
+def test_sound_int8_adds_a_little_everywhere(outlier: float, compared: Compared) -> None:
+    """Coarser steps of a weight with an outlier cost more: that is known from its numbers."""
+    part = compared(dynamic(0, 1, 2), FLOAT_NET, weights=weights_of(outlier), head=_WIDE_HEAD)
+    assert part.verdict == "spread" and part.ok and not part.culprits and part.precision == "int8"
+    assert {each.path for each in part.carriers[:3]} == {f"layers.{index}.dense" for index in range(3)}
+    for each in part.carriers[:3]:
+        assert each.own.sqnr_db > each.expected_sqnr_db - MARGIN_DB["quantized"]
+        assert abs(each.own.sqnr_db - each.expected_sqnr_db) < 4
+    assert (part.carriers[0].own.sqnr_db < 30) == (outlier > 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "change"),
+    [
+        ("scale", lambda weights: {"ws1": weights["ws1"] * 2}),
+        ("zero point", lambda weights: {"wz1": weights["wz1"] - np.uint8(9)}),
+        ("range", lambda weights: {"wq1": np.clip(weights["wq1"], 118, 138)}),
+        ("rounding", lambda weights: {"wq1": weights["wq1"] // 16 * 16}),
+    ],
+)
+def test_badly_quantized_layer_among_sound_ones(
+    fault: str, change: Callable[[dict[str, Array]], dict[str, Array]], compared: Compared
+) -> None:
+    weights = weights_of()
+    part = compared(dynamic(0, 1, 2), FLOAT_NET, weights={**weights, **change(weights)}, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["layers.1.dense"]), fault
+    assert not part.ok
+
+
+def test_float_module_among_quantized_ones_has_to_be_exact(compared: Compared) -> None:
+    """A tenth of a dB of what int8 costs in all hides it in the outputs; by itself it is far off."""
+    text = dynamic(0, 1, 2).replace("t1 = Tanh(m1)", "h1 = Mul(m1, vnear)  # layers.1.act\n t1 = Tanh(h1)")
+    part = compared(
+        text, FLOAT_NET, weights={**weights_of(4.0), "vnear": np.full(WIDE, 0.99, np.float32)}, head=_WIDE_HEAD
+    )
+    assert (part.verdict, named(part)) == ("one", ["layers.1.act"])
+
+
+STATIC = FLOAT_NET.replace(
+    "m1 = MatMul(t0, w1)            # layers.1.dense",
+    """
+    q = QuantizeLinear(t0, vscale, vzero)                  # layers.1.dense
+    d = DequantizeLinear(q, vscale, vzero)                 # layers.1.dense
+    c = DequantizeLinear(wq1, ws1, wz1)                    # layers.1.dense
+    m1 = MatMul(d, c)                                      # layers.1.dense
+    """,
+)
+
+
+@pytest.mark.parametrize("top", [1.0, 0.4])
+def test_static_steps_cost_what_they_round_and_cut_off(top: float, compared: Compared) -> None:
+    """Those of a calibration on smaller values cut off more: that is the calibration's, and no module's."""
+    weights: dict[str, Any] = {
+        **weights_of(), "vscale": np.array(top / 127, np.float32), "vzero": np.array(128, np.uint8),
+    }  # fmt: skip
+    part = compared(STATIC, FLOAT_NET, weights=weights, head=_WIDE_HEAD)
+    assert part.verdict == "spread" and not part.culprits
+    worst = part.carriers[0]
+    assert worst.path == "layers.1.dense" and abs(worst.own.sqnr_db - worst.expected_sqnr_db) < 4
+    assert (worst.own.sqnr_db < 20) == (top < 1)
+
+
+def test_weights_that_are_quantized_alone_cost_their_rounding(compared: Compared) -> None:
+    """A constant that a node makes of them: its makers say what they compute with."""
+    text = FLOAT_NET.replace(
+        "m1 = MatMul(t0, w1) ", "c = DequantizeLinear(wq1, ws1, wz1)  # layers.1.dense\n m1 = MatMul(t0, c) "
+    )
+    part = compared(text, FLOAT_NET, weights=weights_of(), head=_WIDE_HEAD)
+    assert part.verdict == "spread" and part.carriers[0].path == "layers.1.dense"
+    assert abs(part.carriers[0].own.sqnr_db - part.carriers[0].expected_sqnr_db) < 4
+    broken = {**weights_of(), "ws1": weights_of()["ws1"] * 2}
+    assert named(compared(text, FLOAT_NET, weights=broken, head=_WIDE_HEAD)) == ["layers.1.dense"]
+
+
+def int4(weight: Array) -> tuple[TensorProto, Array, TensorProto]:
+    numbers, scale, _ = quantized(weight, 4)
+    values = (numbers.astype(np.int64) - 8).ravel().tolist()
+    made = helper.make_tensor("wq1", TensorProto.INT4, weight.shape, values)
+    return made, scale, helper.make_tensor("wz1", TensorProto.INT4, [], [0])
+
+
+def test_four_bits_cost_more(compared: Compared) -> None:
+    text = FLOAT_NET.replace(
+        "m1 = MatMul(t0, w1) ", "c = DequantizeLinear(wq1, ws1, wz1)  # layers.1.dense\n m1 = MatMul(t0, c) "
+    )
+    weights: dict[str, Any] = weights_of()
+    weights["wq1"], weights["ws1"], weights["wz1"] = int4(weights["w1"])
+    part = compared(text, FLOAT_NET, weights=weights, head=_WIDE_HEAD, opset=21)
+    assert part.verdict == "spread" and part.carriers[0].path == "layers.1.dense"
+    assert 5 < part.carriers[0].own.sqnr_db < 20
+    assert abs(part.carriers[0].own.sqnr_db - part.carriers[0].expected_sqnr_db) < 4
+
+
+@pytest.mark.parametrize(("bits", "outlier"), [(4, 0.0), (8, 0.0), (8, 5.0)])
+def test_cost_of_a_weight_is_known_from_its_whole_numbers(bits: int, outlier: float) -> None:
+    """Against the rounding itself, whose scale is not looked at: within a decibel and a half."""
+    weight = wide("w", outlier)
+    numbers, scale, zero = quantized(weight, bits)
+    rounded = (numbers.astype(np.float32) - zero) * scale
+    true = float(np.mean((rounded - weight) ** 2) / np.mean(weight**2))
+    if bits == 4:
+        node = Node(op_type="MatMulNBits")
+        numbers = numbers.ravel()[::2] | numbers.ravel()[1::2] << 4
+    else:
+        node = Node(op_type="MatMulInteger")
+    known = _of_integers(numbers, node)
+    assert known is not None and abs(10 * np.log10(known / true)) < 1.5
+    assert (
+        _of_integers(np.full((4, 4), 128 + 8, np.uint8), Node(op_type="MatMulInteger")) is None
+    )  # all are the zero point
+
+
+def test_cost_of_a_range_is_that_of_its_steps() -> None:
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    step = (values.max() - values.min()) / 255
+    true = float(np.mean((np.rint(values / step) * step - values) ** 2) / np.mean(values**2))
+    assert _of_range(values) == pytest.approx(true, rel=0.05)
+    assert _of_range(np.zeros(3, np.float32)) == 0
+
+
+def halved(text: str) -> str:
+    """A net that computes in float16 between casts."""
+    return text.replace("MatMul(x,", "MatMul(h,").replace("m0 =", "h = Cast <to = 10> (x)  # root\n m0 =").replace(
+        "y = Tanh(m2)", "p = Tanh(m2)  # layers.2.act\n y = Cast <to = 1> (p)"
+    )  # fmt: skip
+
+
+def test_float16_costs_its_rounding(compared: Compared) -> None:
+    weights = {f"w{index}": wide(f"w{index}").astype(np.float16) for index in range(3)}
+    exact = {name: array.astype(np.float32) for name, array in weights.items()}
+    part = half_against_float(compared, weights, exact)
+    assert part.precision == "float16" and part.verdict == "agrees" and HALF_NOTE in part.notes
+    own = [call.own.sqnr_db for call in part.modules if call.own is not None]
+    assert 62 < min(own) < 80
+    wrong = {**weights, "w1": (weights["w1"] * np.float16(1.01)).astype(np.float16)}
+    assert named(half_against_float(compared, wrong, exact)) == ["layers.1.dense"]
+
+
+def half_against_float(compared: Compared, weights: dict[str, Array], exact: dict[str, Array]) -> PartComparison:
+    names = {f"w{index}": f"wf{index}" for index in range(3)}
+    sound = FLOAT_NET
+    for name, other in names.items():
+        sound = sound.replace(f", {name})", f", {other})")
+    both = {**weights, **{other: exact[name] for name, other in names.items()}}
+    return compared(halved(FLOAT_NET), sound, weights=both, head=_WIDE_HEAD)
+
+
+RMS = """
+    h = Cast <to = 10> (x)                       # norm
+    s = Mul(h, h)                                # norm
+    m = ReduceMean <axes = [-1]> (s)             # norm
+    r = Sqrt(m)                                  # norm
+    n = Div(h, r)                                # norm
+    y = Cast <to = 1> (n)                        # norm
+"""
+
+
+def test_float16_overflows_as_on_a_gpu(tmp_path: Path) -> None:
+    """Squares of large numbers: ONNX's reference evaluator says 0, and ONNX Runtime's CPU provider alone says 1."""
+    path = written(tmp_path / "model.onnx", RMS, {})
+    x = 1000 * array_of("x").reshape(1, 6, 6)[:, :3].repeat(2, 0)
+    inputs = {"x": x}
+    file = HtpPackage(path).files["model.onnx"]
+    graph = FlatGraph(file.model, file.tags)
+    tensors = ["s", "m", "r", "n", "y"]
+    with np.errstate(all="ignore"):
+        model = onnx.load(path)
+        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors[:-1])
+        values = ReferenceEvaluator(model).run(None, inputs)
+    expected = dict(zip(["y", *tensors[:-1]], values, strict=True))
+    with Prober(file.model, graph, provider="CPUExecutionProvider", threads=1) as prober:
+        assert prober.rounds_half
+        found = prober.run(tensors, inputs)
+        prober.rounds_half = False
+        plain = prober.run(["y"], inputs)["y"]
+    assert not expected["y"].any() and np.abs(plain).max() > 1
+    for name in tensors:
+        assert np.array_equal(found[name], expected[name]), name
+
+
+def test_overflow_in_float16_is_named(compared: Compared) -> None:
+    half = """
+        d = MatMul(x, w)                             # dense
+    """ + RMS.replace("(x)", "(d)")
+    sound = """
+        d = MatMul(x, w)                             # dense
+        s = Mul(d, d)                                # norm
+        m = ReduceMean <axes = [-1]> (s)             # norm
+        r = Sqrt(m)                                  # norm
+        y = Div(d, r)                                # norm
+    """
+    part = compared(half, sound, weights={"w": 5000 * array_of("w")})
+    assert (part.verdict, named(part)) == ("one", ["norm"]) and not part.ok
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+    assert compared(half, sound, tolerance=1e-2).verdict == "agrees"
 
 
 # --- The verdict --------------------------------------------------------------------------------------------------
+
+
+def test_two_that_are_wrong_are_named_in_the_order_of_what_they_explain(compared: Compared) -> None:
+    sound = """
+        a = Sin(x)      # first
+        b = Cos(x)      # second
+        y = Add(a, b)   # root
+    """
+    faulty = sound.replace("a = Sin(x)", "c = Sin(x)  # first\n a = Mul(c, vnear)").replace("Cos(x)", "Exp(x)")
+    part = compared(faulty, sound, weights={"vnear": np.full(6, 1.5, np.float32)})
+    assert part.verdict == "several" and named(part) == ["second", "first"]
+    assert part.output_error_without_all == pytest.approx(0, abs=1e-6)
+    assert all(each.output_error_without > 1e-3 for each in part.culprits)  # type: ignore[operator]
+
+
+def test_two_that_only_help_together(compared: Compared) -> None:
+    """Either makes the outputs no numbers: putting one of them right shows nothing."""
+    sound = """
+        a = Sin(x)      # first
+        b = Cos(x)      # second
+        y = Add(a, b)   # root
+    """
+    broken = sound.replace("a = Sin(x)", "c = Sub(x, vbig)  # first\n a = Log(c)")
+    broken = broken.replace("b = Cos(x)", "d = Sub(x, vbig)  # second\n b = Sqrt(d)")
+    part = compared(broken, sound, weights={"vbig": np.full(6, 100, np.float32)})
+    assert part.verdict == "several" and set(named(part)) == {"first", "second"}
+    assert part.output_error_without_all == pytest.approx(0, abs=1e-6)
+
+
+def test_module_far_from_what_it_should_be_is_not_named_if_it_does_no_harm(compared: Compared) -> None:
+    """Its output is multiplied by 0."""
+    sound = """
+        a = Sin(x)          # first
+        z = Mul(a, vzero)   # root
+        y = Add(x, z)       # root
+    """
+    part = compared(sound.replace("Sin", "Exp"), sound, weights={"vzero": np.zeros(6, np.float32)})
+    assert part.verdict == "agrees" and not part.culprits
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_factor_that_a_tool_moved_accuses_nobody(int8: bool, compared: Compared) -> None:
+    """From a norm to the next layer, as tools do that make activations even: each is off alone, and both are right."""
+    sound = """
+        n = LayerNormalization <axis = -1> (x, vg)       # norm
+        m = MatMul(n, w0)                                # dense
+        y = Tanh(m)                                      # act
+    """
+    factor = np.exp2(np.arange(WIDE) % 5 - 2).astype(np.float32)
+    gain = np.linspace(0.5, 1.5, WIDE, dtype=np.float32)
+    weight = wide("w0")
+    weights: dict[str, Any] = {"vg": gain, "w0": weight, "vgmoved": gain / factor, "wmoved": weight * factor[:, None]}
+    weights["wq"], weights["ws"], weights["wz"] = quantized(weights["wmoved"])
+    moved = sound.replace("(x, vg)", "(x, vgmoved)").replace("w0", "wmoved")
+    if int8:
+        moved = moved.replace(
+            "MatMul(n, wmoved) ", "MatMul(n, c) "
+        ).replace("m =", "c = DequantizeLinear(wq, ws, wz)   # dense\n m =")  # fmt: skip
+    part = compared(moved, sound, weights=weights, head=_WIDE_HEAD)
+    assert part.verdict in (("spread",) if int8 else ("agrees",)) and not part.culprits and part.ok
+    norm = rows(part)["norm"].own
+    assert norm is not None and norm.sqnr_db < 20
+
+
+@pytest.mark.parametrize("chooser", ["ArgMax", "TopK"])
+def test_who_chooses_otherwise_can_t_be_told(chooser: str, compared: Compared) -> None:
+    """A difference in rounding is enough for another choice."""
+    choice = {
+        "ArgMax": "i = ArgMax <axis = -1> (g)      # router",
+        "TopK": "t, i = TopK(g, wone)              # router",
+    }[chooser]
+    sound = f"""
+        g = MatMul(x, w)                # router.gate
+        {choice}
+        f = Cast <to = 1> (i)           # router
+        y = Mul(x, f)                   # experts
+    """
+    other = sound.replace("(g", "(n").replace("i = Arg", "n = Neg(g)  # router\n i = Arg").replace(
+        "t, i", "n = Neg(g)  # router\n t, i")  # fmt: skip
+    part = compared(other, sound, weights={"wone": np.array([1])})
+    assert part.verdict == "unknown" and not part.culprits and not part.ok
+    assert part.reason is not None and chooser in part.reason
+
+
+def test_what_draws_random_numbers_can_t_be_told(compared: Compared) -> None:
+    noisy = """
+        r = RandomNormalLike(x)   # noise
+        a = Add(x, r)             # noise
+        y = Sin(a)                # act
+    """
+    part = compared(noisy)
+    assert part.verdict == "unknown" and part.random == ("RandomNormalLike",)
+    assert part.reason is not None and "random numbers" in part.reason
+
+
+def test_error_in_a_body_is_that_of_its_node_s_module(compared: Compared) -> None:
+    """Nothing shows what is in it."""
+    body = """
+        y = If(wyes) <          # root
+            then_branch = then () => (float[2, 3, 6] t) { t = Sin(x)    # layer
+            },
+            else_branch = other () => (float[2, 3, 6] e) { e = Cos(x)   # layer
+            }>
+    """
+    part = compared(body.replace("Sin", "Exp"), body, weights={"wyes": np.array(True)})
+    assert (part.verdict, named(part)) == ("one", ["root"])
+
+
+def test_whole_numbers_have_to_be_equal(compared: Compared) -> None:
+    """Nothing else shows that another index was chosen, and no module returns one."""
+    sound = """
+        a = Mul(x, vg)               # layer
+        y = Cast <to = 7> (a)        # root
+    """
+    head = _HEAD.replace("=> (float", "=> (int64")
+    gain = {"vg": np.full(6, 3, np.float32)}
+    assert compared(sound, head=head, weights=gain).verdict == "agrees"
+    part = compared(sound.replace("Cast <to = 7> (a)", "Cast <to = 7> (x)"), sound, head=head, weights=gain)
+    assert part.outputs["y"].relative == np.inf and not part.ok
+    assert (part.verdict, part.reason) == ("unknown", "the error comes from what could not be compared")
+
+
+GUESS = into(0, "a")
+BEFORE = Outputs({"y": Errors(1.0, 1.0, 1.0, 0.0, 30.0)}, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("guesses", "kind", "gain", "excess", "is_to_blame"),
+    [
+        ((), "float32", 0.5, 15.0, True),
+        ((), "float32", 0.1, 15.0, False),
+        ((GUESS,), "float32", 0.5, 15.0, False),
+        ((GUESS,), "float32", 1.5, 15.0, True),
+        ((), "float32", -0.1, 50.0, True),  # hidden by what the others lose
+        ((), "float32", -1.0, 50.0, False),  # its error undoes another's
+        ((), "quantized", -0.1, 50.0, False),
+        ((GUESS,), "float32", -0.1, 50.0, False),
+    ],
+)
+def test_how_much_speaks_for_a_suspect(
+    guesses: tuple[Port, ...], kind: str, gain: float, excess: float, is_to_blame: bool
+) -> None:
+    """More where its tensors are guesses."""
+    row = Row(0, "/Net", False, guesses=set(guesses))
+    assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}) is is_to_blame
+
+
+# --- The report ---------------------------------------------------------------------------------------------------
 
 
 FAR = Errors(1.0, 1.0, 1.0, 0.0, 0.0)
 
 
 def call(order: int, path: str, errors: Errors | None = None) -> CallComparison:
-    return CallComparison(order=order, tag="", path=path, class_name="", errors=errors, over=errors is not None)
-
-
-def part(*calls: CallComparison, **options: Any) -> PartComparison:
-    return PartComparison(
-        file="model.onnx", reference="", inputs={}, tolerance=TOLERANCE, calls=calls, outputs={}, **options
+    return CallComparison(
+        order=order, tag="", path=path, class_name="", own=errors, errors=errors, over=errors is not None
     )
 
 
-def test_culprit_is_who_makes_the_first_error() -> None:
-    """The first call that is off, unless what makes its error is known to be another's."""
-    sound, layer, act = call(0, "dense"), call(2, "layer", FAR), call(1, "act", FAR)
-    assert part(sound, act, layer).culprit is act
-    assert part(sound, act, layer, isolated=(Isolated(call=act, added=FAR),)).culprit is act
-    assert part(sound, act, layer, isolated=(Isolated(call=act, added=FAR, source=layer),)).culprit is layer
-    assert part(sound).culprit is None and part(sound).ok
+def report_of(verdict: str, *calls: CallComparison, error: float = 0.0, **options: Any) -> PartComparison:
+    return PartComparison(
+        file="model.onnx", reference="", inputs={}, tolerance=1e-4, verdict=verdict, calls=calls,
+        outputs={"y": replace(EXACT, relative=error)}, **options,
+    )  # fmt: skip
 
 
-def test_first_modules_far_off_by_themselves_look_foreign() -> None:
-    calls = [call(order, f"layer.{order}", FAR) for order in range(3)]
-    own = [Isolated(call=each, added=FAR, source=each) for each in calls]
-    assert part(*calls, isolated=tuple(own)).looks_foreign
-    assert not part(*calls, isolated=tuple(own[:2])).looks_foreign
+@pytest.mark.parametrize(
+    ("verdict", "error", "ok"),
+    [
+        ("agrees", 0.0, True),
+        ("one", 0.0, False),
+        ("several", 0.0, False),
+        ("spread", 1e-5, True),
+        ("spread", 1e-3, False),
+        ("unknown", 1e-3, False),
+        ("unknown", 0.0, True),
+    ],
+)
+def test_what_is_all_right(verdict: str, error: float, ok: bool) -> None:
+    assert report_of(verdict, error=error).ok is ok
+
+
+def test_many_modules_far_off_look_foreign() -> None:
+    culprits = [
+        Culprit(row=call(order, f"layer.{order}", FAR), expected_sqnr_db=110.0, output_error_without=1.0,
+                output_sqnr_db_without=0.0)
+        for order in range(4)
+    ]  # fmt: skip
+    assert report_of("several", culprits=tuple(culprits)).looks_foreign
+    assert not report_of("several", culprits=tuple(culprits[:2])).looks_foreign
+    assert report_of("several", culprits=tuple(culprits)).culprit is culprits[0].row
+    assert report_of("agrees").culprit is None
+
+
+# --- Measures -----------------------------------------------------------------------------------------------------
+
+
+def test_measure_of_several_samples_is_that_of_all_together() -> None:
+    random = np.random.default_rng(0)
+    expected = [random.standard_normal(size).astype(np.float32) for size in ((2, 3), (5, 3), (1, 300_001))]
+    actual = [array + 0.01 * random.standard_normal(array.shape).astype(np.float32) for array in expected]
+    measure = Measure()
+    for ours, theirs in zip(actual, expected, strict=True):
+        measure.add(ours, theirs)
+    whole = measure_errors(*(np.concatenate([each.ravel() for each in side]) for side in (actual, expected)))
+    found = measure.errors()
+    assert (found.max_abs, found.relative) == (whole.max_abs, whole.relative)
+    assert found.sqnr_db == pytest.approx(whole.sqnr_db) and found.cosine == pytest.approx(whole.cosine)
+    assert found.mean_abs == pytest.approx(whole.mean_abs)
+
+
+def test_one_sample_without_a_number_is_enough() -> None:
+    measure = Measure()
+    measure.add(np.ones(3), np.ones(3))
+    assert measure.errors() == EXACT
+    measure.add(np.array([np.nan]), np.ones(1))
+    measure.add(np.ones(3), np.ones(3))
+    assert measure.errors().relative == np.inf and measure.errors().sqnr_db == -np.inf
+    assert Measure().errors() == EXACT
+
+
+def test_layouts_that_agree_on_all_samples() -> None:
+    """A transposition or a reshape that a tool moved is no error; values in other places are."""
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal((2, 5, 5)).astype(np.float32) for _ in range(2)]
+
+    def found(*actual: Array) -> tuple[Layout, Errors] | None:
+        return fit(actual, arrays, lambda errors: errors.sqnr_db > 100)
+
+    assert found(*arrays) == (AS_IT_IS, EXACT)
+    for order in ((2, 0, 1), (0, 2, 1)):
+        turned = found(*(array.transpose(order) for array in arrays))
+        assert turned is not None and turned[1] == EXACT
+        back = turned[0].of_graph(arrays[0], ())
+        assert np.array_equal(back, arrays[0].transpose(order))
+        assert np.array_equal(turned[0].of_reference(back, arrays[0].shape), arrays[0])
+    assert found(*(array.reshape(10, 5) for array in arrays)) == (Layout(flat=True), EXACT)
+    one_way = found(arrays[0].transpose(0, 2, 1), arrays[1])
+    assert one_way is not None and one_way[0] == AS_IT_IS and one_way[1].relative > 0.1
+    other = found(*(np.flip(array, 1) for array in arrays))
+    assert other is not None and other[1].relative > 0.1
+    assert found(*(array[:, :4] for array in arrays)) is None
+    assert found(*(array.astype(np.int64) for array in arrays)) is None
+
+
+def test_order_of_axes_is_turned_back() -> None:
+    """Of three axes an order is not its own inverse."""
+    array = np.arange(24).reshape(2, 3, 4)
+    for order in ((1, 2, 0), (2, 0, 1), (0, 2, 1), (2, 1, 0)):
+        layout = Layout(order)
+        assert np.array_equal(layout.of_reference(layout.of_graph(array, ()), array.shape), array)
 
 
 # --- Tolerances ---------------------------------------------------------------------------------------------------
@@ -624,3 +1414,8 @@ def test_random_operators_in_bodies_count() -> None:
             }>
     """)
     assert random_operators(small.model) == ("RandomNormalLike",)
+
+
+def test_arrays_that_are_not_numbers_of_one_kind() -> None:
+    assert compare_arrays(np.ones(3), np.ones(4)).relative == np.inf
+    assert compare_arrays(np.ones(3, np.int64), np.ones(3, np.float32)).relative == np.inf

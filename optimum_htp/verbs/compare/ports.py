@@ -235,7 +235,7 @@ class Ports:
                     elif producer in self.graph.fused.get(number, ()):
                         self.matches[Port(number, value.name, into=False, shared=True)] = PortMatch(index, NAME)
         ours = self.graph.flat.producer
-        shared = [name in ours for name in named]
+        shared = [name in ours for name in named if name not in self.samples[0].outputs]  # those are called so by all
         self.names_are_shared = sum(shared) > _SHARED * len(shared)
         # Names are evidence only where the shapes are the same.
         wanted: dict[int, list[Port]] = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import DEFAULT_PROVIDER, Array, computes_in, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -66,9 +66,9 @@ class Prober:
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
         self._declared = {value.name: value for value in model.graph.inputs}
         self._external = bool(external_data_files(model))
-        # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
-        self.rounds_half = provider == DEFAULT_PROVIDER and computes_in(model) == "float16"
         self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
+        # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
+        self.rounds_half = provider == DEFAULT_PROVIDER and any(map(self._is_half, flat.producer))
 
     def __enter__(self) -> Prober:
         return self
