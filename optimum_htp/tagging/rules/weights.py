@@ -59,6 +59,12 @@ class _Readers:
         self._tree = trace.tree
         self._nodes = dict(model.nodes())
         self._edges = Edges(model)
+        self._uses: dict[tuple[str, str], dict[NodeKey, None]] = {}  # by the graph of a tensor and its name
+        for key, node in self._nodes.items():
+            for name in node.inputs:
+                tensor = self._edges.find(key[0], name)
+                if tensor is not None:
+                    self._uses.setdefault(tensor, {})[key] = None
         self._returned = {(path, value.name) for path, graph in model.graphs() for value in graph.outputs}
         self._shapes = {
             (path, tensor.name): tensor.dims for path, graph in model.graphs() for tensor in graph.initializers
@@ -71,9 +77,7 @@ class _Readers:
             name = parameter_name(stored)
             if name not in self._trace.tensors or self._trace.shapes.get(name) != shape:
                 continue
-            uses = self._edges.consumers.get((graph, stored), ())
-            keys = [(use.graph, use.index) for use in uses]
-            keys = [key for key in keys if key not in self._nodes or self._nodes[key].op_type != "Identity"]
+            keys = [key for key in self._uses.get((graph, stored), ()) if self._nodes[key].op_type != "Identity"]
             bodies = [split_body_path(path) for path, _ in keys]
             branches = None not in bodies and len({body[:2] for body in bodies if body}) == 1
             if len(keys) == 1 or (branches and len({path for path, _ in keys}) == len(keys)):
@@ -141,17 +145,14 @@ class _Readers:
 
     def _producer(self, key: NodeKey | None, op_type: str) -> NodeKey | None:
         """The node of this operator that produces an input of a node."""
-        inputs = () if key is None else (self._edges.find(key[0], name) for name in self._nodes[key].inputs)
-        producers = (self._edges.producers.get(tensor) for tensor in inputs if tensor is not None)
+        producers = () if key is None else (self._edges.producer(key[0], name) for name in self._nodes[key].inputs)
         return next((each for each in producers if each and self._nodes[each].op_type == op_type), None)
 
     def _readers(self, key: NodeKey) -> set[NodeKey]:
         """The nodes that read what a node produces; itself too, where the model returns it."""
         outputs = [(key[0], name) for name in self._nodes[key].outputs]
-        uses = (use for output in outputs for use in self._edges.consumers.get(output, ()))
-        return {(use.graph, use.index) for use in uses} | (
-            {("", -1)} if self._returned.intersection(outputs) else set()
-        )
+        readers = {key for output in outputs for key in self._uses.get(output, ())}
+        return readers | ({("", -1)} if self._returned.intersection(outputs) else set())
 
     def _reads_alike(self, mean: NodeKey | None, centered: NodeKey | None) -> bool:
         """Whether a mean is taken of what it is subtracted from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
@@ -61,9 +62,9 @@ def compare_graph(
         rows = own_rows(ports)
         verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
         if guessed and verdict.culprits:
-            names = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
+            listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
             verdict = Verdict(
-                UNKNOWN, reason=f"only their order says which inputs are which ({names}); use --map NEW=OLD"
+                UNKNOWN, reason=f"only their order says which inputs are which ({listed}); use --map NEW=OLD"
             )
         if not verdict.unconfirmed or attempt + 1 == _ATTEMPTS:
             break
@@ -190,7 +191,7 @@ class _Calls:
         kinds = {self._ports.matches[port].evidence for port in ports}
         return next((kind for kind in ("shape", "value", "name") if kind in kinds), None)
 
-    def _identity(self, number: int) -> dict[str, object]:
+    def _identity(self, number: int) -> dict[str, Any]:
         call = self._graph.calls[number]
         return {
             "order": number,

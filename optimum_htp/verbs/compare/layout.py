@@ -35,8 +35,9 @@ class Layout:
             return array.reshape(tuple(shape))
         if not self.order:
             return array
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return array.transpose(inverse)
+        inverse = tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
+        moved: Array = array.transpose(inverse)
+        return moved
 
 
 AS_IT_IS = Layout()

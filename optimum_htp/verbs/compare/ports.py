@@ -125,7 +125,7 @@ class Ports:
         arrays = self.run(cut.plan(names))
         if arrays is None:
             return None
-        result = {}
+        result: dict[Port, Samples] = {}
         for index, port in enumerate(ports):
             found = [array[str(index)] for array in arrays]
             if all(hasattr(array, "dtype") for array in found):

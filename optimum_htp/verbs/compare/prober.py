@@ -270,7 +270,8 @@ class Run:
 def _zero() -> bytes:
     from onnx import helper
 
-    return helper.make_node("Constant", [], [_ZERO], value_int=0).SerializeToString()
+    encoded: bytes = helper.make_node("Constant", [], [_ZERO], value_int=0).SerializeToString()
+    return encoded
 
 
 def _parts(correction: Correction) -> tuple[str, str, str]:
@@ -293,7 +294,8 @@ def renamed_node(data: bytes, names: Mapping[str, str]) -> bytes:
     ):  # there may be others of it, and ONNX Runtime wants one of each name
         node.ClearField("name")
     _rename(node, names)
-    return node.SerializeToString()
+    encoded: bytes = node.SerializeToString()
+    return encoded
 
 
 def _rename(node: Any, names: Mapping[str, str]) -> None:

@@ -49,12 +49,29 @@ class CallValues:
 class Reference(Protocol):
     """What a graph is compared with, on one sample."""
 
-    name: str  # what it is, for messages
-    precision: str  # what it computes with, as `computes_in` says it
-    calls: Sequence[ReferenceCall]  # in the order in which they ended
-    inputs: Mapping[str, Array]  # of the ONNX file
-    outputs: Mapping[str, Array]  # the model's, by their names in the ONNX file
-    named_calls: Sequence[int]  # the calls of which some tensors have names
+    @property
+    def name(self) -> str:
+        """What it is, for messages."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes with, as `computes_in` says it."""
+
+    @property
+    def calls(self) -> Sequence[ReferenceCall]:
+        """The calls, in the order in which they ended."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """The inputs of the ONNX file."""
+
+    @property
+    def outputs(self) -> Mapping[str, Array]:
+        """The model's, by their names in the ONNX file."""
+
+    @property
+    def named_calls(self) -> Sequence[int]:
+        """The calls of which some tensors have names."""
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that is known."""
