@@ -116,10 +116,6 @@ class PackageReference:
             for number, (received, returned) in borders.items()
         }
 
-    def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, those that a node of the graph produces."""
-        return self._run(name for name in names if self.has(name))
-
     def _run(self, names: Iterable[str]) -> dict[str, Array]:
         return self._prober.run(list(dict.fromkeys(names)), self._given)
 

@@ -90,6 +90,3 @@ class Reference(Protocol):
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""
-
-    def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors of the reference's graph with some names, as far as it has them."""

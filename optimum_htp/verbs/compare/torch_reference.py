@@ -114,10 +114,6 @@ class TorchReference:
         """Unknown: which of them a graph folds is not said."""
         return []
 
-    def named(self, _: Sequence[str]) -> dict[str, Array]:
-        """No tensors: those of PyTorch have no names."""
-        return {}
-
 
 @dataclass(slots=True)
 class _Call:

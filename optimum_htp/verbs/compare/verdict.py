@@ -118,7 +118,7 @@ class Counterfactual:
                         value = ports.given(port, seen.values[index], index)
                         finite = value[np.isfinite(value)]
                         limit = _HUGE * float(np.abs(finite).max(initial=0.0))
-                        with np.errstate(invalid="ignore"):  # past the limit a sum would round the value away
+                        with np.errstate(all="ignore"):  # past the limit a sum would round the value away
                             replaced = ~(np.isfinite(array) & np.isfinite(value) & (np.abs(array) <= limit))
                         with np.errstate(all="ignore"):
                             delta = np.where(replaced, 0, value - array).astype(value.dtype)
