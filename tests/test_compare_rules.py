@@ -104,8 +104,8 @@ def test_nearest_tensors_that_are_known() -> None:
         c = Sin(w)      # root
         y = Add(b, c)   # root
     """)
-    assert graph.known_sources("y", {"a", "c"}) == {"a"}  # c is a constant
-    assert graph.known_sources("y", ()) == {"x"}
+    assert graph.known_sources("y", {"a", "c"}) == ({"a"}, {1, 3})  # c is a constant, and what is after a is two nodes
+    assert graph.known_sources("y", ()) == ({"x"}, {0, 1, 3})
 
 
 # --- What enters and leaves a call --------------------------------------------------------------------------------
