@@ -703,6 +703,21 @@ def test_second_output_that_is_wrong_is_that_of_its_maker(compared: Compared) ->
         assert named(part) == ["split"]
 
 
+def test_name_of_an_output_is_no_sign_of_a_common_origin(compared: Compared) -> None:
+    """Exports of one model by different tools call their outputs the same, and nothing in between."""
+    sound = """
+        a = Sin(x)      # split
+        b = Cos(x)      # split
+        y = Add(a, b)   # root
+    """
+    other = """
+        c = Sin(x)      # split
+        d = Exp(x)      # split
+        y = Add(c, d)   # root
+    """
+    assert named(compared(other, sound)) == ["split"]
+
+
 def test_convolution_is_compared_as_the_batch_norm_folded_into_it() -> None:
     """If that has nodes, or is called from elsewhere, it was not."""
     text = """
@@ -876,26 +891,9 @@ def test_whole_module_shows_what_it_adds_with_all_that_is_in_it(compared: Compar
     assert head == EXACT and found["head"].errors.sqnr_db < 60  # type: ignore[union-attr]
 
 
-MASKED = """
-    n = Neg(x)                    # mask
-    m = Relu(n)                   # root
-    p = Sin(x)                    # first.inner
-    q = Mul(p, m)                 # first
-    r = Cos(q)                    # second.inner
-    s = Mul(r, m)                 # second
-    y = Tanh(s)                   # head
-"""
-
-
-def test_foreign_part_that_does_right_elsewhere_is_acquitted(compared: Compared) -> None:
-    """The root makes a mask that no module is known to be given; the first block is right with it."""
-    part = compared(MASKED.replace("s = Mul(r, m)", "s = Sub(r, m)"), MASKED, named=False)
-    assert (part.verdict, named(part)) == ("one", ["second+"])
-
-
 def test_number_that_dwarfs_the_reference_is_replaced(compared: Compared) -> None:
     """What is added to it to put it right would be rounded away."""
-    faulty = SOUND.replace("y = Tanh(d)", "y = Tanh(d)").replace("b = Add(a, v)", "b = Mul(a, vhuge)")
+    faulty = SOUND.replace("b = Add(a, v)", "b = Mul(a, vhuge)")
     part = compared(faulty, SOUND, weights={"vhuge": np.full(6, 1e30, np.float32)}, named=False)
     assert (part.verdict, named(part)) == ("one", ["layer.dense"])
     assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
@@ -973,18 +971,6 @@ def test_float_package_is_not_accused_of_what_its_reference_lost(compared: Compa
     """The other way round: what quantization costs is in the reference."""
     part = compared(FLOAT_NET, dynamic(0, 1, 2), weights=weights_of(), head=_WIDE_HEAD)
     assert part.verdict == "spread" and part.ok and part.precision == "int8"
-
-
-def test_weights_of_another_model_accuse_no_single_module(compared: Compared) -> None:
-    """That putting one of them right helps a little is by chance."""
-    others = {f"w{index}": wide(f"other{index}") for index in range(3)}
-    weights = {**others, **{f"wf{index}": wide(f"w{index}") for index in range(3)}}
-    sound = FLOAT_NET
-    for index in range(3):
-        sound = sound.replace(f", w{index})", f", wf{index})")
-    text = FLOAT_NET.replace("Tanh", "Sin")
-    part = compared(text, sound, weights=weights, head=_WIDE_HEAD)
-    assert part.verdict == "several" and part.looks_foreign
 
 
 @pytest.mark.parametrize(
