@@ -37,10 +37,12 @@ _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what 
 
 
 class Expected:
-    """The expected errors of the rows of one graph."""
+    """The expected errors of the rows of one graph; the reference may be in another precision."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, reference_precision: str = FLOAT32) -> None:
         self._ports = ports
+        # What the reference itself loses is not known row by row.
+        self._most_db = EXPECTED_DB.get(reference_precision, _UNKNOWN_DB)
         self._flat = ports.graph.flat
         self._prober = ports.prober
         self._cut = ports.cut()
@@ -59,11 +61,11 @@ class Expected:
         """The SQNR that a row has at least if it is sound, in dB."""
         kind = self.kind(row)
         if kind != QUANTIZED:
-            return EXPECTED_DB[kind]
+            return min(EXPECTED_DB[kind], self._most_db)
         known = self._known.get(id(row))
         if known is None:
             known = self._known[id(row)] = self._of_quantized(row)
-        return known
+        return min(known, self._most_db)
 
     def _of_quantized(self, row: Row) -> float:
         nodes = [self._flat.nodes[index].node for index in row.makers]

@@ -61,19 +61,23 @@ def _rewired(ports: Ports, port: Port) -> int | None:
     """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
 
     If this graph has the reference's tensor, that is who reads the wrong one; if not, or if nobody reads it, who should have
-    made it.
+    made it. What the maker of the right tensor makes of it is that one's work, as any other.
     """
     graph, reference = ports.graph, ports.samples[0]
     if not port.into:
         return None
     name = ports.expected_name(port)
     if name is None:
-        right = ports.tensor_of(port)
-        return _readers(graph, port) if right is not None and port.tensor not in right else None
+        right = ports.tensors_of(port)
+        if not right or port.tensor in right or any(_made_in(graph, port.tensor, number) for number in right.values()):
+            return None
+        return _readers(graph, port)
     if name == port.tensor or not ports.names_are_shared:
         return None
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
+        if maker is not None and _made_in(graph, port.tensor, maker):
+            return maker
         if maker is None or graph.is_read(name):
             return _readers(graph, port)
         unused = [number for number in graph.around(maker) if not graph.is_inside(port.call, number)]
@@ -94,6 +98,12 @@ def _left_out(ports: Ports, port: Port) -> int | None:
     known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
     gone = {_outermost_gone(ports.graph, maker) for maker in known[1]} if known is not None else set()
     return min((number for number in gone if number is not None), default=None)
+
+
+def _made_in(graph: CallGraph, name: str, number: int) -> bool:
+    """Whether a call's nodes make a tensor."""
+    index = graph.flat.producer.get(name)
+    return index is not None and index in graph.nodes.get(number, ())
 
 
 def _readers(graph: CallGraph, port: Port) -> int | None:
