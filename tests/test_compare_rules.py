@@ -970,7 +970,8 @@ def test_sound_int8_adds_a_little_everywhere(outlier: float, compared: Compared)
 def test_float_package_is_not_accused_of_what_its_reference_lost(compared: Compared) -> None:
     """The other way round: what quantization costs is in the reference."""
     part = compared(FLOAT_NET, dynamic(0, 1, 2), weights=weights_of(), head=_WIDE_HEAD)
-    assert part.verdict == "spread" and part.ok and part.precision == "int8"
+    assert part.verdict in ("agrees", "spread") and part.ok and not part.culprits
+    assert min(call.own.sqnr_db for call in part.modules if call.own is not None) < 60
 
 
 @pytest.mark.parametrize(
@@ -1362,14 +1363,12 @@ def test_what_is_all_right(verdict: str, error: float, ok: bool) -> None:
     assert report_of(verdict, error=error).ok is ok
 
 
-def test_many_modules_far_off_look_foreign() -> None:
+def test_culprit_is_the_first_of_those_that_are_ranked() -> None:
     culprits = [
         Culprit(row=call(order, f"layer.{order}", FAR), expected_sqnr_db=110.0, output_error_without=1.0,
                 output_sqnr_db_without=0.0)
-        for order in range(4)
+        for order in range(2)
     ]  # fmt: skip
-    assert report_of("several", culprits=tuple(culprits)).looks_foreign
-    assert not report_of("several", culprits=tuple(culprits[:2])).looks_foreign
     assert report_of("several", culprits=tuple(culprits)).culprit is culprits[0].row
     assert report_of("agrees").culprit is None
 

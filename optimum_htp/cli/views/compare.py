@@ -78,8 +78,6 @@ def _proof(part: PartComparison) -> Iterator[str]:
         yield f"  with its work put right, and all else as it is, the outputs are {_off(culprit)}"
     if len(part.culprits) > 1 and part.output_error_without_all is not None:
         yield f"with all of them put right the outputs are off by {part.output_error_without_all:.1e}"
-    if part.looks_foreign:
-        yield "so many are wrong as if the weights were another model's: is the reference what this was exported from?"
     if part.carriers:
         names = ", ".join(f"{_name(each.row)} {_decibel(each.own.sqnr_db)}" for each in part.carriers[:3])
         yield f"most is added by {names}"

@@ -176,11 +176,6 @@ class CallGraph:
         """Whether anything reads a tensor, or it is an output of the graph."""
         return name in self._results or next(self._consumers(name), None) is not None
 
-    def maker(self, name: str) -> int | None:
-        """The call whose own node makes a tensor; None if unknown."""
-        index = self.flat.producer.get(name)
-        return None if index is None else self.owner[index]
-
     def varies(self, name: str) -> bool:
         """Whether a tensor depends on the model's inputs, or is one."""
         index = self.flat.producer.get(name)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.models import Array, Errors, worst_errors
-from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import SHAPE, Ports, Seen
-from optimum_htp.verbs.compare.whose import WRONG_DB, whose
+from optimum_htp.verbs.compare.whose import whose
 
 
 @dataclass(slots=True)
@@ -74,16 +73,7 @@ def own_rows(ports: Ports) -> list[Row]:
                 errors = _errors(ports, port, arrays, seen)
                 if errors is not None:
                     _add(rows, ports, cut, port, errors)
-    found = [rows[key] for key in sorted(rows)]
-    _acquit(found, ports.graph)
-    return found
-
-
-def _acquit(rows: Sequence[Row], graph: CallGraph) -> None:
-    """Leaves out foreign calls whose part in a row does right in another: a mask that all layers use, say."""
-    proven = {index for row in rows if row.worst.sqnr_db >= WRONG_DB for index in row.nodes}
-    for row in rows:
-        row.foreign &= {owner for index in row.nodes - proven if (owner := graph.owner[index]) is not None}
+    return [rows[key] for key in sorted(rows)]
 
 
 def whole_errors(ports: Ports) -> dict[int, Errors]:

@@ -19,7 +19,7 @@ given, and what leaves `norm` is what it returned. Both rest on a guess, which i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.errors import HtpError
@@ -322,6 +322,9 @@ class Ports:
                 if errors.sqnr_db >= min(best - _CLOSE_DB, _EXACT_DB):
                     chosen[port] = PortMatch(index, SHAPE if port in guessed else VALUE, layout)
                     taken.add(index)
+        if not into:  # what only the module itself reads may be what comes before its output
+            chosen_used = {match.index for port, match in chosen.items() if port.shared or self._is_used(port)}
+            taken &= chosen_used | {index for index in taken if not self._has_used(index, free, chosen, fits)}
         left = [index for index in range(len(expected)) if index not in taken]
         unused = [port for port in free if port not in chosen]
         if into or not self._has_names(expected_names):
@@ -332,6 +335,17 @@ class Ports:
                 continue
             del self.matches[port]
         self.matches |= chosen
+
+    def _is_used(self, port: Port) -> bool:
+        return self.graph.is_used(port.call, port.tensor)
+
+    def _has_used(
+        self, index: int, free: Iterable[Port], chosen: Mapping[Port, PortMatch], fits: Container[tuple[Port, int]]
+    ) -> bool:
+        """Whether a tensor that is used outside is left for a value."""
+        return any(
+            not port.shared and port not in chosen and (port, index) in fits and self._is_used(port) for port in free
+        )
 
     def _has_names(self, names: Iterable[str | None]) -> bool:
         """Whether some names are those of a graph that this one was made from.
@@ -363,17 +377,17 @@ class Ports:
         values = self._values(self.samples[0], [port.call])[port.call]
         return self.expected(port, values)[self.matches[port].index].whole
 
-    def tensor_of(self, port: Port) -> set[str] | None:
-        """The tensors with what a call should be given at a port, where another call returned just that; None if unknown."""
+    def tensors_of(self, port: Port) -> dict[str, int]:
+        """The tensors with what a call should be given at a port, where other calls returned just that, and which calls."""
         values = self._values(self.samples[0], [port.call])[port.call]
         wanted = self.expected(port, values)[self.matches[port].index]
-        tensors = set()
+        tensors: dict[str, int] = {}
         for other in self.matches:
             if not other.into and self.matches[other].evidence != SHAPE:
                 returned = self._values(self.samples[0], [other.call])[other.call].returned
                 if returned[self.matches[other].index] is wanted:
-                    tensors.add(other.tensor)
-        return tensors or None
+                    tensors[other.tensor] = other.call
+        return tensors
 
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""

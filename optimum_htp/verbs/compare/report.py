@@ -9,11 +9,6 @@ from typing import Any
 
 from optimum_htp.models import Errors, finite
 
-FAR_DB = 40.0
-"""A module that is off by more is another one, or broken."""
-
-_MANY = 3  # modules that are so far off look like weights of another model
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallComparison:
@@ -133,7 +128,7 @@ class PartComparison:
         reference: What it was compared with.
         inputs: The shape of each input, of the first sample.
         samples: On how many inputs.
-        precision: What it or its reference computes with, the coarser: `float32`, `float16`, `bfloat16` or `int8`.
+        precision: What it computes with: `float32`, `float16`, `bfloat16` or `int8`.
         tolerance: What the relative error may be.
         verdict: `agrees` (all is within the tolerance), `one` (one module is wrong), `several`, `spread` (each adds a
             little, as what it computes with does) or `unknown`.
@@ -209,8 +204,8 @@ class PartComparison:
 
     @property
     def looks_foreign(self) -> bool:
-        """Whether so many modules are wrong that the weights may be another model's."""
-        return len([each for each in self.culprits if each.own.sqnr_db < FAR_DB]) > _MANY
+        """Whether most modules are wrong, as if the weights were another model's: nobody is named then."""
+        return self.reason is not None and self.reason.startswith("most modules differ")
 
     @property
     def ok(self) -> bool:

@@ -7,7 +7,7 @@ this error taken off what the module gives (`Counterfactual`), all else as it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log10
 
@@ -16,21 +16,21 @@ from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.report import FAR_DB
 
 AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "unknown"
 
 _MOST = 8  # modules whose effect is tried
 _CARRIERS = 5
+_MANY = 5
 _GAIN_DB, _GUESS_GAIN_DB = (
     0.2,
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
 _HIDING_DB, _CLEAR_DB = 60.0, 20.0
+_LOST = 1e4
 _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
 _BROKEN_DB, _EXPLAINED_DB = 20.0, 10.0
 _LIMIT_DB = 150.0  # what float32 can show
-_HUGE = 1000.0  # times the largest value of the reference: no error that is added to it, but another number
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,11 @@ class Counterfactual:
                 for port, arrays in seen.tensors.items():
                     for index, array in enumerate(arrays):
                         value = ports.given(port, seen.values[index], index)
-                        finite = value[np.isfinite(value)]
-                        limit = _HUGE * float(np.abs(finite).max(initial=0.0))
-                        with np.errstate(all="ignore"):  # past the limit a sum would round the value away
-                            replaced = ~(np.isfinite(array) & np.isfinite(value) & (np.abs(array) <= limit))
+                        replaced = ~(np.isfinite(array) & np.isfinite(value))
                         with np.errstate(all="ignore"):
                             delta = np.where(replaced, 0, value - array).astype(value.dtype)
-                            replaced |= ~np.isfinite(delta)
+                            # What is added to a number that is so much larger is lost.
+                            replaced |= ~(np.abs(delta) < _LOST * np.abs(value[np.isfinite(value)]).max(initial=0))
                         delta[replaced] = 0
                         deltas[index][port] = (delta, value, replaced)
         return deltas
@@ -140,18 +138,27 @@ def measured_outputs(ports: Ports, arrays: Sequence[Mapping[str, Array]]) -> Out
     return Outputs(known, -10 * log10(total) if total else inf)
 
 
-def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: float, random: bool) -> Verdict:
+def judge(
+    ports: Ports,
+    rows: Sequence[Row],
+    outputs: Outputs,
+    *,
+    tolerance: float,
+    random: bool = False,
+    reference_precision: str = "float32",
+) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    expected = Expected(ports)
+    expected = Expected(ports, reference_precision)
     excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
     kinds = {id(row): expected.kind(row) for row in rows}
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
-    tried = _tried(ports, _by_module(suspects, excess)[:_MOST], excess, outputs)
+    groups = _by_module(suspects, excess)
+    clear = sum(excess[id(group[0])] > _CLEAR_DB for group in groups)
+    if clear > _MANY and clear > len(_by_module(rows, excess)) / 2:
+        why = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
+        return Verdict(UNKNOWN, reason=why)
+    tried = _tried(ports, groups[:_MOST], excess, outputs)
     culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
-    if culprits and all(blame.without is None or blame.without.worst > tolerance for blame in culprits):
-        far = _by_module((row for row in suspects if row.worst.sqnr_db < FAR_DB), excess)
-        if 2 * len(far) > len(_by_module(rows, excess)):
-            culprits = tried  # as if the weights were another model's: that one of them helps is by chance
     confirmed = {port for blame in culprits for port in blame.guesses}
     unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
     if random and (culprits or outputs.worst > tolerance):
@@ -160,7 +167,8 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     if culprits and all(any(_choosers(ports, row)) for blame in culprits for row in blame.rows):
         why = f"{', '.join(chosen)} may choose otherwise among values that are nearly equal"
         return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
-    mixed = next((row for blame in culprits[:1] for row in blame.rows if row.foreign), None)
+    sound = {index for row in rows if row not in suspects for index in row.nodes}
+    mixed = next((row for blame in culprits[:1] for row in blame.rows if _is_mixed(ports, row, sound)), None)
     if mixed is not None and len(culprits) == 1:
         calls = [ports.graph.calls[number].path or "the root" for number in (mixed.call, *sorted(mixed.foreign))]
         why = f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
@@ -185,6 +193,12 @@ def judge(ports: Ports, rows: Sequence[Row], outputs: Outputs, *, tolerance: flo
     groups = _by_module(ranked, {id(row): -row.worst.sqnr_db for row in ranked})
     carriers = _tried(ports, groups[:_CARRIERS], excess, outputs)
     return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers), unconfirmed=unconfirmed)
+
+
+def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
+    """Whether a row is other calls' work too, by nodes that no sound row shows to be right."""
+    owner = ports.graph.owner
+    return any(owner[index] in row.foreign and index not in sound for index in row.nodes)
 
 
 def _choosers(ports: Ports, row: Row) -> set[str]:

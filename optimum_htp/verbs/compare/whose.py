@@ -20,15 +20,14 @@ from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
-WRONG_DB = 60.0
-"""What is closer to the reference, in dB, needs no explanation."""
+_WRONG_DB = 60.0  # what is closer needs no explanation
 
 
 def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:
     """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
     graph = ports.graph
     rewired = _rewired(ports, port)
-    if rewired is None and ports.names_are_shared and errors.sqnr_db < WRONG_DB:
+    if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
         if rewired is None and not port.into:
             rewired = _left_out(ports, port)
@@ -47,9 +46,6 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         return port.call if _same_sources(ports, port) else _common(graph, owners), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
     own = owners - foreign
-    going_on = {owner for owner in own if owner != level and _goes_on(ports, owner)}
-    if len(going_on) == 1:
-        return going_on.pop(), foreign
     if not own:
         return _common(graph, foreign), set()
     return _common(graph, own), foreign
@@ -65,22 +61,23 @@ def _rewired(ports: Ports, port: Port) -> int | None:
     """The call that is to blame where a call is given another tensor than in the reference; None if it is the same.
 
     If this graph has the reference's tensor, that is who reads the wrong one; if not, or if nobody reads it, who should have
-    made it.
+    made it. What the maker of the right tensor makes of it is that one's work, as any other.
     """
     graph, reference = ports.graph, ports.samples[0]
     if not port.into:
         return None
     name = ports.expected_name(port)
     if name is None:
-        right = ports.tensor_of(port)
-        if right is None or port.tensor in right:
+        right = ports.tensors_of(port)
+        if not right or port.tensor in right or any(_made_in(graph, port.tensor, number) for number in right.values()):
             return None
-        # A tensor that was made of the right one where that was made is what this module should have returned.
-        return None if graph.maker(port.tensor) in map(graph.maker, right) else _readers(graph, port)
+        return _readers(graph, port)
     if name == port.tensor or not ports.names_are_shared:
         return None
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
+        if maker is not None and _made_in(graph, port.tensor, maker):
+            return maker
         if maker is None or graph.is_read(name):
             return _readers(graph, port)
         unused = [number for number in graph.around(maker) if not graph.is_inside(port.call, number)]
@@ -103,11 +100,10 @@ def _left_out(ports: Ports, port: Port) -> int | None:
     return min((number for number in gone if number is not None), default=None)
 
 
-def _goes_on(ports: Ports, number: int) -> bool:
-    """Whether a call has what it should return, and only itself uses that: what others read it has made of it."""
-    graph = ports.graph
-    returned = {port.tensor for port in ports.matches if port.call == number and not (port.into or port.shared)}
-    return bool(returned) and not any(graph.is_used(number, name) for name in returned)
+def _made_in(graph: CallGraph, name: str, number: int) -> bool:
+    """Whether a call's nodes make a tensor."""
+    index = graph.flat.producer.get(name)
+    return index is not None and index in graph.nodes.get(number, ())
 
 
 def _readers(graph: CallGraph, port: Port) -> int | None:
