@@ -121,15 +121,13 @@ def test_order_is_that_in_which_calls_ended(compared: Callable[[str], CompareRep
     assert paths.index(f"{layer}.attention.self.query") < paths.index(f"{layer}.attention.self") < paths.index(layer)
 
 
-@pytest.mark.parametrize("max_memory", [1, 40_000])
 def test_chunks_bound_the_memory_and_change_nothing(
-    max_memory: int, exported: Callable[..., Path], zoo_model: Callable[[str], Path],
-    compared: Callable[[str], CompareReport],
-) -> None:  # fmt: skip
-    """Of one call each, where there is no room for more: then PyTorch runs again for each."""
-    (part,) = compare(exported("vit"), model=zoo_model("vit"), threads=1, max_memory_bytes=max_memory).parts
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], compared: Callable[[str], CompareReport]
+) -> None:
+    """Where there is no room for all, PyTorch runs again for each chunk."""
+    (part,) = compare(exported("vit"), model=zoo_model("vit"), threads=1, max_memory_bytes=200_000).parts
     (whole,) = compared("vit").parts
-    assert part.chunks > 1
+    assert part.chunks > 2 * whole.chunks
     assert [call.tensors for call in part.calls] == [call.tensors for call in whole.calls]
     assert [call.own for call in part.calls] == [call.own for call in whole.calls]
     assert part.ok
@@ -143,7 +141,7 @@ def test_every_run_of_the_source_has_the_same_inputs(
 
     output, model = exported("bert"), zoo_model("bert")
     state = random.getstate(), torch.get_rng_state()
-    (part,) = compare(output, model=model, threads=1, max_memory_bytes=1).parts
+    (part,) = compare(output, model=model, threads=1, max_memory_bytes=300_000).parts
     assert part.ok and part.compared == len(part.modules)
     assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
 
@@ -389,9 +387,9 @@ def test_optimized_package_and_its_origin(exported: Callable[..., Path], optimiz
     for left, right in ((optimized, exported("bert")), (exported("bert"), optimized)):
         report = compare(left, reference=right, threads=1)
         (part,) = report.parts
-        assert report.ok and part.compared == len(part.modules) == 30, (part.culprits, part.skipped)
+        assert report.ok and part.compared == len(part.modules) >= 30, (part.culprits, part.skipped)
         dense = next(call for call in part.calls if call.path == f"{LAYER}.intermediate.dense")
-        assert dense.tensors == ("/bert/encoder/layer.0/intermediate/dense/MatMul_output_0",)
+        assert "/bert/encoder/layer.0/intermediate/dense/MatMul_output_0" in dense.tensors
 
 
 @pytest.mark.parametrize("path", [f"{LAYER}.intermediate.dense", f"{LAYER}.attention.output.dense"])
@@ -413,7 +411,7 @@ def test_fault_in_a_package(exported: Callable[..., Path], tmp_path: Path) -> No
 
 
 def test_packages_in_pieces_that_fit(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much each call returns is known before the first run that shows it."""
+    """How much each call returns is known before the first run that shows it: the reference's part is half of all."""
     held: list[tuple[int, int]] = []
     original = Prober.run
 
@@ -425,7 +423,7 @@ def test_packages_in_pieces_that_fit(exported: Callable[..., Path], monkeypatch:
     monkeypatch.setattr(Prober, "run", run)
     (part,) = compare(exported("vit"), reference=exported("vit"), threads=1, max_memory_bytes=60_000).parts
     assert part.ok and part.chunks > 1 and part.compared == len(part.modules)
-    assert all(size <= 20_000 for tensors, size in held if tensors > 1)
+    assert all(size <= 30_000 for tensors, size in held if tensors > 1)
     assert max(tensors for tensors, _ in held) > 3
 
 
@@ -881,7 +879,7 @@ def test_culprit_and_the_proof_stand_at_the_top(
     shown = text(report)
     assert shown.startswith(f"model.onnx: {path} (Linear) is wrong\n{path} (Linear) adds an error of ")
     assert "with its work put right, and all else as it is, the outputs are off by " in shown
-    first = next(line for line in shown.splitlines() if line.startswith("bert."))
+    first = next(line for line in shown.partition("module ")[2].splitlines() if line.startswith("bert."))
     assert first.split()[0] == path and first.endswith("wrong")
 
 

@@ -75,17 +75,6 @@ class FlatGraph:
                 names.update(flat.node.outputs)
         return frozenset(varying)
 
-    def downstream(self, name: str) -> set[str]:
-        """The tensors that depend on a tensor, without itself."""
-        reached: set[str] = set()
-        stack = [name]
-        while stack:
-            for index in self.consumers.get(stack.pop(), ()):
-                fresh = [output for output in self.nodes[index].node.outputs if output and output not in reached]
-                reached.update(fresh)
-                stack.extend(fresh)
-        return reached
-
     def known_sources(self, name: str, known: Container[str]) -> tuple[set[str], set[int]]:
         """The nearest tensors before one that have known names and depend on the model's inputs, and the nodes after these."""
         sources: set[str] = set()

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.models import Array
+from optimum_htp.models import Array, computes_in
 from optimum_htp.onnxfile import Node
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
@@ -41,6 +41,7 @@ class PackageReference:
         max_bytes: int,
     ) -> None:
         self.name = name
+        self.precision = computes_in(tagged.model)
         self.inputs = inputs
         self._given = own_inputs
         self._shared = shared
@@ -114,10 +115,6 @@ class PackageReference:
             )
             for number, (received, returned) in borders.items()
         }
-
-    def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors with some names, those that a node of the graph produces."""
-        return self._run(name for name in names if self.has(name))
 
     def _run(self, names: Iterable[str]) -> dict[str, Array]:
         return self._prober.run(list(dict.fromkeys(names)), self._given)

@@ -13,7 +13,7 @@ another layout is given to its readers in the layout that they take.
 
 For example, a layer `y = norm(x + dense(x))` with a fault in `dense`. In the running model only `x` agrees. `dense` has one
 tensor that leaves it, which is taken for its output by shape; with the reference's values there, the sum is what `norm` was
-given, and what leaves `norm` is what it returned: both by value.
+given, and what leaves `norm` is what it returned. Both rest on a guess, which is no evidence for others: they count as one too.
 """
 
 from __future__ import annotations

@@ -122,11 +122,6 @@ class Prober:
             return None
         return array
 
-    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
-        """What is known of a tensor's shape; None if not even the number of its axes is."""
-        value = self.types.get(name)
-        return value.shape if value is not None else None
-
     def run(
         self, names: Sequence[str], inputs: Mapping[str, Array], *, given: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:

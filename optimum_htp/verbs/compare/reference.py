@@ -54,6 +54,10 @@ class Reference(Protocol):
         """What it is, for messages."""
 
     @property
+    def precision(self) -> str:
+        """What it computes with, as `computes_in` says it."""
+
+    @property
     def calls(self) -> Sequence[ReferenceCall]:
         """The calls, in the order in which they ended."""
 
@@ -86,6 +90,3 @@ class Reference(Protocol):
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""
-
-    def named(self, names: Sequence[str]) -> dict[str, Array]:
-        """The tensors of the reference's graph with some names, as far as it has them."""

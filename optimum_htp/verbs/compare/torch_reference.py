@@ -53,6 +53,7 @@ class TorchReference:
         max_bytes: int,
     ) -> None:
         self.name = f"{source.name} in PyTorch"
+        self.precision = {"fp16": "float16", "bf16": "bfloat16"}.get(source.float_dtype, "float32")
         self._root = part.module
         self._tree = tree
         self._roots = roots
@@ -112,10 +113,6 @@ class TorchReference:
     def weights_of(self, _: int) -> list[Array]:
         """Unknown: which of them a graph folds is not said."""
         return []
-
-    def named(self, _: Sequence[str]) -> dict[str, Array]:
-        """No tensors: those of PyTorch have no names."""
-        return {}
 
 
 @dataclass(slots=True)

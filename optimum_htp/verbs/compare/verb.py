@@ -24,7 +24,6 @@ from optimum_htp.models import (
     check_axes,
     check_provider,
     component_config,
-    computes_in,
     default_tolerance,
     find_parts,
     fixed_sizes,
@@ -327,7 +326,6 @@ def _compare_files(
             options,
             branch=label,
             tolerance=tolerance,
-            precision=computes_in(reference.model),
         )
 
 
@@ -340,7 +338,6 @@ def _compare(
     *,
     branch: str,
     tolerance: float,
-    precision: str = "float32",
 ) -> PartComparison:
     first, *others = samples
     ways = [(call.tag, call.call, call.parent) for call in first.calls]
@@ -355,7 +352,6 @@ def _compare(
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
             max_bytes=options.max_bytes // _SAMPLES,
-            reference_precision=precision,
             guessed={name: theirs for side in pairs for name, theirs in side.guessed.items()},
             notes=[*(line for side in pairs for line in side.explain()), *([HALF_NOTE] if prober.rounds_half else [])],
         )

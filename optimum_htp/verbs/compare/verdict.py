@@ -145,10 +145,9 @@ def judge(
     *,
     tolerance: float,
     random: bool = False,
-    reference_precision: str = "float32",
 ) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    expected = Expected(ports, reference_precision)
+    expected = Expected(ports)
     excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
     kinds = {id(row): expected.kind(row) for row in rows}
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]

@@ -20,7 +20,8 @@ from optimum_htp.verbs.compare.cut import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
-_WRONG_DB = 60.0  # what is closer needs no explanation
+_WRONG_DB = 60.0
+"""What is closer to the reference, in dB, needs no explanation."""
 
 
 def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:
