@@ -9,7 +9,7 @@ from typing import Any
 from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import Expected
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, whole_errors

@@ -1,7 +1,7 @@
 """`compare`: where an ONNX model differs from its reference, the source model in PyTorch or another package.
 
 For each call of a module the tensors at its borders are found (`ports`) in the graph, and in the reference
-(`torch_reference` or `package_reference`). Cut there (`cut`), the graph shows in one session what each module adds itself
+(`torch_reference` or `package_reference`). Cut there (`cut_graph`), the graph shows in one session what each module adds itself
 (`own_errors`); held against what its arithmetic costs (`expected`), and against what the outputs are with its error taken
 off, that says who is to blame (`verdict`).
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf, log10
 
 from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports

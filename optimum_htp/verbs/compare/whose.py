@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
