@@ -1,4 +1,4 @@
-"""Tags from the names of weights: what reads a parameter is tagged where the code says whose work that is, else open."""
+"""Tags from the names of weights: what reads a parameter is tagged where code says whose work that is, else open."""
 
 from __future__ import annotations
 
@@ -284,8 +284,9 @@ def test_a_normalization_in_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "net",
     [
-        ReadsChild, ReadsByVariable, ReadsInFunction, ReadsByName, ReadsByNameOnly, ReadsInClosure, ReadsAll, ReadsAState, ReadsInList,
-        ReadsBelow, Hidden, HandsOn, HandsOnLater, HandsOnInFunction, HandsOnToCheckpoint, ReadsWhatIsReturned, Replaced, Twice,
+        ReadsChild, ReadsByVariable, ReadsInFunction, ReadsByName, ReadsByNameOnly, ReadsInClosure, ReadsAll,
+        ReadsAState, ReadsInList, ReadsBelow, Hidden, HandsOn, HandsOnLater, HandsOnInFunction, HandsOnToCheckpoint,
+        ReadsWhatIsReturned, Replaced, Twice,
     ],
 )  # fmt: skip
 def test_what_may_be_another_modules_work_stays_open(net: Callable[[], nn.Module], tmp_path: Path) -> None:
