@@ -143,8 +143,7 @@ class _Readers:
         whole = len(steps) == 7 and self._producer(squared, "Sub") == centered and self._reads_alike(mean, centered)
         if not whole or not all(self._readers(step) <= own for step in steps):
             return ()
-        inputs = (self._edges.find(step[0], name) for step in steps for name in self._nodes[step].inputs)
-        read = {self._edges.producers.get(tensor) for tensor in inputs if tensor is not None}
+        read = {self._edges.producer(step[0], name) for step in steps for name in self._nodes[step].inputs}
         constants = (key for key in read if key is not None and self._nodes[key].op_type == "Constant")
         return [*steps, *(key for key in constants if self._readers(key) <= own)]
 
