@@ -174,7 +174,7 @@ def test_constants(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert error(package, model, scale=1e-5) < 2e-3
     assert name not in select(package, "m").names_for("onnxconverter-fp16")
     (note,) = notes(package, "onnxconverter-fp16", capsys)
-    assert note.startswith("the converter rounds to float16, within 1e-7 and 1e4, what constants these nodes read")
+    assert note.startswith("the converter rounds to float16 what these nodes read in constants, within 1e-7 and 1e4")
     model, names = converted(package, "onnxconverter-fp16")
     assert error(package, model, scale=1e-5) > 1
 
@@ -191,13 +191,13 @@ def test_constants(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (
             RMS.replace("Sqrt(b)", "Add(b, tiny)").replace("Neg(c)", "Sqrt(c)").replace("Mul(d, w)", "Add(d, tiny)"),
             "float[2,16] y",
-            "makes a file that does not load, since other nodes read 'tiny' too",
+            "the converter makes does not load: other nodes read 'tiny' too",
             False,
         ),
         (
             RMS,
             "float[2,16] y, float[2,16] b",
-            "makes a file that does not load, since the model returns 'b'",
+            "the converter makes does not load: the model returns 'b'",
             False,
         ),
     ],

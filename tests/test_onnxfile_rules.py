@@ -17,7 +17,7 @@ from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.model import OnnxModel, Value, body_path, split_body_path
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.onnxfile.scopes import scopes_of
-from optimum_htp.onnxfile.shapes import TensorTypes, tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.onnxfile.spans import model_spans, scope_spans
 from optimum_htp.onnxfile.types import NUMBERS
 
@@ -174,7 +174,8 @@ def types_of(content: bytes, *, path: str = "", symbols: bool = True) -> dict[st
     model = read_content(content, path=Path("model.onnx"))
     spans = model_spans(content)
     scopes = scopes_of(model, path)
-    return tensor_types(content, spans, scopes, scope_spans(content, spans.graph, path), symbols=symbols)
+    known = TensorTypes(content, spans, scopes, scope_spans(content, spans.graph, path))
+    return known.sized() if symbols else known.known
 
 
 def test_symbol_goes_through_a_reshape() -> None:
@@ -535,5 +536,5 @@ def test_large_weights_are_left_out() -> None:
         graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]
     ).SerializeToString()
     model, spans = read_content(content, path=Path("model.onnx")), model_spans(content)
-    known = tensor_types(content, spans, scopes_of(model, ""), scope_spans(content, spans.graph, ""))
+    known = TensorTypes(content, spans, scopes_of(model, ""), scope_spans(content, spans.graph, "")).sized()
     assert known["y"].shape == ("n", 32)

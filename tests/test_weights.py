@@ -1,11 +1,11 @@
-"""Tags from the names of weights: what reads a parameter is tagged where the code says whose work that is, else open."""
+"""Tags from the names of weights: what reads a parameter is tagged where code says whose work that is, else open."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +284,9 @@ def test_a_normalization_in_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "net",
     [
-        ReadsChild, ReadsByVariable, ReadsInFunction, ReadsByName, ReadsByNameOnly, ReadsInClosure, ReadsAll, ReadsAState, ReadsInList,
-        ReadsBelow, Hidden, HandsOn, HandsOnLater, HandsOnInFunction, HandsOnToCheckpoint, ReadsWhatIsReturned, Replaced, Twice,
+        ReadsChild, ReadsByVariable, ReadsInFunction, ReadsByName, ReadsByNameOnly, ReadsInClosure, ReadsAll,
+        ReadsAState, ReadsInList, ReadsBelow, Hidden, HandsOn, HandsOnLater, HandsOnInFunction, HandsOnToCheckpoint,
+        ReadsWhatIsReturned, Replaced, Twice,
     ],
 )  # fmt: skip
 def test_what_may_be_another_modules_work_stays_open(net: Callable[[], nn.Module], tmp_path: Path) -> None:
@@ -383,40 +384,34 @@ def test_every_model(name: str, exported: Callable[[str], Path], zoo_model: Call
 # --- The verb --------------------------------------------------------------------------------------------------------
 
 
-def on_disk(package: Path, copy: Path, change: Callable[[Iterable[onnx.NodeProto]], None]) -> Path:
-    """A copy of a package without anything of ours, in whose file nothing but weights has a name that says something."""
+def numbered_package(package: Path, copy: Path) -> Path:
+    """A copy of a package without anything of ours, in whose file only weights, inputs and outputs have real names."""
     shutil.copytree(package, copy)
     strip(copy)
     model = onnx.load(copy / "model.onnx")
-    change(model.graph.node)
     del model.graph.value_info[:]
-    onnx.save(model, copy / "model.onnx")
-    return copy
-
-
-def number(nodes: Iterable[onnx.NodeProto]) -> None:
+    kept = {value.name for value in model.graph.output}
     names: dict[str, str] = {}
-    for at, node in enumerate(nodes):
+    for at, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{at}"
         node.output[:] = [
-            name if name == "logits" else names.setdefault(name, str(100 + len(names))) for name in node.output
+            name if name in kept else names.setdefault(name, str(100 + len(names))) for name in node.output
         ]
         node.input[:] = [names.get(name, name) for name in node.input]
+    onnx.save(model, copy / "model.onnx")
+    return copy
 
 
 def test_the_verb_says_why(
     exported: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package = on_disk(exported("bert"), tmp_path / "numbered", number)
+    package = numbered_package(exported("bert"), tmp_path / "numbered")
     before = (package / "model.onnx").read_bytes()
     assert main(["tag", str(package)]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert "nodes tagged (parameter" in shown[0]
     assert shown[1].startswith("  why: the names of the nodes hold no module scopes")
     assert f"optimum-cli htp project {package} --reference TAGGED" in shown[1]
-    exact = {node.outputs: tag for (_, node), tag in zip(HtpPackage(exported("bert")).files["model.onnx"].model.nodes(),
-             HtpPackage(exported("bert")).files["model.onnx"].tags.values(), strict=True)}  # fmt: skip
-    assert exact
     report = tag_package(package, force=True)
     assert report.unknown == () and report.notes.keys() == {"model.onnx"}
     assert set(report.files["model.onnx"].by_source) == {"parameter", "unresolved"}
@@ -427,7 +422,7 @@ def test_the_verb_says_why(
 
 def test_a_file_that_says_nothing_is_refused(exported: Callable[[str], Path], tmp_path: Path) -> None:
     """In one line that says why and what to do; nothing is written."""
-    package = on_disk(exported("bert"), tmp_path / "numbered", number)
+    package = numbered_package(exported("bert"), tmp_path / "numbered")
     model = onnx.load(package / "model.onnx")
     names = {tensor.name: f"onnx::{at}" for at, tensor in enumerate(model.graph.initializer)}
     for tensor in model.graph.initializer:

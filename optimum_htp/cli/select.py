@@ -31,8 +31,8 @@ formats:
   ort-quantize  a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's
                 quantizers, where a Gemm also has the name that dynamic
                 quantization gives it first
-  ort-fp16      a JSON list for node_block_list, which keeps nodes in float32, of
-                OnnxModel(model).convert_float_to_float16 in
+  ort-fp16      a JSON list for node_block_list, the nodes to keep in float32,
+                of OnnxModel(model).convert_float_to_float16 in
                 onnxruntime.transformers, and of Olive's OnnxFloatToFloat16;
                 with the constants that they read. Not for the function
                 float16.convert_float_to_float16, which rounds what goes from

@@ -30,7 +30,7 @@ from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
 from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
-from optimum_htp.onnxfile.shapes import TensorTypes, tensor_types
+from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer_span, model_spans, scope_spans
 from optimum_htp.onnxfile.splice import Splice, write_all

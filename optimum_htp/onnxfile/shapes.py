@@ -78,14 +78,6 @@ class TensorTypes:
         return self.known | types
 
 
-def tensor_types(
-    data: Data, model: ModelSpans, scopes: Sequence[Scope], spans: Sequence[GraphSpans], *, symbols: bool = True
-) -> dict[str, Value]:
-    """The types of all tensors of a graph and of those around it; without `symbols`, which take most of the time, `known`."""
-    types = TensorTypes(data, model, scopes, spans)
-    return types.sized() if symbols else types.known
-
-
 def _sized(graph: Submodels, known: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
     types = tried_sizes(graph, known, wanted)
     if any(map(is_open, types.values())):

@@ -166,7 +166,7 @@ class Decider:
         return NodeTag(lowest.tag, "inserted", lowest.call) if lowest is not None else None
 
     def _foreign(self, added: set[int]) -> Iterator[int]:
-        """Of the nodes that do nobody's work, those of another model that was put in front of the tagged one, behind it, or between two.
+        """Of the nodes that do nobody's work, those of another model, in front of the tagged one, behind or between two.
 
         It brings weights, and at an end inputs or outputs. What a tool puts into a model does not, or stands between
         nodes of the model.

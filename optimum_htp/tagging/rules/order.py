@@ -107,9 +107,10 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     if not trace.scopes:
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
-        if not has_scopes(model):
-            proven = read_weights(model, trace).items()
-            evidence.weighed = {key: owner for key, owner in proven if NAME_SCOPES not in evidence.nodes[key].metadata}
+        if not has_scopes(model) and not any(NAME_SCOPES in node.metadata for node in evidence.nodes.values()):
+            evidence.weighed = read_weights(model, trace)
+            # What a proven node reads may have been made anywhere: a constant may be the argument of a call.
+            evidence.doubtful.update(evidence.nodes)
     elif not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))

@@ -141,7 +141,11 @@ class _Readers:
         steps = [step for step in (divided, centered, mean, root, shifted, variance, squared) if step is not None]
         own = {*steps, scaled}
         whole = len(steps) == 7 and self._producer(squared, "Sub") == centered and self._reads_alike(mean, centered)
-        return steps if whole and all(self._readers(step) <= own for step in steps) else ()
+        if not whole or not all(self._readers(step) <= own for step in steps):
+            return ()
+        read = {self._edges.producer(step[0], name) for step in steps for name in self._nodes[step].inputs}
+        constants = (key for key in read if key is not None and self._nodes[key].op_type == "Constant")
+        return [*steps, *(key for key in constants if self._readers(key) <= own)]
 
     def _producer(self, key: NodeKey | None, op_type: str) -> NodeKey | None:
         """The node of this operator that produces an input of a node."""

@@ -23,6 +23,8 @@ EXPECTED_DB = {FLOAT32: 110.0, FLOAT16: 62.0, BFLOAT16: 40.0}
 MARGIN_DB = {FLOAT32: 10.0, FLOAT16: 12.0, BFLOAT16: 12.0, QUANTIZED: 6.0}
 """How far below that it may be and still be no surprise."""
 
+_COARSER = (FLOAT32, FLOAT16, BFLOAT16, QUANTIZED)  # each than the ones before it
+
 # Quantized operators whose steps are not known, and what these may cost: an SQNR in dB, and as noise.
 _UNKNOWN = QUANTIZED_OPERATORS - set(
     (
@@ -39,17 +41,20 @@ _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what 
 class Expected:
     """The expected errors of the rows of one graph; the reference may be in another precision."""
 
-    def __init__(self, ports: Ports, reference_precision: str = FLOAT32) -> None:
+    def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        # What the reference itself loses is not known row by row.
-        self._most_db = EXPECTED_DB.get(reference_precision, _UNKNOWN_DB)
         self._flat = ports.graph.flat
         self._prober = ports.prober
         self._cut = ports.cut()
         self._known: dict[int, float] = {}
+        reference = ports.samples[0].precision
+        self._reference = QUANTIZED if reference == "int8" else reference
 
     def kind(self, row: Row) -> str:
-        """What the nodes of a row compute with."""
+        """What a row computes with here or in the reference, the coarser of both."""
+        return max(self._own_kind(row), self._reference, key=_COARSER.index)
+
+    def _own_kind(self, row: Row) -> str:
         nodes = [self._flat.nodes[index].node for index in row.makers]
         if any(node.op_type in QUANTIZED_OPERATORS for node in nodes) or next(self._weights(nodes), None):
             return QUANTIZED
@@ -61,11 +66,13 @@ class Expected:
         """The SQNR that a row has at least if it is sound, in dB."""
         kind = self.kind(row)
         if kind != QUANTIZED:
-            return min(EXPECTED_DB[kind], self._most_db)
+            return EXPECTED_DB[kind]
+        if self._reference == QUANTIZED:
+            return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
             known = self._known[id(row)] = self._of_quantized(row)
-        return min(known, self._most_db)
+        return known
 
     def _of_quantized(self, row: Row) -> float:
         nodes = [self._flat.nodes[index].node for index in row.makers]

@@ -9,7 +9,7 @@ from typing import Any
 from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import Expected
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, whole_errors
@@ -38,7 +38,6 @@ def compare_graph(
     branch: str,
     tolerance: float,
     max_bytes: int,
-    reference_precision: str = "float32",
     guessed: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> PartComparison:
@@ -52,10 +51,8 @@ def compare_graph(
     """
     reference = samples[0]
     graph = CallGraph(flat, reference.calls, reference.call_of, same_node=reference.same_node)
-    precision = computes_in(tagged.model)
-    ports = Ports(
-        graph, prober, samples, agree_db=min(_AGREE_DB[precision], _AGREE_DB[reference_precision]), max_bytes=max_bytes
-    )
+    precision = min(computes_in(tagged.model), reference.precision, key=_AGREE_DB.__getitem__)
+    ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
     names = {name: name for name in flat.outputs if name in reference.outputs}
     shown = ports.run_or_raise(Cut(graph).plan(names))
     outputs = measured_outputs(ports, shown)
@@ -63,9 +60,7 @@ def compare_graph(
     random = random_operators(tagged.model)
     for attempt in range(_ATTEMPTS):
         rows = own_rows(ports)
-        verdict = judge(
-            ports, rows, outputs, tolerance=tolerance, random=bool(random), reference_precision=reference_precision
-        )
+        verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
         if guessed and verdict.culprits:
             listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
             verdict = Verdict(
@@ -77,7 +72,7 @@ def compare_graph(
     running = running_errors(ports)
     whole = whole_errors(ports)
     calls = _Calls(ports, running, rows, whole, tolerance)
-    expected = Expected(ports, reference_precision)
+    expected = Expected(ports)
 
     def culprit(blame: Blame) -> Culprit:
         row = min(blame.rows, key=lambda row: row.worst.sqnr_db)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.models import Array, Errors, worst_errors
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import SHAPE, Ports, Seen
 from optimum_htp.verbs.compare.whose import whose

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.models import Array
+from optimum_htp.models import Array, computes_in
 from optimum_htp.onnxfile import Node
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
@@ -41,6 +41,7 @@ class PackageReference:
         max_bytes: int,
     ) -> None:
         self.name = name
+        self.precision = computes_in(tagged.model)
         self.inputs = inputs
         self._given = own_inputs
         self._shared = shared

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, Errors
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut import Cut, Plan, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Plan, Port
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit, measured
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, Reference

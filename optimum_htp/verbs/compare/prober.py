@@ -38,7 +38,7 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
 )
-from optimum_htp.verbs.compare.cut import Correction, Plan, PlannedNode
+from optimum_htp.verbs.compare.cut_graph import Correction, Plan, PlannedNode
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
 logger = logging.getLogger(__name__)

@@ -54,6 +54,10 @@ class Reference(Protocol):
         """What it is, for messages."""
 
     @property
+    def precision(self) -> str:
+        """What it computes with, as `computes_in` says it."""
+
+    @property
     def calls(self) -> Sequence[ReferenceCall]:
         """The calls, in the order in which they ended."""
 

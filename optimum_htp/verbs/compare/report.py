@@ -128,7 +128,7 @@ class PartComparison:
         reference: What it was compared with.
         inputs: The shape of each input, of the first sample.
         samples: On how many inputs.
-        precision: What it computes with: `float32`, `float16`, `bfloat16` or `int8`.
+        precision: What it or its reference computes with, the coarser: `float32`, `float16`, `bfloat16` or `int8`.
         tolerance: What the relative error may be.
         verdict: `agrees` (all is within the tolerance), `one` (one module is wrong), `several`, `spread` (each adds a
             little, as what it computes with does) or `unknown`.

@@ -53,6 +53,7 @@ class TorchReference:
         max_bytes: int,
     ) -> None:
         self.name = f"{source.name} in PyTorch"
+        self.precision = {"fp16": "float16", "bf16": "bfloat16"}.get(source.float_dtype, "float32")
         self._root = part.module
         self._tree = tree
         self._roots = roots

@@ -1,7 +1,7 @@
 """`compare`: where an ONNX model differs from its reference, the source model in PyTorch or another package.
 
 For each call of a module the tensors at its borders are found (`ports`) in the graph, and in the reference
-(`torch_reference` or `package_reference`). Cut there (`cut`), the graph shows in one session what each module adds itself
+(`torch_reference` or `package_reference`). Cut there (`cut_graph`), the graph shows in one session what each module adds itself
 (`own_errors`); held against what its arithmetic costs (`expected`), and against what the outputs are with its error taken
 off, that says who is to blame (`verdict`).
 """
@@ -24,7 +24,6 @@ from optimum_htp.models import (
     check_axes,
     check_provider,
     component_config,
-    computes_in,
     default_tolerance,
     find_parts,
     fixed_sizes,
@@ -327,7 +326,6 @@ def _compare_files(
             options,
             branch=label,
             tolerance=tolerance,
-            precision=computes_in(reference.model),
         )
 
 
@@ -340,7 +338,6 @@ def _compare(
     *,
     branch: str,
     tolerance: float,
-    precision: str = "float32",
 ) -> PartComparison:
     first, *others = samples
     ways = [(call.tag, call.call, call.parent) for call in first.calls]
@@ -355,7 +352,6 @@ def _compare(
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
             max_bytes=options.max_bytes // _SAMPLES,
-            reference_precision=precision,
             guessed={name: theirs for side in pairs for name, theirs in side.guessed.items()},
             notes=[*(line for side in pairs for line in side.explain()), *([HALF_NOTE] if prober.rounds_half else [])],
         )

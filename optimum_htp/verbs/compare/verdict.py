@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf, log10
 
 from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
@@ -145,10 +145,9 @@ def judge(
     *,
     tolerance: float,
     random: bool = False,
-    reference_precision: str = "float32",
 ) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    expected = Expected(ports, reference_precision)
+    expected = Expected(ports)
     excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
     kinds = {id(row): expected.kind(row) for row in rows}
     suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]

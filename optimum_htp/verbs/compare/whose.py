@@ -16,11 +16,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut import Cut, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
 
-_WRONG_DB = 60.0  # what is closer needs no explanation
+_WRONG_DB = 60.0
+"""What is closer to the reference, in dB, needs no explanation."""
 
 
 def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:

@@ -28,15 +28,16 @@ class _OnnxconverterFloat16(Float16Format):
         passed_on, weights = around.passed_on(), around.shared_weights()
         several = [name for name, count in passed_on.items() if count > 1]
         returned = [value.name for value in around.graph.outputs if value.name in passed_on]
+        rounds, fails = "the converter rounds to float16", "the file that the converter makes does not load:"
         if several:
-            yield f"the converter rounds to float16 what these nodes pass on to several, such as {several[0]!r}: {_INSTEAD}"
+            yield f"{rounds} what these nodes pass on to several, such as {several[0]!r}; {_INSTEAD}"
         if around.of("Constant"):
-            yield f"the converter rounds to float16, within 1e-7 and 1e4, what constants these nodes read in float32: {_INSTEAD}"
+            yield f"{rounds} what these nodes read in constants, within 1e-7 and 1e4; {_INSTEAD}"
         if weights:
-            yield f"the converter makes a file that does not load, since other nodes read {weights[0]!r} too: {_INSTEAD}"
+            yield f"{fails} other nodes read {weights[0]!r} too; {_INSTEAD}"
         if returned:
-            yield f"the converter makes a file that does not load, since the model returns {returned[0]!r}, which these nodes read: {_INSTEAD}"
+            yield f"{fails} the model returns {returned[0]!r}, which these nodes read; {_INSTEAD}"
 
 
-_INSTEAD = "use ONNX Runtime's converter (--format ort-fp16)"
+_INSTEAD = "use ONNX Runtime's (--format ort-fp16)"
 FORMAT = _OnnxconverterFloat16()

@@ -1,9 +1,10 @@
 """ONNX Runtime's converter to float16: `node_block_list` of `OnnxModel(model).convert_float_to_float16`.
 
 That is what `onnxruntime.transformers` has as the method of a model, which `optimize_model` gives; Olive's pass
-`OnnxFloatToFloat16` is the same. It takes the Casts between two listed nodes out again, so that a module stays in float32,
-also where the module has Casts of its own, if those are not listed. It keeps constants that are listed. The function `onnxruntime.transformers.float16.convert_float_to_float16`, which it
-calls, leaves the Casts in: all that goes from one node to the next is rounded to float16, and overflows there.
+`OnnxFloatToFloat16` is the same. It takes the Casts between two listed nodes out again, so that a module stays in
+float32, also where it has Casts of its own, if those are not listed; and it keeps constants that are listed. The function
+`onnxruntime.transformers.float16.convert_float_to_float16`, which it calls, leaves the Casts in: all that goes from one
+node to the next is rounded to float16, and overflows there.
 https://github.com/microsoft/onnxruntime/blob/v1.23.0/onnxruntime/python/tools/transformers/onnx_model.py
 """
 
