@@ -11,7 +11,6 @@ One case, with both packages left to look at:
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import logging
 import os
@@ -57,7 +56,7 @@ from fault_models import (  # noqa: E402
 )
 from planting import Fault, Net, NotHereError  # noqa: E402
 
-from optimum_htp import PartComparison, compare, project  # noqa: E402
+from optimum_htp import compare, project  # noqa: E402
 from optimum_htp.package import HtpPackage  # noqa: E402
 
 REPORT = HERE.parent / "docs" / "faults.md"
@@ -234,9 +233,8 @@ class Bench:
         return known
 
     def project(self, package: Path) -> None:
-        source = "reference" if "reference" in inspect.signature(project).parameters else "source"
         with quiet():
-            project(package, **{source: self.float_package})
+            project(package, reference=self.float_package)
 
     def plant(self, kind: Kind, variant: str, package: Path) -> Fault:
         """Writes the package with the fault."""
@@ -304,8 +302,6 @@ class Bench:
         against = self.arguments.against
         if against == "auto":
             against = "pytorch" if variant == "float" else "package"
-        if against == "pytorch" and not SPEAKS_JSON and any(name.startswith("past") for name in self.feed):
-            against = "package"  # which the old one can't do with inputs that are given
         source = source_model(self.architecture, self.scratch)
         to = {"model": str(source)} if against == "pytorch" else {"reference": self.float_package}
         with quiet():
@@ -318,34 +314,19 @@ class Bench:
 
 # --- What `compare` said ------------------------------------------------------------------------------------------
 
-# Until it has `to_dict`, the headline of its text is what it says.
-SPEAKS_JSON = hasattr(PartComparison, "verdict")  # its documents have a verdict and ranked culprits
-
 
 def said(report: Any) -> Record:
     """The verdict and the ranked culprits of a report on one file; of several runs of it, those of the worst."""
-    if SPEAKS_JSON:
-        keys = ("path", "call", "operations", "own_sqnr_db", "own_relative", "output_error_without")
-        answers = [
-            {
-                "verdict": file["verdict"],
-                "culprits": [{key: each.get(key) for key in keys} for each in file["culprits"]],
-            }
-            for file in report.to_dict()["files"]
-        ]
-    else:
-        answers = [headline(part) for part in report.parts]
+    keys = ("path", "call", "operations", "own_sqnr_db", "own_relative", "output_error_without")
+    answers = [
+        {
+            "verdict": file["verdict"],
+            "culprits": [{key: culprit[key] for key in keys} for culprit in file["culprits"]],
+        }
+        for file in report.to_dict()["files"]
+    ]
     worst = max(answers, key=lambda answer: VERDICTS.index(answer["verdict"]))
     return {**worst, "culprits": worst["culprits"][:10]}
-
-
-def headline(part: Any) -> Record:
-    """What the text on one file says where there is no verdict: the module at the top, and those that add much."""
-    if part.culprit is None:
-        return {"verdict": "agrees" if part.ok else "unknown", "culprits": []}
-    others = sorted((each for each in part.isolated if each.over), key=lambda each: -each.added.relative)
-    paths = dict.fromkeys((part.culprit.path, *(each.call.path for each in others)))
-    return {"verdict": "one", "culprits": [{"path": path} for path in paths]}
 
 
 def outcome(record: Record) -> str:

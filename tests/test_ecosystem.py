@@ -24,7 +24,7 @@ from torch import nn
 from optimum_htp import HtpOptions, export_module, project, select, strip, validate, write_layer_annotations
 from optimum_htp.methods import load_package
 from optimum_htp.onnxfile.reading import read_model
-from optimum_htp.package.marks import entries_of, is_mark, is_skeleton, marks_of
+from optimum_htp.package.marks import entries_of, is_mark, is_of_whole_file, marks_of
 from optimum_htp.package.node_metadata import Ownership, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.resolver import tagged_file
@@ -376,7 +376,7 @@ def test_damaged_marks(value: str, files: dict[str, Path], tmp_path: Path) -> No
     """What can't be read says nothing, and is removed all the same."""
     model = onnx.load(files["body"])
     for entry in model.metadata_props:
-        if not is_skeleton(entry.key):
+        if not is_of_whole_file(entry.key):
             entry.value = value
     file = saved(model, tmp_path / "damaged")
     assert owners(tmp_path / "damaged") == own(files["body"])

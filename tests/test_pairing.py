@@ -269,12 +269,12 @@ def test_variants_are_compared_with_their_source(
     for package, options in (
         (variants, {}), (variants, {"file": made}), (variants / made, {"reference": variants}), (variants / made, {}),
     ):  # fmt: skip
-        report = compare(package, **options, isolate=0, threads=1)
+        report = compare(package, **options, threads=1)
         assert [part.file for part in report.parts] == [made] and report.ok and not report.not_compared
         assert report.parts[0].reference == str(variants / "onnx/model.onnx")
-    report = compare(variants, model=zoo_model("bert"), file="model_quantized.onnx", isolate=0, threads=1)
+    report = compare(variants, model=zoo_model("bert"), file="model_quantized.onnx", threads=1)
     assert [part.file for part in report.parts] == [made]
-    report = compare(variants, reference=exported("bert"), isolate=0, threads=1)
+    report = compare(variants, reference=exported("bert"), threads=1)
     assert [part.file for part in report.parts] == ["onnx/model.onnx", made]
     with pytest.raises(PackageError, match=r"bert: onnx/model\.onnx: made from no other file of it; give what"):
         compare(variants, file="onnx/model.onnx")

@@ -22,7 +22,7 @@ from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.model import Graph, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.limits import MAX_SKELETON_BYTES
-from optimum_htp.package.marks import is_skeleton, marks_of
+from optimum_htp.package.marks import is_of_whole_file, marks_of
 from optimum_htp.package.node_metadata import HtpOptions, read_tags, strip_tags, write_tags
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
@@ -214,7 +214,7 @@ def test_damaged_skeleton(tagged: Export, tmp_path: Path) -> None:
     import onnx
 
     model = onnx.load(tagged("bert") / "model.onnx")
-    next(entry for entry in model.metadata_props if is_skeleton(entry.key)).value = "no skeleton"
+    next(entry for entry in model.metadata_props if is_of_whole_file(entry.key)).value = "no skeleton"
     onnx.save(model, tmp_path / "kept.onnx")
     for each in model.graph.node:
         del each.metadata_props[:]

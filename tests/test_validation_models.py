@@ -268,7 +268,7 @@ def test_quantized_weights(exported: Callable[[str], Path], zoo_model: Callable[
     assert compare(bert, zoo_model("bert"), "bert")["dynamic-axes"][0] == "ok"
     outputs, _ = check_outputs(Contents(bert), str(zoo_model("bert")), tolerance=1e-9)
     assert outputs.status == "failed"
-    assert outputs.advice == f"optimum-cli htp compare {bert} --model MODEL names the first module that is off"
+    assert outputs.advice == f"optimum-cli htp compare {bert} --model MODEL names the module that is wrong"
 
 
 def quantize_weights(path: Path) -> None:

@@ -212,7 +212,7 @@ def test_renamed_model_is_compared(
     report = compare(renamed(exported("bert"), tmp_path / "renamed", rename), reference=exported("bert"))
     assert report.ok
     (part,) = report.parts
-    assert len(part.outputs) == 1 and all(call.errors is not None for call in part.calls)
+    assert len(part.outputs) == 1 and all(call.errors is not None for call in part.modules)
 
 
 def test_renamed_model_and_pytorch(
@@ -226,7 +226,7 @@ def test_renamed_model_and_pytorch(
 
     prefixed = renamed(exported("bert"), tmp_path / "prefixed", with_prefix)
     assert outputs(prefixed).status == "ok"
-    report = compare(prefixed, model=zoo_model("bert"), isolate=0)
+    report = compare(prefixed, model=zoo_model("bert"))
     assert report.ok and list(report.parts[0].outputs) == ["enc_logits"]
     nameless = renamed(exported("bert"), tmp_path / "nameless", without_names)
     guess = outputs(nameless)
@@ -236,7 +236,7 @@ def test_renamed_model_and_pytorch(
     )
     given = {"input0": "attention_mask", "input1": "input_ids"}
     assert outputs(nameless, renamed=given).status == "ok"
-    assert compare(nameless, model=zoo_model("bert"), renamed=given, isolate=0).ok
+    assert compare(nameless, model=zoo_model("bert"), renamed=given).ok
     for options in ({"renamed": {"x": "y"}}, {"renamed": given, "model": None}):
         with pytest.raises(HtpError, match="--map"):
             validate(nameless, **{"model": zoo_model("bert"), **options})
