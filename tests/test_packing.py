@@ -328,8 +328,8 @@ def weights_elsewhere(package: Path) -> None:
     [
         (remove_config, "no config.json in it, .*optimum-cli htp tag .* --model MODEL"),
         (add_onnx, "2 ONNX files"),
-        (add_link, "merges.txt: a symbolic link"),
-        (add_link_to_directory, "more: a symbolic link"),
+        (add_link, r"merges.txt: a link to .*, outside the package, whose content is not copied"),
+        (add_link_to_directory, "more: a link to .*, outside the package"),
         (add_pipe, "pipe: not a regular file"),
         (add_other_case, "the same on some file systems"),
         (add_windows_name, "has a drive"),
@@ -554,7 +554,7 @@ def test_links_in_the_way(package: Path, tmp_path: Path) -> None:
     target.mkdir()
     elsewhere.mkdir()
     (target / "sub").symlink_to(elsewhere)
-    with pytest.raises(PackageError, match="sub: a symbolic link"):
+    with pytest.raises(PackageError, match="sub: a link, and nothing is written through one"):
         unpack(packed, target, overwrite=True)
     assert contents(elsewhere) == {}
     (target / "sub").unlink()
@@ -592,7 +592,7 @@ def test_packing_that_fails_half_way(
     (tmp_path / "packed.onnx").write_text("mine")
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        with pytest.raises(HtpError, match=r"cannot write .*packed.onnx: No space left .*bytes on that disk"):
+        with pytest.raises(HtpError, match=r"cannot write .*: No space left .* on that disk"):
             pack(package, tmp_path / "packed.onnx", overwrite=True)
     assert (tmp_path / "packed.onnx").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"package", "packed.onnx"}

@@ -82,7 +82,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile import print_profile
     from optimum_htp.cli.views.profile_delta import print_delta
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-    from optimum_htp.package import HtpPackage, write_text_atomically
+    from optimum_htp.package import HtpPackage, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     def profiled(package: HtpPackage, reference: HtpPackage | None) -> ProfileReport:
@@ -104,7 +104,7 @@ def run(args: Namespace) -> int:
     report = profiled(package, other)
     for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
         if path:
-            write_text_atomically(Path(path), json.dumps(document(report)) + "\n")
+            write_document(Path(path), json.dumps(document(report)) + "\n")
     delta = report.compared_with(profiled(other, package)) if other is not None else None
     shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
     if delta is not None:

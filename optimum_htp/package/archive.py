@@ -17,7 +17,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, reason
@@ -157,17 +157,6 @@ def names_problem(names: Iterable[str]) -> str | None:
         if folded in directories:
             return f"the name {name!r} is that of a file and, for {directories[folded]!r}, that of a directory"
     return None
-
-
-def external_file(onnx: Path, location: str) -> Path:
-    """The file of an ONNX file's external data; raises PackageError if it is missing, or outside of its directory."""
-    path = onnx.parent / location
-    problem = names_problem([PurePosixPath(location).as_posix()]) or (
-        "" if path.is_file() else "there is no such file"
-    )
-    if problem:
-        raise PackageError(f"{onnx}: its weights are in {location!r}: {problem}; get the whole package")
-    return path
 
 
 def _name_problem(name: str) -> str | None:

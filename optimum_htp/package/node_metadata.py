@@ -169,8 +169,8 @@ def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
     Annotations.of(graph, options).write(graph.model.path)
 
 
-def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
-    """Writes ONNX Runtime's `layer_ann` on nodes, in place, atomically; `strip_tags` and `write_tags` remove it.
+def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str], *, destination: Path | None = None) -> None:
+    """Writes ONNX Runtime's `layer_ann` on nodes, as `Annotations.write` does; `strip_tags` and `write_tags` remove it.
 
     Raises HtpError as `Annotations.write` does, and if a node has one that we did not write.
     """
@@ -181,6 +181,7 @@ def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
         nodes={key: {LAYER_ANNOTATION: value} for key, value in values.items()},
         owned=lambda key: key in (LAYER_ANNOTATION, KEYS),
         model={KEYS: json.dumps([*keys, LAYER_ANNOTATION])},
+        destination=destination,
     )
 
 
@@ -195,14 +196,17 @@ def check_layer_annotations(model: OnnxModel) -> None:
         )
 
 
-def strip_tags(path: Path) -> bool:
-    """Removes all that we wrote into a file, atomically; says whether there was anything. Raises as `write` does."""
+def strip_tags(path: Path, *, destination: Path | None = None) -> bool:
+    """Removes all that we wrote into a file, in place or in a copy; says whether there was anything, else writes nothing.
+
+    Raises as `Annotations.write` does.
+    """
     model = read_model(path)
     owned = owned_keys(model)
     metadata = (model.metadata, *(node.metadata for _, node in model.nodes()))
     has_ours = any(owned(key) for entries in metadata for key in entries)
     if has_ours:
-        rewrite_metadata(path, nodes={}, owned=owned, model={})
+        rewrite_metadata(path, nodes={}, owned=owned, model={}, destination=destination)
     return has_ours
 
 

@@ -22,15 +22,15 @@ from optimum_htp.onnxfile import Graph, Node, OnnxModel
 from optimum_htp.package import (
     CONFIG,
     MODEL_INDEX,
+    SIDECAR,
     FileRecord,
     HtpFile,
     HtpOptions,
     HtpPackage,
     Sidecar,
-    StagedDirectory,
     TagCounts,
     add_config_metadata,
-    as_package,
+    changing,
     complete_package,
     library_versions,
     owned_keys,
@@ -107,33 +107,33 @@ def tag(
         0
     """
     started = time.perf_counter()
-    package = as_package(package)
-    package.require_unpacked()
-    files = package.files
-    records = {
-        name: file.record for name, file in files.items() if not force and file.record and _is_described(package, file)
-    }
-    kept = tuple(records)
-    sources = _Sources(package, model, trust_remote_code)
-    graphs = {name: _tagged(file, sources, keep=not force) for name, file in files.items() if name not in kept}
-    unknown = tuple(name for name, graph in graphs.items() if graph.origin == _UNKNOWN)
-    if graphs and len(unknown) == len(graphs):
-        raise PackageError(f"{package.path}: {sources.mismatch(unknown[0])}")
-    for name in unknown:
-        logger.warning("%s No node of it is resolved.", sources.mismatch(name))
-    options = htp_options or HtpOptions()
-    with StagedDirectory(package.directory) as staging:
+    with changing(package) as (opened, staging):
+        opened.require_unpacked()
+        sources = _Sources(opened, model, trust_remote_code)
+        options = htp_options or HtpOptions()
+        files = opened.files.items()
+        kept = {name: file.record for name, file in files if not force and file.record and _is_described(opened, file)}
+        graphs = {name: _tagged(file, sources, keep=not force) for name, file in files if name not in kept}
+        unknown = tuple(name for name, graph in graphs.items() if graph.origin == _UNKNOWN)
+        if graphs and len(unknown) == len(graphs):
+            raise PackageError(f"{opened.path}: {sources.mismatch(unknown[0])}")
+        for name in unknown:
+            logger.warning("%s No node of it is resolved.", sources.mismatch(name))
+        written = sources.complete_package(staging.path)
         write_files(graphs, staging.path, options=options)
-        staging.commit()
-    records |= {name: FileRecord.of(graph).keeping(files[name].record) for name, graph in graphs.items()}
-    written = sources.complete_package()
-    if options.config_metadata:
-        add_config_metadata(package.directory, records)
-    seconds = time.perf_counter() - started
-    if graphs:
-        named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
-        _write_sidecar(package, records, named, model, seconds)
-    return TagReport(package.path, {name: records[name].counts for name in files}, kept, unknown, written, seconds)
+        records = kept | {
+            name: FileRecord.of(graph).keeping(opened.files[name].record) for name, graph in graphs.items()
+        }
+        if options.config_metadata:
+            configured = staging.path if CONFIG in written else opened.directory
+            add_config_metadata(configured, records, destination=staging.path)
+        seconds = time.perf_counter() - started
+        if graphs:
+            named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
+            _sidecar(opened, records, named, model, seconds).write(staging.path)
+        staging.commit(last=SIDECAR)
+    counts = {name: records[name].counts for name, _ in files}
+    return TagReport(opened.path, counts, tuple(kept), unknown, written, seconds)
 
 
 class _Sources:
@@ -191,23 +191,21 @@ class _Sources:
         advice = "give the model it was exported from with --model"
         return f"{name} is not an export of what {self.directory(name) / CONFIG} describes ({described}): {advice}."
 
-    def complete_package(self) -> tuple[str, ...]:
-        """Writes config, tokenizer and processor if the package has none, and says which files."""
+    def complete_package(self, staged: Path) -> tuple[str, ...]:
+        """Stages config, tokenizer and processor if the package has none, and says which files."""
         directory = self._package.directory
         if self._source is None or (directory / MODEL_INDEX).exists():
             return ()
         source, trust = self._source, self._trust_remote_code
         if (directory / CONFIG).exists():
-            return tuple(sorted(complete_package(directory, source.directory, trust_remote_code=trust)))
-        with StagedDirectory(directory) as staging:
-            source.save_configs(staging.path, trust_remote_code=trust)
-            complete_package(staging.path, source.directory, trust_remote_code=trust)
-            for file in staging.path.iterdir():
-                if (directory / file.name).exists():
-                    file.unlink()
-            written = tuple(sorted(file.name for file in staging.path.iterdir()))
-            staging.commit()
-        return written
+            added = complete_package(directory, source.directory, trust_remote_code=trust, destination=staged)
+            return tuple(sorted(added))
+        source.save_configs(staged, trust_remote_code=trust)
+        complete_package(staged, source.directory, trust_remote_code=trust)
+        for file in staged.iterdir():
+            if (directory / file.name).exists():
+                file.unlink()
+        return tuple(sorted(file.name for file in staged.iterdir()))
 
 
 def _from_names(package: HtpPackage) -> list[str]:
@@ -274,10 +272,10 @@ def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTag
     return merged
 
 
-def _write_sidecar(
+def _sidecar(
     package: HtpPackage, records: dict[str, FileRecord], named: set[str], model: str | Path | None, seconds: float
-) -> None:
-    """Writes the sidecar, with what an earlier one says of other files; `named` are the files tagged from names."""
+) -> Sidecar:
+    """The sidecar, with what an earlier one says of other files; `named` are the files tagged from names."""
     earlier = package.sidecar or Sidecar({})
     files = earlier.files | records
     named = named | {name for name in _from_names(package) if name in files and name not in package.files}
@@ -287,4 +285,4 @@ def _write_sidecar(
     if named:
         source[_FROM_NAMES] = ", ".join(sorted(named))
     timings = earlier.timings or {"optimum_seconds": 0.0, "htp_seconds": round(seconds, 3)}
-    Sidecar(files, source, timings, library_versions()).write(package.directory)
+    return Sidecar(files, source, timings, library_versions())

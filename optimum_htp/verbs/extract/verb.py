@@ -33,8 +33,11 @@ from optimum_htp.package import (
     Sidecar,
     StagedDirectory,
     as_package,
+    entries,
     library_versions,
     read_tags,
+    refuse_link,
+    settle,
     write_tags,
 )
 from optimum_htp.tagging import TaggedGraph
@@ -81,21 +84,23 @@ def extract(
         >>> extract("bert_onnx", "bert.encoder.layer.0", output="layer.onnx")    # doctest: +SKIP
     """
     opened, output = as_package(package), Path(output)
-    target = _target(opened, output, overwrite=overwrite)
+    target, _ = _target(opened, output, overwrite=overwrite)  # first, because it is quick to refuse
     choice = choose(opened, module, file=file, graph=graph, call=call)
-    source = choice.file.model.path
-    with SourceFiles(source) as files, writing(target):
+    chosen = opened.files[choice.file.name]
+    if opened.path.is_dir() and chosen.path.is_symlink():
+        refuse_link(chosen.path, opened.directory)
+    with SourceFiles(chosen.path) as files, writing(target), StagedDirectory(target.parent) as staging:
+        _, earlier = _target(opened, output, overwrite=overwrite)
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
         types = tensor_types(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
         part = cut(choice, types)
         typed = _typed(choice, part, types)
-        with StagedDirectory(target.parent) as staging:
-            staged = staging.path / target.name
-            weight_bytes = PartWriter(files, source, model, spans).write(part, staged, name=choice.name, types=typed)
-            _tag(choice, part, staged, sidecar=target != output)
-            names = sorted(path.name for path in staging.path.iterdir())
-            staging.commit()
+        staged = staging.path / target.name
+        weight_bytes = PartWriter(files, chosen, model, spans).write(part, staged, name=choice.name, types=typed)
+        _tag(choice, part, staged, sidecar=target != output)
+        names = sorted(path.name for path in staging.path.iterdir())
+        staging.commit(remove=tuple(path.name for path in earlier), last=SIDECAR)
     return ExtractReport(
         package=str(opened.path),
         file=choice.file.name,
@@ -131,29 +136,30 @@ def _folded_norms(choice: Choice) -> Iterator[str]:
             yield ".".join(info.path)
 
 
-def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
-    """The ONNX file to write, if it is not in the way of anything."""
+def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
+    """The ONNX file to write, if it is not in the way of anything, and the files of an earlier extraction there."""
     single = output.suffix == ".onnx"
     if single and output.is_dir():
         raise PackageError(f"{output}: a directory; give the path of the ONNX file to write")
     if not single and output.exists() and not output.is_dir():
         raise PackageError(f"{output}: a file; give a directory, or a file whose name ends in .onnx")
     target = output if single else output / _FILE_NAME
-    real = Path(os.path.realpath(target))
+    settle(target.parent)
+    real = Path(os.path.realpath(target.parent), target.name)
     if package.path.is_dir() and real.is_relative_to(package.path.resolve()):
         raise PackageError(f"{output}: inside the package that is cut from; write somewhere else")
-    if real == package.path.resolve():
+    if real == Path(os.path.realpath(package.path.parent), package.path.name):
         raise PackageError(f"{output}: the file that is cut from; write somewhere else")
     written = [target, target.with_name(target.name + "_data")]
     if not single:
         written.append(output / SIDECAR)
-        unexpected = [path.name for path in output.iterdir() if path not in written] if output.is_dir() else []
+        unexpected = [path.name for path in entries(output) if path not in written] if output.is_dir() else []
         if unexpected:
             raise PackageError(f"{output}: has other files in it ({unexpected[0]}); give a new directory")
-    existing = next((path for path in written if os.path.lexists(path)), None)
-    if existing is not None and not overwrite:
-        raise PackageError(f"{existing}: exists already; give --overwrite to replace it, or another path")
-    return target
+    existing = [path for path in written if os.path.lexists(path)]
+    if existing and not overwrite:
+        raise PackageError(f"{existing[0]}: exists already; give --overwrite to replace it, or another path")
+    return target, existing
 
 
 def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, Value]:
