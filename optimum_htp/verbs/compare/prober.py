@@ -6,6 +6,7 @@ from where they are.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,9 @@ from optimum_htp.onnxfile import (
     OnnxModel,
     Piece,
     SourceFiles,
+    Span,
+    Splice,
+    TensorField,
     Value,
     element_type,
     encode_node,
@@ -30,10 +34,12 @@ from optimum_htp.onnxfile import (
     model_spans,
     pieces_length,
     reads,
+    rewrite_tensors,
     scope_spans,
     scopes_of,
     tensor_types,
 )
+from optimum_htp.package import is_inside
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
 _LENGTH = "/optimum_htp_length"
@@ -55,6 +61,7 @@ class Prober:
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
         self._declared = {value.name: value for value in model.graph.inputs}
         self._external = bool(external_data_files(model))
+        self._folder, self._places = _places(model)
         self.types = tensor_types(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes)
 
     def __enter__(self) -> Prober:
@@ -120,19 +127,38 @@ class Prober:
         stored = [span for name in used if (span := initializer_span(self._scopes, name)) is not None]
         graph = graph_pieces(
             name="probe",
-            nodes=[*([self._scopes[flat.scope].nodes[flat.index]] for flat in chosen), *([node] for node in more)],
-            initializers=([span] for span, is_sparse in stored if not is_sparse),
-            sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
+            nodes=[
+                *(self._placed("node", self._scopes[flat.scope].nodes[flat.index]) for flat in chosen),
+                *([node] for node in more),
+            ],
+            initializers=(self._placed("tensor", span) for span, is_sparse in stored if not is_sparse),
+            sparse_initializers=(self._placed("sparse", span) for span, is_sparse in stored if is_sparse),
             inputs=inputs,
             outputs=map(Value, outputs),
         )
         return model_pieces(self._spans, graph)
 
+    def _placed(self, kind: str, span: Span) -> list[Piece]:
+        """A message of the file, with external data where the session finds it."""
+        if not self._places:
+            return [span]
+
+        def move(field: TensorField) -> Splice | None:
+            if not field.is_external:
+                return None
+            entries = (
+                (key, self._places.get(value, value) if key == "location" else value) for key, value in field.entries
+            )
+            return field.with_entries(tuple(entries))
+
+        splice = rewrite_tensors(self._files.data, move, kind=kind, span=span)
+        return [span] if splice is None else splice.pieces
+
     def _open(self, pieces: list[Piece]) -> Any:
         options = session_options(threads=self._threads)
         name = str(self._model.path)
         if self._external:
-            options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._model.path.parent.resolve()))
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._folder))
         if self._external or pieces_length(pieces) <= _IN_MEMORY_BYTES:
             data = self._files.data
             content = b"".join(piece if isinstance(piece, bytes) else data[slice(*piece)] for piece in pieces)
@@ -142,3 +168,19 @@ class Prober:
             with file.open("wb") as stream:
                 self._files.write(pieces, stream.fileno())
             return open_session(file, options, provider=self._provider, name=name)
+
+
+def _places(model: OnnxModel) -> tuple[Path, dict[str, str]]:
+    """The folder of a model's external data, and where in it each file lies that is a link, as in the Hub's cache.
+
+    ONNX Runtime reads nothing from outside the folder, and a link leads out of it. Links out of the model's directory
+    stay as they are: it says what is wrong with them.
+    """
+    directory = model.path.parent.resolve()
+    files = {location: directory / location for location in external_data_files(model)}
+    links = {name: file.resolve() for name, file in files.items() if file.is_symlink() and is_inside(file, directory)}
+    if not links:
+        return directory, {}
+    real = {name: links.get(name, file) for name, file in files.items()}
+    folder = Path(os.path.commonpath([file.parent for file in real.values()]))
+    return folder, {name: file.relative_to(folder).as_posix() for name, file in real.items()}
