@@ -353,14 +353,14 @@ def test_what_comes_up_while_loading_is_the_models_fault(explained: Explained) -
 def test_failed_validation_does_not_claim_that_the_model_was_saved(explained: Explained) -> None:
     """Optimum says so; here what it wrote is gone."""
     error = RuntimeError(
-        "An error occurred during validation, but the model was saved nonetheless at x/.optimum-htp-1"
+        "An error occurred during validation, but the model was saved nonetheless at x/.optimum-htp/new"
     )
     error.__cause__ = ValueError("shapes differ")
     assert explained(error) == "cannot export MODEL: its validation failed: shapes differ"
 
 
 def test_staging_path_is_not_shown(explained: Explained) -> None:
-    error = RuntimeError("cannot open out/.optimum-htp-01ab/new/model.onnx")
+    error = RuntimeError("cannot open out/.optimum-htp/new/model.onnx")
     assert explained(error) == "cannot export MODEL: cannot open out/model.onnx"
 
 
