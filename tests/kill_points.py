@@ -1,5 +1,5 @@
-"""Kills a process at every step of its file system work: before each call that changes something, and half-way through
-each write.
+"""Ends a process at every step of its file system work: before each call that changes something, and half-way through
+each write. Or fills the disk there, or presses Ctrl-C.
 
 `benchmarks/kills.py` does it to every verb. As a script it does it to a commit of `package/staging.py`, in a process
 without torch, in which a fork takes a millisecond, and prints what went wrong.
@@ -7,9 +7,11 @@ without torch, in which a fork takes a millisecond, and prints what went wrong.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,16 +25,19 @@ _EVENTS = "os.chmod os.link os.mkdir os.remove os.rename os.rmdir os.symlink os.
 # What Python does not audit.
 _CALLS = ("fsync", "ftruncate", "write")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_NEED_ROOM = ("open", "os.link", "os.mkdir", "os.symlink", "fsync", "ftruncate", "write")
 
 
 class KillPoints:
-    """The steps of this process, which ends before the one with a number, counted from 1; 0 for none.
+    """The steps of this process, and what happens at the one with a number, counted from 1; 0 for none.
 
-    Python's audit hooks stay for good, so this is for a forked child.
+    What may happen: `"kill"`; `"full disk"`, from then on; `"interrupt"`. Python's audit hooks stay for good, so this is
+    for a forked child.
     """
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self, number: int = 0, what: str = "kill") -> None:
         self.number = number
+        self.what = what
         self.steps: list[str] = []
         self._originals = {name: getattr(os, name) for name in _CALLS if hasattr(os, name)}
         sys.addaudithook(self._audited)
@@ -47,7 +52,7 @@ class KillPoints:
     @staticmethod
     def _may_write(args: tuple[Any, ...]) -> bool:
         path, mode, flags = args
-        if isinstance(path, int) or str(path).startswith(("/dev/", "/proc/")):
+        if isinstance(path, int) or str(path).startswith(("/dev/null", "/dev/tty", "/proc/")):
             return False
         return any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool((flags or 0) & _WRITING)
 
@@ -63,23 +68,30 @@ class KillPoints:
 
     def _step(self, step: str, half: Callable[[], object] | None = None) -> None:
         self.steps.append(step)
-        if len(self.steps) == self.number:
+        if self.what == "full disk":
+            if 0 < self.number <= len(self.steps) and step.startswith(_NEED_ROOM):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif len(self.steps) == self.number:
+            if self.what == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+                return
             if half is not None:
                 half()
             os._exit(KILLED)
 
 
-def in_child(run: Callable[[], object], number: int = 0) -> tuple[int, list[str]]:
-    """Runs something in a forked child that dies before a step: its exit code, and the steps if it lived."""
+def in_child(run: Callable[[], object], number: int = 0, what: str = "kill") -> tuple[int, list[str]]:
+    """Runs something in a forked child that meets a step: its exit code, and the steps if it lived."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         code = 99
         try:
             os.close(reading)
-            points = KillPoints(number)
+            points = KillPoints(number, what)
             result = run()
             code = result if isinstance(result, int) else 0
+            points.number = 0
             with os.fdopen(writing, "wb") as stream:
                 stream.write(json.dumps(points.steps).encode())
         finally:

@@ -1,7 +1,7 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
-an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
+an export of, `optimum_tasks` the task, `trust` whose code runs. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
 on; `measures` says how far results may be apart.
 """
 
@@ -53,3 +53,4 @@ from optimum_htp.models.torch_source import (
     returns_attentions,
     source_facts,
 )
+from optimum_htp.models.trust import only_libraries

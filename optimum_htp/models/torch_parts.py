@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
+from optimum_htp.models.trust import only_libraries
 from optimum_htp.onnxfile import Value
 from optimum_htp.package import partner
 
@@ -242,6 +243,8 @@ def dummy_inputs(
     kind = _model_type(config)
     try:
         make = TasksManager.get_exporter_config_constructor("onnx", model_type=kind, task=task, library_name=library)
-        return _generated(make(config, preprocessors=maybe_load_preprocessors(str(directory))), shapes)
+        with only_libraries(directory, trust_remote_code=False, library="transformers"):
+            preprocessors = maybe_load_preprocessors(str(directory))
+        return _generated(make(config, preprocessors=preprocessors), shapes)
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
         raise HtpError(f"Optimum can't make inputs for a {kind} model and {task}: {reason(error)}") from error

@@ -40,8 +40,8 @@ from optimum_htp.package.configs import (
     preprocessors_of,
     remove_config_metadata,
 )
-from optimum_htp.package.json_files import parse_config, read_config
-from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
+from optimum_htp.package.json_files import parse_config, read_config, read_small
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
 from optimum_htp.package.locking import STAGING
 from optimum_htp.package.node_metadata import (

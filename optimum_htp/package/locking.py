@@ -65,15 +65,14 @@ class WriterLock:
         return True
 
     def release(self) -> None:
-        """Gives the lock back, and takes the hidden directory away if nothing else is in it."""
-        if self._held is None:
-            return
-        # Under the lock, so that it is not another's: a lock on a file without a name counts for nobody (filelock 3.21).
-        # Windows deletes no open file; there filelock deletes it when it is closed.
-        with contextlib.suppress(OSError):
-            (self.root / _LOCK).unlink()
-        self._held.release()
-        self._held = None
+        """Gives the lock back, if it is held, and takes the hidden directory away if nothing is in it."""
+        if self._held is not None:
+            # Under the lock, so that it is not another's: a lock on a file without a name counts for nobody (filelock
+            # 3.21). Windows deletes no open file; there filelock deletes it when it is closed.
+            with contextlib.suppress(OSError):
+                (self.root / _LOCK).unlink()
+            self._held.release()
+            self._held = None
         with contextlib.suppress(OSError):  # whoever waited is there already
             self.root.rmdir()
 
