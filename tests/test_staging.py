@@ -140,6 +140,17 @@ def test_killed_at_any_step() -> None:
     assert all(kills["wrong"] == [] and kills["at"] > 10 for kills in killed.values()), killed
 
 
+def test_verbs_that_are_killed(exported: Callable[[str], Path]) -> None:
+    """Two of them at the steps of their commit; `make kills` does it to all, at all steps."""
+    script = Path(__file__).with_name("kill_verbs.py")
+    command = [sys.executable, str(script), str(exported("bert").parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for tried, before, after, wrong in json.loads(done.stdout):
+        assert wrong == []
+        assert tried > 15 and before > 5 and after > 2 and before + after == tried
+
+
 @pytest.mark.parametrize("number", range(1, 40))
 def test_interrupted_at_any_step(number: int, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the package is left, unless all of it was in place; and no hidden directory."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import signal
-import sys
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
@@ -35,11 +33,10 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
     Raises HtpError if it fails through the user's or the model's fault, and KeyboardInterrupt.
     """
     model, output = str(args.model), str(args.output)
-    questions = nullcontext() if args.trust_remote_code else _no_questions()
     reports: list[ExportReport] = []
     with _orderly_interrupts(), working("Exporting", model):
         try:
-            with _less_noise(), questions, _our_main_export(args, reports):
+            with _less_noise(), _our_main_export(args, reports):
                 run_optimum()
         except HtpError:
             raise
@@ -93,18 +90,6 @@ def _less_noise() -> Iterator[None]:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_NOISE.get(record.name, ()))
-
-
-@contextmanager
-def _no_questions() -> Iterator[None]:
-    """Nobody is asked whether to run a model's code: without `--trust-remote-code` the answer is no.
-
-    transformers asks if it is not told, even if no one is there to answer; with a timeout of 0 it refuses instead.
-    """
-    from transformers import dynamic_module_utils
-
-    with _replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0), _replaced(sys, "stdin", io.StringIO()):
-        yield
 
 
 @contextmanager
