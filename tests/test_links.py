@@ -283,8 +283,8 @@ def test_external_file(tmp_path: Path) -> None:
 
 
 def test_files_of_a_package(tmp_path: Path) -> None:
-    """Hidden directories, what is staged and Python's caches are not of it."""
+    """What is hidden, what is staged and Python's caches are not of it."""
     for name in ("a.onnx", ".gitattributes", "sub/b.json", ".git/config", ".optimum-htp/new/c", "x/__pycache__/d.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert sorted(name for name, _ in package_files(tmp_path)) == [".gitattributes", "a.onnx", "sub/b.json"]
+    assert sorted(name for name, _ in package_files(tmp_path)) == ["a.onnx", "sub/b.json"]

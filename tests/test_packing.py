@@ -352,9 +352,9 @@ def test_packages_that_cannot_be_packed(
 def test_hidden_directories_and_caches_are_left_out(package: Path, tmp_path: Path) -> None:
     """What Git, the Hub's client and Python leave behind is no part of a package."""
     before = contents(package)
-    for name in (".git/hooks/pre-commit", ".cache/huggingface/x", "__pycache__/x.pyc"):
+    for name in (".git/hooks/pre-commit", ".cache/huggingface/x", "__pycache__/x.pyc", "sub/.DS_Store"):
         path = package / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     unpack(pack(package, tmp_path / "packed.onnx").file, tmp_path / "again")
     assert contents(tmp_path / "again") == before
@@ -433,7 +433,7 @@ BAD_NAMES = [
     "../evil", "a/../../evil", "/etc/evil", "//host/evil", "\\\\host\\evil", "C:evil", "C:/evil", "a\\..\\evil",
     "", ".", "..", "a//b", "a/./b", "a/", "a\0b", "a\nb", "a\x1b[31m", "a\x85b", ".git/hooks/post-checkout",
     "a/.ssh/authorized_keys", "model.onnx", "MODEL.ONNX", "model.onnx/x", "CON", "aux.json", "nul .txt", "dot.",
-    "space ", "x" * 300, "/".join(["d"] * 40), "stream.txt:hidden",
+    "space ", "x" * 300, "/".join(["d"] * 40), "stream.txt:hidden", ".bashrc", "sub/.netrc", ".optimum-htp/moves",
 ]  # fmt: skip
 
 

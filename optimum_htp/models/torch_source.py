@@ -348,9 +348,10 @@ def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Mo
     import diffusers
     import torch
 
-    cls = getattr(diffusers, class_name)
-    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+    found = getattr(diffusers, class_name)
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
         raise PackageError(f"diffusers' {class_name} is no model")
+    cls: Any = found
     with torch.device("meta"):
         return cast("torch.nn.Module", cls.from_config(config))
 

@@ -55,7 +55,7 @@ def only_libraries(
     if trust_remote_code:
         yield
         return
-    libraries = (library,) if library is not None else ()
+    libraries: tuple[str, ...] = (library,) if library is not None else ()
     if directory is not None:
         refuse_named_code(directory, library, model=model)
         libraries = libraries or _libraries_of(directory)

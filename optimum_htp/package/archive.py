@@ -39,6 +39,7 @@ MANIFEST = "pkg.optimum_htp.packed"
 MANIFEST_VERSION = 1
 
 _DEFAULT_NAME = "model.onnx"
+_HIDDEN_FILES = (".gitattributes", ".gitignore")  # which repositories on the Hub have, and nothing reads
 _WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
     f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789"
 }
@@ -176,8 +177,8 @@ def _name_problem(name: str) -> str | None:
         return "leads out of the package"
     if "" in parts or "." in parts or len(parts) > MAX_PATH_DEPTH:
         return "is not a plain relative path"
-    if any(part.startswith(".") for part in parts[:-1]):
-        return "lies in a hidden directory"
+    if any(part.startswith(".") for part in parts) and name not in _HIDDEN_FILES:
+        return "is hidden, or lies in a hidden directory"
     for part in parts:
         if len(part.encode()) > MAX_PATH_PART_BYTES or part[-1] in " .":
             return "is not possible on every file system"

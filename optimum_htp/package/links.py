@@ -30,7 +30,7 @@ def _hub_blobs(directory: Path) -> list[Path]:
 
 
 def package_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Every file of a package by its path in it, to be copied; hidden directories and Python's caches don't count.
+    """Every file of a package by its path in it, to be copied; what is hidden, and Python's caches, don't count.
 
     Raises PackageError for a link that leads out of the package or to a directory, and for what is not a regular file.
     """
@@ -40,7 +40,8 @@ def package_files(directory: Path) -> Iterator[tuple[str, Path]]:
 
     for root, directories, names in os.walk(directory, onerror=failed):
         directories[:] = sorted(name for name in directories if not name.startswith(".") and name != "__pycache__")
-        for path in (Path(root, name) for name in (*directories, *sorted(names))):
+        visible = sorted(name for name in names if not name.startswith("."))
+        for path in (Path(root, name) for name in (*directories, *visible)):
             if path.is_symlink():
                 refuse_link(path, directory)
             elif path.is_dir():
