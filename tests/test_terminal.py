@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -138,19 +139,20 @@ def talk() -> int:
     return 0
 
 
-@pytest.fixture
-def handler(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """That of another library; `capsys` first, whose stderr it gets."""
+@contextmanager
+def own_handler() -> Iterator[None]:
+    """That of another library, made when it was imported."""
     logger, added = logging.getLogger("somebody"), logging.StreamHandler(sys.stderr)
     logger.addHandler(added)
     logger.propagate = False
-    yield
-    logger.propagate = True
-    logger.removeHandler(added)
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(added)
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.usefixtures("handler")
 def test_lines_of_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
     """They are counted; ours are shown."""
 
@@ -158,27 +160,26 @@ def test_lines_of_other_libraries(capsys: pytest.CaptureFixture[str]) -> None:
         with other_lines(verbose=False):
             return talk()
 
-    assert outcome(run) == 0
+    with own_handler():
+        assert outcome(run) == 0
     assert capsys.readouterr().err == (
         "warning: one of ours\n3 lines of other libraries left out; --verbose shows them\n"
     )
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.usefixtures("handler")
 def test_verbose(capsys: pytest.CaptureFixture[str]) -> None:
-    with other_lines(verbose=True), warnings.catch_warnings():
+    with own_handler(), other_lines(verbose=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         talk()
-    assert "a line of theirs\n" in capsys.readouterr().err
+    assert capsys.readouterr().err == "a line of theirs\nanother\n"
 
 
-@pytest.mark.usefixtures("handler")
 @pytest.mark.parametrize(("error", "shown"), [(HtpError("no"), False), (ZeroDivisionError("no"), True)])
 def test_lines_before_an_error(error: Exception, shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """They stand before the traceback of a bug; what is the user's fault is one line."""
     emit = logging.StreamHandler.emit
-    with pytest.raises(type(error)), other_lines(verbose=False):
+    with own_handler(), pytest.raises(type(error)), other_lines(verbose=False):
         logging.getLogger("somebody").warning("a line of theirs")
         raise error
     assert ("a line of theirs" in capsys.readouterr().err) == shown
