@@ -356,6 +356,12 @@ def imported_class(model: Path) -> None:
     import_from_string("installed_trap.Evil")
 
 
+def hub_kernel(model: Path) -> None:
+    from transformers import modeling_utils
+
+    modeling_utils.load_and_register_kernel("stranger/kernel")
+
+
 def pickle_of(model: Path) -> None:
     torch.load(model / "weights.bin", weights_only=False)
 
@@ -370,7 +376,7 @@ class Evil:
         return (eval, (f"open({str(self.marker)!r}, 'w').write('ran')",))
 
 
-@pytest.mark.parametrize("run", [dynamic_class, diffusers_class, imported_class, pickle_of])
+@pytest.mark.parametrize("run", [dynamic_class, diffusers_class, imported_class, hub_kernel, pickle_of])
 def test_guards(run: Callable[[Path], None], tmp_path: Path, marker: Path) -> None:
     """Also where no file of the model said so; not where it is trusted, nor afterwards."""
     model = tmp_path / "model"
@@ -383,9 +389,9 @@ def test_guards(run: Callable[[Path], None], tmp_path: Path, marker: Path) -> No
         run(model)
     assert not marker.exists()
     with only_libraries(model, trust_remote_code=True):
-        if run is not diffusers_class:  # whose file would have to be in the cache
+        if run not in (diffusers_class, hub_kernel):  # which would have to be in a cache
             with_errors(lambda: run(model))
-    assert marker.exists() or run is diffusers_class
+            assert marker.exists()
     originals = [getattr(import_module(module), name) for module, name, _ in _GUARDED]
     assert not any(getattr(original, "__name__", "") == "guarded" for original in originals)
 

@@ -306,6 +306,7 @@ _GUARDED: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     ("transformers.dynamic_module_utils", "get_class_from_dynamic_module", _refusing),
     ("transformers.dynamic_module_utils", "get_class_in_module", _refusing),
     ("transformers.dynamic_module_utils", "TIME_OUT_REMOTE_CODE", _never_asked),
+    ("transformers.modeling_utils", "load_and_register_kernel", _refusing),
     ("diffusers.utils.dynamic_modules_utils", "get_class_in_module", _refusing),
     ("sentence_transformers.util.misc", "import_from_string", _importing),
     ("sentence_transformers.util", "import_from_string", _importing),
