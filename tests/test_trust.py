@@ -261,6 +261,7 @@ def test_what_a_loader_does_not_look_at(
     shutil.copytree(zoo_model(ST), model)
     own_module(model)
     shutil.copy(model / "modules.json", package)
+    kernel(package)
     assert AutoModelForONNX.from_pretrained(package).config.model_type == "bert"
     assert load_source_model(model, library="transformers", task="feature-extraction").library == "transformers"
     refuse_named_code(model, "transformers")

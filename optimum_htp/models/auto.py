@@ -185,7 +185,7 @@ def _load_directory(directory: Path, task: str | None, kwargs: dict[str, Any]) -
     name, extra = _choose(opened, kwargs)
     if kwargs.get("config") is None and _needs_generic_config(opened.config, kwargs):
         extra["config"] = generic_config(opened.config, where=str(directory))
-    with _only_libraries(opened, kwargs, None if kwargs.get("export") else "transformers"):
+    with _only_libraries(opened, kwargs, None if kwargs.get("export") else ""):
         loaded = _class(name, opened).from_pretrained(directory, **{**extra, **kwargs})
     if not hasattr(loaded, "main_input_name"):
         # transformers' speech recognition pipeline asks for it, and ORTModelForCTC of optimum-onnx 0.1 has none.

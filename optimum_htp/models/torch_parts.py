@@ -243,7 +243,7 @@ def dummy_inputs(
     kind = _model_type(config)
     try:
         make = TasksManager.get_exporter_config_constructor("onnx", model_type=kind, task=task, library_name=library)
-        with only_libraries(directory, trust_remote_code=False, library="transformers"):
+        with only_libraries(directory, trust_remote_code=False, library=""):
             preprocessors = maybe_load_preprocessors(str(directory))
         return _generated(make(config, preprocessors=preprocessors), shapes)
     except Exception as error:  # of many kinds, for configs that lack what an export config reads

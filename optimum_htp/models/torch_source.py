@@ -42,7 +42,7 @@ class ModelSource:
         from transformers import GenerationConfig
 
         _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
-        with only_libraries(self.directory, trust_remote_code=trust_remote_code, library="transformers"):
+        with only_libraries(self.directory, trust_remote_code=trust_remote_code, library=""):
             if (self.directory / "generation_config.json").is_file():
                 GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
             maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
@@ -279,7 +279,7 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
 
     try:
         options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-        with only_libraries(directory, trust_remote_code=trust_remote_code, library="transformers"):
+        with only_libraries(directory, trust_remote_code=trust_remote_code, library=""):
             config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), **options)
     except (ValueError, OSError, KeyError) as error:
         raise PackageError(f"{directory / 'config.json'}: transformers can't load it: {reason(error)}") from error

@@ -42,7 +42,8 @@ def only_libraries(
     Args:
         model: A directory, or an id on the Hub.
         trust_remote_code: Whether it is.
-        library: Optimum's name for the library that loads it; None means any.
+        library: Optimum's name for the library that loads it; None means any, and `""` that only configs and tokenizers
+            are loaded.
         subfolder: Where in it the model is.
         **where: What `snapshot_download` takes: the revision, the cache, the token.
 
@@ -58,7 +59,7 @@ def only_libraries(
     libraries: tuple[str, ...] = (library,) if library is not None else ()
     if directory is not None:
         refuse_named_code(directory, library, model=model)
-        libraries = libraries or _libraries_of(directory)
+        libraries = _libraries_of(directory) if library is None else libraries
     stopped = _untrusted.set(str(model))
     try:
         with _guards.installed(libraries):
@@ -83,7 +84,7 @@ def refuse_named_code(directory: Path, library: str | None = None, *, model: str
 def _named_code(directory: Path, library: str | None) -> Iterator[str]:
     """The code that is not the library's; that of `auto_map` only runs if the loader is told to, and is left out."""
     configs = {path.relative_to(directory).as_posix(): path for path in _configs(directory)}
-    checks = [_of_transformers]
+    checks = [_of_transformers] if library != "" else []
     if library in (None, "sentence_transformers"):
         checks += [_of_sentence_transformers] if any(map(_is_of_sentence_transformers, configs)) else []
     for name, path in configs.items():
