@@ -21,7 +21,7 @@ from optimum_htp.package.interrupts import uninterrupted
 from optimum_htp.package.links import entries
 from optimum_htp.package.locking import STAGING, WriterLock
 from optimum_htp.package.recovery import MOVES, Moves, settle
-from optimum_htp.package.staging import StagedDirectory
+from optimum_htp.package.staging import StagedDirectory, without_staging
 
 Contents = dict[str, str]
 
@@ -406,3 +406,31 @@ def test_directory_that_is_made_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), StagedDirectory(tmp_path / "a" / "b"):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_directory_that_everybody_writes_to(tmp_path: Path) -> None:
+    """As `/tmp`: what another user left there, or put there, is in nobody's way."""
+    output = tmp_path / "shared"
+    put(output, BEFORE)
+    output.chmod(0o1777)
+    put(
+        output / STAGING,
+        {MOVES: json.dumps({"replaced": ["model.onnx"], "added": [], "made": []}), "old/model.onnx": "x"},
+    )
+    write(output)
+    assert visible(output) == AFTER
+    assert [path.name for path in output.glob(".*")] == [STAGING]
+    assert without_staging(f"cannot write {output}/{STAGING}-1000/new/a.onnx") == f"cannot write {output}/a.onnx"
+
+
+def test_list_of_moves_that_cannot_be_read(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed then: what was there before may be in it."""
+    put(output / STAGING, {MOVES: "{}", "old/model.onnx": "old"})
+
+    def fail(_: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(PackageError, match=r"can't be put right here .Input/output error"):
+        settle(output)
+    assert (output / STAGING / "old" / "model.onnx").exists()

@@ -48,7 +48,7 @@ def other_lines(*, verbose: bool) -> Iterator[None]:
     def keep_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         kept.append(f"{category.__name__}: {message}")
 
-    logging.StreamHandler.emit = keep  # type: ignore[method-assign]
+    logging.StreamHandler.emit = keep  # type: ignore[assignment, method-assign]
     warnings.showwarning = keep_warning
     try:
         yield

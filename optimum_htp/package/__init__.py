@@ -43,7 +43,7 @@ from optimum_htp.package.configs import (
 from optimum_htp.package.json_files import parse_config, read_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
-from optimum_htp.package.locking import STAGING
+from optimum_htp.package.locking import is_staging
 from optimum_htp.package.node_metadata import (
     RENAMED,
     Annotations,

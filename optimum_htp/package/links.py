@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package.archive import names_problem
-from optimum_htp.package.locking import STAGING
+from optimum_htp.package.locking import is_staging
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -86,4 +86,4 @@ def external_file(onnx: Path, location: str, *, package: Path) -> Path:
 
 def entries(directory: Path) -> list[Path]:
     """What is in a directory, in order, except what is staged there."""
-    return sorted(path for path in directory.iterdir() if path.name != STAGING)
+    return sorted(path for path in directory.iterdir() if not is_staging(path.name))

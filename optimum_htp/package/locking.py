@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STAGING = ".optimum-htp"
+_STAGING = re.compile(re.escape(STAGING) + r"(-\d+)?")
 _LOCK = "lock"
 _PATIENCE_SECONDS = 0.3  # a reader that clears up holds the lock for less, and is not worth a word
 
@@ -31,8 +33,12 @@ class WriterLock:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.root = directory / STAGING
         self._held: BaseFileLock | None = None
+
+    @property
+    def root(self) -> Path:
+        """The hidden directory."""
+        return staging_root(self.directory)
 
     @property
     def is_held(self) -> bool:
@@ -75,6 +81,23 @@ class WriterLock:
             self._held = None
         with contextlib.suppress(OSError):  # whoever waited is there already
             self.root.rmdir()
+
+
+def staging_root(directory: Path) -> Path:
+    """The hidden directory of a directory: in one like `/tmp`, in which nobody removes what is another's, each has one."""
+    with contextlib.suppress(OSError):
+        if directory.stat().st_mode & stat.S_ISVTX and hasattr(os, "geteuid"):
+            return directory / f"{STAGING}-{os.geteuid()}"
+    return directory / STAGING
+
+
+def is_staging(name: str) -> bool:
+    """Whether a name is that of a hidden directory.
+
+    >>> is_staging(".optimum-htp"), is_staging(".optimum-htp-1000"), is_staging(".optimum-htp-notes")
+    (True, True, False)
+    """
+    return _STAGING.fullmatch(name) is not None
 
 
 def is_ours(root: Path) -> bool:

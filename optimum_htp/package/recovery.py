@@ -16,14 +16,14 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package.interrupts import uninterrupted
-from optimum_htp.package.json_files import read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES
-from optimum_htp.package.locking import STAGING, WriterLock, is_ours
+from optimum_htp.package.locking import WriterLock, is_ours, is_staging, staging_root
 
 NEW, OLD, MOVES = "new", "old", "moves"
 
@@ -53,11 +53,11 @@ class Moves:
 
     @classmethod
     def read(cls, root: Path) -> Moves | None:
-        """The commit under way; None if there is none."""
+        """The commit under way; None if that is not what was written there. Raises OSError."""
         try:
-            document = json.loads(read_small(root / MOVES, MAX_CONFIG_BYTES) or b"")
+            document = json.loads(_content(root / MOVES))
             listed = {name: document[name] for name in cls.__slots__}
-        except (PackageError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         if not all(isinstance(names, list) for names in listed.values()):
             return None
@@ -97,10 +97,15 @@ class Moves:
                     made.rmdir()
 
 
+def _content(file: Path) -> bytes:
+    status = file.lstat()
+    return file.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_CONFIG_BYTES else b""
+
+
 def _within(base: Path, name: str) -> Path | None:
     """A file by its name in a directory; None if the name, or a link on the way there, leads elsewhere."""
     parts, windows = PurePosixPath(name).parts, PureWindowsPath(name)
-    if not parts or windows.drive or windows.root or ".." in parts or parts[0] == STAGING:
+    if not parts or windows.drive or windows.root or ".." in parts or is_staging(parts[0]):
         return None
     ways = [base.joinpath(*parts[:length]) for length in range(len(parts))]
     return base.joinpath(*parts) if all(way.is_dir() and not way.is_symlink() for way in ways) else None
@@ -112,7 +117,7 @@ def settle(directory: Path) -> None:
     Whoever reads a package calls this first. It does nothing where another process is at work, but waits for one that is
     in the middle of a commit. Raises PackageError if something is to be put back and can't be.
     """
-    root = directory / STAGING
+    root = staging_root(directory)
     if not is_ours(root):
         return
     under_way = os.path.lexists(root / MOVES)

@@ -20,7 +20,7 @@ from optimum_htp.package.links import refuse_ways
 from optimum_htp.package.locking import STAGING, WriterLock
 from optimum_htp.package.recovery import MOVES, NEW, Moves, clear_up, remove_staged, settle
 
-_STAGED = re.compile(rf"[/\\]?{re.escape(STAGING)}([/\\]{NEW}\b)?")
+_STAGED = re.compile(rf"[/\\]?{re.escape(STAGING)}(-\d+)?([/\\]{NEW}\b)?")
 
 
 class StagedDirectory:
