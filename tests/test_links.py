@@ -288,3 +288,22 @@ def test_files_of_a_package(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     assert sorted(name for name, _ in package_files(tmp_path)) == ["a.onnx", "sub/b.json"]
+
+
+@pytest.mark.parametrize("verb", ["project", "extract", "unpack"])
+def test_what_a_kill_left_is_not_a_strangers_file(
+    verb: str, exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output counts as empty, without --overwrite."""
+    package, packed, out = exported("bert"), tmp_path / "packed.onnx", tmp_path / "out"
+    assert main(["pack", str(package), str(packed)]) == 0
+    (out / ".optimum-htp" / "new").mkdir(parents=True)
+    (out / ".optimum-htp" / "new" / "model.onnx").write_text("half of")
+    arguments = {
+        "project": [str(package), "--output", str(out)],
+        "extract": [str(package), "bert.encoder", str(out)],
+        "unpack": [str(packed), str(out)],
+    }
+    assert main([verb, *arguments[verb]]) == 0, capsys.readouterr().err
+    assert not (out / ".optimum-htp").exists()
+    assert read_model(out / "model.onnx").graph.nodes
