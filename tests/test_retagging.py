@@ -496,7 +496,7 @@ def test_two_at_once(exported: Callable[..., Path], tmp_path: Path) -> None:
     """The result is that of one after the other: no key is twice on a node, and the sidecar fits."""
     package = tmp_path / "package"
     shutil.copytree(exported("bert"), package)
-    threads = [threading.Thread(target=tag_package, args=(package,), kwargs={"force": True}) for _ in range(3)]
+    threads = [threading.Thread(target=tag_package, args=(package,), kwargs={"force": True}) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
