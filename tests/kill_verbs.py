@@ -197,6 +197,7 @@ def cut_short(
         found = state(world / case.target)
         tally.before += found == before
         tally.after += found == after != before
+        problem = problem or (what == "full disk" and (code == 0) != (found == after))
         if problem or found not in (before, after) or hidden(world):
             difference = sorted(name for name in found.keys() | before.keys() if found.get(name) != before.get(name))
             tally.wrong.append(
