@@ -14,13 +14,14 @@ PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytho
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
+KILLS_ARGS ?=
 
 DEMO := .demo/minilm
 
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection faults reference lint format clean distclean
+.PHONY: help demo test sweep bench compat projection faults kills reference lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: h
 
 faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names planted faults; FAULTS_ARGS="--only bert --limit 50"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py $(FAULTS_ARGS)
+
+kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
+	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+# What a test writes need not survive a power cut, and waiting for the disk takes long.
+os.fsync = lambda _: None
+
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",

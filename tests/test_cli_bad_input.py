@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 import optimum_htp
-from optimum_htp.cli.export import _no_questions
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.main import main
 
@@ -176,17 +175,8 @@ def test_remote_code_that_is_not_trusted(
     """Nobody is asked, and none of it is run."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
     model = zoo_model("remote-code")
-    said = [str(model), "code of its own", "--trust-remote-code"]
+    said = [str(model), "configuration_tiny.py", "--trust-remote-code"]
     assert_refused(["-m", str(model), str(own)], said, capsys, own)
-
-
-def test_no_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where Optimum does not tell transformers whether to trust, the answer is no at once."""
-    from transformers.dynamic_module_utils import resolve_trust_remote_code
-
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
-    with _no_questions(), pytest.raises(ValueError, match="trust_remote_code"):
-        resolve_trust_remote_code(None, "model", has_local_code=False, has_remote_code=True)
 
 
 # --- The output ---------------------------------------------------------------------------------------------------
@@ -353,14 +343,14 @@ def test_what_comes_up_while_loading_is_the_models_fault(explained: Explained) -
 def test_failed_validation_does_not_claim_that_the_model_was_saved(explained: Explained) -> None:
     """Optimum says so; here what it wrote is gone."""
     error = RuntimeError(
-        "An error occurred during validation, but the model was saved nonetheless at x/.optimum-htp-1"
+        "An error occurred during validation, but the model was saved nonetheless at x/.optimum-htp/new"
     )
     error.__cause__ = ValueError("shapes differ")
     assert explained(error) == "cannot export MODEL: its validation failed: shapes differ"
 
 
 def test_staging_path_is_not_shown(explained: Explained) -> None:
-    error = RuntimeError("cannot open out/.optimum-htp-01ab/new/model.onnx")
+    error = RuntimeError("cannot open out/.optimum-htp/new/model.onnx")
     assert explained(error) == "cannot export MODEL: cannot open out/model.onnx"
 
 

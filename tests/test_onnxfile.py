@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
 import stat
 import subprocess
 import sys
@@ -510,15 +509,12 @@ def fail(error: BaseException):
 
 
 class TestWriting:
-    @pytest.mark.parametrize("function", ["fsync", "replace", "fchmod", "write"])
+    @pytest.mark.parametrize("function", ["replace", "fchmod", "write"])
     @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt(), RuntimeError("x")])
-    @pytest.mark.parametrize("unnamed", [True, False])
-    def test_failure_leaves_the_old_file(self, model_path, monkeypatch, function, error, unnamed):
+    def test_failure_leaves_the_old_file(self, model_path, monkeypatch, function, error):
         """Whatever fails, the file stands and no other is left; a full disk is said in one line."""
         if not hasattr(os, function):
             pytest.skip(f"no os.{function} here")
-        if not unnamed:
-            monkeypatch.delattr(os, "O_TMPFILE", raising=False)
         add_weights(model_path, 1 << 18)
         before = model_path.read_bytes()
         with monkeypatch.context() as patch:
@@ -536,38 +532,6 @@ class TestWriting:
         monkeypatch.setattr(os, "replace", fail(PermissionError(errno.EACCES, "Permission denied")))
         with pytest.raises(HtpError, match="fix its permissions and those of its directory"):
             rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
-
-    @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
-    def test_kill_leaves_nothing(self, model_path):
-        """Even SIGKILL in the middle of the copy leaves the old file alone, without a temporary one."""
-        add_weights(model_path, 1 << 18)
-        before = model_path.read_bytes()
-        code = (
-            "import os, signal, sys\n"
-            "from optimum_htp import onnxfile\n"
-            "from optimum_htp.onnxfile import splice\n"
-            "splice.copy_range = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "onnxfile.rewrite_metadata(sys.argv[1], nodes={}, owned=lambda key: False, model={'a': 'b'})\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code, str(model_path)], check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert model_path.read_bytes() == before
-        assert [p.name for p in model_path.parent.iterdir()] == [model_path.name]
-
-    @pytest.mark.parametrize("missing", [None, "O_TMPFILE", "link"])
-    def test_each_way_of_replacing(self, model_path, monkeypatch, missing):
-        """The bytes are the same where files without a name can't be made, or not be named."""
-        add_weights(model_path, 3 << 20)
-        before = model_path.read_bytes()
-        if missing == "link":
-            monkeypatch.setattr(os, "link", fail(OSError(errno.ENOENT, "no /proc")))
-        elif missing:
-            monkeypatch.delattr(os, missing, raising=False)
-        rewrite_metadata(model_path, nodes={("", 0): {"pkg.optimum_htp.tag": "t"}}, owned=ours, model={})
-        assert read_model(model_path).graph.nodes[0].metadata["pkg.optimum_htp.tag"] == "t"
-        rewrite_metadata(model_path, nodes={}, owned=ours, model={})
-        assert model_path.read_bytes() == before
-        assert [p.name for p in model_path.parent.iterdir()] == [model_path.name]
 
     def test_short_writes(self, model_path, monkeypatch):
         """A system that writes only a part at a time loses nothing."""
@@ -599,15 +563,19 @@ class TestWriting:
         rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"})
         assert stat.S_IMODE(model_path.stat().st_mode) == mode
 
-    def test_symbolic_link_stays(self, model_path, tmp_path):
-        """The file that a link points to is replaced, not the link."""
-        link = tmp_path / "elsewhere" / "link.onnx"
-        link.parent.mkdir()
-        link.symlink_to(Path("..") / model_path.name)
-        rewrite_metadata(link, nodes={}, owned=ours, model={"a": "b"})
-        assert link.is_symlink()
-        assert read_model(model_path).metadata["a"] == "b"
-        assert [p.name for p in link.parent.iterdir()] == ["link.onnx"]
+    def test_a_link_is_replaced(self, model_path, tmp_path):
+        """The file that it leads to stays as it is, in place and at a destination."""
+        before = model_path.read_bytes()
+        links = tmp_path / "elsewhere"
+        links.mkdir()
+        for name in ("in_place.onnx", "destination.onnx"):
+            (links / name).symlink_to(Path("..") / model_path.name)
+        rewrite_metadata(links / "in_place.onnx", nodes={}, owned=ours, model={"a": "b"})
+        rewrite_metadata(model_path, nodes={}, owned=ours, model={"a": "b"}, destination=links / "destination.onnx")
+        assert model_path.read_bytes() == before
+        for link in links.iterdir():
+            assert not link.is_symlink()
+            assert read_model(link).metadata["a"] == "b"
 
     def test_bad_destination(self, model_path, tmp_path):
         """A directory, or a file in a directory that is not there."""

@@ -133,7 +133,7 @@ def test_wheel_metadata(wheel: Path, project: dict) -> None:
     assert metadata["Version"] == project["project"]["version"]
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_all("License-File") == ["LICENSE"]
-    assert dict(entry_points["console_scripts"]) == {"optimum-htp": "optimum_htp.cli.main:main"}
+    assert dict(entry_points["console_scripts"]) == {"optimum-htp": "optimum_htp.__main__:main"}
 
 
 def test_optimum_cli_finds_the_export_command(installed: Path, tmp_path: Path) -> None:

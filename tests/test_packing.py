@@ -328,8 +328,8 @@ def weights_elsewhere(package: Path) -> None:
     [
         (remove_config, "no config.json in it, .*optimum-cli htp tag .* --model MODEL"),
         (add_onnx, "2 ONNX files"),
-        (add_link, "merges.txt: a symbolic link"),
-        (add_link_to_directory, "more: a symbolic link"),
+        (add_link, r"merges.txt: a link to .*, outside the package, whose content is not copied"),
+        (add_link_to_directory, "more: a link to .*, outside the package"),
         (add_pipe, "pipe: not a regular file"),
         (add_other_case, "the same on some file systems"),
         (add_windows_name, "has a drive"),
@@ -352,9 +352,9 @@ def test_packages_that_cannot_be_packed(
 def test_hidden_directories_and_caches_are_left_out(package: Path, tmp_path: Path) -> None:
     """What Git, the Hub's client and Python leave behind is no part of a package."""
     before = contents(package)
-    for name in (".git/hooks/pre-commit", ".cache/huggingface/x", "__pycache__/x.pyc"):
+    for name in (".git/hooks/pre-commit", ".cache/huggingface/x", "__pycache__/x.pyc", "sub/.DS_Store"):
         path = package / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     unpack(pack(package, tmp_path / "packed.onnx").file, tmp_path / "again")
     assert contents(tmp_path / "again") == before
@@ -433,7 +433,7 @@ BAD_NAMES = [
     "../evil", "a/../../evil", "/etc/evil", "//host/evil", "\\\\host\\evil", "C:evil", "C:/evil", "a\\..\\evil",
     "", ".", "..", "a//b", "a/./b", "a/", "a\0b", "a\nb", "a\x1b[31m", "a\x85b", ".git/hooks/post-checkout",
     "a/.ssh/authorized_keys", "model.onnx", "MODEL.ONNX", "model.onnx/x", "CON", "aux.json", "nul .txt", "dot.",
-    "space ", "x" * 300, "/".join(["d"] * 40), "stream.txt:hidden",
+    "space ", "x" * 300, "/".join(["d"] * 40), "stream.txt:hidden", ".bashrc", "sub/.netrc", ".optimum-htp/moves",
 ]  # fmt: skip
 
 
@@ -554,7 +554,7 @@ def test_links_in_the_way(package: Path, tmp_path: Path) -> None:
     target.mkdir()
     elsewhere.mkdir()
     (target / "sub").symlink_to(elsewhere)
-    with pytest.raises(PackageError, match="sub: a symbolic link"):
+    with pytest.raises(PackageError, match="sub: a link, and nothing is written through one"):
         unpack(packed, target, overwrite=True)
     assert contents(elsewhere) == {}
     (target / "sub").unlink()
@@ -592,7 +592,7 @@ def test_packing_that_fails_half_way(
     (tmp_path / "packed.onnx").write_text("mine")
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        with pytest.raises(HtpError, match=r"cannot write .*packed.onnx: No space left .*bytes on that disk"):
+        with pytest.raises(HtpError, match=r"cannot write .*: No space left .* on that disk"):
             pack(package, tmp_path / "packed.onnx", overwrite=True)
     assert (tmp_path / "packed.onnx").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"package", "packed.onnx"}

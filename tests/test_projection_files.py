@@ -363,13 +363,13 @@ def test_external_data_outside_is_refused(tagged: Export, tmp_path: Path) -> Non
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "w\0"
     onnx.save(model, target)
-    with pytest.raises(HtpError, match="is not there"):
+    with pytest.raises(HtpError, match="has control characters"):
         project(target, output=tmp_path / "out" / "m.onnx")
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "../w"
     onnx.save(model, target)
     for optimized, output in ((target, tmp_path / "out" / "far" / "m.onnx"), (target.parent, tmp_path / "out")):
-        with pytest.raises(HtpError, match=r"its external data ../w is outside"):
+        with pytest.raises(HtpError, match=r"its (weights are in|external data) '?../w'?"):
             project(optimized, output=output)
     assert not (tmp_path / "out").exists()
     assert project(target).unresolved == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -552,3 +553,17 @@ def test_a_skeleton_is_stronger_than_names(exact_bert: Path, tmp_path: Path) -> 
     assert result.files["model.onnx"].unresolved == 0
     assert tag_package(package).kept == ("model.onnx",)
     assert tag_package(package, force=True).files["model.onnx"].unresolved > 0, "force: names alone"
+
+
+def test_two_at_once(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """The result is that of one after the other: no key is twice on a node, and the sidecar fits."""
+    package = tmp_path / "package"
+    shutil.copytree(exported("bert"), package)
+    threads = [threading.Thread(target=tag_package, args=(package,), kwargs={"force": True}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(node.repeated_keys for _, node in read_model(package / "model.onnx").nodes())
+    assert HtpPackage(package).files["model.onnx"].evidence == "sidecar"
+    assert not list(package.glob(".*"))

@@ -457,13 +457,30 @@ def test_strip_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (tmp_path / SIDECAR).is_file()
 
 
-def test_strip_takes_the_sidecar_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is there it says that the package is complete."""
+@pytest.mark.parametrize("function", ["strip_tags", "remove_config_metadata"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PackageError("no")])
+def test_strip_that_fails(
+    function: str, error: type[BaseException] | BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is there as it was, the sidecar too."""
     toy_package(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def interrupted(_: Path) -> bool:
-        assert not (tmp_path / SIDECAR).exists()
-        raise KeyboardInterrupt
+    def fail(*_: object, **__: object) -> bool:
+        raise error
 
-    monkeypatch.setattr("optimum_htp.verbs.strip.strip_tags", interrupted)
-    assert main(["strip", str(tmp_path)]) == 130
+    monkeypatch.setattr(f"optimum_htp.verbs.strip.{function}", fail)
+    assert main(["strip", str(tmp_path)]) == (130 if error is KeyboardInterrupt else 2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_strip_with_a_broken_config(tmp_path: Path) -> None:
+    """It is left alone, unless something of ours seems to be in it: then nothing is stripped."""
+    toy_package(tmp_path)
+    (tmp_path / "config.json").write_text('{"htp_metadata": {')
+    assert main(["strip", str(tmp_path)]) == 2
+    assert (tmp_path / SIDECAR).is_file()
+    (tmp_path / "config.json").write_text("{")
+    assert main(["strip", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()}["config.json"] == b"{"
+    assert b"optimum_htp" not in (tmp_path / "model.onnx").read_bytes()

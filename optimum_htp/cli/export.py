@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import signal
-import sys
-import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
@@ -21,25 +16,16 @@ if TYPE_CHECKING:
     from optimum_htp.export import ExportReport
 
 
-# By logger: what libraries say of each other and of how they were installed, at every export.
-_NOISE = {
-    "diffusers.utils.import_utils": ("Multiple distributions found for package optimum",),
-    "transformers.configuration_utils": ("`torch_dtype` is deprecated",),
-    "transformers.modeling_utils": ("`torch_dtype` is deprecated",),
-}
-
-
 def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
     """Runs Optimum's export command with our `main_export`, says what was exported and returns the exit code.
 
     Raises HtpError if it fails through the user's or the model's fault, and KeyboardInterrupt.
     """
     model, output = str(args.model), str(args.output)
-    questions = nullcontext() if args.trust_remote_code else _no_questions()
     reports: list[ExportReport] = []
-    with _orderly_interrupts(), working("Exporting", model):
+    with working("Exporting", model):
         try:
-            with _less_noise(), questions, _our_main_export(args, reports):
+            with _no_graph_dumps(), _our_main_export(args, reports):
                 run_optimum()
         except HtpError:
             raise
@@ -74,36 +60,13 @@ def _our_main_export(args: Namespace, reports: list[ExportReport]) -> Iterator[N
 
 
 @contextmanager
-def _less_noise() -> Iterator[None]:
-    """Leaves out what libraries say to each other, and torch's dump of the whole graph if an export fails."""
+def _no_graph_dumps() -> Iterator[None]:
+    """Leaves out torch's dump of the whole graph if an export fails."""
     import torch
 
-    loggers = [logging.getLogger(name) for name in _NOISE]
-    for logger in loggers:
-        logger.addFilter(_is_news)
-    try:
-        # There is no public way: torch turns this on for each export (`setup_onnx_logging` tests a function where it
-        # means to call it).
-        with _replaced(torch._C, "_jit_onnx_log", lambda *_: None):
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOISE.get(record.name, ()))
-
-
-@contextmanager
-def _no_questions() -> Iterator[None]:
-    """Nobody is asked whether to run a model's code: without `--trust-remote-code` the answer is no.
-
-    transformers asks if it is not told, even if no one is there to answer; with a timeout of 0 it refuses instead.
-    """
-    from transformers import dynamic_module_utils
-
-    with _replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0), _replaced(sys, "stdin", io.StringIO()):
+    # There is no public way: torch turns this on for each export (`setup_onnx_logging` tests a function where it means to
+    # call it).
+    with _replaced(torch._C, "_jit_onnx_log", lambda *_: None):
         yield
 
 
@@ -119,32 +82,3 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
-
-
-@contextmanager
-def _orderly_interrupts() -> Iterator[None]:
-    """Ctrl-C and `kill` end the block with `KeyboardInterrupt`, whatever the libraries in it make of that.
-
-    The exception may pass through C++ on its way and come out as another one.
-    """
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
-
-    replaced: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) is usual:  # not if the caller ignores it, as nohup does
-                replaced[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    except Exception as error:
-        if interrupted:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for changed, handler in replaced.items():
-            signal.signal(changed, handler)

@@ -41,7 +41,6 @@ _HUB_FAULTS = {
 
 # By a pattern for the messages of others that are long, or name what this command does not have.
 _MESSAGES = {
-    r"trust_remote_code": "{model} comes with code of its own: read it, and if you trust it, add --trust-remote-code",
     r"^Cannot infer the task from a local directory": (
         "the task of {model} is unknown, its config does not say it: give it with --task"
     ),

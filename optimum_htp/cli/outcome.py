@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import optimum_htp
 from optimum_htp.cli.views.terminal import printable
@@ -38,12 +42,15 @@ _BUG = f"this is a bug in optimum-htp {optimum_htp.__version__}; please report i
 
 def outcome(run: Callable[[], int]) -> int:
     """Runs a command and returns its exit code; says what went wrong."""
+    if not _streams_are_open():
+        return _complain("standard output is closed, so nothing was done: send it to a file, or to /dev/null")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of modules may have characters that the encoding of a pipe lacks; half an answer is worse.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = run()
-        sys.stdout.flush()
+        with _orderly_interrupts(), _warnings_in_lines():
+            code = run()
+            sys.stdout.flush()
     except HtpError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -64,6 +71,34 @@ def outcome(run: Callable[[], int]) -> int:
         traceback.print_exc()
         return BUG
     return code
+
+
+def _streams_are_open() -> bool:
+    """Whether there is a standard output; if another stream is closed, what is written to it goes nowhere."""
+    for number in range(3):  # or the next file that is opened gets the number, and what C libraries print
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:  # a closed one; print takes None for standard output
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (as long as the process lives)
+    return sys.stdout is not None
+
+
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Shows our warnings as `one_line` each, as errors are: names in them come from files."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(f"warning: {one_line(record.getMessage())}", file=sys.stderr)
+
+    logger, lines = logging.getLogger("optimum_htp"), Lines(logging.WARNING)
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
 
 
 def one_line(text: str) -> str:
@@ -92,3 +127,32 @@ def _discard_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _orderly_interrupts() -> Iterator[None]:
+    """Ctrl-C and `kill` end the block with `KeyboardInterrupt`, whatever the libraries in it make of that.
+
+    The exception may pass through C++ on its way and come out as another one.
+    """
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    replaced: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) is usual:  # not if the caller ignores it, as nohup does
+                replaced[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for changed, handler in replaced.items():
+            signal.signal(changed, handler)

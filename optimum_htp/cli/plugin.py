@@ -14,6 +14,7 @@ from optimum.commands.export.onnx import ONNXExportCommand
 
 from optimum_htp.cli.export import export
 from optimum_htp.cli.options import add_htp_arguments
+from optimum_htp.cli.other_lines import add_verbose, other_lines
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
@@ -27,11 +28,14 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
     def parse_args(parser: ArgumentParser) -> None:
         """Adds Optimum's options, and ours."""
         ONNXExportCommand.parse_args(parser)
-        add_htp_arguments(parser.add_argument_group("HTP arguments"))
+        ours = parser.add_argument_group("HTP arguments")
+        add_htp_arguments(ours)
+        add_verbose(ours)
 
     def execute(self) -> int:
         """Exports and returns the exit code; raises as `cli.export.export` does."""
-        return export(self.args, super().run)
+        with other_lines(verbose=self.args.verbose):
+            return export(self.args, super().run)
 
     def run(self) -> None:
         """Exports and ends the process."""

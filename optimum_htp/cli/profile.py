@@ -95,7 +95,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile import print_profile
     from optimum_htp.cli.views.profile_delta import print_delta
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-    from optimum_htp.package import HtpPackage, write_text_atomically
+    from optimum_htp.package import HtpPackage, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     def profiled(package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str]) -> ProfileReport:
@@ -119,7 +119,7 @@ def run(args: Namespace) -> int:
     report = profiled(package, other, renamed)
     for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
         if path:
-            write_text_atomically(Path(path), json.dumps(document(report)) + "\n")
+            write_document(Path(path), json.dumps(document(report)) + "\n")
     delta = None
     if other is not None:
         delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))

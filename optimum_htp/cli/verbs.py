@@ -11,6 +11,8 @@ from importlib import import_module
 from textwrap import fill
 from typing import Protocol, cast
 
+from optimum_htp.cli.other_lines import add_verbose, other_lines
+
 VERBS = tuple("tree tag project strip validate pack unpack profile compare select params extract diff".split())
 """The names of the verbs, in the order in which help lists them."""
 
@@ -42,4 +44,10 @@ def add_verb(parser: ArgumentParser, verb: Verb) -> None:
     parser.formatter_class = RawDescriptionHelpFormatter
     verb.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
-    parser.set_defaults(run=verb.run)
+    add_verbose(parser)
+
+    def run(args: Namespace) -> int:
+        with other_lines(verbose=args.verbose):
+            return verb.run(args)
+
+    parser.set_defaults(run=run)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
 from optimum_htp.errors import HtpError, TaggingError, reason
-from optimum_htp.models import local_task_inference, model_facts
+from optimum_htp.models import local_task_inference, model_facts, only_libraries
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package import (
     SIDECAR,
@@ -217,7 +217,13 @@ class HtpExporter:
         bound.arguments["output"] = type(arguments["output"])(staging.path)
         if isinstance(arguments["model_name_or_path"], Path):
             bound.arguments["model_name_or_path"] = str(arguments["model_name_or_path"])
-        with _watched(staging, self.tag_content) as (tap, facts):
+        given = {name: bound.arguments.get(name) for name in ("revision", "cache_dir", "token", "local_files_only")}
+        model, subfolder = str(bound.arguments["model_name_or_path"]), str(bound.arguments.get("subfolder") or "")
+        trust, library = bool(bound.arguments.get("trust_remote_code")), bound.arguments.get("library_name")
+        with (
+            only_libraries(model, trust_remote_code=trust, library=library, subfolder=subfolder, **given),
+            _watched(staging, self.tag_content) as (tap, facts),
+        ):
             optimum_main.main_export(*bound.args, **bound.kwargs)
         described = {name: bound.arguments.get(_ARGUMENTS.get(name, name)) for name in _DESCRIBED}
         return tap, _known(described) | facts

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, writing
 from optimum_htp.export.exporter import ExportReport, HtpExporter
 from optimum_htp.export.module_call import ExampleCall, copied, output_names_of, plain
 from optimum_htp.export.module_config import config_document, label_count, save_config
@@ -111,7 +111,8 @@ def export_module(
                 verbose=False,
                 **export_kwargs,
             )
-        save_config(document, model, staging.path)
+        with writing(staging.output):
+            save_config(document, model, staging.path)
         return tap, _source(model, task)
 
     return exporter.write_package(Path(output), run)

@@ -1,13 +1,14 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
-an export of, `optimum_tasks` the task. `runtime` has sessions, `auto` the `ORTModel` of a package, `inputs` what they run
-on, `part_values` what an extracted part does, by the `tensor_values` of its package; `measures` says how far results may be
-apart.
+an export of, `optimum_tasks` the task, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie,
+`auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted part does, by the
+`tensor_values` of its package; `measures` says how far results may be apart.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
+from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.inputs import (
     InputSizes,
     axis_names,
@@ -62,3 +63,4 @@ from optimum_htp.models.torch_source import (
     returns_attentions,
     source_facts,
 )
+from optimum_htp.models.trust import only_libraries

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models.optimum_tasks import inferred_task, plain_task
 from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
+from optimum_htp.models.trust import only_libraries
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures, read_config
 
@@ -186,7 +188,8 @@ def _load_directory(directory: Path, task: str | None, kwargs: dict[str, Any]) -
     name, extra = _choose(opened, kwargs)
     if kwargs.get("config") is None and _needs_generic_config(opened.config, kwargs):
         extra["config"] = generic_config(opened.config, where=str(directory))
-    loaded = _class(name, opened).from_pretrained(directory, **{**extra, **kwargs})
+    with _only_libraries(opened, kwargs, None if kwargs.get("export") else ""):
+        loaded = _class(name, opened).from_pretrained(directory, **{**extra, **kwargs})
     if not hasattr(loaded, "main_input_name"):
         # transformers' speech recognition pipeline asks for it, and ORTModelForCTC of optimum-onnx 0.1 has none.
         loaded.main_input_name = next(iter(loaded.input_names), "")
@@ -340,4 +343,11 @@ def _load_pipeline(opened: _Opened, kwargs: dict[str, Any]) -> Any:
     import optimum.onnxruntime
 
     name = _PIPELINES.get(opened.task or "", "ORTDiffusionPipeline")
-    return getattr(optimum.onnxruntime, name).from_pretrained(opened.directory, **kwargs)
+    with _only_libraries(opened, kwargs, "diffusers"):
+        return getattr(optimum.onnxruntime, name).from_pretrained(opened.directory, **kwargs)
+
+
+def _only_libraries(opened: _Opened, kwargs: Mapping[str, Any], library: str | None) -> AbstractContextManager[None]:
+    """No code of the package runs unless the caller said so."""
+    trust = bool(kwargs.get("trust_remote_code"))
+    return only_libraries(opened.directory, trust_remote_code=trust, library=library)

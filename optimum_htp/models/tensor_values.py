@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
+from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.inputs import graph_inputs
 from optimum_htp.models.measures import Array
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, open_session, run_session, session_options
@@ -17,7 +18,6 @@ from optimum_htp.onnxfile import (
     Scope,
     SourceFiles,
     Value,
-    external_data_files,
     graph_pieces,
     initializer_span,
     model_pieces,
@@ -29,7 +29,6 @@ from optimum_htp.onnxfile import (
 )
 
 _IN_MEMORY_BYTES = 64_000_000
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def tensor_values(
@@ -53,18 +52,19 @@ def tensor_values(
     feed = {name: inputs[name] for name in needed}
     with SourceFiles(model.path) as files:
         spans = model_spans(files.data)
+        weights = ExternalWeights(model, files.data)
         parts = scope_spans(files.data, spans.graph, graph)
         used = dict.fromkeys(name for depth, index in nodes for name in reads(scopes[depth].graph.nodes[index]))
         stored = [span for name in used if (span := initializer_span(parts, name)) is not None]
         pieces = graph_pieces(
             name="part",
-            nodes=([parts[depth].nodes[index]] for depth, index in nodes),
-            initializers=([span] for span, is_sparse in stored if not is_sparse),
-            sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
+            nodes=(weights.placed("node", parts[depth].nodes[index]) for depth, index in nodes),
+            initializers=(weights.placed("tensor", span) for span, is_sparse in stored if not is_sparse),
+            sparse_initializers=(weights.placed("sparse", span) for span, is_sparse in stored if is_sparse),
             inputs=[declared[name] for name in feed],
             outputs=map(Value, wanted),
         )
-        session = _open(files, model, model_pieces(spans, pieces))
+        session = _open(files, weights, model_pieces(spans, pieces), name=str(model.path))
         computed = run_session(session, wanted, feed, name=str(model.path))
     return {**given, **dict(zip(wanted, computed, strict=True))}
 
@@ -95,16 +95,12 @@ def _needed(scopes: Sequence[Scope], names: Iterable[str]) -> tuple[list[tuple[i
     return sorted(chosen, key=lambda place: (place[0], ranks[place[0]][place[1]])), list(outside)
 
 
-def _open(files: SourceFiles, model: OnnxModel, pieces: list[Piece]) -> Any:
+def _open(files: SourceFiles, weights: ExternalWeights, pieces: list[Piece], *, name: str) -> Any:
     """A session of a part of a file."""
     options = session_options()
-    name = str(model.path)
-    external = bool(external_data_files(model))
-    if external:
-        options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.path.parent.resolve()))
-    if external or pieces_length(pieces) <= _IN_MEMORY_BYTES:
-        content = b"".join(piece if isinstance(piece, bytes) else files.data[slice(*piece)] for piece in pieces)
-        return open_session(content, options, provider=DEFAULT_PROVIDER, name=name)
+    weights.add_to(options)
+    if weights or pieces_length(pieces) <= _IN_MEMORY_BYTES:
+        return open_session(files.joined(pieces), options, provider=DEFAULT_PROVIDER, name=name)
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
         file = Path(directory, "part.onnx")
         with file.open("wb") as stream:

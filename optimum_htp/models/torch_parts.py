@@ -18,6 +18,7 @@ from optimum_htp.hierarchy import escape_name
 from optimum_htp.models.inputs import array_values, graph_inputs
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
+from optimum_htp.models.trust import only_libraries
 from optimum_htp.onnxfile import OnnxModel, Value
 from optimum_htp.package import FileTraits, HtpFile, ValuePairs, paired_values, partners, traits_of
 
@@ -358,6 +359,8 @@ def dummy_inputs(
     kind = _model_type(config)
     try:
         make = TasksManager.get_exporter_config_constructor("onnx", model_type=kind, task=task, library_name=library)
-        return _generated(make(config, preprocessors=maybe_load_preprocessors(str(directory))), shapes)
+        with only_libraries(directory, trust_remote_code=False, library=""):
+            preprocessors = maybe_load_preprocessors(str(directory))
+        return _generated(make(config, preprocessors=preprocessors), shapes)
     except Exception as error:  # of many kinds, for configs that lack what an export config reads
         raise HtpError(f"Optimum can't make inputs for a {kind} model and {task}: {reason(error)}") from error

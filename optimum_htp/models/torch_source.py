@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
 from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
+from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
 from optimum_htp.package import read_config
 
@@ -41,9 +42,10 @@ class ModelSource:
         from transformers import GenerationConfig
 
         _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
-        if (self.directory / "generation_config.json").is_file():
-            GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
-        maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
+        with only_libraries(self.directory, trust_remote_code=trust_remote_code, library=""):
+            if (self.directory / "generation_config.json").is_file():
+                GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
+            maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
 
 
 def find_source(model: str | Path) -> ModelSource:
@@ -148,28 +150,31 @@ def load_source_model(
     if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
         raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
     try:
-        library = library or TasksManager.infer_library_from_model(name)
-        if task is None:
-            with local_task_inference():
-                task = TasksManager.infer_task_from_model(name, library_name=library)
-            task += "-with-past" if with_past else ""
-        task = TasksManager.map_from_synonym(task)
-        loaded = TasksManager.get_model_from_task(
-            task,
-            name,
-            framework="pt",
-            library_name=library,
-            torch_dtype=types.get(dtype or "", torch.float32),
-            device="cpu",
-            trust_remote_code=trust_remote_code,
-            **options,
-        )
+        with only_libraries(name, trust_remote_code=trust_remote_code, library=library):
+            library = library or TasksManager.infer_library_from_model(name)
+            if task is None:
+                with local_task_inference():
+                    task = TasksManager.infer_task_from_model(name, library_name=library)
+                task += "-with-past" if with_past else ""
+            task = TasksManager.map_from_synonym(task)
+            loaded = TasksManager.get_model_from_task(
+                task,
+                name,
+                framework="pt",
+                library_name=library,
+                torch_dtype=types.get(dtype or "", torch.float32),
+                device="cpu",
+                trust_remote_code=trust_remote_code,
+                **options,
+            )
+            preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
+    except PackageError:  # already one line
+        raise
     except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds
         raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
     if isinstance(loaded, torch.nn.Module):
         loaded.eval()
     TasksManager.standardize_model_attributes(loaded)
-    preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
     return SourceModel(loaded, str(task), str(library), name, dtype or "fp32", preprocessors)
 
 
@@ -226,12 +231,16 @@ def instantiate_on_meta(
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
+    library = "sentence_transformers" if (directory / "modules.json").is_file() else "transformers"
+    if not trust_remote_code:
+        refuse_named_code(directory, library)
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     for make in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
         try:
-            model = make()
+            with only_libraries(directory, trust_remote_code=trust_remote_code, library=library):
+                model = make()
         except Exception as error:  # whatever the model's own constructor raises
             failures.append(reason(error))
             continue
@@ -270,11 +279,10 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
 
     try:
         options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), **options)
+        with only_libraries(directory, trust_remote_code=trust_remote_code, library=""):
+            config: PretrainedConfig = AutoConfig.from_pretrained(str(directory), **options)
     except (ValueError, OSError, KeyError) as error:
-        advice = "" if trust_remote_code else "; if its code comes with it and you trust it, pass --trust-remote-code"
-        where = directory / "config.json"
-        raise PackageError(f"{where}: transformers can't load it: {reason(error)}{advice}") from error
+        raise PackageError(f"{directory / 'config.json'}: transformers can't load it: {reason(error)}") from error
     return config
 
 
@@ -340,7 +348,10 @@ def _diffusers_component(class_name: str, config: dict[str, Any]) -> torch.nn.Mo
     import diffusers
     import torch
 
-    cls = getattr(diffusers, class_name)
+    found = getattr(diffusers, class_name)
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise PackageError(f"diffusers' {class_name} is no model")
+    cls: Any = found
     with torch.device("meta"):
         return cast("torch.nn.Module", cls.from_config(config))
 

@@ -10,7 +10,7 @@
 """
 
 from optimum_htp.onnxfile.assembly import encode_entry, encode_node, graph_pieces, model_pieces
-from optimum_htp.onnxfile.atomic import creating, replacing
+from optimum_htp.onnxfile.atomic import creating, replacing, sync_directory, sync_file
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES

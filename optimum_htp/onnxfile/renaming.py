@@ -50,7 +50,7 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
         return
     _check(read_model(path), names)
     encoded = {old.encode(): new.encode() for old, new in names.items()}
-    target = Path(os.path.realpath(path if destination is None else destination))
+    target = path if destination is None else destination
     with mapped(path) as (source, data), writing(target, needed_bytes=len(data)):
 
         def rename(start: int, end: int) -> Splice | None:
@@ -68,8 +68,8 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
             write_pieces(splice.pieces, source=source, data=data, target=descriptor)
 
 
-def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
-    """Gives initializers their old names (by new ones) back, in place; says whether there was anything to do.
+def undo_renames(path: Path, renamed: Mapping[str, str], *, destination: Path | None = None) -> bool:
+    """Gives initializers their old names (by new ones) back; says whether there was anything to do, else writes nothing.
 
     New names that are no longer in the file are ignored. Raises HtpError as `rename_initializers` does.
     """
@@ -77,7 +77,7 @@ def undo_renames(path: Path, renamed: Mapping[str, str]) -> bool:
         return False
     initializers = {tensor.name for _, graph in read_model(path).graphs() for tensor in graph.initializers}
     names = {new: old for new, old in renamed.items() if new in initializers}
-    rename_initializers(path, names)
+    rename_initializers(path, names, destination=destination)
     return bool(names)
 
 

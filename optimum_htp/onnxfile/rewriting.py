@@ -33,11 +33,11 @@ def rewrite_metadata(
     """Replaces our metadata in a file, in place or at a destination, atomically; every other byte stays.
 
     Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes` (by graph path and
-    index); the model likewise. Nodes that are `foreign` lose nothing. With nothing to add this restores the file. Raises
-    HtpError, with nothing written.
+    index); the model likewise. Nodes that are `foreign` lose nothing. With nothing to add this restores the file. A link
+    is replaced by a file. Raises HtpError, with nothing written.
     """
     path = Path(path)
-    target = Path(os.path.realpath(path if destination is None else destination))
+    target = Path(path if destination is None else destination)
     with mapped(path) as (source, data):
         content = _Rewriter(data, nodes=nodes, owned=owned, foreign=foreign).model(model)
         if content is None and destination is None:

@@ -73,6 +73,10 @@ class SourceFiles(ExitStack):
                 batch.append(part)
         self._write(batch, current, target)
 
+    def joined(self, pieces: Iterable[Piece]) -> bytes:
+        """The content of pieces of the ONNX file."""
+        return b"".join(piece if isinstance(piece, bytes) else self.data[slice(*piece)] for piece in pieces)
+
     def write_at(self, ranges: Iterable[tuple[int, tuple[int, int]]], target: int, *, size_bytes: int) -> None:
         """Writes ranges to a file descriptor, each at an offset; what is between them is zeros."""
         os.ftruncate(target, size_bytes)

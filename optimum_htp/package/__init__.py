@@ -12,7 +12,8 @@
 | what an extracted part was cut from | `extracted` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
-| write a directory as a whole or not at all | `staging` |
+| write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
+| links, and what may be copied | `links` |
 | the format of packed files; names and sizes to trust | `archive` (`verbs.pack` and `verbs.unpack` do the work) |
 | small files and untrusted JSON; how much is accepted | `json_files`, `limits` |
 """
@@ -23,7 +24,6 @@ from optimum_htp.package.archive import (
     ExternalTensor,
     PackedFiles,
     check_sizes,
-    external_file,
     is_pack_key,
     manifest_text,
     names_problem,
@@ -41,21 +41,20 @@ from optimum_htp.package.configs import (
     code_files,
     complete_package,
     generates,
-    hub_blobs,
-    is_inside,
     preprocessors_of,
     remove_config_metadata,
 )
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
-from optimum_htp.package.json_files import parse_config, read_config, write_text_atomically
-from optimum_htp.package.limits import MAX_EXTERNAL_BYTES
+from optimum_htp.package.json_files import parse_config, read_config, read_small
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_EXTERNAL_BYTES
+from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
+from optimum_htp.package.locking import is_staging
 from optimum_htp.package.marks import is_of_whole_file
 from optimum_htp.package.node_metadata import (
     Annotations,
     HtpOptions,
     Ownership,
-    check_layer_annotations,
     options_of,
     read_tags,
     renamed_tensors,
@@ -66,9 +65,10 @@ from optimum_htp.package.node_metadata import (
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of, whole_package
 from optimum_htp.package.pairing import partners
+from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.staging import StagedDirectory, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
-from optimum_htp.package.write import tagging_error, write_files
+from optimum_htp.package.write import changing, tagging_error, write_document, write_files

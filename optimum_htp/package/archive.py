@@ -17,7 +17,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, reason
@@ -39,6 +39,7 @@ MANIFEST = "pkg.optimum_htp.packed"
 MANIFEST_VERSION = 1
 
 _DEFAULT_NAME = "model.onnx"
+_HIDDEN_FILES = (".gitattributes", ".gitignore")  # which repositories on the Hub have, and nothing reads
 _WINDOWS_DEVICES = frozenset("con prn aux nul conin$ conout$".split()) | {
     f"{name}{digit}" for name in ("com", "lpt") for digit in "123456789"
 }
@@ -159,17 +160,6 @@ def names_problem(names: Iterable[str]) -> str | None:
     return None
 
 
-def external_file(onnx: Path, location: str) -> Path:
-    """The file of an ONNX file's external data; raises PackageError if it is missing, or outside of its directory."""
-    path = onnx.parent / location
-    problem = names_problem([PurePosixPath(location).as_posix()]) or (
-        "" if path.is_file() else "there is no such file"
-    )
-    if problem:
-        raise PackageError(f"{onnx}: its weights are in {location!r}: {problem}; get the whole package")
-    return path
-
-
 def _name_problem(name: str) -> str | None:
     if not name or len(name.encode(errors="replace")) > MAX_PATH_BYTES:
         return "is empty or too long"
@@ -187,8 +177,8 @@ def _name_problem(name: str) -> str | None:
         return "leads out of the package"
     if "" in parts or "." in parts or len(parts) > MAX_PATH_DEPTH:
         return "is not a plain relative path"
-    if any(part.startswith(".") for part in parts[:-1]):
-        return "lies in a hidden directory"
+    if any(part.startswith(".") for part in parts) and name not in _HIDDEN_FILES:
+        return "is hidden, or lies in a hidden directory"
     for part in parts:
         if len(part.encode()) > MAX_PATH_PART_BYTES or part[-1] in " .":
             return "is not possible on every file system"

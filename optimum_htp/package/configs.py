@@ -9,18 +9,18 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError, writing
-from optimum_htp.package.json_files import read_config, read_small, umask, write_text_atomically
-from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_SMALL_BYTES
+from optimum_htp.package.json_files import parse_config, read_config, read_small, umask, write_text_atomically
+from optimum_htp.package.limits import MAX_CODE_BYTES, MAX_CODE_FILES, MAX_CONFIG_BYTES, MAX_SMALL_BYTES
+from optimum_htp.package.links import is_inside
 
 if TYPE_CHECKING:
     from optimum_htp.package.sidecar.record import FileRecord
@@ -67,18 +67,6 @@ _TASKS = (
     ("LMHeadModel", "text-generation"),
     ("ForCTC", "automatic-speech-recognition"),
 )
-
-
-def is_inside(path: Path, root: Path) -> bool:
-    """Whether a path, which need not exist, is in the directory of a package or the blobs of its snapshot, after links."""
-    resolved = Path(os.path.realpath(path))
-    return any(resolved.is_relative_to(home) for home in (Path(os.path.realpath(root)), *hub_blobs(root)))
-
-
-def hub_blobs(directory: Path) -> list[Path]:
-    """Where the links of a snapshot in the Hub's cache lead: `blobs/` of its repository; nothing for other directories."""
-    real = Path(os.path.realpath(directory))
-    return [parent.parent / "blobs" for parent in (real, *real.parents) if parent.name == "snapshots"]
 
 
 def generates(config: Mapping[str, Any]) -> bool:
@@ -138,30 +126,35 @@ def preprocessors_of(directory: Path) -> dict[str, bool]:
     }
 
 
-def complete_package(directory: str | Path, source: str | Path, *, trust_remote_code: bool = False) -> list[str]:
+def complete_package(
+    directory: str | Path, source: str | Path, *, trust_remote_code: bool = False, destination: Path | None = None
+) -> list[str]:
     """Copies what Optimum left out into a package, and resets permissions to the umask's defaults; gives the copies.
 
     That is custom code (parsed for what it imports, never run), a tokenizer, processor or chat template that Optimum
     could not load without running it, and a generation config. What exists stays. A `source` that is not a directory
-    gives nothing. Raises HtpError if a file can't be written.
+    gives nothing. With a `destination`, the copies go there and only they. Raises HtpError if a file can't be written.
     """
     directory, source = Path(directory), Path(source)
+    target = destination or directory
     added: list[str] = []
-    with writing(directory):
+    with writing(target):
         if source.is_dir() and directory.is_dir():
-            added = [name for name in _missing(directory, source) if _copy(source, directory, name)]
-            code = [name for name in _code(directory, source) if _copy(source, directory, name)]
+            missing = [name for name in _missing(directory, source) if not (directory / name).exists()]
+            added = [name for name in missing if _copy(source, target, name)]
+            code = [name for name in _code(directory, source) if not (directory / name).exists()]
+            code = [name for name in code if _copy(source, target, name)]
             if code and not trust_remote_code:
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
-        _reset_modes(directory)
+        _reset_modes([target / name for name in added] if destination else directory.rglob("*"))
     return added
 
 
-def _reset_modes(directory: Path) -> None:
-    """Resets the permissions of all files and directories below a directory to the umask's defaults."""
+def _reset_modes(paths: Iterable[Path]) -> None:
+    """Resets the permissions of files and directories to the umask's defaults."""
     mask = umask()
-    for path in directory.rglob("*"):
+    for path in paths:
         wanted = (0o777 if path.is_dir() else 0o666) & ~mask
         if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != wanted:
             path.chmod(wanted)
@@ -240,38 +233,51 @@ def _local_imports(source: Path, name: str) -> Iterator[str]:
                     yield from (f"{path}.py", f"{path}/__init__.py")
 
 
-def add_config_metadata(directory: str | Path, records: Mapping[str, FileRecord]) -> bool:
+def add_config_metadata(
+    directory: str | Path, records: Mapping[str, FileRecord], *, destination: Path | None = None
+) -> bool:
     """Adds the block `htp_metadata` to a package's config.json, or replaces it; every other byte stays as it is.
 
-    Says whether there is a config.json: a pipeline has none. Raises HtpError if it is broken or can't be written.
-    """
-    path = Path(directory, CONFIG)
-    if read_config(path) is None:
-        return False
-    remove_config_metadata(directory)
-    text = _text(path)
-    head = text.rstrip()[:-1].rstrip()
-    comma = "" if head.endswith("{") else ","
-    write_text_atomically(path, head + comma + _member(_block(records)) + text[len(head) :])
-    return True
-
-
-def remove_config_metadata(directory: str | Path) -> bool:
-    """Removes the block and leaves the bytes from before; says whether there was one. Raises what adding it does.
-
-    If another tool wrote the file again, and moved the block, it is written as transformers does.
+    With a `destination`, another directory, the result goes there. Says whether there is a config.json: a pipeline has
+    none. Raises HtpError if it is broken or can't be written.
     """
     path = Path(directory, CONFIG)
     config = read_config(path)
-    if config is None or METADATA_KEY not in config:
+    if config is None:
         return False
-    block = config.pop(METADATA_KEY)
-    before, ours, after = _text(path).rpartition(_member(block))
-    left = json.dumps(config, indent=2) + "\n"
-    if ours and after.strip() == "}":
-        left = before.removesuffix(",") + after
-    write_text_atomically(path, left)
+    text = _without_block(path, config)
+    head = text.rstrip()[:-1].rstrip()
+    comma = "" if head.endswith("{") else ","
+    written = head + comma + _member(_block(records)) + text[len(head) :]
+    write_text_atomically((destination or path.parent) / CONFIG, written)
     return True
+
+
+def remove_config_metadata(directory: str | Path, *, destination: Path | None = None) -> bool:
+    """Removes the block and leaves the bytes from before; says whether there was one. Raises what adding it does.
+
+    If another tool wrote the file again, and moved the block, it is written as transformers does. What does not even have
+    the word is left alone, broken or not.
+    """
+    path = Path(directory, CONFIG)
+    content = read_small(path, MAX_CONFIG_BYTES) or b""
+    config = parse_config(content, where=str(path)) if METADATA_KEY.encode() in content else {}
+    if METADATA_KEY not in config:
+        return False
+    write_text_atomically((destination or path.parent) / CONFIG, _without_block(path, config))
+    return True
+
+
+def _without_block(path: Path, config: Mapping[str, Any]) -> str:
+    """The text of a config.json without our block."""
+    text = _text(path)
+    if METADATA_KEY not in config:
+        return text
+    before, ours, after = text.rpartition(_member(config[METADATA_KEY]))
+    if ours and after.strip() == "}":
+        return before.removesuffix(",") + after
+    left = {key: value for key, value in config.items() if key != METADATA_KEY}
+    return json.dumps(left, indent=2) + "\n"
 
 
 def _member(block: Any) -> str:

@@ -206,8 +206,8 @@ def write_tags(graph: TaggedGraph, *, options: HtpOptions) -> None:
     Annotations.of(graph, options).write(graph.model.path)
 
 
-def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
-    """Writes ONNX Runtime's `layer_ann` on nodes, in place, atomically; `strip_tags` and `write_tags` remove it.
+def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str], *, destination: Path | None = None) -> None:
+    """Writes ONNX Runtime's `layer_ann` on nodes, as `Annotations.write` does; `strip_tags` and `write_tags` remove it.
 
     Raises HtpError as `Annotations.write` does, and if a node has one that we did not write.
     """
@@ -220,6 +220,7 @@ def write_layer_values(model: OnnxModel, values: Mapping[NodeKey, str]) -> None:
         nodes={key: {LAYER_ANNOTATION: value} for key, value in values.items()},
         owned=lambda key: key == LAYER_ANNOTATION or is_mark(key),
         model=entries_of(replace(mark, keys=keys) for mark in marks),
+        destination=destination,
     )
 
 
@@ -236,15 +237,18 @@ def check_layer_annotations(model: OnnxModel) -> None:
         )
 
 
-def strip_tags(path: Path) -> bool:
-    """Removes all that we wrote into a file, atomically; says whether there was anything. Raises as `write` does."""
+def strip_tags(path: Path, *, destination: Path | None = None) -> bool:
+    """Removes all that we wrote into a file, in place or in a copy; says whether there was anything, else writes nothing.
+
+    Raises as `Annotations.write` does.
+    """
     model = read_model(path)
     ours = Ownership.of(model)
     has_ours = any(map(ours.has, model.metadata)) or any(
         len(ours.without_ours(key, node.metadata)) < len(node.metadata) for key, node in model.nodes()
     )
     if has_ours:
-        rewrite_metadata(path, nodes={}, owned=ours.has, foreign=ours.foreign, model={})
+        rewrite_metadata(path, nodes={}, owned=ours.has, foreign=ours.foreign, model={}, destination=destination)
     return has_ours
 
 

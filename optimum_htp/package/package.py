@@ -19,6 +19,7 @@ from optimum_htp.package.copies import told_apart
 from optimum_htp.package.json_files import parse_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_SIDECAR_BYTES, MAX_SMALL_BYTES
 from optimum_htp.package.node_metadata import read_tags, trees_of_nodes
+from optimum_htp.package.recovery import settle
 from optimum_htp.package.sidecar.record import FileRecord, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar
 from optimum_htp.tagging import TaggedGraph
@@ -39,6 +40,11 @@ class HtpFile:
         self.name = name
         self.path = path
         self.record = record
+
+    @property
+    def directory(self) -> Path:
+        """The package's directory."""
+        return self.path.absolute().parents[self.name.count("/")]
 
     @cached_property
     def model(self) -> OnnxModel:
@@ -247,7 +253,12 @@ def path_of(package: str | Path | HtpPackage) -> Path:
 
 
 def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
-    """A package's directory and its ONNX files by their path in it, no hidden ones. Raises PackageError for none."""
+    """A package's directory and its ONNX files by their path in it, no hidden ones. Raises PackageError for none.
+
+    What a command left that was killed while it wrote there is cleared up first.
+    """
+    for directory in (path,) if path.is_dir() else _possible_directories(path):
+        settle(directory)
     if path.is_file():
         directory = _package_directory(path)
         return directory, {path.absolute().relative_to(directory.absolute()).as_posix(): path}
@@ -265,10 +276,13 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
 
 def _package_directory(file: Path) -> Path:
     """The directory of a single file's package: its own, or the one above that has the sidecar or the config."""
-    # A component of a pipeline has its sidecar above; `onnx/model.onnx`, as often on the Hub, its config.
-    directories = (file.parent, file.absolute().parent.parent)
     for names in ((SIDECAR,), (CONFIG, MODEL_INDEX)):
-        for directory in directories:
+        for directory in _possible_directories(file):
             if any((directory / name).is_file() for name in names):
                 return directory
     return file.parent
+
+
+def _possible_directories(file: Path) -> tuple[Path, Path]:
+    # A component of a pipeline has its sidecar above; `onnx/model.onnx`, as often on the Hub, its config.
+    return file.parent, file.absolute().parent.parent

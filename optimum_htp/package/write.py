@@ -1,19 +1,45 @@
-"""Writing tags into the files of a package."""
+"""Changing a package that is there: opened and written to while nobody else does; and writing tags into its files."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError
+from optimum_htp.errors import HtpError, ModelTooLargeError, TaggingError, writing
 from optimum_htp.package.node_metadata import Annotations, HtpOptions
+from optimum_htp.package.package import HtpPackage, onnx_files, path_of
 from optimum_htp.package.sidecar.sidecar import SIDECAR
-from optimum_htp.package.staging import without_staging
+from optimum_htp.package.staging import StagedDirectory, without_staging
 from optimum_htp.tagging import TaggedGraph
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def changing(package: str | Path | HtpPackage, *, strict: bool = True) -> Iterator[tuple[HtpPackage, StagedDirectory]]:
+    """Opens a package to change it, and gives where to stage the changes: from the one to the other nobody else writes.
+
+    A package that is already open is opened again, since it may have changed. Raises as `HtpPackage` and
+    `StagedDirectory` do; an error in the block leaves the package as it was.
+    """
+    path = path_of(package)
+    directory, _ = onnx_files(path)
+    with StagedDirectory(directory) as staging:
+        yield HtpPackage(path, strict=strict), staging
+
+
+def write_document(path: Path, text: str) -> None:
+    """Writes a text file that the user named, whole or not at all; raises HtpError. Pipes and devices get the text."""
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with StagedDirectory(path.parent) as staging:
+            (staging.path / path.name).write_text(text, encoding="utf-8")
+            staging.commit()
 
 
 def write_files(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,9 +20,9 @@ from optimum_htp.onnxfile import (
     SourceFiles,
     Splice,
     TensorField,
+    creating,
     external_data_files,
     read_model,
-    replacing,
     rewrite_tensors,
 )
 from optimum_htp.package import (
@@ -33,12 +33,13 @@ from optimum_htp.package import (
     MODEL_INDEX,
     ExternalTensor,
     HtpPackage,
+    StagedDirectory,
     check_sizes,
-    hub_blobs,
     is_pack_key,
     manifest_text,
     names_problem,
     onnx_files,
+    package_files,
     path_of,
 )
 
@@ -94,10 +95,12 @@ def pack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: boo
         if content.length_bytes > MAX_MODEL_BYTES:
             message = f"packed it would have {content.length_bytes:,} bytes, more than protobuf's {MAX_MODEL_BYTES:,}"
             raise ModelTooLargeError(f"{message}: a model of this size stays a directory", path=plan.onnx)
-        with writing(target, needed_bytes=content.length_bytes):
+        with writing(target, needed_bytes=content.length_bytes), StagedDirectory(target.parent) as staging:
+            _target(plan, target, overwrite=overwrite)  # again, now that nobody else writes there
             mode = stat.S_IMODE(plan.onnx.stat().st_mode) & 0o666 | 0o600
-            with replacing(target, mode=mode) as descriptor:
+            with creating(staging.path / target.name, mode=mode) as descriptor:
                 files.write(content.pieces, descriptor)
+            staging.commit()
     return PackReport(target, content.length_bytes, tuple(sorted((plan.name, *plan.external, *plan.small))))
 
 
@@ -125,7 +128,7 @@ def _plan(directory: Path) -> _Plan:
     model = read_model(onnx)
     if any(map(is_pack_key, model.metadata)):
         raise PackageError(f"{onnx}: packed already; unpack it first: optimum-cli htp unpack {onnx} DIR")
-    files = dict(_walk(directory))
+    files = dict(package_files(directory))
     external = {}
     for location in sorted(external_data_files(model)):
         path = (PurePosixPath(name).parent / location).as_posix()
@@ -145,39 +148,18 @@ def _plan(directory: Path) -> _Plan:
     return _Plan(directory, name, onnx, external, small)
 
 
-def _walk(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Every file of a package by its path in it; hidden directories and Python's caches don't count."""
-    blobs = hub_blobs(directory)
-
-    def failed(error: OSError) -> None:
-        raise PackageError(f"{error.filename}: cannot be read: {error.strerror}; fix its permissions") from error
-
-    for root, directories, names in os.walk(directory, onerror=failed):
-        directories[:] = [name for name in directories if not name.startswith(".") and name != "__pycache__"]
-        for path in (Path(root, name) for name in (*directories, *names)):
-            if path.is_symlink() and not any(path.resolve().is_relative_to(blob) for blob in blobs):
-                raise PackageError(f"{path}: a symbolic link; put the file itself there and pack again")
-            if path.is_dir():
-                continue
-            if not path.is_file():
-                kind = "a broken link" if path.is_symlink() else "not a regular file"
-                raise PackageError(f"{path}: {kind}; remove it from the package")
-            yield path.relative_to(directory).as_posix(), path
-
-
 def _target(plan: _Plan, destination: Path, *, overwrite: bool) -> Path:
     """Where to write: the destination, if that harms nothing."""
-    target = Path(os.path.realpath(destination))
     if destination.suffix != ".onnx":
         raise PackageError(f"{destination}: the packed file is an ONNX file; give a name that ends in .onnx")
-    if target.is_relative_to(plan.directory.resolve()):
+    if destination.parent.resolve().is_relative_to(plan.directory.resolve()):
         raise PackageError(f"{destination}: inside the package that is to be packed; write the file somewhere else")
-    if target.is_dir() or not target.parent.is_dir():
-        problem = "a directory" if target.is_dir() else "its directory does not exist"
+    if destination.is_dir() or not destination.parent.is_dir():
+        problem = "a directory" if destination.is_dir() else "its directory does not exist"
         raise PackageError(f"{destination}: {problem}; give the path of the ONNX file to write")
     if os.path.lexists(destination) and not overwrite:
         raise PackageError(f"{destination}: it exists already; give --overwrite to replace it, or another path")
-    return target
+    return destination
 
 
 def _encoded(path: Path) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,16 @@ from optimum_htp.package import (
     Sidecar,
     StagedDirectory,
     as_package,
+    changing,
+    entries,
     evidence_of,
+    external_file,
     library_versions,
     options_of,
+    package_files,
     projected,
     reference_evidence,
+    settle,
     write_files,
 )
 from optimum_htp.tagging import TaggedGraph, refuse_empty
@@ -118,14 +124,21 @@ def project(
         >>> report.files["model_quantized.onnx"].unresolved            # doctest: +SKIP
         0
     """
-    package = as_package(package)
-    package.require_unpacked()
-    target = _checked_output(package.path, output, overwrite=overwrite) if output is not None else None
+    opened = as_package(package)
+    opened.require_unpacked()
+    target = _checked_output(opened.path, output, overwrite=overwrite) if output is not None else None
     given = as_package(reference) if reference is not None else None
-    graphs = {name: _projected(file, package, given) for name, file in package.files.items()}
-    _write(package, given, graphs, target)
+    with ExitStack() as stack:
+        if target is None:
+            opened, staging = stack.enter_context(changing(opened))
+            graphs = {name: _projected(file, opened, given) for name, file in opened.files.items()}
+        else:
+            graphs = {name: _projected(file, opened, given) for name, file in opened.files.items()}
+            staging = stack.enter_context(StagedDirectory(target if opened.path.is_dir() else target.parent))
+            _checked_output(opened.path, target, overwrite=overwrite)  # again, now that nobody else writes there
+        _write(opened, given, graphs, target, staging)
     files = {name: FileProjection.of(graph.tags, graph.origin) for name, graph in graphs.items()}
-    return ProjectReport(target or package.path, files)
+    return ProjectReport(target or opened.path, files)
 
 
 def _projected(file: HtpFile, package: HtpPackage, reference: HtpPackage | None) -> TaggedGraph:
@@ -159,69 +172,68 @@ def _checked_output(package: Path, given: str | Path, *, overwrite: bool) -> Pat
         raise HtpError(f"{output}: the name of a file, and {package} is a directory; give a directory")
     elif package.resolve() in output.resolve().parents:
         raise HtpError(f"{output}: inside the package that is read; leave the output out to tag it in place")
-    if not overwrite and output.exists() and (output.is_file() or any(output.iterdir())):
+    settle(output if package.is_dir() else output.parent)
+    if not overwrite and output.exists() and (output.is_file() or entries(output)):
         raise HtpError(f"{output}: it exists already; give another path, or overwrite it with --overwrite")
     return output
 
 
 def _write(
-    package: HtpPackage, reference: HtpPackage | None, graphs: Mapping[str, TaggedGraph], output: Path | None
+    package: HtpPackage,
+    reference: HtpPackage | None,
+    graphs: Mapping[str, TaggedGraph],
+    output: Path | None,
+    staging: StagedDirectory,
 ) -> None:
     files = (*package.files.values(), *(reference.files.values() if reference is not None else ()))
     options = options_of(file.model for file in files)
     records = {name: FileRecord.of(graph).keeping(package.files[name].record) for name, graph in graphs.items()}
     whole = package.path.is_dir()
-    directory = package.directory if output is None else output if whole else output.parent
-    with StagedDirectory(directory) as staging:
-        if output is not None and whole:
-            _copy_others(package, staging.path)
-        elif output is not None:
-            (name,) = graphs
-            _copy_data(package.files[name], staging.path, directory)
-            graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
-        too_large = write_files(graphs, staging.path, options=options, whole=output is not None)
-        if whole:  # what is known of the source, here or where the tags are from
-            known = (opened.sidecar for opened in (package, reference) if opened is not None)
-            sidecar = replace(next(filter(None, known), Sidecar({})), files={})
-        else:
-            sidecar = Sidecar.read(directory) or Sidecar({})
-        # That of the package around a single file is updated if it has the file, or nothing else can have its tags.
-        if whole or too_large or records.keys() <= sidecar.files.keys():
-            replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
-        staging.commit(last=SIDECAR)
+    if output is not None and whole:
+        _copy_others(package, staging.path)
+    elif output is not None:
+        (name,) = graphs
+        _copy_data(package.files[name], staging)
+        graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
+    too_large = write_files(graphs, staging.path, options=options, whole=output is not None)
+    if whole:  # what is known of the source, here or where the tags are from
+        known = (opened.sidecar for opened in (package, reference) if opened is not None)
+        sidecar = replace(next(filter(None, known), Sidecar({})), files={})
+    else:
+        sidecar = Sidecar.read(staging.output) or Sidecar({})
+    # That of the package around a single file is updated if it has the file, or nothing else can have its tags.
+    if whole or too_large or records.keys() <= sidecar.files.keys():
+        replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
+    staging.commit(last=SIDECAR)
 
 
 def _copy_others(package: HtpPackage, staged: Path) -> None:
-    """Copies all of a directory except its tagged files and its sidecar: configs, tokenizers, external data."""
-    tagged = {package.path / name for name in (*package.files, SIDECAR)}
+    """Copies all of a package except its tagged files and its sidecar: configs, tokenizers, external data."""
     for file in package.files.values():
         for location in external_data_files(file.model):
             if not Path(os.path.normpath(file.path.parent / location)).is_relative_to(os.path.normpath(package.path)):
                 raise HtpError(f"{file.path}: its external data {location} is outside the package; tag it in place")
-    try:
-        shutil.copytree(
-            package.path,
-            staged,
-            dirs_exist_ok=True,
-            ignore=lambda directory, names: [name for name in names if Path(directory, name) in tagged],
-        )
-    except shutil.Error as error:
-        source, _, reason = error.args[0][0]
-        raise HtpError(f"{source}: cannot be copied: {reason}") from error
+    for name, path in package_files(package.path):
+        if name in package.files or name == SIDECAR:
+            continue
+        target = staged / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copy2(path, target)
+        except OSError as error:
+            raise HtpError(f"{path}: cannot be copied: {error.strerror or error}") from error
 
 
-def _copy_data(file: HtpFile, staged: Path, output: Path) -> None:
+def _copy_data(file: HtpFile, staging: StagedDirectory) -> None:
     """Copies the external data of a file, under the names that it has for it."""
     for location in sorted(external_data_files(file.model)):
-        source, target = file.path.parent / location, output / location
+        source, target = file.path.parent / location, staging.output / location
         if os.path.normpath(target.absolute()) == os.path.normpath(source.absolute()):
             continue
-        if Path(location).is_absolute() or ".." in Path(location).parts:
-            raise HtpError(f"{file.path}: its external data {location} is outside its directory; tag it in place")
-        if not source.is_file():
-            raise HtpError(f"{source}: the external data of {file.path} is not there; get the whole model")
+        source = external_file(file.path, location, package=file.directory)
         if not target.exists():
-            (staged / location).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, staged / location)
+            staged = staging.path / location
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, staged)
         elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
             raise HtpError(f"{target}: it exists already, and the model's external data would replace it")

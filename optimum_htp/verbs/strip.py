@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError, writing
+from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
     CONFIG,
     SIDECAR,
     HtpFile,
     HtpPackage,
-    path_of,
+    changing,
     read_packed,
     remove_config_metadata,
     renamed_tensors,
@@ -53,34 +54,37 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
 
     Raises:
         PackageError: There is no such package.
-        HtpError: A file is not an ONNX model, or could not be written; it stays as it is.
+        HtpError: A file is not an ONNX model, or something could not be written; the package is as it was.
 
     Example:
         >>> strip("bert_onnx").changed    # doctest: +SKIP
         ('model.onnx', 'export_metadata.json')
     """
-    path = path_of(package)
-    opened = HtpPackage(path, strict=False)  # a broken sidecar or config does not matter
-    directory, files, sidecar = opened.directory, opened.files, opened.sidecar
-    for file in files.values():  # what can't be stripped is refused before anything is changed
-        if read_packed(file.model) is not None:
-            raise PackageError(f"{file.path}: a packed file; unpack it first: optimum-cli htp unpack {file.path} DIR")
-    restored = {name for name, file in files.items() if _undo_renames(file)}
-    removed: dict[str, bool] = {}
-    if path.is_dir():
-        # First, for as long as it is there it says that the package is complete.
-        has_sidecar = (directory / SIDECAR).is_file()
-        with writing(directory / SIDECAR):
-            (directory / SIDECAR).unlink(missing_ok=True)
-        removed = {SIDECAR: has_sidecar, CONFIG: remove_config_metadata(directory)}
-    changed = {name: strip_tags(file.path) or name in restored for name, file in files.items()}
-    if path.is_file() and sidecar is not None and files.keys() & sidecar.files.keys():
-        left = {name: record for name, record in sidecar.files.items() if name not in files}
-        replace(sidecar, files=left).write(directory)
-    return StripReport(str(path), changed | {name: True for name, was_there in removed.items() if was_there})
+    with changing(package, strict=False) as (opened, staging):  # a broken sidecar or config does not matter
+        for file in opened.files.values():
+            if read_packed(file.model) is not None:
+                advice = f"unpack it first: optimum-cli htp unpack {file.path} DIR"
+                raise PackageError(f"{file.path}: a packed file; {advice}")
+        files = {name: _restored(file, staging.path / name) for name, file in opened.files.items()}
+        whole, sidecar = opened.path.is_dir(), opened.sidecar
+        removed = (SIDECAR,) if whole and os.path.lexists(opened.directory / SIDECAR) else ()
+        if whole and remove_config_metadata(opened.directory, destination=staging.path):
+            files[CONFIG] = True
+        if not whole and sidecar is not None and files.keys() & sidecar.files.keys():
+            left = {name: record for name, record in sidecar.files.items() if name not in files}
+            replace(sidecar, files=left).write(staging.path)
+        staging.commit(remove=removed)
+    return StripReport(str(opened.path), files | dict.fromkeys(removed, True))
 
 
-def _undo_renames(file: HtpFile) -> bool:
-    """Gives initializers their old names back, as the file and the sidecar have them; says whether there were any."""
-    recorded = file.record.renamed if file.record is not None else {}
-    return bool(undo_renames(file.path, {**renamed_tensors(file.model), **recorded}))
+def _restored(file: HtpFile, target: Path) -> bool:
+    """Writes a file as it was without us, if there is anything of ours in it; says whether there was.
+
+    Initializers get their old names back, as the file and the sidecar have them.
+    """
+    renamed = {**renamed_tensors(file.model), **(file.record.renamed if file.record is not None else {})}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if undo_renames(file.path, renamed, destination=target):
+        strip_tags(target)
+        return True
+    return strip_tags(file.path, destination=target)

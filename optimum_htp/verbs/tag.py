@@ -22,16 +22,16 @@ from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 from optimum_htp.package import (
     CONFIG,
     MODEL_INDEX,
+    SIDECAR,
     FileRecord,
     HtpFile,
     HtpOptions,
     HtpPackage,
     Ownership,
     Sidecar,
-    StagedDirectory,
     TagCounts,
     add_config_metadata,
-    as_package,
+    changing,
     complete_package,
     library_versions,
     projected,
@@ -110,37 +110,36 @@ def tag(
         0
     """
     started = time.perf_counter()
-    package = as_package(package)
-    package.require_unpacked()
-    files = package.files
-    records = {
-        name: file.record for name, file in files.items() if not force and file.record and _is_described(package, file)
-    }
-    kept = tuple(records)
-    sources = _Sources(package, model, trust_remote_code)
-    graphs = {name: _tagged(file, sources, keep=not force) for name, file in files.items() if name not in kept}
-    problems = {name: problem for name, graph in graphs.items() if (problem := sources.problem(name, graph))}
-    if graphs and len(problems) == len(graphs):
-        raise PackageError(f"{package.path}: {next(iter(problems.values()))}.")
-    for problem in problems.values():
-        logger.warning("%s. No node of it is resolved.", problem)
-    options = htp_options or HtpOptions()
-    with StagedDirectory(package.directory) as staging:
+    with changing(package) as (opened, staging):
+        opened.require_unpacked()
+        sources = _Sources(opened, model, trust_remote_code)
+        options = htp_options or HtpOptions()
+        files = opened.files.items()
+        kept = {name: file.record for name, file in files if not force and file.record and _is_described(opened, file)}
+        graphs = {name: _tagged(file, sources, keep=not force) for name, file in files if name not in kept}
+        problems = {name: problem for name, graph in graphs.items() if (problem := sources.problem(name, graph))}
+        if graphs and len(problems) == len(graphs):
+            raise PackageError(f"{opened.path}: {next(iter(problems.values()))}.")
+        for problem in problems.values():
+            logger.warning("%s. No node of it is resolved.", problem)
+        written = sources.complete_package(staging.path)
         write_files(graphs, staging.path, options=options)
-        staging.commit()
-    records |= {name: FileRecord.of(graph).keeping(files[name].record) for name, graph in graphs.items()}
-    written = sources.complete_package()
-    if options.config_metadata:
-        add_config_metadata(package.directory, records)
-    seconds = time.perf_counter() - started
-    if graphs:
-        named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
-        _write_sidecar(package, records, named, model, seconds)
-    counts = {name: records[name].counts for name in files}
+        records = kept | {
+            name: FileRecord.of(graph).keeping(opened.files[name].record) for name, graph in graphs.items()
+        }
+        if options.config_metadata:
+            configured = staging.path if CONFIG in written else opened.directory
+            add_config_metadata(configured, records, destination=staging.path)
+        seconds = time.perf_counter() - started
+        if graphs:
+            named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
+            _sidecar(opened, records, named, model, seconds).write(staging.path)
+        staging.commit(last=SIDECAR)
+    counts = {name: records[name].counts for name, _ in files}
     notes = {
-        name: _without_names(package) for name, graph in graphs.items() if name not in problems and _is_left(graph)
+        name: _without_names(opened) for name, graph in graphs.items() if name not in problems and _is_left(graph)
     }
-    return TagReport(package.path, counts, kept, tuple(problems), notes, written, seconds)
+    return TagReport(opened.path, counts, tuple(kept), tuple(problems), notes, written, seconds)
 
 
 class _Sources:
@@ -205,23 +204,21 @@ class _Sources:
         what = f"is the export of a {named}, as its nodes say, and" if named is not None else "is"
         return f"{name} {what} not an export of what {config}: give the model it was exported from with --model"
 
-    def complete_package(self) -> tuple[str, ...]:
-        """Writes config, tokenizer and processor if the package has none, and says which files."""
+    def complete_package(self, staged: Path) -> tuple[str, ...]:
+        """Stages config, tokenizer and processor if the package has none, and says which files."""
         directory = self._package.directory
         if self._source is None or (directory / MODEL_INDEX).exists():
             return ()
         source, trust = self._source, self._trust_remote_code
         if (directory / CONFIG).exists():
-            return tuple(sorted(complete_package(directory, source.directory, trust_remote_code=trust)))
-        with StagedDirectory(directory) as staging:
-            source.save_configs(staging.path, trust_remote_code=trust)
-            complete_package(staging.path, source.directory, trust_remote_code=trust)
-            for file in staging.path.iterdir():
-                if (directory / file.name).exists():
-                    file.unlink()
-            written = tuple(sorted(file.name for file in staging.path.iterdir()))
-            staging.commit()
-        return written
+            added = complete_package(directory, source.directory, trust_remote_code=trust, destination=staged)
+            return tuple(sorted(added))
+        source.save_configs(staged, trust_remote_code=trust)
+        complete_package(staged, source.directory, trust_remote_code=trust)
+        for file in staged.iterdir():
+            if (directory / file.name).exists():
+                file.unlink()
+        return tuple(sorted(file.name for file in staged.iterdir()))
 
 
 def _is_left(graph: TaggedGraph) -> bool:
@@ -303,10 +300,10 @@ def _with_earlier(model: OnnxModel, tags: NodeTags, tree: ModuleTree) -> NodeTag
     return merged
 
 
-def _write_sidecar(
+def _sidecar(
     package: HtpPackage, records: dict[str, FileRecord], named: set[str], model: str | Path | None, seconds: float
-) -> None:
-    """Writes the sidecar, with what an earlier one says of other files; `named` are the files tagged from names."""
+) -> Sidecar:
+    """The sidecar, with what an earlier one says of other files; `named` are the files tagged from names."""
     earlier = package.sidecar or Sidecar({})
     files = earlier.files | records
     named = named | {name for name in _from_names(package) if name in files and name not in package.files}
@@ -316,4 +313,4 @@ def _write_sidecar(
     if named:
         source[_FROM_NAMES] = ", ".join(sorted(named))
     timings = earlier.timings or {"optimum_seconds": 0.0, "htp_seconds": round(seconds, 3)}
-    Sidecar(files, source, timings, library_versions()).write(package.directory)
+    return Sidecar(files, source, timings, library_versions())

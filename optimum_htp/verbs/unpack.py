@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, writing
 from optimum_htp.onnxfile import SourceFiles, Splice, TensorField, creating, rewrite_tensors, write_all
-from optimum_htp.package import ExternalTensor, HtpPackage, PackedFiles, StagedDirectory, as_package, is_pack_key
+from optimum_htp.package import (
+    ExternalTensor,
+    HtpPackage,
+    PackedFiles,
+    StagedDirectory,
+    as_package,
+    is_pack_key,
+    refuse_ways,
+    settle,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +73,7 @@ def unpack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: b
         names = [packed.onnx_name, *(packed.external_sizes if weights else ()), *packed.encoded]
         _check_free(directory, names, overwrite=overwrite)
         with StagedDirectory(directory) as staging, writing(directory, needed_bytes=len(source.data)):
+            _check_free(directory, names, overwrite=overwrite)  # again, now that nobody else writes there
             content = source.with_metadata(splice, {}, drop=is_pack_key)
             with creating(staging.path / packed.onnx_name) as descriptor:
                 source.write(content.pieces, descriptor)
@@ -109,13 +119,12 @@ def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, we
             source.write_at(own, descriptor, size_bytes=size)
 
 
-def _check_free(directory: Path, names: Iterable[str], *, overwrite: bool) -> None:
+def _check_free(directory: Path, names: Sequence[str], *, overwrite: bool) -> None:
     """Refuses to write over what exists, or through a link."""
+    settle(directory)
+    refuse_ways(directory, names)
     for name in names:
         path = directory / name
-        for parent in list(path.parents)[: len(PurePosixPath(name).parts) - 1]:
-            if parent.is_symlink():
-                raise PackageError(f"{parent}: a symbolic link, and the package is not written through it; remove it")
         if os.path.lexists(path) and not overwrite:
             advice = "give --overwrite to replace it, or another directory"
             raise PackageError(f"{path}: it exists already, nothing was written; {advice}")

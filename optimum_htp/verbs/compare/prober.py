@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, Array, ExternalWeights, open_session, run_session, session_options
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -28,7 +28,6 @@ from optimum_htp.onnxfile import (
     Value,
     element_type,
     encode_node,
-    external_data_files,
     graph_pieces,
     initializer_span,
     model_pieces,
@@ -38,6 +37,7 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
 )
+from optimum_htp.package import external_file
 from optimum_htp.verbs.compare.cut_graph import Correction, Plan, PlannedNode
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
@@ -49,7 +49,6 @@ HALF_NOTE = (
 )
 _UNROUNDED, _LIST, _ZERO = "/optimum_htp_unrounded", "/optimum_htp_list", "/optimum_htp_zero"
 _IN_MEMORY_BYTES = 64_000_000
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Prober:
@@ -65,7 +64,7 @@ class Prober:
         self._spans = model_spans(self._files.data)
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
         self._declared = {value.name: value for value in model.graph.inputs}
-        self._external = bool(external_data_files(model))
+        self._weights = ExternalWeights(model, self._files.data)
         self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
         # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
         self.rounds_half = provider == DEFAULT_PROVIDER and any(map(self._is_half, flat.producer))
@@ -107,7 +106,7 @@ class Prober:
     def constant(self, name: str) -> Array | None:
         """The values of an initializer; None for what is not one, or can't be read."""
         import onnx
-        from onnx.external_data_helper import load_external_data_for_tensor
+        from onnx.external_data_helper import ExternalDataInfo
 
         span = initializer_span(self._scopes, name)
         if span is None or span[1]:
@@ -115,7 +114,12 @@ class Prober:
         tensor = onnx.TensorProto.FromString(bytes(self._files.data[slice(*span[0])]))
         try:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                load_external_data_for_tensor(tensor, str(self._model.path.parent))
+                info = ExternalDataInfo(tensor)
+                path = external_file(self._model.path, info.location, package=self._model.path.parent)
+                with path.open("rb") as stream:
+                    stream.seek(info.offset or 0)
+                    tensor.raw_data = stream.read(info.length or -1)
+                tensor.data_location = onnx.TensorProto.DEFAULT
             array: Array = onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # of files that are missing, and types that numpy lacks
             logger.debug("%s: %s", name, error)
@@ -182,8 +186,8 @@ class Prober:
         graph = graph_pieces(
             name="probe",
             nodes=[*encoded, *([node] for node in more)],
-            initializers=([span] for span, is_sparse in stored if not is_sparse),
-            sparse_initializers=([span] for span, is_sparse in stored if is_sparse),
+            initializers=(self._weights.placed("tensor", span) for span, is_sparse in stored if not is_sparse),
+            sparse_initializers=(self._weights.placed("sparse", span) for span, is_sparse in stored if is_sparse),
             inputs=inputs,
             outputs=map(Value, outputs),
         )
@@ -196,7 +200,8 @@ class Prober:
         for name in halves:
             names[name] = f"{names.get(name, name)}{_UNROUNDED}"
         span = self._scopes[flat.scope].nodes[flat.index]
-        yield [renamed_node(self._files.data[slice(*span)], names) if names else span]
+        placed = self._weights.placed("node", span)
+        yield [renamed_node(self._files.joined(placed), names)] if names else placed
         for name in halves:
             rounded = planned.names.get(name, name)
             yield [encode_node("SequenceConstruct", [names[name]], [f"{rounded}{_LIST}"])]
@@ -209,12 +214,9 @@ class Prober:
     def _open(self, pieces: list[Piece]) -> Any:
         options = session_options(threads=self._threads)
         name = str(self._model.path)
-        if self._external:
-            options.add_session_config_entry(_EXTERNAL_FOLDER, str(self._model.path.parent.resolve()))
-        if self._external or pieces_length(pieces) <= _IN_MEMORY_BYTES:
-            data = self._files.data
-            content = b"".join(piece if isinstance(piece, bytes) else data[slice(*piece)] for piece in pieces)
-            return open_session(content, options, provider=self._provider, name=name)
+        self._weights.add_to(options)
+        if self._weights or pieces_length(pieces) <= _IN_MEMORY_BYTES:
+            return open_session(self._files.joined(pieces), options, provider=self._provider, name=name)
         with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
             file = Path(directory, "probe.onnx")
             with file.open("wb") as stream:

@@ -24,7 +24,7 @@ from optimum_htp.onnxfile import (
     release_pages,
     rewrite_tensors,
 )
-from optimum_htp.package import external_file, is_of_whole_file, is_pack_key
+from optimum_htp.package import HtpFile, external_file, is_of_whole_file, is_pack_key
 from optimum_htp.verbs.extract.cut import Cut
 
 _ALIGNMENT_BYTES = 4096
@@ -33,9 +33,10 @@ _ALIGNMENT_BYTES = 4096
 class PartWriter:
     """Writes a part of an ONNX file as a file of its own; `scopes` are the graphs from the main one to the one cut."""
 
-    def __init__(self, files: SourceFiles, path: Path, model: ModelSpans, scopes: Sequence[GraphSpans]) -> None:
+    def __init__(self, files: SourceFiles, file: HtpFile, model: ModelSpans, scopes: Sequence[GraphSpans]) -> None:
         self.files = files
-        self.path = path
+        self.path = file.path
+        self._package = file.directory
         self.model = model
         self.scopes = scopes
         self._external: dict[tuple[str, int, int], int] = {}
@@ -120,6 +121,6 @@ class PartWriter:
     def _open(self, location: str) -> tuple[int, int]:
         """Where a file of external data starts in the range of all files, and its size."""
         if location not in self._opened:
-            path = external_file(self.path, location)
+            path = external_file(self.path, location, package=self._package)
             self._opened[location] = self.files.add(path), path.stat().st_size
         return self._opened[location]

@@ -36,8 +36,11 @@ from optimum_htp.package import (
     Sidecar,
     StagedDirectory,
     as_package,
+    entries,
     library_versions,
     options_of,
+    refuse_link,
+    settle,
     write_tags,
 )
 from optimum_htp.tagging import TaggedGraph
@@ -84,25 +87,27 @@ def extract(
         >>> extract("bert_onnx", "bert.encoder.layer.0", output="layer.onnx")    # doctest: +SKIP
     """
     opened, output = as_package(package), Path(output)
-    target = _target(opened, output, overwrite=overwrite)
+    target, _ = _target(opened, output, overwrite=overwrite)  # first, because it is quick to refuse
     choice = choose(opened, module, file=file, graph=graph, call=call)
-    source = choice.file.model.path
-    with SourceFiles(source) as files, writing(target):
+    chosen = opened.files[choice.file.name]
+    if opened.path.is_dir() and chosen.path.is_symlink():
+        refuse_link(chosen.path, opened.directory)
+    with SourceFiles(chosen.path) as files, writing(target), StagedDirectory(target.parent) as staging:
+        _, earlier = _target(opened, output, overwrite=overwrite)
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)
         types = TensorTypes(files.data, model, scopes_of(choice.file.model, choice.graph), spans)
         part = cut(choice, types.known)
         typed = _typed(choice, part, types.sized((*part.inputs, *part.outputs)))
-        with StagedDirectory(target.parent) as staging:
-            staged = staging.path / target.name
-            record = _record(choice, part, target, opened)
-            weight_bytes = PartWriter(files, source, model, spans).write(
-                part, staged, name=choice.name, types=typed, metadata=record.entries()
-            )
-            _tag(choice, part, staged, sidecar=target != output)
-            not_loaded = _check_loads(staged, source, name=choice.name)
-            names = sorted(path.name for path in staging.path.iterdir())
-            staging.commit()
+        staged = staging.path / target.name
+        record = _record(choice, part, target, opened)
+        weight_bytes = PartWriter(files, chosen, model, spans).write(
+            part, staged, name=choice.name, types=typed, metadata=record.entries()
+        )
+        _tag(choice, part, staged, sidecar=target != output)
+        not_loaded = _check_loads(staged, chosen.path, name=choice.name)
+        names = sorted(path.name for path in staging.path.iterdir())
+        staging.commit(remove=tuple(path.name for path in earlier), last=SIDECAR)
     return ExtractReport(
         package=str(opened.path),
         file=choice.file.name,
@@ -166,29 +171,30 @@ def _folded_norms(choice: Choice) -> Iterator[str]:
             yield ".".join(info.path)
 
 
-def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> Path:
-    """The ONNX file to write, if it is not in the way of anything."""
+def _target(package: HtpPackage, output: Path, *, overwrite: bool) -> tuple[Path, list[Path]]:
+    """The ONNX file to write, if it is not in the way of anything, and the files of an earlier extraction there."""
     single = output.suffix == ".onnx"
     if single and output.is_dir():
         raise PackageError(f"{output}: a directory; give the path of the ONNX file to write")
     if not single and output.exists() and not output.is_dir():
         raise PackageError(f"{output}: a file; give a directory, or a file whose name ends in .onnx")
     target = output if single else output / _FILE_NAME
-    real = Path(os.path.realpath(target))
+    settle(target.parent)
+    real = Path(os.path.realpath(target.parent), target.name)
     if package.path.is_dir() and real.is_relative_to(package.path.resolve()):
         raise PackageError(f"{output}: inside the package that is cut from; write somewhere else")
-    if real == package.path.resolve():
+    if real == Path(os.path.realpath(package.path.parent), package.path.name):
         raise PackageError(f"{output}: the file that is cut from; write somewhere else")
     written = [target, target.with_name(target.name + "_data")]
     if not single:
         written.append(output / SIDECAR)
-        unexpected = [path.name for path in output.iterdir() if path not in written] if output.is_dir() else []
+        unexpected = [path.name for path in entries(output) if path not in written] if output.is_dir() else []
         if unexpected:
             raise PackageError(f"{output}: has other files in it ({unexpected[0]}); give a new directory")
-    existing = next((path for path in written if os.path.lexists(path)), None)
-    if existing is not None and not overwrite:
-        raise PackageError(f"{existing}: exists already; give --overwrite to replace it, or another path")
-    return target
+    existing = [path for path in written if os.path.lexists(path)]
+    if existing and not overwrite:
+        raise PackageError(f"{existing[0]}: exists already; give --overwrite to replace it, or another path")
+    return target, existing
 
 
 def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, Value]:
@@ -215,11 +221,13 @@ def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, V
 
 def _record(choice: Choice, part: Cut, target: Path, package: HtpPackage) -> CutFrom:
     """What the new file says of the package, for `compare` and `profile`."""
-    path = os.path.realpath(package.path)
+    path = package.path.resolve()
+    if not package.path.is_dir():  # by its own name, not that of what it is a link to
+        path = package.path.parent.resolve() / package.path.name
     with suppress(ValueError):  # on another drive of Windows
-        path = os.path.relpath(path, os.path.realpath(target.parent))
+        path = Path(os.path.relpath(path, target.parent.resolve()))
     return CutFrom(
-        package=Path(path).as_posix(),
+        package=path.as_posix(),
         file=choice.file.name,
         digest=graph_digest(choice.file.model),
         graph=choice.graph,

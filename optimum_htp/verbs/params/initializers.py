@@ -95,7 +95,7 @@ def initializer_values(file: HtpFile) -> Iterator[Callable[[TaggedInitializer], 
                 return None
             proto = onnx.TensorProto.FromString(files.data[slice(*span)])
             if tensor.location is not None:
-                with external_file(file.path, tensor.location).open("rb") as stream:
+                with external_file(file.path, tensor.location, package=file.directory).open("rb") as stream:
                     stream.seek(tensor.offset)
                     proto.raw_data = stream.read(-1 if tensor.length is None else tensor.length)
                 proto.data_location = onnx.TensorProto.DEFAULT

@@ -15,9 +15,9 @@ from optimum_htp.onnxfile import (
     tensor_names,
 )
 from optimum_htp.package import (
+    SIDECAR,
     HtpFile,
     HtpPackage,
-    Sidecar,
     StagedDirectory,
     StoredParameter,
     write_renames,
@@ -94,23 +94,22 @@ def _joined(names: Sequence[str]) -> str:
     return ".".join([*head, "_".join(middle), *tail])
 
 
-def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile]) -> None:
+def write_renamed(package: HtpPackage, changes: Sequence[RenamedFile], staging: StagedDirectory) -> None:
     """Renames initializers in a package and writes the map to its sidecar, all or nothing. Raises HtpError."""
     assert package.sidecar is not None  # the caller has seen that it describes the files
     records = dict(package.sidecar.files)
-    with StagedDirectory(package.directory) as staging:
-        for change in changes:
-            record = change.file.record
-            assert record is not None
-            before = {new: old for new, old in record.renamed.items() if new not in change.names}
-            renamed = {new: record.renamed.get(old, old) for old, new in change.names.items()}
-            digest = record.digest
-            if change.names:
-                digest = graph_digest(_staged(change, staging, {**before, **renamed}))
-            record = replace(record, digest=digest, parameters=tuple(change.stored()), renamed={**before, **renamed})
-            records[change.file.name] = record
-        Sidecar.write(replace(package.sidecar, files=records), staging.path)
-        staging.commit()
+    for change in changes:
+        record = change.file.record
+        assert record is not None
+        before = {new: old for new, old in record.renamed.items() if new not in change.names}
+        renamed = {new: record.renamed.get(old, old) for old, new in change.names.items()}
+        digest = record.digest
+        if change.names:
+            digest = graph_digest(_staged(change, staging, {**before, **renamed}))
+        record = replace(record, digest=digest, parameters=tuple(change.stored()), renamed={**before, **renamed})
+        records[change.file.name] = record
+    replace(package.sidecar, files=records).write(staging.path)
+    staging.commit(last=SIDECAR)
 
 
 def _staged(change: RenamedFile, staging: StagedDirectory, renamed: Mapping[str, str]) -> OnnxModel:

@@ -7,6 +7,7 @@ what it is, and the modules of the nodes that consume it say which, where severa
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag
 from optimum_htp.models import SourceModel, find_parts, load_source_model, source_facts
-from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, tagged_file
+from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
 from optimum_htp.verbs.params.initializers import TaggedInitializer, initializer_values, tagged_initializers
@@ -61,34 +62,52 @@ def params(
         >>> {row.name: row.parameters for row in report.rows if row.anonymous}    # doctest: +SKIP
     """
     opened = as_package(package)
-    files = list(opened.matching(file).values())
-    graphs = [tagged_file(chosen, package=opened) for chosen in files]
-    undescribed = [chosen.path for chosen in files if chosen.evidence != "sidecar" or opened.packed is not None]
-    if rename:
-        opened.require_unpacked()
-    if rename and undescribed:
-        raise PackageError(
-            f"{undescribed[0]}: no sidecar describes it, and the old names would be lost; tag the package first"
-        )
-    facts = source_facts(
-        opened.sidecar.source if opened.sidecar is not None else {},
-        [tree.root for graph in graphs for tree in graph.trees],
-        with_past=any(
-            value.name.startswith("past_key_values") for chosen in files for value in chosen.model.graph.inputs
-        ),
-    )
-    source = load_source_model(model, **facts, trust_remote_code=trust_remote_code)
-    rows = {chosen.name: _rows(chosen, graph, opened, source) for chosen, graph in zip(files, graphs, strict=True)}
-    saved = (save or rename) and not undescribed
-    if saved:
-        changes = []
-        for chosen in files:
-            names = _new_names(chosen, rows[chosen.name]) if rename else {}
-            changes.append(RenamedFile(chosen, rows[chosen.name], names))
-        write_renamed(opened, changes)
-        for change in changes:
-            rows[change.file.name] = [replace(row, new_name=change.names.get(row.name)) for row in change.rows]
+    with ExitStack() as stack:
+        saved = (save or rename) and _can_be_saved(opened, file, rename=rename)
+        if saved:
+            opened, staging = stack.enter_context(changing(opened))
+            saved = _can_be_saved(opened, file, rename=rename)  # nobody else writes from here on
+        files = list(opened.matching(file).values())
+        graphs = [tagged_file(chosen, package=opened) for chosen in files]
+        source = _source(opened, files, graphs, model, trust_remote_code=trust_remote_code)
+        rows = {chosen.name: _rows(chosen, graph, opened, source) for chosen, graph in zip(files, graphs, strict=True)}
+        if saved:
+            names = {chosen.name: _new_names(chosen, rows[chosen.name]) if rename else {} for chosen in files}
+            changes = [RenamedFile(chosen, rows[chosen.name], names[chosen.name]) for chosen in files]
+            write_renamed(opened, changes, staging)
+            for name, listed in rows.items():
+                rows[name] = [replace(row, new_name=names[name].get(row.name)) for row in listed]
     return ParamsReport(str(opened.path), str(model), {name: tuple(listed) for name, listed in rows.items()}, saved)
+
+
+def _can_be_saved(package: HtpPackage, file: str | None, *, rename: bool) -> bool:
+    """Whether a sidecar describes the files, so that the map can go there; without it nothing can be renamed."""
+    if rename:
+        package.require_unpacked()
+    files = package.matching(file).values()
+    undescribed = [chosen.path for chosen in files if chosen.evidence != "sidecar" or package.packed is not None]
+    if rename and undescribed:
+        advice = "the old names would be lost; tag the package first"
+        raise PackageError(f"{undescribed[0]}: no sidecar describes it, and {advice}")
+    return not undescribed
+
+
+def _source(
+    package: HtpPackage,
+    files: Iterable[HtpFile],
+    graphs: Iterable[TaggedGraph],
+    model: str | Path,
+    *,
+    trust_remote_code: bool,
+) -> SourceModel:
+    """The model that a package was exported from, in PyTorch."""
+    inputs = (value.name for chosen in files for value in chosen.model.graph.inputs)
+    facts = source_facts(
+        package.sidecar.source if package.sidecar is not None else {},
+        [tree.root for graph in graphs for tree in graph.trees],
+        with_past=any(name.startswith("past_key_values") for name in inputs),
+    )
+    return load_source_model(model, **facts, trust_remote_code=trust_remote_code)
 
 
 def _rows(file: HtpFile, graph: TaggedGraph, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:

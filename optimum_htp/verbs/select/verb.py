@@ -13,8 +13,7 @@ from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePattern, near_names
-from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpPackage, as_package, check_layer_annotations, tagged_file, write_layer_values
+from optimum_htp.package import HtpPackage, as_package, changing, tagged_file, write_layer_values
 from optimum_htp.verbs.select.chooser import Chooser
 from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.report import Selection
@@ -87,19 +86,20 @@ def write_layer_annotations(package: str | Path | HtpPackage, selection: Selecti
     Raises:
         PackageError: A node has a `layer_ann` that something else wrote, layer annotations can't express the
             selection, or the package is not the one that was selected in; nothing was written.
-        HtpError: A file could not be written; it stays as it is.
+        HtpError: A file could not be written; the package is as it was.
     """
-    package = as_package(package)
-    models: list[OnnxModel] = []
-    for file in selection.files:
-        file.layer_setting()
-        model = package.files[file.name].model if file.name in package.files else None
-        if model is None or {key for key, _ in model.nodes()} != file.tags.keys():
-            raise PackageError(f"{package.path}: {file.name} is not the file that was selected in; select again")
-        check_layer_annotations(model)
-        models.append(model)
-    for file, model in zip(selection.files, models, strict=True):
-        write_layer_values(model, file.layer_values())
+    with changing(package) as (opened, staging):
+        for selected in selection.files:
+            selected.layer_setting()
+            file = opened.files.get(selected.name)
+            if file is None or tagged_file(file, package=opened).tags != selected.tags:
+                raise PackageError(
+                    f"{opened.path}: {selected.name} is not the file that was selected in; select again"
+                )
+            target = staging.path / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_layer_values(file.model, selected.layer_values(), destination=target)
+        staging.commit()
     return [file.name for file in selection.files]
 
 

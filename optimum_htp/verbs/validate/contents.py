@@ -9,7 +9,7 @@ from typing import Any
 
 from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage, partners, traits_of
+from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage, is_staging, partners, traits_of
 
 MAX_ENTRIES = 100_000  # how many files and directories of a package are checked
 _END_BYTES = 1000
@@ -93,6 +93,7 @@ class Contents(HtpPackage):
         """All that is in the package's directory, links not followed; nothing for a single ONNX file."""
         entries: list[Path] = []
         for directory, names, files in os.walk(self.directory) if self.path.is_dir() else ():
+            names[:] = [name for name in names if not is_staging(name)]
             entries += [Path(directory, name) for name in (*names, *files)]
             if len(entries) > MAX_ENTRIES:
                 break

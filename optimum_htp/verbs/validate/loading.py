@@ -34,8 +34,8 @@ def check_loading(package: Contents, *, task: str | None = None, trust_remote_co
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as scratch:
         result = Path(scratch, "result.json")
         request = {
-            "path": str(package.path.resolve()),
-            "files": [str(file.path.resolve()) for file in package.files.values()],
+            "path": str(package.path.absolute()),
+            "files": [str(file.path.absolute()) for file in package.files.values()],
             "task": task,
             "trust_remote_code": trust_remote_code,
             "result": str(result),
