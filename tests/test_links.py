@@ -7,13 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from optimum_htp import extract
 from optimum_htp.cli.main import main
 from optimum_htp.errors import PackageError
 from optimum_htp.models.auto import AutoModelForONNX
+from optimum_htp.models.inputs import InputSizes, phases
+from optimum_htp.models.part_values import part_inputs
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.extracted import cut_from
 from optimum_htp.package.links import external_file, package_files
 from optimum_htp.verbs.validate import worker
 
@@ -130,6 +135,32 @@ def test_reading_a_snapshot_of_the_hub(
     }
     given = filled(arguments[verb], package=hub(external, tmp_path), model=zoo_model("bert"))
     assert main([verb, *given]) == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["", "model.onnx"], ids=["package", "file"])
+def test_part_of_a_snapshot_of_the_hub(name: str, external: Path, tmp_path: Path) -> None:
+    """A part knows the snapshot and not the blob, and runs on what the weights behind the links give it."""
+    snapshot, part = hub(external, tmp_path), tmp_path / "part.onnx"
+    extract(snapshot / name, "bert.encoder.layer.1", output=part)
+    record = cut_from(read_model(part))
+    assert record is not None
+    _, file = record.source(part)
+    assert file.path.absolute() == snapshot / "model.onnx"
+    sources = read_model(file.path), read_model(external / "model.onnx")
+    of_links, of_files = (
+        part_inputs(
+            read_model(part),
+            record,
+            source,
+            None,
+            phase=phases(source)[0],
+            sizes=InputSizes(batch_size=1, sequence_length=3),
+        )
+        for source in sources
+    )
+    assert of_links and of_links.keys() == of_files.keys()
+    for tensor, array in of_links.items():
+        np.testing.assert_array_equal(array, of_files[tensor], err_msg=tensor)
 
 
 def test_snapshot_of_the_hub_is_loaded(external: Path, tmp_path: Path) -> None:
