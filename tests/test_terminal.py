@@ -119,7 +119,7 @@ def test_damaged_skeleton_in_a_file_with_an_odd_name(
     shutil.copytree(exported("bert"), package)
     model = onnx.load(package / "model.onnx")
     for entry in model.metadata_props:
-        if entry.key.endswith("skeleton"):
+        if ".skeleton." in entry.key:
             entry.value = "!!"
     del model.graph.node[5]
     (package / "model.onnx").unlink()
