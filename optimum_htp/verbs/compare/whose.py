@@ -117,7 +117,7 @@ def _readers(graph: CallGraph, port: Port) -> int | None:
 def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int | None:
     """The call whose last operations are missing: the nodes read what it has before them, and none came from it.
 
-    An optimizer that moves them, a bias into the next operator, say, makes a node that came from both.
+    An optimizer that moves them, a bias into the next operator, say, makes a node that came from both, or has its weights.
     """
     graph = ports.graph
     origins = {
@@ -127,7 +127,9 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
         for tag in (*node.origins, node.tag)
     }
     for source in cut.sources(cut.seen(port)):
-        if not source.into and not ports.is_whole(source) and graph.calls[source.call].tag not in origins:
+        if source.into or ports.is_whole(source) or graph.calls[source.call].tag in origins:
+            continue
+        if not _has_any(ports, nodes, ports.samples[0].weights_of(source.call)):
             return source.call
     return None
 
@@ -168,10 +170,20 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
     theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
     if len(theirs) < 2:
         return None
-    names = dict.fromkeys(name for index in nodes for name in reads(graph.flat.nodes[index].node))
-    ours = [array for name in names if (array := ports.prober.constant(name)) is not None]
+    ours = _weights(ports, nodes)
     changed = {number for number, weights in theirs.items() if not all(_is_part(each, ours) for each in weights)}
     return changed.pop() if len(changed) == 1 else None
+
+
+def _has_any(ports: Ports, nodes: Iterable[int], weights: Iterable[Array]) -> bool:
+    ours = _weights(ports, nodes)
+    return any(_is_part(weight, ours) for weight in weights)
+
+
+def _weights(ports: Ports, nodes: Iterable[int]) -> list[Array]:
+    """The initializers that some nodes read."""
+    names = dict.fromkeys(name for index in nodes for name in reads(ports.graph.flat.nodes[index].node))
+    return [array for name in names if (array := ports.prober.constant(name)) is not None]
 
 
 def _is_part(weight: Array, arrays: Sequence[Array]) -> bool:
