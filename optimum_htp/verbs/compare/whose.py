@@ -36,7 +36,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         return rewired, set()
     level = graph.calls[port.call].parent if port.into else port.call
     prober = ports.prober
-    numbers = _that_make(ports, nodes, prober.may_be_float) or _that_make(ports, nodes, prober.may_be_port) or nodes
+    numbers = _that_make(ports, nodes, prober.may_be_port) or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
         return level, set()
@@ -127,10 +127,13 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
         for tag in (*node.origins, node.tag)
     }
     for source in cut.sources(cut.seen(port)):
-        if source.into or ports.is_whole(source) or graph.calls[source.call].tag in origins:
+        if source.into or ports.is_whole(source):
             continue
-        if not _has_any(ports, nodes, ports.samples[0].weights_of(source.call)):
-            return source.call
+        maker = ports.samples[0].owner_of(ports.expected_name(source) or "")
+        number = source.call if maker is None else maker
+        moved = graph.calls[number].tag in origins or _has_any(ports, nodes, ports.samples[0].weights_of(number))
+        if not moved:
+            return number
     return None
 
 
@@ -171,7 +174,12 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
     if len(theirs) < 2:
         return None
     ours = _weights(ports, nodes)
-    changed = {number for number, weights in theirs.items() if not all(_is_part(each, ours) for each in weights)}
+    changed = set()
+    for number, weights in theirs.items():
+        own = [index for index, owner in enumerate(graph.owner) if owner == number]
+        known = [*ours, *_weights(ports, own)]
+        if not all(_is_part(weight, known) for weight in weights):
+            changed.add(number)
     return changed.pop() if len(changed) == 1 else None
 
 
