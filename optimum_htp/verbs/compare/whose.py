@@ -117,7 +117,8 @@ def _readers(graph: CallGraph, port: Port) -> int | None:
 def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int | None:
     """The call whose last operations are missing: the nodes read what it has before them, and none came from it.
 
-    An optimizer that moves them, a bias into the next operator, say, makes a node that came from both, or has its weights.
+    An optimizer that moves them, a bias into the next operator, say, makes a node that has their weights; or that came from
+    both, if they have none.
     """
     graph = ports.graph
     origins = {
@@ -129,9 +130,11 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
     for source in cut.sources(cut.seen(port)):
         if source.into or ports.is_whole(source):
             continue
-        maker = ports.samples[0].owner_of(ports.expected_name(source) or "")
+        name = ports.expected_name(source) or ""
+        maker = ports.samples[0].owner_of(name)
         number = source.call if maker is None else maker
-        moved = graph.calls[number].tag in origins or _has_any(ports, nodes, ports.samples[0].weights_of(number))
+        weights = ports.samples[0].weights_of(number, after=name)
+        moved = _has_any(ports, nodes, weights) if weights else graph.calls[number].tag in origins
         if not moved:
             return number
     return None
