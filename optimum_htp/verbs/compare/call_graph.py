@@ -54,7 +54,7 @@ class CallGraph:
         self._depth = depth
         self.adapters = self._find_adapters()
         # Nodes that the reference's graph has too, whatever was made of the nodes around them.
-        self._unchanged = {
+        self.unchanged = {
             index: number
             for index, node in enumerate(flat.nodes)
             if node.tag is not None and node.tag.source in _UNCERTAIN and index not in self.adapters
@@ -63,7 +63,7 @@ class CallGraph:
         # For each node the call that it belongs to; None for adapters, and where that is unknown.
         self.owner: list[int | None] = []
         for index, node in enumerate(flat.nodes):
-            owner = self._unchanged.get(index)
+            owner = self.unchanged.get(index)
             known = node.tag is not None and node.tag.source != "unresolved" and index not in self.adapters
             if owner is None and known and node.tag is not None:
                 owner = call_of(node.tag)
@@ -116,7 +116,7 @@ class CallGraph:
             by_tag.setdefault(call.tag, []).append(call.number)
         fused: dict[int, list[int]] = {}
         for index, node in enumerate(self.flat.nodes):
-            if node.tag is None or len(node.tag.origins) < 2 or index in self._unchanged:
+            if node.tag is None or len(node.tag.origins) < 2 or index in self.unchanged:
                 continue
             for origin in node.tag.origins:
                 # The calls of the origin that were made in the call of the module which contains all origins.

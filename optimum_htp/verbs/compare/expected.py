@@ -190,4 +190,5 @@ def _of_integers(weight: Array, node: Node) -> float | None:
     if not power:
         return None
     step = min(1.0, float(np.abs(numbers).max()) / limit)
-    return step**2 / 12 / power
+    cut_off = 2.0 if limit < 127 else 1.0  # of 4 bits the largest number of each block is often one too large
+    return cut_off * step**2 / 12 / power

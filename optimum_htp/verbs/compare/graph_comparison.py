@@ -75,7 +75,7 @@ def compare_graph(
     expected = Expected(ports)
 
     def culprit(blame: Blame) -> Culprit:
-        row = min(blame.rows, key=lambda row: row.worst.sqnr_db)
+        row = blame.rows[0]
         return Culprit(
             row=calls.of_row(row),
             expected_sqnr_db=expected.sqnr_db(row),

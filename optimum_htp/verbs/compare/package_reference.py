@@ -91,10 +91,11 @@ class PackageReference:
         sources, nodes = self._prober.flat.known_sources(name, known)
         return sources, {owner for index in nodes if (owner := self._graph.owner[index]) is not None}
 
-    def weights_of(self, number: int) -> list[Array]:
-        """The weights that a call's own nodes use: the initializers of some length."""
+    def weights_of(self, number: int, *, after: str = "") -> list[Array]:
+        """The weights that a call's own nodes use, those after a tensor: the initializers of some length."""
+        first = self._prober.flat.producer.get(after, -1)
         owners = enumerate(self._graph.owner)
-        nodes = [self._prober.flat.nodes[index].node for index, owner in owners if owner == number]
+        nodes = [self._prober.flat.nodes[index].node for index, owner in owners if owner == number and index > first]
         names = dict.fromkeys(name for node in nodes for name in node.inputs if name)
         known = (self._prober.constant(name) for name in names)
         return [array for array in known if array is not None and array.ndim and array.dtype.kind == "f"]

@@ -85,8 +85,8 @@ class Reference(Protocol):
     def sources_of(self, name: str, known: Container[str]) -> tuple[set[str], set[int]] | None:
         """The nearest tensors before one with known names, and the calls that make it of these; None if it is not there."""
 
-    def weights_of(self, number: int) -> list[Array]:
-        """The weights that the nodes of a call use; none if unknown."""
+    def weights_of(self, number: int, *, after: str = "") -> list[Array]:
+        """The weights that a call's own nodes use, those after a tensor; none if unknown."""
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""

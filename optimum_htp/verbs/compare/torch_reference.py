@@ -110,7 +110,7 @@ class TorchReference:
     def sources_of(self, *_: object) -> None:
         """Unknown, the same."""
 
-    def weights_of(self, _: int) -> list[Array]:
+    def weights_of(self, _: int, *, after: str = "") -> list[Array]:
         """Unknown: which of them a graph folds is not said."""
         return []
 

@@ -48,7 +48,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """A module whose work is wrong, or carries much of the error: its rows, the worst first, and the proof."""
+    """A module whose work is wrong, or carries much of the error: its rows, its own worst first, and the proof."""
 
     rows: tuple[Row, ...]
     excess_db: float  # below what is expected
@@ -167,7 +167,7 @@ def judge(
         why = f"{', '.join(chosen)} may choose otherwise among values that are nearly equal"
         return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
     sound = {index for row in rows if row not in suspects for index in row.nodes}
-    mixed = next((row for blame in culprits[:1] for row in blame.rows if _is_mixed(ports, row, sound)), None)
+    mixed = next((blame.rows[0] for blame in culprits[:1] if _is_mixed(ports, blame.rows[0], sound)), None)
     if mixed is not None and len(culprits) == 1:
         calls = [ports.graph.calls[number].path or "the root" for number in (mixed.call, *sorted(mixed.foreign))]
         why = f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
@@ -251,10 +251,16 @@ def _better(outputs: Outputs | None, before: Outputs) -> float:
 
 
 def _by_module(rows: Iterable[Row], excess: Mapping[int, float]) -> list[list[Row]]:
-    """Rows of all calls of one module together, those of the module that is farthest from what is expected first."""
+    """Rows of all calls of one module together, those of the module that is farthest from what is expected first.
+
+    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only.
+    """
+    listed = list(rows)
+    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign}
     groups: dict[tuple[str, bool], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.module, row.operations), []).append(row)
-    for group in groups.values():
-        group.sort(key=lambda row: -excess[id(row)])
+    for row in listed:
+        source = next((own[number] for number in sorted(row.foreign) if number in own), (row.module, row.operations))
+        groups.setdefault(source, []).append(row)
+    for key, group in groups.items():
+        group.sort(key=lambda row: ((row.module, row.operations) != key, -excess[id(row)]))
     return sorted(groups.values(), key=lambda group: -excess[id(group[0])])

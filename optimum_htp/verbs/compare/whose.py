@@ -36,7 +36,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         return rewired, set()
     level = graph.calls[port.call].parent if port.into else port.call
     prober = ports.prober
-    numbers = _that_make(ports, nodes, prober.may_be_float) or _that_make(ports, nodes, prober.may_be_port) or nodes
+    numbers = _that_make(ports, nodes, prober.may_be_port) or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
         return level, set()
@@ -117,7 +117,8 @@ def _readers(graph: CallGraph, port: Port) -> int | None:
 def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int | None:
     """The call whose last operations are missing: the nodes read what it has before them, and none came from it.
 
-    An optimizer that moves them, a bias into the next operator, say, makes a node that came from both.
+    An optimizer that moves them, a bias into the next operator, say, makes a node that has their weights; or that came from
+    both, if they have none.
     """
     graph = ports.graph
     origins = {
@@ -127,8 +128,15 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
         for tag in (*node.origins, node.tag)
     }
     for source in cut.sources(cut.seen(port)):
-        if not source.into and not ports.is_whole(source) and graph.calls[source.call].tag not in origins:
-            return source.call
+        if source.into or ports.is_whole(source):
+            continue
+        name = ports.expected_name(source) or ""
+        maker = ports.samples[0].owner_of(name)
+        number = source.call if maker is None else maker
+        weights = ports.samples[0].weights_of(number, after=name)
+        moved = _has_any(ports, nodes, weights) if weights else graph.calls[number].tag in origins
+        if not moved:
+            return number
     return None
 
 
@@ -168,10 +176,25 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
     theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
     if len(theirs) < 2:
         return None
-    names = dict.fromkeys(name for index in nodes for name in reads(graph.flat.nodes[index].node))
-    ours = [array for name in names if (array := ports.prober.constant(name)) is not None]
-    changed = {number for number, weights in theirs.items() if not all(_is_part(each, ours) for each in weights)}
+    ours = _weights(ports, nodes)
+    changed = set()
+    for number, weights in theirs.items():
+        own = [index for index, owner in enumerate(graph.owner) if owner == number]
+        known = [*ours, *_weights(ports, own)]
+        if not all(_is_part(weight, known) for weight in weights):
+            changed.add(number)
     return changed.pop() if len(changed) == 1 else None
+
+
+def _has_any(ports: Ports, nodes: Iterable[int], weights: Iterable[Array]) -> bool:
+    ours = _weights(ports, nodes)
+    return any(_is_part(weight, ours) for weight in weights)
+
+
+def _weights(ports: Ports, nodes: Iterable[int]) -> list[Array]:
+    """The initializers that some nodes read."""
+    names = dict.fromkeys(name for index in nodes for name in reads(ports.graph.flat.nodes[index].node))
+    return [array for name in names if (array := ports.prober.constant(name)) is not None]
 
 
 def _is_part(weight: Array, arrays: Sequence[Array]) -> bool:
