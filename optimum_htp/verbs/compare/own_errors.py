@@ -116,14 +116,14 @@ def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, 
     nodes = cut.segment(cut.seen(port))
     if not nodes and errors.sqnr_db == float("inf"):
         return  # it is handed on
-    number, foreign = whose(ports, cut, port, nodes, errors)
-    if number is None:
-        return
-    operations = bool(graph.children.get(number))
-    row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
-    row.errors[port] = errors
-    row.nodes |= nodes
-    row.makers |= {maker.index for maker in cut.makers(cut.seen(port))}
-    row.foreign |= foreign
-    sources = cut.sources(cut.seen(port))
-    row.guesses |= {each for each in (port, *sources) if ports.matches[each].evidence == SHAPE}
+    numbers, foreign = whose(ports, cut, port, nodes, errors)
+    makers = {maker.index for maker in cut.makers(cut.seen(port))}
+    guesses = {each for each in (port, *cut.sources(cut.seen(port))) if ports.matches[each].evidence == SHAPE}
+    for number in numbers:
+        operations = bool(graph.children.get(number))
+        row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
+        row.errors[port] = errors
+        row.nodes |= nodes
+        row.makers |= makers
+        row.foreign |= foreign
+        row.guesses |= guesses

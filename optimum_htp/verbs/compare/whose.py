@@ -24,8 +24,11 @@ _WRONG_DB = 60.0
 """What is closer to the reference, in dB, needs no explanation."""
 
 
-def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[int | None, set[int]]:
-    """The call whose work a tensor at a port is, and other calls that have a part in it; None if nobody's is known."""
+def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Errors) -> tuple[list[int], set[int]]:
+    """The call whose work a tensor at a port is, and other calls that have a part in it; none if nobody's is known.
+
+    Several if a node that was made of them has other weights than theirs.
+    """
     graph = ports.graph
     rewired = _rewired(ports, port)
     if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
@@ -33,23 +36,27 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         if rewired is None and not port.into:
             rewired = _left_out(ports, port)
     if rewired is not None:
-        return rewired, set()
+        return [rewired], set()
     level = graph.calls[port.call].parent if port.into else port.call
     prober = ports.prober
     numbers = _that_make(ports, nodes, prober.may_be_port) or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
-        return level, set()
-    changed = _changed_weights(ports, nodes) if graph.fused else None
-    if changed is not None:
+        return _known(level), set()
+    changed = _changed_weights(ports, nodes) if graph.fused and errors.sqnr_db < _WRONG_DB else []
+    if changed:
         return changed, set()
     if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
-        return port.call if _same_sources(ports, port) else _common(graph, owners), set()
+        return _known(port.call if _same_sources(ports, port) else _common(graph, owners)), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
     own = owners - foreign
     if not own:
-        return _common(graph, foreign), set()
-    return _common(graph, own), foreign
+        return _known(_common(graph, foreign)), set()
+    return _known(_common(graph, own)), foreign
+
+
+def _known(number: int | None) -> list[int]:
+    return [] if number is None else [number]
 
 
 def _that_make(ports: Ports, nodes: Iterable[int], kind: Callable[[str], bool]) -> list[int]:
@@ -159,8 +166,8 @@ class _Named:
         return isinstance(name, str) and self._reference.owner_of(name) is not None
 
 
-def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
-    """Of the calls that nodes are of, or were fused from, the only one whose weights they don't have; None if there is none.
+def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
+    """Of the calls that nodes are of, or were fused from, those whose weights are nowhere, if others' are there.
 
     Attention, for one, has the weights of query, key and value side by side.
     """
@@ -175,20 +182,27 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> int | None:
     calls = [call.number for call in graph.calls if call.tag in origins]
     theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
     if len(theirs) < 2:
-        return None
+        return []
     ours = _weights(ports, nodes)
     changed = set()
+    places: dict[int, int] = {}  # of a call's matrix, where several lie side by side
     for number, weights in theirs.items():
         own = [index for index, owner in enumerate(graph.owner) if owner == number]
         known = [*ours, *_weights(ports, own)]
-        if not all(_is_part(weight, known) for weight in weights):
+        found = [(_place(weight, known), weight.ndim) for weight in weights]
+        if any(place is None for place, _ in found):
             changed.add(number)
-    return changed.pop() if len(changed) == 1 else None
+        matrix = next((place for place, axes in found if place is not None and axes > 1), None)
+        if matrix is not None:
+            places[number] = matrix
+    in_order = zip(sorted(places), sorted(places, key=lambda number: places[number]), strict=True)
+    changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
+    return sorted(changed) if len(changed) < len(theirs) else []
 
 
 def _has_any(ports: Ports, nodes: Iterable[int], weights: Iterable[Array]) -> bool:
     ours = _weights(ports, nodes)
-    return any(_is_part(weight, ours) for weight in weights)
+    return any(_place(weight, ours) is not None for weight in weights)
 
 
 def _weights(ports: Ports, nodes: Iterable[int]) -> list[Array]:
@@ -197,20 +211,21 @@ def _weights(ports: Ports, nodes: Iterable[int]) -> list[Array]:
     return [array for name in names if (array := ports.prober.constant(name)) is not None]
 
 
-def _is_part(weight: Array, arrays: Sequence[Array]) -> bool:
-    """Whether an array is one of others, or what lies side by side in one, in that type."""
+def _place(weight: Array, arrays: Sequence[Array]) -> int | None:
+    """Where an array begins in one that has it, in that type and with others at its side; None if none has it."""
     import numpy as np
 
     for array in arrays:
         if weight.ndim != array.ndim or weight.shape[:-1] != array.shape[:-1] or array.dtype.kind != "f":
             continue
-        width, step = weight.shape[-1] if weight.ndim else 0, max(weight.shape[-1], 1) if weight.ndim else 1
-        if not width or array.shape[-1] % step:
+        width = weight.shape[-1] if weight.ndim else 0
+        if not width or array.shape[-1] % width:
             continue
         cast = weight.astype(array.dtype)
-        if any(np.array_equal(array[..., at : at + width], cast) for at in range(0, array.shape[-1], step)):
-            return True
-    return False
+        for start in range(0, array.shape[-1], width):
+            if np.array_equal(array[..., start : start + width], cast):
+                return start
+    return None
 
 
 def _common(graph: CallGraph, numbers: Iterable[int]) -> int | None:
