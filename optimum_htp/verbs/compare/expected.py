@@ -190,5 +190,5 @@ def _of_integers(weight: Array, node: Node) -> float | None:
     if not power:
         return None
     step = min(1.0, float(np.abs(numbers).max()) / limit)
-    cut_off = 2.0 if limit < 127 else 1.0  # of 4 bits the largest number of each block is often one too large
+    cut_off = 1.4 if limit < 127 else 1.0  # of 4 bits the largest number of each block is often one too large
     return cut_off * step**2 / 12 / power

@@ -26,6 +26,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
     0.2,
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
+_FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell
 _HIDING_DB, _CLEAR_DB = 60.0, 20.0
 _LOST = 1e4
 _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
@@ -212,6 +213,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
     not quantize, and whose tensors are certain, is to blame if putting it right does no harm. (It does where a tool has moved
     a factor from one module to another.)
     """
+    if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
+        return False
     if blame.guesses:
         return blame.gain_db > _GUESS_GAIN_DB
     is_hidden = QUANTIZED not in kinds and before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB

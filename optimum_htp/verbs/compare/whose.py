@@ -185,18 +185,19 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
         return []
     ours = _weights(ports, nodes)
     changed = set()
-    places: dict[int, int] = {}  # of a call's matrix, where several lie side by side
+    places: dict[int, dict[int, int]] = {}  # of the matrices that lie side by side in one, by it and by their calls
     for number, weights in theirs.items():
         own = [index for index, owner in enumerate(graph.owner) if owner == number]
         known = [*ours, *_weights(ports, own)]
-        found = [(_place(weight, known), weight.ndim) for weight in weights]
-        if any(place is None for place, _ in found):
-            changed.add(number)
-        matrix = next((place for place, axes in found if place is not None and axes > 1), None)
-        if matrix is not None:
-            places[number] = matrix
-    in_order = zip(sorted(places), sorted(places, key=lambda number: places[number]), strict=True)
-    changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
+        for weight in weights:
+            place = _place(weight, known)
+            if place is None:
+                changed.add(number)
+            elif weight.ndim > 1:
+                places.setdefault(place[0], {})[number] = place[1]
+    for matrix in places.values():
+        in_order = zip(sorted(matrix), sorted(matrix, key=matrix.__getitem__), strict=True)
+        changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
     return sorted(changed) if len(changed) < len(theirs) else []
 
 
@@ -211,11 +212,11 @@ def _weights(ports: Ports, nodes: Iterable[int]) -> list[Array]:
     return [array for name in names if (array := ports.prober.constant(name)) is not None]
 
 
-def _place(weight: Array, arrays: Sequence[Array]) -> int | None:
-    """Where an array begins in one that has it, in that type and with others at its side; None if none has it."""
+def _place(weight: Array, arrays: Sequence[Array]) -> tuple[int, int] | None:
+    """Which array has another, in its type and with others at its side, and where it begins there; None if none has it."""
     import numpy as np
 
-    for array in arrays:
+    for index, array in enumerate(arrays):
         if weight.ndim != array.ndim or weight.shape[:-1] != array.shape[:-1] or array.dtype.kind != "f":
             continue
         width = weight.shape[-1] if weight.ndim else 0
@@ -224,7 +225,7 @@ def _place(weight: Array, arrays: Sequence[Array]) -> int | None:
         cast = weight.astype(array.dtype)
         for start in range(0, array.shape[-1], width):
             if np.array_equal(array[..., start : start + width], cast):
-                return start
+                return index, start
     return None
 
 
