@@ -18,7 +18,7 @@ from optimum.commands.export.onnx import ONNXExportCommand
 
 import optimum_htp
 from optimum_htp.cli import main as cli_main
-from optimum_htp.cli.main import main
+from optimum_htp.cli.main import build_parser, main
 from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
@@ -98,6 +98,20 @@ def test_plugin_starts_without_heavy_imports() -> None:
     loaded = modules_after(code)
     assert "optimum_htp" in loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["pkg", "--inputs", "a.npz", "b.npz"],
+        ["--inputs", "a.npz", "b.npz", "pkg"],
+        ["--inputs", "a.npz", "--inputs", "b.npz", "pkg"],
+        ["--inputs", "a.npz", "--inputs", "b.npz", "--all", "pkg"],
+    ],
+)
+def test_samples_before_and_after_the_package(given: list[str]) -> None:
+    args = build_parser(["compare"]).parse_args(["compare", *given])
+    assert (args.package, args.inputs) == ("pkg", ["a.npz", "b.npz"])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1326,7 +1326,7 @@ BEFORE = Outputs({"y": Errors(1.0, 1.0, 1.0, 0.0, 30.0)}, 30.0)
         ((GUESS,), "float32", 0.5, 15.0, False),
         ((GUESS,), "float32", 1.5, 15.0, True),
         ((), "float32", -0.1, 50.0, True),  # hidden by what the others lose
-        ((), "float32", -1.0, 50.0, False),  # its error undoes another's
+        ((), "float32", -4.0, 50.0, False),  # its error undoes another's
         ((), "quantized", -0.1, 50.0, False),
         ((GUESS,), "float32", -0.1, 50.0, False),
     ],

@@ -17,6 +17,7 @@ from optimum_htp.cli.options import (
     tolerance,
 )
 from optimum_htp.cli.views.terminal import print_report, working
+from optimum_htp.errors import HtpError
 
 HELP = "Compare each module with the source model in PyTorch or another package, and name the one that is wrong."
 
@@ -54,7 +55,8 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `compare`."""
     parser.epilog = _NOTES
-    parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
+    package = parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
+    package.required = False  # `--inputs A.npz PKG` takes it; `run` asks for it
     against = parser.add_mutually_exclusive_group()
     against.add_argument("-m", "--model", metavar="MODEL", help="The source model: a directory, or an id on the Hub.")
     against.add_argument(
@@ -86,6 +88,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares a package; 1 if a module is wrong, or the outputs are over the tolerance."""
+    if args.package is None:
+        raise HtpError("the following arguments are required: PKG")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import print_comparison
     from optimum_htp.verbs.compare import compare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,10 +49,26 @@ def add_input_arguments(parser: ArgumentParser, *, batch: str, sequence: str, se
     inputs = parser.add_argument_group("inputs")
     what = "Run on these arrays, named like the model's inputs"
     if several_samples:
-        inputs.add_argument("--inputs", nargs="+", metavar="FILE.npz", help=f"{what}; a file for each sample.")
+        inputs.add_argument(
+            "--inputs",
+            action=_Samples,
+            nargs="+",
+            metavar="FILE.npz",
+            help=f"{what}; a file for each sample.",
+        )
     else:
         inputs.add_argument("--inputs", metavar="FILE.npz", help=f"{what}.")
     add_size_arguments(inputs, "--dim", batch=batch, sequence=sequence)
+
+
+class _Samples(Action):
+    """The files of several samples, in one option or in several; what comes last and is no .npz file is the package."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        files = [*(getattr(namespace, self.dest) or []), *values]
+        if namespace.package is None and len(values) > 1 and not files[-1].lower().endswith(".npz"):
+            namespace.package = files.pop()
+        setattr(namespace, self.dest, files)
 
 
 def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str, batch: str, sequence: str) -> None:

@@ -26,6 +26,7 @@ _GAIN_DB, _GUESS_GAIN_DB = (
     0.2,
     1.0,
 )  # by so much the outputs are better if a module is to blame; if its tensors are guesses
+_HARM_DB = 3.0  # chance makes outputs worse by less
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell
 _HIDING_DB, _CLEAR_DB = 60.0, 20.0
 _LOST = 1e4
@@ -210,15 +211,15 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
     """Whether the outputs show that a suspect is wrong.
 
     What a quantized model loses in all hides what one module does, or is better by chance with it: there a module that does
-    not quantize, and whose tensors are certain, is to blame if putting it right does no harm. (It does where a tool has moved
-    a factor from one module to another.)
+    not quantize, and whose tensors are certain, is to blame if putting it right does no great harm. (It does where a tool
+    has moved a factor from one module to another.)
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
     if blame.guesses:
         return blame.gain_db > _GUESS_GAIN_DB
     is_hidden = QUANTIZED not in kinds and before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
-    return blame.gain_db > (-_GAIN_DB if is_hidden else _GAIN_DB)
+    return blame.gain_db > (-_HARM_DB if is_hidden else _GAIN_DB)
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
