@@ -138,7 +138,7 @@ def coverage(scratch: Path) -> dict[str, float]:
     return {
         "attributed": min(phase.attributed for phase in phases),
         "compared": sum(part.compared for part in parts),
-        "calls": sum(len(part.calls) for part in parts),
+        "calls": sum(len(part.modules) for part in parts),
         "worst": max(call.errors.relative for part in parts for call in part.calls if call.errors is not None),
     }
 

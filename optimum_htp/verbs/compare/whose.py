@@ -181,10 +181,8 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
     }
     calls = [call.number for call in graph.calls if call.tag in origins]
     theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
-    if len(theirs) < 2:
-        return []
     ours = _weights(ports, nodes)
-    changed = set()
+    changed, replaced = set(), set()
     places: dict[int, dict[int, int]] = {}  # of the matrices that lie side by side in one, by it and by their calls
     for number, weights in theirs.items():
         own = [index for index, owner in enumerate(graph.owner) if owner == number]
@@ -193,12 +191,15 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
             place = _place(weight, known)
             if place is None:
                 changed.add(number)
+                if any(array.shape == weight.shape and array.dtype.kind == "f" for array in known):
+                    replaced.add(number)
             elif weight.ndim > 1:
                 places.setdefault(place[0], {})[number] = place[1]
     for matrix in places.values():
         in_order = zip(sorted(matrix), sorted(matrix, key=matrix.__getitem__), strict=True)
         changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
-    return sorted(changed) if len(changed) < len(theirs) else []
+    # Where none is there, they may be in another form, packed or quantized: but not where others stand in their place.
+    return sorted(changed if len(changed) < len(theirs) else replaced)
 
 
 def _has_any(ports: Ports, nodes: Iterable[int], weights: Iterable[Array]) -> bool:
