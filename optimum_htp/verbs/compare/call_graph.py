@@ -126,12 +126,15 @@ class CallGraph:
         return fused
 
     @cached_property
+    def alive(self) -> frozenset[int]:
+        """The nodes that lead from inputs to outputs."""
+        return self.flat.varying.intersection(self.flat.slice_to(self.flat.outputs)[0])
+
+    @cached_property
     def working(self) -> frozenset[int]:
-        """The calls that do something here: nodes of them, or made from them and others, lead from inputs to outputs."""
-        lead, _ = self.flat.slice_to(self.flat.outputs)
-        alive = self.flat.varying.intersection(lead)
-        own = {number for index in alive for number in self.around(self.owner[index])}
-        return frozenset(own | {number for number, nodes in self.fused.items() if not alive.isdisjoint(nodes)})
+        """The calls of which nodes are alive, or nodes that were made from them and others."""
+        own = {number for index in self.alive for number in self.around(self.owner[index])}
+        return frozenset(own | {number for number, nodes in self.fused.items() if not self.alive.isdisjoint(nodes)})
 
     @property
     def has_fusions(self) -> bool:

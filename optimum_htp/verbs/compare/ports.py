@@ -377,6 +377,10 @@ class Ports:
         values = self._values(self.samples[0], [port.call])[port.call]
         return self.expected(port, values)[self.matches[port].index].whole
 
+    def returns(self, number: int, name: str) -> bool:
+        """Whether a call returned the tensor with a name in the reference's graph."""
+        return any(value.name == name for value in self._values(self.samples[0], [number])[number].returned)
+
     def tensors_of(self, port: Port) -> dict[str, int]:
         """The tensors with what a call should be given at a port, where other calls returned just that, and which calls."""
         values = self._values(self.samples[0], [port.call])[port.call]

@@ -44,8 +44,9 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if not owners:
         return _known(level), set()
     changed = _changed_weights(ports, nodes) if graph.fused and errors.sqnr_db < _WRONG_DB else []
-    if changed:
-        return changed, set()
+    if changed:  # of a layer that is gone as a whole the layer
+        outermost = (_outermost_gone(ports, number) for number in changed)
+        return sorted({own if gone is None else gone for own, gone in zip(changed, outermost, strict=True)}), set()
     if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
         return _known(port.call if _same_sources(ports, port) else _common(graph, owners)), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
@@ -92,19 +93,40 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         return unused[-1] if unused else _readers(graph, port)
     if maker is None:
         return None
-    return _outermost_gone(graph, maker) or maker
+    skipped = [
+        number
+        for number in graph.around(maker)
+        if ports.returns(number, name)
+        and not graph.is_inside(port.call, number)
+        and not _made_in(graph, port.tensor, number)
+    ]
+    if skipped:  # what comes before it is read in its place
+        return skipped[-1]
+    gone = _outermost_gone(ports, maker)
+    return maker if gone is None else gone
 
 
-def _outermost_gone(graph: CallGraph, number: int) -> int | None:
+def _outermost_gone(ports: Ports, number: int) -> int | None:
     """The outermost call around one, or itself, that does nothing here; None if it does something."""
-    gone = [outer for outer in graph.around(number) if outer not in graph.working]
+    gone = [outer for outer in ports.graph.around(number) if not _works(ports, outer)]
     return gone[-1] if gone else None
+
+
+def _works(ports: Ports, number: int) -> bool:
+    """Whether a call does something here: by nodes of its own, or by nodes that were made of it and have its weights."""
+    graph, reference = ports.graph, ports.samples[0]
+    inside = [call.number for call in graph.calls if graph.is_inside(call.number, number)]
+    weights = {inner: known for inner in inside if (known := reference.weights_of(inner))}
+    if not weights:
+        return number in graph.working
+    own = {graph.owner[index] for index in graph.alive}
+    return any(inner in own or _has_any(ports, graph.fused.get(inner, ()), known) for inner, known in weights.items())
 
 
 def _left_out(ports: Ports, port: Port) -> int | None:
     """The call that is left out between a tensor and those that it is made of, where the reference has it; None if none is."""
     known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
-    gone = {_outermost_gone(ports.graph, maker) for maker in known[1]} if known is not None else set()
+    gone = {_outermost_gone(ports, maker) for maker in known[1]} if known is not None else set()
     return min((number for number in gone if number is not None), default=None)
 
 
