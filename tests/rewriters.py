@@ -43,6 +43,12 @@ def rewrite(name: str, source: Path, target: Path) -> Path:
     """Runs one rewriter, or a chain of them, and returns the file it made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     steps = CHAINS.get(name, (name,))
+    own = target.parent / f".{target.stem}-source"  # quantizers put files beside the one that they read
+    own.mkdir(exist_ok=True)
+    for path in source.parent.iterdir():
+        if path.suffix == ".json" or path.name.startswith(source.name):
+            shutil.copy(path, own)
+    source = own / source.name
     for number, step in enumerate(steps):
         directory = target.parent / f".{target.stem}-{number}"
         directory.mkdir(exist_ok=True)

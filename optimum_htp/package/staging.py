@@ -47,7 +47,8 @@ class StagedDirectory:
             while not self._lock.is_held:
                 with uninterrupted():
                     self._make(self.output)
-                    if not self.output.is_dir():
+                    # Whoever made it and failed may have taken it away again: then once more.
+                    if not self.output.is_dir() and os.path.lexists(self.output) and not self.output.is_dir():
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 with contextlib.suppress(FileNotFoundError):  # whoever was at work is done: once more
                     self._lock.make_root()
