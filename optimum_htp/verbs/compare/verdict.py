@@ -20,19 +20,19 @@ from optimum_htp.verbs.compare.ports import Ports
 AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "unknown"
 
 _MOST = 8  # modules whose effect is tried
-_CARRIERS = 5
-_MANY = 5
-_GAIN_DB, _GUESS_GAIN_DB = (
-    0.2,
-    1.0,
-)  # by so much the outputs are better if a module is to blame; if its tensors are guesses
-_HARM_DB = 3.0  # chance makes outputs worse by less
-_FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell
-_HIDING_DB, _CLEAR_DB = 60.0, 20.0
-_LOST = 1e4
-_CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
-_BROKEN_DB, _EXPLAINED_DB = 20.0, 10.0
+_CARRIERS = 5  # modules that are listed where all add a little
+_MANY = 5  # clear suspects that may be another model's weights, if they are most of all modules
+
+# In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain, one of guesses.
+_GAIN_DB, _GUESS_GAIN_DB = 0.2, 1.0
+_FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
+# What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
+# are off so far, seem worse by so much.
+_CLEAR_DB, _HIDING_DB, _HARM_DB = 20.0, 60.0, 3.0
+_BROKEN_DB, _EXPLAINED_DB = 20.0, 10.0  # outputs that are off so far, and what explains them alone
 _LIMIT_DB = 150.0  # what float32 can show
+_LOST = 1e4  # times the largest value of the reference: what is added to such a number is rounded away
+_CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
@@ -38,8 +38,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if rewired is not None:
         return [rewired], set()
     level = graph.calls[port.call].parent if port.into else port.call
-    prober = ports.prober
-    numbers = _that_make(ports, nodes, prober.may_be_port) or nodes
+    numbers = [index for index in nodes if _hands_on(ports, index)] or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
         return _known(level), set()
@@ -60,10 +59,9 @@ def _known(number: int | None) -> list[int]:
     return [] if number is None else [number]
 
 
-def _that_make(ports: Ports, nodes: Iterable[int], kind: Callable[[str], bool]) -> list[int]:
-    """The nodes that make tensors of some kind: sizes and the like are nobody's work."""
-    flat = ports.graph.flat.nodes
-    return [index for index in nodes if any(name and kind(name) for name in flat[index].node.outputs)]
+def _hands_on(ports: Ports, index: int) -> bool:
+    """Whether a node makes a tensor that modules may hand on: sizes and the like are nobody's work."""
+    return any(name and ports.prober.may_be_port(name) for name in ports.graph.flat.nodes[index].node.outputs)
 
 
 def _rewired(ports: Ports, port: Port) -> int | None:
