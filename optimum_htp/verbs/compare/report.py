@@ -9,6 +9,9 @@ from typing import Any
 
 from optimum_htp.models import Errors, finite
 
+FOREIGN = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
+"""Why nobody is named where most modules are wrong."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallComparison:
@@ -205,7 +208,7 @@ class PartComparison:
     @property
     def looks_foreign(self) -> bool:
         """Whether most modules are wrong, as if the weights were another model's: nobody is named then."""
-        return self.reason is not None and self.reason.startswith("most modules differ")
+        return self.reason == FOREIGN
 
     @property
     def ok(self) -> bool:

@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.report import FOREIGN
 
 AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "unknown"
 
@@ -156,8 +157,7 @@ def judge(
     groups = _by_module(suspects, excess)
     clear = sum(excess[id(group[0])] > _CLEAR_DB for group in groups)
     if clear > _MANY and clear > len(_by_module(rows, excess)) / 2:
-        why = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
-        return Verdict(UNKNOWN, reason=why)
+        return Verdict(UNKNOWN, reason=FOREIGN)
     tried = _tried(ports, groups[:_MOST], excess, outputs)
     culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
     confirmed = {port for blame in culprits for port in blame.guesses}
