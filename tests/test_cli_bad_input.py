@@ -340,13 +340,11 @@ def test_what_comes_up_while_loading_is_the_models_fault(explained: Explained) -
     assert message == "cannot load MODEL: TypeError: an int is needed"
 
 
-def test_failed_validation_does_not_claim_that_the_model_was_saved(explained: Explained) -> None:
-    """Optimum says so; here what it wrote is gone."""
-    error = RuntimeError(
-        "An error occurred during validation, but the model was saved nonetheless at x/.optimum-htp/new"
-    )
+def test_failed_post_processing(explained: Explained) -> None:
+    """Optimum's own message names an option of its, and not what went wrong."""
+    error = RuntimeError("The post-processing of the ONNX export failed. The export can still be performed by passing")
     error.__cause__ = ValueError("shapes differ")
-    assert explained(error) == "cannot export MODEL: its validation failed: shapes differ"
+    assert explained(error) == "cannot export MODEL: its post-processing failed: shapes differ"
 
 
 def test_staging_path_is_not_shown(explained: Explained) -> None:

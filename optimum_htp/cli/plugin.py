@@ -18,6 +18,10 @@ from optimum_htp.cli.other_lines import add_verbose, other_lines
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
+_NO_VALIDATION = """\
+Do not let Optimum validate the export. Where its validation fails, the package is there all the same, and the exit code
+is 1."""
+
 
 class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has no types
     """`optimum-cli export htp`: Optimum's own ONNX export command with our `main_export`, and our options."""
@@ -29,6 +33,7 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
         """Adds Optimum's options, and ours."""
         ONNXExportCommand.parse_args(parser)
         ours = parser.add_argument_group("HTP arguments")
+        ours.add_argument("--no-validation", action="store_true", help=_NO_VALIDATION)
         add_htp_arguments(ours)
         add_verbose(ours)
 

@@ -1,7 +1,8 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
-an export of, `optimum_tasks` the task, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie,
+an export of, `optimum_tasks` the task, `source_files` where its small files are, `local_models` that what is here is taken
+from here, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie,
 `auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted part does, by the
 `tensor_values` of its package; `measures` says how far results may be apart.
 """
@@ -23,6 +24,7 @@ from optimum_htp.models.inputs import (
     phases,
     read_arrays,
 )
+from optimum_htp.models.local_models import local_models
 from optimum_htp.models.measures import (
     QUANTIZED_OPERATORS,
     Array,
@@ -35,9 +37,9 @@ from optimum_htp.models.measures import (
     random_operators,
     worst_errors,
 )
-from optimum_htp.models.optimum_tasks import local_task_inference
 from optimum_htp.models.part_values import part_inputs, part_phases
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
+from optimum_htp.models.source_files import SourceFiles, source_files
 from optimum_htp.models.torch_parts import (
     Example,
     Part,
@@ -60,6 +62,7 @@ from optimum_htp.models.torch_source import (
     load_source_model,
     load_source_of,
     model_facts,
+    recorded_revision,
     returns_attentions,
     source_facts,
 )

@@ -21,6 +21,7 @@ from threading import RLock
 from typing import Any
 
 from optimum_htp.errors import PackageError
+from optimum_htp.models.source_files import local_directory, snapshot_directory
 from optimum_htp.package import MAX_CONFIG_BYTES, code_files, read_small, settle
 
 _PIPELINE_LIBRARIES = ("diffusers", "optimum", "transformers")  # whose classes a pipeline may be made of
@@ -110,18 +111,10 @@ def _is_of_sentence_transformers(name: str) -> bool:
 
 
 def _directory(model: str | Path, where: dict[str, Any]) -> Path | None:
-    """A model's directory; for an id, that of its config files in the Hub's cache, None if they can't be had."""
-    with suppress(OSError, ValueError):  # no path at all
-        if Path(model).is_dir():
-            return Path(model)
-    from huggingface_hub import snapshot_download
-
-    options = {name: value for name, value in where.items() if value is not None}
-    patterns = ["*config*.json", "*modules.json", "*model_index.json", "*.py"]
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=patterns, **options))
-    except Exception:  # of several libraries: the loader says what is wrong with it
-        return None
+    """A model's directory; for an id, that of its small files in the Hub's cache, None if they can't be had."""
+    with suppress(Exception):  # of several libraries: the loader says what is wrong with it
+        return local_directory(model) or snapshot_directory(str(model), **where)
+    return None
 
 
 def _configs(directory: Path) -> Iterator[Path]:

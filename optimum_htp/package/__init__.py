@@ -43,6 +43,7 @@ from optimum_htp.package.configs import (
     generates,
     preprocessors_of,
     remove_config_metadata,
+    reset_modes,
 )
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
@@ -69,6 +70,6 @@ from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
-from optimum_htp.package.staging import StagedDirectory, without_staging
+from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
-from optimum_htp.package.write import changing, tagging_error, write_document, write_files
+from optimum_htp.package.write import UNCHANGED, changing, tagging_error, write_document, write_files
