@@ -265,15 +265,17 @@ def test_interrupt_that_comes_out_as_something_else(
     zoo_model: ZooModel, own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A library that makes another exception of it does not hide that it was an interrupt."""
+    import diffusers  # noqa: F401 (what it says when it is imported is not what this is about)
+
     before = contents(own)
 
-    def main_export(**_: object) -> None:
+    def attempt(*_: object, **__: object) -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
             raise RuntimeError("something went wrong") from None
 
-    monkeypatch.setattr("optimum_htp.export.main_export", main_export)
+    monkeypatch.setattr("optimum_htp.export.HtpExporter.attempt", attempt)
     assert main(["export", "-m", str(zoo_model("bert")), str(own)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     assert contents(own) == before
@@ -322,10 +324,10 @@ def test_a_part_of_ours_that_is_missing_is_a_bug(explained: Explained) -> None:
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def main_export(**_: object) -> None:
+    def attempt(*_: object, **__: object) -> None:
         raise AttributeError("a bug")
 
-    monkeypatch.setattr("optimum_htp.export.main_export", main_export)
+    monkeypatch.setattr("optimum_htp.export.HtpExporter.attempt", attempt)
     assert main(["export", "-m", "model", "out"]) == 70
     assert capsys.readouterr().err.endswith("AttributeError: a bug\n")
 

@@ -60,8 +60,9 @@ def run_optimum(arguments: dict[str, Any], staging: StagedDirectory, tagger: Tag
             except Exception as error:
                 if not seen.is_doubt(error):
                     raise
-                name_output(error)
                 failure = error
+    for said in filter(None, (seen.doubt, failure)):
+        name_output(said)
     described = {name: bound.arguments.get(_ARGUMENTS.get(name, name)) for name in _DESCRIBED}
     return Exported(seen.tap, _known(described) | seen.facts, files, seen.doubt, failure)
 

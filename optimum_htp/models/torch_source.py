@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
-from optimum_htp.models.local_models import local_models
+from optimum_htp.models.hub_cache import local_directory, snapshot_directory, source_files
+from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
-from optimum_htp.models.source_files import local_directory, snapshot_directory, source_files
 from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
 from optimum_htp.package import read_config

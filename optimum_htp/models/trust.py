@@ -21,7 +21,7 @@ from threading import RLock
 from typing import Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.models.source_files import local_directory, snapshot_directory
+from optimum_htp.models.hub_cache import local_directory, snapshot_directory
 from optimum_htp.package import MAX_CONFIG_BYTES, code_files, read_small, settle
 
 _PIPELINE_LIBRARIES = ("diffusers", "optimum", "transformers")  # whose classes a pipeline may be made of

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.models.hub_cache import local_directory, snapshot_directory
 from optimum_htp.models.optimum_tasks import infer_local_task
-from optimum_htp.models.source_files import local_directory, snapshot_directory
 
 _HUB = "hf_hub:"  # how Optimum writes the name of a model that timm is to load
 
