@@ -47,7 +47,7 @@ class Headers:
     def replace(self, splice: Splice, span: tuple[int, int, int], content: Splice | None, place: Place) -> None:
         """Gives the field of a message other content; None keeps it. `span` is where it, its content and the rest start."""
         at, first, stop = span
-        if len(place) == 1 and self._data[at] == schema.MODEL_GRAPH:
+        if len(place) == 1 and self._data[at] & 0x7F == schema.MODEL_GRAPH:  # its tag may be wide, too
             self._graph_bytes = stop - first if content is None else content.length_bytes
         if content is not None:
             splice.replace(span, content, self._header(span, content.length_bytes, place))

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.limits import CACHED
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.wire import Data, WireError, fields, release_pages
@@ -43,7 +42,7 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     "configuration": {18: "sharding"},
     "sharding": {26: "integers", 34: "sharded"},
     "sharded": {18: "leaf"},
-    **dict.fromkeys(("opset", "device", _ENTRY, "segment", "opaque", "dimension", "integers", "leaf"), {}),
+    **{kind: {} for kind in ("opset", "device", _ENTRY, "segment", "opaque", "dimension", "integers", "leaf")},
 }
 
 # By message, the fields that are packed numbers, and how many bytes each number has; 0 for varints.

@@ -22,7 +22,7 @@ from typing import Any
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package.json_files import as_count, as_text
+from optimum_htp.package.json_files import as_count, as_text, parse_json
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
     MAX_MANIFEST_CHARACTERS,
@@ -208,7 +208,7 @@ def _parse_manifest(text: str | None) -> tuple[str, tuple[ExternalTensor, ...], 
         return _DEFAULT_NAME, (), {}
     if len(text) > MAX_MANIFEST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters")
-    document = json.loads(text)
+    document = parse_json(text)
     if document["version"] != MANIFEST_VERSION:
         raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
     onnx_name = as_text(document["onnx"])

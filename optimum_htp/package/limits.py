@@ -57,6 +57,15 @@ MAX_PATH_BYTES, MAX_PATH_PART_BYTES = 1024, 255
 
 # --- How many ---
 
+FREE_JSON_VALUES, BYTES_EACH_JSON_VALUE = 500_000, 12
+"""Commas, colons and brackets in JSON: so many, and one more for each so many bytes. Those of `[[],[],...]` take 1.5."""
+
+SKELETON_RATIO, FREE_SKELETON_BYTES = 40, 1 << 20
+"""How many bytes of a skeleton one that is packed may become: so many for each, and so many for free; real ones, 4 to 8."""
+
+MAX_TREE_NAMES = 3_000_000
+"""Names in the paths of all modules of a tree: the largest have 50,000 modules, some ten deep."""
+
 MAX_PACKED_FILES = 10_000
 """Files in a packed file."""
 
