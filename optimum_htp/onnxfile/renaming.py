@@ -35,7 +35,7 @@ def tensor_names(model: OnnxModel) -> set[str]:
 def renamable_initializers(model: OnnxModel) -> set[str]:
     """The initializers that are the only tensor of their name in the whole file, and no graph's input or output."""
     counts = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
-    names = {name for name, count in counts.items() if count == 1}
+    names = {name for name, count in counts.items() if name and count == 1}
     for _, graph in model.graphs():
         names.difference_update(value.name for value in (*graph.inputs, *graph.outputs))
         names.difference_update(*(node.outputs for node in graph.nodes))
