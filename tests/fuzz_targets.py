@@ -10,6 +10,7 @@ package that has not changed by a byte.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -180,18 +181,14 @@ def odd_json(document: Any, rng: random.Random) -> Any:
         holder, key = rng.choice(places)
         kind = rng.randrange(5)
         if kind == 0:
-            holder[key] = rng.choice(JSON_VALUES)
+            holder[key] = copy.deepcopy(rng.choice(JSON_VALUES))
         elif kind == 1:
             del holder[key]
         elif kind == 2:
             other, where = rng.choice(places)
-            holder[key] = (
-                json.loads(json.dumps(other[where] if where in other or not isinstance(other, dict) else None))
-                if not isinstance(other, list) or where < len(other)
-                else None
-            )
+            holder[key] = copy.deepcopy(other[where])
         elif kind == 3 and isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, copy.deepcopy(holder[key]))
         elif isinstance(holder[key], int) and not isinstance(holder[key], bool):
             holder[key] += rng.choice((-1, 1, 100))
         elif isinstance(holder[key], str):
