@@ -236,4 +236,4 @@ def is_ours_to_refuse(content: bytes, error: Exception) -> bool:
         onnx.ModelProto.FromString(content)
     except DecodeError:
         return True
-    return any(why in str(error) for why in REFUSALS)
+    return any(why in f"{error} {error.__cause__}" for why in REFUSALS)

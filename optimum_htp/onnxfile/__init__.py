@@ -39,5 +39,5 @@ from optimum_htp.onnxfile.spans import GraphSpans, ModelSpans, Span, initializer
 from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.tensors import TensorField, rewrite_tensors
-from optimum_htp.onnxfile.types import NUMBERS, element_type
+from optimum_htp.onnxfile.types import NUMBERS, bounded_product, element_type
 from optimum_htp.onnxfile.wire import Piece, pieces_length, release_pages

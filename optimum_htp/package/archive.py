@@ -25,6 +25,8 @@ from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package.json_files import as_count, as_text, parse_json
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
+    MAX_EXTERNAL_RATIO,
+    MAX_GAP_BYTES,
     MAX_MANIFEST_CHARACTERS,
     MAX_PACKED_FILE_BYTES,
     MAX_PACKED_FILES,
@@ -132,6 +134,18 @@ def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
     total = sum(sizes.values())
     if total > MAX_SMALL_BYTES:
         raise PackageError(f"{source}: {total:,} bytes next to the model, and {MAX_SMALL_BYTES:,} can be packed")
+
+
+def check_external_sizes(sizes: Mapping[str, int], tensors: int, *, packed_bytes: int, source: str) -> None:
+    """Raises PackageError if files of external weights have far more bytes than the tensors that are to fill them.
+
+    What is between tensors is not packed: alignment, and what other files use. In a hostile file it may be terabytes.
+    """
+    total = sum(sizes.values())
+    limit = MAX_EXTERNAL_RATIO * packed_bytes + MAX_GAP_BYTES * (tensors + len(sizes))
+    if total > limit:
+        message = f"its external weights would have {total:,} bytes, most of them empty, and {limit:,} may be unpacked"
+        raise PackageError(f"{source}: {message} of a packed file of {packed_bytes:,}")
 
 
 def names_problem(names: Iterable[str]) -> str | None:

@@ -14,6 +14,9 @@ MAX_JSON_DEPTH = 64
 MAX_MODULE_DEPTH = 500
 """Modules above a module: the deepest nets have some thirty. Python's recursion limit is 1,000."""
 
+MAX_DIRECTORY_DEPTH = 100
+"""Directories in directories of a package: real ones have three."""
+
 MAX_PATH_DEPTH = 32
 """Directories above a file of a packed package."""
 
@@ -39,6 +42,9 @@ MAX_MANIFEST_CHARACTERS = 100_000_000
 
 MAX_EXTERNAL_BYTES = 1 << 32
 """A file of external weights, unpacked: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
+
+MAX_EXTERNAL_RATIO, MAX_GAP_BYTES = 16, 1 << 16
+"""All files of external weights, unpacked: by the bytes of the packed file, and what may be empty in front of a tensor."""
 
 MAX_CODE_BYTES = 10_000_000
 """A Python file of a model's own code."""
