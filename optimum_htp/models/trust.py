@@ -22,7 +22,7 @@ from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.models.hub_cache import local_directory, snapshot_directory
-from optimum_htp.package import MAX_CONFIG_BYTES, code_files, read_small, settle
+from optimum_htp.package import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, code_files, parse_json, read_small, settle
 
 _PIPELINE_LIBRARIES = ("diffusers", "optimum", "transformers")  # whose classes a pipeline may be made of
 # Classes that sentence-transformers may import: its own modules, and activation functions.
@@ -121,26 +121,34 @@ def _configs(directory: Path) -> Iterator[Path]:
     """The config files of a model, in all of its directories, through links too, as loaders go."""
     seen: set[str] = set()
     count = 0
-    for root, directories, names in os.walk(directory, followlinks=True):
+    waiting = [(directory, 0)]
+    while waiting:
+        root, depth = waiting.pop()
         real = os.path.realpath(root)
         if real in seen:
-            directories.clear()
             continue
         seen.add(real)
-        for name in sorted(names):
-            if _CONFIG.fullmatch(name):
+        if depth > MAX_DIRECTORY_DEPTH:
+            raise PackageError(f"{directory}: directories nested deeper than {MAX_DIRECTORY_DEPTH}; is it a model's?")
+        try:
+            entries = sorted(root.iterdir(), reverse=True)
+        except OSError:
+            continue
+        waiting += [(path, depth + 1) for path in entries if path.is_dir()]
+        for path in reversed(entries):
+            if _CONFIG.fullmatch(path.name) and not path.is_dir():
                 count += 1
                 if count > _MAX_CONFIGS:
                     raise PackageError(
                         f"{directory}: more than {_MAX_CONFIGS:,} config files; is it a model's directory?"
                     )
-                yield Path(root, name)
+                yield path
 
 
 def _read(path: Path) -> Any:
     """A JSON document; None if it is none: whoever loads the model says what is wrong with it."""
     try:
-        return json.loads(read_small(path, MAX_CONFIG_BYTES) or b"null")
+        return parse_json(read_small(path, MAX_CONFIG_BYTES) or b"null")
     except (PackageError, ValueError, RecursionError):
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
-from optimum_htp.onnxfile.wire import Data, fields, last_fields, release_pages
+from optimum_htp.onnxfile.wire import Data, decode_text, fields, last_fields, release_pages
 
 Span = tuple[int, int]
 
@@ -98,4 +98,4 @@ def _body_span(data: Data, node: Span, element: str) -> Span:
 
 def _tensor_name(data: Data, span: Span) -> str:
     names = last_fields(data, *span, {schema.TENSOR_NAME >> 3: 2}).values()
-    return next((data[slice(*name)].decode() for name in names), "")
+    return next((decode_text(data[slice(*name)]) for name in names), "")

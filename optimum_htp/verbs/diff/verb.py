@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
-from math import prod
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModulePath
 from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
-from optimum_htp.onnxfile import OnnxModel, Value, element_type
+from optimum_htp.onnxfile import OnnxModel, Value, bounded_product, element_type
 from optimum_htp.package import (
     HtpPackage,
     ValuePairs,
@@ -199,5 +198,5 @@ def _stored_elements(model: OnnxModel) -> dict[str, int]:
     elements: Counter[str] = Counter()
     for _, graph in model.graphs():
         for tensor in graph.initializers:
-            elements[element_type(tensor.data_type).name] += prod(tensor.dims)
+            elements[element_type(tensor.data_type).name] += bounded_product(tensor.dims)
     return dict(elements)
