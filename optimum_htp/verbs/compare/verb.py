@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    SAMPLES,
     Array,
     InputSizes,
     Part,
@@ -62,7 +63,6 @@ from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
 
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
-_SAMPLES = 2  # that are made where none are given
 
 _Compared: TypeAlias = tuple[tuple[PartComparison, ...], dict[str, str]]  # and why other files were not compared
 
@@ -82,7 +82,7 @@ class _Options:
 
     def given(self, model: OnnxModel) -> list[dict[str, Array] | None]:
         """The inputs of each sample; None for one that has to be made."""
-        return [load_inputs(path, model) for path in self.inputs] or [None] * _SAMPLES
+        return [load_inputs(path, model) for path in self.inputs] or [None] * SAMPLES
 
 
 def compare(
@@ -200,7 +200,7 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     for seed, given in enumerate(options.given(tagged.model)):
         run = partial(run_part, part, tagged.model, shapes, given, names, seed)
         samples.append(
-            TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * _SAMPLES))
+            TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * SAMPLES))
         )
     tolerance = default_tolerance(tagged.model)
     pairs = names if names is not None else ()
@@ -312,7 +312,7 @@ def _compare_files(
         references = [
             PackageReference(
                 str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
-                shared=ours.producer, max_bytes=options.max_bytes // (2 * _SAMPLES),
+                shared=ours.producer, max_bytes=options.max_bytes // (2 * SAMPLES),
             )
             for inputs, own_inputs in samples
         ]  # fmt: skip
@@ -351,7 +351,7 @@ def _compare(
             [first, *same],
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
-            max_bytes=options.max_bytes // _SAMPLES,
+            max_bytes=options.max_bytes // SAMPLES,
             guessed={name: theirs for side in pairs for name, theirs in side.guessed.items()},
             notes=[*(line for side in pairs for line in side.explain()), *([HALF_NOTE] if prober.rounds_half else [])],
         )
