@@ -2,16 +2,18 @@
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
 an export of, `optimum_tasks` the task, `hub_cache` where its small files are, `local_first` that what is here is taken
-from here, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie,
-`auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted part does, by the
-`tensor_values` of its package; `measures` says how far results may be apart.
+from here, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie, `half_rounding` float16
+that is computed as such, `auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted
+part does, by the `tensor_values` of its package; `measures` says how far results may be apart.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.hub_cache import SourceFiles, source_files
+from optimum_htp.models.half_rounding import HalfRounding, half_tensors, open_rounded, zero
 from optimum_htp.models.inputs import (
+    SAMPLES,
     InputSizes,
     axis_names,
     check_axes,
