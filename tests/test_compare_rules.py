@@ -850,6 +850,59 @@ def test_who_should_have_made_it_is_to_blame_where_it_is_gone(compared: Compared
     assert (part.verdict, named(part)) == ("one", ["layer"])
 
 
+def test_layer_that_is_left_out_before_an_operation_of_another_module(compared: Compared) -> None:
+    sound = """
+        a = MatMul(x, w)                                  # layer.dense
+        b = Exp(a)                                        # layer.act
+        c = Sin(x)                                        # mix.conv
+        s = Add(b, c)                                     # mix
+        y = LayerNormalization <axis = -1> (s, vg)        # mix.norm
+    """
+    skipped = "\n".join(line for line in sound.splitlines() if "layer." not in line).replace("Add(b,", "Add(x,")
+    part = compared(skipped, sound)
+    assert (part.verdict, named(part)) == ("one", ["layer"])
+
+
+def test_layer_that_is_skipped_but_for_what_others_read(compared: Compared) -> None:
+    """Its keys, say, are still put into a cache."""
+    sound = """
+        q = MatMul(x, wq)                                 # layer.q
+        k = MatMul(x, wk)                                 # layer.k
+        s = Mul(q, k)                                     # layer
+        m = MatMul(s, wm)                                 # layer.mlp
+        r = Add(m, x)                                     # layer
+        n = LayerNormalization <axis = -1> (r, vg)        # norm
+        y = Add(n, k)                                     # root
+    """
+    skipped = """
+        k = MatMul(x, wk)                                 # layer.k
+        n = com.microsoft.SkipLayerNormalization (x, x, vg)     # root
+        y = Add(n, k)                                     # root
+    """
+    part = compared(skipped, sound, origins={"n": ["layer.q", "layer", "layer.mlp", "norm"]})
+    assert (part.verdict, named(part)) == ("one", ["layer+"])
+
+
+def test_wrong_residual_of_a_fused_norm_is_that_of_its_layer(compared: Compared) -> None:
+    """What it reads is there, made by the layer before, which has no part in the fault."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        c = LayerNormalization <axis = -1> (b, vg)        # layers.0.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        e = Add(d, c)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # layers.1.norm
+    """
+    fused = sound.replace("        e = Add(d, c)                                     # layers.1\n", "").replace(
+        "y = LayerNormalization <axis = -1> (e, vh)        # layers.1.norm",
+        "y = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (d, c, vh)    # layers.1",
+    )
+    origins = {"y": ["layers.1", "layers.1.norm"]}
+    assert compared(fused, sound, origins=origins).verdict == "agrees"
+    part = compared(fused.replace("(d, c, vh)", "(d, b, vh)"), sound, origins=origins)
+    assert (part.verdict, named(part)) == ("one", ["layers.1+"])
+
+
 def test_last_operation_that_is_missing_is_that_of_its_module(compared: Compared) -> None:
     """What comes before it is there, and the addition of the residual reads that."""
     missing = SOUND.replace("b = Add(a, v)                                        # layer.dense\n", "").replace(
@@ -1319,24 +1372,26 @@ BEFORE = Outputs({"y": Errors(1.0, 1.0, 1.0, 0.0, 30.0)}, 30.0)
 
 
 @pytest.mark.parametrize(
-    ("guesses", "kind", "gain", "excess", "is_to_blame"),
+    ("guesses", "kind", "gain", "excess", "is_alone", "is_to_blame"),
     [
-        ((), "float32", 0.5, 15.0, True),
-        ((), "float32", 0.1, 15.0, False),
-        ((GUESS,), "float32", 0.5, 15.0, False),
-        ((GUESS,), "float32", 1.5, 15.0, True),
-        ((), "float32", -0.1, 50.0, True),  # hidden by what the others lose
-        ((), "float32", -4.0, 50.0, False),  # its error undoes another's
-        ((), "quantized", -0.1, 50.0, False),
-        ((GUESS,), "float32", -0.1, 50.0, False),
+        ((), "float32", 0.5, 15.0, False, True),
+        ((), "float32", 0.1, 15.0, False, False),
+        ((GUESS,), "float32", 0.5, 15.0, False, False),
+        ((GUESS,), "float32", 1.5, 15.0, False, True),
+        ((), "float32", -0.1, 50.0, False, True),  # hidden by what the others lose
+        ((), "float32", -4.0, 50.0, False, False),  # its error undoes another's
+        ((), "float32", -4.0, 50.0, True, True),  # there is no other
+        ((), "float32", -0.1, 15.0, True, False),
+        ((), "quantized", -0.1, 50.0, False, False),
+        ((GUESS,), "float32", -0.1, 50.0, True, False),
     ],
 )
 def test_how_much_speaks_for_a_suspect(
-    guesses: tuple[Port, ...], kind: str, gain: float, excess: float, is_to_blame: bool
+    guesses: tuple[Port, ...], kind: str, gain: float, excess: float, is_alone: bool, is_to_blame: bool
 ) -> None:
     """More where its tensors are guesses."""
     row = Row(0, "/Net", False, guesses=set(guesses))
-    assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}) is is_to_blame
+    assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}, is_alone=is_alone) is is_to_blame
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
