@@ -238,16 +238,17 @@ def _choosers(ports: Ports, row: Row) -> set[str]:
 def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool) -> bool:
     """Whether the outputs show that a suspect is wrong.
 
-    What a quantized model loses in all hides what one module does, or is better by chance with it: there a module that does
-    not quantize, and whose tensors are certain, is to blame if putting it right does no great harm. It does where a tool has
-    moved a factor from one module to another, so not where no other is suspect (`is_alone`).
+    What a quantized model loses in all hides what one module does, or is better by chance with it. So there a module that is
+    far from what is expected, and whose tensors are certain, is to blame whatever the outputs are without its error, if no
+    other is suspect (`is_alone`): nothing undoes what it does. If another is, a tool may have moved a factor from one to the
+    other; a module that does not quantize is to blame then if putting it right does no great harm.
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
     if blame.guesses:
         return blame.gain_db > _GUESS_GAIN_DB
-    is_hidden = QUANTIZED not in kinds and before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
-    if is_hidden:
+    is_hidden = before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
+    if is_hidden and (is_alone or QUANTIZED not in kinds):
         return is_alone or blame.gain_db > -_HARM_DB
     return blame.gain_db > _GAIN_DB
 
@@ -287,10 +288,11 @@ def _better(outputs: Outputs | None, before: Outputs) -> float:
 def _by_module(rows: Iterable[Row], excess: Mapping[int, float]) -> list[list[Row]]:
     """Rows of all calls of one module together, those of the module that is farthest from what is expected first.
 
-    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only.
+    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only. It
+    does not with one that rests on a guess, which is no evidence for others.
     """
     listed = list(rows)
-    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign}
+    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign and not row.guesses}
     groups: dict[tuple[str, bool], list[Row]] = {}
     for row in listed:
         source = next((own[number] for number in sorted(row.foreign) if number in own), (row.module, row.operations))

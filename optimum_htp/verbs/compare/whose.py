@@ -41,7 +41,8 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     numbers = [index for index in nodes if _hands_on(ports, index)] or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
-        return _known(level), set()
+        gone = _gone_maker(ports, port, level)
+        return _known(level if gone is None else gone), set()
     changed = _changed_weights(ports, nodes) if graph.fused and errors.sqnr_db < _WRONG_DB else []
     if changed:  # of a layer that is gone as a whole the layer
         outermost = (_outermost_gone(ports, number) for number in changed)
@@ -106,6 +107,14 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         return skipped[-1]
     gone = _outermost_gone(ports, maker)
     return maker if gone is None else gone
+
+
+def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
+    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none."""
+    graph = ports.graph
+    makers = [number for number in ports.makers_of(port) if graph.is_inside(number, level) and number != level]
+    gone = {_outermost_gone(ports, number) for number in makers}
+    return max((number for number in gone if number is not None and number != level), default=None)
 
 
 def _outermost_gone(ports: Ports, number: int) -> int | None:
