@@ -45,7 +45,7 @@ test: $(VENV)/.installed-test $(VENV)/.installed-timm ## Run the tests; PYTEST_A
 sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
 	$(PYTEST) -m sweep $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-test ## Write docs/benchmarks.md: what it costs; BENCH_ARGS="--only export" measures a part
+bench: $(VENV)/.installed-test ## Compare what it costs with benchmarks/baseline.json; BENCH_ARGS="--only export", --update-baseline
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
