@@ -21,6 +21,12 @@ EXPECTED = {
     ],
     "text_classification.py": ["the film was a delight", "/BertModel.bert/BertEncoder.encoder/BertLayer.layer.0/"],
     "text_generation.py": ["with past: True", "once upon a time", "/LlamaModel.model/LlamaDecoderLayer.layers.0/"],
+    "upgrade_check.py": [
+        "after_a_harmless_upgrade: the same",
+        "layers.0.1: LayerNormalization epsilon: 1e-12 -> 1e-5",
+        "layers.1.1: LayerNormalization epsilon: 1e-12 -> 1e-5",
+        "after_another_upgrade: CHANGED",
+    ],
     "translation.py": ["decoder_model_merged.onnx", "then_branch", "else_branch", "T5Attention.EncDecAttention"],
 }
 

@@ -13,7 +13,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
 
 from optimum_htp.cli.export import export
-from optimum_htp.cli.options import add_htp_arguments
+from optimum_htp.cli.options import add_htp_arguments, add_version
 from optimum_htp.cli.other_lines import add_verbose, other_lines
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
@@ -66,6 +66,11 @@ class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no 
     SUBCOMMANDS = tuple(
         CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS
     )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Adds what is no verb."""
+        add_version(parser)
 
     def run(self) -> None:
         """Shows the verbs and ends the process, as for any wrong command line."""
