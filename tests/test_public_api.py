@@ -79,7 +79,7 @@ def members(value: Any) -> Iterator[Any]:
 
 
 # What the hooks of `HtpExporter` take that only our own rooms override.
-HOOKS = {"ExportTrace", "ModuleTap", "StagedDirectory"}
+HOOKS = {"ExportTrace", "Exported", "ModuleTap", "StagedDirectory"}
 
 
 @pytest.mark.parametrize("name", sorted(optimum_htp._HOMES))

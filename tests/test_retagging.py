@@ -339,6 +339,23 @@ def test_the_tags_of_an_export_are_kept(exact_bert: Path, tmp_path: Path) -> Non
     assert tag_package(package).kept == (), "names are no reason to keep"
 
 
+def test_tags_that_a_tool_dropped_are_written_again(exact_bert: Path, tmp_path: Path) -> None:
+    """The sidecar knows them, calls included; who reads the file has to find them. Options act on kept files, too."""
+    package = Path(shutil.copytree(exact_bert, tmp_path / "package"))
+    before = (package / "model.onnx").read_bytes()
+    model = onnx.load(package / "model.onnx")
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    onnx.save(model, package / "model.onnx")
+    result = tag_package(package)
+    assert result.kept == result.restored == ("model.onnx",)
+    assert onnx.load_from_string((package / "model.onnx").read_bytes()) == onnx.load_from_string(before)
+    assert tag_package(package).restored == ()
+    assert tag_package(package, htp_options=HtpOptions(namespace=False)).kept == ("model.onnx",)
+    assert entries(package / "model.onnx", "namespace") == []
+    assert len(entries(package / "model.onnx", "pkg.optimum_htp.tag")) == len(model.graph.node)
+
+
 def test_options(plain_bert: Path) -> None:
     tag_package(plain_bert, htp_options=HtpOptions(namespace=False, torch_metadata=True))
     assert not entries(plain_bert / "model.onnx", "namespace")

@@ -224,6 +224,11 @@ def _untag_one(model: onnx.ModelProto) -> None:
     del model.graph.node[3].metadata_props[:]
 
 
+def _untag_all(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        del node.metadata_props[:]
+
+
 def _repeat_key(model: onnx.ModelProto) -> None:
     for value in ("a", "b"):
         model.graph.node[3].metadata_props.add(key="someone.else", value=value)
@@ -429,6 +434,7 @@ WARNINGS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "code is missing": ("bert", _config(auto_map={"AutoModel": "modeling_x.Model"}), "code", "names modeling_x.py"),
     "sidecar is missing": ("bert", _drop("export_metadata.json"), "sidecar", "there is no export_metadata.json"),
+    "tags in the sidecar only": ("bert", _onnx(_untag_all), "tags", "0 of 233 nodes carry their tags"),
     "old opset": ("bert", _onnx(_opset(6)), "versions", "promises nothing below 7"),
 }
 
@@ -445,7 +451,7 @@ def test_incomplete_package(package: Callable[[str], Path], case: str) -> None:
     assert report.ok
 
 
-REPAIRED = ("no config", "config cut off", "no model type", "no tokenizer", "another tag", "a tag that only the sidecar has", "sidecar cut off",
+REPAIRED = ("no config", "tags in the sidecar only", "config cut off", "no model type", "no tokenizer", "another tag", "a tag that only the sidecar has", "sidecar cut off",
             "sidecar is a pipe", "another graph", "sidecar is missing")  # fmt: skip
 
 

@@ -35,6 +35,13 @@ def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool =
         parser.add_argument(option, action="store_true", help=text)
 
 
+def has_htp_arguments(args: Namespace) -> bool:
+    """Whether any of the options of `add_htp_arguments` was given."""
+    return bool(
+        args.no_namespace or args.torch_metadata or args.no_skeleton or getattr(args, "config_metadata", False)
+    )
+
+
 def htp_options(args: Namespace) -> HtpOptions:
     """What `add_htp_arguments` was given."""
     from optimum_htp.package import HtpOptions

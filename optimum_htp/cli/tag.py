@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.options import add_htp_arguments, htp_options
+from optimum_htp.cli.options import add_htp_arguments, has_htp_arguments, htp_options
 from optimum_htp.cli.views.terminal import print_lines, print_report, working
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
             model=args.model,
             trust_remote_code=args.trust_remote_code,
             force=args.force,
-            htp_options=htp_options(args),
+            htp_options=htp_options(args) if has_htp_arguments(args) else None,
         )
     print_report(report, _print, as_json=args.json)
     return 0
@@ -50,7 +50,9 @@ def _print(report: TagReport) -> None:
 
     for name, counts in report.files.items():
         note = ""
-        if name in report.kept:
+        if name in report.restored:
+            note = "; kept: the sidecar describes these tags, and the nodes have them again"
+        elif name in report.kept:
             note = "; kept: the sidecar still describes these tags (--force tags again)"
         elif name in report.unknown:
             note = "; nothing says whose they are"

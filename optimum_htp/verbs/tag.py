@@ -41,6 +41,7 @@ from optimum_htp.package import (
     changing,
     complete_package,
     library_versions,
+    options_of,
     projected,
     read_tags,
     reset_modes,
@@ -69,7 +70,8 @@ class TagReport:
     Attributes:
         package: The package.
         files: For each ONNX file, by its path in the package, how its nodes are tagged now.
-        kept: The files that were tagged already, and that the sidecar still describes; they stay as they are.
+        kept: The files that were tagged already, and that the sidecar still describes; they keep their tags.
+        restored: Those of them on whose nodes the tags were not any more, as tools leave them, and are again.
         unknown: The files of which nothing is resolved: they are not exports of any model that the config may mean, or
             have neither names nor weights that say so.
         notes: Why nodes of a file are left, and what to do, for files whose nodes have no names that say it.
@@ -80,6 +82,7 @@ class TagReport:
     package: Path
     files: dict[str, TagCounts]
     kept: tuple[str, ...]
+    restored: tuple[str, ...]
     unknown: tuple[str, ...]
     notes: dict[str, str]
     written: tuple[str, ...]
@@ -106,7 +109,8 @@ def tag(
             package's own config.json says. If the package has no config, tokenizer or processor, they are written.
         trust_remote_code: Run code that comes with the model.
         force: Tag again what an export tagged and the sidecar still describes; the calls are lost then.
-        htp_options: What to write in addition to the tags; None means the defaults.
+        htp_options: What to write in addition to the tags; None means the defaults, and for files that keep their tags
+            what is on their nodes already.
 
     Raises:
         PackageError: There is no such package, it doesn't say what model it is, or nothing is known of any node: none of
@@ -132,6 +136,10 @@ def tag(
             logger.warning("%s. No node of it is resolved.", problem)
         written = sources.complete_package(staging.path)
         write_files(graphs, staging.path, options=options)
+        restored = [name for name in kept if _has_lost_tags(opened.files[name])]
+        for name in kept if htp_options is not None else restored:
+            file = opened.files[name]
+            write_files({name: file.tagged}, staging.path, options=htp_options or options_of([file.model]))
         records = kept | {
             name: FileRecord.of(graph).keeping(opened.files[name].record) for name, graph in graphs.items()
         }
@@ -147,7 +155,7 @@ def tag(
     notes = {
         name: _without_names(opened) for name, graph in graphs.items() if name not in problems and _is_left(graph)
     }
-    return TagReport(opened.path, counts, tuple(kept), tuple(problems), notes, written, seconds)
+    return TagReport(opened.path, counts, tuple(kept), tuple(restored), tuple(problems), notes, written, seconds)
 
 
 class _Sources:
@@ -252,6 +260,12 @@ def _from_names(package: HtpPackage) -> list[str]:
     """The files whose tags, as the sidecar says, are from names and not from an export."""
     source = package.sidecar.source if package.sidecar is not None else {}
     return str(source.get(_FROM_NAMES, "")).split(", ")
+
+
+def _has_lost_tags(file: HtpFile) -> bool:
+    """Whether nodes have other tags than the sidecar says, or none."""
+    written = read_tags(file.model)
+    return file.record is not None and any(written.get(key) != tag for key, tag in file.record.tags.items())
 
 
 def _is_described(package: HtpPackage, file: HtpFile) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optimum_htp.hierarchy import NodeKey
-from optimum_htp.onnxfile import OnnxModel, node_id
-from optimum_htp.package import SIDECAR, Ownership, read_tags
+from optimum_htp.onnxfile import MAX_MODEL_BYTES, OnnxModel, node_id
+from optimum_htp.package import SIDECAR, HtpFile, Ownership, read_tags
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
 
 def check_tags(package: Contents) -> Iterator[Finding]:
-    """Every node is tagged."""
+    """Every node is tagged, and says so itself."""
     tagged = total = 0
     for name, file in package.readable_files.items():
         keys = [key for key, _ in file.model.nodes()]
@@ -30,10 +30,20 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         elif missing:
             example = next(_name(file.model, key) for key in keys if key not in tags)
             yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
+        carried = len(tags.keys() & read_tags(file.model).keys())
+        if carried < len(tags) and _has_room(file):
+            what = f"{carried:,} of {nodes:,} nodes carry their tags; the others' are in {SIDECAR} only"
+            yield warning(f"{name}: {what}", f"write them into the file: optimum-cli htp project {package.path}")
         if unresolved:
             example = _name(file.model, unresolved[0])
             yield warning(f"{name}: the modules of {len(unresolved):,} nodes are unknown, such as {example}")
     yield good(f"{tagged:,} of {total:,} nodes") if package.readable_files else skipped("no file could be read")
+
+
+def _has_room(file: HtpFile) -> bool:
+    """Whether the tags fit into a file; beyond protobuf's limit they are in the sidecar only."""
+    longest = 4 * sum(len(tag.tag) for tag in file.tags.values())  # with what else is written on the nodes
+    return file.path.stat().st_size + longest < MAX_MODEL_BYTES
 
 
 def _name(model: OnnxModel, key: NodeKey) -> str:
@@ -81,8 +91,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
             advice = f"carry the tags over: optimum-cli htp project {package.path}"
             yield failed(f"{name} was changed after it was described in {SIDECAR}", advice)
             continue
-        # A file that is too large for tags has none at all.
-        written = read_tags(file.model)
+        written = read_tags(file.model)  # without any, `tags` says so
         differing = [key for key, tag in file.record.tags.items() if written and written.get(key) != tag]
         if differing:
             what = f"{len(differing):,} nodes have other tags than in {SIDECAR}, or none"
