@@ -24,6 +24,7 @@ from optimum_htp.models import (
     load_source_of,
     names_in_torch,
     open_session,
+    outputs_of,
     random_operators,
     run_for_file,
     session_options,
@@ -172,7 +173,8 @@ class _Comparison:
             if self.session is None:
                 file = self.package.files[self.part.file].path
                 self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
-            answers = dict(zip(names, self.session.run(names, dict(example.inputs)), strict=True))
+            values = outputs_of(self.session, names, example.inputs, name=self.part.file)
+            answers = dict(zip(names, values, strict=True))
         except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
             why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
             return _failed(example, why, _CONSTANT_AXIS if where else "")
