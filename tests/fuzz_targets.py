@@ -33,6 +33,7 @@ from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, OnnxFileError
 from optimum_htp.hierarchy.patterns import ModulePattern
 from optimum_htp.models.inputs import read_arrays
+from optimum_htp.onnxfile.limited import data_bytes
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, undo_renames
@@ -71,7 +72,7 @@ def bounded() -> Iterator[None]:
         raise TooLongError(f"more than {SECONDS} s")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    data = int(re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10  # type: ignore[index]
+    data = data_bytes() or 1 << 40
     before = signal.signal(signal.SIGVTALRM, too_long)
     resource.setrlimit(resource.RLIMIT_DATA, (data + EXTRA_BYTES, hard))
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
@@ -95,7 +96,7 @@ def seeds() -> tuple[bytes, ...]:
     )
     short.graph.node[1].metadata_props.add(key="author", value="somebody")
     files = (CORPUS / "odd.onnx", CORPUS / "package" / "model.onnx")
-    return (*[short.SerializeToString()] * 4, *(path.read_bytes() for path in files))
+    return (*[short.SerializeToString()] * 18, *(path.read_bytes() for path in files))
 
 
 def changed_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -171,21 +172,20 @@ JSON_VALUES: tuple[Any, ...] = (
 )
 
 
-def odd_json(document: Any, rng: random.Random) -> Any:
+def odd_json(text: str, rng: random.Random) -> Any:
     """A document with a few values changed, left out, doubled or put elsewhere."""
-    document = json.loads(json.dumps(document))
+    document = json.loads(text)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        places = list(_places(document))
-        if not places:
+        if not document:
             break
-        holder, key = rng.choice(places)
+        holder, key = _place(document, rng)
         kind = rng.randrange(5)
         if kind == 0:
             holder[key] = copy.deepcopy(rng.choice(JSON_VALUES))
         elif kind == 1:
             del holder[key]
         elif kind == 2:
-            other, where = rng.choice(places)
+            other, where = _place(document, rng)
             holder[key] = copy.deepcopy(other[where])
         elif kind == 3 and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
@@ -196,21 +196,21 @@ def odd_json(document: Any, rng: random.Random) -> Any:
     return document
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    stack = [value]
-    while stack:
-        holder = stack.pop()
-        for key in list(holder) if isinstance(holder, dict) else range(len(holder)):
-            yield holder, key
-            if isinstance(holder[key], (dict, list)):
-                stack.append(holder[key])
+def _place(document: Any, rng: random.Random) -> tuple[Any, Any]:
+    """Some value in a document: what holds it, and its key there."""
+    holder = document
+    while True:
+        key = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
+        if not isinstance(holder[key], (dict, list)) or not holder[key] or rng.random() < 0.15:
+            return holder, key
+        holder = holder[key]
 
 
-def odd_text(document: Any, rng: random.Random) -> bytes:
+def odd_text(text: str, rng: random.Random) -> bytes:
     """JSON that is odd by its values, or by its bytes."""
     if rng.random() < 0.7:
-        return json.dumps(odd_json(document, rng)).encode()
-    return changed_bytes(json.dumps(document).encode(), rng)
+        return json.dumps(odd_json(text, rng)).encode()
+    return changed_bytes(text.encode(), rng)
 
 
 # --- What holds of an ONNX file -----------------------------------------------------------------------------------
@@ -326,16 +326,16 @@ def rename(rng: random.Random, scratch: Path) -> str:
 
 
 @cache
-def documents() -> dict[str, Any]:
+def documents() -> dict[str, str]:
     """The JSON of the corpus: sidecar, config, manifest, and what a skeleton holds."""
     packed = read_model(CORPUS / "packed.onnx").metadata
     model = read_model(CORPUS / "package" / "model.onnx").metadata
     skeleton = next(value for key, value in model.items() if ".skeleton." in key)
     return {
-        "sidecar": json.loads((CORPUS / "package" / SIDECAR).read_bytes()),
-        "config": json.loads((CORPUS / "package" / "config.json").read_bytes()),
-        "manifest": json.loads(packed[MANIFEST]),
-        "skeleton": json.loads(_inflated(skeleton)),
+        "sidecar": (CORPUS / "package" / SIDECAR).read_text(encoding="utf-8"),
+        "config": (CORPUS / "package" / "config.json").read_text(encoding="utf-8"),
+        "manifest": packed[MANIFEST],
+        "skeleton": _inflated(skeleton).decode(),
     }
 
 
@@ -505,7 +505,7 @@ def verbs(rng: random.Random, scratch: Path) -> str:
             rng.choice(CHANGES)(rng.choice([each for each in messages(whole) if each]), rng)
         victim.write_bytes(put_together(whole, lambda: 1))
     elif name.endswith(".json"):
-        victim.write_bytes(odd_text(json.loads(victim.read_bytes()), rng))
+        victim.write_bytes(odd_text(victim.read_text(encoding="utf-8"), rng))
     else:
         victim.write_bytes(changed_bytes(victim.read_bytes(), rng))
     if rng.random() < 0.3:

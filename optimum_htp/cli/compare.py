@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_input_arguments,
+    add_limit_arguments,
     add_map_argument,
     add_session_arguments,
     input_sizes,
+    memory_size,
     positive,
     tolerance,
 )
@@ -50,7 +51,6 @@ exit codes:
 """
 
 _METRICS = ("sqnr", "relative", "absolute", "mean", "cosine")
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -77,12 +77,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
     parser.add_argument(
         "--max-memory",
-        type=_memory,
+        type=memory_size,
         default=1 << 30,
         metavar="SIZE",
         help="How much memory the tensors that are held at once may take: 500M, 2G (1G).",
     )
     add_session_arguments(parser)
+    add_limit_arguments(parser, memory=False)
     parser.add_argument("--task", metavar="TASK", help="The source model's task; default: the package's.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the source model.")
 
@@ -110,6 +111,7 @@ def run(args: Namespace) -> int:
             renamed=dict(args.map),
             task=args.task,
             trust_remote_code=args.trust_remote_code,
+            timeout=args.timeout,
         )
     print_report(
         report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
@@ -117,10 +119,3 @@ def run(args: Namespace) -> int:
     if report.wrong:
         return 1
     return 0 if report.ok else 2
-
-
-def _memory(text: str) -> int:
-    match = re.fullmatch(r"(\d{1,9})([KMG]?)(?:I?B)?", text.upper())
-    if match is None or not int(match[1]):
-        raise ArgumentTypeError(f"{text!r} is not a size, such as 500M or 2G")
-    return int(match[1]) * _UNITS[match[2]]

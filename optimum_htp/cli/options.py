@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Action, ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,23 @@ def add_session_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
 
 
+def add_limit_arguments(parser: ArgumentParser | _ArgumentGroup, *, memory: bool = True) -> None:
+    """Adds the options for what ONNX Runtime may take with a graph."""
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="How long ONNX Runtime may take to load the graph, and for each run (600).",
+    )
+    if memory:
+        parser.add_argument(
+            "--max-memory",
+            type=memory_size,
+            metavar="SIZE",
+            help="How much memory it may take for that, on Linux: 500M, 8G (2G and 8 times what the model has on the disk).",
+        )
+
+
 def count(text: str) -> int:
     """An integer, 0 or more."""
     return _integer(text, least=0)
@@ -153,6 +171,28 @@ def tolerance(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise ArgumentTypeError(f"{text!r} is not a number, 0 or more")
     return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds, more than 0")
+    return value
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def memory_size(text: str) -> int:
+    """Bytes, as in `500M` and `2G`."""
+    match = re.fullmatch(r"(\d{1,9})([KMG]?)(?:I?B)?", text.upper(), re.ASCII)
+    if match is None or not int(match[1]):
+        raise ArgumentTypeError(f"{text!r} is not a size, such as 500M or 2G")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def named_size(text: str) -> tuple[str, int]:

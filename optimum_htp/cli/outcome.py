@@ -30,6 +30,7 @@ from typing import Any
 import optimum_htp
 from optimum_htp.cli.views.terminal import printable
 from optimum_htp.errors import HtpError, cannot_write
+from optimum_htp.onnxfile import is_abandoned
 
 FAULT = 2
 BUG = 70
@@ -42,6 +43,16 @@ _BUG = f"this is a bug in optimum-htp {optimum_htp.__version__}; please report i
 
 def outcome(run: Callable[[], int]) -> int:
     """Runs a command and returns its exit code; says what went wrong."""
+    code = _outcome(run)
+    if is_abandoned():  # a call into ONNX Runtime that does not give up: Python would wait for it
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _outcome(run: Callable[[], int]) -> int:
     if not _streams_are_open():
         return _complain("standard output is closed, so nothing was done: send it to a file, or to /dev/null")
     if isinstance(sys.stdout, io.TextIOWrapper):

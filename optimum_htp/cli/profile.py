@@ -10,6 +10,7 @@ from pathlib import Path
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_input_arguments,
+    add_limit_arguments,
     add_map_argument,
     add_session_arguments,
     count,
@@ -82,6 +83,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_map_argument(parser, "PKG", "OTHER")
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
     add_session_arguments(parser)
+    add_limit_arguments(parser)
     parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
     parser.add_argument("--warmup", type=count, default=3, metavar="N", help="Runs before those (3).")
     parser.add_argument("--speedscope", metavar="FILE", help="Write a profile of PKG for speedscope.app.")
@@ -111,6 +113,8 @@ def run(args: Namespace) -> int:
                 warmup=args.warmup,
                 reference=reference,
                 renamed=renamed,
+                timeout=args.timeout,
+                max_memory_bytes=args.max_memory,
             )
 
     package = HtpPackage(args.package)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.options import add_map_argument, add_size_arguments, input_sizes, tolerance
+from optimum_htp.cli.options import add_limit_arguments, add_map_argument, add_size_arguments, input_sizes, tolerance
 from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Check that a package is complete and consistent; on request load it, and compare it with PyTorch."
@@ -46,6 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape", batch="2", sequence="16"
     )
     add_map_argument(parser, "PKG", "Optimum's exports (--model)")
+    add_limit_arguments(parser.add_argument_group("limits (--load, --model)"))
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
 
 
@@ -63,6 +64,8 @@ def run(args: Namespace) -> int:
             trust_remote_code=args.trust_remote_code,
             tolerance=args.tolerance,
             renamed=dict(args.map),
+            timeout=args.timeout,
+            max_memory_bytes=args.max_memory,
             **input_sizes(args),
         )
     print_report(report, print_validation, as_json=args.json)

@@ -41,7 +41,16 @@ from optimum_htp.models.measures import (
     worst_errors,
 )
 from optimum_htp.models.part_values import part_inputs, part_phases
-from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
+from optimum_htp.models.runtime import (
+    DEFAULT_PROVIDER,
+    check_provider,
+    graph_limits,
+    open_session,
+    outputs_of,
+    run_session,
+    session_options,
+    usual_memory,
+)
 from optimum_htp.models.torch_parts import (
     Example,
     Part,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
+from optimum_htp.onnxfile import external_data_files, limited, out_of_memory, run_limits
+from optimum_htp.package import HtpPackage
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 DEFAULT_PROVIDER = "CPUExecutionProvider"
+_FREE_BYTES, _RATIO = 2 << 30, 8  # of memory: real models take twice their weights, and small ones more
 _ONLY_FATAL = 4  # the other messages are in ONNX Runtime's exceptions
 
 
@@ -47,14 +52,68 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
 
     source = model if isinstance(model, bytes) else str(model)
     providers = list(dict.fromkeys([provider, DEFAULT_PROVIDER]))
+    start = partial(onnxruntime.InferenceSession, source, options, providers=providers)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
+        session = limited(start, partial(options.set_load_cancellation_flag, True), name=name)
+    except HtpError:
+        raise
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-        raise HtpError(f"{name}: ONNX Runtime can't load it: {reason(error)}") from error
+        raise HtpError(f"{name}: ONNX Runtime can't load it: {out_of_memory(error) or reason(error)}") from error
     started = session.get_providers()
     if provider not in started:
         raise HtpError(f"{provider} could not be started, only {', '.join(started)}: its libraries are missing")
     return session
+
+
+def outputs_of(
+    session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray[Any, Any]], *, name: str
+) -> list[Any]:
+    """Runs a session as `run_session` does, and raises what ONNX Runtime raises; HtpError when the time is over."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _ONLY_FATAL
+
+    def stop() -> None:
+        options.terminate = True
+
+    wanted = None if outputs is None else list(outputs)
+    return list(limited(lambda: session.run(wanted, dict(inputs), options), stop, name=name))
+
+
+@contextmanager
+def graph_limits(
+    packages: Iterable[HtpPackage], *, timeout_s: float | None = None, max_memory_bytes: int | None = None
+) -> Iterator[None]:
+    """Limits what ONNX Runtime may take for each call with graphs of these packages; None means the defaults.
+
+    That is `DEFAULT_TIMEOUT_S`, and 2 GiB and 8 times what the model has on the disk, weights included.
+    """
+    if timeout_s is not None and not timeout_s > 0:
+        raise HtpError(f"a timeout of {timeout_s:g} s: give more than 0")
+    memory = usual_memory(packages) if max_memory_bytes is None else max_memory_bytes
+    with run_limits(seconds=timeout_s, memory_bytes=memory):
+        yield
+
+
+def usual_memory(packages: Iterable[HtpPackage]) -> int:
+    """How much memory ONNX Runtime may have for the graphs of packages, in bytes, unless it is said."""
+    paths = set()
+    for package in packages:
+        for file in package.files.values():
+            paths.add(file.path)
+            with suppress(HtpError):  # a file that can't be read needs none
+                paths.update(file.path.parent / location for location in external_data_files(file.model))
+    return _FREE_BYTES + _RATIO * sum(map(_stored_bytes, paths))
+
+
+def _stored_bytes(path: Path) -> int:
+    """What a file takes on the disk: a hostile one may have holes."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return 0
+    return min(status.st_size, getattr(status, "st_blocks", 1 << 60) * 512)
 
 
 def run_session(
@@ -62,8 +121,13 @@ def run_session(
 ) -> list[Any]:
     """Runs a session for some outputs, None for all. Raises HtpError with the `name` if it can't run."""
     try:
-        return list(session.run(None if outputs is None else list(outputs), dict(inputs)))
+        return outputs_of(session, outputs, inputs, name=name)
+    except HtpError:
+        raise
     except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
+        memory = out_of_memory(error)
+        if memory is not None:
+            raise HtpError(f"{name}: ONNX Runtime can't run it: {memory}") from error
         shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in list(inputs.items())[:4])
         raise HtpError(
             f"{name}: ONNX Runtime can't run it on inputs of these sizes ({shapes}): {reason(error)}; "

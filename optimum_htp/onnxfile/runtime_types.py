@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
+from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile.assembly import encode_node
 from optimum_htp.onnxfile.edges import reads
+from optimum_htp.onnxfile.limited import limited
 from optimum_htp.onnxfile.model import Function, Node, Value, operator_name
 from optimum_htp.onnxfile.submodels import Submodels
 from optimum_htp.onnxfile.types import NUMBERS
@@ -98,10 +101,17 @@ def loaded_types(model: bytes, *, started: bool = False) -> dict[str, Value] | N
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    try:
+
+    def load() -> Any:
         session = runtime.InferenceSession(options, model, False, False)
         if started:
             session.initialize_session(["CPUExecutionProvider"], [{}], set())
+        return session
+
+    try:
+        session = limited(load, partial(options.set_load_cancellation_flag, True), name="types of tensors")
+    except HtpError:
+        raise
     except Exception:  # of ONNX Runtime's C++ module
         return None
     known = {}

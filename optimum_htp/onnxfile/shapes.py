@@ -91,6 +91,9 @@ def _onnx_types(graph: Submodels) -> dict[str, Value]:
     import onnx
 
     proto = onnx.ModelProto.FromString(graph.model(range(len(graph.nodes)), graph.given, graph.outputs))
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    except Exception:  # of its C++ module, for what is no model: ONNX Runtime, which refuses it too, says why
+        return dict(graph.given)
     values = map(read_proto, (*inferred.graph.value_info, *inferred.graph.output))
     return {**graph.given, **{value.name: value for value in values if value.elem_type}}

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from optimum_htp.errors import OnnxFileError
 from optimum_htp.onnxfile.limits import CACHED
+from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.wire import Data, WireError, fields, release_pages
 
@@ -62,6 +64,16 @@ def check_parsable(path: Path) -> None:
     """Raises OnnxFileError for what protobuf does not parse, which no tool loads."""
     with mapped(path) as (_, data):
         _Check(data).message("model", 0, len(data), 0)
+
+
+def check_sound(model: OnnxModel) -> None:
+    """Raises OnnxFileError for what protobuf does not parse, and for sizes below 0, which every tool refuses."""
+    check_parsable(model.path)
+    for _, graph in model.graphs():
+        for tensor in (*graph.initializers, *graph.external_attributes):
+            if any(size < 0 for size in tensor.dims):
+                shape = f"{list(tensor.dims)}"
+                raise OnnxFileError(f"the tensor {tensor.name!r} has a size below 0: {shape:.200}", path=model.path)
 
 
 class _Check:

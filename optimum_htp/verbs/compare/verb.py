@@ -30,6 +30,7 @@ from optimum_htp.models import (
     find_parts,
     fixed_sizes,
     graph_inputs,
+    graph_limits,
     load_inputs,
     load_source_of,
     make_inputs,
@@ -39,6 +40,7 @@ from optimum_htp.models import (
     part_inputs,
     part_phases,
     phases,
+    usual_memory,
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import (
@@ -106,6 +108,7 @@ def compare(
     renamed: Mapping[str, str] | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
+    timeout: float | None = None,
 ) -> CompareReport:
     """Compares each module call of a package with the source model, or with another package.
 
@@ -132,10 +135,13 @@ def compare(
             name is the same.
         task: The task of the source model; None means what the package says.
         trust_remote_code: Run code that comes with the source model.
+        timeout: Seconds that ONNX Runtime may take to load a part of the graph, and for each run; None means 600. On Linux
+            it may have 2 GiB of memory, 8 times what the models have on the disk, and twice `max_memory_bytes`.
 
     Raises:
         PackageError: There is no such package or model, the nodes are not tagged, or the model is not the source.
-        HtpError: The provider is not installed, or the inputs are not what the model takes.
+        HtpError: The provider is not installed, the inputs are not what the model takes, or ONNX Runtime takes too long or
+            too much memory.
 
     Example:
         >>> report = compare("bert_onnx", model="bert")    # doctest: +SKIP
@@ -154,13 +160,18 @@ def compare(
         renamed=renamed or {},
     )
     package = as_package(package)
+    other = None
     if model is None:
         other = whole_package(package) if reference is None else as_package(reference)
-        name = str(other.path)
-        parts, refused = _with_package(package, other, options, is_own=reference is None)
-    else:
-        name = str(model)
-        parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
+    graphs = [package, *([other] if other is not None else [])]
+    memory = usual_memory(graphs) + 2 * max_memory_bytes
+    with graph_limits(graphs, timeout_s=timeout, max_memory_bytes=memory):
+        if other is not None:
+            name = str(other.path)
+            parts, refused = _with_package(package, other, options, is_own=reference is None)
+        else:
+            name = str(model)
+            parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
     return CompareReport(
         package=str(package.path), reference=name, provider=options.provider, parts=parts, not_compared=refused
     )

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError, reason, writing
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
-from optimum_htp.models import DEFAULT_PROVIDER, open_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, graph_limits, open_session, session_options
 from optimum_htp.onnxfile import (
     SourceFiles,
     TensorTypes,
     Value,
     body_path,
+    check_sound,
     graph_digest,
     model_spans,
     read_model,
@@ -92,7 +93,13 @@ def extract(
     chosen = opened.files[choice.file.name]
     if opened.path.is_dir() and chosen.path.is_symlink():
         refuse_link(chosen.path, opened.directory)
-    with SourceFiles(chosen.path) as files, writing(target), StagedDirectory(target.parent) as staging:
+    check_sound(choice.file.model)
+    with (
+        graph_limits((opened,)),
+        SourceFiles(chosen.path) as files,
+        writing(target),
+        StagedDirectory(target.parent) as staging,
+    ):
         _, earlier = _target(opened, output, overwrite=overwrite)
         model = model_spans(files.data)
         spans = scope_spans(files.data, model.graph, choice.graph)

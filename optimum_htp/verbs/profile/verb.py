@@ -16,6 +16,7 @@ from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
     check_provider,
+    graph_limits,
 )
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
@@ -49,6 +50,8 @@ def profile(
     warmup: int = 3,
     reference: str | Path | HtpPackage | None = None,
     renamed: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    max_memory_bytes: int | None = None,
 ) -> ProfileReport:
     """Measures how long each module of a package takes in ONNX Runtime, with its default optimizations.
 
@@ -74,10 +77,14 @@ def profile(
             have the names that its inputs have.
         renamed: Inputs of the package that the reference calls otherwise, and how it calls them, where that is not found
             by itself.
+        timeout: Seconds that ONNX Runtime may take to load a file, and for each run; None means 600.
+        max_memory_bytes: Memory that it may take for that, on Linux; None means 2 GiB and 8 times what the model has on
+            the disk.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
-        HtpError: The provider is not installed, or the inputs are not what the model takes.
+        HtpError: The provider is not installed, the inputs are not what the model takes, or it takes too long or too
+            much memory.
 
     Example:
         >>> report = profile("bert_onnx", batch_size=8)                                     # doctest: +SKIP
@@ -104,17 +111,20 @@ def profile(
         )
     check_renamed(renamed or {}, (graph.model for graph in tagged))
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
-    chosen = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
-    notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
-    notes += chosen.notes
-    profiles: list[PhaseProfile] = []
-    for graph, by_phase in zip(tagged, chosen.by_phase, strict=True):
-        measured = measure(
-            graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
-        )
-        if measured.optimized is None:
-            notes.append(_NOT_WRITTEN.format(graph.name))
-        profiles += _profiles(graph, by_phase, measured)
+    with graph_limits(
+        [package, *([origin] if origin is not None else [])], timeout_s=timeout, max_memory_bytes=max_memory_bytes
+    ):
+        chosen = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
+        notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
+        notes += chosen.notes
+        profiles: list[PhaseProfile] = []
+        for graph, by_phase in zip(tagged, chosen.by_phase, strict=True):
+            measured = measure(
+                graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
+            )
+            if measured.optimized is None:
+                notes.append(_NOT_WRITTEN.format(graph.name))
+            profiles += _profiles(graph, by_phase, measured)
     return ProfileReport(
         package=str(package.path),
         provider=provider,

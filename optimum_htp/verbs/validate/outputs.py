@@ -24,6 +24,7 @@ from optimum_htp.models import (
     load_source_of,
     names_in_torch,
     open_rounded,
+    outputs_of,
     random_operators,
     run_for_file,
 )
@@ -176,7 +177,7 @@ class _Comparison:
             try:
                 if self.session is None:
                     self.session, self.is_rounded = open_rounded(self.model, name=self.part.file)
-                answers = self.session.run(names, dict(example.inputs))
+                answers = outputs_of(self.session, names, example.inputs, name=self.part.file)
             except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
                 why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
                 return _failed(first, why, _CONSTANT_AXIS if where else "")

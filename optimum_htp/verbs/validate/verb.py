@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import InputSizes
+from optimum_htp.models import InputSizes, graph_limits, usual_memory
+from optimum_htp.onnxfile import DEFAULT_TIMEOUT_S
 from optimum_htp.package import HtpPackage, path_of
 from optimum_htp.verbs.validate import config_checks, file_checks, shape_checks, tag_checks
 from optimum_htp.verbs.validate.contents import Contents
@@ -56,6 +57,8 @@ def validate(
     renamed: Mapping[str, str] | None = None,
     task: str | None = None,
     trust_remote_code: bool = False,
+    timeout: float | None = None,
+    max_memory_bytes: int | None = None,
 ) -> ValidationReport:
     """Checks a package.
 
@@ -77,6 +80,10 @@ def validate(
             found by itself.
         task: The task to load and compare for; None means the one that the package says.
         trust_remote_code: Let the code of the model run, where loading needs it.
+        timeout: Seconds that `load` may take; for `model`, that ONNX Runtime may take to load a file and for each run. None
+            means 600.
+        max_memory_bytes: Memory that ONNX Runtime may take for that, on Linux; None means 2 GiB and 8 times what the model
+            has on the disk.
 
     Returns:
         The checks; `report.ok` says whether none failed.
@@ -100,25 +107,38 @@ def validate(
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
     if renamed and model is None:
         raise HtpError("--map is for a source model to compare with: give --model MODEL (model=) too")
+    if (timeout is not None or max_memory_bytes is not None) and not load and model is None:
+        raise HtpError(
+            "a time or memory limit is for running the graph: give --load or --model MODEL (load=, model=) too"
+        )
+    if timeout is not None and not timeout > 0:
+        raise HtpError(f"a timeout of {timeout:g} s: give more than 0")
     path = path_of(package)
     contents = Contents(path)
     checks = _run(_OPTIMUM_CHECKS | _HTP_CHECKS, contents)
     if load:
         from optimum_htp.verbs.validate.loading import check_loading
 
-        checks += check_loading(contents, task=task, trust_remote_code=trust_remote_code)
+        checks += check_loading(
+            contents,
+            task=task,
+            trust_remote_code=trust_remote_code,
+            timeout=DEFAULT_TIMEOUT_S if timeout is None else timeout,
+            max_memory_bytes=usual_memory((contents,)) if max_memory_bytes is None else max_memory_bytes,
+        )
     if model is not None:
         from optimum_htp.verbs.validate.outputs import check_outputs
 
-        checks += check_outputs(
-            contents,
-            str(model),
-            task=task,
-            trust_remote_code=trust_remote_code,
-            tolerance=tolerance,
-            shapes=sizes,
-            renamed=renamed,
-        )
+        with graph_limits((contents,), timeout_s=timeout, max_memory_bytes=max_memory_bytes):
+            checks += check_outputs(
+                contents,
+                str(model),
+                task=task,
+                trust_remote_code=trust_remote_code,
+                tolerance=tolerance,
+                shapes=sizes,
+                renamed=renamed,
+            )
     files = tuple(contents.files)
     return ValidationReport(package=str(path), task=contents.plain_task, files=files, checks=tuple(checks))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError, reason
-from optimum_htp.onnxfile import external_data_files, read_model
+from optimum_htp.onnxfile import external_data_files, limit_process_memory, out_of_memory, read_model
 from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
 
@@ -32,6 +32,9 @@ def main() -> None:
     request = json.loads(sys.stdin.read())
     results: dict[str, _Result] = {}
     run = _Run(request)
+    import optimum.onnxruntime  # noqa: F401 (what it takes does not count)
+
+    limit_process_memory(request["max_memory_bytes"])
     for name, work in (("checker", run.checker), ("load", run.load), ("run", run.run)):
         results[name] = work()
         Path(request["result"]).write_text(json.dumps(results), encoding="utf-8")
@@ -76,7 +79,7 @@ class _Run:
         except PackageError as error:
             return self._load_singly(error)
         except Exception as error:  # whatever Optimum, transformers or ONNX Runtime raise
-            return FAILED, f"it can't be loaded: {reason(error)}", ""
+            return FAILED, f"it can't be loaded: {out_of_memory(error) or reason(error)}", ""
         return OK, f"loaded as {type(self.model).__name__}", ""
 
     def _load_singly(self, problem: PackageError) -> _Result:
@@ -89,7 +92,7 @@ class _Run:
             try:
                 onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-                return FAILED, f"{Path(file).name} can't be loaded: {reason(error)}", ""
+                return FAILED, f"{Path(file).name} can't be loaded: {out_of_memory(error) or reason(error)}", ""
         message = f"ONNX Runtime loads each of {len(self.request['files'])} files, but no class of Optimum all of them"
         return WARNING, f"{message}: {problem}", ""
 
@@ -106,7 +109,7 @@ class _Run:
         try:
             outputs = call()
         except Exception as error:  # whatever Optimum or ONNX Runtime raise
-            return FAILED, f"it loads, but can't be run: {reason(error)}", ""
+            return FAILED, f"it loads, but can't be run: {out_of_memory(error) or reason(error)}", ""
         return OK, f"gave {_described(outputs)}", ""
 
     def _inputs(self) -> dict[str, Any]:
