@@ -1,7 +1,7 @@
 """Sessions that show any tensor of a graph as an output, or take it as an input instead of computing it.
 
-The parts of the file are copied byte by byte; weights are neither parsed nor held in memory, and external ones are read
-from where they are.
+The parts of the file are copied byte by byte; its weights are not parsed for that, and external ones are read from where
+they are.
 
 On the CPU float16 is rounded as `HalfRounding` does.
 """
@@ -49,6 +49,7 @@ from optimum_htp.verbs.compare.flat_graph import FlatGraph
 logger = logging.getLogger(__name__)
 
 _LENGTH = "/optimum_htp_length"
+_CONSTANTS_BYTES = 1 << 28  # of the weights that are held once they have been looked at
 HALF_NOTE = (
     "float16 tensors are rounded to float16, as a GPU does; ONNX Runtime's CPU provider alone would compute in float32"
 )
@@ -66,6 +67,8 @@ class Prober:
         self._files = self._stack.enter_context(SourceFiles(model.path))
         self._spans = model_spans(self._files.data)
         self._scopes: list[GraphSpans] = scope_spans(self._files.data, self._spans.graph, flat.path)
+        self._constants: dict[str, Array | None] = {}
+        self._room = _CONSTANTS_BYTES
         self._declared = {value.name: value for value in model.graph.inputs}
         self._weights = ExternalWeights(model, self._files.data)
         self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
@@ -108,7 +111,17 @@ class Prober:
         return element.kind == "integer" and (element.bits or 64) <= 8
 
     def constant(self, name: str) -> Array | None:
-        """The values of an initializer; None for what is not one, or can't be read."""
+        """The values of an initializer; None for what is not one, or can't be read. The same ones are asked for often."""
+        if name in self._constants:
+            return self._constants[name]
+        array = self._read_constant(name)
+        size = 0 if array is None else array.nbytes
+        if size <= self._room:
+            self._room -= size
+            self._constants[name] = array
+        return array
+
+    def _read_constant(self, name: str) -> Array | None:
         import onnx
         from onnx.external_data_helper import ExternalDataInfo
 
