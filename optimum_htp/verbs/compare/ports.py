@@ -78,6 +78,7 @@ class Ports:
         self.agree_db = agree_db
         self.matches: dict[Port, PortMatch] = {}
         self.problems: dict[int, str] = {}  # of calls that could not be run, why
+        self.works: dict[int, bool] = {}  # whether calls do something here, as far as that was asked
         self.chunks = 0  # in how many groups of calls the tensors were exposed
         self._max_bytes = max_bytes // 3
         self.names_are_shared = False

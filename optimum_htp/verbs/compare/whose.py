@@ -119,7 +119,10 @@ def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
 
 def _outermost_gone(ports: Ports, number: int) -> int | None:
     """The outermost call around one, or itself, that does nothing here; None if it does something."""
-    gone = [outer for outer in ports.graph.around(number) if not _works(ports, outer)]
+    for outer in ports.graph.around(number):
+        if outer not in ports.works:
+            ports.works[outer] = _works(ports, outer)
+    gone = [outer for outer in ports.graph.around(number) if not ports.works[outer]]
     return gone[-1] if gone else None
 
 
