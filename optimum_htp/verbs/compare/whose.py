@@ -84,7 +84,7 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         if not right or port.tensor in right or any(_made_in(graph, port.tensor, number) for number in right.values()):
             return None
         return _readers(graph, port)
-    if name == port.tensor or not ports.names_are_shared:
+    if graph.source(name) == port.tensor or not ports.names_are_shared:
         return None
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
