@@ -403,13 +403,17 @@ class Ports:
     def makers_of(self, port: Port) -> list[int]:
         """The calls that made just what a call should be given, or return, at a port: not those that only hand it on."""
         sample = self.samples[0]
-        values = self._values(sample, range(len(sample.calls)))
-        wanted = self.expected(port, values[port.call])[self.matches[port].index]
-        return [
-            number
-            for number, each in values.items()
-            if any(map(wanted.is_same, each.returned)) and not any(map(wanted.is_same, each.received))
-        ]
+        makers = []
+        for chunk in _groups({call.number: call.bytes for call in sample.calls}, self._max_bytes):
+            values = self._values(sample, list(dict.fromkeys((*chunk, port.call))))
+            wanted = self.expected(port, values[port.call])[self.matches[port].index]
+            makers += [
+                number
+                for number in chunk
+                if any(map(wanted.is_same, values[number].returned))
+                and not any(map(wanted.is_same, values[number].received))
+            ]
+        return makers
 
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""
