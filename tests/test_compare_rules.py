@@ -535,6 +535,24 @@ def test_tensors_of_the_reference_s_own_graph_are_known_by_name(compared: Compar
     assert all(call.own == EXACT for call in part.modules)
 
 
+def test_output_that_is_quantized_is_known_by_the_name_of_what_comes_after(compared: Compared) -> None:
+    """Its values can't tell if they are wrong."""
+    sound = """
+        a = Sin(x)                               # first
+        y = MatMul(a, w)                         # head
+    """
+    text = """
+        a = Sin(x)                               # first
+        h = MatMul(a, wother)                    # head
+        q = QuantizeLinear(h, vscale, vzero)     # head
+        y = DequantizeLinear(q, vscale, vzero)   # head
+    """
+    weights = {"vscale": np.array(0.02, np.float32), "vzero": np.array(128, np.uint8)}
+    part = compared(text, sound, weights=weights)
+    assert (part.verdict, named(part)) == ("one", ["head"])
+    assert (rows(part)["head"].tensors, rows(part)["head"].evidence) == (("h",), "name")
+
+
 def test_without_names_the_values_tell(compared: Compared) -> None:
     part = compared(SOUND, named=False)
     assert {spell(call): (call.tensors, call.evidence) for call in part.modules if call.path != ""} == {
@@ -1449,6 +1467,14 @@ def test_guess_is_no_evidence_for_others() -> None:
     for guesses, count in ((set(), 1), ({GUESS}, 2)):
         own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign={0})
         assert len(_by_module([own, other], {id(own): 20.0, id(other): 10.0})) == count
+
+
+def test_guess_comes_with_what_the_same_nodes_make_for_certain() -> None:
+    """A fused node has two outputs, one of them known by its shape only."""
+    guess, certain = Row(1, "/Net/B", False, nodes={4, 5}, guesses={GUESS}), Row(0, "/Net/A", True, nodes={4, 5})
+    assert _by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0}) == [[certain, guess]]
+    guess.nodes.add(6)
+    assert len(_by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0})) == 2
 
 
 # --- The report ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ Nodes that only quantize an activation, or undo that, belong to no call: whoever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag
@@ -34,8 +35,6 @@ class CallGraph:
 
     `call_of` gives the call that a node belongs to by its tag, None if unknown; `same_node` the one that it belongs to in the
     reference, if that has the very node.
-
-    With `depth` the calls deeper in the tree (the root is at depth 0) are one with those that they were made from.
     """
 
     def __init__(
@@ -45,13 +44,11 @@ class CallGraph:
         call_of: Callable[[NodeTag], int | None],
         *,
         same_node: Callable[[Node], int | None] = lambda _: None,
-        depth: int | None = None,
     ) -> None:
         self.flat = flat
         self.calls = calls
         self._call_of = call_of
-        self._same_node = same_node
-        self._depth = depth
+        self._depth: int | None = None
         self.adapters = self._find_adapters()
         # Nodes that the reference's graph has too, whatever was made of the nodes around them.
         self.unchanged = {
@@ -67,16 +64,25 @@ class CallGraph:
             known = node.tag is not None and node.tag.source != "unresolved" and index not in self.adapters
             if owner is None and known and node.tag is not None:
                 owner = call_of(node.tag)
-            self.owner.append(self._cut_off(owner))
-        # For each call that has nodes, their indices, those of the calls in it included.
-        self.nodes: dict[int, set[int]] = {}
+            self.owner.append(owner)
+
+    @cached_property
+    def nodes(self) -> dict[int, set[int]]:
+        """For each call that has nodes, their indices, those of the calls in it included."""
+        nodes: dict[int, set[int]] = {}
         for index, owner in enumerate(self.owner):
             for number in self.around(owner):
-                self.nodes.setdefault(number, set()).add(index)
+                nodes.setdefault(number, set()).add(index)
+        return nodes
 
     def at_depth(self, depth: int) -> CallGraph:
-        """The same graph with no calls deeper than that."""
-        return CallGraph(self.flat, self.calls, self._call_of, same_node=self._same_node, depth=depth)
+        """The same graph, with the calls deeper in the tree (the root is at depth 0) as one with those that they were made from."""
+        graph = copy(self)
+        graph._depth = depth
+        graph.owner = [graph._cut_off(owner) for owner in self.owner]
+        for name in ("nodes", "children", "fused", "working", "hidden"):  # what rests on the owners
+            graph.__dict__.pop(name, None)
+        return graph
 
     def has_call(self, number: int) -> bool:
         """Whether a call is not too deep to be one here."""

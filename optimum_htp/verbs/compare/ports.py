@@ -78,6 +78,7 @@ class Ports:
         self.agree_db = agree_db
         self.matches: dict[Port, PortMatch] = {}
         self.problems: dict[int, str] = {}  # of calls that could not be run, why
+        self.works: dict[int, bool] = {}  # whether calls do something here, as far as that was asked
         self.chunks = 0  # in how many groups of calls the tensors were exposed
         self._max_bytes = max_bytes // 3
         self.names_are_shared = False
@@ -223,17 +224,19 @@ class Ports:
                 inside = self.graph.nodes.get(number, set())
                 entering = self.graph.entering(number) if inside else []
                 for index, value in enumerate(values.received):
-                    if value.name in entering:
-                        self.matches[Port(number, value.name, into=True)] = PortMatch(index, NAME)
+                    tensor = self._named_tensor(value)
+                    if tensor is not None and tensor in entering:
+                        self.matches[Port(number, tensor, into=True)] = PortMatch(index, NAME)
                 named += [value.name for value in values.returned if value.name is not None]
                 for index, value in enumerate(values.returned):
-                    producer = self.graph.flat.producer.get(value.name or "")
-                    if producer is None or value.name is None:
+                    tensor = self._named_tensor(value)
+                    producer = self.graph.flat.producer.get(tensor or "")
+                    if producer is None or tensor is None:
                         continue
                     if producer in inside:
-                        self.matches[Port(number, value.name, into=False)] = PortMatch(index, NAME)
+                        self.matches[Port(number, tensor, into=False)] = PortMatch(index, NAME)
                     elif producer in self.graph.fused.get(number, ()):
-                        self.matches[Port(number, value.name, into=False, shared=True)] = PortMatch(index, NAME)
+                        self.matches[Port(number, tensor, into=False, shared=True)] = PortMatch(index, NAME)
         ours = self.graph.flat.producer
         shared = [name in ours for name in named if name not in self.samples[0].outputs]  # those are called so by all
         self.names_are_shared = sum(shared) > _SHARED * len(shared)
@@ -249,6 +252,10 @@ class Ports:
                     arrays = seen.tensors.get(port)
                     if arrays is None or measured(AS_IT_IS, arrays, expected) is None:
                         del self.matches[port]
+
+    def _named_tensor(self, value: PortValue) -> str | None:
+        """The tensor with a value's name: where a tool quantizes it, that before, and the name is with what comes after."""
+        return None if value.name is None else self.graph.source(value.name)
 
     def _candidates(self, number: int, step: int) -> list[Port]:
         """The tensors that may be at a call's borders."""
@@ -396,13 +403,17 @@ class Ports:
     def makers_of(self, port: Port) -> list[int]:
         """The calls that made just what a call should be given, or return, at a port: not those that only hand it on."""
         sample = self.samples[0]
-        values = self._values(sample, range(len(sample.calls)))
-        wanted = self.expected(port, values[port.call])[self.matches[port].index]
-        return [
-            number
-            for number, each in values.items()
-            if any(map(wanted.is_same, each.returned)) and not any(map(wanted.is_same, each.received))
-        ]
+        makers = []
+        for chunk in _groups({call.number: call.bytes for call in sample.calls}, self._max_bytes):
+            values = self._values(sample, list(dict.fromkeys((*chunk, port.call))))
+            wanted = self.expected(port, values[port.call])[self.matches[port].index]
+            makers += [
+                number
+                for number in chunk
+                if any(map(wanted.is_same, values[number].returned))
+                and not any(map(wanted.is_same, values[number].received))
+            ]
+        return makers
 
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""

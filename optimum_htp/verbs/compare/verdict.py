@@ -288,14 +288,19 @@ def _better(outputs: Outputs | None, before: Outputs) -> float:
 def _by_module(rows: Iterable[Row], excess: Mapping[int, float]) -> list[list[Row]]:
     """Rows of all calls of one module together, those of the module that is farthest from what is expected first.
 
-    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only. It
-    does not with one that rests on a guess, which is no evidence for others.
+    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only. So
+    does one that rests on a guess and is made by the very nodes that make a certain one, by a fused node with two outputs. A
+    guess is no evidence for others.
     """
     listed = list(rows)
-    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign and not row.guesses}
+    certain = [row for row in listed if not row.foreign and not row.guesses]
+    own = {row.call: (row.module, row.operations) for row in certain}
+    same = {frozenset(row.nodes): (row.module, row.operations) for row in certain if row.nodes}
     groups: dict[tuple[str, bool], list[Row]] = {}
     for row in listed:
         source = next((own[number] for number in sorted(row.foreign) if number in own), (row.module, row.operations))
+        if row.guesses:
+            source = same.get(frozenset(row.nodes), source)
         groups.setdefault(source, []).append(row)
     for key, group in groups.items():
         group.sort(key=lambda row: ((row.module, row.operations) != key, -excess[id(row)]))

@@ -84,7 +84,7 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         if not right or port.tensor in right or any(_made_in(graph, port.tensor, number) for number in right.values()):
             return None
         return _readers(graph, port)
-    if name == port.tensor or not ports.names_are_shared:
+    if graph.source(name) == port.tensor or not ports.names_are_shared:
         return None
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
@@ -119,7 +119,10 @@ def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
 
 def _outermost_gone(ports: Ports, number: int) -> int | None:
     """The outermost call around one, or itself, that does nothing here; None if it does something."""
-    gone = [outer for outer in ports.graph.around(number) if not _works(ports, outer)]
+    for outer in ports.graph.around(number):
+        if outer not in ports.works:
+            ports.works[outer] = _works(ports, outer)
+    gone = [outer for outer in ports.graph.around(number) if not ports.works[outer]]
     return gone[-1] if gone else None
 
 
