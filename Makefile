@@ -88,7 +88,7 @@ $(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
 
 # One stamp for each extra, and one for PyTorch, which all of them need.
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile $(VENV)/.installed-torch
-	@echo "Installing what \`$*\` needs into $(VENV): at first some 300 MB to download, which takes minutes."
+	@echo "Installing what \`$*\` needs into $(VENV): at first some 220 MB to download, which may take minutes."
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) torch --editable '.[$*]'
 	touch $@
 
