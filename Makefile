@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 # What every install is held to: the versions that the tests were last run with.
 CONSTRAINTS ?= constraints.txt
@@ -13,7 +13,7 @@ CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 
 # Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
-WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo auto)
 PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -67,6 +67,7 @@ lint: $(VENV)/.installed-lint ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
 
 format: $(VENV)/.installed-lint ## Rewrite what ruff can
 	$(BIN)/ruff check --fix .
@@ -88,12 +89,12 @@ $(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
 
 # One stamp for each extra, and one for PyTorch, which all of them need.
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile $(VENV)/.installed-torch
-	@echo "Installing what \`$*\` needs into $(VENV): at first some 300 MB to download, which takes minutes."
+	@echo "Installing what \`$*\` needs into $(VENV): at first some 220 MB to download, which may take minutes."
 	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) torch --editable '.[$*]'
 	touch $@
 
 $(VENV)/.installed-torch: $(CONSTRAINTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -e $(VENV)/pyvenv.cfg || $(PYTHON) -m venv $(VENV)
 	@echo "Installing PyTorch into $(VENV): some 200 MB to download if it is a build for the CPU, 3 GB if it is one with CUDA."
 ifeq ($(TORCH_INDEX),)
 	@echo "PyPI has the one with CUDA for Linux; for the other: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu"

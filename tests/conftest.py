@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import systems
 from filelock import FileLock
 
 # What a test writes need not survive a power cut, and waiting for the disk takes long.
@@ -25,6 +26,14 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_HUB_DISABLE_TELEMETRY="1",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, on a system that lacks it, what a test needs of POSIX; the summary says why."""
+    for item in items:
+        missing = systems.missing(item)
+        if missing:
+            item.add_marker(pytest.mark.skip(reason=f"this system has no {' and no '.join(missing)}"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -65,6 +65,20 @@ def test_every_command_is_in_the_readme() -> None:
     assert [verb for verb in VERBS if not re.search(rf"`{verb} |`{verb}`", table)] == []
 
 
+def test_readme_links_work_elsewhere() -> None:
+    """On PyPI too, where a relative link leads nowhere: they are those of the repository that pyproject.toml names."""
+    source = re.search(r'^Source = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert source is not None
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target] == []
+    ours = [target.removeprefix(source[1]) for target in targets if target.startswith(source[1])]
+    assert ours
+    for target in ours:
+        _, kind, branch, path = target.split("/", 3)
+        assert branch == "main"
+        assert (ROOT / path).is_dir() if kind == "tree" else kind == "blob" and (ROOT / path).is_file(), target
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     links = [
         (page, target)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -25,7 +26,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = "optimum/commands/register/register_htp.py"
-SOURCES = ["pyproject.toml", "README.md", "LICENSE", "optimum", "optimum_htp"]
+BUILT = re.compile(r"(PKG-INFO|setup\.cfg|optimum_htp\.egg-info/.*)$")
 
 # Whatever test runs first builds the wheel; the others of this file want the same worker.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -46,21 +47,36 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+def repository() -> list[str]:
+    """The files of the repository, new ones included; in an unpacked source distribution, its own."""
+    if not (ROOT / ".git").exists():
+        listed = (ROOT / "optimum_htp.egg-info" / "SOURCES.txt").read_text(encoding="utf-8").split("\n")
+        return [name for name in listed if name and not BUILT.match(name)]
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split("\0")
+    return [name for name in listed if name and (ROOT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built offline from a copy, since setuptools leaves `build/` and `*.egg-info` beside what it builds."""
-    scratch = tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, built offline from a copy, since setuptools leaves `*.egg-info` beside what it builds."""
+    scratch = tmp_path_factory.mktemp("sdist")
     source = scratch / "source"
-    source.mkdir()
-    leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=leave_out)
-        else:
-            shutil.copy2(ROOT / name, source / name)
+    for name in repository():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, source / name)
+    run(sys.executable, "-c", f"import setuptools.build_meta as it; it.build_sdist({str(scratch)!r})", cwd=source)
+    (built,) = scratch.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built offline from the source distribution, as `python -m build` does."""
+    scratch = tmp_path_factory.mktemp("wheel")
+    shutil.unpack_archive(sdist, scratch)
     run(
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"),
-        *("--wheel-dir", scratch, source),
+        *("--wheel-dir", scratch, scratch / sdist.name.removesuffix(".tar.gz")),
         cwd=scratch,
     )
     (built,) = scratch.glob("*.whl")
@@ -100,6 +116,13 @@ def names(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
+def test_source_distribution_is_the_repository(sdist: Path) -> None:
+    """All of it, so that the tests can be run and the documentation read."""
+    with tarfile.open(sdist) as archive:
+        files = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    assert {name for name in files if not BUILT.match(name)} == set(repository())
+
+
 def test_wheel_holds_the_package_the_hook_and_nothing_else(wheel: Path) -> None:
     """No tests, no examples, nothing of Optimum's, nothing left over from Python."""
     strays = [name for name in names(wheel) if not re.match(r"optimum_htp/|optimum_htp-[^/]+\.dist-info/", name)]
@@ -134,6 +157,12 @@ def test_wheel_metadata(wheel: Path, project: dict) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_all("License-File") == ["LICENSE"]
     assert dict(entry_points["console_scripts"]) == {"optimum-htp": "optimum_htp.__main__:main"}
+    assert metadata["Author"]
+    assert {line.partition(", ")[0] for line in metadata.get_all("Project-URL") or ()} == {
+        "Homepage", "Source", "Documentation", "Issues", "Changelog",
+    }  # fmt: skip
+    users = {"accelerate", "onnxscript", "onnxslim", "sentence-transformers", "all"}
+    assert users <= set(metadata.get_all("Provides-Extra") or ())
 
 
 def test_optimum_cli_finds_the_export_command(installed: Path, tmp_path: Path) -> None:
@@ -174,6 +203,14 @@ def test_hook_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:
     ours = run(installed / "python", "-c", code, cwd=tmp_path).stdout.splitlines()[-1]
     theirs = run(installed / "python", "-c", baseline, cwd=tmp_path).stdout.splitlines()[-1]
     assert ours == theirs
+
+
+def test_version_on_the_command_line(installed: Path, tmp_path: Path) -> None:
+    """By all of the names."""
+    said = f"optimum-htp {optimum_htp.__version__}\n"
+    for command in (("-m", "optimum.commands.optimum_cli", "htp"), ("-m", "optimum_htp")):
+        assert run(installed / "python", *command, "--version", cwd=tmp_path).stdout == said
+    assert run(installed / "optimum-htp", "--version", cwd=tmp_path).stdout == said
 
 
 def test_version_is_the_same_everywhere(project: dict) -> None:

@@ -7,6 +7,7 @@ The format is protobuf's: https://protobuf.dev/programming-guides/encoding/.
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -133,7 +134,7 @@ def release_pages(data: Data, position: int, released: int) -> int:
     """
     if position - released < _RELEASE_BYTES:
         return released
-    if hasattr(mmap, "MADV_DONTNEED") and isinstance(data, mmap.mmap):
+    if sys.platform != "win32" and hasattr(mmap, "MADV_DONTNEED") and isinstance(data, mmap.mmap):
         data.madvise(mmap.MADV_DONTNEED)
     return position
 
