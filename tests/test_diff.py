@@ -19,7 +19,8 @@ from test_tree import Terminal, plain
 
 from optimum_htp import HtpOptions, PackageError, diff, main_export, strip
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.diff import print_diff
+from optimum_htp.cli.views.diff import diff_page
+from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
@@ -210,7 +211,7 @@ def test_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     right = toy_package(tmp_path / "B", ModuleTree(infos), [(kind, long) for kind in kinds])
     terminal = Terminal()
     with redirect_stdout(terminal):
-        print_diff(diff(right, left))
+        print_page(diff_page(diff(right, left)))
     text = plain(terminal.getvalue())
     assert max(map(len, text.splitlines())) <= 80
     assert "…" in text

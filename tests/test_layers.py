@@ -16,6 +16,7 @@ PACKAGE = Path(optimum_htp.__file__).parent
 # A room may import those on lines above its own. The verbs don't import each other.
 FLOORS = (
     ("errors",),
+    ("reports",),
     ("onnxfile", "hierarchy"),
     ("tagging",),
     ("package",),

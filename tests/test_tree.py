@@ -22,7 +22,8 @@ import pytest
 import optimum_htp
 from optimum_htp import HtpOptions, main_export
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.tree import print_trees
+from optimum_htp.cli.views.terminal import print_page
+from optimum_htp.cli.views.tree import tree_page
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
@@ -187,7 +188,7 @@ def test_terminal_has_colours_and_the_same_words(package: Path, monkeypatch: pyt
 
 def printed(report: optimum_htp.TreeReport, stream: io.StringIO) -> str:
     with redirect_stdout(stream):
-        print_trees(report)
+        print_page(tree_page(report))
     return stream.getvalue()
 
 
@@ -219,7 +220,7 @@ def test_stream_without_unicode(package: Path) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     with redirect_stdout(stream):
-        print_trees(optimum_htp.tree(package))
+        print_page(tree_page(optimum_htp.tree(package)))
     stream.flush()
     assert b"|- encoder" in raw.getvalue()
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from optimum_htp.cli.options import (
     SEQUENCE,
+    add_expand,
     add_input_arguments,
     add_map_argument,
     add_session_arguments,
@@ -69,6 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
+    add_expand(parser)
     add_input_arguments(
         parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
     )
@@ -91,7 +93,7 @@ def run(args: Namespace) -> int:
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
-    from optimum_htp.cli.views.compare import print_comparison
+    from optimum_htp.cli.views.compare import comparison_page
     from optimum_htp.verbs.compare import compare
 
     with working("Comparing", args.package):
@@ -111,7 +113,9 @@ def run(args: Namespace) -> int:
             trust_remote_code=args.trust_remote_code,
         )
     print_report(
-        report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
+        report,
+        partial(comparison_page, top=args.top, every=args.all, metric=args.metric, expand=args.expand),
+        as_json=args.json,
     )
     return 0 if report.ok else 1
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
-from optimum_htp.cli.options import add_map_argument, count
+from optimum_htp.cli.options import add_expand, add_map_argument, count
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Compare two packages module by module: nodes, operators, parameters, opsets, and modules only in one."
@@ -40,15 +41,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_map_argument(parser, "B", "A")
     parser.add_argument("--depth", type=count, metavar="N", help=_DEPTH)
+    add_expand(parser)
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
 
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
-    from optimum_htp.cli.views.diff import print_diff
+    from optimum_htp.cli.views.diff import diff_page
     from optimum_htp.verbs.diff import diff
 
     packages = (args.before,) if args.after is None else (args.after, args.before)
     report = diff(*packages, renamed=dict(args.map), depth=args.depth)
-    print_report(report, print_diff, as_json=args.json)
+    print_report(report, partial(diff_page, expand=args.expand), as_json=args.json)
     return 1 if args.exit_code and report.changed else 0

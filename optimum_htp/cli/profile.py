@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimum_htp.cli.options import (
     SEQUENCE,
+    add_expand,
     add_input_arguments,
     add_map_argument,
     add_session_arguments,
@@ -71,6 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
     parser.add_argument("--top", type=positive, metavar="N", help=_TOP)
+    add_expand(parser)
     parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help=_SORT)
     parser.add_argument(
         "--reference",
@@ -92,8 +94,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
-    from optimum_htp.cli.views.profile import print_profile
-    from optimum_htp.cli.views.profile_delta import print_delta
+    from optimum_htp.cli.views.profile import profile_page
+    from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
     from optimum_htp.package import HtpPackage, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
@@ -123,9 +125,9 @@ def run(args: Namespace) -> int:
     delta = None
     if other is not None:
         delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
-    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
+    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort, "expand": args.expand}
     if delta is not None:
-        print_report(delta, partial(print_delta, **shown), as_json=args.json)
+        print_report(delta, partial(delta_page, **shown), as_json=args.json)
     else:
-        print_report(report, partial(print_profile, **shown), as_json=args.json)
+        print_report(report, partial(profile_page, **shown), as_json=args.json)
     return 0

@@ -35,6 +35,7 @@ from optimum_htp.package import (
     tagging_error,
     write_files,
 )
+from optimum_htp.reports import Report
 from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, Tagger, place_in_model, project, tag_export
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ _DESCRIBED = "model subfolder revision task library opset dtype optimize slim tr
 _ARGUMENTS = {"model": "model_name_or_path", "library": "library_name"}
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportReport(Report):
     """What an export did.
 
     Attributes:
