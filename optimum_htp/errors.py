@@ -61,7 +61,7 @@ def unknown_name(name: str, known: Iterable[str], *, what: str) -> UnknownNameEr
     """
     from difflib import get_close_matches
 
-    names = list(dict.fromkeys(known))
+    names = list(dict.fromkeys(filter(None, known)))
     near = get_close_matches(name, names, n=3, cutoff=0.6)
     some = f"there are {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}"
     hint = f"like it are: {', '.join(map(repr, near))}" if near else some if names else "there is none at all"

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.page import Cell, Column, Row, Table, printable
 
@@ -19,6 +19,7 @@ Segments = list[tuple[str, str]]
 
 _GAP = "  "
 _READABLE = 24  # cells that words get before columns are left out for them
+_TIGHT = 16  # cells that are enough for words where names are whole then
 _NARROWEST = 20  # cells of the narrowest terminal that anything is fitted to
 _NAMES = 0.6  # of the width is for the first column, before others are left out for it
 _BREAKS = "./_:-"  # names go on in the next line behind one of these
@@ -51,18 +52,23 @@ class _Text:
     below: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How wide a column is if nothing in it wraps, and its longest word."""
+
+    whole: int
+    word: int
+
+
 def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
     """The lines of a table, and the titles of the columns that were left out."""
-    columns = table.columns
+    columns = [replace(table.columns[0], exact=True), *table.columns[1:]]
     titles = [_Text(column.title if look.unicode else column.title.replace("±", "+-")) for column in columns]
     guides = _guides(table.rows, look)
     cells = [_cells(row, guide, look) for row, guide in zip(table.rows, guides, strict=True)]
-    natural = [
-        max(look.measure(cell.lead) + look.measure(cell.text) for cell in (title, *(row[index] for row in cells)))
-        for index, title in enumerate(titles)
-    ]
-    shown, bar = _shown(columns, natural, look)
-    widths = _widths(columns, natural, shown, bar, look)
+    sizes = [_size([title, *(row[index] for row in cells)], look) for index, title in enumerate(titles)]
+    shown, bar = _shown(columns, sizes, look)
+    widths = _widths(columns, sizes, shown, bar, look)
     marked = any(column.marked for column in columns)
 
     def lines(texts: Sequence[_Text], style: str, shares: Sequence[Cell]) -> Iterator[Segments]:
@@ -85,19 +91,24 @@ def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
     return found, [title.text for index, title in enumerate(titles) if index not in shown]
 
 
-def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, name: bool = False) -> list[str]:
-    """A text in lines that are no wider: broken between words, else behind a sign in a name, else anywhere.
+def _size(cells: Sequence[_Text], look: Look) -> _Size:
+    whole = max(look.measure(cell.lead) + look.measure(cell.text) for cell in cells)
+    return _Size(whole, max((look.measure(word) for cell in cells for word in cell.text.split()), default=0))
 
-    A `name` is broken behind a sign first, and goes on a little to the right.
 
-    >>> wrapped("encoder.layer.10.attention", 14, name=True)
+def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: str = "words") -> list[str]:
+    """A text in lines that are no wider: of `"words"`, of `"items"` with commas between them, or of the parts of a `"name"`.
+
+    Where none of these ends, a line ends behind a sign, or anywhere. A name goes on a little to the right.
+
+    >>> wrapped("encoder.layer.10.attention", 14, of="name")
     ['encoder.layer.', '  10.attention']
     """
     lines, indent = [], ""
     while measure(indent) + measure(text) > width:
-        cut = _cut(text, _fitting(text, width - len(indent), measure), name=name)
+        cut = _cut(text, _fitting(text, width - len(indent), measure), of)
         lines.append(indent + text[:cut].rstrip())
-        text, indent = text[cut:].lstrip(), " " * min(2 * name, width // 2)
+        text, indent = text[cut:].lstrip(), " " * min(2 * (of == "name"), width // 2)
     return [*lines, indent + text] if text or not lines else lines
 
 
@@ -111,12 +122,15 @@ def _fitting(text: str, room: int, measure: Callable[[str], int]) -> int:
     return len(text)
 
 
-def _cut(text: str, end: int, *, name: bool) -> int:
-    space = text.rfind(" ", 1, end + 1)
+def _cut(text: str, end: int, of: str) -> int:
+    space, comma = text.rfind(" ", 1, end + 1), text.rfind(", ", 1, end) + 1
     sign = max(text.rfind(sign, 0, end) for sign in _BREAKS) + 1
-    if name:
-        return sign if sign > end // 2 else space if space > 0 else end
-    return space if space > 0 else sign if sign > end // 2 else end
+    sign = sign if sign > end // 2 else 0
+    if of == "name" and sign:
+        return sign
+    if of == "items" and comma > end // 3:
+        return comma
+    return space if space > 0 else sign or end
 
 
 def _cells(row: Row, guides: tuple[str, str], look: Look) -> list[_Text]:
@@ -153,17 +167,17 @@ def _bar(cell: Cell, width: int) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def _shown(columns: Sequence[Column], natural: Sequence[int], look: Look) -> tuple[list[int], int]:
+def _shown(columns: Sequence[Column], sizes: Sequence[_Size], look: Look) -> tuple[list[int], int]:
     """The columns that there is room for, and how wide bars are."""
     shown = list(range(len(columns)))
     if look.width is None:
         return shown, 0
     width = max(look.width, _NARROWEST)
     needed = [
-        size if column.number or column.bar
-        else min(size, max(int(width * _NAMES), _READABLE)) if column.exact or not index
-        else min(size, _READABLE)
-        for index, (column, size) in enumerate(zip(columns, natural, strict=True))
+        size.whole if column.number or column.bar
+        else min(size.whole, max(int(width * _NAMES), _READABLE)) if column.exact
+        else min(size.whole, _READABLE)
+        for index, (column, size) in enumerate(zip(columns, sizes, strict=True))
     ]  # fmt: skip
 
     def room() -> int:
@@ -171,11 +185,8 @@ def _shown(columns: Sequence[Column], natural: Sequence[int], look: Look) -> tup
 
     bars = sum(column.bar for column in columns) if look.drawn else 0
     size = (20 if width >= 120 else 10) if bars else 0
-    while room() < bars * (size + 1):
-        last = max(shown, key=lambda index: (columns[index].spare, index))
-        if not columns[last].spare:
-            break
-        shown.remove(last)
+    while room() < bars * (size + 1) and (most := max(columns[index].spare for index in shown)):
+        shown = [index for index in shown if columns[index].spare != most]
     if room() < bars * (size + 1):
         size = 0
     while room() < 0 and len(shown) > 1:  # the narrowest terminals
@@ -190,20 +201,25 @@ def _shown(columns: Sequence[Column], natural: Sequence[int], look: Look) -> tup
 
 
 def _widths(
-    columns: Sequence[Column], natural: Sequence[int], shown: Sequence[int], bar: int, look: Look
+    columns: Sequence[Column], sizes: Sequence[_Size], shown: Sequence[int], bar: int, look: Look
 ) -> dict[int, int]:
     """How wide each column is: as wide as it takes, or where that is too much in all, names before words."""
-    widths = {index: natural[index] for index in shown}
+    widths = {index: sizes[index].whole for index in shown}
     if look.width is None:
         return widths
     fixed = [index for index in shown if columns[index].number or columns[index].bar]
     room = max(look.width, _NARROWEST) - len(_GAP) * (len(shown) - 1)
-    room -= sum(natural[index] + (bar + 1 if columns[index].bar and bar else 0) for index in fixed)
-    names = [index for index in shown if index not in fixed and (columns[index].exact or index == 0)]
+    room -= sum(widths[index] + (bar + 1 if columns[index].bar and bar else 0) for index in fixed)
+    names = [index for index in shown if index not in fixed and columns[index].exact]
     words = [index for index in shown if index not in fixed and index not in names]
-    least = sum(min(natural[index], _READABLE if room > 3 * _READABLE // 2 else 10) for index in words)
-    for group, left in ((names, room - least), (words, room)):
-        left = left if group is names else room - sum(widths[index] for index in names)
+    loose, tight = (
+        sum(min(sizes[index].whole, max(least, sizes[index].word if least < _READABLE else 0)) for index in words)
+        for least in (_READABLE, _TIGHT)
+    )
+    needed = sum(widths[index] for index in names)
+    least = tight if loose + needed > room >= tight + needed else min(loose, room // 2)
+    for group in (names, words):
+        left = room - (least if group is names else sum(widths[index] for index in names))
         while sum(widths[index] for index in group) > max(left, len(group)):
             widths[max(group, key=widths.__getitem__)] -= 1
     return widths
@@ -213,9 +229,9 @@ def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> l
     """The lines of a cell, each as wide as its column."""
     lead, below = cell.lead, cell.below
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
-        lead = below = lead[: width // 2]
+        lead, below = lead[: width // 2], below[: width // 2]
     room = width - look.measure(lead)
-    first, *others = wrapped(cell.text, max(room, 1), look.measure, name=bool(cell.lead) or column.exact)
+    first, *others = wrapped(cell.text, max(room, 1), look.measure, of="name" if column.exact else "items")
     lines = [lead + first, *(below.ljust(len(lead)) + other for other in others)]
     padding = [" " * (width - look.measure(line)) for line in lines]
     on_right = column.number or column.bar

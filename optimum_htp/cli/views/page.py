@@ -25,7 +25,7 @@ class Column:
     )
     bar: bool = False  # shares: a number, and on a terminal a bar beside it
     marked: bool = False  # the style of a row is for this column alone
-    spare: int = 0  # a narrow terminal leaves out the columns with the highest first; 0 is left out for nothing
+    spare: int = 0  # a narrow terminal leaves out those with the highest first, together; 0 is left out last of all
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from optimum_htp.cli.views.fitting import Look, Segments, fitted, wrapped
 from optimum_htp.cli.views.page import Block, Heading, Note, Page, printable
 from optimum_htp.reports import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _Report = TypeVar("_Report", bound=Report)
 
@@ -56,12 +59,11 @@ def print_page(page: Page) -> None:
             print("".join(text for text, _ in line).rstrip())
         return
     from rich.cells import cell_len
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = _console()
     drawn = unicode and not console.is_dumb_terminal
-    look = Look(width=console.width or _WIDTH, drawn=drawn, unicode=unicode, measure=cell_len)
+    look = Look(width=console.width, drawn=drawn, unicode=unicode, measure=cell_len)
     for line in page_lines(page, look):
         text = Text.assemble(*((part, _STYLES.get(style, "")) for part, style in line))
         text.rstrip()
@@ -94,6 +96,14 @@ def _words(text: str, style: str, look: Look) -> Iterable[Segments]:
     return [[(line, style)] for line in lines]
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """The terminal, as rich finds it; `COLUMNS=0` says nothing of its width."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.width > 0 else Console(stderr=stderr, width=_WIDTH)
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Whether a stream is a terminal."""
     try:
@@ -111,11 +121,10 @@ def working(doing: str, what: object) -> Iterator[None]:
     if not is_terminal(sys.stderr):
         yield
         return
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     # Drawn seldom, because what is measured meanwhile shares the machine.
     with Progress(
