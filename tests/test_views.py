@@ -64,11 +64,11 @@ from optimum_htp import (
     ValidationReport,
     Value,
 )
+from optimum_htp.cli.views.blocks import Column, Heading, Page, Row, Table
 from optimum_htp.cli.views.compare import comparison_page
 from optimum_htp.cli.views.fitting import Look, fitted
 from optimum_htp.cli.views.folding import fold, fold_tree, ranges
 from optimum_htp.cli.views.notebook import _PAGES, page_of
-from optimum_htp.cli.views.page import Column, Heading, Page, Row, Table
 from optimum_htp.cli.views.params import params_page
 from optimum_htp.cli.views.profile import profile_page
 from optimum_htp.cli.views.profile_delta import delta_page

@@ -29,9 +29,11 @@ columns:
             between those in it: a residual addition, a mask, a reshape
   output    the error of what it returns in the running model, what it
             inherits included
+Calls of several layers that are within 3 dB of each other are one row
+(layer.0-5 ×6), with the figures of the worst; --expand shows each.
 
 --metric chooses what is shown:
-  sqnr      the ratio of signal and error in decibel: 140 is float32, 70
+  sqnr      the ratio of signal and error, in dB: 140 is float32, 70
             float16, 30 int8, 0 no likeness
   relative  the largest difference over the largest value of the reference
   absolute  the largest difference

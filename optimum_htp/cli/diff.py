@@ -12,7 +12,8 @@ HELP = "Compare two packages module by module: nodes, operators, parameters, ops
 
 _NOTES = """\
 columns:
-  module  the module's dotted path, of modules that differ
+  module  the module's dotted path, of modules that differ; of several that
+          differ alike (layer.0-5 ×6) the figures are the sums of all
   class   its class, both where they differ
   before  nodes of the first package that belong to it (with --depth N, at level
           N also to those below it)

@@ -33,11 +33,13 @@ columns:
   calls      how often it ran in the trace
   kernels    kernels of it and the modules below it in one run
   total ms   the time of all of these: the median over the runs
-  ±          the distance between the first and the third quartile of the runs
+  ± ms       the distance between the first and the third quartile of the runs
   share      of the time of all kernels
   self ms    the time of its own kernels
   self       their share
   operators  what takes most of the total
+Modules that run the same kernels in about the same time, in their fastest run,
+are one row with the sums of all (layer.0-5 ×6); --expand shows each.
 With --reference: the total of PKG (A) and of OTHER (B), their ratio and their
 difference.
 

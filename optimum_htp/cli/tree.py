@@ -15,11 +15,10 @@ columns:
   module      the module, below its parent; containers stand in front of their
               child's name (layer.0)
   class       its class, and the other names that it goes by
-  calls       how often it ran in the trace
   nodes       nodes that belong to it or to a module below it
   own         nodes that belong to it
-  parameters  elements of the parameters at and below it (K thousands,
-              M millions, B billions)
+  parameters  elements of the parameters at and below it
+  calls       how often it ran in the trace
 """
 _MODULE = "Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer)."
 

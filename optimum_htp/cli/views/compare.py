@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import isinf
 
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
 from optimum_htp.cli.views.folding import Folded, fold, unfolded
-from optimum_htp.cli.views.page import Block, Column, Note, Row, Table, heading, notes
 from optimum_htp.models import Errors
 from optimum_htp.verbs.compare import CallComparison, CompareReport, Culprit, PartComparison
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Row, Table, heading, notes, short_count
 from optimum_htp.cli.views.folding import Folded, fold, unfolded
-from optimum_htp.cli.views.page import Block, Column, Heading, Row, Table, heading, notes, short_count
 from optimum_htp.verbs.diff import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
 
 _COLUMNS = (

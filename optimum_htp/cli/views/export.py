@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.cli.views.page import Block, Column, Heading, Row, Table
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Row, Table
 from optimum_htp.cli.views.tree import evidence_text
 from optimum_htp.export import ExportReport
 

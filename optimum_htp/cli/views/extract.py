@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.page import Block, Column, Heading, Row, Table
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Row, Table
 from optimum_htp.onnxfile import element_type
 
 if TYPE_CHECKING:

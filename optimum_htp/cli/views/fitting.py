@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from optimum_htp.cli.views.page import Cell, Column, Row, Table, printable
+from optimum_htp.cli.views.blocks import Cell, Column, Row, Table, printable
 
 Segments = list[tuple[str, str]]
 """A line of text in parts, each with its style: one of a row, `"title"`, `"bar"` or none."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from html import escape
 from importlib import import_module
 
+from optimum_htp.cli.views.blocks import Cell, Column, Heading, Note, Page, Row, Table, printable
 from optimum_htp.cli.views.fitting import Look
-from optimum_htp.cli.views.page import Cell, Column, Heading, Note, Page, Row, Table, printable
 from optimum_htp.cli.views.terminal import page_lines
 from optimum_htp.reports import Report
 

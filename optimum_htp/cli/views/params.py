@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Note, Row, Table
 from optimum_htp.cli.views.folding import Folded, fold, unfolded
-from optimum_htp.cli.views.page import Block, Column, Heading, Note, Row, Table
 from optimum_htp.verbs.params import ParameterRow, ParamsReport, shared_segments
 
 _SHOWN_NAMES = 3

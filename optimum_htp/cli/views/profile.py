@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.cli.views.page import Block, Column, Note, Row, Table, heading
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading
 from optimum_htp.cli.views.profile_rows import TimeRow, folded_rows
 from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
 

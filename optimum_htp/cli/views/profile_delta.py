@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 
-from optimum_htp.cli.views.page import Block, Column, Note, Row, Table, heading, notes
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
 from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, nothing_by
 from optimum_htp.cli.views.profile_rows import (
     TimeRow,

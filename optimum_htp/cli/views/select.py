@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.cli.views.page import Block, Column, Row, Table, heading, printable
+from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading, printable
 from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.verbs.select import FORMATS, FileSelection, SelectedNode, Selection
 

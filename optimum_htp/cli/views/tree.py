@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading
 from optimum_htp.cli.views.folding import Folded, fold_tree, unfolded
-from optimum_htp.cli.views.page import Block, Column, Row, Table, heading
 from optimum_htp.hierarchy import SOURCES
 from optimum_htp.package import SIDECAR
 from optimum_htp.verbs.tree import FileTree, ModuleRow, NodeRow, TreeReport

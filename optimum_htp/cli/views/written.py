@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.page import Block, Note, notes
+from optimum_htp.cli.views.blocks import Block, Note, notes
 from optimum_htp.cli.views.tree import evidence_text
 
 if TYPE_CHECKING:
