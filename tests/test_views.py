@@ -601,6 +601,10 @@ def test_folding_deep_and_wide_trees() -> None:
     assert len(fold_tree(deep, depth=lambda row: row[0], name=lambda row: row[1], like=lambda _: 0)) == 3_000
     wide = [(0, "root"), *((depth, name) for n in range(4_000) for depth, name in ((1, f"layer.{n}"), (2, "fc")))]
     rows = fold_tree(wide, depth=lambda row: row[0], name=lambda row: row[1], like=lambda _: 0)
+    long = fold([".".join(["0"] * 50_000), *map(str, range(5_000))], name=str, like=lambda _: 0)
+    assert [row.count for row in long] == [1, 5_000]
+    apart = fold([f"layer.{n}" for n in range(5_000)], name=str, like=lambda _: 0, near=lambda *_: False)
+    assert len(apart) == 5_000
     assert [(row.name, row.count, row.depth) for row in rows] == [
         ("root", 1, 0),
         ("layer.0-3999", 4_000, 1),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from optimum_htp.cli.views.blocks import Cell, Column, Row, Table, printable
 
@@ -43,8 +44,7 @@ class Look:
     measure: Callable[[str], int] = len
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
+class _Text(NamedTuple):
     """A cell: what stands in front of it, in a tree, and what goes on below that."""
 
     text: str
@@ -78,8 +78,14 @@ def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
             for place, index in enumerate(shown):
                 if columns[index].bar:
                     blocks[place][0].append((f" {_bar(shares[index], bar)}".ljust(bar + 1), "bar"))
-        for number in range(max(map(len, blocks))):
+        if all(len(block) == 1 for block in blocks):  # as most are: this is the fast way
             line: Segments = []
+            for block in blocks:
+                line += [(_GAP, ""), *block[0]]
+            yield line[1:]
+            return
+        for number in range(max(map(len, blocks))):
+            line = []
             for block in blocks:
                 blank: Segments = [(" " * sum(look.measure(text) for text, _ in block[0]), "")]
                 line += [(_GAP, ""), *(block[number] if number < len(block) else blank)]
@@ -93,6 +99,8 @@ def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
 
 def _size(cells: Sequence[_Text], look: Look) -> _Size:
     whole = max(look.measure(cell.lead) + look.measure(cell.text) for cell in cells)
+    if look.width is None:
+        return _Size(whole, 0)
     return _Size(whole, max((look.measure(word) for cell in cells for word in cell.text.split()), default=0))
 
 
@@ -114,6 +122,8 @@ def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: s
 
 def _fitting(text: str, room: int, measure: Callable[[str], int]) -> int:
     """How many characters of a text fit, where some take two cells or none; at least one."""
+    if text.isascii():
+        return max(min(room, len(text)), 1)
     used = 0
     for index, char in enumerate(text):
         used += measure(char)
@@ -228,11 +238,14 @@ def _widths(
 def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> list[Segments]:
     """The lines of a cell, each as wide as its column."""
     lead, below = cell.lead, cell.below
+    on_right = column.number or column.bar
+    missing = width - look.measure(lead) - look.measure(cell.text)
+    if missing >= 0:
+        line, padding = lead + cell.text, " " * missing
+        return [[(padding + line if on_right else line + padding, style)]]
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
         lead, below = lead[: width // 2], below[: width // 2]
     room = width - look.measure(lead)
     first, *others = wrapped(cell.text, max(room, 1), look.measure, of="name" if column.exact else "items")
     lines = [lead + first, *(below.ljust(len(lead)) + other for other in others)]
-    padding = [" " * (width - look.measure(line)) for line in lines]
-    on_right = column.number or column.bar
-    return [[(pad + line if on_right else line + pad, style)] for pad, line in zip(padding, lines, strict=True)]
+    return [[(line + " " * (width - look.measure(line)), style)] for line in lines]

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
+_Named: TypeAlias = tuple[tuple[str, ...], tuple[_T, ...]]  # the parts of a name, and the rows that have it
+_DEEPEST = 64  # parts of a name in which numbers are looked for: no model has as many
+_GROUPS = 16  # groups of rows that differ in their figures only, to which a row may yet belong
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
@@ -61,17 +64,18 @@ def fold(
         like: What rows that are folded have in common; None for a row that is never folded.
         near: Whether a row, the second, may be folded with another, the first of them: for figures that are measured.
     """
-    folded = [(tuple(name(row).split(".")), (row,)) for row in rows]
-    for index in range(max((len(parts) for parts, _ in folded), default=0)):
-        groups: dict[object, list[list[tuple[tuple[str, ...], tuple[_T, ...]]]]] = {}
-        order: list[list[tuple[tuple[str, ...], tuple[_T, ...]]]] = []
+    folded: list[_Named[_T]] = [(tuple(name(row).split(".")), (row,)) for row in rows]
+    for index in range(min(max((len(parts) for parts, _ in folded), default=0), _DEEPEST)):
+        groups: dict[object, list[list[_Named[_T]]]] = {}
+        order: list[list[_Named[_T]]] = []
         for parts, members in folded:
             alike = like(members[0])
             key: object = object()  # like no other
             if index < len(parts) and _NUMBER.fullmatch(parts[index]) and alike is not None:
                 key = parts[:index], parts[index + 1 :], len(members), alike
             same = groups.setdefault(key, [])
-            group = next((group for group in same if all(near(group[0][1][0], member) for member in members)), None)
+            near_groups = (group for group in same[-_GROUPS:] if all(near(group[0][1][0], row) for row in members))
+            group = next(near_groups, None)
             if group is None:
                 group = []
                 same.append(group)
@@ -148,9 +152,7 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _joined(
-    group: Sequence[tuple[tuple[str, ...], tuple[_T, ...]]], index: int
-) -> tuple[tuple[str, ...], tuple[_T, ...]]:
+def _joined(group: Sequence[_Named[_T]], index: int) -> _Named[_T]:
     parts, members = group[0]
     if len(group) == 1:
         return parts, members

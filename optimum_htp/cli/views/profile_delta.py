@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
@@ -100,13 +100,15 @@ def _folded(phase: PhaseDelta, rows: list[_Both], *, in_tree: bool) -> list[_Bot
 
     found = []
     for group in fold_rows(rows, like=like, near=near, in_tree=in_tree):
-        left, right = (
-            [side for side in sides if side is not None]
-            for sides in zip(*(row.sides for row in group.members), strict=True)
-        )
-        sides = {"left": joined_row(left) if left else None, "right": joined_row(right) if right else None}
-        found.append(replace(group.first, label=group.name, depth=group.depth, count=group.count, **sides))
+        left, right = (_joined(side) for side in zip(*(row.sides for row in group.members), strict=True))
+        folded = replace(group.first, label=group.name, depth=group.depth, count=group.count, left=left, right=right)
+        found.append(folded)
     return found
+
+
+def _joined(rows: Iterable[TimeRow | None]) -> TimeRow | None:
+    known = [row for row in rows if row is not None]
+    return joined_row(known) if known else None
 
 
 def _sorted(rows: list[_Both], *, top: int | None, sort: str | None) -> list[_Both]:
@@ -118,7 +120,7 @@ def _sorted(rows: list[_Both], *, top: int | None, sort: str | None) -> list[_Bo
 def _modules(phase: PhaseDelta) -> Iterator[_Both]:
     for module in phase.modules:
         name = attribute(module.tag)
-        left, right = (side and module_row(side) for side in (module.left, module.right))
+        left, right = (None if side is None else module_row(side) for side in (module.left, module.right))
         yield _Both(name, module.path or name, module.class_name, module.depth, left, right)
 
 

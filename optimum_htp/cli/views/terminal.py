@@ -58,12 +58,11 @@ def print_page(page: Page) -> None:
         for line in page_lines(page, Look(unicode=unicode)):
             print("".join(text for text, _ in line).rstrip())
         return
-    from rich.cells import cell_len
     from rich.text import Text
 
     console = _console()
     drawn = unicode and not console.is_dumb_terminal
-    look = Look(width=console.width, drawn=drawn, unicode=unicode, measure=cell_len)
+    look = Look(width=console.width, drawn=drawn, unicode=unicode, measure=_cells)
     for line in page_lines(page, look):
         text = Text.assemble(*((part, _STYLES.get(style, "")) for part, style in line))
         text.rstrip()
@@ -94,6 +93,15 @@ def _words(text: str, style: str, look: Look) -> Iterable[Segments]:
     text = printable(text)
     lines = [text] if look.width is None else wrapped(text, look.width, look.measure)
     return [[(line, style)] for line in lines]
+
+
+def _cells(text: str) -> int:
+    """How many cells a terminal gives to a text."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -142,10 +150,8 @@ def working(doing: str, what: object) -> Iterator[None]:
 
 def _end_of(path: str, width: int) -> str:
     """The end of a path that is too long, after a sign that there is more."""
-    from rich.cells import cell_len
-
-    if cell_len(path) <= width:
+    if _cells(path) <= width:
         return path
-    while path and cell_len(path) > max(width, 8) - 1:
+    while path and _cells(path) > max(width, 8) - 1:
         path = path[1:]
     return f"…{path}"
