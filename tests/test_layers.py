@@ -144,6 +144,12 @@ def test_no_file_name_has_two_meanings() -> None:
     assert {name for name in names if names.count(name) > 1} - SHARED_NAMES == set()
 
 
+def test_the_ways_that_are_not_imports() -> None:
+    """A report finds its view by name, as the command line its verbs; nothing else looks for a module of ours upwards."""
+    by_name = [source for source in SOURCES if "import_module(" in (PACKAGE / source).read_text(encoding="utf-8")]
+    assert by_name == ["__init__.py", "cli/verbs.py", "cli/views/notebook.py", "models/trust.py", "reports.py"]
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_heavy_libraries_are_imported_where_they_are_used(source: str) -> None:
     """Importing a module of ours imports none of them."""
