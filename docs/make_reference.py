@@ -20,7 +20,8 @@ HEADER = """\
 # Reference
 
 Every name that `optimum_htp` offers, made from the docstrings by `make reference`. Each verb is a function here, a command
-of `optimum-htp`, and, where it only reads, a method of `HtpPackage`. A report's `to_dict()` is what `--json` prints.
+of `optimum-htp`, and, where it only reads, a method of `HtpPackage`. A report's `to_dict()` is what `--json` prints;
+`print(report)` shows what the command prints, and a notebook shows it as a table.
 """
 
 
@@ -55,7 +56,9 @@ def entry(item: griffe.Object) -> Iterator[str]:
         ours = [base for base in item.mro() if base.path.startswith("optimum_htp")]
         for base in ours:
             yield from (text for text in sections(base) if text.startswith("**Attributes**"))
-        lines = [line for base in (item, *ours) for member in base.members.values() for line in of_class(member)]
+        members = {name: member for base in reversed((item, *ours)) for name, member in base.members.items()}
+        order = dict.fromkeys(name for base in (item, *ours) for name in base.members)  # its own first
+        lines = [line for name in order for line in of_class(members[name])]
         if lines:
             yield "\n".join(lines)
 
@@ -83,6 +86,8 @@ def name_of(item: griffe.DocstringElement) -> str:
 def of_class(member: griffe.Object | griffe.Alias) -> Iterator[str]:
     """A line for a public method, a property, or a verb that is a method."""
     item = target(member)
+    if member.name == "__getitem__" and item.docstring:
+        yield f"- `[{item.parameters[1].name}] -> {item.returns}`: {first_line(item)}."
     if member.name.startswith("_"):
         return
     if isinstance(item, griffe.Attribute) and str(item.value) in optimum_htp._HOMES:

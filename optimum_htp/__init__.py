@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     # isort: off
     from optimum_htp.errors import (
         HtpError as HtpError, ModelTooLargeError as ModelTooLargeError, OnnxFileError as OnnxFileError,
-        PackageError as PackageError, TaggingError as TaggingError,
+        PackageError as PackageError, TaggingError as TaggingError, UnknownNameError as UnknownNameError,
     )
     from optimum_htp.export import (
         ExportReport as ExportReport, HtpExporter as HtpExporter, export_module as export_module,
@@ -102,7 +102,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
-    "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError",
+    "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError UnknownNameError",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -42,8 +42,30 @@ class PackageError(HtpError):
     """A directory that is not the exported package it should be."""
 
 
+class UnknownNameError(HtpError, KeyError):
+    """A name that nothing has in a report, a hierarchy or a package; also a KeyError."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show it with quotation marks
+
+
 class TaggingError(HtpError):
     """The HTP pass failed for one ONNX file; the package that Optimum wrote is left as it is."""
+
+
+def unknown_name(name: str, known: Iterable[str], *, what: str) -> UnknownNameError:
+    """The error for a name that is not one of those that are known: it says which are like it.
+
+    >>> print(unknown_name("encoder.layer.9", ["encoder.layer.0", "pooler"], what="module"))
+    there is no module 'encoder.layer.9'; like it are: 'encoder.layer.0'
+    """
+    from difflib import get_close_matches
+
+    names = list(dict.fromkeys(filter(None, known)))
+    near = get_close_matches(name, names, n=3, cutoff=0.6)
+    some = f"there are {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}"
+    hint = f"like it are: {', '.join(map(repr, near))}" if near else some if names else "there is none at all"
+    return UnknownNameError(f"there is no {what} {name!r}; {hint}")
 
 
 _MAX_REASON_CHARACTERS = 300

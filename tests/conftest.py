@@ -36,6 +36,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"this system has no {' and no '.join(missing)}"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--regenerate-golden", action="store_true", help="write tests/golden anew; look at the difference"
+    )
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config) -> Callable[[str, str], None]:
+    """Holds what a person sees against a file of `tests/golden`."""
+
+    def check(name: str, text: str) -> None:
+        path = Path(__file__).parent / "golden" / f"{name}.txt"
+        if pytestconfig.getoption("--regenerate-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), "if this is meant: --regenerate-golden"
+
+    return check
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     """One thread, and only errors from the libraries."""

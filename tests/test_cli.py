@@ -279,7 +279,8 @@ def test_summary(
     assert shown.err == ""
     assert shown.out == (
         "Exported to out\\x1b[2J: 2.2 s in Optimum, 0.5 s for the tags\n"
-        "file        nodes  tagged  unresolved  by\n"
+        "\n"
+        "file        nodes  tagged  unresolved  by evidence\n"
         "model.onnx  1,300   1,299           1  scope 1,200, dataflow 99\n"
     )
 

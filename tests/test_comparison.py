@@ -19,7 +19,8 @@ from onnx import numpy_helper
 import optimum_htp
 from optimum_htp import main_export
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.compare import print_comparison
+from optimum_htp.cli.views.compare import comparison_page
+from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy.tags import tag_module_path
 from optimum_htp.models.inputs import InputSizes, make_inputs
@@ -867,7 +868,7 @@ def test_one_reference_is_needed(exported: Callable[..., Path]) -> None:
 
 def text(report: CompareReport, **options: Any) -> str:
     with redirect_stdout(io.StringIO()) as stream:
-        print_comparison(report, **options)
+        print_page(comparison_page(report, **options))
     return stream.getvalue()
 
 

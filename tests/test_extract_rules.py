@@ -20,7 +20,8 @@ import pytest
 from small_graphs import SmallGraph, read, save, spelled
 
 from optimum_htp import PackageError, extract
-from optimum_htp.cli.views.extract import print_extract
+from optimum_htp.cli.views.extract import extract_page
+from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
@@ -509,7 +510,7 @@ def test_part_that_cannot_be_loaded_here_like_its_file(tmp_path: Path, capsys: p
     report = extract(package, "e", output=tmp_path / "part.onnx")
     assert report.not_loaded is not None
     assert "Unknown" in report.not_loaded
-    print_extract(report)
+    print_page(extract_page(report))
     assert "ONNX Runtime can't load it here, nor the file that it is from: " in capsys.readouterr().out
 
 

@@ -24,7 +24,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from optimum_htp import ExtractReport, HtpError, HtpPackage, PackageError, extract, load_package
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.extract import print_extract
+from optimum_htp.cli.views.extract import extract_page
+from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
@@ -506,7 +507,7 @@ def test_a_folded_batch_norm_is_told_of(
     report = extract(exported("resnet"), f"{layer}.convolution", output=tmp_path / "part.onnx")
     assert report.folded == (f"{layer}.normalization",)
     assert extract(exported("resnet"), layer, output=tmp_path / "layer.onnx").folded == ()
-    print_extract(report)
+    print_page(extract_page(report))
     assert f"folded in: {layer}.normalization" in capsys.readouterr().out
 
 
@@ -652,7 +653,7 @@ def test_the_text_is_safe_to_print(
     hostile = tuple(value.__class__(f"{value.name}\x1b[2J", 1, None) for value in report.inputs)
     from dataclasses import replace
 
-    print_extract(replace(report, inputs=hostile, shared=("\x1b[2J",)))
+    print_page(extract_page(replace(report, inputs=hostile, shared=("\x1b[2J",))))
     assert "\x1b" not in capsys.readouterr().out
 
 

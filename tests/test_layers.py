@@ -16,6 +16,7 @@ PACKAGE = Path(optimum_htp.__file__).parent
 # A room may import those on lines above its own. The verbs don't import each other.
 FLOORS = (
     ("errors",),
+    ("reports",),
     ("onnxfile", "hierarchy"),
     ("tagging",),
     ("package",),
@@ -141,6 +142,12 @@ def test_a_face_only_hands_on(source: str) -> None:
 def test_no_file_name_has_two_meanings() -> None:
     names = [Path(source).stem for source in SOURCES]
     assert {name for name in names if names.count(name) > 1} - SHARED_NAMES == set()
+
+
+def test_the_ways_that_are_not_imports() -> None:
+    """A report finds its view by name, as the command line its verbs; nothing else looks for a module of ours upwards."""
+    by_name = [source for source in SOURCES if "import_module(" in (PACKAGE / source).read_text(encoding="utf-8")]
+    assert by_name == ["__init__.py", "cli/verbs.py", "cli/views/notebook.py", "models/trust.py", "reports.py"]
 
 
 @pytest.mark.parametrize("source", SOURCES)

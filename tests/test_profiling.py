@@ -19,11 +19,11 @@ import pytest
 
 import optimum_htp
 from optimum_htp.cli.main import main
-from optimum_htp.cli.views.profile import print_profile
-from optimum_htp.cli.views.profile_delta import print_delta
+from optimum_htp.cli.views.profile import profile_page
+from optimum_htp.cli.views.profile_delta import delta_page
 from optimum_htp.cli.views.profile_rows import ORDERS, VIEWS, profile_rows
 from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-from optimum_htp.cli.views.terminal import Column, Line, print_table
+from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models.inputs import InputSizes, load_inputs, make_inputs, phases
 from optimum_htp.onnxfile.reading import read_model
@@ -293,7 +293,7 @@ def test_packages_with_nothing_in_common(profiled: Callable[[str], ProfileReport
 
 def printed_delta(delta: Any, **options: Any) -> list[str]:
     with redirect_stdout(io.StringIO()) as stream:
-        print_delta(delta, **options)
+        print_page(delta_page(delta, **options, expand=True))
     return stream.getvalue().splitlines()
 
 
@@ -313,7 +313,7 @@ def test_side_by_side_in_every_view(profiled: Callable[[str], ProfileReport]) ->
                         (row.total_time if sort == "total" else row.self_time).median for row in every[:5]]  # fmt: skip
             if len(set(measures)) == len(measures):
                 assert [line.split()[0] for line in lines[1:]] == [row.label.split()[0] for row in rows]
-            assert all(" 1.00 " in line or " 0.000 " in line for line in lines[1:]), lines
+            assert all({"1.00", "0.000"} & set(line.split()) for line in lines[1:]), lines
     (document,) = delta.to_dict()["phases"]
     assert [module["left_self"] for module in document["modules"]] == [
         module["self_time"] for module in profiled("albert").to_dict()["phases"][0]["modules"]
@@ -334,24 +334,16 @@ def test_narrow_terminals_do_without_some_columns(
     """Names and times stay whole; what is left out is said."""
     monkeypatch.setenv("COLUMNS", str(columns))
     with redirect_stdout(Terminal()) as stream:
-        print_profile(profiled("bert"), depth=3)
+        print_page(profile_page(profiled("bert"), depth=3))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert all(len(line) <= columns for line in lines)
     table = next(at for at, line in enumerate(lines) if line.startswith("module"))
     header = lines[table].split()
     assert {"total", "share", "self"} <= set(header)
-    assert any(line.split()[0] == "token_type_embeddings" for line in lines[table:])
+    assert any("token_type_embeddings" in line.split() for line in lines[table:])
     left_out = [title for title in ("class", "calls", "operators") if title not in header]
     assert left_out == (["class", "calls", "operators"] if narrow else [])
-    assert any("too narrow for: class, calls" in line for line in lines) == narrow
-
-
-def test_paths_that_are_too_long_keep_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    with redirect_stdout(Terminal()) as stream:
-        print_table([Column("module", is_path=True), Column("ms", True)], [Line(("a.long.path.to.a.leaf", "1.5"))])
-    assert "…path.to.a.leaf" in stream.getvalue()
-    assert "1.5" in stream.getvalue()
+    assert any(line.startswith("not shown, for want of room: ") for line in lines) == narrow
 
 
 def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) -> None:
@@ -368,7 +360,7 @@ def test_packages_of_different_models(profiled: Callable[[str], ProfileReport]) 
 def test_every_view_in_every_order(by: str, sort: str | None, profiled: Callable[[str], ProfileReport]) -> None:
     for name in ("albert", "resnet"):
         with redirect_stdout(io.StringIO()) as stream:
-            print_profile(profiled(name), by=by, sort=sort)
+            print_page(profile_page(profiled(name), by=by, sort=sort))
         assert "ms in kernels" in stream.getvalue()
         (phase,) = profiled(name).phases
         rows = profile_rows(phase, by=by, sort=sort)

@@ -8,6 +8,7 @@ from functools import partial
 
 from optimum_htp.cli.options import (
     SEQUENCE,
+    add_expand,
     add_input_arguments,
     add_limit_arguments,
     add_map_argument,
@@ -29,9 +30,11 @@ columns:
             between those in it: a residual addition, a mask, a reshape
   output    the error of what it returns in the running model, what it
             inherits included
+Calls of several layers that are within 3 dB of each other are one row
+(layer.0-5 ×6), with the figures of the worst; --expand shows each.
 
 --metric chooses what is shown:
-  sqnr      the ratio of signal and error in decibel: 140 is float32, 70
+  sqnr      the ratio of signal and error, in dB: 140 is float32, 70
             float16, 30 int8, 0 no likeness
   relative  the largest difference over the largest value of the reference
   absolute  the largest difference
@@ -70,6 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
+    add_expand(parser)
     add_input_arguments(
         parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
     )
@@ -93,7 +97,7 @@ def run(args: Namespace) -> int:
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
-    from optimum_htp.cli.views.compare import print_comparison
+    from optimum_htp.cli.views.compare import comparison_page
     from optimum_htp.verbs.compare import compare
 
     with working("Comparing", args.package):
@@ -114,7 +118,9 @@ def run(args: Namespace) -> int:
             timeout=args.timeout,
         )
     print_report(
-        report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
+        report,
+        partial(comparison_page, top=args.top, every=args.all, metric=args.metric, expand=args.expand),
+        as_json=args.json,
     )
     if report.wrong:
         return 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
-from optimum_htp.cli.options import add_map_argument, count
+from optimum_htp.cli.options import add_expand, add_map_argument, count
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Compare two packages module by module: nodes, attributes, constants, opsets and, on request, weights."
 
 _NOTES = """\
 columns:
-  module  the module's dotted path, of modules that differ
+  module  the module's dotted path, of modules that differ; of several that
+          differ alike (layer.0-5 ×6) the figures are the sums of all
   class   its class, both where they differ
   before  nodes of the first package that belong to it (with --depth N, at level
           N also to those below it)
@@ -46,15 +48,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_map_argument(parser, "B", "A")
     parser.add_argument("--depth", type=count, metavar="N", help=_DEPTH)
     parser.add_argument("--weights", action="store_true", help=_WEIGHTS)
+    add_expand(parser)
     parser.add_argument("--exit-code", action="store_true", help="Exit with 1 if there are differences.")
 
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
-    from optimum_htp.cli.views.diff import print_diff
+    from optimum_htp.cli.views.diff import diff_page
     from optimum_htp.verbs.diff import diff
 
     packages = (args.before,) if args.after is None else (args.after, args.before)
     report = diff(*packages, renamed=dict(args.map), depth=args.depth, weights=args.weights)
-    print_report(report, print_diff, as_json=args.json)
+    print_report(report, partial(diff_page, expand=args.expand), as_json=args.json)
     return 1 if args.exit_code and report.changed else 0

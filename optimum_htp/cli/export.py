@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.options import htp_options
-from optimum_htp.cli.views.terminal import working
+from optimum_htp.cli.views.terminal import print_page, working
 from optimum_htp.errors import HtpError
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
             if message is None:
                 raise
             raise HtpError(message) from error
-    from optimum_htp.cli.views.export import print_export
+    from optimum_htp.cli.views.export import export_page, print_doubt
 
     for report, failure in exports:
-        print_export(report, failed=failure is not None)
+        print_page(export_page(report))
+        print_doubt(report, failed=failure is not None)
     return 1 if any(failure is not None for _, failure in exports) else 0
 
 

@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Cuts the module out and says what it takes and gives."""
-    from optimum_htp.cli.views.extract import print_extract
+    from optimum_htp.cli.views.extract import extract_page
     from optimum_htp.verbs.extract import extract
 
     with working("Extracting from", args.package):
@@ -65,5 +65,5 @@ def run(args: Namespace) -> int:
             call=args.call,
             overwrite=args.overwrite,
         )
-    print_report(report, print_extract, as_json=args.json)
+    print_report(report, extract_page, as_json=args.json)
     return 0

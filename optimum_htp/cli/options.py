@@ -124,6 +124,16 @@ def input_sizes(args: Namespace) -> dict[str, Any]:
     return {**{name: getattr(args, name) for name in names}, "dims": dict(args.dim)}
 
 
+def add_expand(parser: ArgumentParser) -> None:
+    """Adds the option that shows each layer by itself."""
+    parser.add_argument(
+        "--expand",
+        action="store_true",
+        help="Show each layer by itself. Without it, layers that are alike are one row, such as `layer.0-5 ×6`, whose "
+        "figures are theirs together; and modules are left out of the tree that are in one without nodes.",
+    )
+
+
 def add_session_arguments(parser: ArgumentParser) -> None:
     """Adds the options of ONNX Runtime's session."""
     parser.add_argument(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from optimum_htp.cli.views.terminal import printable
+from optimum_htp.cli.views.blocks import printable
 from optimum_htp.errors import HtpError
 
 _OURS = "optimum_htp"

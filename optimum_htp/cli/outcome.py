@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import optimum_htp
-from optimum_htp.cli.views.terminal import printable
+from optimum_htp.cli.views.blocks import printable
 from optimum_htp.errors import HtpError, cannot_write
 from optimum_htp.onnxfile import is_abandoned
 

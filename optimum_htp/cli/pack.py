@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.views.terminal import print_lines, print_report, working
+from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Pack a package into its one ONNX file: config, tokenizer and all, so that one file is a whole model."
 
@@ -18,9 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Packs a package and says what was written."""
+    from optimum_htp.cli.views.written import pack_page
     from optimum_htp.verbs.pack import pack
 
     with working("Packing", args.package):
         report = pack(args.package, args.file, overwrite=args.overwrite)
-    print_report(report, lambda report: print_lines(f"{report.file}: {report.size_bytes:,} bytes"), as_json=args.json)
+    print_report(report, pack_page, as_json=args.json)
     return 0

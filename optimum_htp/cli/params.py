@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
+from optimum_htp.cli.options import add_expand
 from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Show which PyTorch parameter each initializer is, and what was done to it, found by value."
@@ -45,13 +47,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Give initializers the names of their parameters in the file. Inputs, outputs and nodes keep theirs; "
         "`strip` gives the old names back.",
     )
+    add_expand(parser)
     parser.add_argument("--no-save", action="store_true", help="Don't write the map to the package's sidecar.")
     parser.add_argument("--trust-remote-code", action="store_true", help="Run code that comes with the model.")
 
 
 def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
-    from optimum_htp.cli.views.params import print_params
+    from optimum_htp.cli.views.params import params_page
     from optimum_htp.verbs.params import params
 
     with working("Tracing the tensors of", args.package):
@@ -63,5 +66,5 @@ def run(args: Namespace) -> int:
             save=not args.no_save,
             trust_remote_code=args.trust_remote_code,
         )
-    print_report(report, print_params, as_json=args.json)
+    print_report(report, partial(params_page, expand=args.expand), as_json=args.json)
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optimum_htp.cli.options import (
     SEQUENCE,
+    add_expand,
     add_input_arguments,
     add_limit_arguments,
     add_map_argument,
@@ -33,11 +34,13 @@ columns:
   calls      how often it ran in the trace
   kernels    kernels of it and the modules below it in one run
   total ms   the time of all of these: the median over the runs
-  ±          the distance between the first and the third quartile of the runs
+  ± ms       the distance between the first and the third quartile of the runs
   share      of the time of all kernels
   self ms    the time of its own kernels
   self       their share
   operators  what takes most of the total
+Modules that run the same kernels in about the same time, in their fastest run,
+are one row with the sums of all (layer.0-5 ×6); --expand shows each.
 With --reference: the total of PKG (A) and of OTHER (B), their ratio and their
 difference.
 
@@ -72,6 +75,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
     parser.add_argument("--top", type=positive, metavar="N", help=_TOP)
+    add_expand(parser)
     parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help=_SORT)
     parser.add_argument(
         "--reference",
@@ -94,8 +98,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
-    from optimum_htp.cli.views.profile import print_profile
-    from optimum_htp.cli.views.profile_delta import print_delta
+    from optimum_htp.cli.views.profile import profile_page
+    from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
     from optimum_htp.package import HtpPackage, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
@@ -127,9 +131,9 @@ def run(args: Namespace) -> int:
     delta = None
     if other is not None:
         delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
-    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort}
+    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort, "expand": args.expand}
     if delta is not None:
-        print_report(delta, partial(print_delta, **shown), as_json=args.json)
+        print_report(delta, partial(delta_page, **shown), as_json=args.json)
     else:
-        print_report(report, partial(print_profile, **shown), as_json=args.json)
+        print_report(report, partial(profile_page, **shown), as_json=args.json)
     return 0

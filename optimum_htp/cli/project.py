@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.terminal import print_lines, print_report, working
-
-if TYPE_CHECKING:
-    from optimum_htp.verbs.project import ProjectReport
-
+from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Carry the tags of a package onto what tools made from it: optimized, quantized, merged, converted."
 
@@ -37,18 +32,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Projects, and says for each file how its nodes were tagged and from what."""
+    from optimum_htp.cli.views.written import project_page
     from optimum_htp.verbs.project import project
 
     with working("Projecting onto", args.package):
         report = project(args.package, reference=args.reference, output=args.output, overwrite=args.overwrite)
-    print_report(report, _print, as_json=args.json)
+    print_report(report, project_page, as_json=args.json)
     return 0
-
-
-def _print(report: ProjectReport) -> None:
-    for name, file in report.files.items():
-        parts = [f"{name}: {file.nodes - file.unresolved:,} of {file.nodes:,} nodes tagged"]
-        parts += [f"{count:,} {source}" for source in ("fused", "inserted") if (count := file.by_source.get(source))]
-        if file.several_origins:
-            parts.append(f"{file.several_origins:,} from several modules")
-        print_lines(f"{', '.join(parts)}; from {file.evidence}")

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.terminal import print_lines, print_report
-
-if TYPE_CHECKING:
-    from optimum_htp.verbs.strip import StripReport
-
+from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Remove from a package the tags and all else that was written with them: Optimum's own bytes are left."
 
@@ -22,15 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Strips a package and says which of its files changed."""
+    from optimum_htp.cli.views.written import strip_page
     from optimum_htp.verbs.strip import strip
 
-    print_report(strip(args.package), _print, as_json=args.json)
+    print_report(strip(args.package), strip_page, as_json=args.json)
     return 0
-
-
-def _print(report: StripReport) -> None:
-    from optimum_htp.package import SIDECAR
-
-    for name, changed in report.files.items():
-        done = "deleted" if name == SIDECAR else "stripped"
-        print_lines(f"{name}: {done if changed else 'nothing to remove'}")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
 
 from optimum_htp.cli.options import add_htp_arguments, has_htp_arguments, htp_options
-from optimum_htp.cli.views.terminal import print_lines, print_report, working
-
-if TYPE_CHECKING:
-    from optimum_htp.verbs.tag import TagReport
-
+from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Tag an existing package, such as one of plain `optimum-cli export onnx`, without exporting it again."
 
@@ -31,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Tags a package and says how the nodes of each file are tagged."""
+    from optimum_htp.cli.views.written import tag_page
     from optimum_htp.verbs.tag import tag
 
     with working("Tagging", args.package):
@@ -41,23 +37,5 @@ def run(args: Namespace) -> int:
             force=args.force,
             htp_options=htp_options(args) if has_htp_arguments(args) else None,
         )
-    print_report(report, _print, as_json=args.json)
+    print_report(report, tag_page, as_json=args.json)
     return 0
-
-
-def _print(report: TagReport) -> None:
-    from optimum_htp.cli.views.tree import evidence_text
-
-    for name, counts in report.files.items():
-        note = ""
-        if name in report.restored:
-            note = "; kept: the sidecar describes these tags, and the nodes have them again"
-        elif name in report.kept:
-            note = "; kept: the sidecar still describes these tags (--force tags again)"
-        elif name in report.unknown:
-            note = "; nothing says whose they are"
-        tagged = f"{counts.tagged:,} of {counts.nodes:,} nodes tagged ({evidence_text(counts.by_source)})"
-        print_lines(f"{name}: {tagged}{note}")
-        if name in report.notes:
-            print_lines(f"  why: {report.notes[name]}")
-    print_lines(*(f"{name}: written" for name in report.written))

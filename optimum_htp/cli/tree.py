@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
-from optimum_htp.cli.options import count
+from optimum_htp.cli.options import add_expand, count
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Show the modules of a package and the nodes that each of them owns."
@@ -14,11 +15,10 @@ columns:
   module      the module, below its parent; containers stand in front of their
               child's name (layer.0)
   class       its class, and the other names that it goes by
-  calls       how often it ran in the trace
   nodes       nodes that belong to it or to a module below it
   own         nodes that belong to it
-  parameters  elements of the parameters at and below it (K thousands,
-              M millions, B billions)
+  parameters  elements of the parameters at and below it
+  calls       how often it ran in the trace
 """
 _MODULE = "Show these modules and all below them: a glob over dotted paths ('*.layer.0'), or a class (BertLayer)."
 
@@ -31,13 +31,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--module", metavar="GLOB", help=_MODULE)
     parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; globs allowed.")
     parser.add_argument("--nodes", action="store_true", help="List the nodes under each module.")
+    add_expand(parser)
 
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
-    from optimum_htp.cli.views.tree import print_trees
+    from optimum_htp.cli.views.tree import tree_page
     from optimum_htp.verbs.tree import tree
 
     report = tree(args.package, file=args.file, module=args.module, depth=args.depth, nodes=args.nodes)
-    print_report(report, print_trees, as_json=args.json)
+    print_report(report, partial(tree_page, expand=args.expand), as_json=args.json)
     return 0

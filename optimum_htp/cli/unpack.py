@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.views.terminal import print_lines, print_report, working
+from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Give back the package that was packed into an ONNX file, byte for byte."
 
@@ -18,9 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Unpacks a file and says what was written."""
+    from optimum_htp.cli.views.written import unpack_page
     from optimum_htp.verbs.unpack import unpack
 
     with working("Unpacking", args.file):
         report = unpack(args.file, args.directory, overwrite=args.overwrite)
-    print_report(report, lambda report: print_lines(*report.files), as_json=args.json)
+    print_report(report, unpack_page, as_json=args.json)
     return 0

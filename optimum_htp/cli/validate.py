@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Validates a package; 1 if a check failed."""
-    from optimum_htp.cli.views.validate import print_validation
+    from optimum_htp.cli.views.validate import validation_page
     from optimum_htp.verbs.validate import validate
 
     with working("Validating", args.package):
@@ -68,5 +68,5 @@ def run(args: Namespace) -> int:
             max_memory_bytes=args.max_memory,
             **input_sizes(args),
         )
-    print_report(report, print_validation, as_json=args.json)
+    print_report(report, validation_page, as_json=args.json)
     return 0 if report.ok else 1

@@ -35,6 +35,7 @@ from optimum_htp.package import (
     tagging_error,
     write_files,
 )
+from optimum_htp.reports import Report
 from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, project, tag_export
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportReport(Report):
     """What an export did.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from optimum_htp.errors import unknown_name
 from optimum_htp.hierarchy.patterns import ModulePattern
 from optimum_htp.hierarchy.tags import ModulePath, NodeKey, NodeTags
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
@@ -14,7 +15,7 @@ class Hierarchy:
 
     A module is named by its dotted path (`"encoder.layer.0"`, `""` is the root) or by its tag. In a file that was
     merged from exports of different modules, only the tag says which root is meant. Where there is no module of that
-    name, the methods raise KeyError.
+    name, the methods raise UnknownNameError, which is a KeyError.
 
     Args:
         trees: The module tree of each root.
@@ -31,6 +32,10 @@ class Hierarchy:
     def __init__(self, trees: Iterable[ModuleTree], tags: NodeTags) -> None:
         self.trees: tuple[ModuleTree, ...] = tuple(trees)
         self.tags = tags
+
+    def __repr__(self) -> str:
+        roots = ", ".join(self.roots)
+        return f"<{type(self).__name__} of {roots}: {sum(map(len, self.trees)):,} modules, {len(self.tags):,} nodes>"
 
     @property
     def roots(self) -> list[str]:
@@ -85,4 +90,5 @@ class Hierarchy:
             path = tree.path_of_tag(module) if module.startswith("/") else tree.find(module)
             if path is not None:
                 return tree, path
-        raise KeyError(module)
+        known = (".".join(path) for tree in self.trees for info in tree for path in info.paths)
+        raise unknown_name(module, self.roots if module.startswith("/") else known, what="module")

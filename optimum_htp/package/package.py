@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, unknown_name
 from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
@@ -41,6 +41,9 @@ class HtpFile:
         self.name = name
         self.path = path
         self.record = record
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {str(self.path)!r})"
 
     @property
     def directory(self) -> Path:
@@ -103,6 +106,13 @@ class HtpFile:
         return TagCounts.of([*tags, *(NodeTag("/", "unresolved") for _ in range(missing))])
 
 
+class _Files(dict[str, HtpFile]):
+    """The files of a package by name, which says what there is where there is none of a name."""
+
+    def __missing__(self, name: str) -> HtpFile:
+        raise unknown_name(name, self, what="ONNX file")
+
+
 class HtpPackage:
     """An exported package: a directory as Optimum writes it, or a single ONNX file, packed (`pack`) or not.
 
@@ -132,7 +142,7 @@ class HtpPackage:
         self.problems: dict[str, HtpError] = {}
         self._strict = strict
         self.directory, files = onnx_files(self.path)
-        self.files = {name: HtpFile(name, file, None) for name, file in files.items()}
+        self.files: dict[str, HtpFile] = _Files({name: HtpFile(name, file, None) for name, file in files.items()})
         self.packed = self._packed() if self.path.is_file() else None
         self.sidecar = self._unless_broken(SIDECAR, self._read_sidecar)
         records = self.sidecar.files if self.sidecar is not None else {}

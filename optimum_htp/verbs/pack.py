@@ -43,10 +43,11 @@ from optimum_htp.package import (
     package_files,
     path_of,
 )
+from optimum_htp.reports import Report
 
 
-@dataclass(frozen=True, slots=True)
-class PackReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PackReport(Report):
     """What was packed.
 
     Attributes:

@@ -39,6 +39,7 @@ from optimum_htp.package import (
     settle,
     write_files,
 )
+from optimum_htp.reports import Report
 from optimum_htp.tagging import TaggedGraph, refuse_empty
 
 
@@ -76,8 +77,8 @@ class FileProjection:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProjectReport(Report):
     """What a projection did.
 
     Attributes:

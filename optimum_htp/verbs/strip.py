@@ -21,10 +21,11 @@ from optimum_htp.package import (
     renamed_tensors,
     strip_tags,
 )
+from optimum_htp.reports import Report
 
 
-@dataclass(frozen=True, slots=True)
-class StripReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class StripReport(Report):
     """What was removed from a package.
 
     Attributes:

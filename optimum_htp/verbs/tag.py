@@ -48,6 +48,7 @@ from optimum_htp.package import (
     skeleton_of,
     write_files,
 )
+from optimum_htp.reports import Report
 from optimum_htp.tagging import TaggedGraph, has_scopes, named_root, static_trace, tag_model
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ _FROM_NAMES = "tagged_from_names"
 """In the sidecar's `source`: the files, joined by `, `, whose tags are from names and not from an export."""
 
 
-@dataclass(frozen=True, slots=True)
-class TagReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class TagReport(Report):
     """What tagging an existing package did.
 
     Attributes:

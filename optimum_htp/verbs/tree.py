@@ -12,6 +12,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
 from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts, as_package
+from optimum_htp.reports import Brief, Report, called, numbered
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class NodeRow:
     call: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleRow:
+@dataclass(frozen=True, slots=True, repr=False)
+class ModuleRow(Brief):
     """One module, or one more name of a module, where nodes are tagged with that name.
 
     Attributes:
@@ -92,8 +93,8 @@ class ModuleRow:
         return document
 
 
-@dataclass(frozen=True, slots=True)
-class FileTree:
+@dataclass(frozen=True, slots=True, repr=False)
+class FileTree(Brief):
     """The module tree of one ONNX file.
 
     Attributes:
@@ -110,6 +111,14 @@ class FileTree:
     rows: tuple[ModuleRow, ...]
     unresolved: tuple[NodeRow, ...]
 
+    def __getitem__(self, name: str) -> ModuleRow:
+        """The module with a dotted path (`""` is the root) or a tag.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        return called(name, (((row.path, row.tag), self.name, row) for row in self.rows), what="module")
+
     def to_dict(self, *, nodes: bool) -> dict[str, Any]:
         """The file as JSON has it, with the nodes of each module or without."""
         document: dict[str, Any] = {
@@ -122,8 +131,8 @@ class FileTree:
         return document
 
 
-@dataclass(frozen=True, slots=True)
-class TreeReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class TreeReport(Report):
     """The module trees of a package.
 
     Attributes:
@@ -135,6 +144,18 @@ class TreeReport:
     package: str
     files: tuple[FileTree, ...]
     nodes: bool = False
+
+    def __getitem__(self, name: str) -> ModuleRow:
+        """The module with a dotted path (`""` is the root) or a tag, of the one file that has it.
+
+        Raises:
+            UnknownNameError: There is none, or several files have it.
+        """
+        return called(
+            name,
+            (((row.path, row.tag), where, row) for where, tree in numbered("files", self.files) for row in tree.rows),
+            what="module",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""

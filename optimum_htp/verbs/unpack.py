@@ -26,12 +26,13 @@ from optimum_htp.package import (
     refuse_ways,
     settle,
 )
+from optimum_htp.reports import Report
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class UnpackReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class UnpackReport(Report):
     """What was unpacked.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""What reports look like as text; as JSON they are their `to_dict()`."""
+"""What reports look like, on a terminal, in a pipe and in Python; as JSON they are their `to_dict()`."""

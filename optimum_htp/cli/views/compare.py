@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import isinf
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
+from optimum_htp.cli.views.folding import Folded, fold, unfolded
 from optimum_htp.models import Errors
 from optimum_htp.verbs.compare import CallComparison, CompareReport, Culprit, PartComparison
 
 METRICS: dict[str, tuple[str, Callable[[Errors], float], str]] = {
-    "sqnr": ("SQNR dB", lambda errors: errors.sqnr_db, "{:.1f}"),
+    "sqnr": ("dB", lambda errors: errors.sqnr_db, "{:.1f}"),
     "relative": ("relative", lambda errors: errors.relative, "{:.1e}"),
     "absolute": ("max abs", lambda errors: errors.max_abs, "{:.1e}"),
     "mean": ("mean abs", lambda errors: errors.mean_abs, "{:.1e}"),
@@ -20,22 +22,26 @@ METRICS: dict[str, tuple[str, Callable[[Errors], float], str]] = {
 
 OPERATIONS = "its own operations"
 _WORST = 5
+_NEAR_DB = 3.0  # calls that are no farther apart are shown as one: half a bit
 
 
-def print_comparison(report: CompareReport, *, top: int = 20, every: bool = False, metric: str = "sqnr") -> None:
-    """Prints a table for each file: of all calls (`every`), or of `top` that add most if not all is well, else of a few."""
-    for index, part in enumerate(report.parts):
-        if index:
-            print()
-        print_heading(*_heading(part))
-        shown = _shown(part, top=top, every=every)
-        if shown:
-            print()
-            print_table(_columns(metric), (_line(part, call, metric) for call in shown))
+def comparison_page(
+    report: CompareReport, *, top: int = 20, every: bool = False, metric: str = "sqnr", expand: bool = False
+) -> Iterator[Block]:
+    """A table for each file: of all calls (`every`), or of `top` that add most if not all is well, else of a few.
+
+    Calls of several layers that are as far off are one row, unless it is to `expand`.
+    """
+    for part in report.parts:
+        yield heading(_heading(part))
+        rows = _rows(part, top=top, every=every, expand=expand)
+        if rows:
+            yield _table(part, rows, metric)
+        shown = sum(row.count for row in rows)
         measured = [call for call in part.calls if call.own is not None]
-        if len(measured) > len(shown) and not every:
-            print(f"and {len(measured) - len(shown):,} more that add less (--top N, --all)")
-    print_lines(*(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items()))
+        if len(measured) > shown and not every:
+            yield Note(f"and {len(measured) - shown:,} more that add less (--top N, --all)")
+    yield from notes(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items())
 
 
 def _heading(part: PartComparison) -> Iterator[str]:
@@ -98,36 +104,88 @@ def _decibel(value: float) -> str:
     return f"{value:.0f} dB"
 
 
-def _shown(part: PartComparison, *, top: int, every: bool) -> list[CallComparison]:
-    if every:
-        return list(part.calls)
+def _rows(part: PartComparison, *, top: int, every: bool, expand: bool) -> list[Folded[CallComparison]]:
+    """The calls to show, those that add most first; or all, in their order."""
     first = [culprit.row for culprit in (*part.culprits, *part.carriers)]
     known = [call for call in part.calls if call.own is not None and call not in first]
     known.sort(key=lambda call: call.own.sqnr_db if call.own is not None else 0.0)
-    return [*first, *known][: top if part.verdict != "agrees" else min(top, _WORST)]
+    calls = list(part.calls) if every else [*first, *known]
+    if expand:
+        rows = unfolded(calls, _path)
+    else:
+        rows = fold(calls, name=_path, like=lambda call: _likeness(part, call), near=_near)
+    return rows if every else rows[: top if part.verdict != "agrees" else min(top, _WORST)]
 
 
-def _columns(metric: str) -> tuple[Column, ...]:
-    title = METRICS[metric][0]
-    return (
-        Column("module", is_path=True),
-        Column("class", spare=2),
-        Column("call", True),
-        Column(f"adds, {title}", True),
-        Column(f"output, {title}", True),
-        Column("", spare=1),
+def _path(call: CallComparison) -> str:
+    return call.path or "(root)"
+
+
+def _likeness(part: PartComparison, call: CallComparison) -> tuple[object, ...] | None:
+    """What calls have in common that are shown as one; who is to blame is like no other."""
+    if _is_wrong(part, call) or call.compared_as is not None:
+        return None
+    return call.class_name, call.operations, call.call, call.over, call.skipped
+
+
+def _near(one: CallComparison, other: CallComparison) -> bool:
+    """Whether calls are about as far off: in both figures."""
+    pairs = ((one.own, other.own), (one.errors, other.errors))
+    return all(
+        left is right or (left is not None and right is not None and _within(left.sqnr_db, right.sqnr_db))
+        for left, right in pairs
     )
 
 
-def _line(part: PartComparison, call: CallComparison, metric: str) -> Line:
-    wrong = any(call is culprit.row for culprit in part.culprits)
+def _within(one: float, other: float) -> bool:
+    return one == other or abs(one - other) <= _NEAR_DB
+
+
+def _is_wrong(part: PartComparison, call: CallComparison) -> bool:
+    return any(call is culprit.row for culprit in part.culprits)
+
+
+def _columns(metric: str) -> tuple[Column, ...]:
+    unit = METRICS[metric][0]
+    return (
+        Column("module"),
+        Column(f"adds, {unit}", number=True),
+        Column(f"output, {unit}", number=True),
+        Column("call", number=True),
+        Column("remark"),
+        Column("class", spare=1),
+    )
+
+
+def _table(part: PartComparison, rows: Sequence[Folded[CallComparison]], metric: str) -> Table:
+    """The table, without the columns of calls and remarks where there are none."""
+    lines = [_line(part, row, metric) for row in rows]
+    columns = _columns(metric)
+    kept = [
+        i
+        for i, column in enumerate(columns)
+        if column.title not in ("call", "remark") or any(line.cells[i] for line in lines)
+    ]
+    return Table(
+        tuple(columns[index] for index in kept),
+        tuple(replace(line, cells=tuple(line.cells[index] for index in kept)) for line in lines),
+    )
+
+
+def _line(part: PartComparison, row: Folded[CallComparison], metric: str) -> Row:
+    call, wrong = row.first, _is_wrong(part, row.first)
     remark = "wrong" if wrong else call.skipped or ("over" if call.over else "")
     if call.compared_as is not None:
         remark = f"{remark} as {call.compared_as}".strip()
-    what = OPERATIONS if call.operations else call.class_name
+    name = row.name + (f", {OPERATIONS}" if call.operations else "")
     which = "" if call.call is None else str(call.call)
-    figures = (_figure(call.own, metric), _figure(call.errors, metric))
-    return Line((call.path or "(root)", what, which, *figures, remark), call.errors is None and call.own is None)
+    figures = (_worst(each.own for each in row.members), _worst(each.errors for each in row.members))
+    cells = (name, *(_figure(errors, metric) for errors in figures), which, remark, call.class_name)
+    return Row(cells, count=row.count, style="bad" if wrong else "faint" if figures == (None, None) else "")
+
+
+def _worst(errors: Iterable[Errors | None]) -> Errors | None:
+    return min((each for each in errors if each is not None), key=lambda each: each.sqnr_db, default=None)
 
 
 def _figure(errors: Errors | None, metric: str) -> str:

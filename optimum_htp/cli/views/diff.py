@@ -4,49 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table, short_count
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Row, Table, heading, notes, short_count
+from optimum_htp.cli.views.folding import Folded, fold, unfolded
 from optimum_htp.onnxfile import element_type
 from optimum_htp.verbs.diff import Change, ContentChange, DiffReport, FileDiff, ModuleDiff, ModuleSide
 
 _COLUMNS = (
-    Column("module", is_path=True),
-    Column("class"),
-    Column("before", True),
-    Column("after", True),
-    Column("change", True),
-    Column("what", wraps=True),
+    Column("module"),
+    Column("class", spare=2),
+    Column("before", number=True, spare=1),
+    Column("after", number=True, spare=1),
+    Column("change", number=True),
+    Column("what"),
 )
 _MOST_CONTENTS = 4
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Modules that differ in the same way, such as those of all layers: how many, and one of them (`like`)."""
-
-    parts: tuple[str, ...] | None  # the names in their path, ranges for the numbers of several; None: unresolved nodes
-    like: ModuleDiff
-    count: int = 1
-
-
-def print_diff(report: DiffReport) -> None:
-    """Prints for each file the figures of the whole, and a table of the modules that differ."""
-    print_heading(f"{report.before} -> {report.after}")
+def diff_page(report: DiffReport, *, expand: bool = False) -> Iterator[Block]:
+    """For each file the figures of the whole, and a table of the modules that differ."""
+    yield Heading(f"{report.before} -> {report.after}")
     for side, names in (("first", report.only_before), ("second", report.only_after)):
-        print_lines(*(f"{name}: only in the {side}" for name in names))
-    print_lines(*(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items()))
+        yield from notes(f"{name}: only in the {side}" for name in names)
+    yield from notes(f"{name}: not compared: {reason}" for name, reason in report.not_compared.items())
     for file in report.files:
-        print()
-        print_heading(*_heading(file))
+        yield heading(_heading(file))
         if file.changed_modules:
-            print()
-            print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)])
+            rows = unfolded(file.changed_modules, _name) if expand else _rows(file.changed_modules)
+            yield Table(_COLUMNS, (*map(_line, rows), _total(file)))
     if report.files:
-        print()
-        print_heading(_compared(report))
+        yield Heading(_compared(report))
 
 
 def _heading(file: FileDiff) -> Iterator[str]:
@@ -117,30 +107,23 @@ def _change(change: Change, prefix: str = "") -> str:
     return f"{prefix}{change.name}: {before} -> {after}"
 
 
-def _rows(modules: Iterable[ModuleDiff]) -> list[_Row]:
-    """The modules that differ, those together whose paths differ in numbers only and that changed alike.
-
-    Numbers are taken from left to right: `layer.0.act`, `layer.1.act` and `layer.2.act` become `layer.0-2.act`.
-    """
-    rows = [_Row(None if module.path is None else tuple(module.path.split(".")), module) for module in modules]
-    for index in range(max((len(row.parts or ()) for row in rows), default=0)):
-        groups: dict[object, list[_Row]] = {}
-        for row in rows:
-            groups.setdefault(_likeness(row, index), []).append(row)
-        rows = [_joined(group, index) for group in groups.values()]
-    return rows
+def _rows(modules: Iterable[ModuleDiff]) -> list[Folded[ModuleDiff]]:
+    """The modules that differ, those together whose paths differ in numbers only and that changed alike."""
+    return fold(modules, name=_name, like=_likeness)
 
 
-def _likeness(row: _Row, index: int) -> object:
-    """What rows have in common that differ in the number at an index of their paths only."""
-    if row.parts is None or index >= len(row.parts) or not _NUMBER.fullmatch(row.parts[index]):
-        return object()  # like no other
-    module = row.like
+def _name(module: ModuleDiff) -> str:
+    return "(unresolved)" if module.path is None else module.path or "(root)"
+
+
+def _likeness(module: ModuleDiff) -> tuple[object, ...] | None:
+    """What modules have in common that are shown as one."""
+    if module.path is None:
+        return None
     sides = (
         side and (side.class_name, side.nodes, side.parameters, side.calls) for side in (module.before, module.after)
     )
-    contents = tuple(_without_values(change) for change in module.contents)
-    return row.parts[:index], row.parts[index + 1 :], row.count, *sides, module.operators, contents
+    return *sides, module.operators, tuple(_without_values(change) for change in module.contents)
 
 
 def _without_values(change: ContentChange) -> ContentChange:
@@ -153,38 +136,11 @@ def _without_values(change: ContentChange) -> ContentChange:
     return replace(change, before=before, after=after, tensors=tuple("" for _ in change.tensors))
 
 
-def _joined(rows: Sequence[_Row], index: int) -> _Row:
-    first = rows[0]
-    if len(rows) == 1 or first.parts is None:
-        return first
-    numbers = sorted(int(row.parts[index]) for row in rows if row.parts is not None)
-    parts = (*first.parts[:index], _ranges(numbers), *first.parts[index + 1 :])
-    return _Row(parts, first.like, first.count * len(rows))
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """Numbers in ascending order as people write them.
-
-    >>> _ranges([0, 1, 2, 5, 7, 8])
-    '0-2,5,7-8'
-    """
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _line(row: _Row) -> Line:
-    sides = (row.like.before, row.like.after)
-    name = "(unresolved)" if row.parts is None else ".".join(row.parts) or "(root)"
-    if row.count > 1:
-        name += f" ({row.count})"
+def _line(row: Folded[ModuleDiff]) -> Row:
+    sides = (row.first.before, row.first.after)
     classes = " -> ".join(dict.fromkeys(side.class_name for side in sides if side is not None))
     before, after = (None if side is None else side.nodes * row.count for side in sides)
-    return Line((name, classes, *_figures(before, after), "; ".join(_what(row))))
+    return Row((row.name, classes, *_figures(before, after), "; ".join(_what(row))), count=row.count)
 
 
 def _figures(before: int | None, after: int | None) -> tuple[str, str, str]:
@@ -194,8 +150,8 @@ def _figures(before: int | None, after: int | None) -> tuple[str, str, str]:
     return left, right, f"{change:+,}" if change else ""
 
 
-def _what(row: _Row) -> Iterator[str]:
-    module = row.like
+def _what(row: Folded[ModuleDiff]) -> Iterator[str]:
+    module = row.first
     left, right = module.before, module.after
     if left is not None and right is not None:
         yield from (f"{fact}{' each' if row.count > 1 else ''}" for fact in _facts(left, right))
@@ -249,8 +205,8 @@ def _spelled(change: ContentChange, text: str | None) -> str:
     return element_type(int(text)).name if names_type else text
 
 
-def _total(file: FileDiff) -> Line:
+def _total(file: FileDiff) -> Row:
     """The sums of the figures above: what the modules that are not listed have is the same on both sides."""
     before = sum(module.before.nodes for module in file.changed_modules if module.before is not None)
     after = sum(module.after.nodes for module in file.changed_modules if module.after is not None)
-    return Line(("total", "", *_figures(before, after), ""), faint=True)
+    return Row(("total", "", *_figures(before, after), ""), style="faint")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
+from optimum_htp.cli.views.blocks import Block, Column, Heading, Row, Table
 from optimum_htp.onnxfile import element_type
 
 if TYPE_CHECKING:
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.extract import ExtractReport
 
 
-_COLUMNS = (Column(""), Column("tensor", is_path=True), Column("type"), Column("shape", wraps=True))
+_COLUMNS = (Column("tensor"), Column(""), Column("shape"), Column("type", spare=1))
 
 
-def print_extract(report: ExtractReport) -> None:
-    """Prints what was cut out, and its inputs and outputs."""
-    print_heading(f"Wrote {report.output}: {_modules(report)}", *_details(report))
+def extract_page(report: ExtractReport) -> Iterator[Block]:
+    """What was cut out, and its inputs and outputs."""
+    yield Heading(f"Wrote {report.output}: {_modules(report)}", tuple(_details(report)))
     values = (*(("input", value) for value in report.inputs), *(("output", value) for value in report.outputs))
-    print_table(_COLUMNS, [Line((kind, *_cells(value))) for kind, value in values])
+    yield Table(_COLUMNS, tuple(_row(value, kind) for kind, value in values))
 
 
 def _modules(report: ExtractReport) -> str:
@@ -45,6 +46,6 @@ def _details(report: ExtractReport) -> list[str]:
     return details
 
 
-def _cells(value: Value) -> tuple[str, str, str]:
+def _row(value: Value, kind: str) -> Row:
     axes = "?" if value.shape is None else ", ".join("?" if size is None else str(size) for size in value.shape)
-    return value.name, element_type(value.elem_type).name, f"[{axes}]"
+    return Row((value.name, kind, f"[{axes}]", element_type(value.elem_type).name))

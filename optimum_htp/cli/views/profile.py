@@ -6,44 +6,42 @@ What the columns mean is in `cli/profile.py`, which rows there are in `profile_r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-from optimum_htp.cli.views.profile_rows import TimeRow, profile_rows
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading
+from optimum_htp.cli.views.profile_rows import TimeRow, folded_rows
 from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
 
 FIRST_COLUMN = {"module": "module", "layer": "layer", "call": "module", "class": "class", "op": "operator"}
 """The title of the first column, by what times are added up by."""
 
 
-def print_profile(
+def profile_page(
     report: ProfileReport,
     *,
     by: str = "module",
     depth: int | None = None,
     top: int | None = None,
     sort: str | None = None,
-) -> None:
-    """Prints a table for each file and phase; the arguments are those of `profile_rows`."""
-    for index, phase in enumerate(report.phases):
-        rows = profile_rows(phase, by=by, depth=depth, top=top, sort=sort)
-        lines = [_line(phase, row, by=by) for row in rows]
-        empty = f"no {'module ran more than once' if by == 'call' else by + 's'}"
-        print_phase(index, _heading(report, phase), _columns(by), lines, empty=empty)
+    expand: bool = False,
+) -> Iterator[Block]:
+    """A table for each file and phase; the arguments are those of `folded_rows`."""
+    for phase in report.phases:
+        rows = folded_rows(phase, by=by, depth=depth, top=top, sort=sort, expand=expand)
+        yield heading(_heading(report, phase))
+        yield phase_table(phase, rows, by=by)
 
 
-def print_phase(
-    index: int, heading: Iterable[str], columns: Sequence[Column], lines: Sequence[Line], *, empty: str = ""
-) -> None:
-    """Prints one of several tables below its heading; or what to say in the place of one without lines."""
-    if index:
-        print()
-    print_heading(*heading)
-    print()
-    if empty and not lines:
-        print(empty)
-    else:
-        print_table(columns, lines)
+def phase_table(phase: PhaseProfile, rows: list[TimeRow], *, by: str) -> Block:
+    """The table of rows; or what to say where there are none."""
+    if not rows:
+        return Note(nothing_by(by))
+    return Table(_columns(by), tuple(_row(phase, row, by=by) for row in rows))
+
+
+def nothing_by(by: str) -> str:
+    """What to say where there are no rows."""
+    return f"no {'module ran more than once' if by == 'call' else by + 's'}"
 
 
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
@@ -63,35 +61,45 @@ def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
 
 
 def _columns(by: str) -> tuple[Column, ...]:
-    first, kernels = Column(FIRST_COLUMN[by], is_path=True), Column("kernels", True, spare=2)
-    total = (Column("total ms", True), Column("±", True, spare=1), Column("share", True))
-    own = (Column("self ms", True), Column("self", True, spare=1))
+    first, kernels = Column(FIRST_COLUMN[by]), Column("kernels", number=True, spare=3)
+    total = (Column("total ms", number=True), Column("share", bar=True), Column("± ms", number=True, spare=2))
+    own = (Column("self ms", number=True), Column("self", number=True, spare=1))
     if by == "op":
-        return first, kernels, *total
+        return first, *total, kernels
     if by == "class":
-        return first, Column("modules", True, spare=2), *total, *own
+        return first, *total, *own, Column("modules", number=True, spare=3)
+    class_name = Column("class", spare=5)
     if by == "call":
-        return first, Column("class", spare=4), Column("call", True), kernels, *total, *own
-    calls = Column("calls", True, spare=3)
-    return first, Column("class", spare=4), calls, kernels, *total, *own, Column("operators", spare=5)
+        return first, Column("call", number=True), *total, *own, kernels, class_name
+    return (
+        first,
+        *total,
+        *own,
+        kernels,
+        Column("calls", number=True, spare=4),
+        class_name,
+        Column("operators", spare=6),
+    )
 
 
-def _line(phase: PhaseProfile, row: TimeRow, *, by: str) -> Line:
+def _row(phase: PhaseProfile, row: TimeRow, *, by: str) -> Row:
     """The cells of a row, for the columns above."""
     total = (
         milliseconds(row.total_time.median),
+        phase.share(row.total_time),
         milliseconds(row.total_time.spread),
-        f"{phase.share(row.total_time):.1%}",
     )
     own = (milliseconds(row.self_time.median), f"{phase.share(row.self_time):.1%}")
-    label = "  " * row.depth + ("+ " if row.kind == "fused" and by == "module" else "") + row.label
-    kernels = f"{row.kernels:,}"
+    fused = row.kind == "fused"
+    label, kernels = ("+ " if fused and by == "module" else "") + row.label, f"{row.kernels:,}"
     if by == "op":
-        return Line((label, kernels, *total))
+        return Row((label, *total, kernels))
     if by == "class":
-        return Line((label, kernels, *total, *own))
-    cells = (label, row.class_name, row.calls, kernels, *total, *own)
-    return Line(cells if by == "call" else (*cells, _mix(row)), row.kind == "fused")
+        return Row((label, *total, *own, kernels))
+    if by == "call":
+        return Row((label, row.calls, *total, *own, kernels, row.class_name))
+    cells = (label, *total, *own, kernels, row.calls, row.class_name, _mix(row))
+    return Row(cells, row.depth, count=row.count, style="faint" if fused else "")
 
 
 def _mix(row: TimeRow) -> str:

@@ -2,81 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, print_phase
-from optimum_htp.cli.views.profile_rows import TimeRow, attribute, measure, profile_rows
-from optimum_htp.cli.views.terminal import Column, Line, print_lines
-from optimum_htp.verbs.profile import ModuleTime, PhaseDelta, ProfileDelta
+from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
+from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, nothing_by
+from optimum_htp.cli.views.profile_rows import (
+    TimeRow,
+    attribute,
+    fold_rows,
+    joined_row,
+    likeness,
+    measure,
+    module_row,
+    nearness,
+    profile_rows,
+)
+from optimum_htp.verbs.profile import PhaseDelta, ProfileDelta
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Both:
     """A module, class, layer, call or operator in two profiles; None on the side where it did not run."""
 
-    label: str  # its name below its parent in the tree
+    label: str  # its name below its parent in the tree; out of the tree, all of it
     whole: str  # its name out of the tree
     class_name: str
     depth: int
-    left: ModuleTime | TimeRow | None
-    right: ModuleTime | TimeRow | None
+    left: TimeRow | None
+    right: TimeRow | None
+    count: int = 1
+
+    @property
+    def sides(self) -> tuple[TimeRow | None, TimeRow | None]:
+        """In the first profile and in the second."""
+        return self.left, self.right
 
     @property
     def difference(self) -> float:
         """How many microseconds longer it takes in the second profile."""
-        left, right = (side.total_time.median if side is not None else 0.0 for side in (self.left, self.right))
+        left, right = (side.total_time.median if side is not None else 0.0 for side in self.sides)
         return right - left
 
     def most(self, order: str) -> float:
         """The larger of both sides, of what is sorted by."""
-        return max(measure(side, order) for side in (self.left, self.right) if side is not None)
+        return max(measure(side, order) for side in self.sides if side is not None)
 
 
-def print_delta(
+def delta_page(
     delta: ProfileDelta,
     *,
     by: str = "module",
     depth: int | None = None,
     top: int | None = None,
     sort: str | None = None,
-) -> None:
-    """Prints two profiles side by side, a table for each phase; the arguments are those of `profile_rows`.
+    expand: bool = False,
+) -> Iterator[Block]:
+    """Two profiles side by side, a table for each phase; the arguments are those of `folded_rows`.
 
     But rows are sorted by the larger of both sides, and with `top` alone by how much the sides differ.
     """
     with_class = by not in ("class", "op")
     columns = (
-        Column(FIRST_COLUMN[by], is_path=True),
+        Column(FIRST_COLUMN[by]),
+        Column("A ms", number=True),
+        Column("B ms", number=True),
+        Column("B-A ms", number=True),
+        Column("B/A", number=True),
         *((Column("class", spare=1),) if with_class else ()),
-        Column("A ms", True),
-        Column("B ms", True),
-        Column("B/A", True),
-        Column("B-A ms", True),
     )
     in_tree = by == "module" and top is None and sort in (None, "tree")
-    for index, phase in enumerate(delta.phases):
-        rows = _sorted([*(_modules(phase) if by == "module" else ()), *_groups(phase, by)], top=top, sort=sort)
-        lines = [
-            _line(row, in_tree=in_tree, with_class=with_class) for row in rows if depth is None or row.depth <= depth
+    for phase in delta.phases:
+        yield heading(_heading(delta, phase))
+        rows = [*(_modules(phase) if by == "module" else ()), *_groups(phase, by)]
+        rows = [
+            row if in_tree else replace(row, label=row.whole, depth=0)
+            for row in rows
+            if depth is None or row.depth <= depth
         ]
-        print_phase(index, _heading(delta, phase), columns, lines[:top])
-    print_lines(*(f"not compared: {name}" for name in delta.unpaired))
+        if by == "module" and not expand:
+            rows = _folded(phase, rows, in_tree=in_tree)
+        lines = [_row(row, with_class=with_class) for row in _sorted(rows, top=top, sort=sort)]
+        yield Table(columns, tuple(lines[:top])) if lines else Note(nothing_by(by))
+    yield from notes(f"not compared: {name}" for name in delta.unpaired)
 
 
-def _sorted(rows: list[_Row], *, top: int | None, sort: str | None) -> list[_Row]:
+def _folded(phase: PhaseDelta, rows: list[_Both], *, in_tree: bool) -> list[_Both]:
+    nears = [nearness(side, in_tree=in_tree) for side in (phase.left, phase.right)]
+
+    def like(row: _Both) -> Hashable:
+        kinds = [side and likeness(side) for side in row.sides]
+        return None if all(kind is None for kind in kinds) else tuple(kinds)
+
+    def near(one: _Both, other: _Both) -> bool:
+        pairs = zip(one.sides, other.sides, nears, strict=True)
+        return all(a is b or (a is not None and b is not None and about(a, b)) for a, b, about in pairs)
+
+    found = []
+    for group in fold_rows(rows, like=like, near=near, in_tree=in_tree):
+        left, right = (_joined(side) for side in zip(*(row.sides for row in group.members), strict=True))
+        folded = replace(group.first, label=group.name, depth=group.depth, count=group.count, left=left, right=right)
+        found.append(folded)
+    return found
+
+
+def _joined(rows: Iterable[TimeRow | None]) -> TimeRow | None:
+    known = [row for row in rows if row is not None]
+    return joined_row(known) if known else None
+
+
+def _sorted(rows: list[_Both], *, top: int | None, sort: str | None) -> list[_Both]:
     if sort not in (None, "tree"):
         return sorted(rows, key=lambda row: -row.most(sort))
     return sorted(rows, key=lambda row: -abs(row.difference)) if sort is None and top is not None else rows
 
 
-def _modules(phase: PhaseDelta) -> Iterator[_Row]:
+def _modules(phase: PhaseDelta) -> Iterator[_Both]:
     for module in phase.modules:
         name = attribute(module.tag)
-        yield _Row(name, module.path or name, module.class_name, module.depth, module.left, module.right)
+        left, right = (None if side is None else module_row(side) for side in (module.left, module.right))
+        yield _Both(name, module.path or name, module.class_name, module.depth, left, right)
 
 
-def _groups(phase: PhaseDelta, by: str) -> Iterator[_Row]:
+def _groups(phase: PhaseDelta, by: str) -> Iterator[_Both]:
     """The rows of both profiles, paired by what they are; modules are paired by their tags instead (`_modules`)."""
     left, right = (
         {
@@ -88,7 +136,7 @@ def _groups(phase: PhaseDelta, by: str) -> Iterator[_Row]:
     )
     for key, row in {**left, **right}.items():
         label = f"{row.label} call {row.calls}" if by == "call" else row.label
-        yield _Row(label, label, row.class_name, 0, left.get(key), right.get(key))
+        yield _Both(label, label, row.class_name, 0, left.get(key), right.get(key))
 
 
 def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
@@ -100,10 +148,9 @@ def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
         yield f"{side}: {report.package}, {profiled.file}, {profiled.attributed:.2%} has a module"
 
 
-def _line(row: _Row, *, in_tree: bool, with_class: bool) -> Line:
-    name = "  " * row.depth + row.label if in_tree else row.whole
-    left, right = (side.total_time.median if side is not None else None for side in (row.left, row.right))
+def _row(row: _Both, *, with_class: bool) -> Row:
+    left, right = (side.total_time.median if side is not None else None for side in row.sides)
     sides = ("-" if time is None else milliseconds(time) for time in (left, right))
     ratio = f"{right / left:.2f}" if left and right is not None else ""
     class_name = (row.class_name,) if with_class else ()
-    return Line((name, *class_name, *sides, ratio, f"{row.difference / 1000:+.3f}"))
+    return Row((row.label, *sides, f"{row.difference / 1000:+,.3f}", ratio, *class_name), row.depth, count=row.count)

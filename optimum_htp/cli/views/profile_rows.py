@@ -1,15 +1,19 @@
-"""The rows of a profile's table, which `views/profile.py` prints: which (`--by`), and in which order."""
+"""The rows of a profile's table: which (`--by`), in which order, and which layers are one row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
+from optimum_htp.cli.views.folding import Folded, fold, fold_tree
 from optimum_htp.hierarchy import split_tag, tag_module_path
 from optimum_htp.verbs.profile import FusedTime, GroupTime, Microseconds, ModuleTime, OpTime, PhaseProfile
 
 VIEWS = ("module", "class", "layer", "call", "op")
 """What times can be added up by."""
+
+_NEAR_SHARE, _NEAR_OF_WHOLE = 0.25, 0.005  # how far modules may be apart that are shown as one
 
 ORDERS = ("tree", "total", "self", "kernels")
 """What rows can be sorted by; `tree` is the order of the modules."""
@@ -29,6 +33,7 @@ class TimeRow:
     self_time: Microseconds
     total_time: Microseconds
     ops: Mapping[str, OpTime] = field(default_factory=dict)  # of the total
+    count: int = 1  # how many were folded into it
 
 
 def profile_rows(
@@ -48,13 +53,101 @@ def profile_rows(
     rows = [*kinds[by](phase), *(_unattributed(phase) if by in ("module", "class", "layer") else ())]
     if depth is not None:
         rows = [row for row in rows if row.depth <= depth or row.kind == "unattributed"]
-    if sort is None:
-        in_tree = by in ("module", "layer", "call") and top is None
-        sort = "tree" if in_tree else "self" if by == "module" else "total"
+    sort = sort or usual_order(by, top)
     if sort != "tree":
         rows = [replace(row, label=row.whole or row.label, depth=0) for row in rows]
         rows.sort(key=lambda row: -measure(row, sort))
     return tuple(rows[:top])
+
+
+def usual_order(by: str, top: int | None) -> str:
+    """What rows are sorted by where nobody says."""
+    in_tree = by in ("module", "layer", "call") and top is None
+    return "tree" if in_tree else "self" if by == "module" else "total"
+
+
+def folded_rows(
+    phase: PhaseProfile, *, by: str, depth: int | None, top: int | None, sort: str | None, expand: bool = False
+) -> list[TimeRow]:
+    """The rows of `profile_rows`; modules of several layers that do the same, in about the same time, are one of them.
+
+    Its times are those of all together.
+    """
+    order = sort or usual_order(by, top)
+    rows = profile_rows(phase, by=by, depth=depth, sort=order)
+    if by != "module" or expand:
+        return list(rows[:top])
+    in_tree = order == "tree"
+    folded = fold_rows(rows, like=likeness, near=nearness(phase, in_tree=in_tree), in_tree=in_tree)
+    joined = [
+        replace(joined_row(group.members), label=group.name, depth=group.depth, count=group.count) for group in folded
+    ]
+    return (joined if in_tree else sorted(joined, key=lambda row: -measure(row, order)))[:top]
+
+
+_Labelled = TypeVar("_Labelled", bound="Labelled")
+
+
+class Labelled(Protocol):
+    """A row of a profile, or of two."""
+
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+
+
+def fold_rows(
+    rows: Sequence[_Labelled],
+    *,
+    like: Callable[[_Labelled], Hashable],
+    near: Callable[[_Labelled, _Labelled], bool],
+    in_tree: bool,
+) -> list[Folded[_Labelled]]:
+    """Folds rows as `folding` does, in the tree or out of it."""
+    if not in_tree:
+        return fold(rows, name=lambda row: row.label, like=like, near=near)
+    return fold_tree(rows, depth=lambda row: row.depth, name=lambda row: row.label, like=like, near=near)
+
+
+def likeness(row: TimeRow) -> tuple[object, ...] | None:
+    """What modules have in common that are shown as one: the same kernels."""
+    ops = frozenset((name, op.kernels) for name, op in row.ops.items())
+    return (row.class_name, row.calls, row.kernels, ops) if row.kind == "module" else None
+
+
+def nearness(phase: PhaseProfile, *, in_tree: bool) -> Callable[[TimeRow, TimeRow], bool]:
+    """Whether two rows take about the same time: a quarter more or less, or what hardly counts in the whole.
+
+    In their fastest runs: what else a machine does only adds to a time. In a tree by what is their own: what is below them
+    is held against each other too.
+    """
+    least = _NEAR_OF_WHOLE * min(phase.kernel_time, default=0)
+
+    def near(one: TimeRow, other: TimeRow) -> bool:
+        times = (row.self_time if in_tree else row.total_time for row in (one, other))
+        left, right = (min(time, default=0) for time in times)
+        return abs(left - right) <= max(_NEAR_SHARE * max(left, right), least)
+
+    return near
+
+
+def joined_row(rows: Sequence[TimeRow]) -> TimeRow:
+    """Rows together: the sums of their figures, run by run."""
+    first, *others = rows
+    ops = dict(first.ops)
+    for name, op in ((name, op) for row in others for name, op in row.ops.items()):
+        known = ops.get(name)
+        ops[name] = OpTime(known.kernels + op.kernels, known.time + op.time) if known else op
+    calls = [row.calls for row in rows]
+    return replace(
+        first,
+        calls=f"{sum(int(each.replace(',', '')) for each in calls):,}" if all(calls) and others else first.calls,
+        kernels=sum(row.kernels for row in rows),
+        self_time=sum((row.self_time for row in others), start=first.self_time),
+        total_time=sum((row.total_time for row in others), start=first.total_time),
+        ops=dict(sorted(ops.items(), key=lambda item: -item[1].time.median)),
+    )
 
 
 def measure(row: TimeRow | ModuleTime, order: str) -> float:
@@ -81,18 +174,17 @@ def attribute(tag: str) -> str:
 
 def _modules(phase: PhaseProfile) -> Iterator[TimeRow]:
     for module in phase.modules:
-        yield replace(_module(module), label=attribute(module.tag), depth=module.depth)
+        yield replace(module_row(module), label=attribute(module.tag), depth=module.depth)
         yield from (_fused(nodes, above=module) for nodes in phase.fused if nodes.tag == module.tag)
 
 
 def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
-    layers = [module for module in phase.modules if module.is_layer]
-    yield from map(_module, layers)
-    inside = sum((layer.total_time for layer in layers), start=Microseconds((0,) * len(phase.kernel_time)))
-    times = zip(phase.kernel_time, inside, phase.unattributed, strict=True)
-    rest = Microseconds(whole - layered - unknown for whole, layered, unknown in times)
+    layers = phase.by_layer()
+    yield from map(module_row, layers)
     kernels = sum(module.kernels for module in phase.modules if not module.depth)
-    yield _flat("module", "(outside layers)", kernels - sum(layer.kernels for layer in layers), rest, {})
+    yield _flat(
+        "module", "(outside layers)", kernels - sum(layer.kernels for layer in layers), phase.outside_layers, {}
+    )
 
 
 def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -131,7 +223,8 @@ def _flat(kind: str, label: str, kernels: int, time: Microseconds, ops: Mapping[
     return TimeRow(kind=kind, label=label, kernels=kernels, self_time=time, total_time=time, ops=ops)
 
 
-def _module(module: ModuleTime) -> TimeRow:
+def module_row(module: ModuleTime) -> TimeRow:
+    """A module, out of the tree."""
     return TimeRow(
         kind="module",
         label=module.path,

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.cli.views.terminal import printable
-from optimum_htp.verbs.select import FORMATS, Selection
+from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading, printable
+from optimum_htp.hierarchy import tag_module_path
+from optimum_htp.verbs.select import FORMATS, FileSelection, SelectedNode, Selection
+
+_COLUMNS = (
+    Column("node"),
+    Column("operator", spare=2),
+    Column("module", exact=True),
+    Column("call", number=True, spare=1),
+)
 
 
 def selection_lines(selection: Selection, *, form: str, device: str) -> Iterator[str]:
@@ -28,3 +36,20 @@ def selection_notes(selection: Selection, *, form: str, device: str) -> Iterator
     for file in selection.files:
         more = () if form == "json" else FORMATS[form].notes(file, device=device)
         yield from (f"{printable(file.name)}: {printable(note)}" for note in (*file.notes(), *more))
+
+
+def selection_page(selection: Selection) -> Iterator[Block]:
+    """The nodes of each file, and whose they are: what Python shows of a selection."""
+    for file in selection.files:
+        yield heading(_heading(selection, file))
+        yield Table(_COLUMNS, tuple(map(_row, file.nodes)))
+
+
+def _heading(selection: Selection, file: FileSelection) -> Iterator[str]:
+    yield f"{file.name}: {len(file.nodes):,} nodes of {', '.join(selection.patterns)}"
+    yield from file.notes()
+
+
+def _row(node: SelectedNode) -> Row:
+    call = "" if node.call is None else str(node.call)
+    return Row((node.name or node.id, node.operator, tag_module_path(node.tag) or "(root)", call))

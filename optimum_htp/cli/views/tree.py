@@ -1,11 +1,12 @@
-"""How module trees are shown: as a table on a terminal, as plain text in a pipe."""
+"""How module trees are shown."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_table, short_count
+from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading
+from optimum_htp.cli.views.folding import Folded, fold_tree, unfolded
 from optimum_htp.hierarchy import SOURCES
 from optimum_htp.package import SIDECAR
 from optimum_htp.verbs.tree import FileTree, ModuleRow, NodeRow, TreeReport
@@ -13,24 +14,36 @@ from optimum_htp.verbs.tree import FileTree, ModuleRow, NodeRow, TreeReport
 _COLUMNS = (
     Column("module"),
     Column("class"),
-    Column("calls", True),
-    Column("nodes", True),
-    Column("own", True),
-    Column("parameters", True),
+    Column("nodes", number=True),
+    Column("own", number=True),
+    Column("parameters", number=True, spare=1),
+    Column("calls", number=True, spare=2),
 )
-_EVIDENCE = Column("evidence")
+_WITH_NODES = (
+    Column("module, node"),
+    Column("class, operator"),
+    Column("evidence"),
+    Column("nodes", number=True, spare=1),
+    Column("own", number=True, spare=2),
+    Column("parameters", number=True, spare=3),
+    Column("calls", number=True, spare=4),
+)
 
 
-def print_trees(report: TreeReport) -> None:
-    """Prints module trees, each with a heading."""
-    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    columns = (*_COLUMNS, _EVIDENCE) if report.nodes else _COLUMNS
-    for index, tree in enumerate(report.files):
-        if index:
-            print()
-        print_heading(*_heading(tree))
-        print()
-        print_table(columns, _lines(tree, nodes=report.nodes, unicode=unicode))
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A module, and how many of those below it are not shown."""
+
+    row: ModuleRow
+    cut: int
+
+
+def tree_page(report: TreeReport, *, expand: bool = False) -> Iterator[Block]:
+    """A table for each file, under a heading."""
+    for tree in report.files:
+        yield heading(_heading(tree))
+        rows = _rows(tree, nodes=report.nodes, expand=expand or report.nodes)
+        yield Table(_WITH_NODES if report.nodes else _COLUMNS, tuple(rows))
 
 
 def evidence_text(by_source: dict[str, int]) -> str:
@@ -53,20 +66,54 @@ def _heading(tree: FileTree) -> Iterator[str]:
         yield f"read from the nodes, without {SIDECAR}: calls and parameters may be unknown"
 
 
-def _lines(tree: FileTree, *, nodes: bool, unicode: bool) -> Iterator[Line]:
-    extra = ("",) if nodes else ()
-    guides = _guides(tree.rows, unicode=unicode)
-    depths = [*(row.depth for row in tree.rows[1:]), 0]
-    for row, (guide, inner), next_depth in zip(tree.rows, guides, depths, strict=False):
-        cut = row.modules_below if next_depth <= row.depth else 0
-        yield Line((guide + _label(row), _class(row, cut=cut), *_figures(row), *extra), not row.all_nodes)
+def _rows(tree: FileTree, *, nodes: bool, expand: bool) -> Iterator[Row]:
+    rows = _shown(tree.rows if expand else _with_nodes(tree.rows))
+    for group in _unfolded(rows) if expand else _folded(rows):
+        row = group.first.row
+        name = _label(row) if group.count == 1 else group.name
+        cells, style = (name, _class(group.first)), "" if row.all_nodes else "faint"
+        evidence = ("",) if nodes else ()
+        yield Row((*cells, *evidence, *_figures(group)), group.depth, count=group.count, style=style)
         if nodes:
-            yield from (_node_line(node, inner) for node in row.nodes)
+            yield from (_node(node, group.depth) for node in row.nodes)
     if tree.unresolved:
         count = f"{len(tree.unresolved):,}"
-        yield Line(("(unresolved)", "", "", count, count, "", *extra))
+        yield Row(("(unresolved)", *([""] * (2 if nodes else 1)), count, count, "", ""))
         if nodes:
-            yield from (_node_line(node, "   ") for node in tree.unresolved)
+            yield from (_node(node, 0) for node in tree.unresolved)
+
+
+def _with_nodes(rows: Iterable[ModuleRow]) -> Iterator[ModuleRow]:
+    """The modules without those below a module that has no node, such as an encoder in the file of a decoder."""
+    above: ModuleRow | None = None
+    for row in rows:
+        if above is None or row.depth <= above.depth:
+            above = None if row.all_nodes else row
+            yield row
+
+
+def _shown(rows: Iterable[ModuleRow]) -> list[_Shown]:
+    listed = list(rows)
+    depths = [*(row.depth for row in listed[1:]), 0]
+    return [
+        _Shown(row, row.modules_below if next_depth <= row.depth else 0)
+        for row, next_depth in zip(listed, depths, strict=False)
+    ]
+
+
+def _unfolded(rows: Iterable[_Shown]) -> list[Folded[_Shown]]:
+    return unfolded(rows, lambda shown: shown.row.attribute, lambda shown: shown.row.depth)
+
+
+def _folded(rows: list[_Shown]) -> list[Folded[_Shown]]:
+    return fold_tree(rows, depth=lambda shown: shown.row.depth, name=lambda shown: shown.row.attribute, like=_likeness)
+
+
+def _likeness(shown: _Shown) -> tuple[object, ...]:
+    """What modules have in common that are shown as one; those with other names are like no other."""
+    row = shown.row
+    other_names = row.path if row.aliases or row.alias_of is not None or row.in_model else None
+    return row.class_name, row.calls, row.parameters, row.own_nodes, row.all_nodes, shown.cut, other_names
 
 
 def _label(row: ModuleRow) -> str:
@@ -75,42 +122,32 @@ def _label(row: ModuleRow) -> str:
     return f"(root: {row.in_model})" if row.in_model else "(root)"
 
 
-def _class(row: ModuleRow, *, cut: int) -> str:
-    text = row.class_name
+def _class(shown: _Shown) -> str:
+    row, text = shown.row, shown.row.class_name
     if row.alias_of is not None:
         text += f" (= {row.alias_of or 'root'})"
     elif row.aliases:
         more = f" and {len(row.aliases) - 2} more" if len(row.aliases) > 2 else ""
         text += f" (also {', '.join(row.aliases[:2])}{more})"
-    return text + (f" [+{cut:,} below]" if cut else "")
+    return text + (f" [+{shown.cut:,} below]" if shown.cut else "")
 
 
-def _figures(row: ModuleRow) -> tuple[str, str, str, str]:
-    """Calls, nodes, own nodes and parameters; the row of a further name has only the nodes."""
+def _figures(group: Folded[_Shown]) -> tuple[str, str, str, str]:
+    """Nodes, own nodes, parameters and calls, of all together; the row of a further name has only the nodes."""
+    rows = [shown.row for shown in group.members]
     calls = parameters = ""
-    if row.alias_of is None:
-        calls = "?" if row.calls is None else f"{row.calls:,}"
-        parameters = "?" if row.parameters is None else short_count(row.parameters)
-    return calls, f"{row.all_nodes:,}", f"{row.own_nodes:,}", parameters
+    if rows[0].alias_of is None:
+        parameters, calls = _sum(row.parameters for row in rows), _sum(row.calls for row in rows)
+    return _sum(row.all_nodes for row in rows), _sum(row.own_nodes for row in rows), parameters, calls
 
 
-def _node_line(node: NodeRow, guide: str) -> Line:
+def _sum(numbers: Iterable[int | None]) -> str:
+    known = list(numbers)
+    return "?" if None in known else f"{sum(number or 0 for number in known):,}"
+
+
+def _node(node: NodeRow, depth: int) -> Row:
     graph = f"{node.graph}: " if node.graph else ""
     call = "" if node.call is None else f", call {node.call}"
-    name = f"{guide}- {graph}{node.name or node.id}"
-    return Line((name, node.operator, "", "", "", "", node.source + call), True)
-
-
-def _guides(rows: Sequence[ModuleRow], *, unicode: bool) -> list[tuple[str, str]]:
-    """For each row what stands in front of it, and in front of its nodes."""
-    bar, tee, corner = ("│  ", "├─ ", "└─ ") if unicode else ("|  ", "|- ", "`- ")
-    guides: list[tuple[str, str]] = []
-    follows: list[bool] = []  # for each depth, from the bottom up: whether another row follows below the same parent
-    for row in reversed(rows):
-        follows += [False] * (row.depth + 2 - len(follows))
-        bars = [bar if more else "   " for more in follows]
-        above = "".join(bars[1 : row.depth])
-        own = (tee if follows[row.depth] else corner) if row.depth else ""
-        guides.append((above + own, "".join(bars[1 : row.depth + 2])))
-        follows[row.depth :] = [True]
-    return guides[::-1]
+    cells = (f"{graph}{node.name or node.id}", node.operator, node.source + call, "", "", "", "")
+    return Row(cells, depth, leaf=True, style="faint")

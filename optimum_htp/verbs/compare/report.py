@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from optimum_htp.models import Errors, finite
+from optimum_htp.reports import Brief, Report, called, numbered
 
 FOREIGN = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
 """Why nobody is named where most modules are wrong."""
@@ -51,6 +52,12 @@ class CallComparison:
     evidence: str | None = None
     skipped: str | None = None
     compared_as: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called: its path and its tag, with the call behind it where the module ran more than once."""
+        call = "" if self.call is None else f"@{self.call}"
+        return f"{self.path}{call}", f"{self.tag}{call}"
 
     def identity(self) -> dict[str, Any]:
         """The part of its document that says which call it is."""
@@ -122,8 +129,8 @@ class Culprit:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartComparison:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PartComparison(Brief):
     """One ONNX file, or one branch of a merged decoder.
 
     Attributes:
@@ -188,6 +195,14 @@ class PartComparison:
             outputs={},
             outputs_sqnr_db=-inf,
         )
+
+    def __getitem__(self, name: str) -> CallComparison:
+        """The call of the module with a dotted path (`""` is the root) or a tag; where it ran more than once, `PATH@1`.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        return called(name, ((call.names, self.label, call) for call in self.modules), what="module")
 
     @property
     def label(self) -> str:
@@ -272,8 +287,8 @@ class PartComparison:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CompareReport(Report):
     """How far a package is from its reference, module by module.
 
     Attributes:
@@ -304,6 +319,18 @@ class CompareReport:
     def ok(self) -> bool:
         """Whether nobody is to blame and everything that was compared is within the tolerance."""
         return all(part.ok for part in self.parts)
+
+    def __getitem__(self, name: str) -> CallComparison:
+        """What `PartComparison` has of that name, of the one file that has it.
+
+        Raises:
+            UnknownNameError: There is none, or several parts have it.
+        """
+        return called(
+            name,
+            ((call.names, where, call) for where, part in numbered("parts", self.parts) for call in part.modules),
+            what="module",
+        )
 
     @property
     def coverage(self) -> float:

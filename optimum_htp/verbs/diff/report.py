@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from optimum_htp.reports import Brief, Report, called, numbered
+
 _TABLES = ("versions", "values", "stored_elements", "functions", "operators")  # the changes of a file as a whole
 
 
@@ -151,8 +153,8 @@ class ModuleDiff:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class FileDiff:
+@dataclass(frozen=True, slots=True, repr=False)
+class FileDiff(Brief):
     """Two ONNX files that were compared.
 
     Attributes:
@@ -183,6 +185,18 @@ class FileDiff:
     functions: tuple[Change, ...]
     compared: Compared
 
+    def __getitem__(self, name: str) -> ModuleDiff:
+        """The module with a dotted path; `""` is the root.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        return called(
+            name,
+            (((module.path,), self.before, module) for module in self.modules if module.path is not None),
+            what="module",
+        )
+
     @property
     def changed_modules(self) -> tuple[ModuleDiff, ...]:
         """The modules that differ."""
@@ -210,8 +224,8 @@ class FileDiff:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class DiffReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class DiffReport(Report):
     """Two packages, compared.
 
     Attributes:
@@ -231,6 +245,23 @@ class DiffReport:
     only_after: tuple[str, ...]
     weights: bool = False
     not_compared: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> ModuleDiff:
+        """The module with a dotted path (`""` is the root), of the one file that has it.
+
+        Raises:
+            UnknownNameError: There is none, or several files have it.
+        """
+        return called(
+            name,
+            (
+                ((module.path,), where, module)
+                for where, file in numbered("files", self.files)
+                for module in file.modules
+                if module.path is not None
+            ),
+            what="module",
+        )
 
     @property
     def changed(self) -> bool:

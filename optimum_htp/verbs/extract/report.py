@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optimum_htp.onnxfile import Value, element_type
+from optimum_htp.reports import Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ExtractReport(Report):
     """What was cut out, and where it is.
 
     Attributes:

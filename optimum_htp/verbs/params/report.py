@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 from optimum_htp.package import StoredParameter
+from optimum_htp.reports import Report, called
 
 KINDS = ("parameter", "constant", "unknown")
 
@@ -42,8 +43,8 @@ class ParameterRow(StoredParameter):
     anonymous: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ParamsReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ParamsReport(Report):
     """The initializers of a package.
 
     Attributes:
@@ -57,6 +58,16 @@ class ParamsReport:
     model: str
     files: Mapping[str, tuple[ParameterRow, ...]]
     saved: bool
+
+    def __getitem__(self, name: str) -> ParameterRow:
+        """The initializer of a name, before or after a renaming.
+
+        Raises:
+            UnknownNameError: There is none, or several files have it.
+        """
+        return called(
+            name, (((row.name, row.new_name or row.name), row.file, row) for row in self.rows), what="initializer"
+        )
 
     @property
     def rows(self) -> tuple[ParameterRow, ...]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.package import FileTraits, partners
+from optimum_htp.reports import Brief, Report, called, numbered
 from optimum_htp.verbs.profile.times import ModuleTime, PhaseProfile, in_tree_order
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProfileReport(Report):
     """Where the time of a package goes.
 
     Attributes:
@@ -43,6 +44,22 @@ class ProfileReport:
         """The phases of each file that was run, by the file's path in the package."""
         names = dict.fromkeys(phase.file for phase in self.phases)
         return {name: tuple(phase for phase in self.phases if phase.file == name) for name in names}
+
+    def __getitem__(self, name: str) -> ModuleTime:
+        """The module with a dotted path (`""` is the root) or a tag, of the one phase that has it.
+
+        Raises:
+            UnknownNameError: There is none, or several phases have it.
+        """
+        return called(
+            name,
+            (
+                ((module.path, module.tag), where, module)
+                for where, phase in numbered("phases", self.phases)
+                for module in phase.modules
+            ),
+            what="module",
+        )
 
     def compared_with(self, other: ProfileReport) -> ProfileDelta:
         """This profile and another side by side, by module: of a package before and after quantization, say.
@@ -77,8 +94,8 @@ class ProfileReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleDelta:
+@dataclass(frozen=True, slots=True, repr=False)
+class ModuleDelta(Brief):
     """One module in two packages.
 
     Attributes:
@@ -119,13 +136,23 @@ class ModuleDelta:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseDelta:
+@dataclass(frozen=True, slots=True, repr=False)
+class PhaseDelta(Brief):
     """A phase in the first (`left`) and the second package (`right`), and the modules of both."""
 
     left: PhaseProfile
     right: PhaseProfile
     modules: tuple[ModuleDelta, ...]
+
+    def __getitem__(self, name: str) -> ModuleDelta:
+        """The module with a dotted path (`""` is the root) or a tag.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        return called(
+            name, (((module.path, module.tag), self.left.file, module) for module in self.modules), what="module"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The phase as JSON."""
@@ -141,8 +168,8 @@ class PhaseDelta:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileDelta:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProfileDelta(Report):
     """Where the time of two packages goes, side by side.
 
     `left` and `right` are their profiles, `phases` those that both have, `unpaired` the files and phases of only one.
@@ -152,6 +179,22 @@ class ProfileDelta:
     right: ProfileReport
     phases: tuple[PhaseDelta, ...]
     unpaired: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> ModuleDelta:
+        """The module with a dotted path (`""` is the root) or a tag, of the one phase that has it.
+
+        Raises:
+            UnknownNameError: There is none, or several phases have it.
+        """
+        return called(
+            name,
+            (
+                ((module.path, module.tag), where, module)
+                for where, phase in numbered("phases", self.phases)
+                for module in phase.modules
+            ),
+            what="module",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What `profile --compare --json` prints; times are microseconds."""

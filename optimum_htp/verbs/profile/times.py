@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
+from optimum_htp.reports import Brief, called
+
 
 class Microseconds(tuple[int, ...]):
     """A time in microseconds, measured once for each run.
@@ -56,8 +58,8 @@ class OpTime(NamedTuple):
         return {"kernels": self.kernels, "time": self.time.to_dict()}
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleTime:
+@dataclass(frozen=True, slots=True, repr=False)
+class ModuleTime(Brief):
     """One module.
 
     Attributes:
@@ -85,8 +87,8 @@ class ModuleTime:
     ops: Mapping[str, OpTime]
 
 
-@dataclass(frozen=True, slots=True)
-class FusedTime:
+@dataclass(frozen=True, slots=True, repr=False)
+class FusedTime(Brief):
     """Nodes that each do work of the same several modules, so that their time is no single module's own.
 
     Attributes:
@@ -167,8 +169,8 @@ class Kernel:
     origins: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseProfile:
+@dataclass(frozen=True, slots=True, repr=False)
+class PhaseProfile(Brief):
     """One ONNX file in one phase.
 
     Attributes:
@@ -207,6 +209,25 @@ class PhaseProfile:
         """The share of kernel time that a time is, by the medians: one slow run moves it little."""
         whole = self.kernel_time.median
         return time.median / whole if whole else 0.0
+
+    def __getitem__(self, name: str) -> ModuleTime:
+        """The module with a dotted path (`""` is the root) or a tag.
+
+        Raises:
+            UnknownNameError: There is none.
+        """
+        return called(name, (((module.path, module.tag), self.file, module) for module in self.modules), what="module")
+
+    def by_layer(self) -> tuple[ModuleTime, ...]:
+        """The layers: modules of a list that lies in no other; `outside_layers` is the rest."""
+        return tuple(module for module in self.modules if module.is_layer)
+
+    @property
+    def outside_layers(self) -> Microseconds:
+        """The time that no layer has, of what has a module."""
+        inside = sum((layer.total_time for layer in self.by_layer()), start=Microseconds((0,) * len(self.kernel_time)))
+        times = zip(self.kernel_time, inside, self.unattributed, strict=True)
+        return Microseconds(whole - layered - unknown for whole, layered, unknown in times)
 
     def by_class(self) -> tuple[GroupTime, ...]:
         """Modules of the same class together."""

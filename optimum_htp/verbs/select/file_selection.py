@@ -9,6 +9,7 @@ from typing import Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, NodeTags
 from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.reports import Brief
 from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
 
 
@@ -37,8 +38,8 @@ class SelectedNode:
     fused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FileSelection:
+@dataclass(frozen=True, slots=True, repr=False)
+class FileSelection(Brief):
     """What is selected in one ONNX file.
 
     Attributes:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.reports import Report
 from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.formats.base import NameFormat
 from optimum_htp.verbs.select.formats.table import FORMATS
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Selection(Report):
     """What patterns select in a package, whose path is `package`; `files` are those that have selected nodes."""
 
     package: str

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from optimum_htp.reports import Report, called
+
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 STATUSES = (OK, WARNING, FAILED, SKIPPED)
 
@@ -46,8 +48,8 @@ class Check:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ValidationReport(Report):
     """The result of a validation.
 
     Attributes:
@@ -81,9 +83,9 @@ class ValidationReport:
         """The check of that name.
 
         Raises:
-            KeyError: It was not asked for.
+            UnknownNameError: It was not asked for.
         """
-        return {check.name: check for check in self.checks}[name]
+        return called(name, (((check.name,), self.package, check) for check in self.checks), what="check")
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""
