@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.parser
 import pytest
@@ -17,6 +19,7 @@ from optimum_htp.cli.main import main
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
+from optimum_htp.models.inputs import phase_of
 from optimum_htp.models.measures import EXACT
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import write_tags
@@ -77,6 +80,50 @@ def test_one_that_cannot_be_loaded_does_not_stop_the_others(package: Path, capsy
     shutil.copy(package / "model_int8.onnx", package / "model_slim.onnx")
     with pytest.raises(HtpError, match="not a valid ONNX file"):  # nor here
         compare(package, dims={"n": 3})
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+def test_inputs_are_for_the_phase_that_they_fit(
+    decodes: bool, exported: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of a merged decoder the branch that they choose, once; the samples may have different sizes."""
+    model = read_model(exported("t5") / "decoder_model_merged.onnx")
+    files = []
+    for size in (3, 4):
+        given = {}
+        for value in model.graph.inputs:
+            known = {"use_cache_branch": (1,), "input_ids": (2, 1), "encoder_attention_mask": (2, size)}
+            shape = known.get(value.name) or (2, size, value.shape[-1])[: len(value.shape)]
+            if value.name.startswith("past"):
+                shape = (2, value.shape[1], size, value.shape[3])
+            dtype = {"use_cache_branch": bool, "input_ids": np.int64, "encoder_attention_mask": np.int64}.get(
+                value.name
+            )
+            given[value.name] = np.ones(shape, dtype or np.float32)
+        files.append(tmp_path / f"{size}.npz")
+        np.savez(files[-1], **given)
+    (part,) = compare(
+        exported("t5"), reference=exported("t5"), file="decoder_model_merged.onnx", inputs=files, threads=1
+    ).parts
+    assert (part.branch, part.samples, part.verdict) == ("decode", 2, "agrees")
+
+
+@pytest.mark.parametrize(
+    ("past", "branch", "possible", "phase"),
+    [
+        (3, None, ("prefill", "decode"), "decode"),
+        (0, None, ("prefill", "decode"), "prefill"),
+        (3, False, ("prefill", "decode"), "prefill"),
+        (0, True, ("prefill", "decode"), "decode"),
+        (3, None, ("decode",), "decode"),
+        (None, None, ("forward",), "forward"),
+    ],
+)
+def test_phase_of_inputs(past: int | None, branch: bool | None, possible: tuple[str, ...], phase: str) -> None:
+    given = {"input_ids": np.ones((1, 1), np.int64)}
+    given |= {} if past is None else {"past_key_values.0.key": np.ones((1, 2, past, 4))}
+    given |= {} if branch is None else {"use_cache_branch": np.array([branch])}
+    assert phase_of(given, possible) == phase
 
 
 @pytest.mark.parametrize(

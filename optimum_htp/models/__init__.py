@@ -24,6 +24,7 @@ from optimum_htp.models.inputs import (
     make_inputs,
     paired_inputs,
     paired_outputs,
+    phase_of,
     phases,
     read_arrays,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,15 @@ def phases(model: OnnxModel) -> tuple[str, ...]:
         return ("prefill",) if generates else ("forward",)
     crossed = any(".encoder." in name for name in past)
     return ("decode",) if crossed and "use_cache_branch" not in names else ("prefill", "decode")
+
+
+def phase_of(given: Mapping[str, Array], possible: Sequence[str]) -> str:
+    """The one of the possible phases that inputs are for: the last if there is a past in them, else the first."""
+    if "use_cache_branch" in given:
+        decodes = bool(given["use_cache_branch"].all())
+    else:
+        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
+    return possible[-1] if decodes else possible[0]
 
 
 def graph_inputs(model: OnnxModel) -> list[Value]:

@@ -12,6 +12,7 @@ from optimum_htp.models import Array, computes_in
 from optimum_htp.onnxfile import Node
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.kept_values import KeptValues
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
@@ -55,9 +56,7 @@ class PackageReference:
         self._borders = {number: self._border(number) for number in self._graph.nodes}
         self.named_calls = sorted(self._graph.nodes)
         self.calls = self._with_sizes()
-        self._kept: dict[str, Array] | None = None
-        if sum(call.bytes for call in self.calls) <= max_bytes:
-            self._kept = self._run(name for sides in self._borders.values() for side in sides for name in side)
+        self._values = KeptValues({call.number: call.bytes for call in self.calls}, self._load, max_bytes=max_bytes)
         known = self._run(name for name in results.values() if self.has(name))
         outputs = {name: known[theirs] for name, theirs in results.items() if theirs in known}
         self.outputs: Mapping[str, Array] = {name: value for name, value in outputs.items() if hasattr(value, "dtype")}
@@ -102,9 +101,11 @@ class PackageReference:
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What enters and leaves some calls, by the names in the graph."""
+        return self._values.of(wanted)
+
+    def _load(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         borders = {number: self._borders.get(number, ((), ())) for number in wanted}
-        names = dict.fromkeys(name for sides in borders.values() for side in sides for name in side)
-        values = self._kept if self._kept is not None else self._run(names)
+        values = self._run(name for sides in borders.values() for side in sides for name in side)
         arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
 
         def known(side: Sequence[str]) -> tuple[PortValue, ...]:

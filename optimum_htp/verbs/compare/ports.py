@@ -18,6 +18,7 @@ given, and what leaves `norm` is what it returned. Both rest on a guess, which i
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Ports:
         self.names_are_shared = False
         self._shapes: dict[tuple[int, str], tuple[int, ...]] = {}  # by sample
         self._dtypes: dict[str, str] = {}
+        self._digests: tuple[frozenset[Port], dict[bytes, list[Port]]] | None = None
 
     # --- Running ------------------------------------------------------------------------------------------------------
 
@@ -391,14 +393,19 @@ class Ports:
     def tensors_of(self, port: Port) -> dict[str, int]:
         """The tensors with what a call should be given at a port, where other calls returned just that, and which calls."""
         values = self._values(self.samples[0], [port.call])[port.call]
-        wanted = self.expected(port, values)[self.matches[port].index]
-        tensors: dict[str, int] = {}
-        for other in self.matches:
-            if not other.into and self.matches[other].evidence != SHAPE:
-                returned = self._values(self.samples[0], [other.call])[other.call].returned
-                if wanted.is_same(returned[self.matches[other].index]):
-                    tensors[other.tensor] = other.call
-        return tensors
+        wanted = _digest(self.expected(port, values)[self.matches[port].index].array)
+        return {other.tensor: other.call for other in self._returned().get(wanted, ())}
+
+    def _returned(self) -> dict[bytes, list[Port]]:
+        """The ports whose calls returned some values, by the digest of these, where that is no guess."""
+        ports = frozenset(port for port, match in self.matches.items() if not port.into and match.evidence != SHAPE)
+        if self._digests is None or self._digests[0] != ports:
+            found: dict[bytes, list[Port]] = {}
+            for port in sorted(ports, key=lambda port: port.call):
+                values = self._values(self.samples[0], [port.call])[port.call]
+                found.setdefault(_digest(values.returned[self.matches[port].index].array), []).append(port)
+            self._digests = ports, found
+        return self._digests[1]
 
     def makers_of(self, port: Port) -> list[int]:
         """The calls that made just what a call should be given, or return, at a port: not those that only hand it on."""
@@ -424,6 +431,11 @@ class Ports:
         """Takes back matches that something speaks against."""
         for port in ports:
             self.matches.pop(port, None)
+
+
+def _digest(array: Array) -> bytes:
+    """What only arrays of the same type, shape and values have."""
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).digest()
 
 
 def _groups(sizes: Mapping[int, int], max_bytes: int) -> Iterator[list[int]]:

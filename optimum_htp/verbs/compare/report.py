@@ -308,7 +308,7 @@ class CompareReport(Report):
     @property
     def files(self) -> tuple[str, ...]:
         """The files that were compared, by their path in the package."""
-        return tuple(dict.fromkeys(part.file for part in self.parts))
+        return tuple(dict.fromkeys(part.file for part in self.parts if part.samples))
 
     @property
     def wrong(self) -> bool:

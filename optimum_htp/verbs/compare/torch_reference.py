@@ -30,6 +30,7 @@ from optimum_htp.models import (
     tensors_in,
 )
 from optimum_htp.onnxfile import Node, OnnxModel
+from optimum_htp.verbs.compare.kept_values import KeptValues
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ class TorchReference:
         self.guessed = example.guessed
         self.named_calls = [call.number for call in self.calls if call.parent is None][-1:]
         self._numbers = recorder.numbers
-        self._kept = recorder.kept if recorder.has_room else None
+        sizes = {call.number: call.bytes for call in self.calls}
+        self._values = KeptValues(sizes, self._load, max_bytes=max_bytes)
+        self._all = recorder.kept if recorder.has_room else None
 
     def _record(self, **options: Any) -> tuple[_Recorder, Example]:
         with _Recorder(self._root, self._tree, **options) as recorder:
@@ -89,7 +92,12 @@ class TorchReference:
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned; the model runs again if it was too much to keep."""
-        kept = self._kept if self._kept is not None else self._record(only=frozenset(wanted))[0].kept
+        if self._all is None:
+            return self._values.of(wanted)
+        return {number: self._with_names(number, self._all.get(number, CallValues())) for number in wanted}
+
+    def _load(self, wanted: Sequence[int]) -> dict[int, CallValues]:
+        kept = self._record(only=frozenset(wanted))[0].kept
         return {number: self._with_names(number, kept.get(number, CallValues())) for number in wanted}
 
     def _with_names(self, number: int, values: CallValues) -> CallValues:

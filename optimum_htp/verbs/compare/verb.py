@@ -39,6 +39,7 @@ from optimum_htp.models import (
     paired_outputs,
     part_inputs,
     part_phases,
+    phase_of,
     phases,
     usual_memory,
 )
@@ -84,9 +85,12 @@ class _Options:
     threads: int | None
     renamed: Mapping[str, str]
 
-    def given(self, model: OnnxModel) -> list[dict[str, Array] | None]:
-        """The inputs of each sample; None for one that has to be made."""
-        return [load_inputs(path, model) for path in self.inputs] or [None] * SAMPLES
+    def given(self, model: OnnxModel, phase: str, possible: Sequence[str]) -> list[dict[str, Array] | None]:
+        """The inputs of each sample for one of the possible phases; None for one that has to be made."""
+        if not self.inputs:
+            return [None] * SAMPLES
+        loaded = [load_inputs(path, model) for path in self.inputs]
+        return [given for given in loaded if phase_of(given, possible) == phase]
 
 
 def compare(
@@ -243,11 +247,16 @@ def _with_model(
     compared = {part.file for part in parts}
     for part in parts:
         with results.trying(part.file, branch=part.branch_name):
-            results.parts.append(_compare_part(tagged[part.file], part, source, options))
+            results.parts += _compare_part(tagged[part.file], part, source, options)
     return results.all(), {name: "Optimum's export config does not know it" for name in tagged if name not in compared}
 
 
-def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> PartComparison:
+def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> Iterator[PartComparison]:
+    """Compares a part with its module, unless the inputs that are given are for the other branch of a merged decoder."""
+    phase = "decode" if part.branch else "prefill"
+    inputs = options.given(tagged.model, phase, (phase,) if part.branch is None else ("prefill", "decode"))
+    if not inputs:
+        return
     flat = FlatGraph(tagged.model, tagged.tags, branch=part.branch)
     root = next((node.tag.tag.split("/")[1] for node in flat.nodes if node.tag is not None), "")
     tree = next((tree for tree in tagged.trees if tree.tag(()) == f"/{root}"), tagged.trees[0])
@@ -255,14 +264,14 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     shapes = fixed_sizes(tagged.model.graph.inputs) | options.sizes.by_name()
     names = names_in_torch(part, tagged.model, shapes=shapes, renamed=options.renamed)
     samples: list[TorchReference] = []
-    for seed, given in enumerate(options.given(tagged.model)):
+    for seed, given in enumerate(inputs):
         run = partial(run_part, part, tagged.model, shapes, given, names, seed)
         samples.append(
             TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * SAMPLES))
         )
     tolerance = default_tolerance(tagged.model)
     pairs = names if names is not None else ()
-    return _compare(tagged, flat, samples, pairs, options, branch=part.branch_name, tolerance=tolerance)
+    yield _compare(tagged, flat, samples, pairs, options, branch=part.branch_name, tolerance=tolerance)
 
 
 def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, is_own: bool) -> _Compared:
@@ -313,8 +322,11 @@ def _compare_pair(
     inputs, outputs = (pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs))
     if inputs.problem() is not None:
         raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
-    for phase in phases(tagged.model):
-        yield _compare_phase(tagged, reference, (inputs, outputs), config, options, phase)
+    possible = phases(tagged.model)
+    for phase in possible:
+        given = options.given(tagged.model, phase, possible)
+        if given:
+            yield _compare_phase(tagged, reference, (inputs, outputs), config, options, phase, given)
 
 
 def _compare_cut(
@@ -322,16 +334,18 @@ def _compare_cut(
 ) -> Iterator[PartComparison]:
     """Compares an extracted part with what it was cut from, on what that gives it."""
     config = component_config(source, reference.name) or source.config
-    for phase in part_phases(record, reference.model):
+    possible = part_phases(record, reference.model)
+    for phase in possible:
         samples = []
-        for seed, given in enumerate(options.given(reference.model)):
+        for seed, given in enumerate(options.given(reference.model, phase, possible)):
             if given is None:
                 given = make_inputs(reference.model, config, sizes=options.sizes, phase=phase, varied=True, seed=seed)
             inputs = part_inputs(tagged.model, record, reference.model, config, phase=phase, given=given)
             samples.append((inputs, given))
         names = [value.name for value in tagged.model.graph.outputs]
         results = dict(zip(names, record.outputs, strict=False))
-        yield _compare_files(tagged, reference, samples, results, (), options, phase)
+        if samples:
+            yield _compare_files(tagged, reference, samples, results, (), options, phase)
 
 
 def _compare_phase(
@@ -341,10 +355,11 @@ def _compare_phase(
     config: Mapping[str, Any] | None,
     options: _Options,
     phase: str,
+    inputs: Sequence[dict[str, Array] | None],
 ) -> PartComparison:
     samples = [
         shared_inputs(tagged.model, reference.model, pairs[0], config, options.sizes, phase, given=given, seed=seed)
-        for seed, given in enumerate(options.given(tagged.model))
+        for seed, given in enumerate(inputs)
     ]
     results = {value.name: pairs[1].names.get(value.name, value.name) for value in tagged.model.graph.outputs}
     return _compare_files(tagged, reference, samples, results, pairs, options, phase)

@@ -19,6 +19,7 @@ from optimum_htp.models import (
     paired_inputs,
     part_inputs,
     part_phases,
+    phase_of,
     phases,
     read_arrays,
 )
@@ -134,7 +135,7 @@ def _own(
     if known is not None and set(given).isdisjoint(value.name for value in graph_inputs(model)):
         given = known.ours(given)
     check_inputs(given, model, where=str(inputs))
-    return {_phase_of(given, phases(model)): given}
+    return {phase_of(given, phases(model)): given}
 
 
 def _given_by(source: _Source, part: OnnxModel, sizes: InputSizes, inputs: str | Path | None) -> dict[str, Inputs]:
@@ -147,15 +148,7 @@ def _given_by(source: _Source, part: OnnxModel, sizes: InputSizes, inputs: str |
     given = read_arrays(inputs)
     if given.keys() != {value.name for value in graph_inputs(model)}:
         check_inputs(given, part, where=str(inputs))
-        return {_phase_of(given, phases(part)): given}
+        return {phase_of(given, phases(part)): given}
     check_inputs(given, model, where=str(inputs))
-    phase = _phase_of(given, possible)
+    phase = phase_of(given, possible)
     return {phase: part_inputs(part, source.record, model, None, phase=phase, given=given)}
-
-
-def _phase_of(given: Inputs, possible: Sequence[str]) -> str:
-    if "use_cache_branch" in given:
-        decodes = bool(given["use_cache_branch"].all())
-    else:
-        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
-    return possible[-1] if decodes else possible[0]
