@@ -58,6 +58,10 @@ _MESSAGES = {
     r"^Asked to export a (\S+) model for the task ([^ ,]+).* only supports the tasks (.+?) for ": (
         "{model}: Optimum exports no {0!r} model for the task {1!r}: give --task one of {2}"
     ),
+    r"NOT_IMPLEMENTED : Could not find an implementation for (\w+)": (
+        "{model}: Optimum runs what it has exported, and ONNX Runtime has no {0} of that type for this device: use another "
+        "--dtype, or --device cuda where that is bf16"
+    ),
     r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
         "{model} can't be exported on CUDA here: use --device cpu, or a PyTorch and a machine that have it"
     ),
@@ -142,6 +146,9 @@ def _of_model(chain: list[BaseException], model: str) -> str | None:
         return advice and f"no model {model!r}: there is no such directory, and {advice}"
     if not is_directory:
         return f"{model} is a file: give the model's directory"
+    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+        advice = "merge it into its model, `model.merge_and_unload().save_pretrained(DIR)`, and export DIR"
+        return f"{model} is a PEFT adapter, which is no model by itself: {advice}"
     if not any((place / name).is_file() for name in _CONFIGS):
         return f"{model} is not a model directory, it has no config.json: give one that `save_pretrained` wrote"
     return None

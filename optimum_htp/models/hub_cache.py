@@ -9,8 +9,8 @@ from typing import Any
 
 from optimum_htp.package import preprocessors_of
 
-# What a model has besides weights; of weights in subdirectories only those of a sentence model's further modules count.
-_SMALL_FILES = ("*.json", "*.txt", "*.py", "*.model", "*.jinja", "*.codes", "*.tiktoken")
+# What a model has besides weights; and those of the layers behind the transformer of a sentence model (`2_Dense`).
+_SMALL_FILES = ("*.json", "*.txt", "*.py", "*.model", "*.jinja", "*.codes", "*.tiktoken", "[1-9]_*/*")
 _WHERE = ("revision", "cache_dir", "token", "local_files_only")
 
 

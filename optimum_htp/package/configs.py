@@ -141,9 +141,9 @@ def complete_package(
     with writing(target):
         if source.is_dir() and directory.is_dir():
             missing = [name for name in _missing(directory, source) if not (directory / name).exists()]
-            added = [name for name in missing if _copy(source, target, name)]
+            added = [name for name in missing if copy_file(source, target, name)]
             code = [name for name in _code(directory, source) if not (directory / name).exists()]
-            code = [name for name in code if _copy(source, target, name)]
+            code = [name for name in code if copy_file(source, target, name)]
             if code and not trust_remote_code:
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
@@ -183,7 +183,7 @@ def _lenient(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _copy(source: Path, directory: Path, name: str) -> bool:
+def copy_file(source: Path, directory: Path, name: str) -> bool:
     """Copies one file, if it is there, is valid and is not in the package; says whether it did."""
     origin, target = source / name, directory / name
     if target.exists() or not origin.is_file():

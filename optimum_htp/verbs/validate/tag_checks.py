@@ -80,7 +80,7 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
             carry = f"add it: optimum-cli htp project {package.path}"
             yield warning(f"{SIDECAR} does not know {name}, which was made from {origin}", carry)
         else:
-            yield failed(f"{SIDECAR} does not know {name}", again)
+            yield failed(f"{SIDECAR} does not know {name}", f"delete it if an earlier export left it; else {again}")
     missing = sorted(sidecar.files.keys() - names)
     if missing and package.path.is_dir():
         yield failed(f"{SIDECAR} describes {missing[0]}, which is not there", again)
