@@ -10,12 +10,13 @@ from here, `trust` whose code runs. `runtime` has sessions, `external_weights` w
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.external_weights import ExternalWeights
-from optimum_htp.models.hub_cache import SourceFiles, source_files
+from optimum_htp.models.hub_cache import SourceFiles, check_model_name, source_files
 from optimum_htp.models.inputs import (
     InputSizes,
     axis_names,
     check_axes,
     check_inputs,
+    check_source_of_sizes,
     component_config,
     graph_inputs,
     load_inputs,
@@ -40,6 +41,7 @@ from optimum_htp.models.measures import (
 )
 from optimum_htp.models.part_values import part_inputs, part_phases
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
+from optimum_htp.models.task_names import check_task
 from optimum_htp.models.torch_parts import (
     Example,
     Part,

@@ -124,6 +124,7 @@ class _Opened:
     directory: Path
     config: dict[str, Any]  # the content of config.json or model_index.json
     task: str | None  # without `-with-past`; None where it is unknown
+    is_asked: bool  # whether that is what the caller asked for
     files: dict[str, HtpFile]  # by path, those of the subfolder only if the caller named one
 
     def has(self, word: str) -> bool:
@@ -224,7 +225,8 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
         from optimum.exporters.tasks import TasksManager
 
         raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
-    return _Opened(directory, config, plain_task(task or recorded) or inferred_task(directory, config), files)
+    known = plain_task(task or recorded) or inferred_task(directory, config)
+    return _Opened(directory, config, known, task is not None, files)
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
@@ -287,6 +289,12 @@ def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
     name, needed = _CLASSES.get(opened.task or "", (None, ()))
     outputs = {value.name for value in model.graph.outputs}
     if name is not None and not outputs.issuperset(needed):
+        if opened.is_asked:
+            lacking = ", ".join(sorted(set(needed) - outputs))
+            has = f"its outputs are {', '.join(sorted(outputs))}"
+            raise PackageError(
+                f"{model.path}: can't do {opened.task}, for want of {lacking}: {has}; give another task"
+            )
         # `architectures` names the class of the checkpoint, even where only its trunk was exported.
         name, needed = _CLASSES["feature-extraction"]
     if name is None or not outputs.issuperset(needed):

@@ -22,7 +22,10 @@ from optimum_htp.models import (
     Part,
     SourceModel,
     check_axes,
+    check_model_name,
     check_provider,
+    check_source_of_sizes,
+    check_task,
     component_config,
     default_tolerance,
     find_parts,
@@ -141,6 +144,11 @@ def compare(
     """
     if model is not None and reference is not None:
         raise HtpError("a package is compared with its source model or with another package: give one of the two")
+    if model is None and (task is not None or trust_remote_code):
+        option = "--task" if task is not None else "--trust-remote-code"
+        raise HtpError(f"{option} is for a source model to compare with: give --model MODEL (model=) too")
+    if model is not None:
+        check_model_name(model)
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
         inputs=_paths(inputs),
@@ -151,6 +159,7 @@ def compare(
         threads=threads,
         renamed=renamed or {},
     )
+    check_source_of_sizes(options.sizes, inputs)
     package = as_package(package)
     if model is None:
         other = whole_package(package) if reference is None else as_package(reference)
@@ -169,6 +178,9 @@ def _with_model(
 ) -> _Compared:
     chosen = package.matching(options.file)
     check_renamed(options.renamed, (file.model for file in chosen.values()))
+    models = [file.model for file in chosen.values()]
+    check_axes(models, options.sizes, where=str(package.path), of_optimum=True)
+    check_task(package, task)
     tagged = {name: tagged_file(file, package=package) for name, file in chosen.items()}
     source = load_source_of(
         [file.model for file in tagged.values()],
