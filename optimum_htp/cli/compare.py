@@ -14,6 +14,7 @@ from optimum_htp.cli.options import (
     add_session_arguments,
     input_sizes,
     positive,
+    refuse_with,
     tolerance,
 )
 from optimum_htp.cli.views.terminal import print_report, working
@@ -66,8 +67,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "file is compared with the one of PKG that it was made from: onnx/model_q4.onnx with onnx/model.onnx.",
     )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
-    parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
-    parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show the N that add most (20).")
+    parser.add_argument("--metric", choices=_METRICS, help="Which figure to show (sqnr).")
+    parser.add_argument("--top", type=positive, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
     add_input_arguments(
         parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
@@ -90,6 +91,10 @@ def run(args: Namespace) -> int:
     """Compares a package; 1 if a module is wrong, or the outputs are over the tolerance."""
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "metric", "top", "all")
+    if args.all:
+        refuse_with(args, "--all shows every module call: give one of them", "top")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import print_comparison
     from optimum_htp.verbs.compare import compare
@@ -111,7 +116,9 @@ def run(args: Namespace) -> int:
             trust_remote_code=args.trust_remote_code,
         )
     print_report(
-        report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
+        report,
+        partial(print_comparison, top=args.top or 20, every=args.all, metric=args.metric or "sqnr"),
+        as_json=args.json,
     )
     return 0 if report.ok else 1
 

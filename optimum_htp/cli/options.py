@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import Action, ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
+from optimum_htp.errors import HtpError
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
@@ -125,6 +127,14 @@ def add_session_arguments(parser: ArgumentParser) -> None:
         help="ONNX Runtime's execution provider (CPUExecutionProvider).",
     )
     parser.add_argument("--threads", type=positive, metavar="N", help="Threads within an operator.")
+
+
+def refuse_with(args: Namespace, reason: str, *names: str) -> None:
+    """Raises HtpError if any of some options was given, which can't act for the reason."""
+    given = [name for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise HtpError(f"{options}: {reason}")
 
 
 def count(text: str) -> int:

@@ -308,7 +308,7 @@ def _completed(directory: Path, exported: Exported) -> dict[str, Any]:
 
 def _would_replace(staging: StagedDirectory) -> bool:
     """Whether there is an older package in the place of a staged one."""
-    new = (file.relative_to(staging.path) for file in staging.path.rglob("*.onnx"))
+    new = (file.relative_to(staging.path).as_posix() for file in staging.path.rglob("*.onnx"))
     return any(os.path.lexists(staging.output / name) for name in (SIDECAR, *new))
 
 

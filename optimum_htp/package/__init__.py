@@ -32,6 +32,7 @@ from optimum_htp.package.archive import (
 from optimum_htp.package.configs import (
     CONFIG,
     GENERATION_CONFIG,
+    METADATA_KEY,
     MODEL_INDEX,
     PROCESSOR_FILES,
     TOKENIZER_CONFIG,
@@ -73,4 +74,4 @@ from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredPar
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
-from optimum_htp.package.write import UNCHANGED, changing, tagging_error, write_document, write_files
+from optimum_htp.package.write import UNCHANGED, changing, check_document, tagging_error, write_document, write_files
