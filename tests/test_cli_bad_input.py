@@ -353,6 +353,23 @@ def test_a_type_that_the_device_has_no_kernels_for(explained: Explained) -> None
     assert said.startswith("MODEL: Optimum runs what it has exported, and ONNX Runtime has no Add of that type")
 
 
+def test_a_model_that_is_cached_in_part(tmp_path: Path) -> None:
+    """It is not said that there is none: the cache has it."""
+    snapshot = tmp_path / "models--acme--tiny" / "snapshots" / "r1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+
+    def said(error: Exception) -> str | None:
+        return explain(error, model="acme/tiny", output="out", cache_dir=str(tmp_path))
+
+    assert said(OSError("no weights")) == (
+        "'acme/tiny' is in the Hub's cache without its weights: download them once, or give a model directory"
+    )
+    (snapshot / "model.safetensors").write_bytes(b"")
+    offline = type("OfflineModeIsEnabled", (ConnectionError,), {})("some file is missing")
+    assert said(offline) == "'acme/tiny' is in the Hub's cache, but not all that is needed of it: some file is missing"
+
+
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     """PEFT's `save_pretrained` wrote it: to say that some `save_pretrained` has to would be no help."""
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +42,8 @@ from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, project, ta
 if TYPE_CHECKING:
     from optimum.exporters.onnx.base import OnnxConfig
 
+
+logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
@@ -235,8 +238,8 @@ class HtpExporter:
             try:
                 records = self._tag_package(staging.path, tap)
                 source = _completed(staging.path, exported)
-                if self.options.config_metadata:
-                    add_config_metadata(staging.path, records)
+                if self.options.config_metadata and not add_config_metadata(staging.path, records):
+                    logger.warning("The package has no config.json, so there is no htp_metadata in it.")
                 htp_seconds = time.perf_counter() - started + tap.seconds
                 timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
                 Sidecar(records, source, timings, library_versions()).write(staging.path)
