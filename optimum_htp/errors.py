@@ -43,7 +43,7 @@ class PackageError(HtpError):
 
 
 class TaggingError(HtpError):
-    """The HTP pass failed for one ONNX file; the package that Optimum wrote is left as it is."""
+    """The HTP pass failed for one ONNX file; the message says what is left."""
 
 
 _MAX_REASON_CHARACTERS = 300
