@@ -32,7 +32,6 @@ from optimum_htp.package.archive import (
 from optimum_htp.package.configs import (
     CONFIG,
     GENERATION_CONFIG,
-    METADATA_KEY,
     MODEL_INDEX,
     PROCESSOR_FILES,
     TOKENIZER_CONFIG,
@@ -42,6 +41,7 @@ from optimum_htp.package.configs import (
     code_files,
     complete_package,
     generates,
+    has_config_metadata,
     preprocessors_of,
     remove_config_metadata,
     reset_modes,

@@ -260,12 +260,22 @@ def remove_config_metadata(directory: str | Path, *, destination: Path | None = 
     the word is left alone, broken or not.
     """
     path = Path(directory, CONFIG)
-    content = read_small(path, MAX_CONFIG_BYTES) or b""
-    config = parse_config(content, where=str(path)) if METADATA_KEY.encode() in content else {}
-    if METADATA_KEY not in config:
+    config = _config_with_block(path)
+    if config is None:
         return False
     write_text_atomically((destination or path.parent) / CONFIG, _without_block(path, config))
     return True
+
+
+def has_config_metadata(directory: str | Path) -> bool:
+    """Whether a package's config.json has the block. Raises what removing it does."""
+    return _config_with_block(Path(directory, CONFIG)) is not None
+
+
+def _config_with_block(path: Path) -> dict[str, Any] | None:
+    content = read_small(path, MAX_CONFIG_BYTES) or b""
+    config = parse_config(content, where=str(path)) if METADATA_KEY.encode() in content else {}
+    return config if METADATA_KEY in config else None
 
 
 def _without_block(path: Path, config: Mapping[str, Any]) -> str:

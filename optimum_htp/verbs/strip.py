@@ -12,14 +12,13 @@ from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
     CONFIG,
-    METADATA_KEY,
     SIDECAR,
     FileRecord,
     HtpFile,
     HtpPackage,
     add_config_metadata,
     changing,
-    read_config,
+    has_config_metadata,
     read_packed,
     remove_config_metadata,
     renamed_tensors,
@@ -79,7 +78,7 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
                 files[CONFIG] = True
         elif left and opened.sidecar is not None:
             replace(opened.sidecar, files=left).write(staging.path)
-            if METADATA_KEY in (read_config(opened.directory / CONFIG) or {}):
+            if has_config_metadata(opened.directory):
                 files[CONFIG] = add_config_metadata(opened.directory, left, destination=staging.path)
         staging.commit(remove=removed)
     return StripReport(str(opened.path), files | dict.fromkeys(removed, True))
