@@ -25,7 +25,7 @@ from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures,
 logger = logging.getLogger(__name__)
 
 # Task: Optimum's class for one ONNX file, and the outputs that the class reads.
-_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+TASK_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "audio-classification": ("ORTModelForAudioClassification", ("logits",)),
     "audio-frame-classification": ("ORTModelForAudioFrameClassification", ("logits",)),
     "audio-xvector": ("ORTModelForAudioXVector", ("logits", "embeddings")),
@@ -124,7 +124,6 @@ class _Opened:
     directory: Path
     config: dict[str, Any]  # the content of config.json or model_index.json
     task: str | None  # without `-with-past`; None where it is unknown
-    is_asked: bool  # whether that is what the caller asked for
     files: dict[str, HtpFile]  # by path, those of the subfolder only if the caller named one
 
     def has(self, word: str) -> bool:
@@ -225,8 +224,7 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
         from optimum.exporters.tasks import TasksManager
 
         raise HtpError(f"Optimum knows no task {task!r}: give one of {', '.join(TasksManager.get_all_tasks())}")
-    known = plain_task(task or recorded) or inferred_task(directory, config)
-    return _Opened(directory, config, known, task is not None, files)
+    return _Opened(directory, config, plain_task(task or recorded) or inferred_task(directory, config), files)
 
 
 def _read_config(directory: Path) -> dict[str, Any] | None:
@@ -238,7 +236,7 @@ def _choose(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str | None, dic
     """The class of Optimum that fits, None for ours, and the options that it needs."""
     task = opened.task or ""
     if not opened.files:
-        name = _CLASSES.get(task, (None,))[0]
+        name = TASK_CLASSES.get(task, (None,))[0]
         is_ctc = any(architecture.endswith("ForCTC") for architecture in architectures(opened.config)[:1])
         encoder_decoder = opened.config.get("is_encoder_decoder") or not is_ctc
         return (_ENCODER_DECODER.get(task, name) if encoder_decoder else name), {}
@@ -286,17 +284,11 @@ def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
     """Optimum's class for the task, if it takes the graph's inputs and reads outputs that the graph has."""
     import optimum.onnxruntime
 
-    name, needed = _CLASSES.get(opened.task or "", (None, ()))
+    name, needed = TASK_CLASSES.get(opened.task or "", (None, ()))
     outputs = {value.name for value in model.graph.outputs}
     if name is not None and not outputs.issuperset(needed):
-        if opened.is_asked:
-            lacking = ", ".join(sorted(set(needed) - outputs))
-            has = f"its outputs are {', '.join(sorted(outputs))}"
-            raise PackageError(
-                f"{model.path}: can't do {opened.task}, for want of {lacking}: {has}; give another task"
-            )
         # `architectures` names the class of the checkpoint, even where only its trunk was exported.
-        name, needed = _CLASSES["feature-extraction"]
+        name, needed = TASK_CLASSES["feature-extraction"]
     if name is None or not outputs.issuperset(needed):
         return None
     if name == "ORTModelForCausalLM":
