@@ -37,7 +37,8 @@ HEADER = ("task", "model", "export", "validate", "`--load`", "`AutoModelForONNX`
 # What these rows say is upstream's, and where.
 NOTES = {
     "reinforcement-learning": "Optimum's own validation fails for its export of this model: ONNX Runtime refuses a "
-    "Reshape in the graph, whatever the sequence length.",
+    "Reshape in the graph, whatever the sequence length. The package is kept, tagged, with exit code 1; "
+    "`--no-validation` leaves the validation out.",
     "text-to-audio (encoder and decoder)": "Optimum exports SpeechT5 in four files and has no class that runs them "
     "together; each loads by itself with `file_name=`.",
     "called itself": "transformers has no pipeline for the task; a diffusion model is a pipeline itself.",

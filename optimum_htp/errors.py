@@ -50,7 +50,7 @@ class UnknownNameError(HtpError, KeyError):
 
 
 class TaggingError(HtpError):
-    """The HTP pass failed for one ONNX file; the package that Optimum wrote is left as it is."""
+    """The HTP pass failed for one ONNX file; the message says what is left."""
 
 
 def unknown_name(name: str, known: Iterable[str], *, what: str) -> UnknownNameError:

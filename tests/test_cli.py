@@ -23,7 +23,7 @@ from optimum_htp.cli.outcome import outcome
 from optimum_htp.cli.plugin import HtpCommand, HtpExportCommand
 from optimum_htp.cli.verbs import VERBS, load_verb
 from optimum_htp.errors import HtpError
-from optimum_htp.export.exporter import ExportReport
+from optimum_htp.export.exporter import ExportReport, HtpExporter
 from optimum_htp.package.node_metadata import HtpOptions
 from optimum_htp.package.sidecar.record import TagCounts
 
@@ -180,8 +180,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What Optimum's `main_export` and ours are called with; neither runs."""
     import optimum.exporters.onnx
 
-    import optimum_htp.export.exporter
-
     made: list[dict[str, Any]] = []
 
     def record(*positional: Any, **named: Any) -> ExportReport:
@@ -189,8 +187,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.append(named)
         return ExportReport(Path("out"), {}, 0.0, 0.0)
 
+    def attempt(self: HtpExporter, *positional: Any, **named: Any) -> tuple[ExportReport, None]:
+        return record(*positional, **named, htp_options=self.options), None
+
     monkeypatch.setattr(optimum.exporters.onnx, "main_export", record)
-    monkeypatch.setattr(optimum_htp.export, "main_export", record)
+    monkeypatch.setattr(HtpExporter, "attempt", attempt)
     return made
 
 
@@ -273,7 +274,7 @@ def test_summary(
         nodes=1300, tagged=1299, unresolved=1, root_by_dataflow=2, by_source={"dataflow": 99, "scope": 1200}
     )
     result = ExportReport(Path("out\x1b[2J"), {"model.onnx": counts}, 2.25, 0.5)
-    monkeypatch.setattr(optimum_htp.export, "main_export", lambda **_: result)
+    monkeypatch.setattr(HtpExporter, "attempt", lambda *_, **__: (result, None))
     assert main(["export", "-m", "model", "out"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""

@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import optimum_htp
+from optimum_htp import HtpError, main_export
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.main import main
 
@@ -341,6 +343,54 @@ def test_what_others_refuse_is_a_fault(error: type[Exception], explained: Explai
 def test_what_comes_up_while_loading_is_the_models_fault(explained: Explained) -> None:
     message = explained(TypeError("an int is needed"), function="from_pretrained")
     assert message == "cannot load MODEL: TypeError: an int is needed"
+
+
+def test_a_type_that_the_device_has_no_kernels_for(explained: Explained) -> None:
+    error = RuntimeError(
+        "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Add(14) node"
+    )
+    said = explained(error)
+    assert said is not None
+    assert said.startswith("MODEL: Optimum runs what it has exported, and ONNX Runtime has no Add of that type")
+
+
+def test_a_model_that_is_cached_in_part(tmp_path: Path) -> None:
+    """It is not said that there is none: the cache has it."""
+    snapshot = tmp_path / "models--acme--tiny" / "snapshots" / "r1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+
+    def said(error: Exception) -> str | None:
+        return explain(error, model="acme/tiny", output="out", cache_dir=str(tmp_path))
+
+    assert said(OSError("no weights")) == (
+        "'acme/tiny' is in the Hub's cache without its weights: download them once, or give a model directory"
+    )
+    (snapshot / "model.safetensors").write_bytes(b"")
+    offline = type("OfflineModeIsEnabled", (ConnectionError,), {})("some file is missing")
+    assert said(offline) == "'acme/tiny' is in the Hub's cache, but not all that is needed of it: some file is missing"
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """PEFT's `save_pretrained` wrote it: to say that some `save_pretrained` has to would be no help."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    message = explain(OSError("no config.json"), model=str(tmp_path), output="out")
+    assert message is not None
+    assert "is a PEFT adapter" in message
+    assert "merge_and_unload" in message
+
+
+def test_output_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(HtpError, match=r"out is a link that leads nowhere; remove it"):
+        main_export("model", tmp_path / "out" / "below")
+
+
+@pytest.mark.parametrize("model", [3, None, ["bert"]], ids=repr)
+def test_a_model_that_is_no_name(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(HtpError, match=r"can't export a \w+: give its id .* `export_module`"):
+        main_export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_post_processing(explained: Explained) -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +369,20 @@ def test_a_plain_module_loads_with_our_class(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(features=features())["output"], expected, rtol=1e-3, atol=1e-4)
 
 
+class Scripted(nn.Module):
+    """Has a part that can't be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripted = torch.jit.script(nn.Linear(2, 2))
+
+
+def quantized() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch gives it away to another library
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})
+
+
 # --- Errors -------------------------------------------------------------------------------------------------------
 
 
@@ -377,6 +392,8 @@ def test_a_plain_module_loads_with_our_class(tmp_path: Path) -> None:
         (torch.ones(1), features(), {}, "can't export a Tensor"),
         (torch.jit.script(nn.Linear(2, 2)), torch.ones(1, 2), {}, "can't export a RecursiveScriptModule"),
         (torch.compile(nn.Linear(2, 2)), torch.ones(1, 2), {}, "model._orig_mod"),
+        (Scripted(), features(), {}, "can't export scripted, which torch.jit compiled"),
+        (quantized(), features(), {}, "can't export 0, a quantized Linear: export the model in floating point"),
         (Classifier(), None, {}, "hold no tensor"),
         (Classifier(), (1, 2), {}, "hold no tensor"),
         (Classifier(), {"nothing": features()}, {}, r"don't fit Classifier.forward\(features"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,12 +19,14 @@ from optimum.exporters.onnx import __main__ as optimum_main, convert
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from optimum_htp import HtpExporter, HtpPackage, export_module, main_export, validate
+from optimum_htp import AutoModelForONNX, HtpExporter, HtpPackage, export_module, main_export, validate
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.export.optimum_run import _read_from, _Seen, _watch_validation
 from optimum_htp.models.hub_cache import source_files
 from optimum_htp.models.local_first import local_models
+from optimum_htp.package.sentence_modules import add_sentence_modules
+from optimum_htp.verbs.validate.worker import _Run
 
 ZooModel = Callable[[str], Path]
 
@@ -238,6 +241,71 @@ def test_no_tokenizer_that_says_the_padding(cache: Path) -> None:
     with _read_from(files), pytest.raises(HtpError, match=r"acme/tiny: .*give --pad_token_id N"):
         optimum_main.AutoTokenizer.from_pretrained("acme/tiny")
     assert not hasattr(optimum_main.AutoTokenizer, "__wrapped__")
+
+
+def test_modules_behind_a_sentence_models_transformer(zoo_model: ZooModel, tmp_path: Path) -> None:
+    """With them sentence-transformers gives the package's embeddings as it does the source's."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+    shutil.copytree(zoo_model("bert"), tmp_path / "bert")
+    parts = [Transformer(str(tmp_path / "bert")), Pooling(16, pooling_mode="cls"), Dense(16, 8), Normalize()]
+    SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "source"))
+    main_export(str(tmp_path / "source"), tmp_path / "out", library_name="transformers", do_validation=False)
+    expected, found = (
+        SentenceTransformer(str(tmp_path / name), backend=backend, device="cpu").encode(["a b", "c"])
+        for name, backend in (("source", "torch"), ("out", "onnx"))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert validate(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize("path", ["../1_Pooling", "/etc", 3, None])
+def test_modules_that_lead_out_are_not_brought_along(path: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "source" / "modules.json").write_text(json.dumps([{"path": ""}, {"path": path}]))
+    assert add_sentence_modules(tmp_path / "out", tmp_path / "source") == []
+
+
+def test_output_of_any_type_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`os.DirEntry` is a path of the standard library that nothing else can be made into; Optimum takes it."""
+    seen: dict[str, Any] = {}
+
+    def stub(model_name_or_path: str, output: Path) -> None:
+        seen.update(model=model_name_or_path, output=output)
+
+    monkeypatch.setattr(optimum_main, "main_export", stub)
+    (tmp_path / "out").mkdir()
+    (entry,) = os.scandir(tmp_path)
+    main_export(entry, entry)
+    assert seen["model"] == str(tmp_path / "out")
+    assert Path(seen["output"]).is_relative_to(tmp_path / "out")
+
+
+# --- What is run ----------------------------------------------------------------------------------------------------
+
+
+def test_a_package_without_a_task_is_run_at_two_sizes(tmp_path: Path) -> None:
+    """The graph says what it takes; an axis that was traced as a constant shows."""
+    from torch import Tensor, nn, ones
+
+    class Reshaped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            """As many rows as the example had, whatever `x` has."""
+            return x.reshape(2, 4) * 2
+
+    names = {"input": {0: "rows"}, "x": {0: "rows"}}
+    for net, status in ((Reshaped(), "failed"), (nn.Linear(4, 4), "ok")):
+        package = tmp_path / status
+        first = "x" if status == "failed" else "input"
+        export_module(net, ones(2, 4), package, dynamic_axes={first: names[first]})
+        run = _Run({"path": str(package), "task": None})
+        run.model = AutoModelForONNX.from_pretrained(package)
+        result = run.run()
+        assert result[0] == status
+        assert "at other sizes" in result[1]
 
 
 def test_timm_takes_a_directory_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from optimum_htp.cli.options import (
     input_sizes,
     memory_size,
     positive,
+    refuse_with,
     tolerance,
 )
 from optimum_htp.cli.views.terminal import print_report, working
@@ -70,8 +71,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "file is compared with the one of PKG that it was made from: onnx/model_q4.onnx with onnx/model.onnx.",
     )
     parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
-    parser.add_argument("--metric", choices=_METRICS, default="sqnr", help="Which figure to show (sqnr).")
-    parser.add_argument("--top", type=positive, default=20, metavar="N", help="Show the N that add most (20).")
+    parser.add_argument("--metric", choices=_METRICS, help="Which figure to show (sqnr).")
+    parser.add_argument("--top", type=positive, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
     add_expand(parser)
     add_input_arguments(
@@ -96,6 +97,10 @@ def run(args: Namespace) -> int:
     """Compares a package; 1 if a module is wrong, or what all add is over the tolerance, 2 if that can't be told."""
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "metric", "top", "all", "expand")
+    if args.all:
+        refuse_with(args, "--all shows every module call: give one of them", "top")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     from optimum_htp.cli.views.compare import comparison_page
     from optimum_htp.verbs.compare import compare
@@ -119,7 +124,13 @@ def run(args: Namespace) -> int:
         )
     print_report(
         report,
-        partial(comparison_page, top=args.top, every=args.all, metric=args.metric, expand=args.expand),
+        partial(
+            comparison_page,
+            top=args.top or 20,
+            every=args.all,
+            metric=args.metric or "sqnr",
+            expand=args.expand,
+        ),
         as_json=args.json,
     )
     if report.wrong:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from optimum_htp.cli.options import add_expand, add_map_argument, count
+from optimum_htp.cli.options import add_expand, add_map_argument, count, refuse_with
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Compare two packages module by module: nodes, attributes, constants, opsets and, on request, weights."
@@ -54,6 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Compares two packages and prints what differs."""
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "expand")
     from optimum_htp.cli.views.diff import diff_page
     from optimum_htp.verbs.diff import diff
 

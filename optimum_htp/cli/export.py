@@ -33,7 +33,9 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
         except HtpError:
             raise
         except Exception as error:
-            message = explain(error, model=model, output=output, model_kwargs=args.model_kwargs or ())
+            message = explain(
+                error, model=model, output=output, model_kwargs=args.model_kwargs or (), cache_dir=args.cache_dir
+            )
             if message is None:
                 raise
             raise HtpError(message) from error

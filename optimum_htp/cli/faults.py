@@ -23,6 +23,7 @@ _LIBRARIES_WITH_ERRORS_OF_THEIR_OWN = ("huggingface_hub", "onnx", "onnxruntime",
 _LOADING = frozenset(("from_pretrained", "from_config"))
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OUR_CODE = str(Path(optimum_htp.__file__).parent)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".h5", ".msgpack")
 _CONFIGS = ("config.json", "model_index.json", "modules.json")
 
 _UNREACHABLE = "the Hub can't be reached: check the network, or give a model directory"
@@ -58,13 +59,19 @@ _MESSAGES = {
     r"^Asked to export a (\S+) model for the task ([^ ,]+).* only supports the tasks (.+?) for ": (
         "{model}: Optimum exports no {0!r} model for the task {1!r}: give --task one of {2}"
     ),
+    r"NOT_IMPLEMENTED : Could not find an implementation for (\w+)": (
+        "{model}: Optimum runs what it has exported, and ONNX Runtime has no {0} of that type for this device: use another "
+        "--dtype, or --device cuda where that is bf16"
+    ),
     r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
         "{model} can't be exported on CUDA here: use --device cpu, or a PyTorch and a machine that have it"
     ),
 }
 
 
-def explain(error: Exception, *, model: str, output: str, model_kwargs: Iterable[str] = ()) -> str | None:
+def explain(
+    error: Exception, *, model: str, output: str, model_kwargs: Iterable[str] = (), cache_dir: str | None = None
+) -> str | None:
     """What the user did wrong when exporting `model` into `output`, and what to do; None if the error is a bug.
 
     `model_kwargs` are the names of the arguments that the model's forward was to get.
@@ -81,7 +88,7 @@ def explain(error: Exception, *, model: str, output: str, model_kwargs: Iterable
         message = f"{model} takes no argument {refused[0]!r}: leave it out of --model-kwargs"
     else:
         generic = f"cannot {'load' if loading else 'export'} {model}: {text}"
-        message = _of_model(chain, model) or _of_text(text, model) or generic
+        message = _of_model(chain, model, cache_dir) or _of_text(text, model) or generic
     return without_staging(message)
 
 
@@ -129,7 +136,7 @@ def _no_space(chain: list[BaseException], text: str) -> bool:
     return full or "No space left on device" in text or "File too large" in text
 
 
-def _of_model(chain: list[BaseException], model: str) -> str | None:
+def _of_model(chain: list[BaseException], model: str, cache_dir: str | None) -> str | None:
     """What is wrong with the path or id of the model."""
     place = Path(model)
     try:
@@ -139,12 +146,32 @@ def _of_model(chain: list[BaseException], model: str) -> str | None:
     if not exists:
         names = {cls.__name__ for link in chain for cls in type(link).__mro__}
         advice = next((advice for name, advice in _HUB_FAULTS.items() if name in names), None)
+        cached = _cached(model, cache_dir)
+        if cached and not any(name.endswith(_WEIGHTS) for name in cached):
+            return (
+                f"{model!r} is in the Hub's cache without its weights: download them once, or give a model directory"
+            )
+        if cached and advice is not None:
+            text = " ".join(_text(chain).split())
+            return f"{model!r} is in the Hub's cache, but not all that is needed of it: {text}"
         return advice and f"no model {model!r}: there is no such directory, and {advice}"
     if not is_directory:
         return f"{model} is a file: give the model's directory"
+    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+        advice = "merge it into its model, `model.merge_and_unload().save_pretrained(DIR)`, and export DIR"
+        return f"{model} is a PEFT adapter, which is no model by itself: {advice}"
     if not any((place / name).is_file() for name in _CONFIGS):
         return f"{model} is not a model directory, it has no config.json: give one that `save_pretrained` wrote"
     return None
+
+
+def _cached(model: str, cache_dir: str | None) -> list[str]:
+    """The names of a model's files in the Hub's cache, of whichever revision."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(cache_dir or constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"), "snapshots")
+    return [path.name for path in place.rglob("*") if path.is_file()]
 
 
 def _of_text(text: str, model: str) -> str | None:

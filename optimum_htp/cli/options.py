@@ -7,6 +7,7 @@ from argparse import Action, ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
 import optimum_htp
+from optimum_htp.errors import HtpError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
@@ -160,6 +161,14 @@ def add_limit_arguments(parser: ArgumentParser | _ArgumentGroup, *, memory: bool
             metavar="SIZE",
             help="How much memory it may take for that, on Linux: 500M, 8G (2G and 8 times what the model has on the disk).",
         )
+
+
+def refuse_with(args: Namespace, reason: str, *names: str) -> None:
+    """Raises HtpError if any of some options was given, which can't act for the reason."""
+    given = [name for name in names if getattr(args, name) not in (None, False)]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise HtpError(f"{options}: {reason}")
 
 
 def count(text: str) -> int:

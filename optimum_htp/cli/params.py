@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from optimum_htp.cli.options import add_expand
+from optimum_htp.cli.options import add_expand, refuse_with
 from optimum_htp.cli.views.terminal import print_report, working
 
 HELP = "Show which PyTorch parameter each initializer is, and what was done to it, found by value."
@@ -54,6 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Prints the parameters of a package."""
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "expand")
     from optimum_htp.cli.views.params import params_page
     from optimum_htp.verbs.params import params
 

@@ -17,6 +17,7 @@ from optimum_htp.cli.options import (
     count,
     input_sizes,
     positive,
+    refuse_with,
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
@@ -70,7 +71,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         choices=("module", "class", "layer", "call", "op"),
-        default="module",
         help="Add times up by module (the default), class, layer, call or operator.",
     )
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
@@ -94,6 +94,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
+    parser.add_argument("--overwrite", action="store_true", help="Replace these files if they exist.")
 
 
 def run(args: Namespace) -> int:
@@ -101,8 +102,20 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile import profile_page
     from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-    from optimum_htp.package import HtpPackage, write_document
+    from optimum_htp.package import HtpPackage, check_document, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
+
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "by", "depth", "top", "sort", "expand")
+    by = args.by or "module"
+    if by in ("class", "op"):
+        refuse_with(args, f"there are no levels by {by}", "depth")
+    documents = ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document))
+    paths = [Path(path) for path, _ in documents if path]
+    if not paths:
+        refuse_with(args, "for --speedscope and --chrome-trace: give one of them too", "overwrite")
+    for path in paths:
+        check_document(path, overwrite=args.overwrite)
 
     def profiled(package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str]) -> ProfileReport:
         with working("Profiling", package.path):
@@ -125,13 +138,13 @@ def run(args: Namespace) -> int:
     other = HtpPackage(args.reference) if args.reference else None
     renamed = dict(args.map)
     report = profiled(package, other, renamed)
-    for path, document in ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document)):
-        if path:
-            write_document(Path(path), json.dumps(document(report)) + "\n")
+    for name, document in documents:
+        if name:
+            write_document(Path(name), json.dumps(document(report)) + "\n")
     delta = None
     if other is not None:
         delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
-    shown = {"by": args.by, "depth": args.depth, "top": args.top, "sort": args.sort, "expand": args.expand}
+    shown = {"by": by, "depth": args.depth, "top": args.top, "sort": args.sort, "expand": args.expand}
     if delta is not None:
         print_report(delta, partial(delta_page, **shown), as_json=args.json)
     else:

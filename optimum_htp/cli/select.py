@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
+from optimum_htp.cli.options import refuse_with
+
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
 _NOTES = r"""patterns (quote them, so that the shell leaves them alone):
@@ -67,7 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Write ONNX Runtime's layer_ann on all nodes of the package's files that have selected nodes: these files "
         "change. The session option that selects the nodes by it is printed; `strip` removes it again.",
     )
-    parser.add_argument("--device", metavar="NAME", default="gpu", help="The device of layer-ann; default: gpu.")
+    parser.add_argument("--device", metavar="NAME", help="The device of layer-ann; default: gpu.")
 
 
 def _format(text: str) -> str:
@@ -89,14 +91,19 @@ def run(args: Namespace) -> int:
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.select import select, write_layer_annotations
 
+    if args.json and args.format not in (None, "json"):
+        refuse_with(args, "--json prints everything as JSON: give one of them", "format")
     form = "json" if args.json else args.format or ("layer-ann" if args.write_layer_annotations else "names")
+    if form != "layer-ann":
+        refuse_with(args, "only --format layer-ann names a device", "device")
+    device = args.device or "gpu"
     package = HtpPackage(args.package)
     selection = select(package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)
     # Made before anything is written: a format may be unable to express the selection.
-    lines = [] if form == "json" else list(selection_lines(selection, form=form, device=args.device))
+    lines = [] if form == "json" else list(selection_lines(selection, form=form, device=device))
     if args.write_layer_annotations:
         write_layer_annotations(package, selection)
-    for note in selection_notes(selection, form=form, device=args.device):
+    for note in selection_notes(selection, form=form, device=device):
         print(f"note: {note}", file=sys.stderr)
     if form == "json":
         print_json(selection.to_dict())

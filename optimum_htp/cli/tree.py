@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from optimum_htp.cli.options import add_expand, count
+from optimum_htp.cli.options import add_expand, count, refuse_with
 from optimum_htp.cli.views.terminal import print_report
 
 HELP = "Show the modules of a package and the nodes that each of them owns."
@@ -36,6 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
+    if args.json:
+        refuse_with(args, "for the table only; --json prints everything", "expand")
     from optimum_htp.cli.views.tree import tree_page
     from optimum_htp.verbs.tree import tree
 

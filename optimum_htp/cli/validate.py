@@ -14,7 +14,8 @@ exit codes:
   0  no check failed (there may be warnings)
   1  a check failed
   2  the path is not a package, the model to compare with can't be loaded, or an
-     option is for --load or --model only
+     option can't act: it is for --load or --model only, a size of an axis that
+     no input has, a task that the package was not exported for
 """
 
 

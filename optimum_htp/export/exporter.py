@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from optimum_htp.package import (
     StagedDirectory,
     TagCounts,
     add_config_metadata,
+    add_sentence_modules,
     complete_package,
     library_versions,
     remove_config_metadata,
@@ -41,6 +43,8 @@ from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, project, ta
 if TYPE_CHECKING:
     from optimum.exporters.onnx.base import OnnxConfig
 
+
+logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
@@ -235,8 +239,8 @@ class HtpExporter:
             try:
                 records = self._tag_package(staging.path, tap)
                 source = _completed(staging.path, exported)
-                if self.options.config_metadata:
-                    add_config_metadata(staging.path, records)
+                if self.options.config_metadata and not add_config_metadata(staging.path, records):
+                    logger.warning("The package has no config.json, so there is no htp_metadata in it.")
                 htp_seconds = time.perf_counter() - started + tap.seconds
                 timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
                 Sidecar(records, source, timings, library_versions()).write(staging.path)
@@ -298,6 +302,8 @@ def _completed(directory: Path, exported: Exported) -> dict[str, Any]:
     trust = bool(exported.source.get("trust_remote_code"))
     for place in exported.files.places if exported.files is not None else ():
         complete_package(directory, place, trust_remote_code=trust)
+        if exported.source.get("library") == "transformers":  # else they are in the graph
+            add_sentence_modules(directory, place)
     reset_modes(directory)
     opsets = {export.model.opset_imports.get("", 0) for export in exported.tap.exports}
     opset = {"opset": opsets.pop()} if len(opsets) == 1 else {}
@@ -306,8 +312,8 @@ def _completed(directory: Path, exported: Exported) -> dict[str, Any]:
 
 def _would_replace(staging: StagedDirectory) -> bool:
     """Whether there is an older package in the place of a staged one."""
-    new = (file.relative_to(staging.path) for file in staging.path.rglob("*.onnx"))
-    return any(os.path.lexists(staging.output / name) for name in (Path(SIDECAR), *new))
+    new = (file.relative_to(staging.path).as_posix() for file in staging.path.rglob("*.onnx"))
+    return any(os.path.lexists(staging.output / name) for name in (SIDECAR, *new))
 
 
 def _say_what_is_left(error: Exception, what: str) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+# Modules whose operators ONNX does not have.
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized")
+
+
 def export_module(
     model: torch.nn.Module,
     example_inputs: Any,
@@ -128,6 +132,14 @@ def _check(model: object, file_name: str, dynamo: bool) -> None:
         raise HtpError(f"can't export a {type(model).__name__}: {advice}")
     if isinstance(getattr(model, "_orig_mod", None), torch.nn.Module):
         raise HtpError("can't export what torch.compile made: give the module that it was made of, model._orig_mod")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise HtpError(
+                f"can't export {path}, which torch.jit compiled: put the module that it was made of in its place"
+            )
+        if type(module).__module__.startswith(_QUANTIZED):
+            advice = "export the model in floating point, and quantize the ONNX file"
+            raise HtpError(f"can't export {path or 'the model'}, a quantized {type(module).__name__}: {advice}")
     if Path(file_name).name != file_name or not file_name.endswith(".onnx") or file_name.startswith("."):
         raise HtpError(f"{file_name!r} is not a name for an ONNX file: give one like model.onnx, without a directory")
     if dynamo and importlib.util.find_spec("onnxscript") is None:
@@ -140,19 +152,27 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     import torch
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    modes = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     contents = [(b, b._version, b.detach().clone()) for b in model.buffers() if not b.is_inference()]
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        for module, training, buffers in modes:
-            module.training = training
-            module._buffers.update(buffers)
+    with ExitStack() as restored:  # all of it, whatever goes wrong with a part
+        for module in model.modules():
+            restored.callback(_put_back, module, module.training, dict(module._buffers))
         for buffer, version, content in contents:
-            if buffer._version != version:
-                buffer.detach().copy_(content)
+            restored.callback(_put_back_content, buffer, version, content)
+        model.eval()
+        restored.enter_context(torch.random.fork_rng(devices))
+        yield
+
+
+def _put_back(module: torch.nn.Module, training: bool, buffers: dict[str, torch.Tensor | None]) -> None:
+    module.training = training
+    for name, buffer in buffers.items():
+        if module._buffers.get(name) is not buffer:
+            module._buffers[name] = buffer
+
+
+def _put_back_content(buffer: torch.Tensor, version: int, content: torch.Tensor) -> None:
+    if buffer._version != version:
+        buffer.detach().copy_(content)
 
 
 def _source(model: torch.nn.Module, task: str | None) -> dict[str, Any]:

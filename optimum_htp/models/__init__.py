@@ -11,13 +11,14 @@ from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.half_rounding import HalfRounding, half_tensors, open_rounded, zero
-from optimum_htp.models.hub_cache import SourceFiles, source_files
+from optimum_htp.models.hub_cache import SourceFiles, check_model_name, source_files
 from optimum_htp.models.inputs import (
     SAMPLES,
     InputSizes,
     axis_names,
     check_axes,
     check_inputs,
+    check_source_of_sizes,
     component_config,
     graph_inputs,
     load_inputs,
@@ -52,6 +53,7 @@ from optimum_htp.models.runtime import (
     session_options,
     usual_memory,
 )
+from optimum_htp.models.task_names import check_task
 from optimum_htp.models.torch_parts import (
     Example,
     Part,

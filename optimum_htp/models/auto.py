@@ -25,7 +25,7 @@ from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures,
 logger = logging.getLogger(__name__)
 
 # Task: Optimum's class for one ONNX file, and the outputs that the class reads.
-_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+TASK_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "audio-classification": ("ORTModelForAudioClassification", ("logits",)),
     "audio-frame-classification": ("ORTModelForAudioFrameClassification", ("logits",)),
     "audio-xvector": ("ORTModelForAudioXVector", ("logits", "embeddings")),
@@ -236,7 +236,7 @@ def _choose(opened: _Opened, kwargs: Mapping[str, Any]) -> tuple[str | None, dic
     """The class of Optimum that fits, None for ours, and the options that it needs."""
     task = opened.task or ""
     if not opened.files:
-        name = _CLASSES.get(task, (None,))[0]
+        name = TASK_CLASSES.get(task, (None,))[0]
         is_ctc = any(architecture.endswith("ForCTC") for architecture in architectures(opened.config)[:1])
         encoder_decoder = opened.config.get("is_encoder_decoder") or not is_ctc
         return (_ENCODER_DECODER.get(task, name) if encoder_decoder else name), {}
@@ -284,11 +284,11 @@ def _fitting_class(opened: _Opened, model: OnnxModel) -> str | None:
     """Optimum's class for the task, if it takes the graph's inputs and reads outputs that the graph has."""
     import optimum.onnxruntime
 
-    name, needed = _CLASSES.get(opened.task or "", (None, ()))
+    name, needed = TASK_CLASSES.get(opened.task or "", (None, ()))
     outputs = {value.name for value in model.graph.outputs}
     if name is not None and not outputs.issuperset(needed):
         # `architectures` names the class of the checkpoint, even where only its trunk was exported.
-        name, needed = _CLASSES["feature-extraction"]
+        name, needed = TASK_CLASSES["feature-extraction"]
     if name is None or not outputs.issuperset(needed):
         return None
     if name == "ORTModelForCausalLM":

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.errors import PackageError
 from optimum_htp.package import preprocessors_of
 
-# What a model has besides weights; of weights in subdirectories only those of a sentence model's further modules count.
-_SMALL_FILES = ("*.json", "*.txt", "*.py", "*.model", "*.jinja", "*.codes", "*.tiktoken")
+# What a model has besides weights; and those of the layers behind the transformer of a sentence model (`2_Dense`).
+_SMALL_FILES = ("*.json", "*.txt", "*.py", "*.model", "*.jinja", "*.codes", "*.tiktoken", "[1-9]_*/*")
 _WHERE = ("revision", "cache_dir", "token", "local_files_only")
 
 
@@ -57,6 +58,15 @@ def local_directory(model: str | Path) -> Path | None:
         return Path(model) if Path(model).is_dir() else None
     except (OSError, ValueError):  # no path at all
         return None
+
+
+def check_model_name(model: str | Path) -> None:
+    """Raises PackageError if a model is a path, and no directory: an id on the Hub has one slash at most."""
+    name = str(model)
+    if local_directory(model) is not None:
+        return
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or Path(name).is_file():
+        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
 
 
 def snapshot_directory(model: str, **where: Any) -> Path:

@@ -33,6 +33,15 @@ _OTHER_SIZES = {
     "n_spectrums": 20, "latent_height": 64, "latent_width": 64,
 }  # fmt: skip
 
+# What the axes are called that the sizes with names of their own are for.
+_AXES = {"batch_size": ("batch",), "sequence_length": ("sequence", "past"), "height": ("height",), "width": ("width",)}
+# Sizes that Optimum has another name for than the graph, and the input that each is of.
+_OPTIMUM_SIZES = {
+    "audio_sequence_length": "input_values", "nb_max_frames": "input_features", "feature_size": "input_features",
+    "num_channels": "pixel_values", "nb_points_per_image": "input_points", "point_batch_size": "input_points",
+    "visual_seq_length": "visual_embeds",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class InputSizes:
@@ -127,13 +136,29 @@ def make_inputs(
     return made
 
 
-def check_axes(models: Iterable[OnnxModel], sizes: InputSizes, *, where: str) -> None:
-    """Raises HtpError, which says `where`, if sizes are given of axes that no input of some models has."""
+def check_axes(models: Iterable[OnnxModel], sizes: InputSizes, *, where: str, of_optimum: bool = False) -> None:
+    """Raises HtpError, which says `where`, if sizes are given that no input of some models has an axis for.
+
+    `of_optimum` is whether Optimum makes the inputs, which has names for sizes of its own.
+    """
+    models = list(models)
     known = {name: None for model in models for name in axis_names(model)}
-    unknown = [name for name in sizes.dims if name not in known]
+    inputs = {value.name for model in models for value in model.graph.inputs}
+    others = {name for name, value in _OPTIMUM_SIZES.items() if of_optimum and value in inputs}
+    unknown = [name for name in sizes.dims if name not in known and name not in others and name not in _AXES]
+    given = [name for name in _AXES if name in sizes.by_name()]
+    unknown += [name for name in given if not any(word in axis for word in _AXES[name] for axis in known)]
     if unknown:
         listed = f"their axes are {', '.join(known)}" if known else "all sizes are fixed"
-        raise HtpError(f"{where}: no axis of the inputs is called {', '.join(unknown)}; {listed}")
+        raise HtpError(f"{where}: no axis of the inputs is called {', '.join(dict.fromkeys(unknown))}; {listed}")
+
+
+def check_source_of_sizes(sizes: InputSizes, inputs: object) -> None:
+    """Raises HtpError if sizes are given, and inputs, which have sizes of their own."""
+    if inputs and sizes.by_name():
+        raise HtpError(
+            f"the sizes are those of {inputs}: leave out {', '.join(sizes.by_name())}, or --inputs (inputs=)"
+        )
 
 
 def axis_names(model: OnnxModel) -> dict[str, None]:

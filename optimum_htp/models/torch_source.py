@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
-from optimum_htp.models.hub_cache import local_directory, snapshot_directory, source_files
+from optimum_htp.models.hub_cache import check_model_name, local_directory, snapshot_directory, source_files
 from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
 from optimum_htp.models.trust import only_libraries, refuse_named_code
@@ -52,6 +52,7 @@ class ModelSource:
 
 def find_source(model: str | Path, *, revision: str | None = None) -> ModelSource:
     """Finds a model's configs, in a directory, else on the Hub or in its cache. Raises PackageError if it can't."""
+    check_model_name(model)
     directory = local_directory(model)
     if directory is None:
         try:
@@ -148,14 +149,13 @@ def load_source_model(
 
     `with_past` is for an inferred task, the dtype is `"fp32"` by default, and `options` go to `from_pretrained`.
     """
+    check_model_name(model)
     import torch
     from optimum.exporters.tasks import TasksManager
     from optimum.utils.save_utils import maybe_load_preprocessors
 
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     name = str(model)
-    if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
-        raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
     try:
         trusted = only_libraries(name, trust_remote_code=trust_remote_code, library=library, revision=revision)
         with trusted, local_models(revision=revision):

@@ -42,6 +42,7 @@ from optimum_htp.package.configs import (
     code_files,
     complete_package,
     generates,
+    has_config_metadata,
     preprocessors_of,
     remove_config_metadata,
     reset_modes,
@@ -69,8 +70,9 @@ from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_fi
 from optimum_htp.package.pairing import partners
 from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
+from optimum_htp.package.sentence_modules import add_sentence_modules
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
-from optimum_htp.package.write import UNCHANGED, changing, tagging_error, write_document, write_files
+from optimum_htp.package.write import UNCHANGED, changing, check_document, tagging_error, write_document, write_files

@@ -141,9 +141,9 @@ def complete_package(
     with writing(target):
         if source.is_dir() and directory.is_dir():
             missing = [name for name in _missing(directory, source) if not (directory / name).exists()]
-            added = [name for name in missing if _copy(source, target, name)]
+            added = [name for name in missing if copy_file(source, target, name)]
             code = [name for name in _code(directory, source) if not (directory / name).exists()]
-            code = [name for name in code if _copy(source, target, name)]
+            code = [name for name in code if copy_file(source, target, name)]
             if code and not trust_remote_code:
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
@@ -183,7 +183,7 @@ def _lenient(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _copy(source: Path, directory: Path, name: str) -> bool:
+def copy_file(source: Path, directory: Path, name: str) -> bool:
     """Copies one file, if it is there, is valid and is not in the package; says whether it did."""
     origin, target = source / name, directory / name
     if target.exists() or not origin.is_file():
@@ -260,12 +260,22 @@ def remove_config_metadata(directory: str | Path, *, destination: Path | None = 
     the word is left alone, broken or not.
     """
     path = Path(directory, CONFIG)
-    content = read_small(path, MAX_CONFIG_BYTES) or b""
-    config = parse_config(content, where=str(path)) if METADATA_KEY.encode() in content else {}
-    if METADATA_KEY not in config:
+    config = _config_with_block(path)
+    if config is None:
         return False
     write_text_atomically((destination or path.parent) / CONFIG, _without_block(path, config))
     return True
+
+
+def has_config_metadata(directory: str | Path) -> bool:
+    """Whether a package's config.json has the block. Raises what removing it does."""
+    return _config_with_block(Path(directory, CONFIG)) is not None
+
+
+def _config_with_block(path: Path) -> dict[str, Any] | None:
+    content = read_small(path, MAX_CONFIG_BYTES) or b""
+    config = parse_config(content, where=str(path)) if METADATA_KEY.encode() in content else {}
+    return config if METADATA_KEY in config else None
 
 
 def _without_block(path: Path, config: Mapping[str, Any]) -> str:

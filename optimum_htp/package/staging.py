@@ -13,7 +13,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from optimum_htp.errors import writing
+from optimum_htp.errors import HtpError, writing
 from optimum_htp.onnxfile import sync_directory, sync_file
 from optimum_htp.package.interrupts import uninterrupted
 from optimum_htp.package.links import refuse_ways
@@ -115,6 +115,8 @@ class StagedDirectory:
     def _make(self, directory: Path) -> None:
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         for path in reversed(missing):
+            if path.is_symlink():
+                raise HtpError(f"cannot write {directory}: {path} is a link that leads nowhere; remove it")
             path.mkdir(exist_ok=True)
             self._made.append(path)
 

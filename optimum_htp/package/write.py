@@ -34,6 +34,14 @@ def changing(package: str | Path | HtpPackage, *, strict: bool = True) -> Iterat
         yield HtpPackage(path, strict=strict), staging
 
 
+def check_document(path: Path, *, overwrite: bool) -> None:
+    """Raises HtpError if a file is in the place of one that is to be written, and is not to be overwritten."""
+    if path.is_dir():
+        raise HtpError(f"{path}: a directory; give the name of a file")
+    if path.is_file() and not overwrite:
+        raise HtpError(f"{path}: exists already; give --overwrite to replace it, or another path")
+
+
 def write_document(path: Path, text: str) -> None:
     """Writes a text file that the user named, whole or not at all; raises HtpError. Pipes and devices get the text."""
     with writing(path):

@@ -129,6 +129,10 @@ def project(
     opened.require_unpacked()
     target = _checked_output(opened.path, output, overwrite=overwrite) if output is not None else None
     given = as_package(reference) if reference is not None else None
+    if overwrite and target is None:
+        raise HtpError("--overwrite is for --output: without it, tags are written in place")
+    if target is not None and given is not None:
+        _refuse_inside(target, given.path)
     with ExitStack() as stack:
         if target is None:
             opened, staging = stack.enter_context(changing(opened))
@@ -157,6 +161,13 @@ def _projected(file: HtpFile, package: HtpPackage, reference: HtpPackage | None)
         f"{file.path}: it is unknown which modules its nodes came from; give the tagged file or package that it was "
         "made from (--reference)"
     )
+
+
+def _refuse_inside(output: Path, reference: Path) -> None:
+    """Raises HtpError if the output is what the tags are read from, or lies in it."""
+    place, read = output.resolve(), reference.resolve()
+    if place == read or (reference.is_dir() and read in place.parents):
+        raise HtpError(f"{output}: what the tags are from ({reference}) is only read; give another path")
 
 
 def _checked_output(package: Path, given: str | Path, *, overwrite: bool) -> Path | None:

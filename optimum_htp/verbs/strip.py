@@ -13,9 +13,12 @@ from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
     CONFIG,
     SIDECAR,
+    FileRecord,
     HtpFile,
     HtpPackage,
+    add_config_metadata,
     changing,
+    has_config_metadata,
     read_packed,
     remove_config_metadata,
     renamed_tensors,
@@ -51,7 +54,8 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
     """Removes all that we wrote from a package, or from one ONNX file: Optimum's own bytes are left.
 
     Args:
-        package: The package's directory, or an ONNX file of it: then the sidecar stays, without that file.
+        package: The package's directory, or an ONNX file of it: then the sidecar stays, without that file, if it knows
+            others.
 
     Raises:
         PackageError: There is no such package.
@@ -67,15 +71,25 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
                 advice = f"unpack it first: optimum-cli htp unpack {file.path} DIR"
                 raise PackageError(f"{file.path}: a packed file; {advice}")
         files = {name: _restored(file, staging.path / name) for name, file in opened.files.items()}
-        whole, sidecar = opened.path.is_dir(), opened.sidecar
-        removed = (SIDECAR,) if whole and os.path.lexists(opened.directory / SIDECAR) else ()
-        if whole and remove_config_metadata(opened.directory, destination=staging.path):
-            files[CONFIG] = True
-        if not whole and sidecar is not None and files.keys() & sidecar.files.keys():
-            left = {name: record for name, record in sidecar.files.items() if name not in files}
-            replace(sidecar, files=left).write(staging.path)
+        left = {} if opened.path.is_dir() else _records_of_others(opened)
+        removed: tuple[str, ...] = ()
+        if opened.path.is_dir() or left == {}:
+            removed = (SIDECAR,) if os.path.lexists(opened.directory / SIDECAR) else ()
+            if remove_config_metadata(opened.directory, destination=staging.path):
+                files[CONFIG] = True
+        elif left and opened.sidecar is not None:
+            replace(opened.sidecar, files=left).write(staging.path)
+            if has_config_metadata(opened.directory):
+                files[CONFIG] = add_config_metadata(opened.directory, left, destination=staging.path)
         staging.commit(remove=removed)
     return StripReport(str(opened.path), files | dict.fromkeys(removed, True))
+
+
+def _records_of_others(package: HtpPackage) -> dict[str, FileRecord] | None:
+    """What the sidecar knows besides one file of a package; None if it does not know that either."""
+    if package.sidecar is None or not package.files.keys() & package.sidecar.files.keys():
+        return None
+    return {name: record for name, record in package.sidecar.files.items() if name not in package.files}
 
 
 def _restored(file: HtpFile, target: Path) -> bool:

@@ -19,6 +19,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import (
     ModelSource,
+    check_model_name,
     choose_root,
     find_source,
     instantiate_on_meta,
@@ -123,6 +124,8 @@ def tag(
         0
     """
     started = time.perf_counter()
+    if model is not None:
+        check_model_name(model)
     with changing(package) as (opened, staging):
         opened.require_unpacked()
         sources = _Sources(opened, model, trust_remote_code)

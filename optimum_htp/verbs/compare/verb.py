@@ -24,7 +24,10 @@ from optimum_htp.models import (
     Part,
     SourceModel,
     check_axes,
+    check_model_name,
     check_provider,
+    check_source_of_sizes,
+    check_task,
     component_config,
     default_tolerance,
     find_parts,
@@ -153,6 +156,11 @@ def compare(
     """
     if model is not None and reference is not None:
         raise HtpError("a package is compared with its source model or with another package: give one of the two")
+    if model is None and (task is not None or trust_remote_code):
+        option = "--task" if task is not None else "--trust-remote-code"
+        raise HtpError(f"{option} is for a source model to compare with: give --model MODEL (model=) too")
+    if model is not None:
+        check_model_name(model)
     options = _Options(
         sizes=InputSizes(batch_size, sequence_length, height, width, dims or {}),
         inputs=_paths(inputs),
@@ -163,6 +171,7 @@ def compare(
         threads=threads,
         renamed=renamed or {},
     )
+    check_source_of_sizes(options.sizes, inputs)
     package = as_package(package)
     other = None
     if model is None:
@@ -224,6 +233,8 @@ def _with_model(
     results = _Results(package.matching(options.file), model)
     chosen = results.readable()
     check_renamed(options.renamed, (file.model for file in chosen.values()))
+    check_axes([file.model for file in chosen.values()], options.sizes, where=str(package.path), of_optimum=True)
+    check_task(package, task)
     tagged: dict[str, TaggedGraph] = {}
     for name, file in chosen.items():
         with results.trying(name):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.models import SourceModel, find_parts, load_source_model, source_facts
+from optimum_htp.models import SourceModel, check_model_name, find_parts, load_source_model, source_facts
 from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
@@ -61,9 +61,14 @@ def params(
         >>> report = params("bert_onnx", model="bert")                           # doctest: +SKIP
         >>> {row.name: row.parameters for row in report.rows if row.anonymous}    # doctest: +SKIP
     """
+    if rename and not save:
+        raise HtpError(
+            "--rename keeps the old names in the sidecar, and --no-save (save=) writes none: give one of them"
+        )
+    check_model_name(model)
     opened = as_package(package)
     with ExitStack() as stack:
-        saved = (save or rename) and _can_be_saved(opened, file, rename=rename)
+        saved = save and _can_be_saved(opened, file, rename=rename)
         if saved:
             opened, staging = stack.enter_context(changing(opened))
             saved = _can_be_saved(opened, file, rename=rename)  # nobody else writes from here on

@@ -16,6 +16,7 @@ from optimum_htp.models import (
     DEFAULT_PROVIDER,
     InputSizes,
     check_provider,
+    check_source_of_sizes,
     graph_limits,
 )
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
@@ -91,12 +92,11 @@ def profile(
         >>> max(report.phases[0].modules, key=lambda module: module.self_time.median).path  # doctest: +SKIP
         'bert.encoder.layer.0.intermediate.dense'
     """
-    import onnxruntime
-
+    sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
+    check_source_of_sizes(sizes, inputs)
     if runs < 1 or warmup < 0:
         raise HtpError(f"{runs} runs after {warmup} to warm up: give at least one run, and 0 or more before it")
-    provider = check_provider(provider)
-    package = as_package(package)
+    package = as_package(package)  # before anything is imported that takes its time
     files = _files(package, file)
     if inputs is not None and len(files) > 1:
         names = ", ".join(match.name for match in files)
@@ -110,7 +110,9 @@ def profile(
             "--map tells how --reference calls what is in --inputs: give both (reference=, inputs=) or none"
         )
     check_renamed(renamed or {}, (graph.model for graph in tagged))
-    sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
+    provider = check_provider(provider)
+    import onnxruntime
+
     with graph_limits(
         [package, *([origin] if origin is not None else [])], timeout_s=timeout, max_memory_bytes=max_memory_bytes
     ):

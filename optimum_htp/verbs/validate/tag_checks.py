@@ -26,7 +26,8 @@ def check_tags(package: Contents) -> Iterator[Finding]:
         if origin is not None:
             advice = again = f"carry the tags of {origin} over: optimum-cli htp project {package.path}"
         if nodes and not tags:
-            yield failed(f"{name}: no node is tagged", again)
+            stale = "delete it if an earlier export left it; else " if package.sidecar is not None else ""
+            yield failed(f"{name}: no node is tagged", again if origin is not None else f"{stale}{again}")
         elif missing:
             example = next(_name(file.model, key) for key in keys if key not in tags)
             yield failed(f"{name}: {missing:,} of {nodes:,} nodes are not tagged, such as {example}", advice)
@@ -79,8 +80,8 @@ def check_sidecar(package: Contents) -> Iterator[Finding]:
         if origin in sidecar.files:  # a variant that was put beside it
             carry = f"add it: optimum-cli htp project {package.path}"
             yield warning(f"{SIDECAR} does not know {name}, which was made from {origin}", carry)
-        else:
-            yield failed(f"{SIDECAR} does not know {name}", again)
+        elif not (name in package.readable_files and package.files[name].evidence == "none"):  # else `tags` says so
+            yield failed(f"{SIDECAR} does not know {name}", f"delete it if an earlier export left it; else {again}")
     missing = sorted(sidecar.files.keys() - names)
     if missing and package.path.is_dir():
         yield failed(f"{SIDECAR} describes {missing[0]}, which is not there", again)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import InputSizes, graph_limits, usual_memory
+from optimum_htp.models import InputSizes, check_axes, check_model_name, check_task, graph_limits, usual_memory
 from optimum_htp.onnxfile import DEFAULT_TIMEOUT_S
 from optimum_htp.package import HtpPackage, path_of
 from optimum_htp.verbs.validate import config_checks, file_checks, shape_checks, tag_checks
@@ -90,7 +90,8 @@ def validate(
 
     Raises:
         PackageError: There is no such path, it has no ONNX file, or `model` can't be loaded.
-        HtpError: An argument is given that is for `load` or `model`, and that is not.
+        HtpError: An argument can't act: it is for `load` or `model`, and that is not given; a size is of no axis of the
+            inputs; the package was exported for another task.
 
     Example:
         >>> report = validate("bert_onnx")                            # doctest: +SKIP
@@ -101,9 +102,11 @@ def validate(
         raise HtpError(
             f"the task {task!r} is used to load or compare: give --load or --model MODEL (load=, model=) too"
         )
-    sizes = InputSizes(batch_size, sequence_length, height, width, {**(dims or {}), **(shapes or {})}).by_name()
-    if (sizes or tolerance is not None) and model is None:
-        given = "sizes of inputs" if sizes else "a tolerance"
+    if trust_remote_code and not load and model is None:
+        raise HtpError("--trust-remote-code is for loading: give --load or --model MODEL (load=, model=) too")
+    sizes = InputSizes(batch_size, sequence_length, height, width, {**(dims or {}), **(shapes or {})})
+    if (sizes.by_name() or tolerance is not None) and model is None:
+        given = "sizes of inputs" if sizes.by_name() else "a tolerance"
         raise HtpError(f"{given} but no source model to compare with: give --model MODEL (model=) too")
     if renamed and model is None:
         raise HtpError("--map is for a source model to compare with: give --model MODEL (model=) too")
@@ -113,8 +116,13 @@ def validate(
         )
     if timeout is not None and not timeout > 0:
         raise HtpError(f"a timeout of {timeout:g} s: give more than 0")
+    if model is not None:
+        check_model_name(model)
     path = path_of(package)
     contents = Contents(path)
+    check_task(contents, task)
+    if len(contents.readable) == len(contents.files):
+        check_axes(contents.readable.values(), sizes, where=str(path), of_optimum=True)
     checks = _run(_OPTIMUM_CHECKS | _HTP_CHECKS, contents)
     if load:
         from optimum_htp.verbs.validate.loading import check_loading
@@ -136,7 +144,7 @@ def validate(
                 task=task,
                 trust_remote_code=trust_remote_code,
                 tolerance=tolerance,
-                shapes=sizes,
+                shapes=sizes.by_name(),
                 renamed=renamed,
             )
     files = tuple(contents.files)

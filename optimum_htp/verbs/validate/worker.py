@@ -8,16 +8,19 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.onnxfile import external_data_files, limit_process_memory, out_of_memory, read_model
 from optimum_htp.package import is_inside
 from optimum_htp.verbs.validate.report import FAILED, OK, SKIPPED, WARNING
+
+if TYPE_CHECKING:
+    from optimum_htp.verbs.validate.contents import Contents
 
 _Result = tuple[str, str, str]
 
@@ -99,28 +102,50 @@ class _Run:
     def run(self) -> _Result:
         if self.model is None:
             return SKIPPED, "the package was not loaded as a whole", ""
-        try:
-            if hasattr(self.model, "components"):
-                call = partial(self.model, "a photo of a cat", num_inference_steps=1, output_type="np")
-            else:
-                call = partial(self.model, **self._inputs())
-        except HtpError as error:
-            return SKIPPED, f"no inputs to run it on: {error}", ""
-        try:
-            outputs = call()
-        except Exception as error:  # whatever Optimum or ONNX Runtime raise
-            return FAILED, f"it loads, but can't be run: {out_of_memory(error) or reason(error)}", ""
-        return OK, f"gave {_described(outputs)}", ""
+        described = ""
+        for where, inputs in self._calls():
+            try:
+                given = inputs()
+            except HtpError as error:
+                return SKIPPED, f"no inputs to run it on: {error}", ""
+            try:
+                outputs = self.model(**given)
+            except Exception as error:  # whatever Optimum or ONNX Runtime raise
+                if not described:
+                    return FAILED, f"it loads, but can't be run: {out_of_memory(error) or reason(error)}", ""
+                advice = "an axis was traced as a constant: export it again, or without that axis in dynamic_axes"
+                return FAILED, f"it runs, but not{where}: {out_of_memory(error) or reason(error)}", advice
+            described += f"; {where.strip()} too" if described else f"gave {_described(outputs)}"
+        return OK, described, ""
 
-    def _inputs(self) -> dict[str, Any]:
-        """Inputs for the whole model: Optimum's for the architecture, else by the inputs of the graph."""
-        from optimum_htp.models import dummy_inputs, fixed_sizes
+    def _calls(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """What to call the model with, and how that differs from the call before."""
+        if hasattr(self.model, "components"):
+            prompt = {"prompt": "a photo of a cat", "num_inference_steps": 1, "output_type": "np"}
+            yield "", lambda: prompt
+            return
+        task = self.request["task"] or self._contents.plain_task
+        if task is not None:
+            yield "", lambda: self._inputs(task)
+            return
+        # Nothing but the graph says what it takes: then it takes what the graph says.
+        yield "", self._graph_inputs
+        session = getattr(self.model, "session", None)
+        inputs = session.get_inputs() if session is not None else ()
+        if any(isinstance(axis, str) for value in inputs for axis in value.shape):
+            yield " at other sizes", lambda: self._graph_inputs(more=1)
+
+    @cached_property
+    def _contents(self) -> Contents:
         from optimum_htp.verbs.validate.contents import Contents
 
-        contents = Contents(self.request["path"])
-        task = self.request["task"] or contents.plain_task
-        if task is None:
-            raise HtpError("the package does not say its task")
+        return Contents(self.request["path"])
+
+    def _inputs(self, task: str) -> dict[str, Any]:
+        """Inputs for the whole model: Optimum's for the architecture, else by the inputs of the graph."""
+        from optimum_htp.models import dummy_inputs, fixed_sizes
+
+        contents = self._contents
         try:
             made = dummy_inputs(
                 self.model.config,
@@ -138,8 +163,8 @@ class _Run:
             made = {**self._graph_inputs(), **made}
         return {name: value for name, value in made.items() if name in names}
 
-    def _graph_inputs(self) -> dict[str, Any]:
-        """Inputs by the types and sizes of the session."""
+    def _graph_inputs(self, *, more: int = 0) -> dict[str, Any]:
+        """Inputs by the types and sizes of the session; axes of no fixed size are that much longer than usual."""
         import torch
 
         session = getattr(self.model, "session", None)
@@ -148,7 +173,7 @@ class _Run:
         sizes = {"batch_size": 2, "sequence_length": 16, "num_channels": 3, "height": 64, "width": 64}
         made = {}
         for value in session.get_inputs():
-            shape = [size if isinstance(size, int) else sizes.get(str(size), 2) for size in value.shape]
+            shape = [size if isinstance(size, int) else sizes.get(str(size), 2) + more for size in value.shape]
             kind = value.type.removeprefix("tensor(").removesuffix(")")  # torch has the names of ONNX Runtime's types
             made[value.name] = torch.ones(shape, dtype=getattr(torch, kind, torch.float32))
         return made
