@@ -47,7 +47,7 @@ class Budget:
 
 def items_of(size_bytes: int) -> Budget:
     """Nodes, functions, tensors, inputs and outputs: an empty one takes two bytes here and hundreds in memory."""
-    return Budget("nodes, tensors, inputs and outputs", size_bytes, free=100_000, bytes_each=100)
+    return Budget("nodes, tensors, inputs and outputs", size_bytes, free=60_000, bytes_each=128)
 
 
 def names_of(size_bytes: int) -> Budget:
@@ -57,4 +57,4 @@ def names_of(size_bytes: int) -> Budget:
 
 def texts_of(size_bytes: int) -> Budget:
     """Different strings."""
-    return Budget("different strings", size_bytes, free=200_000, bytes_each=50)
+    return Budget("different strings", size_bytes, free=150_000, bytes_each=64)
