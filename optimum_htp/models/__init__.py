@@ -7,6 +7,7 @@ an export of, `optimum_tasks` the task, `trust` whose code runs. `runtime` has s
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
+from optimum_htp.models.claims import GraphSize
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.inputs import (
