@@ -16,6 +16,12 @@ MAX_MESSAGE_DEPTH = 4 * MAX_BODY_DEPTH
 MAX_DIMENSIONS = 1_000
 """How many dimensions a tensor may have; ONNX Runtime and numpy take fewer than a hundred."""
 
+MAX_FUNCTIONS = 10_000
+"""How many functions a file may define; exports with a function for each module have some thousands."""
+
+MAX_LISTED = 10_000
+"""How many graphs and tensors one attribute may have."""
+
 MAX_BODY_NAME_BYTES = 128
 """How long the name of an attribute with a graph may be: the path of each graph inside repeats it."""
 
