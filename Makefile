@@ -19,13 +19,14 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 KILLS_ARGS ?=
+FUZZ_ARGS ?=
 
 DEMO := .demo/minilm
 
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection faults kills reference lint format clean distclean
+.PHONY: help demo test sweep bench compat projection faults fuzz kills reference lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names p
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)
 
+fuzz: $(VENV)/.installed-fuzz ## Write docs/reliability.md: a million odd files; FUZZ_ARGS="--only reader --cases 5000" shows a part
+	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
+
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py
 
@@ -85,6 +89,11 @@ distclean: clean ## Remove the virtual environment too
 $(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
 	@echo "Installing timm and torchvision into $(VENV)/timm: some 15 MB to download."
 	$(BIN)/python -m pip install --no-deps --upgrade --target $(VENV)/timm --constraint $(CONSTRAINTS) timm torchvision
+	touch $@
+
+# Coverage-guided fuzzing, where its wheels fit the interpreter; without it, `make fuzz` does the rest.
+$(VENV)/.installed-fuzz: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
+	-$(BIN)/python -m pip install --only-binary :all: --constraint $(CONSTRAINTS) atheris
 	touch $@
 
 # One stamp for each extra, and one for PyTorch, which all of them need.

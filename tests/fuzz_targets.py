@@ -33,11 +33,11 @@ from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, OnnxFileError
 from optimum_htp.hierarchy.patterns import ModulePattern
 from optimum_htp.models.inputs import read_arrays
-from optimum_htp.onnxfile.limited import data_bytes
 from optimum_htp.onnxfile.model import OnnxModel
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
+from optimum_htp.onnxfile.running import data_bytes
 from optimum_htp.onnxfile.soundness import check_parsable
 from optimum_htp.package.archive import FILE_PREFIX, MANIFEST, read_packed
 from optimum_htp.package.json_files import parse_config

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.onnxfile import NUMBERS, OnnxModel, Value, element_type
@@ -23,6 +24,7 @@ SAMPLES = 2
 
 _TERMS = re.compile(r" ([+*x]) ")  # of a size that is computed, and the signs between them
 _POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
+_FREE_UNPACKED_BYTES, _UNPACKED_RATIO = 64_000_000, 20  # of arrays in a packed file
 _DEFAULT_SEQUENCE = 128
 _DEFAULT_IMAGE = 224
 _ONE_SECOND = 16_000  # samples of sound
@@ -180,15 +182,29 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
     import numpy as np
 
     try:
+        _check_unpacked(Path(path))
         with np.load(path, allow_pickle=False) as archive:  # what is not an array has no type, which is an error here
             return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in archive.items()}
     except FileNotFoundError as error:
         raise HtpError(f"{path}: no such file; write one with numpy.savez") from error
+    except HtpError:
+        raise
     except Exception as error:  # of zipfile, zlib, tokenize and numpy, where the file is damaged or something else
         why = reason(error)
         if "allow_pickle" in why:  # numpy's advice, which is dangerous
             why = "pickled objects, or no arrays at all, are not loaded"
         raise HtpError(f"{path}: not a file of named numpy arrays ({why}); write one with numpy.savez") from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raises HtpError for a file that is far larger unpacked: zeros are packed to a thousandth of what they are."""
+    with ZipFile(path) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    packed = path.stat().st_size
+    limit = _FREE_UNPACKED_BYTES + _UNPACKED_RATIO * packed
+    if total > limit:
+        message = f"{total:,} bytes unpacked, and {limit:,} may be in a file of {packed:,}"
+        raise HtpError(f"{path}: {message}; write it with numpy.savez, which does not pack")
 
 
 def check_inputs(given: Mapping[str, Array], model: OnnxModel, *, where: str) -> None:

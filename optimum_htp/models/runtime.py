@@ -83,16 +83,23 @@ def outputs_of(
 
 @contextmanager
 def graph_limits(
-    packages: Iterable[HtpPackage], *, timeout_s: float | None = None, max_memory_bytes: int | None = None
+    packages: Iterable[HtpPackage],
+    *,
+    provider: str = DEFAULT_PROVIDER,
+    timeout_s: float | None = None,
+    max_memory_bytes: int | None = None,
+    held_bytes: int = 0,
 ) -> Iterator[None]:
     """Limits what ONNX Runtime may take for each call with graphs of these packages; None means the defaults.
 
-    That is `DEFAULT_TIMEOUT_S`, and 2 GiB and 8 times what the model has on the disk, weights included.
+    Those are `DEFAULT_TIMEOUT_S`, and `usual_memory` and what is `held` besides; other providers than the CPU's, whose
+    drivers map what they like, have no limit of memory unless one is given.
     """
     if timeout_s is not None and not timeout_s > 0:
         raise HtpError(f"a timeout of {timeout_s:g} s: give more than 0")
-    memory = usual_memory(packages) if max_memory_bytes is None else max_memory_bytes
-    with run_limits(seconds=timeout_s, memory_bytes=memory):
+    if max_memory_bytes is None and provider == DEFAULT_PROVIDER:
+        max_memory_bytes = usual_memory(packages) + held_bytes
+    with run_limits(seconds=timeout_s, memory_bytes=max_memory_bytes):
         yield
 
 

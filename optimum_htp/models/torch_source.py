@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
+from optimum_htp.models.claims import GraphSize, TooManyModulesError
 from optimum_htp.models.hub_cache import check_model_name, local_directory, snapshot_directory, source_files
 from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
@@ -234,23 +235,33 @@ def instantiate_on_meta(
     trust_remote_code: bool = False,
     tasks: bool = False,
     attn_implementation: str | None = None,
+    graph: GraphSize | None = None,
 ) -> Iterator[torch.nn.Module]:
     """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    First the `architectures`, then with `tasks` the class of each task; all that fail raise PackageError together.
+    First the `architectures`, then with `tasks` the class of each task; all that fail raise PackageError together. So does
+    what is far too large for a `graph`.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
     library = "sentence_transformers" if (directory / "modules.json").is_file() else "transformers"
     if not trust_remote_code:
         refuse_named_code(directory, library)
+    where = str(directory / "config.json")
+    if graph is not None:
+        graph.check(config, where=where)
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
     for make in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
         try:
-            with only_libraries(directory, trust_remote_code=trust_remote_code, library=library):
+            with (
+                only_libraries(directory, trust_remote_code=trust_remote_code, library=library),
+                graph.limiting(where=where) if graph is not None else nullcontext(),
+            ):
                 model = make()
+        except TooManyModulesError:
+            raise
         except Exception as error:  # whatever the model's own constructor raises
             failures.append(reason(error))
             continue

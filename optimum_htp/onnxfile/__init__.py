@@ -2,7 +2,7 @@
 
 - What a file says: `model`, `types`, `digest`; the numbers of all fields are in `schema`, how much is accepted in `limits`.
 - Reading: `opening`, `reading`, `attributes`, on the wire format in `wire`.
-- Whether protobuf parses what is not read here, too: `soundness`; what ONNX Runtime may take: `limited`.
+- Whether protobuf parses what is not read here, too: `soundness`; what ONNX Runtime may take: `running`.
 - Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors, from
   `runtime_types`, `tried_sizes` and `symbolic_sizes`, which are asked by `submodels`).
 - What is written out in it: `attribute_values`, `stored_values`.
@@ -23,14 +23,6 @@ from optimum_htp.onnxfile.attribute_values import (
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.headers import LENGTHS
-from optimum_htp.onnxfile.limited import (
-    DEFAULT_TIMEOUT_S,
-    is_abandoned,
-    limit_process_memory,
-    limited,
-    out_of_memory,
-    run_limits,
-)
 from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,
@@ -48,6 +40,14 @@ from optimum_htp.onnxfile.opening import wire_errors
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile.running import (
+    DEFAULT_TIMEOUT_S,
+    is_abandoned,
+    limit_process_memory,
+    limited,
+    out_of_memory,
+    run_limits,
+)
 from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
 from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.onnxfile.soundness import check_sound

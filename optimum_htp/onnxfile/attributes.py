@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.limits import CACHED, MAX_BODY_NAME_BYTES
+from optimum_htp.onnxfile.limits import CACHED, MAX_BODY_NAME_BYTES, MAX_LISTED
 from optimum_htp.onnxfile.wire import Data, WireError, decode_text, fields
 
 Field: TypeAlias = tuple[int, int, int, int]
@@ -31,6 +31,8 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
             graphs.append(field)
         elif tag in schema.ATTRIBUTE_TENSOR_TAGS:
             tensors.append(field)
+        if len(graphs) + len(tensors) > MAX_LISTED:
+            raise WireError(f"an attribute has more than {MAX_LISTED:,} graphs and tensors", field[1])
     if not graphs and not tensors:
         if short and len(plain) < CACHED:
             plain.add(short)

@@ -16,6 +16,12 @@ MAX_MESSAGE_DEPTH = 4 * MAX_BODY_DEPTH
 MAX_DIMENSIONS = 1_000
 """How many dimensions a tensor may have; ONNX Runtime and numpy take fewer than a hundred."""
 
+MAX_FUNCTIONS = 10_000
+"""How many functions a file may define; exports with a function for each module have some thousands."""
+
+MAX_LISTED = 10_000
+"""How many graphs and tensors one attribute may have."""
+
 MAX_BODY_NAME_BYTES = 128
 """How long the name of an attribute with a graph may be: the path of each graph inside repeats it."""
 
@@ -47,7 +53,7 @@ class Budget:
 
 def items_of(size_bytes: int) -> Budget:
     """Nodes, functions, tensors, inputs and outputs: an empty one takes two bytes here and hundreds in memory."""
-    return Budget("nodes, tensors, inputs and outputs", size_bytes, free=100_000, bytes_each=100)
+    return Budget("nodes, tensors, inputs and outputs", size_bytes, free=60_000, bytes_each=128)
 
 
 def names_of(size_bytes: int) -> Budget:
@@ -57,4 +63,4 @@ def names_of(size_bytes: int) -> Budget:
 
 def texts_of(size_bytes: int) -> Budget:
     """Different strings."""
-    return Budget("different strings", size_bytes, free=200_000, bytes_each=50)
+    return Budget("different strings", size_bytes, free=150_000, bytes_each=64)

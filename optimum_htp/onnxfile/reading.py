@@ -14,6 +14,7 @@ from optimum_htp.onnxfile.limits import (
     MAX_BODY_DEPTH,
     MAX_DIMENSIONS,
     MAX_FUNCTION_NAME_BYTES,
+    MAX_FUNCTIONS,
     items_of,
     names_of,
     texts_of,
@@ -107,6 +108,9 @@ class _Reader:
                     raise WireError("a second main graph", at)
                 graph = self.graph(first, stop, 0)
             elif tag == schema.MODEL_FUNCTION:
+                self.items.spend(1, at)
+                if len(functions) >= MAX_FUNCTIONS:
+                    raise WireError(f"more than {MAX_FUNCTIONS:,} functions", at)
                 function = self.function(first, stop)
                 if functions.setdefault(function.path, function) is not function:
                     raise WireError(f"a second function {function.path}", at)

@@ -14,8 +14,8 @@ from typing import Any
 from optimum_htp.errors import HtpError
 from optimum_htp.onnxfile.assembly import encode_node
 from optimum_htp.onnxfile.edges import reads
-from optimum_htp.onnxfile.limited import limited
 from optimum_htp.onnxfile.model import Function, Node, Value, operator_name
+from optimum_htp.onnxfile.running import limited
 from optimum_htp.onnxfile.submodels import Submodels
 from optimum_htp.onnxfile.types import NUMBERS
 

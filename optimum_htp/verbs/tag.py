@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import (
+    GraphSize,
     ModelSource,
     check_model_name,
     choose_root,
@@ -178,6 +179,11 @@ class _Sources:
         recorded = self._package.sidecar.source if self._package.sidecar is not None else {}
         return find_source(self._model, revision=recorded_revision(self._model, recorded))
 
+    @cached_property
+    def _graph(self) -> GraphSize | None:
+        """How large the graph is that the package's own config has to fit; a model that is given may be larger."""
+        return GraphSize.of(self._package) if self._model is None else None
+
     def directory(self, name: str) -> Path:
         """The directory whose config says what model a file is of. Raises PackageError if there is none."""
         part = Path(name).parent
@@ -202,7 +208,13 @@ class _Sources:
             if key not in self._made:
                 attention, trust = "eager" if eager else None, self._trust_remote_code
                 self._made[key] = list(
-                    instantiate_on_meta(directory, trust_remote_code=trust, tasks=tasks, attn_implementation=attention)
+                    instantiate_on_meta(
+                        directory,
+                        trust_remote_code=trust,
+                        tasks=tasks,
+                        attn_implementation=attention,
+                        graph=self._graph,
+                    )
                 )
             yield from self._made[key][seen:]
             seen = len(self._made[key])

@@ -43,6 +43,8 @@ class Join:
         # For each tagged operation the one of the target that does its work, `SHARED`, `NOBODY`, or None: undecided.
         self.owner: list[int | None] = [None] * len(self.old.operations)
         self.renamed: set[int] = set()  # operations of the target that were recognized, with results of new names
+        # For each value, by the place of a consumer, the place of the next one that may be lost, itself if it may be.
+        self._ahead: dict[int, list[int]] = {}
         self.orphans: set[int] = set()  # operations of the target that do no work that the tagged side lost
 
     def anchor(self, new: int, old: int) -> None:
@@ -93,11 +95,40 @@ class Join:
         """The tagged values that a node of the target consumes."""
         return {self.same[value] for value in self.new.operations[new].inputs if value in self.same}
 
-    def consumers(self, values: Iterable[int]) -> Iterator[int]:
+    def consumers(self, values: Iterable[int], *, steps: int = _STEPS) -> Iterator[int]:
         """The tagged nodes that consume some values, as many as one question may look at."""
-        return islice((consumer for value in values for consumer in self.old.values[value].consumers), _STEPS)
+        return islice((consumer for value in values for consumer in self.old.values[value].consumers), steps)
+
+    def lost_consumers(self, values: Iterable[int]) -> Iterator[int]:
+        """The tagged nodes that consume some values and that the target shows no result of.
+
+        What it shows once it shows for good, so each such consumer is passed over once, and not by each question: of
+        thousands of nodes that consume the same, all are found in the time that it takes to look at them.
+        """
+        for value in values:
+            consumers = self.old.values[value].consumers
+            if value not in self._ahead:
+                self._ahead[value] = list(range(len(consumers) + 1))
+            ahead = self._ahead[value]
+            index = _first(ahead, 0)
+            while index < len(consumers):
+                if self.survives(consumers[index]):
+                    ahead[index] = index + 1
+                else:
+                    yield consumers[index]
+                index = _first(ahead, index + 1)
 
     def consumers_of_weight(self, value: int) -> list[int]:
         """The tagged nodes that consume an initializer; none if there are so many that it says nothing."""
         weight = self.old.values[value]
         return weight.consumers if weight.is_initializer and len(weight.consumers) <= REACH else []
+
+
+def _first(ahead: list[int], index: int) -> int:
+    """The first place from `index` on that points to itself; the way there is made shorter for those who ask next."""
+    end = index
+    while ahead[end] != end:
+        end = ahead[end]
+    while ahead[index] != end:
+        ahead[index], index = end, ahead[index]
+    return end

@@ -198,6 +198,11 @@ def _twin(join: Join, new: int) -> int | None:
     op_type = join.new.op_type(new)
     known = [join.same[value] for value in join.new.operations[new].inputs if value in join.same]
     computed = [value for value in known if not join.old.values[value].is_initializer]
+    # One that consumes all that is known: if there is one, the first is right here, and nothing comes before it.
+    for old in islice(join.lost_consumers(computed[:1]), BREADTH):
+        is_free = join.owner[old] is None and join.old.op_type(old) == op_type
+        if is_free and set(known).issubset(join.old.operations[old].inputs):
+            return old
     candidates = _vanished_from(join, computed, 1 if op_type in MOVEMENT else REACH)
     return max(
         (old for old in candidates if join.old.op_type(old) == op_type and join.owner[old] is None),
@@ -211,8 +216,10 @@ def _vanished_from(join: Join, values: list[int], reach: int) -> list[int]:
     gone: dict[int, None] = {}
     for _ in range(reach):
         ahead: list[int] = []
-        for old in join.consumers(values):
-            if old in gone or join.survives(old) or len(gone) >= BREADTH:
+        for old in islice(join.lost_consumers(values), REACH * BREADTH):
+            if len(gone) >= BREADTH:
+                break
+            if old in gone:
                 continue
             gone[old] = None
             if join.owner[old] is None:

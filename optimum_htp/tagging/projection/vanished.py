@@ -14,6 +14,8 @@ from __future__ import annotations
 from optimum_htp.tagging.projection.flow import BREADTH, GLUE, REACH
 from optimum_htp.tagging.projection.join import NOBODY, SHARED, Join
 
+_STEPS = 4 * BREADTH  # how many consumers are looked at from one node on
+
 
 def match_vanished(join: Join) -> None:
     """Gives every tagged node that the target doesn't show to the node that does its work, and completes `work`."""
@@ -81,7 +83,7 @@ def _region(join: Join, values: list[int], claims: set[int]) -> list[int]:
     region: dict[int, None] = {}
     while values and len(region) < BREADTH:
         ahead: list[int] = []
-        for old in join.consumers(values):
+        for old in join.consumers(values, steps=_STEPS):
             if old in region or join.owner[old] not in claims or join.is_anchor(old):
                 continue
             if join.old.constant[old]:  # shapes lead around the work that they are the shapes of

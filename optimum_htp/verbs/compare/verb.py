@@ -44,7 +44,6 @@ from optimum_htp.models import (
     part_phases,
     phase_of,
     phases,
-    usual_memory,
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import (
@@ -177,8 +176,7 @@ def compare(
     if model is None:
         other = whole_package(package) if reference is None else as_package(reference)
     graphs = [package, *([other] if other is not None else [])]
-    memory = usual_memory(graphs) + 2 * max_memory_bytes
-    with graph_limits(graphs, timeout_s=timeout, max_memory_bytes=memory):
+    with graph_limits(graphs, provider=options.provider, timeout_s=timeout, held_bytes=2 * max_memory_bytes):
         if other is not None:
             name = str(other.path)
             parts, refused = _with_package(package, other, options, is_own=reference is None)

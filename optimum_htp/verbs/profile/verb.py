@@ -113,9 +113,8 @@ def profile(
     provider = check_provider(provider)
     import onnxruntime
 
-    with graph_limits(
-        [package, *([origin] if origin is not None else [])], timeout_s=timeout, max_memory_bytes=max_memory_bytes
-    ):
+    graphs = [package] if origin is None else [package, origin]
+    with graph_limits(graphs, provider=provider, timeout_s=timeout, max_memory_bytes=max_memory_bytes):
         chosen = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
         notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
         notes += chosen.notes
