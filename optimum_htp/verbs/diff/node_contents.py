@@ -25,6 +25,7 @@ from optimum_htp.onnxfile import (
     function_declaration,
     named_attribute,
     node_attributes,
+    release_pages,
     sparse_content,
     tensor_content,
     tensor_type_text,
@@ -80,6 +81,7 @@ class NodeContents(ExitStack):
         }
         self._attributes: dict[bytes, tuple[str, Content | None]] = {}  # they repeat from node to node
         self._values: dict[TensorKey, Content] = {}
+        self._looked_at = self._released = 0  # bytes of the tensors, of which none stay in memory
 
     def node(self, key: NodeKey) -> Node:
         """The node with a key."""
@@ -116,6 +118,8 @@ class NodeContents(ExitStack):
                 self._values[key], is_read = self._unless_missing(
                     lambda: read(self._data, span, self._outside), _type_alone(tensor, is_read=False)
                 )
+            self._looked_at += span[1] - span[0]
+            self._released = release_pages(self._data, self._looked_at, self._released)
             self.seen[key] = "type" if not is_read else "weight" if as_weight else "constant"
         return self._values[key]
 
