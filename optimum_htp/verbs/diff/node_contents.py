@@ -25,6 +25,7 @@ from optimum_htp.onnxfile import (
     function_declaration,
     named_attribute,
     node_attributes,
+    other_types,
     release_pages,
     sparse_content,
     tensor_content,
@@ -137,6 +138,11 @@ class NodeContents(ExitStack):
         node = self.node(key)
         opset = self.model.opset_imports.get(node.domain, 0)
         return default_value(node.domain, node.op_type, opset, attribute) if opset and "::" not in key[0] else None
+
+    def other_types(self) -> dict[str, str]:
+        """The types of the model's inputs and outputs that are no tensors, by their names."""
+        with wire_errors(self.model.path):
+            return other_types(self._data, self._places.main)
 
     def functions(self) -> dict[str, str]:
         """What each function says besides its nodes, as `NAME fact`, without those that say nothing."""
