@@ -40,10 +40,12 @@ def rows(scratch: Path, repeats: int) -> Iterator[Row]:
     timed = Row.of("`main_export` of BERT-base against plain Optimum, time", times, "1.03×", form="{:.3f}×")
     yield replace(timed, figures=())  # the next is the same without what the disk and others do
     yield Row.of("the export's CPU seconds against plain Optimum's", cpu, form="{:.3f}×")
-    yield Row.of("the export's peak memory against plain Optimum's", peaks, "1.02×", form="{:.3f}×")
+    memory = Row.of("the export's peak memory against plain Optimum's", peaks, "1.02×", form="{:.3f}×")
+    yield replace(memory, band=1.05)
 
     alone = [run_step(pass_alone, scratch / "plain/model.onnx", scratch / "tagged", scratch) for _ in range(repeats)]
-    yield Row.of("the pass alone against `cp` and `sync`", [run["ratio"] for run in alone], "2×", form="{:.2f}×")
+    ratios = Row.of("the pass alone against `cp` and `sync`", [run["ratio"] for run in alone], "2×", form="{:.2f}×")
+    yield replace(ratios, band=1.4)  # disks are noisy
     yield Row.of("the pass alone, peak memory", [run["peak_mb"] for run in alone], "100 MB", form="{:.0f} MB")
 
     huge = run_step(external, scratch / "external")

@@ -241,9 +241,7 @@ def test_values_that_are_no_tensors(base: Path, tmp_path: Path) -> None:
     """Their types are told in words."""
 
     def listed(element: str) -> Path:
-        text = MODEL.replace(
-            "bool choice)", f"bool choice, seq({element}[n]) more, optional(int64[n]) maybe)"
-        )
+        text = MODEL.replace("bool choice)", f"bool choice, seq({element}[n]) more, optional(int64[n]) maybe)")
         return package(tmp_path / element, text)
 
     (file,) = diff(listed("float"), listed("double")).files
