@@ -237,6 +237,19 @@ def test_functions(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert file.functions[0] == Change("function local::Once", None, "there")
 
 
+def test_values_that_are_no_tensors(base: Path, tmp_path: Path) -> None:
+    """Their types are told in words."""
+
+    def listed(element: str) -> Path:
+        text = MODEL.replace("bool choice)", f"bool choice, seq({element}[n]) more, optional(int64[n]) maybe)")
+        return package(tmp_path / element, text)
+
+    (file,) = diff(listed("float"), listed("double")).files
+    assert file.values == (Change("input more", "seq(tensor(float64))", "seq(tensor(float32))"),)
+    (file,) = diff(listed("int64"), base).files
+    assert Change("input maybe", None, "optional(tensor(int64))") in file.values
+
+
 def test_what_a_graph_returns(tmp_path: Path) -> None:
     """A stored tensor that a branch returns is read by no node."""
     text = MODEL.replace("{ a = Elu <alpha = 1.5> (soft) }", "<float[1] a = {1}> { }")

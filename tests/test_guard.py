@@ -42,11 +42,11 @@ def test_the_committed_baseline_is_one() -> None:
 
 
 def test_bands(baseline: Path) -> None:
-    """As wide as the noise of the baseline's own runs, between a tenth and a half; or as the row says."""
+    """As wide as the noise of the baseline's own runs, between 1.15 and 1.5 times; or as the row says."""
     assert {name: row["band"] for name, row in guard.read_baseline(baseline).items()} == {
-        "tree": 1.12, "share": 1.01, "count": 1.03,
+        "tree": 1.15, "share": 1.01, "count": 1.03,
     }  # fmt: skip
-    assert guard.entry(replace(TREE, figures=(2.0, 2.0)))["band"] == 1.1
+    assert guard.entry(replace(TREE, figures=(2.0, 2.0)))["band"] == 1.15
     assert guard.entry(replace(TREE, figures=(2.0, 9.0)))["band"] == 1.5
     assert guard.entry(replace(TREE, figures=(2.0,)))["band"] == 1.3
 
@@ -54,7 +54,7 @@ def test_bands(baseline: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "figure", "is_worse"),
     [
-        (TREE, 2.02, False), (TREE, 2.25, False), (TREE, 2.3, True), (TREE, 1.0, False),
+        (TREE, 2.02, False), (TREE, 2.25, False), (TREE, 2.4, True), (TREE, 1.0, False),
         (SHARE, 0.99, False), (SHARE, 0.985, False), (SHARE, 0.97, True), (SHARE, 1.0, False),
         (COUNT, 1.02e6, False), (COUNT, 1.04e6, True),
     ],
@@ -99,5 +99,5 @@ def test_only_what_is_worse_twice_fails(
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     assert bench.main() == code
     regressions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("REGRESSION")]
-    expected = "REGRESSION tree: 9, 4.46 times the baseline (2.02); at most 1.12 times is noise"
+    expected = "REGRESSION tree: 9, 4.46 times the baseline (2.02); at most 1.15 times is noise"
     assert regressions == [expected] * code

@@ -18,6 +18,7 @@ from optimum_htp.onnxfile.attribute_values import (
     function_declaration,
     named_attribute,
     node_attributes,
+    other_types,
     sparse_content,
 )
 from optimum_htp.onnxfile.digest import graph_digest

@@ -16,6 +16,7 @@ from optimum_htp.onnxfile.stored_values import (
     packed_numbers,
     tensor_content,
 )
+from optimum_htp.onnxfile.types import element_type
 from optimum_htp.onnxfile.wire import Data, WireError, fields, last_fields, signed
 
 # What AttributeProto.AttributeType calls the kinds of values, by the tag of the field that has them.
@@ -41,6 +42,7 @@ _BY_TYPE = dict(enumerate(_KINDS.values(), start=1))  # `type` counts them in th
 _EMPTY = {"float": b"\0\0\0\0", "int": 0, "string": b""}
 _LONG_BYTES = 1 << 16
 _TEXT_BYTES = 60
+_MAX_TYPE_DEPTH = 16
 
 
 def node_attributes(data: Data, node: tuple[int, int]) -> list[tuple[int, int]]:
@@ -95,6 +97,9 @@ def _value(data: Data, kind: str, stored: list[tuple[int, int, int]], outside: O
     if kind in ("int", "ints"):
         ints = [signed(number) for each in stored for number in _numbers(data, each)]
         return _one_or_all(kind, ints, map(str, ints))
+    if kind in ("type", "types"):
+        types = [type_text(data, each) for each in spans]
+        return _one_or_all(kind, types, types)
     values = [data[slice(*each)] for each in spans]
     return _one_or_all(kind, values, map(_text, values))
 
@@ -153,6 +158,39 @@ def _text(value: bytes) -> str:
         if len(value) <= _TEXT_BYTES
         else f"{text[:20]!r}… (sha256 {hashlib.sha256(value).hexdigest()[:12]})"
     )
+
+
+def type_text(data: Data, span: tuple[int, int], depth: int = 0) -> str:
+    """The type of a value that need not be a tensor, in words: `seq(tensor(float32))`. Raises WireError.
+
+    Of tensors the element type alone is told.
+    """
+    if depth > _MAX_TYPE_DEPTH:
+        raise WireError("types nested deeper than any model's", span[0])
+    for tag, _, first, stop in fields(data, *span):
+        if tag in (schema.TENSOR_TYPE, schema.TYPE_SPARSE):
+            element = last_fields(data, first, stop, {schema.TYPE_ELEM_TYPE >> 3: 0}).get(1, (0, 0))[0]
+            return f"{'tensor' if tag == schema.TENSOR_TYPE else 'sparse_tensor'}({element_type(element).name})"
+        if tag in (schema.TYPE_SEQUENCE, schema.TYPE_OPTIONAL):
+            inner = last_fields(data, first, stop, {1: 2}).get(1, (first, first))
+            return f"{'seq' if tag == schema.TYPE_SEQUENCE else 'optional'}({type_text(data, inner, depth + 1)})"
+        if tag == schema.TYPE_MAP:
+            parts = last_fields(data, first, stop, {schema.MAP_KEY >> 3: 0, schema.MAP_VALUE >> 3: 2})
+            value = type_text(data, parts.get(2, (first, first)), depth + 1)
+            return f"map({element_type(parts.get(1, (0, 0))[0]).name}, {value})"
+    return "undefined"
+
+
+def other_types(data: Data, graph: tuple[int, int]) -> dict[str, str]:
+    """The types of a graph's inputs and outputs that are no tensors, by their names, as words. Raises WireError."""
+    found: dict[str, str] = {}
+    for tag, _, first, stop in fields(data, *graph):
+        if tag in (schema.GRAPH_INPUT, schema.GRAPH_OUTPUT):
+            parts = last_fields(data, first, stop, schema.NAME_AND_TYPE)
+            text = type_text(data, parts.get(2, (first, first)))
+            if not text.startswith("tensor("):
+                found[data[slice(*parts.get(1, (first, first)))].decode(errors="replace")] = text
+    return found
 
 
 def function_declaration(data: Data, span: tuple[int, int], outside: Outside) -> Mapping[str, str]:

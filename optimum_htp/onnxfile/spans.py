@@ -112,6 +112,7 @@ class GraphPlaces:
     def __init__(self, data: Data, model: OnnxModel) -> None:
         self._data = data
         whole = model_spans(data)
+        self.main = whole.graph
         self.functions = {function.path: span for function, span in zip(model.functions, whole.functions, strict=True)}
         self._graphs: dict[str, GraphSpans] = {}
         holder, bodies = ("", -1), dict[str, Span]()

@@ -25,6 +25,8 @@ from optimum_htp.onnxfile import (
     function_declaration,
     named_attribute,
     node_attributes,
+    other_types,
+    release_pages,
     sparse_content,
     tensor_content,
     tensor_type_text,
@@ -80,6 +82,7 @@ class NodeContents(ExitStack):
         }
         self._attributes: dict[bytes, tuple[str, Content | None]] = {}  # they repeat from node to node
         self._values: dict[TensorKey, Content] = {}
+        self._looked_at = self._released = 0  # bytes of the tensors, of which none stay in memory
 
     def node(self, key: NodeKey) -> Node:
         """The node with a key."""
@@ -116,6 +119,8 @@ class NodeContents(ExitStack):
                 self._values[key], is_read = self._unless_missing(
                     lambda: read(self._data, span, self._outside), _type_alone(tensor, is_read=False)
                 )
+            self._looked_at += span[1] - span[0]
+            self._released = release_pages(self._data, self._looked_at, self._released)
             self.seen[key] = "type" if not is_read else "weight" if as_weight else "constant"
         return self._values[key]
 
@@ -133,6 +138,11 @@ class NodeContents(ExitStack):
         node = self.node(key)
         opset = self.model.opset_imports.get(node.domain, 0)
         return default_value(node.domain, node.op_type, opset, attribute) if opset and "::" not in key[0] else None
+
+    def other_types(self) -> dict[str, str]:
+        """The types of the model's inputs and outputs that are no tensors, by their names."""
+        with wire_errors(self.model.path):
+            return other_types(self._data, self._places.main)
 
     def functions(self) -> dict[str, str]:
         """What each function says besides its nodes, as `NAME fact`, without those that say nothing."""

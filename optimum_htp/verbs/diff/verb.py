@@ -127,6 +127,7 @@ def _file_diff(
         pairs = _pairs(ours, theirs, sides, wired=wired)
         contents = _contents(ours, theirs, pairs, places(before, depth), wired=wired)
         functions = changes(ours.functions(), theirs.functions())
+        values = _values(ours, theirs, ends)
         seen = Counter(theirs.seen.values())
     modules = (
         ModuleDiff(
@@ -144,7 +145,7 @@ def _file_diff(
         after=after.name,
         nodes=nodes,
         versions=changes(_versions(before.model), _versions(after.model)),
-        values=_values(before.model, after.model, ends),
+        values=values,
         stored_elements=changes(_stored_elements(before.model), _stored_elements(after.model)),
         operators=changes(*operators),
         modules=tuple(module for module in modules if module.changed or (module.before and module.before.nodes)),
@@ -210,18 +211,19 @@ def _versions(model: OnnxModel) -> dict[str, int]:
     }
 
 
-def _values(before: OnnxModel, after: OnnxModel, ends: tuple[ValuePairs, ValuePairs]) -> tuple[Change, ...]:
+def _values(before: NodeContents, after: NodeContents, ends: tuple[ValuePairs, ValuePairs]) -> tuple[Change, ...]:
     """The inputs and outputs that differ, in their type or their name."""
-    left, right = ({**_types("input", model), **_types("output", model)} for model in (before, after))
+    left, right = ({**_types("input", file), **_types("output", file)} for file in (before, after))
     for kind, pairs in zip(("input", "output"), ends, strict=True):
         for new, old in pairs.renamed.items():
             right[f"{kind} {old}"] = f"{right.pop(f'{kind} {new}')}, called {new}"
     return changes(left, right)
 
 
-def _types(kind: str, model: OnnxModel) -> dict[str, str]:
-    values = graph_inputs(model) if kind == "input" else model.graph.outputs
-    return {f"{kind} {value.name}": _type_text(value) for value in values}
+def _types(kind: str, file: NodeContents) -> dict[str, str]:
+    values = graph_inputs(file.model) if kind == "input" else file.model.graph.outputs
+    others = file.other_types() if any(not value.elem_type for value in values) else {}
+    return {f"{kind} {value.name}": others.get(value.name) or _type_text(value) for value in values}
 
 
 def _type_text(value: Value) -> str:
