@@ -140,7 +140,8 @@ def measured(cases: list[Case], scratch: Path, arguments: argparse.Namespace) ->
     for case in cases:  # the files of one model share its export
         if case not in records:
             groups.setdefault(ARCHITECTURES[case[0]].model, []).append(case)
-    for record in _records(list(groups.values()), scratch, arguments):
+    ordered = sorted(groups.values(), key=lambda group: group[0][0] == "minilm")  # the one of real size last
+    for record in _records(ordered, scratch, arguments):
         records[case_of(record)] = record
         print(fault_tables.line(record), file=sys.stderr, flush=True)
         if arguments.keep and "command" in record:

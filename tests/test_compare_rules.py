@@ -775,6 +775,19 @@ def test_module_that_is_fused_in_part_is_compared_by_name_or_said_to_be_fused(co
     assert rows(part)["layer.dense"].skipped == FUSED and part.verdict == "agrees"
 
 
+def test_what_is_left_of_a_fused_module_is_not_taken_for_what_it_returned(compared: Compared) -> None:
+    """It has the shape, and another node does the rest: a fault elsewhere is not that module's."""
+    fused = """
+        a = MatMul(x, w)                                   # layer.dense
+        c = Sum(a, v, x)                                   # layer
+        d = LayerNormalization <axis = -1> (c, vother)     # layer.norm
+        y = Tanh(d)                                        # head
+    """
+    part = compared(fused, SOUND, origins={"c": ["layer.dense", "layer"]}, named=False)
+    assert (part.verdict, named(part)) == ("one", ["layer.norm"])
+    assert rows(part)["layer.dense"].skipped == FUSED
+
+
 def test_calls_of_one_module_have_tensors_of_their_own(compared: Compared) -> None:
     twice = """
         a = Sin(x)   # layer@0
@@ -1443,8 +1456,8 @@ BEFORE = Outputs({"y": Errors(1.0, 1.0, 1.0, 0.0, 30.0)}, 30.0)
     [
         ((), "float32", 0.5, 15.0, False, True),
         ((), "float32", 0.1, 15.0, False, False),
-        ((GUESS,), "float32", 0.5, 15.0, False, False),
-        ((GUESS,), "float32", 1.5, 15.0, False, True),
+        ((GUESS,), "float32", 2.5, 15.0, False, False),
+        ((GUESS,), "float32", 3.5, 15.0, False, True),
         ((), "float32", -0.1, 50.0, False, True),  # hidden by what the others lose
         ((), "float32", -4.0, 50.0, False, False),  # its error undoes another's
         ((), "float32", -4.0, 50.0, True, True),  # there is no other

@@ -83,12 +83,18 @@ class PackageReference:
         index = self._prober.flat.producer.get(name)
         return None if index is None else self._graph.owner[index]
 
-    def sources_of(self, name: str, known: Container[str]) -> tuple[set[str], set[int]] | None:
-        """The nearest tensors before one with known names, and the calls that make it of these; None if it is not there."""
+    def sources_of(self, name: str, known: Container[str]) -> tuple[dict[str, set[int]], set[int]] | None:
+        """The nearest tensors before one with known names, each with the calls that read it, and all calls in between."""
         if not self.has(name):
             return None
-        sources, nodes = self._prober.flat.known_sources(name, known)
-        return sources, {owner for index in nodes if (owner := self._graph.owner[index]) is not None}
+        flat, graph = self._prober.flat, self._graph
+        sources, nodes = flat.known_sources(name, known)
+        owners = {index: owner for index in nodes if (owner := graph.owner[index]) is not None}
+        readers = {
+            source: {owners[index] for index in flat.consumers.get(source, ()) if index in owners}
+            for source in sources
+        }
+        return readers, set(owners.values())
 
     def weights_of(self, number: int, *, after: str = "") -> list[Array]:
         """The weights that a call's own nodes use, those after a tensor: the initializers of some length."""

@@ -336,7 +336,8 @@ class Ports:
             taken &= chosen_used | {index for index in taken if not self._has_used(index, free, chosen, fits)}
         left = [index for index in range(len(expected)) if index not in taken]
         unused = [port for port in free if port not in chosen]
-        if into or not self._has_names(expected_names):
+        # What an optimizer made of a call and others may have the shape of what it returned before that is done.
+        if into or not (self._has_names(expected_names) or number in self.graph.fused):
             guessable = [port for port in unused if not port.shared]
             chosen |= self._by_shape(left, guessable, set(fits), into=into)
         for port in [port for port in self.matches if port.call == number and port.into == into]:

@@ -86,8 +86,11 @@ class Reference(Protocol):
     def owner_of(self, name: str) -> int | None:
         """The call that made the tensor with a name in the reference's graph; None if unknown."""
 
-    def sources_of(self, name: str, known: Container[str]) -> tuple[set[str], set[int]] | None:
-        """The nearest tensors before one with known names, and the calls that make it of these; None if it is not there."""
+    def sources_of(self, name: str, known: Container[str]) -> tuple[dict[str, set[int]], set[int]] | None:
+        """The nearest tensors before one with known names, each with the calls that read it, and all calls in between.
+
+        None if it is not there.
+        """
 
     def weights_of(self, number: int, *, after: str = "") -> list[Array]:
         """The weights that a call's own nodes use, those after a tensor; none if unknown."""

@@ -25,7 +25,7 @@ _CARRIERS = 5  # modules that are listed where all add a little
 _MANY = 5  # clear suspects that may be another model's weights, if they are most of all modules
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain, one of guesses.
-_GAIN_DB, _GUESS_GAIN_DB = 0.2, 1.0
+_GAIN_DB, _GUESS_GAIN_DB = 0.2, 3.0
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
 # What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
 # are off so far, seem worse by so much.
@@ -269,6 +269,8 @@ def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, f
     if before.sqnr_db < _BROKEN_DB and len(groups) > 1 and not explained:
         together = counterfactual.outputs(rows)
         for index, group in enumerate(groups) if together is not None else ():
+            if any(row.guesses for row in group):  # wrong guesses speak for each other
+                continue
             others = counterfactual.outputs(row for row in rows if row not in group)
             if others is not None and together is not None:
                 gains[index] = max(gains[index], _better(together, others))

@@ -47,13 +47,13 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if changed:  # of a layer that is gone as a whole the layer
         outermost = (_outermost_gone(ports, number) for number in changed)
         return sorted({own if gone is None else gone for own, gone in zip(changed, outermost, strict=True)}), set()
-    if port.shared:
+    foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
+    if (port.shared or foreign) and errors.sqnr_db < _WRONG_DB:
         elsewhere = _made_of_others(ports, port)
         if elsewhere:
             return _known(_common(graph, elsewhere)), set()
-        if all(graph.is_inside(port.call, owner) for owner in owners):
-            return _known(port.call), set()
-    foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
+    if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
+        return _known(port.call), set()
     own = owners - foreign
     if not own:
         return _known(_common(graph, foreign)), set()
@@ -184,13 +184,13 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
 
 
 def _made_of_others(ports: Ports, port: Port) -> set[int]:
-    """The calls that make a tensor of others than in the reference, as far as both have names for them; none if it is not so."""
+    """The calls that should read what a tensor is not made of, and is in the reference, as far as both have names for that."""
     graph, reference = ports.graph, ports.samples[0]
-    theirs = reference.sources_of(port.tensor, graph.flat.producer)
-    ours, nodes = graph.flat.known_sources(port.tensor, _Named(reference))
-    if theirs is None or theirs[0] <= ours:
+    theirs = reference.sources_of(ports.expected_name(port) or "", graph.flat.producer)
+    if theirs is None:
         return set()
-    return {owner for index in nodes if (owner := graph.owner[index]) is not None}
+    ours = graph.flat.known_sources(port.tensor, _Named(reference))[0]
+    return {number for source, readers in theirs[0].items() if source not in ours for number in readers}
 
 
 class _Named:
