@@ -464,6 +464,13 @@ def test_words_of_two_cells_and_of_none() -> None:
         assert "".join(line[0][0].strip() for line in lines[1:]) == row.cells[0]
 
 
+def test_a_name_without_end() -> None:
+    """Of a hostile file: it takes a moment."""
+    rows = (Row(("x" * 2_000_000, "1")), Row(("\u4e00" * 100_000, "1")))
+    lines, _ = fitted(Table((Column("module"), Column("n", number=True)), rows), Look(80))
+    assert sum(line[0][0].count("x") for line in lines) == 2_000_000
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_the_clock_stays_beside_the_longest_path(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
