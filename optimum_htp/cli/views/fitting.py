@@ -23,7 +23,7 @@ _READABLE = 24  # cells that words get before columns are left out for them
 _TIGHT = 16  # cells that are enough for words where names are whole then
 _NARROWEST = 20  # cells of the narrowest terminal that anything is fitted to
 _NAMES = 0.6  # of the width is for the first column, before others are left out for it
-_BREAKS = "./_:-"  # names go on in the next line behind one of these
+_BREAKS = "./_:"  # names go on in the next line behind one of these
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -244,7 +244,7 @@ def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> l
         line, padding = lead + cell.text, " " * missing
         return [[(padding + line if on_right else line + padding, style)]]
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
-        lead, below = lead[: width // 2], below[: width // 2]
+        lead, below = lead[-(width // 2) :], below[-(width // 2) :]
     room = width - look.measure(lead)
     first, *others = wrapped(cell.text, max(room, 1), look.measure, of="name" if column.exact else "items")
     lines = [lead + first, *(below.ljust(len(lead)) + other for other in others)]
