@@ -107,7 +107,8 @@ def _size(cells: Sequence[_Text], look: Look) -> _Size:
 def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: str = "words") -> list[str]:
     """A text in lines that are no wider: of `"words"`, of `"items"` with commas between them, or of the parts of a `"name"`.
 
-    Where none of these ends, a line ends behind a sign, or anywhere. A name goes on a little to the right.
+    Where none of these ends, a line ends behind a sign, or anywhere; but words stay whole, for paths to be copied, and a
+    longer one has a line of its own. A name goes on a little to the right.
 
     >>> wrapped("encoder.layer.10.attention", 14, of="name")
     ['encoder.layer.', '  10.attention']
@@ -116,6 +117,9 @@ def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: s
     start, indent = 0, ""
     while (fits := _fitting(text, start, width - len(indent), measure)) < len(text) - start:
         cut = _cut(text[start : start + fits + 1], fits, of)
+        if of == "words" and cut == fits:
+            space = text.find(" ", start + fits)
+            cut = (space if space >= 0 else len(text)) - start
         lines.append(indent + text[start : start + cut].rstrip())
         start, indent = start + cut, " " * min(2 * (of == "name"), width // 2)
         while start < len(text) and text[start] == " ":
@@ -144,6 +148,8 @@ def _cut(text: str, end: int, of: str) -> int:
         return max(sign, 0 if glued else space) or (space if space > 0 else end)
     if of == "items" and comma > end // 3:
         return comma
+    if of == "words":
+        return space if space > 0 else end
     return space if space > 0 else sign or end
 
 
