@@ -328,8 +328,14 @@ REPORTS: dict[str, Callable[[], Report]] = {
         Path("t5"), {"decoder_with_past_model.onnx": COUNTS, "encoder.onnx": COUNTS}, 25.04, 1.2
     ),
     "tag": lambda: TagReport(
-        Path("t5"), {"a.onnx": COUNTS}, (), ("a.onnx",), {"a.onnx": "numbered"}, ("config.json",), 1.0
-    ),
+        package=Path("t5"),
+        files={"a.onnx": COUNTS},
+        kept=(),
+        unknown=("a.onnx",),
+        notes={"a.onnx": "numbered"},
+        written=("config.json",),
+        seconds=1.0,
+    ),  # fmt: skip
     "project": lambda: ProjectReport(Path("t5"), {"a.onnx": A_PROJECTION}),
     "strip": lambda: StripReport("t5", {"a.onnx": True, "b.onnx": False, "export_metadata.json": True}),
     "pack": lambda: PackReport(Path("t5.onnx"), 123_456_789, ("config.json",)),
