@@ -335,7 +335,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
         notes={"a.onnx": "numbered"},
         written=("config.json",),
         seconds=1.0,
-    ),  # fmt: skip
+    ),
     "project": lambda: ProjectReport(Path("t5"), {"a.onnx": A_PROJECTION}),
     "strip": lambda: StripReport("t5", {"a.onnx": True, "b.onnx": False, "export_metadata.json": True}),
     "pack": lambda: PackReport(Path("t5.onnx"), 123_456_789, ("config.json",)),
