@@ -886,7 +886,7 @@ def test_culprit_and_the_proof_stand_at_the_top(
 
 
 METRICS = {
-    "sqnr": "SQNR dB", "relative": "relative", "absolute": "max abs", "mean": "mean abs", "cosine": "cosine",
+    "sqnr": "dB", "relative": "relative", "absolute": "max abs", "mean": "mean abs", "cosine": "cosine",
 }  # fmt: skip
 
 
@@ -897,13 +897,13 @@ def test_metric_is_the_figure_of_both_columns(compared: Callable[[str], CompareR
     for metric, title in METRICS.items():
         shown = text(compared("bert"), every=True, metric=metric)
         assert f"adds, {title}" in shown and f"output, {title}" in shown
-    assert f"{call.own.sqnr_db:.1f}" in text(compared("bert"), every=True)
-    assert f"{call.own.max_abs:.1e}" in text(compared("bert"), every=True, metric="absolute")
+    assert f"{call.own.sqnr_db:.1f}" in text(compared("bert"), every=True, expand=True)
+    assert f"{call.own.max_abs:.1e}" in text(compared("bert"), every=True, metric="absolute", expand=True)
 
 
 def test_all_calls_are_listed(compared: Callable[[str], CompareReport]) -> None:
     (part,) = compared("bert").parts
-    shown = text(compared("bert"), every=True)
+    shown = text(compared("bert"), every=True, expand=True)
     assert all(call.path in shown for call in part.calls)
     assert shown.count("its own operations") == sum(call.operations for call in part.calls) > 3
     assert "agrees with" in shown

@@ -64,7 +64,7 @@ from optimum_htp import (
     ValidationReport,
     Value,
 )
-from optimum_htp.cli.views.blocks import Column, Heading, Page, Row, Table
+from optimum_htp.cli.views.blocks import Column, Heading, Note, Page, Row, Table
 from optimum_htp.cli.views.compare import comparison_page
 from optimum_htp.cli.views.fitting import Look, fitted
 from optimum_htp.cli.views.folding import fold, fold_tree, ranges
@@ -328,7 +328,13 @@ REPORTS: dict[str, Callable[[], Report]] = {
         Path("t5"), {"decoder_with_past_model.onnx": COUNTS, "encoder.onnx": COUNTS}, 25.04, 1.2
     ),
     "tag": lambda: TagReport(
-        Path("t5"), {"a.onnx": COUNTS}, (), ("a.onnx",), {"a.onnx": "numbered"}, ("config.json",), 1.0
+        package=Path("t5"),
+        files={"a.onnx": COUNTS},
+        kept=(),
+        unknown=("a.onnx",),
+        notes={"a.onnx": "numbered"},
+        written=("config.json",),
+        seconds=1.0,
     ),
     "project": lambda: ProjectReport(Path("t5"), {"a.onnx": A_PROJECTION}),
     "strip": lambda: StripReport("t5", {"a.onnx": True, "b.onnx": False, "export_metadata.json": True}),
@@ -397,7 +403,8 @@ def test_nothing_is_wider_than_the_terminal_and_no_answer_is_cut(name: str) -> N
     page = list(PAGES[name]())
     for width in (20, 27, 41, 60, 79, 80, 101, 120, 200):
         look = Look(width, drawn=True)
-        assert all(sum(len(text) for text, _ in line) <= width for line in page_lines(page, look)), width
+        for line in ("".join(text for text, _ in line) for line in page_lines(page, look)):
+            assert len(line) <= width or " " not in line.strip(), line  # a longer word is alone in its line
         for table in (block for block in page if isinstance(block, Table)):
             lines, left_out = fitted(table, Look(width))
             first = "".join("".join(line[0][0].split()) for line in lines)
@@ -462,6 +469,22 @@ def test_words_of_two_cells_and_of_none() -> None:
         lines, _ = fitted(Table((Column("module"), Column("n", number=True)), (row,)), Look(width, measure=cell_len))
         assert all(sum(cell_len(text) for text, _ in line) <= width for line in lines)
         assert "".join(line[0][0].strip() for line in lines[1:]) == row.cells[0]
+
+
+def test_a_name_without_end() -> None:
+    """Of a hostile file: it takes a moment."""
+    rows = (Row(("x" * 2_000_000, "1")), Row(("\u4e00" * 100_000, "1")))
+    lines, _ = fitted(Table((Column("module"), Column("n", number=True)), rows), Look(80))
+    assert sum(line[0][0].count("x") for line in lines) == 2_000_000
+
+
+def test_paths_can_be_copied() -> None:
+    """Above and below a table no word is broken: what is too long for a line is alone in it."""
+    path = "/a/long/path" * 9 + "/model.onnx"
+    lines = plain(
+        printed([Heading(f"Wrote {path}: encoder.layer.3", (f"from {path}",)), Note(path)], Terminal())
+    ).splitlines()
+    assert lines == ["Wrote", f"{path}:", "encoder.layer.3", "from", path, path]
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

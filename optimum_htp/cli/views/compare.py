@@ -152,8 +152,8 @@ def _columns(metric: str) -> tuple[Column, ...]:
         Column(f"adds, {unit}", number=True),
         Column(f"output, {unit}", number=True),
         Column("call", number=True),
-        Column("remark"),
         Column("class", spare=1),
+        Column("remark"),
     )
 
 
@@ -180,7 +180,7 @@ def _line(part: PartComparison, row: Folded[CallComparison], metric: str) -> Row
     name = row.name + (f", {OPERATIONS}" if call.operations else "")
     which = "" if call.call is None else str(call.call)
     figures = (_worst(each.own for each in row.members), _worst(each.errors for each in row.members))
-    cells = (name, *(_figure(errors, metric) for errors in figures), which, remark, call.class_name)
+    cells = (name, *(_figure(errors, metric) for errors in figures), which, call.class_name, remark)
     return Row(cells, count=row.count, style="bad" if wrong else "faint" if figures == (None, None) else "")
 
 

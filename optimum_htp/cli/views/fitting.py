@@ -23,7 +23,7 @@ _READABLE = 24  # cells that words get before columns are left out for them
 _TIGHT = 16  # cells that are enough for words where names are whole then
 _NARROWEST = 20  # cells of the narrowest terminal that anything is fitted to
 _NAMES = 0.6  # of the width is for the first column, before others are left out for it
-_BREAKS = "./_:-"  # names go on in the next line behind one of these
+_BREAKS = "./_:"  # names go on in the next line behind one of these
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -107,39 +107,49 @@ def _size(cells: Sequence[_Text], look: Look) -> _Size:
 def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: str = "words") -> list[str]:
     """A text in lines that are no wider: of `"words"`, of `"items"` with commas between them, or of the parts of a `"name"`.
 
-    Where none of these ends, a line ends behind a sign, or anywhere. A name goes on a little to the right.
+    Where none of these ends, a line ends behind a sign, or anywhere; but words stay whole, for paths to be copied, and a
+    longer one has a line of its own. A name goes on a little to the right.
 
     >>> wrapped("encoder.layer.10.attention", 14, of="name")
     ['encoder.layer.', '  10.attention']
     """
-    lines, indent = [], ""
-    while measure(indent) + measure(text) > width:
-        cut = _cut(text, _fitting(text, width - len(indent), measure), of)
-        lines.append(indent + text[:cut].rstrip())
-        text, indent = text[cut:].lstrip(), " " * min(2 * (of == "name"), width // 2)
-    return [*lines, indent + text] if text or not lines else lines
+    lines: list[str] = []
+    start, indent = 0, ""
+    while (fits := _fitting(text, start, width - len(indent), measure)) < len(text) - start:
+        cut = _cut(text[start : start + fits + 1], fits, of)
+        if of == "words" and cut == fits:
+            space = text.find(" ", start + fits)
+            cut = (space if space >= 0 else len(text)) - start
+        lines.append(indent + text[start : start + cut].rstrip())
+        start, indent = start + cut, " " * min(2 * (of == "name"), width // 2)
+        while start < len(text) and text[start] == " ":
+            start += 1
+    return [*lines, indent + text[start:]] if start < len(text) or not lines else lines
 
 
-def _fitting(text: str, room: int, measure: Callable[[str], int]) -> int:
+def _fitting(text: str, start: int, room: int, measure: Callable[[str], int]) -> int:
     """How many characters of a text fit, where some take two cells or none; at least one."""
-    if text.isascii():
-        return max(min(room, len(text)), 1)
+    if measure is len:
+        return max(min(room, len(text) - start), 1)
     used = 0
-    for index, char in enumerate(text):
-        used += measure(char)
+    for end in range(start, len(text)):
+        used += measure(text[end])
         if used > room:
-            return max(index, 1)
-    return len(text)
+            return max(end - start, 1)
+    return len(text) - start
 
 
 def _cut(text: str, end: int, of: str) -> int:
     space, comma = text.rfind(" ", 1, end + 1), text.rfind(", ", 1, end) + 1
     sign = max(text.rfind(sign, 0, end) for sign in _BREAKS) + 1
     sign = sign if sign > end // 2 else 0
-    if of == "name" and sign:
-        return sign
+    if of == "name":
+        glued = text[space + 1 : space + 2] in ("×", "x")  # how many a row stands for
+        return max(sign, 0 if glued else space) or (space if space > 0 else end)
     if of == "items" and comma > end // 3:
         return comma
+    if of == "words":
+        return space if space > 0 else end
     return space if space > 0 else sign or end
 
 
@@ -183,31 +193,25 @@ def _shown(columns: Sequence[Column], sizes: Sequence[_Size], look: Look) -> tup
     if look.width is None:
         return shown, 0
     width = max(look.width, _NARROWEST)
-    needed = [
-        size.whole if column.number or column.bar
-        else min(size.whole, max(int(width * _NAMES), _READABLE)) if column.exact
-        else min(size.whole, _READABLE)
-        for index, (column, size) in enumerate(zip(columns, sizes, strict=True))
-    ]  # fmt: skip
+    needed, least = [], []
+    for column, size in zip(columns, sizes, strict=True):
+        broken = not (column.number or column.bar)
+        wanted = max(int(width * _NAMES), _READABLE) if column.exact else _READABLE
+        needed.append(min(size.whole, wanted) if broken else size.whole)
+        least.append(min(size.whole, _NARROWEST if column.exact else _NARROWEST // 2) if broken else size.whole)
 
     def room() -> int:
         return width - sum(needed[index] + len(_GAP) for index in shown) + len(_GAP)
 
     bars = sum(column.bar for column in columns) if look.drawn else 0
-    size = (20 if width >= 120 else 10) if bars else 0
-    while room() < bars * (size + 1) and (most := max(columns[index].spare for index in shown)):
+    bar = (20 if width >= 120 else 10) if bars else 0
+    while room() < bars * (bar + 1) and (most := max(columns[index].spare for index in shown)):
         shown = [index for index in shown if columns[index].spare != most]
-    if room() < bars * (size + 1):
-        size = 0
-    while room() < 0 and len(shown) > 1:  # the narrowest terminals
-        first = needed[shown[0]]
-        needed[shown[0]] = max(first + room(), min(first, _NARROWEST))
-        texts = [index for index in shown[1:] if not columns[index].number and needed[index] > 10]
-        for index in texts:
-            needed[index] = max(needed[index] + min(room(), 0), 10)
-        if room() < 0:
-            shown.pop()
-    return shown, size
+    if room() < bars * (bar + 1):
+        bar = 0
+    while len(shown) > 1 and sum(least[index] + len(_GAP) for index in shown) - len(_GAP) > width:
+        shown.pop()
+    return shown, bar
 
 
 def _widths(
@@ -230,8 +234,10 @@ def _widths(
     least = tight if loose + needed > room >= tight + needed else min(loose, room // 2)
     for group in (names, words):
         left = room - (least if group is names else sum(widths[index] for index in names))
-        while sum(widths[index] for index in group) > max(left, len(group)):
-            widths[max(group, key=widths.__getitem__)] -= 1
+        most = max(left, 1)  # for the widest: as much as there is for all of them
+        while most > 1 and sum(min(widths[index], most) for index in group) > left:
+            most -= 1
+        widths.update({index: min(widths[index], most) for index in group})
     return widths
 
 
@@ -244,7 +250,7 @@ def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> l
         line, padding = lead + cell.text, " " * missing
         return [[(padding + line if on_right else line + padding, style)]]
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
-        lead, below = lead[: width // 2], below[: width // 2]
+        lead, below = lead[-(width // 2) :], below[-(width // 2) :]
     room = width - look.measure(lead)
     first, *others = wrapped(cell.text, max(room, 1), look.measure, of="name" if column.exact else "items")
     lines = [lead + first, *(below.ljust(len(lead)) + other for other in others)]
