@@ -168,10 +168,12 @@ def _of_model(chain: list[BaseException], model: str, cache_dir: str | None) -> 
 def _cached(model: str, cache_dir: str | None) -> list[str]:
     """The names of a model's files in the Hub's cache, of whichever revision."""
     from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
 
-    place = Path(cache_dir or constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"), "snapshots")
-    return [path.name for path in place.rglob("*") if path.is_file()]
+    place = Path(cache_dir or constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "snapshots")
+    try:
+        return [path.name for path in place.rglob("*") if path.is_file()]
+    except (OSError, ValueError):  # no name of a directory
+        return []
 
 
 def _of_text(text: str, model: str) -> str | None:
