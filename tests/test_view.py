@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,26 @@ def test_bodies_calls_and_unresolved_nodes(tmp_path: Path) -> None:
     assert document["summary"]["files"][0]["unresolved"] == 1
 
 
+@pytest.mark.parametrize("name", ["t5", "albert"])
+def test_real_exports(name: str, exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Several files, branches, shared weights and calls: each node and weight has its module, each tensor its type."""
+    package = exported(name)
+    view(package, tmp_path / "x.html")
+    document = document_of(tmp_path / "x.html")
+    texts = document["texts"]
+    for file, known in zip(document["files"], tree(package).files, strict=True):
+        assert [texts[path] for path in file["modules"]["path"]] == [row.path for row in known.rows]
+        assert file["modules"]["own"] == [row.own_nodes for row in known.rows]
+        assert -1 not in file["nodes"]["module"]
+        made = [tensor for outputs in file["nodes"]["outputs"] for tensor in outputs if tensor >= 0]
+        assert [
+            texts[file["tensors"]["name"][tensor]] for tensor in made if not texts[file["tensors"]["type"][tensor]]
+        ] == []
+        assert [row for row in file["weights"] if row[1] < 0] == []
+        roots = [number for number, parent in enumerate(file["modules"]["parent"]) if parent < 0]
+        assert sum(file["modules"]["bytes"][root] for root in roots) == sum(row[3] for row in file["weights"])
+
+
 def test_texts_come_back(toys: Path) -> None:
     """Texts of any characters, also where two share half a pair."""
     package = HtpPackage(toys / "a")
@@ -248,8 +269,12 @@ def test_profile_and_comparison(toys: Path, tmp_path: Path) -> None:
     texts, (file,) = document["texts"], document["files"]
     paths = [texts[number] for number in file["modules"]["path"]]
     (phase,) = document["profile"]["parts"]
-    whole = {paths[row[0]]: row[7] for row in phase["modules"]}
-    assert set(whole) == {"", "layers.0", "layers.1", "layers.2"}  # ONNX Runtime fuses each with its activation
+    assert {paths[row[0]] for row in phase["modules"]} == {
+        "",
+        "layers.0",
+        "layers.1",
+        "layers.2",
+    }  # ONNX Runtime fuses each with its activation
     assert [(paths[row[0]], row[1], row[5][0][0]) for row in phase["fused"]] == [
         (
             f"layers.{layer}",
@@ -258,7 +283,7 @@ def test_profile_and_comparison(toys: Path, tmp_path: Path) -> None:
         )
         for layer in range(3)
     ]
-    assert whole[""] == pytest.approx(sum(whole[f"layers.{layer}"] for layer in range(3)), abs=0.2)
+    assert phase["kernel"][0] >= max(row[2] for row in phase["fused"])
     (part,) = document["compare"]["parts"]
     assert part["ok"] and part["verdict"] == "agrees"
     said = json.loads((toys / "fused-compare.json").read_text(encoding="utf-8"))["files"][0]["calls"]
@@ -412,6 +437,8 @@ def test_output_in_use(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert "a directory" in refused([package, "-o", str(tmp_path)], capsys)
     assert "does not exist" in refused([package, "-o", str(tmp_path / "no" / "x.html")], capsys)
+    if Path("/proc/self").is_dir():  # in which nothing can be made
+        assert "cannot write /proc" in refused([package, "-o", "/proc/x.html"], capsys)
     copy = shutil.copytree(toys / "a", tmp_path / "copy")
     for name in ("model.onnx", "config.json"):
         assert "file of the package" in refused([str(copy), "-o", str(copy / name), "--overwrite"], capsys)
