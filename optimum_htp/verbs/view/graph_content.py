@@ -21,7 +21,7 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
 )
-from optimum_htp.package import HtpFile, StoredParameter, TagCounts
+from optimum_htp.package import HtpFile, StoredParameter, TagCounts, fingerprint
 from optimum_htp.tagging import Flow, TaggedGraph, parameter_name
 from optimum_htp.verbs.tree import ModuleRow, NodeRow, module_rows
 
@@ -86,6 +86,7 @@ class FileContent:
     Attributes:
         name: Its path in the package.
         graph: Its tagged graph.
+        fingerprint: What reports know it by.
         counts: How its nodes were tagged.
         modules: Its modules, each before those below it.
         nodes: Its nodes, in the order of the file.
@@ -96,6 +97,7 @@ class FileContent:
 
     name: str
     graph: TaggedGraph
+    fingerprint: str
     counts: TagCounts
     modules: tuple[ModuleContent, ...]
     nodes: tuple[NodeContent, ...]
@@ -154,6 +156,7 @@ def file_content(file: HtpFile, graph: TaggedGraph, parameters: Iterable[StoredP
     return FileContent(
         name=file.name,
         graph=graph,
+        fingerprint=fingerprint(file),
         counts=TagCounts.of(graph.tags.values()),
         modules=tuple(modules),
         nodes=tuple(nodes),

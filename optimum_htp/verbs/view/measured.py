@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from optimum_htp.errors import HtpError, reason
-from optimum_htp.onnxfile import graph_digest
 from optimum_htp.package import read_small
 from optimum_htp.verbs.view.graph_content import FileContent
 
@@ -56,16 +55,16 @@ def _read(
             f"{where}: two profiles side by side; give that of one package: optimum-cli htp profile PKG --json"
         )
     try:
-        digests = {str(name): str(digest) for name, digest in document["digests"].items()}
-        part = read(document, _Numbers(files, digests))
+        fingerprints = {str(name): str(fingerprint) for name, fingerprint in document["fingerprints"].items()}
+        part = read(document, _Numbers(files, fingerprints))
     except _Unknown as error:
         raise HtpError(f"{where}: {error}; {again}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         advice = f"give what this prints: optimum-cli htp {verb} PKG --json"
         raise HtpError(f"{where}: not a report of `{verb}` ({reason(error)}); {advice}") from error
     if not part["parts"]:
-        theirs = f"{document.get('package', 'another package')} ({', '.join(digests)})"
-        raise HtpError(f"{where}: it measured another graph, of {theirs}, or the package was changed since; {again}")
+        theirs = f"{document.get('package', 'another package')} ({', '.join(fingerprints)})"
+        raise HtpError(f"{where}: it is of another model, {theirs}, or the package was changed since; {again}")
     return part
 
 
@@ -94,13 +93,13 @@ class _Unknown(Exception):
 class _Numbers:
     """The numbers of files and modules, by what reports call them."""
 
-    def __init__(self, files: Sequence[FileContent], digests: Mapping[str, str]) -> None:
-        own = [graph_digest(file.graph.model) for file in files]
+    def __init__(self, files: Sequence[FileContent], fingerprints: Mapping[str, str]) -> None:
+        own = [file.fingerprint for file in files]
         names = [file.name for file in files]
         self._files: dict[str, int] = {}
-        for name, digest in digests.items():
-            same = [number for number, known in enumerate(own) if known == digest]
-            if same:  # of several files with the same graph, the one that is called so
+        for name, fingerprint in fingerprints.items():
+            same = [number for number, known in enumerate(own) if known == fingerprint]
+            if same:  # of several that are the same, the one that is called so
                 self._files[name] = next((number for number in same if names[number] == name), same[0])
         self._modules = [{module.row.tag: index for index, module in enumerate(file.modules)} for file in files]
 

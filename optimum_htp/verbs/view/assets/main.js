@@ -67,6 +67,7 @@ const route = () => {
   wantedNode = undefined;
   if (module) open(module, node);
   else {
+    if (!hash) return open(start.modules[start.roots[0]]);
     const lost = hash.includes("/") ? "There is no module " + visible(hash) + " here." : "";
     open(state.selected, undefined, lost);
   }
