@@ -38,6 +38,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         errors = compare(directory / package, reference=directory / other, threads=1)
         view(directory / package, directory / f"{package}.html", profile=times, compare=errors, diff=directory / other)
     view(directory / "a", directory / "a.html")
+    report = profile(directory / "a", runs=1, warmup=0, threads=1).to_dict()
+    view(directory / "a", directory / "half.html", profile={**report, "notes": [HOSTILE, "half a pair: \ud83d"]})
     return directory
 
 
@@ -252,6 +254,11 @@ def test_hostile_names_do_nothing(browser: Browser, pages: Path) -> None:
     assert browser.run("return document.scripts.length") == 3
     assert "owned" not in str(browser.run("return document.title")).replace(shown, "")
     assert browser.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_half_a_character(browser: Browser, pages: Path) -> None:
+    browser.open(pages / "half.html", "#profile")
+    assert "half a pair: \\ud83d" in text(browser, "#view-profile .notes")
 
 
 def test_policy_holds(browser: Browser, pages: Path) -> None:

@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 // What would turn the direction of writing, or can't be seen, is shown by its number: names come from files.
 const visible = (text) =>
-  text.replace(/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g,
+  text.replace(/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\p{Surrogate}/gu,
     (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
 
 const texts = (() => {

@@ -71,9 +71,7 @@ const nodeUsers = (file, node) => {
 };
 
 const nodesBelow = (file, module) => {
-  const inside = [...module.ownNodes];
-  for (const child of module.children) inside.push(...nodesBelow(file, file.modules[child]));
-  return inside;
+  return [module.ownNodes, ...module.children.map((child) => nodesBelow(file, file.modules[child]))].flat();
 };
 
 const nodeList = (file, module, wanted) => {
@@ -100,7 +98,7 @@ const childTable = (file, module) => {
   const shown = figures.filter((figure) => figureOf(figure, file, state.phase));
   const rows = module.children.map((index) => file.modules[index]);
   const of = (figure, each) => figureOf(figure, file, state.phase).totals[each.index];
-  const most = new Map(shown.map((figure) => [figure, Math.max(...rows.map((each) => of(figure, each) || 0), figure.key === "error" ? 0 : of(figure, module) || 0)]));
+  const most = new Map(shown.map((figure) => [figure, rows.reduce((most, each) => Math.max(most, of(figure, each) || 0), figure.key === "error" ? 0 : of(figure, module) || 0)]));
   return make("section", {}, make("h3", {}, "Modules in it"), table("The modules right below " + module.title,
     [["Module"], ...shown.map((figure) => [figure.name, true])], rows,
     (each) => [[moduleLink(each, each.label), make("br"), make("span", { class: "faint" }, name(each.class))], ...shown.map((figure) => [of(figure, each) === null ? "–" : figure.text(of(figure, each)), bar(of(figure, each) || 0, most.get(figure))])]));

@@ -72,12 +72,16 @@ const operatorChanges = (rows) => rows.map(([title, before, after]) => (after > 
 // What was fused into what: the same pattern once, with the places.
 const runsOf = (nodes) => {
   const runs = [];
-  nodes.forEach(([operator]) => {
+  nodes.filter(([operator]) => operator !== "Constant" || nodes.length === 1).forEach(([operator]) => {
     const last = runs[runs.length - 1];
     if (last && last[0] === operator) last[1] += 1;
     else runs.push([operator, 1]);
   });
-  return runs.map(([operator, times]) => visible(operator) + (times > 1 ? " ×" + times : "")).join(" + ") || "unknown nodes";
+  const times = ([operator, number]) => visible(operator) + (number > 1 ? " ×" + number : "");
+  if (runs.length <= 8) return runs.map(times).join(" + ") || "unknown nodes";
+  const numbers = new Map();
+  runs.forEach(([operator, number]) => numbers.set(operator, (numbers.get(operator) || 0) + number));
+  return [...numbers].sort((one, other) => other[1] - one[1]).map(times).join(", ");
 };
 const nodeNames = (nodes) => make("ul", { class: "plain" }, ...nodes.slice(0, 30).map(([operator, title]) => make("li", {}, name(visible(operator)), " ", make("span", { class: "faint" }, name(visible(title))))),
   nodes.length > 30 ? make("li", { class: "faint" }, "and " + (nodes.length - 30) + " more") : null);
