@@ -297,6 +297,7 @@ class CompareReport(Report):
         provider: ONNX Runtime's execution provider.
         parts: The files; a merged decoder and a model that generates twice, for each branch or phase.
         not_compared: The files that were not compared, and why.
+        fingerprints: What each file that was compared is recognized by, whatever its name and its tags.
     """
 
     package: str
@@ -304,6 +305,7 @@ class CompareReport(Report):
     provider: str
     parts: tuple[PartComparison, ...]
     not_compared: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -347,5 +349,6 @@ class CompareReport(Report):
             "ok": self.ok,
             "coverage": self.coverage,
             "not_compared": dict(self.not_compared),
+            "fingerprints": dict(self.fingerprints),
             "files": [part.to_dict() for part in self.parts],
         }

@@ -54,6 +54,7 @@ from optimum_htp.package import (
     as_package,
     check_renamed,
     cut_from,
+    fingerprint,
     partners,
     tagged_file,
     traits_of,
@@ -184,7 +185,12 @@ def compare(
             name = str(model)
             parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
     return CompareReport(
-        package=str(package.path), reference=name, provider=options.provider, parts=parts, not_compared=refused
+        package=str(package.path),
+        reference=name,
+        provider=options.provider,
+        parts=parts,
+        not_compared=refused,
+        fingerprints={name: fingerprint(package.files[name]) for name in {part.file: None for part in parts}},
     )
 
 

@@ -5,6 +5,7 @@ The times themselves are in `times`; `cli/views/profile.py` prints them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class ProfileReport(Report):
         onnxruntime: Its version.
         phases: What was run.
         notes: What to know when reading the times.
+        fingerprints: What each file that was run is recognized by, whatever its name and its tags.
     """
 
     package: str
@@ -37,6 +39,7 @@ class ProfileReport(Report):
     onnxruntime: str
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     _traits: tuple[FileTraits, ...] = field(default=(), repr=False)
 
     @property
@@ -90,6 +93,7 @@ class ProfileReport(Report):
             "runs": self.runs,
             "onnxruntime": self.onnxruntime,
             "notes": list(self.notes),
+            "fingerprints": dict(self.fingerprints),
             "phases": [phase.to_dict() for phase in self.phases],
         }
 

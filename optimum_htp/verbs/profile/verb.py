@@ -19,7 +19,7 @@ from optimum_htp.models import (
     check_source_of_sizes,
     graph_limits,
 )
-from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
+from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.joiner import Joiner
@@ -135,6 +135,7 @@ def profile(
         onnxruntime=str(onnxruntime.__version__),
         phases=tuple(profiles),
         notes=tuple(notes),
+        fingerprints={match.name: fingerprint(match) for match in files},
         _traits=traits_of(files),
     )
 
