@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
     from optimum_htp.verbs.profile import (
         CallTime as CallTime, FusedTime as FusedTime, GroupTime as GroupTime, Kernel as Kernel,
-        Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, OpTime as OpTime,
+        Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, NodeTime as NodeTime, OpTime as OpTime,
         PhaseDelta as PhaseDelta, PhaseProfile as PhaseProfile, ProfileDelta as ProfileDelta,
         ProfileReport as ProfileReport, profile as profile,
     )
@@ -94,7 +94,7 @@ _ROOMS = {
     "verbs.pack": "PackReport pack",
     "verbs.unpack": "UnpackReport unpack",
     "verbs.profile": (
-        "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime OpTime PhaseDelta "
+        "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime NodeTime OpTime PhaseDelta "
         "PhaseProfile ProfileDelta ProfileReport profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",

@@ -103,4 +103,5 @@ def _is_torchs(namespace: str, tag: str) -> bool:
     path = ".".join(segment.partition(".")[2] for segment in segments[1:])
     classes = [name.rpartition(".")[2] for name in qualified_classes(namespace)]
     last = namespace.rpartition("/")[2].rpartition(": ")[0]
-    return unquote(last) == unquote(path) and classes == [unquote(each.partition(".")[0]) for each in segments]
+    is_torchs = namespace.startswith(": ") and unquote(last) == unquote(path)
+    return is_torchs and classes == [unquote(each.partition(".")[0]) for each in segments]
