@@ -14,6 +14,7 @@ from optimum_htp.verbs.profile import profile
 from optimum_htp.verbs.select import select
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
+from optimum_htp.verbs.view import view
 
 
 class HtpPackage(_HtpPackage):
@@ -29,6 +30,7 @@ class HtpPackage(_HtpPackage):
     profile = profile
     compare = compare
     diff = diff
+    view = view
     validate = validate
     extract = extract
     pack = pack

@@ -1,7 +1,8 @@
 """Where tags come from: the trace of an export, rules that read it, and tags carried to other graphs."""
 
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.tagging.projection.steps import project, refuse_empty
+from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.steps import project, refuse_empty, work_of
 from optimum_htp.tagging.rules.metadata import CLASS_HIERARCHY, NAME_SCOPES, in_doubt, listed_in, named_root
 from optimum_htp.tagging.rules.node_names import ScopeFit, fit_scopes, has_scopes
 from optimum_htp.tagging.rules.order import tag_export, tag_model

@@ -190,7 +190,7 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
     for root in file.tagged.roots:
         paths = {tag: root.tree.path_of_tag(tag) for tag in tagged}
         nodes = {path: tagged.pop(tag) for tag, path in paths.items() if path is not None}
-        all_rows = _module_rows(root, nodes, known=known, selected=selected)
+        all_rows = module_rows(root, nodes, known=known, selected=selected)
         rows += (row for row in all_rows if depth is None or row.depth <= depth)
     if tagged:
         unknown = next(iter(tagged))
@@ -209,8 +209,8 @@ def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
     return tagged, unresolved
 
 
-def _module_rows(
-    root: Root, nodes: Mapping[ModulePath, Sequence[NodeRow]], *, known: bool, selected: Set[ModuleInfo] | None
+def module_rows(
+    root: Root, nodes: Mapping[ModulePath, Sequence[NodeRow]], *, known: bool, selected: Set[ModuleInfo] | None = None
 ) -> Iterator[ModuleRow]:
     """Every module but containers, and every other name that owns nodes, each before those below it.
 

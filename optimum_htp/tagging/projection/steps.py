@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optimum_htp.errors import HtpError
-from optimum_htp.hierarchy import NodeTag, merged_roots, root_tags
+from optimum_htp.hierarchy import NodeKey, NodeTag, merged_roots, root_tags
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.absorbed import match_absorbed
@@ -28,6 +28,7 @@ from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
 from optimum_htp.tagging.projection.graph_pairs import pair
+from optimum_htp.tagging.projection.join import Join
 from optimum_htp.tagging.projection.renamed import match_names, match_renamed
 from optimum_htp.tagging.projection.vanished import match_vanished
 
@@ -40,13 +41,9 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
     target is broken, or if too little of it fits although `require_descent` asks for it.
     """
     refuse_empty(target)
-    new = Flow.of(target)
     models = [source.model for source in sources]
-    join, origin = pair(models, new)
-    match_names(join)
-    match_absorbed(join)
-    match_renamed(join)
-    match_vanished(join)
+    join, origin = _joined(models, target)
+    new = join.new
     if require_descent:
         fit = descent(join, models)
         if not fit.plausible:
@@ -70,6 +67,31 @@ def project(sources: Sequence[TaggedGraph], target: OnnxModel, *, require_descen
         sources=tuple(sources),
         skeleton=sources[0].skeleton if sources else None,
     )
+
+
+def work_of(source: OnnxModel, target: OnnxModel) -> dict[NodeKey, tuple[NodeKey, ...]]:
+    """The nodes of a graph whose work each node of another does that was made from it, in the order of the source.
+
+    A node that is still itself does its own work, and several can do that of one. What was put in for the work of a node
+    goes with it too; what goes with none is left out.
+    """
+    join, _ = _joined([source], target)
+    work: dict[NodeKey, tuple[NodeKey, ...]] = {}
+    for operation, match in zip(join.new.operations, join.matches, strict=True):
+        olds = sorted(match.work) or ([match.related] if match.related is not None else [])
+        if olds:
+            work[operation.key] = tuple(join.old.operations[old].key for old in olds)
+    return work
+
+
+def _joined(models: Sequence[OnnxModel], target: OnnxModel) -> tuple[Join, Sequence[int]]:
+    """What all rules find, and of each scope of the tagged side the model that it is of."""
+    join, origin = pair(models, Flow.of(target))
+    match_names(join)
+    match_absorbed(join)
+    match_renamed(join)
+    match_vanished(join)
+    return join, origin
 
 
 def refuse_empty(target: OnnxModel) -> None:

@@ -38,7 +38,7 @@ from optimum_htp.models import (
     part_phases,
     phases,
 )
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.onnxfile import OnnxModel, graph_digest
 from optimum_htp.package import (
     CutFrom,
     HtpPackage,
@@ -160,7 +160,12 @@ def compare(
         name = str(model)
         parts, refused = _with_model(package, name, options, task=task, trust_remote_code=trust_remote_code)
     return CompareReport(
-        package=str(package.path), reference=name, provider=options.provider, parts=parts, not_compared=refused
+        package=str(package.path),
+        reference=name,
+        provider=options.provider,
+        parts=parts,
+        not_compared=refused,
+        digests={part.file: graph_digest(package.files[part.file].model) for part in parts},
     )
 
 

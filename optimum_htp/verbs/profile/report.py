@@ -5,6 +5,7 @@ The times themselves are in `times`; `cli/views/profile.py` prints them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class ProfileReport:
         onnxruntime: Its version.
         phases: What was run.
         notes: What to know when reading the times.
+        digests: What each file that was run is recognized by, whatever its name: `onnxfile.graph_digest` of its graph.
     """
 
     package: str
@@ -36,6 +38,7 @@ class ProfileReport:
     onnxruntime: str
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
     _traits: tuple[FileTraits, ...] = field(default=(), repr=False)
 
     @property
@@ -73,6 +76,7 @@ class ProfileReport:
             "runs": self.runs,
             "onnxruntime": self.onnxruntime,
             "notes": list(self.notes),
+            "digests": dict(self.digests),
             "phases": [phase.to_dict() for phase in self.phases],
         }
 

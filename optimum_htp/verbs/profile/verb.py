@@ -17,6 +17,7 @@ from optimum_htp.models import (
     InputSizes,
     check_provider,
 )
+from optimum_htp.onnxfile import graph_digest
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
@@ -124,6 +125,7 @@ def profile(
         onnxruntime=str(onnxruntime.__version__),
         phases=tuple(profiles),
         notes=tuple(notes),
+        digests={match.name: graph_digest(match.model) for match in files},
         _traits=traits_of(files),
     )
 

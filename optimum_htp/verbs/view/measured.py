@@ -1,0 +1,293 @@
+"""What a profile and a comparison say of the modules of a view: read from their reports, or from the JSON of these.
+
+A document may come from anywhere. It is read field by field, and has to be of the package that is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from optimum_htp.errors import HtpError, reason
+from optimum_htp.onnxfile import graph_digest
+from optimum_htp.package import read_small
+from optimum_htp.verbs.view.graph_content import FileContent
+
+_MAX_REPORT_BYTES = 500_000_000
+
+
+class Report(Protocol):
+    """A report of another verb."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the verb prints with `--json`."""
+
+
+Given: TypeAlias = "str | Path | Mapping[str, Any] | Report"
+"""A report, what it prints with `--json`, or a file with that."""
+
+Part: TypeAlias = dict[str, Any]
+"""A part of the document that the page shows; modules and files are numbers in it."""
+
+
+def profile_part(given: Given, files: Sequence[FileContent]) -> Part:
+    """The times, of the phases of the files that are shown. Raises HtpError if they are not of these files."""
+    return _read("profile", given, files, _profile)
+
+
+def compare_part(given: Given, files: Sequence[FileContent]) -> Part:
+    """The errors, of the files that are shown. Raises HtpError if they are not of these files."""
+    return _read("compare", given, files, _comparison)
+
+
+def _read(
+    verb: str,
+    given: Given,
+    files: Sequence[FileContent],
+    read: Callable[[Mapping[str, Any], _Numbers], Part],
+) -> Part:
+    document, where = _document(verb, given)
+    again = f"make it again: optimum-cli htp {verb} PKG --json > FILE"
+    if verb == "profile" and "left" in document and "right" in document:
+        raise HtpError(
+            f"{where}: two profiles side by side; give that of one package: optimum-cli htp profile PKG --json"
+        )
+    try:
+        digests = {str(name): str(digest) for name, digest in document["digests"].items()}
+        part = read(document, _Numbers(files, digests))
+    except _Unknown as error:
+        raise HtpError(f"{where}: {error}; {again}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        advice = f"give what this prints: optimum-cli htp {verb} PKG --json"
+        raise HtpError(f"{where}: not a report of `{verb}` ({reason(error)}); {advice}") from error
+    if not part["parts"]:
+        theirs = f"{document.get('package', 'another package')} ({', '.join(digests)})"
+        raise HtpError(f"{where}: it measured another graph, of {theirs}, or the package was changed since; {again}")
+    return part
+
+
+def _document(verb: str, given: Given) -> tuple[Mapping[str, Any], str]:
+    """The document of a report, and what to call it in messages."""
+    if isinstance(given, Mapping):
+        return given, f"the report of {verb}"
+    if not isinstance(given, (str, Path)):
+        return given.to_dict(), f"the report of {verb}"
+    content = read_small(Path(given), _MAX_REPORT_BYTES)
+    if content is None:
+        raise HtpError(f"{given}: no such file; give what this prints: optimum-cli htp {verb} PKG --json")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise HtpError(f"{given}: not JSON; give what this prints: optimum-cli htp {verb} PKG --json") from error
+    if not isinstance(document, dict):
+        raise HtpError(f"{given}: not a report of `{verb}`; give what this prints: optimum-cli htp {verb} PKG --json")
+    return document, str(given)
+
+
+class _Unknown(Exception):
+    """A report says something of a module that is not shown."""
+
+
+class _Numbers:
+    """The numbers of files and modules, by what reports call them."""
+
+    def __init__(self, files: Sequence[FileContent], digests: Mapping[str, str]) -> None:
+        own = [graph_digest(file.graph.model) for file in files]
+        names = [file.name for file in files]
+        self._files: dict[str, int] = {}
+        for name, digest in digests.items():
+            same = [number for number, known in enumerate(own) if known == digest]
+            if same:  # of several files with the same graph, the one that is called so
+                self._files[name] = next((number for number in same if names[number] == name), same[0])
+        self._modules = [{module.row.tag: index for index, module in enumerate(file.modules)} for file in files]
+
+    def file(self, name: str) -> int | None:
+        return self._files.get(name)
+
+    def module(self, file: int, tag: str) -> int:
+        number = self._modules[file].get(tag)
+        if number is None:
+            raise _Unknown(f"it has figures of {tag!r:.200}, which the package has not, or not any more")
+        return number
+
+
+def _profile(document: Mapping[str, Any], numbers: _Numbers) -> Part:
+    return {
+        "package": _text(document["package"]),
+        "provider": _text(document["provider"]),
+        "threads": None if document["threads"] is None else _number(document["threads"]),
+        "runs": _number(document["runs"]),
+        "warmup": _number(document["warmup"]),
+        "onnxruntime": _text(document["onnxruntime"]),
+        "notes": [_text(note) for note in document["notes"]],
+        "parts": [_phase(phase, number, numbers) for phase, number in _of_files(document["phases"], "file", numbers)],
+    }
+
+
+def _of_files(parts: Any, key: str, numbers: _Numbers) -> Iterator[tuple[Mapping[str, Any], int]]:
+    for part in parts:
+        number = numbers.file(_text(part[key]))
+        if number is not None:
+            yield part, number
+
+
+def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
+    return {
+        "file": file,
+        "phase": _text(phase["phase"]),
+        "inputs": _shapes(phase["inputs"]),
+        "kernel": _time(phase["kernel_time"]),
+        "run": _time(phase["run_time"]),
+        "attributed": _number(phase["attributed"]),
+        "unattributed": _time(phase["unattributed"]["time"]),
+        "modules": [
+            [
+                numbers.module(file, _text(module["tag"])),
+                *_time(module["total_time"]),
+                *_time(module["self_time"]),
+                _number(module["kernels"]),
+                _operators(module["ops"]),
+                _mean(module["total_time"]),
+            ]
+            for module in phase["modules"]
+        ],
+        "fused": [
+            [
+                numbers.module(file, _text(fused["tag"])),
+                [_text(tag) for tag in fused["origins"]],
+                *_time(fused["time"]),
+                _number(fused["kernels"]),
+                _operators(fused["ops"]),
+            ]
+            for fused in phase["fused"]
+        ],
+        "calls": [
+            [
+                numbers.module(file, _text(call["tag"])),
+                None if call["call"] is None else _number(call["call"]),
+                *_time(call["total_time"]),
+                *_time(call["self_time"]),
+                _number(call["kernels"]),
+            ]
+            for call in phase["calls"]
+        ],
+        "operators": _operators(_all_operators(phase)),
+    }
+
+
+def _all_operators(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """The operators of all kernels: those of the roots, and of what belongs to no module."""
+    found: dict[str, Any] = {}
+    for operators in [phase["unattributed"]["ops"], *(each["ops"] for each in phase["modules"] if not each["depth"])]:
+        for name, given in operators.items():
+            known = found.setdefault(name, {"kernels": 0, "time": {"median_us": 0.0, "spread_us": 0.0}})
+            known["kernels"] += given["kernels"]
+            known["time"]["median_us"] += given["time"]["median_us"]
+    return found
+
+
+def _operators(given: Mapping[str, Any]) -> list[list[Any]]:
+    """Each operator, its kernels and its time, those that take longest first."""
+    rows = [[_text(name), _number(op["kernels"]), _number(op["time"]["median_us"])] for name, op in given.items()]
+    return sorted(rows, key=lambda row: -row[2])
+
+
+def _comparison(document: Mapping[str, Any], numbers: _Numbers) -> Part:
+    return {
+        "package": _text(document["package"]),
+        "reference": _text(document["reference"]),
+        "provider": _text(document["provider"]),
+        "ok": bool(document["ok"]),
+        "not_compared": {_text(name): _text(why) for name, why in document["not_compared"].items()},
+        "parts": [_compared(part, number, numbers) for part, number in _of_files(document["files"], "name", numbers)],
+    }
+
+
+def _compared(part: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
+    return {
+        "file": file,
+        "branch": _text(part["branch"]),
+        "reference": _text(part["reference"]),
+        "verdict": _text(part["verdict"]),
+        "reason": None if part["reason"] is None else _text(part["reason"]),
+        "ok": bool(part["ok"]),
+        "precision": _text(part["precision"]),
+        "tolerance": _number(part["tolerance"]),
+        "output_error": _infinite(part["output_error"]),
+        "output_sqnr": _infinite(part["output_sqnr_db"]),
+        "without_all": _infinite(part["output_error_without_all"]),
+        "culprits": [_culprit(each, file, numbers) for each in part["culprits"]],
+        "carriers": [_culprit(each, file, numbers) for each in part["carriers"]],
+        "compared": _number(part["compared"]),
+        "calls_with_nodes": _number(part["calls_with_nodes"]),
+        "not_compared": [[_text(why), _number(count)] for why, count in part["not_compared"].items()],
+        "random": [_text(name) for name in part["random"]],
+        "notes": [_text(note) for note in part["notes"]],
+        "inputs": _shapes(part["inputs"]),
+        "samples": _number(part["samples"]),
+        "outputs": [[_text(name), _errors(errors)] for name, errors in part["outputs"].items()],
+        "calls": [
+            [
+                numbers.module(file, _text(call["tag"])),
+                None if call["call"] is None else _number(call["call"]),
+                int(bool(call["operations"])),
+                _errors(call["own"]),
+                _errors(call["errors"]),
+                None if call["not_compared"] is None else _text(call["not_compared"]),
+                int(bool(call["over"])),
+            ]
+            for call in part["calls"]
+        ],
+    }
+
+
+def _culprit(each: Mapping[str, Any], file: int, numbers: _Numbers) -> list[Any]:
+    return [
+        numbers.module(file, _text(each["tag"])),
+        None if each["call"] is None else _number(each["call"]),
+        int(bool(each["operations"])),
+        _infinite(each["own_sqnr_db"]),
+        _infinite(each["expected_sqnr_db"]),
+        _infinite(each["output_error_without"]),
+        _infinite(each["output_sqnr_db_without"]),
+    ]
+
+
+def _errors(errors: Mapping[str, Any] | None) -> list[float | None] | None:
+    """SQNR in dB, relative, largest and mean difference, cosine; None stands for what is infinite."""
+    if errors is None:
+        return None
+    return [_infinite(errors[name]) for name in ("sqnr_db", "relative", "max_abs", "mean_abs", "cosine")]
+
+
+def _time(time: Mapping[str, Any]) -> list[float]:
+    return [_number(time["median_us"]), _number(time["spread_us"])]
+
+
+def _mean(time: Mapping[str, Any]) -> float:
+    """The mean over the runs: those of modules add up to that of the module around them, as medians do not."""
+    runs = [_number(run) for run in time["runs_us"]]
+    return round(sum(runs) / len(runs), 1) if runs else 0.0
+
+
+def _shapes(shapes: Mapping[str, Any]) -> list[list[Any]]:
+    return [[_text(name), [_number(size) for size in shape]] for name, shape in shapes.items()]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise TypeError(f"{value!r:.80} is not a number")
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _infinite(value: Any) -> Any:
+    return None if value is None else _number(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not a text")
+    return value
