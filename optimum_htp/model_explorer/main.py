@@ -97,12 +97,12 @@ def _measured(provider_id: str, path: str, values: Mapping[str, Any]) -> Iterato
     package = HtpPackage(path)
     if provider_id == PROFILE:
         report = profile(package, **numbers, runs=10 if runs is None else runs)
-        shown, _ = gather(package, profile=report)
+        gathered = gather(package, profile=report)
     else:
         if not any(paths.values()):
             raise HtpError("give what to compare with: a package, or the PyTorch model")
-        shown, _ = gather(package, compare=compare(package, **numbers, **paths))
-    yield from (figure for each in shown for figure in each.figures if figure.measured)
+        gathered = gather(package, compare=compare(package, **numbers, **paths))
+    yield from (figure for each in gathered.shown for figure in each.figures if figure.measured)
 
 
 def _number(name: str, value: Any) -> int | None:

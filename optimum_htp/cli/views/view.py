@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optimum_htp.cli.views.terminal import print_lines, short_count
-from optimum_htp.verbs.view import ViewReport
+from optimum_htp.verbs.view import ExplorerReport, ViewReport
 
 
 def print_view(report: ViewReport) -> None:
@@ -18,3 +18,20 @@ def print_view(report: ViewReport) -> None:
     )
     if report.format == "html":
         print_lines(f"open it in a browser; {report.output}#/MODULE opens a module")
+
+
+def print_explorer(report: ExplorerReport) -> None:
+    """Prints what was written for Model Explorer, and the command that shows it."""
+    for file in report.files:
+        left_out = file.nodes - file.drawn
+        note = f" (Model Explorer draws {file.drawn:,}: no bodies inside bodies)" if left_out else ""
+        print_lines(f"{file.name}: {file.nodes:,} nodes{note}")
+        print_lines(*(f"  {path}: {file.figures[kind]:,} values" for kind, path in file.node_data.items()))
+        if file.navigation is not None:
+            print_lines(
+                f"  {file.navigation}: what goes with what; {file.left} on the left, {file.right} on the right"
+            )
+        data = ",".join(map(str, file.node_data.values()))
+        print_lines(f"  model-explorer {file.model} --extensions model_explorer_onnx --node_data_paths {data}")
+    for name, why in report.not_paired.items():
+        print_lines(f"{name}: not paired: {why}")

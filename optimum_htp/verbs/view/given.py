@@ -60,11 +60,8 @@ def read_given(
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise HtpError(f"{where}: not a report of `{verb}` ({reason(error)}); {advice}") from error
     if not files:
-        theirs = document.get("package", "another package")
-        raise HtpError(
-            f"{where}: of another graph than what is shown, which is none of {theirs} ({', '.join(digests)}) as it was "
-            f"then; {again}"
-        )
+        theirs = f"{document.get('package', 'another package')} ({', '.join(digests)})"
+        raise HtpError(f"{where}: it measured another graph, of {theirs}, or the package was changed since; {again}")
     return result
 
 

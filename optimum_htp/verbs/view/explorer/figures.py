@@ -103,6 +103,7 @@ def profile_figures(
 def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey, float]:
     """The time of the kernel that makes a node's output, of each node whose output is made.
 
+    It is the mean over the runs, so that those of nodes add up to that of the box around them.
     What ONNX Runtime fuses makes what the last of the nodes made that went into it, under the same name. What it puts in
     makes nothing that the file has.
     """
@@ -115,10 +116,10 @@ def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey
         candidates = dict.fromkeys(key for name in node["outputs"] for key in makers.get(text(name), ()))
         branch = _branch(text(node["graph"]))
         keys = [key for key in candidates if _branch(key[0]) == branch] or list(candidates)
-        time = number(node["time"]["median_us"])
+        runs = [number(run) for run in node["time"]["runs_us"]]
         for key in keys:
-            times[key] = times.get(key, 0) + time / len(keys)
-    return {key: number(float(time)) for key, time in times.items()}
+            times[key] = times.get(key, 0.0) + sum(runs) / len(runs) / len(keys)
+    return {key: round(time, 2) for key, time in times.items()}
 
 
 def _branch(path: str) -> str:

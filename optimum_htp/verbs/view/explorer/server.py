@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
-from optimum_htp.verbs.view.explorer.verb import Shown
+from optimum_htp.verbs.view.explorer.verb import Gathered, Shown
 
 LOOPBACK = "127.0.0.1"
 EXTENSIONS = ["model_explorer_onnx", "optimum_htp.model_explorer"]
@@ -23,12 +23,13 @@ def check_installed() -> None:
         )
 
 
-def serve(shown: list[Shown], *, browser: bool = True) -> None:
+def serve(gathered: Gathered, *, browser: bool = True) -> None:
     """Starts Model Explorer on this machine alone, and returns when it is interrupted.
 
     Raises HtpError if it is not installed, or could not tell two files apart.
     """
     check_installed()
+    shown = gathered.shown
     names = Counter(each.graph.model.path.name for each in shown)
     same = [name for name, count in names.items() if count > 1]
     if same:

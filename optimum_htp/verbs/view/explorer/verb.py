@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,8 @@ def model_explorer(
     """
     opened, target = as_package(package), Path(directory)
     check_directory(opened, target, file=file, overwrite=overwrite)  # first, because it is quick to refuse
-    shown, not_paired = gather(opened, file=file, profile=profile, compare=compare, other=other)
-    contents = {name: content for each in shown for name, content in each.contents()}
-    with writing(target, needed_bytes=sum(map(len, contents.values()))), StagedDirectory(target) as staging:
-        check_directory(opened, target, file=file, overwrite=overwrite)  # again, now that nobody else writes there
-        for name, content in contents.items():
-            staged = staging.path / name
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(content)
-        stale = [name for name in _earlier(target, [each.name for each in shown]) if name not in contents]
-        staging.commit(remove=tuple(stale))
-    return ExplorerReport(str(opened.path), target, tuple(each.written(target) for each in shown), not_paired)
+    gathered = gather(opened, file=file, profile=profile, compare=compare, other=other)
+    return write_node_data(gathered, target, overwrite=overwrite)
 
 
 @dataclass(slots=True)
@@ -117,6 +108,15 @@ class Shown:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is shown of a package: its files, and why files have no partner in the other package."""
+
+    package: HtpPackage
+    shown: list[Shown]
+    not_paired: Mapping[str, str]
+
+
 def gather(
     package: HtpPackage,
     *,
@@ -124,8 +124,8 @@ def gather(
     profile: Given | None = None,
     compare: Given | None = None,
     other: str | Path | HtpPackage | None = None,
-) -> tuple[list[Shown], dict[str, str]]:
-    """What is shown of each file, and why files have no partner in the other package. Raises as `model_explorer` does."""
+) -> Gathered:
+    """What `model_explorer` writes, gathered and not written anywhere; raises as that does."""
     graphs = {name: tagged_file(chosen, package=package) for name, chosen in package.matching(file).items()}
     shown = {name: Shown(name, graph, Drawn.of(graph.model)) for name, graph in graphs.items()}
     for each in shown.values():
@@ -139,7 +139,23 @@ def gather(
             )
             for name, figure in found:
                 shown[name].figures.append(figure)
-    return list(shown.values()), _pair(package, shown, other) if other is not None else {}
+    not_paired = _pair(package, shown, other) if other is not None else {}
+    return Gathered(package, list(shown.values()), not_paired)
+
+
+def write_node_data(gathered: Gathered, directory: Path, *, overwrite: bool) -> ExplorerReport:
+    """Writes what was gathered into a directory, whole or not at all; raises as `model_explorer` does."""
+    package, names = gathered.package, [each.name for each in gathered.shown]
+    contents = {name: content for each in gathered.shown for name, content in each.contents()}
+    with writing(directory, needed_bytes=sum(map(len, contents.values()))), StagedDirectory(directory) as staging:
+        _refuse(package, directory, names, overwrite=overwrite)  # again, now that nobody else writes there
+        for name, content in contents.items():
+            staged = staging.path / name
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(content)
+        staging.commit(remove=tuple(name for name in _earlier(directory, names) if name not in contents))
+    written = tuple(each.written(directory) for each in gathered.shown)
+    return ExplorerReport(str(package.path), directory, written, gathered.not_paired)
 
 
 def _pair(package: HtpPackage, shown: Mapping[str, Shown], other: str | Path | HtpPackage) -> dict[str, str]:
@@ -170,14 +186,17 @@ def _by_tools(graph: TaggedGraph) -> int:
 
 
 def check_directory(package: HtpPackage, directory: Path, *, file: str | None, overwrite: bool) -> None:
-    """Raises PackageError if writing there would harm something."""
+    """Raises PackageError if `model_explorer` would not write there."""
+    _refuse(package, directory, list(package.matching(file)), overwrite=overwrite)
+
+
+def _refuse(package: HtpPackage, directory: Path, names: Sequence[str], *, overwrite: bool) -> None:
     if os.path.lexists(directory) and not directory.is_dir():
         raise PackageError(f"{directory}: a file; give a directory to write into")
     settle(directory)
     real = Path(os.path.realpath(directory))
     if package.path.is_dir() and real.is_relative_to(package.path.resolve()):
         raise PackageError(f"{directory}: inside the package that is shown; write somewhere else")
-    names = list(package.matching(file))
     refuse_ways(directory, [_file(name, NAVIGATION) for name in names])
     earlier = _earlier(directory, names)
     if earlier and not overwrite:
@@ -189,7 +208,7 @@ def check_directory(package: HtpPackage, directory: Path, *, file: str | None, o
 _KINDS = ("evidence", "parameters", "time", "own-sqnr", "sqnr", NAVIGATION)
 
 
-def _earlier(directory: Path, names: list[str]) -> list[str]:
+def _earlier(directory: Path, names: Sequence[str]) -> list[str]:
     """What there is in a directory of what may be written for some ONNX files."""
     found = []
     for name in names:
