@@ -71,7 +71,10 @@ if TYPE_CHECKING:
         Check as Check, ValidationReport as ValidationReport, validate as validate,
         validate_optimum_compatibility as validate_optimum_compatibility,
     )
-    from optimum_htp.verbs.view import ViewReport as ViewReport, view as view
+    from optimum_htp.verbs.view import (
+        ExplorerFile as ExplorerFile, ExplorerReport as ExplorerReport, ViewReport as ViewReport,
+        model_explorer as model_explorer, view as view,
+    )
     # isort: on
     # fmt: on
 
@@ -103,7 +106,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.diff": "Change DiffReport FileDiff ModuleDiff ModuleSide diff",
-    "verbs.view": "ViewReport view",
+    "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

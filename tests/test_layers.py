@@ -24,7 +24,7 @@ FLOORS = (
     ("verbs",),
     ("verbs.view",),
     ("methods",),
-    ("cli",),
+    ("cli", "explorer_extension"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -33,9 +33,9 @@ HEAVY = {"torch", "transformers", "onnxruntime", "optimum", "onnx", "diffusers",
 ALLOWED = {("cli/plugin.py", "optimum.commands.base"), ("cli/plugin.py", "optimum.commands.export.onnx")}
 
 # File names that several rooms have, because they mean the same there: what a verb does and what it reports; how much of
-# a file is accepted; a verb in the command line, in its room and in its view.
+# a file is accepted; a verb in the command line, in its room and in its view; what is imported to start.
 VERBS = {path.stem for path in (PACKAGE / "verbs").iterdir() if not path.stem.startswith("_")}
-SHARED_NAMES = {"__init__", "verb", "report", "limits", "export", *VERBS}
+SHARED_NAMES = {"__init__", "verb", "report", "limits", "export", "main", *VERBS}
 
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -89,21 +89,24 @@ def known_figures(graph: TaggedGraph, drawn: Drawn) -> Iterator[Figure]:
 
 
 def profile_figures(
-    document: Mapping[str, Any], file_of: FileOf, graphs: Mapping[str, TaggedGraph], drawn: Mapping[str, Drawn]
-) -> Iterator[tuple[str, Figure]]:
+    document: Mapping[str, Any], file_of: FileOf, *, graphs: Mapping[str, TaggedGraph], drawn: Mapping[str, Drawn]
+) -> list[tuple[str, Figure]]:
     """The times in the document of a profile, each with the file that it is of."""
+    figures = []
     for phase in document["phases"]:
         file = file_of(text(phase["file"]))
         if file is not None:
+            ids, times = drawn[file].nodes, _times(phase["nodes"], graphs[file].model)
+            values = {ids[key]: time for key, time in times.items() if key in ids}
             kind = text(phase["phase"])
-            values = {drawn[file].nodes[key]: time for key, time in _times(phase["nodes"], graphs[file].model).items()}
-            yield file, Figure(*_named("time", "time (µs)", "" if kind == "forward" else kind), values, _heat(values))
+            named = _named("time", "time (µs)", "" if kind == "forward" else kind)
+            figures.append((file, Figure(*named, values, _heat(values))))
+    return figures
 
 
 def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey, float]:
     """The time of the kernel that makes a node's output, of each node whose output is made.
 
-    It is the mean over the runs, so that those of nodes add up to that of the box around them.
     What ONNX Runtime fuses makes what the last of the nodes made that went into it, under the same name. What it puts in
     makes nothing that the file has.
     """
@@ -112,13 +115,13 @@ def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey
         for name in filter(None, node.outputs):
             makers.setdefault(name, []).append(key)
     times: dict[NodeKey, float] = {}
-    for node in nodes:
-        candidates = dict.fromkeys(key for name in node["outputs"] for key in makers.get(text(name), ()))
-        branch = _branch(text(node["graph"]))
+    for row in nodes:
+        candidates = dict.fromkeys(key for name in row["outputs"] for key in makers.get(text(name), ()))
+        branch = _branch(text(row["graph"]))
         keys = [key for key in candidates if _branch(key[0]) == branch] or list(candidates)
-        runs = [number(run) for run in node["time"]["runs_us"]]
+        time = number(row["time"]["median_us"])
         for key in keys:
-            times[key] = times.get(key, 0.0) + sum(runs) / len(runs) / len(keys)
+            times[key] = times.get(key, 0.0) + time / len(keys)
     return {key: round(time, 2) for key, time in times.items()}
 
 
@@ -128,25 +131,28 @@ def _branch(path: str) -> str:
 
 
 def compare_figures(
-    document: Mapping[str, Any], file_of: FileOf, graphs: Mapping[str, TaggedGraph], drawn: Mapping[str, Drawn]
-) -> Iterator[tuple[str, Figure]]:
+    document: Mapping[str, Any], file_of: FileOf, *, graphs: Mapping[str, TaggedGraph], drawn: Mapping[str, Drawn]
+) -> list[tuple[str, Figure]]:
     """The errors in the document of a comparison, each with the file that it is of."""
+    figures = []
     for part in document["files"]:
         file = file_of(text(part["name"]))
-        if file is not None:
-            branch = text(part["branch"])
-            keys = list(_that_run(graphs[file].model, branch))
-            for kind, name, errors in (
-                ("own-sqnr", "own SQNR (dB)", _own_errors(part["calls"])),
-                ("sqnr", "SQNR in the running model (dB)", _running_errors(part["calls"])),
-            ):
-                tags = ((key, graphs[file].tags.get(key)) for key in keys if key in drawn[file].nodes)
-                values = {
-                    drawn[file].nodes[key]: errors[tag.tag, tag.call]
-                    for key, tag in tags
-                    if tag is not None and tag.source != "unresolved" and (tag.tag, tag.call) in errors
-                }
-                yield file, Figure(*_named(kind, name, branch), values, _SQNR, {EXACT: _DECIBELS[-1][1]})
+        if file is None:
+            continue
+        branch = text(part["branch"])
+        tags = graphs[file].tags
+        calls = {
+            drawn[file].nodes[key]: (tags[key].tag, tags[key].call)
+            for key in _that_ran(graphs[file].model, branch)
+            if key in tags and tags[key].source != "unresolved" and key in drawn[file].nodes
+        }
+        for kind, name, errors in (
+            ("own-sqnr", "own SQNR (dB)", _own_errors(part["calls"])),
+            ("sqnr", "SQNR in the running model (dB)", _running_errors(part["calls"])),
+        ):
+            values = {place: errors[call] for place, call in calls.items() if call in errors}
+            figures.append((file, Figure(*_named(kind, name, branch), values, _SQNR, {EXACT: _DECIBELS[-1][1]})))
+    return figures
 
 
 _Errors = dict[tuple[str, "int | None"], "float | str"]  # by the module's tag and its call
@@ -178,9 +184,9 @@ def _decibels(errors: Mapping[str, Any]) -> float | str:
     return EXACT if relative == 0 else -999.0  # of another shape or kind: infinitely off
 
 
-def _that_run(model: OnnxModel, branch: str) -> Iterator[NodeKey]:
+def _that_ran(model: OnnxModel, branch: str) -> Iterator[NodeKey]:
     """The nodes that a part of a comparison is of: of a merged decoder, those of one of its branches."""
-    others = ()
+    others: tuple[str, ...] = ()
     if any(value.name == "use_cache_branch" for value in model.graph.inputs):
         other = "else_branch" if branch in ("with past", "decode") else "then_branch"
         others = tuple(f"{index}.{other}" for index, node in enumerate(model.graph.nodes) if node.op_type == "If")

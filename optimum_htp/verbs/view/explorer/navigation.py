@@ -67,8 +67,10 @@ def _inserted(after: TaggedGraph, drawn: Drawn, work: Mapping[NodeKey, object], 
 
 def _values(before: TaggedGraph, after: TaggedGraph) -> Iterator[_Entry]:
     """The inputs, outputs and initializers of the main graphs that have the same names."""
-    graphs = before.model.graph, after.model.graph
-    names = [[each.name for each in (*graph.inputs, *graph.outputs, *graph.initializers)] for graph in graphs]
+    names = [
+        [value.name for value in (*graph.inputs, *graph.outputs)] + [tensor.name for tensor in graph.initializers]
+        for graph in (before.model.graph, after.model.graph)
+    ]
     known = set(names[1])
     for name in dict.fromkeys(names[0]):
         if name in known:

@@ -11,7 +11,7 @@ from optimum_htp.errors import HtpError
 from optimum_htp.verbs.view.explorer.verb import Gathered, Shown
 
 LOOPBACK = "127.0.0.1"
-EXTENSIONS = ["model_explorer_onnx", "optimum_htp.model_explorer"]
+EXTENSIONS = ["model_explorer_onnx", "optimum_htp.explorer_extension"]
 
 
 def check_installed() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,7 @@ def gather(
     drawn = {name: each.drawn for name, each in shown.items()}
     for verb, given, read in (("profile", profile, profile_figures), ("compare", compare, compare_figures)):
         if given is not None:
-            found = read_given(
-                verb, given, models, lambda document, of, read=read: list(read(document, of, graphs, drawn))
-            )
-            for name, figure in found:
+            for name, figure in read_given(verb, given, models, partial(read, graphs=graphs, drawn=drawn)):
                 shown[name].figures.append(figure)
     not_paired = _pair(package, shown, other) if other is not None else {}
     return Gathered(package, list(shown.values()), not_paired)

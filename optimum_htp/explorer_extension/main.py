@@ -91,17 +91,21 @@ class Measurements(node_data_provider.NodeDataProvider):  # type: ignore[misc]  
 
 
 def _measured(provider_id: str, path: str, values: Mapping[str, Any]) -> Iterator[Figure]:
-    numbers = {name: _number(name, values.get(name)) for name in _NUMBERS}
-    runs = numbers.pop("runs")
-    paths = {name: str(values.get(name) or "").strip() or None for name in _PATHS}
+    batch_size, sequence_length, runs = (_number(name, values.get(name)) for name in _NUMBERS)
+    reference, model = (str(values.get(name) or "").strip() or None for name in _PATHS)
     package = HtpPackage(path)
     if provider_id == PROFILE:
-        report = profile(package, **numbers, runs=10 if runs is None else runs)
-        gathered = gather(package, profile=report)
+        times = profile(
+            package, batch_size=batch_size, sequence_length=sequence_length, runs=10 if runs is None else runs
+        )
+        gathered = gather(package, profile=times)
+    elif reference is None and model is None:
+        raise HtpError("give what to compare with: a package, or the PyTorch model")
     else:
-        if not any(paths.values()):
-            raise HtpError("give what to compare with: a package, or the PyTorch model")
-        gathered = gather(package, compare=compare(package, **numbers, **paths))
+        errors = compare(
+            package, reference=reference, model=model, batch_size=batch_size, sequence_length=sequence_length
+        )
+        gathered = gather(package, compare=errors)
     yield from (figure for each in gathered.shown for figure in each.figures if figure.measured)
 
 

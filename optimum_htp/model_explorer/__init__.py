@@ -1,4 +1,0 @@
-"""An extension of Google's Model Explorer: `model-explorer --extensions model_explorer_onnx,optimum_htp.model_explorer`.
-
-Model Explorer imports `main` in the module that it is given.
-"""
