@@ -73,7 +73,9 @@ class Browser:
 
     def _send(self, method: str, command: str, body: dict[str, Any] | None = None) -> Any:
         data = json.dumps(body or {}).encode() if method == "POST" else None
-        request = urllib.request.Request(self._base + command, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self._base + command, data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with self._opener.open(request, timeout=60) as answer:
                 return json.load(answer)["value"]
@@ -101,7 +103,7 @@ class Browser:
 
     def press(self, *keys: str) -> None:
         """Presses keys, by their names or as text, wherever the focus is."""
-        signs = [sign for key in keys for sign in (KEYS[key] if key in KEYS else key)]
+        signs = [sign for key in keys for sign in KEYS.get(key, key)]
         actions = [{"type": kind, "value": sign} for sign in signs for kind in ("keyDown", "keyUp")]
         self._send("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
         self.settle()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
+from rewriters import rewrite
 from small_graphs import save
 
+from optimum_htp import model_explorer, profile
+from optimum_htp.cli.main import main
+from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import CallTree, ModuleInfo, ModuleTree, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, read_content, read_model
-from optimum_htp.package import HtpOptions, HtpPackage, strip_tags, write_tags
+from optimum_htp.package import HtpOptions, HtpPackage, strip_tags, tagged_file, write_tags
 from optimum_htp.package.namespaces import Namespaces, says_the_tag
 from optimum_htp.package.node_metadata import NAMESPACE
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.view.explorer.drawn import Drawn
+from optimum_htp.verbs.view.explorer.figures import compare_figures, profile_figures
+from optimum_htp.verbs.view.explorer.navigation import navigation
 
 Exported = Callable[..., Path]
 
@@ -252,3 +260,318 @@ def test_every_module_is_a_box(name: str, drawn_by_adapter: Loader, exported: Ex
 
 
 # --- Node data ----------------------------------------------------------------------------------------------------
+# --- Node data ----------------------------------------------------------------------------------------------------
+
+
+def graph_of(text: str, **tags: NodeTag) -> TaggedGraph:
+    """A graph whose nodes are tagged by the names of their first outputs."""
+    model = parsed(text)
+    return TaggedGraph(model, {key: tags[node.outputs[0]] for key, node in model.nodes() if node.outputs[0] in tags})
+
+
+BRANCHES = """
+net (float[2] x, bool use_cache_branch) => (float[2] y) {
+  a = Relu(x)
+  b = Abs(a)
+  y = If (use_cache_branch) <
+    then_branch = g1 () => (float[2] r) { r = Neg(b) },
+    else_branch = g2 () => (float[2] r) { r = Exp(b) }
+  >
+}"""
+
+
+def figures_of(read: Callable[..., Any], graph: TaggedGraph, document: dict[str, Any]) -> dict[str, dict[Any, Any]]:
+    """The values of each kind of figure in a document, by the ids of nodes."""
+    found = read(document, {"f": "f"}.get, graphs={"f": graph}, drawn={"f": Drawn.of(graph.model)})
+    return {figure.kind: {node: value for (_, node), value in figure.values.items()} for _, figure in found}
+
+
+def ran(*outputs: str, time: float, graph: str = "") -> dict[str, Any]:
+    return {"outputs": list(outputs), "graph": graph, "time": {"median_us": time}}
+
+
+def test_a_kernel_is_shown_on_the_node_whose_output_it_makes() -> None:
+    """Fused ones on the last of their nodes; in the branch that ran; what makes nothing of the file is not shown."""
+    nodes = [ran("b", time=5.0), ran("put_in", time=7.0), ran("r", time=2.0, graph="9.else_branch")]
+    phases = [
+        {"file": "f", "phase": "decode", "nodes": nodes},
+        {"file": "another", "phase": "decode", "nodes": [ran("b", time=1.0)]},
+        {"file": "f", "phase": "forward", "nodes": [ran("r", time=3.0)]},
+    ]
+    found = figures_of(profile_figures, graph_of(BRANCHES), {"phases": phases})
+    assert found == {
+        "time-decode": {"node_1": 5.0, "node_2/else_branch/node": 2.0},
+        "time": {"node_2/then_branch/node": 1.5, "node_2/else_branch/node": 1.5},
+    }
+
+
+def compared(
+    tag: str, call: int | None, own: float | None, errors: float | None = None, **more: Any
+) -> dict[str, Any]:
+    def document(sqnr: float | None) -> dict[str, Any] | None:
+        if sqnr is None:
+            return None
+        exact = sqnr == float("inf")
+        return {"sqnr_db": None if exact else sqnr, "relative": 0.0 if exact else 0.1}
+
+    return {"tag": tag, "call": call, "own": document(own), "errors": document(errors), "operations": False, **more}
+
+
+def test_errors_are_shown_on_the_nodes_of_each_call() -> None:
+    """A module's own nodes have what it does between the calls in it; of a merged decoder, one branch has been run."""
+    block, inner = NodeTag("/Net/B.b", "scope", 1), NodeTag("/Net/B.b/C.c", "scope", 1)
+    graph = graph_of(BRANCHES, a=block, b=inner, y=NodeTag("/Net", "unresolved"), r=NodeTag("/Net", "scope"))
+    calls = [
+        compared("/Net/B.b", 0, 11.0, 11.0),
+        compared("/Net/B.b", 1, 12.0, 13.0),
+        compared("/Net/B.b", 1, 60.111, operations=True),
+        compared("/Net/B.b/C.c", 1, float("inf"), 14.0),
+        compared("/Net", None, None, 15.0),
+    ]
+    found = figures_of(compare_figures, graph, {"files": [{"name": "f", "branch": "with past", "calls": calls}]})
+    assert found == {
+        "own-sqnr-with-past": {"node": 60.11, "node_1": "exact"},
+        "sqnr-with-past": {"node": 13.0, "node_1": 14.0, "node_2/then_branch/node": 15.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def package(exported: Exported) -> Path:
+    return exported("bert")
+
+
+@pytest.fixture(scope="module")
+def optimized(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ONNX Runtime made of it."""
+    target = tmp_path_factory.mktemp("optimized") / "model.onnx"
+    rewrite("ort-all", package / "model.onnx", target)
+    return target
+
+
+def values(path: Path) -> dict[str, Any]:
+    """The values of the nodes of the main graph in a file of node data."""
+    (graph,) = json.loads(path.read_text()).values()
+    return {node: result["value"] for node, result in graph["results"].items()}
+
+
+def test_node_data_of_a_package(package: Path, drawn_by_adapter: Loader, tmp_path: Path) -> None:
+    """Each value lands on a node that is drawn; sources, elements and times are all there."""
+    times = profile(package, runs=1, warmup=0, batch_size=1)
+    report = model_explorer(package, tmp_path / "out", profile=json.loads(json.dumps(times.to_dict())))
+    (file,) = report.files
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.json")) == [
+        f"out/model/{kind}.json" for kind in ("evidence", "parameters", "time")
+    ]
+    (graph,) = drawn_by_adapter(package / "model.onnx").values()
+    (shown,) = HtpPackage(package).files.values()
+    for kind, path in file.node_data.items():
+        assert values(path).keys() <= graph.keys()
+        assert len(values(path)) == file.figures[kind]
+    sources = list(values(file.node_data["evidence"]).values())
+    assert {source: sources.count(source) for source in set(sources)} == {
+        source: [tag.source for tag in shown.tags.values()].count(source) for source in set(sources)
+    }
+    sizes = [tensor.dims for tensor in shown.model.graph.initializers]
+    assert sum(values(file.node_data["parameters"]).values()) == sum(map(prod, sizes))
+    (phase,) = times.phases
+    made = {name for _, node in shown.model.nodes() for name in node.outputs}
+    known = sum(node.time.median for node in phase.nodes if not made.isdisjoint(node.outputs))
+    assert sum(values(file.node_data["time"]).values()) == pytest.approx(known)
+    assert known > 0.9 * phase.kernel_time.median
+
+
+# --- Navigation ---------------------------------------------------------------------------------------------------
+
+
+def test_navigation(package: Path, optimized: Path, drawn_by_adapter: Loader, tmp_path: Path) -> None:
+    """Nodes go with those whose work they do, each in one entry; boxes and values with those of the same name."""
+    report = model_explorer(optimized, tmp_path / "out", other=package)
+    (file,) = report.files
+    assert (file.left, file.right) == (package / "model.onnx", optimized)
+    assert file.navigation is not None
+    document = json.loads(file.navigation.read_text())
+    assert document["disableMappingFallback"]
+    sides = [drawn_by_adapter(path)["main_graph"] for path in (package / "model.onnx", optimized)]
+    tags = [tags_by_id(path) for path in (package, optimized)]
+    seen: list[set[str]] = [set(), set()]
+    fused = 0
+    for entry in document["mappingEntries"]:
+        left, right = entry["leftNodeIds"], entry["rightNodeIds"]
+        assert left
+        assert right
+        for ids, side, known in zip((left, right), sides, seen, strict=True):
+            boxes = {node.namespace for node in side.values()}
+            for name in ids:
+                box = name.removesuffix("___group___")
+                assert name in side or any(each == box or each.startswith(f"{box}/") for each in boxes)
+            assert known.isdisjoint(ids)
+            known.update(ids)
+        if len(left) > 1:
+            fused += 1
+            (tag,) = (tags[1][name] for name in right)
+            assert {tags[0][name].tag for name in left} & {tag.tag, *tag.origins}
+    assert fused > 5
+    operations = {name for name, node in sides[1].items() if node.label not in OF_THE_ADAPTER | {"Initializer"}}
+    assert operations <= seen[1]
+
+
+def tags_by_id(path: Path) -> dict[str, NodeTag]:
+    opened = HtpPackage(path)
+    (file,) = opened.files.values()
+    graph = tagged_file(file, package=opened)
+    return {place[1]: graph.tags[key] for key, place in Drawn.of(graph.model).nodes.items()}
+
+
+def test_what_a_tool_put_in_goes_with_the_box_of_its_module() -> None:
+    """And the box with its own, which comes after it."""
+    text = "net (float[2] x) => (float[2] y) {{ y = Relu(x) {} }}"
+    before = graph_of(text.format(""), y=NodeTag("/Net/B.b", "scope"))
+    after = graph_of(
+        text.format("z = Cast<to=10>(y)").replace("[2] y) {", "[2] y, float16[2] z) {"), y=NodeTag("/Net/B.b", "scope")
+    )
+    for graph in (before, after):
+        for node in graph.model.graph.nodes:
+            node.metadata["namespace"] = "b: B"
+    document = navigation(before, after, (Drawn.of(before.model), Drawn.of(after.model)))
+    box = "net/b: B___group___"
+    entries = [(entry["leftNodeIds"], entry["rightNodeIds"]) for entry in document["mappingEntries"]]
+    assert entries == [
+        ([box], ["node_1"]),
+        ([box], [box]),
+        (["[value] x"],) * 2,
+        (["[value] y"],) * 2,
+        (["node"], ["node"]),
+    ]
+
+
+# --- What is refused ----------------------------------------------------------------------------------------------
+
+
+def test_a_directory_in_use(package: Path, tmp_path: Path) -> None:
+    """Nothing is written over; with `overwrite`, what is not true any more goes, and what is not ours stays."""
+    out = tmp_path / "out"
+    model_explorer(package, out, profile=profile(package, runs=1, warmup=0))
+    (out / "model" / "mine.json").write_text("{}")
+    with pytest.raises(PackageError, match=r"evidence\.json: it exists already; give --overwrite"):
+        model_explorer(package, out)
+    model_explorer(package, out, overwrite=True)
+    assert sorted(path.name for path in (out / "model").iterdir()) == ["evidence.json", "mine.json", "parameters.json"]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"), [("inside", "inside the package"), ("file", "a file; give a directory")]
+)
+def test_a_place_that_is_no_place(where: str, message: str, package: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PackageError, match=message):
+        model_explorer(package, package / "x" if where == "inside" else tmp_path / "file")
+    assert not (package / "x").exists()
+
+
+def test_reports_that_are_not_of_this_package(package: Path, optimized: Path, tmp_path: Path) -> None:
+    """Nothing is written then."""
+    other = profile(optimized, runs=1, warmup=0, reference=package).to_dict()
+    (tmp_path / "list.json").write_text("[]")
+    for given, message in (
+        (other, "it measured another graph"),
+        ({**other, "digests": 1}, "not a report of `profile`"),
+        (tmp_path / "list.json", "not a report of `profile`"),
+        (tmp_path / "none.json", "no such file"),
+    ):
+        with pytest.raises(HtpError, match=message):
+            model_explorer(package, tmp_path / "out", profile=given)
+    with pytest.raises(PackageError, match="no such package"):
+        model_explorer(package, tmp_path / "out", other=tmp_path / "none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_explorer_is_not_installed(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says how to install it, before anything is run."""
+    monkeypatch.setattr("optimum_htp.verbs.view.explorer.server.find_spec", lambda name: None)
+    assert main(["view", str(package), "--serve", "--profile"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("install it: pip install ai-edge-model-explorer model-explorer-onnx")
+
+
+# --- The command line, and Model Explorer itself ------------------------------------------------------------------
+
+
+def test_command_line(package: Path, optimized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what it wrote, and how to look at it."""
+    arguments = ["view", str(optimized), "--model-explorer", str(tmp_path / "out"), "--diff", str(package)]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out
+    assert f"{package / 'model.onnx'} on the left, {optimized} on the right" in lines
+    data = ",".join(str(tmp_path / "out" / "model" / f"{kind}.json") for kind in ("evidence", "parameters"))
+    assert f"model-explorer {optimized} --extensions model_explorer_onnx --node_data_paths {data}" in lines
+    assert main([*arguments, "--overwrite", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["files"][0]["navigation"] == str(tmp_path / "out" / "model" / "navigation.json")
+    for wrong, message in (
+        (["-o", "x.html"], "instead of the page"),
+        (["--no-browser"], "--no-browser is for --serve"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_serve(package: Path, optimized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started on this machine alone, with both models, what is known of their nodes, and what measures more."""
+    model_explorer = pytest.importorskip("model_explorer", reason="Model Explorer is not installed")
+    started: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(
+        model_explorer, "visualize_from_config", lambda config, **options: started.append((config, options))
+    )
+    assert main(["view", str(optimized), "--diff", str(package), "--serve", "--no-browser"]) == 0
+    ((config, options),) = started
+    assert options == {
+        "host": "127.0.0.1",
+        "extensions": ["model_explorer_onnx", "optimum_htp.explorer_extension"],
+        "no_open_in_browser": True,
+    }
+    assert [source["url"] for source in config.model_sources] == [str(package / "model.onnx"), str(optimized)]
+    assert [json.loads(text)["main_graph"]["name"] for text in config.node_data_list] == ["evidence", "parameters"]
+    assert set(config.node_data_target_models) == {"model.onnx"}
+
+
+@pytest.fixture(scope="module")
+def run_extension() -> Callable[..., dict[str, Any]]:
+    """A function that does what Model Explorer's server does when it is asked to run an extension."""
+    pytest.importorskip("model_explorer", reason="Model Explorer is not installed")
+    from model_explorer.extension_manager import ExtensionManager
+
+    manager = ExtensionManager(["optimum_htp.explorer_extension"])
+    manager.load_extensions()
+
+    def run(command: str, provider: str, **more: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(
+            json.dumps(manager.run_cmd({"cmdId": command, "extensionId": provider, **more}))
+        )
+        return answer
+
+    return run
+
+
+def test_the_extension_measures(run_extension: Callable[..., dict[str, Any]], package: Path, optimized: Path) -> None:
+    """It asks for sizes, and gives the nodes of a graph what `profile` and `compare` find; what is at fault is said."""
+    asked = run_extension("get_config_editors", "optimum_htp_profile")["configEditors"]
+    assert [each["id"] for each in asked] == ["batch_size", "sequence_length", "runs"]
+    asked = run_extension("get_config_editors", "optimum_htp_compare")["configEditors"]
+    assert [each["id"] for each in asked] == ["reference", "model", "batch_size", "sequence_length"]
+    shown = {"modelPath": str(optimized), "graphId": "main_graph"}
+    sizes = {"batch_size": 1, "sequence_length": "", "runs": 1}
+    (time,) = run_extension("run", "optimum_htp_profile", **shown, configValues=sizes)["result"]
+    assert time["name"] == "time (µs)"
+    assert time["results"].keys() <= {place[1] for place in Drawn.of(read_model(optimized)).nodes.values()}
+    errors = run_extension("run", "optimum_htp_compare", **shown, configValues={"reference": str(package)})
+    assert [each["name"] for each in errors["result"]] == ["own SQNR (dB)", "SQNR in the running model (dB)"]
+    for provider, more, message in (
+        ("optimum_htp_compare", {}, "give what to compare with"),
+        ("optimum_htp_compare", {"reference": "/none"}, "/none: no such package"),
+        ("optimum_htp_profile", {"runs": "many"}, "Runs: 'many' is not a whole number"),
+    ):
+        answer = run_extension("run", provider, **shown, configValues=more)
+        assert answer["result"] is None
+        assert message in answer["error"]

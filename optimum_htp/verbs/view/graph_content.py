@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import Root, common_ancestor
 from optimum_htp.onnxfile import (
     Initializer,
@@ -122,6 +122,7 @@ def file_content(file: HtpFile, graph: TaggedGraph, parameters: Iterable[StoredP
 
     Raises:
         OnnxFileError: The file is not an ONNX model.
+        PackageError: A tag names no module.
     """
     rows = {
         key: NodeRow(
@@ -180,6 +181,9 @@ def _modules(graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]) -> tup
     for key, tag in graph.tags.items():
         if tag.source != "unresolved":
             tagged[tag.tag].append(rows[key])
+    unknown = next((tag for tag in tagged if graph.roots.find(tag) is None), None)
+    if unknown is not None:
+        raise PackageError(f"{graph.model.path}: {unknown!r}, the tag of a node, names no module; export the model again")
     modules: list[Module] = []
     numbers: dict[str, int] = {}
     for root in graph.roots:
@@ -224,8 +228,8 @@ def _types(model: OnnxModel) -> tuple[dict[tuple[str, str], Value], str]:
                 ).sized()
                 own = {name for node in dict(model.graphs())[path].nodes for name in node.outputs}
                 types |= {(path, name): value for name, value in known_types.items() if name in own}
-    except (HtpError, OSError) as error:
-        return types, f"types and shapes inside the graph are unknown: {error}"
+    except Exception as error:  # ONNX Runtime and ONNX raise exceptions of their own C++ modules
+        return types, f"types and shapes inside the graph are unknown: {reason(error)}"
     return types, f"types and shapes inside {' and '.join(missing)} are unknown" if missing else ""
 
 

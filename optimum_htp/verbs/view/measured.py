@@ -70,7 +70,7 @@ def _profile(document: Mapping[str, Any], numbers: _Numbers) -> Part:
         "runs": _number(document["runs"]),
         "warmup": _number(document["warmup"]),
         "onnxruntime": _text(document["onnxruntime"]),
-        "notes": [_text(note) for note in document["notes"]],
+        "notes": _texts(document["notes"]),
         "parts": [_phase(phase, number, numbers) for phase, number in _of_files(document["phases"], "file", numbers)],
     }
 
@@ -105,7 +105,7 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
         "fused": [
             [
                 numbers.module(file, _text(fused["tag"])),
-                [_text(tag) for tag in fused["origins"]],
+                _texts(fused["origins"]),
                 *_time(fused["time"]),
                 _number(fused["kernels"]),
                 _operators(fused["ops"]),
@@ -172,8 +172,8 @@ def _compared(part: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
         "compared": _number(part["compared"]),
         "calls_with_nodes": _number(part["calls_with_nodes"]),
         "not_compared": [[_text(why), _number(count)] for why, count in part["not_compared"].items()],
-        "random": [_text(name) for name in part["random"]],
-        "notes": [_text(note) for note in part["notes"]],
+        "random": _texts(part["random"]),
+        "notes": _texts(part["notes"]),
         "inputs": _shapes(part["inputs"]),
         "samples": _number(part["samples"]),
         "outputs": [[_text(name), _errors(errors)] for name, errors in part["outputs"].items()],
@@ -223,3 +223,9 @@ def _mean(time: Mapping[str, Any]) -> float:
 
 def _shapes(shapes: Mapping[str, Any]) -> list[list[Any]]:
     return [[_text(name), [_number(size) for size in shape]] for name, shape in shapes.items()]
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.80} is not a list")
+    return [_text(each) for each in value]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -19,6 +20,7 @@ _SCRIPTS = ("data.js", "text.js", "icicle.js", "search.js", "module.js", "tabs.j
 """The parts of the program, in the order in which they are put together."""
 
 _SIZE_DIGITS = 11
+_MARK = re.compile("<!--([A-Z_]+)-->")
 
 
 def page(document: Mapping[str, Any], *, title: str) -> tuple[bytes, int]:
@@ -42,15 +44,12 @@ def page(document: Mapping[str, Any], *, title: str) -> tuple[bytes, int]:
         "DATA": data,
         "DATA_SIZE": f"{len(data):{_SIZE_DIGITS},d}",
     }
-    marks = [f"<!--{name}-->" for name in (*blocks, "SIZE")]
+    blocks["SIZE"] = " " * _SIZE_DIGITS
     # The page is taken apart before anything is put in: what is put in may look like a mark.
-    pieces = _split(skeleton, marks)
-    size = sum(
-        len(blocks.get(piece[4:-3], piece).encode()) if piece in marks else len(piece.encode()) for piece in pieces
-    )
-    size += sum(_SIZE_DIGITS - len("SIZE") for piece in pieces if piece == "<!--SIZE-->")
+    pieces = _MARK.split(skeleton)
+    size = sum(len(text.encode()) for text in _filled(pieces, blocks))
     blocks["SIZE"] = f"{size:{_SIZE_DIGITS},d}"
-    text = "".join(blocks[piece[4:-3]] if piece in marks else piece for piece in pieces)
+    text = "".join(_filled(pieces, blocks))
     return text.encode(), len(data)
 
 
@@ -72,14 +71,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-def _split(text: str, marks: list[str]) -> list[str]:
-    pieces = [text]
-    for mark in marks:
-        split: list[str] = []
-        for piece in pieces:
-            head, *rest = piece.split(mark) if piece not in marks else [piece]
-            split.append(head)
-            for tail in rest:
-                split += (mark, tail)
-        pieces = split
-    return pieces
+def _filled(pieces: Sequence[str], blocks: Mapping[str, str]) -> Iterator[str]:
+    """The texts between marks, which stand at even places, and what the marks stand for."""
+    return (blocks[piece] if index % 2 else piece for index, piece in enumerate(pieces))

@@ -5,17 +5,20 @@ const COLUMN = 124;
 const FIRST = 0.62; // how wide the first column is, which is one module
 const COLOURS = 10;
 
-const state = { file: 0, size: "parameters", colour: "class", phase: 0, zoom: null, selected: null, hits: null };
+const state = { file: 0, size: "parameters", colour: "class", phase: 0, zoom: null, selected: null, hits: null, lost: "" };
 const currentFile = () => files[state.file];
 const figureNamed = (key) => figures.find((figure) => figure.key === key);
 const known = (figure) => figureOf(figure, currentFile(), state.phase);
 
 // The classes that do most of the work get a colour each, the others one together.
 const classColours = files.map((file) => {
-  const work = new Map();
-  for (const module of file.modules) work.set(module.class, (work.get(module.class) || 0) + module.own);
-  const ranked = [...work].sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
-  return new Map(ranked.filter(([, own]) => own > 0).slice(0, COLOURS).map(([title], index) => [title, index]));
+  const work = new Map(); // its own nodes, and all in it, of each class
+  for (const module of file.modules) {
+    const [own, all] = work.get(module.class) || [0, 0];
+    work.set(module.class, [own + module.own, all + module.nodes]);
+  }
+  const ranked = [...work].filter(([, [, all]]) => all > 0).sort(([one, [own, all]], [other, [own2, all2]]) => own2 - own || all2 - all || (one < other ? -1 : 1));
+  return new Map(ranked.slice(0, COLOURS).map(([title], index) => [title, index]));
 });
 
 const layouts = new Map();
@@ -58,7 +61,7 @@ const draw = () => {
   const { tree: whole, figure, places } = layout();
   const note = document.getElementById("note");
   const empty = !(whole.value > 0);
-  note.textContent = empty ? "Nothing here to size by " + figureNamed(state.size).name.toLowerCase() + ": choose another figure." : "";
+  note.textContent = state.lost ? state.lost : empty ? "Nothing here to size by " + figureNamed(state.size).name.toLowerCase() + ": choose another figure." : "";
   const zoom = (state.zoom && places.get(state.zoom)) || whole;
   const height = box.clientHeight || 480;
   const levels = zoom.height + (zoom.data.module ? 1 : 0);
@@ -68,11 +71,21 @@ const draw = () => {
   const first = zoom.depth + (zoom.data.module ? 0 : 1);
   const scale = height / (zoom.x1 - zoom.x0 || 1);
   const shown = [];
+  const smaller = []; // runs of modules that are less high than a line
   const collect = (place) => {
-    const tall = (place.x1 - place.x0) * scale;
-    if (tall < ROW || place.depth - first >= columns) return;
     if (place.data.module) shown.push(place);
-    (place.children || []).forEach(collect);
+    if (place.depth + 1 - first >= columns) return;
+    let run = null;
+    for (const child of place.children || []) {
+      if ((child.x1 - child.x0) * scale >= ROW) {
+        run = null;
+        collect(child);
+      } else if (child.value > 0) {
+        if (!run) smaller.push(run = { parent: place, x0: child.x0, count: 0 });
+        run.x1 = child.x1;
+        run.count += 1;
+      }
+    }
   };
   if (!empty) collect(zoom);
   const text = figureNamed(state.size).text;
@@ -108,6 +121,15 @@ const draw = () => {
       else this.removeAttribute("aria-expanded");
       this.setAttribute("aria-label", [module.title, module.class, ...describe(module).map(([each, words, part]) => each.name + " " + words + (part ? ", " + part : ""))].join("; "));
     });
+  const runs = smaller.filter((run) => (run.x1 - run.x0) * scale >= ROW);
+  tree.selectAll("div.small").data(runs).join("div").attr("class", "small").attr("aria-hidden", "true").each(function (run) {
+    const column = run.parent.depth + 1 - first;
+    this.title = plural(run.count, "smaller module") + ": zoom in";
+    this.style.left = left(column) + "px";
+    this.style.width = left(column + 1) - left(column) + "px";
+    this.style.top = (run.x0 - zoom.x0) * scale + "px";
+    this.style.height = (run.x1 - run.x0) * scale + "px";
+  });
   const roving = shown.find((place) => place.data.module === state.focus) || shown.find((place) => place.data.module === state.selected) || shown[0];
   tree.selectAll("div.block").attr("tabindex", (place) => (place === roving ? "0" : "-1"));
   document.getElementById("out").disabled = !zoom.parent || !zoom.parent.data.module;
@@ -119,13 +141,14 @@ const legend = () => {
   const item = (kind, ...words) => make("li", {}, make("i", { class: "block " + kind, "aria-hidden": "true" }), ...words);
   if (state.colour === "class") {
     const colours = [...classColours[state.file]];
-    list.replaceChildren(...colours.map(([title, index]) => item("c" + index, name(title))), item("other", "other classes"));
+    const others = currentFile().modules.some((module) => !classColours[state.file].has(module.class));
+    list.replaceChildren(...colours.map(([title, index]) => item("c" + index, name(title))), ...(others ? [item("other", "other classes")] : []));
   } else {
     const { best, worst } = known(figureNamed(state.colour));
     const ends = state.colour === "error" ? [(-10 * best).toFixed(0) + " dB or better", (-10 * worst).toFixed(0) + " dB"] : ["none", "all"];
     list.replaceChildren(make("li", { class: "scale" }, ends[0], make("i", { class: "ramp", "aria-hidden": "true" }), ends[1]));
   }
-  list.append(make("li", { class: "faint" }, "Empty space beside a module is work of its own."));
+  list.append(make("li", { class: "faint" }, "Empty space beside a module is work of its own; hatched are modules too small to show."));
 };
 
 // --- Moving around ---
@@ -149,8 +172,9 @@ const focusOn = (module) => {
 };
 
 const moduleAt = (event) => {
-  const element = event.target.closest && event.target.closest("#icicle .block");
-  return element ? element.__data__.data.module : null;
+  const element = event.target.closest && event.target.closest("#icicle .block, #icicle .small");
+  if (!element) return null;
+  return (element.__data__.parent && element.className === "small" ? element.__data__.parent : element.__data__).data.module;
 };
 box.addEventListener("click", (event) => {
   const module = moduleAt(event);

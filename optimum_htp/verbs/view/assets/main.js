@@ -36,7 +36,8 @@ document.getElementById("tabs").append(...VIEWS.map(([key, title], index) => mak
   },
 }, title)));
 
-const open = (module, node) => {
+const open = (module, node, lost = "") => {
+  state.lost = lost;
   if (state.file !== module.file) state.file = module.file;
   state.selected = module;
   state.zoom = zoomFor(module);
@@ -66,8 +67,8 @@ const route = () => {
   wantedNode = undefined;
   if (module) open(module, node);
   else {
-    open(state.selected);
-    if (hash.includes("/")) document.getElementById("note").textContent = "There is no module " + visible(hash) + " here; this is the root.";
+    const lost = hash.includes("/") ? "There is no module " + visible(hash) + " here." : "";
+    open(state.selected, undefined, lost);
   }
 };
 

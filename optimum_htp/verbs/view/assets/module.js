@@ -32,7 +32,7 @@ const nodeEntry = (file, node, expanded) => {
   const type = outputs.length && outputs[0] >= 0 ? texts[tensors.type[outputs[0]]] : "";
   const call = nodes.call[node];
   const summary = make("summary", {}, make("b", {}, name(texts[nodes.operator[node]])), " ", name(texts[nodes.name[node]] || "(no name)", "grow"),
-    call !== undefined ? make("span", { class: "faint" }, "call " + call) : null, make("span", { class: "type" }, type), evidence(source));
+    call !== undefined ? make("span", { class: "faint" }, "call " + call) : null, make("span", { class: "type" }, type || "type unknown"), evidence(source));
   const entry = make("details", { class: "node", "data-node": node }, summary);
   const fill = () => {
     if (entry.children.length > 1) return;
@@ -111,12 +111,13 @@ const weightTable = (file, module) => {
   const rows = module.weights.map((index) => file.weights[index]);
   const lost = rows.some((row) => !row[4].length && !texts[row[6]] && row[2] > 1);
   return make("section", {}, make("h3", {}, "Weights ", make("span", { class: "faint" }, bytes(rows.reduce((sum, row) => sum + (row[3] || 0), 0)))),
-    table("The weights of " + module.title, [["PyTorch name"], ["In the file"], ["Type"], ["Elements", true], ["Size", true], ["Changed"]], rows, (row) => {
+    table("The weights of " + module.title, [["PyTorch name, and in the file"], ["Type"], ["Elements", true], ["Size", true], ["Changed"]], rows, (row) => {
       const called = texts[file.tensors.name[row[0]]];
       const own = row[4].map((text) => texts[text]);
       const kind = texts[row[6]];
-      return [own.length ? own.flatMap((each, index) => [index ? make("br") : null, name(each)]).filter(Boolean) : make("span", { class: "faint" }, kind && kind !== "parameter" ? kind : row[2] > 1 ? "unknown" : "constant"),
-        own[0] === called ? make("span", { class: "faint" }, "the same") : name(called), make("span", { class: "type" }, texts[file.tensors.type[row[0]]]), count(row[2]), bytes(row[3]), row[5].map((text) => texts[text]).filter((word) => word !== "same").join(", ")];
+      const unnamed = kind && kind !== "parameter" ? kind : row[2] > 1 ? "unknown" : "constant";
+      return [[...(own.length ? own.flatMap((each, index) => [index ? make("br") : "", name(each)]) : [unnamed]), ...(own[0] === called ? [] : [make("br"), make("span", { class: "faint" }, name(called))])],
+        make("span", { class: "type" }, texts[file.tensors.type[row[0]]]), count(row[2]), bytes(row[3]), row[5].map((text) => texts[text]).filter((word) => word !== "same").join(", ")];
     }),
     lost ? make("p", { class: "faint" }, "Weights without a PyTorch name have lost it in the export. Their values say which they are: give --model MODEL, or run ", make("code", {}, "optimum-cli htp params PKG --model MODEL"), " once.") : null);
 };
