@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -512,28 +513,35 @@ def test_command_line(package: Path, optimized: Path, tmp_path: Path, capsys: py
     for wrong, message in (
         (["-o", "x.html"], "instead of the page"),
         (["--no-browser"], "--no-browser is for --serve"),
+        (["--model", "m"], "--model is what --compare compares with"),
     ):
         assert main([*arguments, *wrong]) == 2
         assert message in capsys.readouterr().err
 
 
-def test_serve(package: Path, optimized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve(
+    package: Path, optimized: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is started on this machine alone, with both models, what is known of their nodes, and what measures more."""
     model_explorer = pytest.importorskip("model_explorer", reason="Model Explorer is not installed")
     started: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr(
         model_explorer, "visualize_from_config", lambda config, **options: started.append((config, options))
     )
-    assert main(["view", str(optimized), "--diff", str(package), "--serve", "--no-browser"]) == 0
+    other = optimized.with_name("model_optimized.onnx")
+    shutil.copy(optimized, other)
+    assert main(["view", str(optimized), "--diff", str(package), "--serve"]) == 2
+    assert "give one another name" in capsys.readouterr().err
+    assert main(["view", str(other), "--diff", str(package), "--serve", "--no-browser"]) == 0
     ((config, options),) = started
     assert options == {
         "host": "127.0.0.1",
         "extensions": ["model_explorer_onnx", "optimum_htp.explorer_extension"],
         "no_open_in_browser": True,
     }
-    assert [source["url"] for source in config.model_sources] == [str(package / "model.onnx"), str(optimized)]
+    assert [source["url"] for source in config.model_sources] == [str(package / "model.onnx"), str(other)]
     assert [json.loads(text)["main_graph"]["name"] for text in config.node_data_list] == ["evidence", "parameters"]
-    assert set(config.node_data_target_models) == {"model.onnx"}
+    assert set(config.node_data_target_models) == {other.name}
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,11 @@ def _refuse_idle(args: Namespace) -> None:
         raise HtpError(
             "--model-explorer and --serve are instead of the page: leave out -o and --markdown, or run it twice"
         )
+    if args.model_explorer == "":
+        raise HtpError("--model-explorer: an empty name; give the directory to write into")
+    explores = args.serve or args.model_explorer is not None
+    if explores and args.model is not None and args.compare is not RUN:
+        raise HtpError("--model is what --compare compares with, when it is run: give --compare without a file")
     if args.no_browser and not args.serve:
         raise HtpError("--no-browser is for --serve: give both")
     if args.runs is not None and args.profile is not RUN:

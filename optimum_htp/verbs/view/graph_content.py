@@ -183,7 +183,9 @@ def _modules(graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]) -> tup
             tagged[tag.tag].append(rows[key])
     unknown = next((tag for tag in tagged if graph.roots.find(tag) is None), None)
     if unknown is not None:
-        raise PackageError(f"{graph.model.path}: {unknown!r}, the tag of a node, names no module; export the model again")
+        raise PackageError(
+            f"{graph.model.path}: {unknown!r}, the tag of a node, names no module; export the model again"
+        )
     modules: list[Module] = []
     numbers: dict[str, int] = {}
     for root in graph.roots:

@@ -30,18 +30,18 @@ def serve(gathered: Gathered, *, browser: bool = True) -> None:
     """
     check_installed()
     shown = gathered.shown
-    names = Counter(each.graph.model.path.name for each in shown)
-    same = [name for name, count in names.items() if count > 1]
+    paths = list(dict.fromkeys(path for each in shown for path in _models(each)))
+    names = Counter(path.name for path in paths)
+    same = [str(path) for path in paths if names[path.name] > 1]
     if same:
-        listed = ", ".join(each.name for each in shown if each.graph.model.path.name == same[0])
         raise HtpError(
-            f"Model Explorer tells models apart by the names of their files, and several are {same[0]} ({listed}): "
-            "choose one with --file"
+            f"Model Explorer tells models apart by the names of their files, and these have the same: {', '.join(same)}; "
+            "choose one with --file, or give one another name"
         )
     import model_explorer
 
     config = model_explorer.config()
-    for path in dict.fromkeys(path for each in shown for path in _models(each)):
+    for path in paths:
         config.add_model_from_path(str(path))
     for each in shown:
         for figure in each.figures:

@@ -68,6 +68,8 @@ def model_explorer(
         PosixPath('explorer/model/time.json')
     """
     opened, target = as_package(package), Path(directory)
+    if not str(directory):
+        raise HtpError("the directory is an empty name; give one")
     check_directory(opened, target, file=file, overwrite=overwrite)  # first, because it is quick to refuse
     gathered = gather(opened, file=file, profile=profile, compare=compare, other=other)
     return write_node_data(gathered, target, overwrite=overwrite)
@@ -130,13 +132,14 @@ def gather(
     graphs = {name: tagged_file(chosen, package=package) for name, chosen in package.matching(file).items()}
     shown = {name: Shown(name, graph, Drawn.of(graph.model)) for name, graph in graphs.items()}
     for each in shown.values():
-        each.figures += known_figures(each.graph, each.drawn)
+        each.figures += (figure for figure in known_figures(each.graph, each.drawn) if figure.values)
     models = {name: graph.model for name, graph in graphs.items()}
     drawn = {name: each.drawn for name, each in shown.items()}
     for verb, given, read in (("profile", profile, profile_figures), ("compare", compare, compare_figures)):
         if given is not None:
             for name, figure in read_given(verb, given, models, partial(read, graphs=graphs, drawn=drawn)):
-                shown[name].figures.append(figure)
+                if figure.values:
+                    shown[name].figures.append(figure)
     not_paired = _pair(package, shown, other) if other is not None else {}
     return Gathered(package, list(shown.values()), not_paired)
 
