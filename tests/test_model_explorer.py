@@ -19,7 +19,7 @@ from optimum_htp import model_explorer, profile
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import CallTree, ModuleInfo, ModuleTree, NodeTag, Root, Roots
-from optimum_htp.onnxfile import OnnxModel, read_content, read_model
+from optimum_htp.onnxfile import OnnxModel, graph_digest, read_content, read_model
 from optimum_htp.package import HtpOptions, HtpPackage, strip_tags, tagged_file, write_tags
 from optimum_htp.package.namespaces import Namespaces, says_the_tag
 from optimum_htp.package.node_metadata import NAMESPACE
@@ -469,6 +469,12 @@ def test_a_place_that_is_no_place(where: str, message: str, package: Path, tmp_p
     assert not (package / "x").exists()
 
 
+def another_phase(package: Path, phase: str) -> dict[str, Any]:
+    (digest,) = (graph_digest(file.model) for file in HtpPackage(package).files.values())
+    phases = [{"file": "model.onnx", "phase": phase, "nodes": []}]
+    return {"package": "x", "digests": {"model.onnx": digest}, "phases": phases}
+
+
 def test_reports_that_are_not_of_this_package(package: Path, optimized: Path, tmp_path: Path) -> None:
     """Nothing is written then."""
     other = profile(optimized, runs=1, warmup=0, reference=package).to_dict()
@@ -476,6 +482,7 @@ def test_reports_that_are_not_of_this_package(package: Path, optimized: Path, tm
     for given, message in (
         (other, "it measured another graph"),
         ({**other, "digests": 1}, "not a report of `profile`"),
+        (another_phase(package, "../../x"), "not a report of `profile`.*is neither a phase nor a branch"),
         (tmp_path / "list.json", "not a report of `profile`"),
         (tmp_path / "none.json", "no such file"),
     ):

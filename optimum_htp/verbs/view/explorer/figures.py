@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from re import sub
+from re import fullmatch, sub
 from typing import Any
 
 from optimum_htp.hierarchy import NodeKey
@@ -196,7 +196,12 @@ def _that_ran(model: OnnxModel, branch: str) -> Iterator[NodeKey]:
 
 
 def _named(kind: str, name: str, part: str) -> tuple[str, str]:
-    """The kind and the name of a figure, of a phase or a branch if there are several."""
+    """The kind and the name of a figure, of a phase or a branch if there are several: it is in the name of a file.
+
+    Raises ValueError if that is none.
+    """
+    if not fullmatch(r"[a-z ]{0,40}", part):
+        raise ValueError(f"{part!r:.80} is neither a phase nor a branch")
     return (f"{kind}-{part.replace(' ', '-')}", f"{name}, {part}") if part else (kind, name)
 
 
