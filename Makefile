@@ -21,10 +21,10 @@ DEMO := .demo/minilm
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection faults kills reference lint format clean distclean
+.PHONY: help demo test sweep bench compat projection faults kills reference d3 lint format clean distclean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module tree, and use it
 	rm -rf $(DEMO)
@@ -58,6 +58,10 @@ kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leav
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py
+
+d3: ## Build the part of d3 that view draws with; needs npm
+	cd vendor/d3 && npm ci --ignore-scripts --no-audit --no-fund && node node_modules/esbuild/install.js && npm run --silent build
+	cp vendor/d3/node_modules/d3-hierarchy/LICENSE optimum_htp/verbs/view/assets/d3.LICENSE
 
 lint: $(VENV)/.installed-lint ## Check style and types
 	$(BIN)/ruff check .

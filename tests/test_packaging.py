@@ -131,8 +131,8 @@ def test_wheel_metadata(wheel: Path, project: dict) -> None:
         entry_points.read_string(archive.read(information.replace("METADATA", "entry_points.txt")).decode())
     assert metadata["Name"] == "optimum-htp"
     assert metadata["Version"] == project["project"]["version"]
-    assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata.get_all("License-File") == ["LICENSE"]
+    assert metadata["License-Expression"] == "Apache-2.0 AND ISC"
+    assert metadata.get_all("License-File") == ["LICENSE", "optimum_htp/verbs/view/assets/d3.LICENSE"]
     assert dict(entry_points["console_scripts"]) == {"optimum-htp": "optimum_htp.__main__:main"}
 
 

@@ -29,7 +29,7 @@ _MAX_BODIES = 8  # whose tensors get types: each costs as much as the graphs aro
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class ModuleContent:
     """A module, or one more name of a module; `parent` is the number of the one above it, None for a root."""
 
     row: ModuleRow
@@ -56,7 +56,7 @@ class NodeContent:
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class WeightContent:
     """An initializer.
 
     Attributes:
@@ -97,10 +97,10 @@ class FileContent:
     name: str
     graph: TaggedGraph
     counts: TagCounts
-    modules: tuple[Module, ...]
+    modules: tuple[ModuleContent, ...]
     nodes: tuple[NodeContent, ...]
     tensors: tuple[tuple[str, str], ...]
-    weights: tuple[Weight, ...]
+    weights: tuple[WeightContent, ...]
     untyped: str
 
     @property
@@ -175,7 +175,9 @@ def type_text(value: Value) -> str:
     return f"{element_type(value.elem_type).name}[{', '.join(sizes)}]"
 
 
-def _modules(graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]) -> tuple[list[Module], dict[str, int]]:
+def _modules(
+    graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]
+) -> tuple[list[ModuleContent], dict[str, int]]:
     """The modules of all roots, and the number of each by its tag."""
     tagged: defaultdict[str, list[NodeRow]] = defaultdict(list)
     for key, tag in graph.tags.items():
@@ -186,7 +188,7 @@ def _modules(graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]) -> tup
         raise PackageError(
             f"{graph.model.path}: {unknown!r}, the tag of a node, names no module; export the model again"
         )
-    modules: list[Module] = []
+    modules: list[ModuleContent] = []
     numbers: dict[str, int] = {}
     for root in graph.roots:
         paths = {tag: root.tree.path_of_tag(tag) for tag in tagged}
@@ -195,7 +197,7 @@ def _modules(graph: TaggedGraph, rows: Mapping[tuple[str, int], NodeRow]) -> tup
         for row in module_rows(root, nodes, known=_is_traced(root)):
             del above[row.depth :]
             numbers[row.tag] = len(modules)
-            modules.append(Module(row, above[-1] if above else None))
+            modules.append(ModuleContent(row, above[-1] if above else None))
             above.append(numbers[row.tag])
     return modules, numbers
 
@@ -237,11 +239,11 @@ def _types(model: OnnxModel) -> tuple[dict[tuple[str, str], Value], str]:
 
 def _weights(
     graph: TaggedGraph,
-    modules: list[Module],
+    modules: list[ModuleContent],
     nodes: Iterable[NodeContent],
     stored: Mapping[tuple[str, str], int],
     parameters: Mapping[tuple[str, str], StoredParameter],
-) -> Iterable[Weight]:
+) -> Iterable[WeightContent]:
     """The initializers of all graphs."""
     readers: defaultdict[int, list[int]] = defaultdict(list)
     for node in nodes:
@@ -266,7 +268,7 @@ def _weights(
             module = numbers.get(owner) if owner is not None else None
             if module is None and tags:
                 module = _lowest(tags, numbers)
-            yield Weight(
+            yield WeightContent(
                 tensor=tensor,
                 names=names,
                 changes=known.changes if known is not None else (),

@@ -91,7 +91,7 @@ const nodeList = (file, module, wanted) => {
   };
   if (all) all.addEventListener("change", show);
   show();
-  const heading = make("h3", {}, "Nodes ", make("span", { class: "faint" }, count(module.own) + " of its own, " + count(module.nodes) + " with those below"));
+  const heading = make("h3", {}, "Nodes ", make("span", { class: "faint" }, count(module.own) + (all ? " of its own, " + count(module.nodes) + " with those below" : "")));
   return make("section", {}, make("div", { class: "row" }, heading, all ? make("label", {}, all, " Show those below too") : null), list);
 };
 
@@ -111,13 +111,14 @@ const weightTable = (file, module) => {
   const rows = module.weights.map((index) => file.weights[index]);
   const lost = rows.some((row) => !row[4].length && !texts[row[6]] && row[2] > 1);
   return make("section", {}, make("h3", {}, "Weights ", make("span", { class: "faint" }, bytes(rows.reduce((sum, row) => sum + (row[3] || 0), 0)))),
-    table("The weights of " + module.title, [["PyTorch name, and in the file"], ["Type"], ["Elements", true], ["Size", true], ["Changed"]], rows, (row) => {
+    table("The weights of " + module.title, [["PyTorch name, and in the file"], ["Type, and what was done to it"], ["Elements", true], ["Size", true]], rows, (row) => {
       const called = texts[file.tensors.name[row[0]]];
       const own = row[4].map((text) => texts[text]);
       const kind = texts[row[6]];
+      const changes = row[5].map((text) => texts[text]).filter((word) => word !== "same");
       const unnamed = kind && kind !== "parameter" ? kind : row[2] > 1 ? "unknown" : "constant";
       return [[...(own.length ? own.flatMap((each, index) => [index ? make("br") : "", name(each)]) : [unnamed]), ...(own[0] === called ? [] : [make("br"), make("span", { class: "faint" }, name(called))])],
-        make("span", { class: "type" }, texts[file.tensors.type[row[0]]]), count(row[2]), bytes(row[3]), row[5].map((text) => texts[text]).filter((word) => word !== "same").join(", ")];
+        [make("span", { class: "type" }, texts[file.tensors.type[row[0]]]), ...(changes.length ? [make("br"), make("span", { class: "faint" }, changes.join(", "))] : [])], count(row[2]), bytes(row[3])];
     }),
     lost ? make("p", { class: "faint" }, "Weights without a PyTorch name have lost it in the export. Their values say which they are: give --model MODEL, or run ", make("code", {}, "optimum-cli htp params PKG --model MODEL"), " once.") : null);
 };
