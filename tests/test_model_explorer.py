@@ -349,10 +349,19 @@ def optimized(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def test_files_of_several_graphs_have_their_ids(tmp_path: Path) -> None:
+    """Those of one graph have none: Model Explorer calls it otherwise where it is the second model's."""
+    path = save(tmp_path / "exotic.onnx", EXOTIC)
+    report = model_explorer(path, tmp_path / "out")
+    document = json.loads(report.files[0].node_data["evidence"].read_text())
+    assert list(document) == ["net", "node_1/else_branch/node/body", "[function]local::F"]
+    assert {result["value"] for graph in document.values() for result in graph["results"].values()} == {"scope"}
+    assert list(report.files[0].node_data) == ["evidence"]  # it has no initializers
+
+
 def values(path: Path) -> dict[str, Any]:
     """The values of the nodes of the main graph in a file of node data."""
-    (graph,) = json.loads(path.read_text()).values()
-    return {node: result["value"] for node, result in graph["results"].items()}
+    return {node: result["value"] for node, result in json.loads(path.read_text())["results"].items()}
 
 
 def test_node_data_of_a_package(package: Path, drawn_by_adapter: Loader, tmp_path: Path) -> None:
@@ -547,7 +556,8 @@ def test_serve(
         "no_open_in_browser": True,
     }
     assert [source["url"] for source in config.model_sources] == [str(package / "model.onnx"), str(other)]
-    assert [json.loads(text)["main_graph"]["name"] for text in config.node_data_list] == ["evidence", "parameters"]
+    data = [json.loads(text) for text in config.node_data_list]
+    assert [document["main_graph (2)"]["name"] for document in data] == ["evidence", "parameters"]
     assert set(config.node_data_target_models) == {other.name}
 
 
@@ -575,7 +585,7 @@ def test_the_extension_measures(run_extension: Callable[..., dict[str, Any]], pa
     assert [each["id"] for each in asked] == ["batch_size", "sequence_length", "runs"]
     asked = run_extension("get_config_editors", "optimum_htp_compare")["configEditors"]
     assert [each["id"] for each in asked] == ["reference", "model", "batch_size", "sequence_length"]
-    shown = {"modelPath": str(optimized), "graphId": "main_graph"}
+    shown = {"modelPath": str(optimized), "graphId": "main_graph (2)"}
     sizes = {"batch_size": 1, "sequence_length": "", "runs": 1}
     (time,) = run_extension("run", "optimum_htp_profile", **shown, configValues=sizes)["result"]
     assert time["name"] == "time (µs)"

@@ -7,6 +7,7 @@ answers with the values of the nodes of one graph. It is tested with the release
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from re import sub
 from typing import Any
 
 from model_explorer import node_data_builder, node_data_provider
@@ -78,11 +79,12 @@ class Measurements(node_data_provider.NodeDataProvider):  # type: ignore[misc]  
     ) -> Any:
         """The values of the nodes of one graph; what is at fault is shown to the user as it stands."""
         try:
-            data = [
-                _node_data(document[graph_id])
-                for document in (figure.document() for figure in _measured(provider_id, model_path, config_values))
-                if graph_id in document
-            ]
+            documents = [figure.document() for figure in _measured(provider_id, model_path, config_values)]
+            # Of several models that are open, graphs of the same name are numbered.
+            for name in (graph_id, sub(r" \(\d+\)$", "", graph_id)):
+                data = [_node_data(document[name]) for document in documents if name in document]
+                if data:
+                    break
             if not data:
                 raise HtpError(f"nothing that was measured is a node of {graph_id}")
         except HtpError as error:

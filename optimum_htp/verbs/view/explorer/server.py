@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
+from optimum_htp.verbs.view.explorer.drawn import Drawn
 from optimum_htp.verbs.view.explorer.verb import Gathered, Shown
 
 LOOPBACK = "127.0.0.1"
@@ -30,7 +32,8 @@ def serve(gathered: Gathered, *, browser: bool = True) -> None:
     """
     check_installed()
     shown = gathered.shown
-    paths = list(dict.fromkeys(path for each in shown for path in _models(each)))
+    models = {path: drawn for each in shown for path, drawn in _models(each)}
+    paths = list(models)
     names = Counter(path.name for path in paths)
     same = [str(path) for path in paths if names[path.name] > 1]
     if same:
@@ -43,12 +46,30 @@ def serve(gathered: Gathered, *, browser: bool = True) -> None:
     config = model_explorer.config()
     for path in paths:
         config.add_model_from_path(str(path))
+    ids = _ids_together(list(models.values()))
     for each in shown:
+        path = each.graph.model.path
+        renamed = ids[paths.index(path)]
         for figure in each.figures:
-            config.add_node_data(figure.name, json.dumps(figure.document()), model_name=each.graph.model.path.name)
+            document = {renamed[graph]: values for graph, values in figure.document().items()}
+            config.add_node_data(figure.name, json.dumps(document), model_name=path.name)
     model_explorer.visualize_from_config(config, host=LOOPBACK, extensions=EXTENSIONS, no_open_in_browser=not browser)
 
 
-def _models(shown: Shown) -> list[Path]:
+def _models(shown: Shown) -> list[tuple[Path, Drawn]]:
     """The files to load: that of the package, and with another package both, what the tool was given first."""
-    return [shown.graph.model.path] if shown.sides is None else list(shown.sides[:2])
+    if shown.sides is None:
+        return [(shown.graph.model.path, shown.drawn)]
+    return list(zip(shown.sides.models, shown.sides.drawn, strict=True))
+
+
+def _ids_together(models: Sequence[Drawn]) -> list[dict[str, str]]:
+    """What the graphs of each model are called where all are loaded: of those with the same id, all but the first."""
+    seen: Counter[str] = Counter()
+    renamed: list[dict[str, str]] = []
+    for drawn in models:
+        renamed.append({})
+        for graph in drawn.graphs.values():
+            seen[graph] += 1
+            renamed[-1][graph] = graph if seen[graph] == 1 else f"{graph} ({seen[graph]})"
+    return renamed

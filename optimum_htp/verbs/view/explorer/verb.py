@@ -75,29 +75,44 @@ def model_explorer(
     return write_node_data(gathered, target, overwrite=overwrite)
 
 
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Two ONNX files, of which a tool made the second from the first.
+
+    Attributes:
+        models: Where they are: the one on the left, and the one on the right.
+        drawn: What their nodes are called.
+        mapping: Which nodes go with each other.
+    """
+
+    models: tuple[Path, Path]
+    drawn: tuple[Drawn, Drawn]
+    mapping: Mapping[str, Any]
+
+
 @dataclass(slots=True)
 class Shown:
-    """What is shown of one ONNX file, before it is written anywhere.
-
-    `sides` has, with another package, the file before the tool, the file after it, and the mapping between their nodes.
-    """
+    """What is shown of one ONNX file, before it is written anywhere; `sides` only with another package."""
 
     name: str
     graph: TaggedGraph
     drawn: Drawn
     figures: list[Figure] = field(default_factory=list)
-    sides: tuple[Path, Path, Mapping[str, Any]] | None = None
+    sides: Sides | None = None
 
     def contents(self) -> Iterator[tuple[str, bytes]]:
         """The files to write, by their names, and their content."""
         for figure in self.figures:
-            yield _file(self.name, figure.kind), _json(figure.document())
+            document = figure.document()
+            # Of one graph alone, without its id: Model Explorer calls a graph otherwise if another model has one of its name.
+            only_main = [*document] == [self.drawn.graphs[""]]
+            yield _file(self.name, figure.kind), _json(document[self.drawn.graphs[""]] if only_main else document)
         if self.sides is not None:
-            yield _file(self.name, NAVIGATION), _json(self.sides[2])
+            yield _file(self.name, NAVIGATION), _json(self.sides.mapping)
 
     def written(self, directory: Path) -> ExplorerFile:
         """What is reported of it."""
-        left, right, mapping = self.sides or (None, None, None)
+        left, right = self.sides.models if self.sides is not None else (None, None)
         return ExplorerFile(
             name=self.name,
             model=self.graph.model.path,
@@ -105,7 +120,7 @@ class Shown:
             drawn=len(self.drawn.nodes),
             node_data={figure.kind: directory / _file(self.name, figure.kind) for figure in self.figures},
             figures={figure.kind: len(figure.values) for figure in self.figures},
-            navigation=directory / _file(self.name, NAVIGATION) if mapping is not None else None,
+            navigation=directory / _file(self.name, NAVIGATION) if self.sides is not None else None,
             left=left,
             right=right,
         )
@@ -177,7 +192,8 @@ def _pair(package: HtpPackage, shown: Mapping[str, Shown], other: str | Path | H
         if _by_tools(ours) >= _by_tools(theirs):
             sides.reverse()
         (before, left), (after, right) = sides
-        shown[name].sides = before.model.path, after.model.path, navigation(before, after, (left, right))
+        mapping = navigation(before, after, (left, right))
+        shown[name].sides = Sides((before.model.path, after.model.path), (left, right), mapping)
     return not_paired
 
 
