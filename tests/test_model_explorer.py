@@ -19,8 +19,8 @@ from optimum_htp import model_explorer, profile
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import CallTree, ModuleInfo, ModuleTree, NodeTag, Root, Roots
-from optimum_htp.onnxfile import OnnxModel, graph_digest, read_content, read_model
-from optimum_htp.package import HtpOptions, HtpPackage, strip_tags, tagged_file, write_tags
+from optimum_htp.onnxfile import OnnxModel, read_content, read_model
+from optimum_htp.package import HtpOptions, HtpPackage, fingerprint, strip_tags, tagged_file, write_tags
 from optimum_htp.package.namespaces import Namespaces, says_the_tag
 from optimum_htp.package.node_metadata import NAMESPACE
 from optimum_htp.tagging import TaggedGraph
@@ -479,9 +479,9 @@ def test_a_place_that_is_no_place(where: str, message: str, package: Path, tmp_p
 
 
 def another_phase(package: Path, phase: str) -> dict[str, Any]:
-    (digest,) = (graph_digest(file.model) for file in HtpPackage(package).files.values())
+    (own,) = map(fingerprint, HtpPackage(package).files.values())
     phases = [{"file": "model.onnx", "phase": phase, "nodes": []}]
-    return {"package": "x", "digests": {"model.onnx": digest}, "phases": phases}
+    return {"package": "x", "fingerprints": {"model.onnx": own}, "phases": phases}
 
 
 def test_reports_that_are_not_of_this_package(package: Path, optimized: Path, tmp_path: Path) -> None:
@@ -489,8 +489,8 @@ def test_reports_that_are_not_of_this_package(package: Path, optimized: Path, tm
     other = profile(optimized, runs=1, warmup=0, reference=package).to_dict()
     (tmp_path / "list.json").write_text("[]")
     for given, message in (
-        (other, "it measured another graph"),
-        ({**other, "digests": 1}, "not a report of `profile`"),
+        (other, "it is of another model"),
+        ({**other, "fingerprints": 1}, "not a report of `profile`"),
         (another_phase(package, "../../x"), "not a report of `profile`.*is neither a phase nor a branch"),
         (tmp_path / "list.json", "not a report of `profile`"),
         (tmp_path / "none.json", "no such file"),

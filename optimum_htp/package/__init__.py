@@ -6,6 +6,7 @@
 | whose tags a file has that a tool changed, or made from another | `resolver`, by a file's own `skeleton` too |
 | the tagged graphs that a file was merged from | `copies` |
 | which files of two packages belong together | `pairing` |
+| whether a report is of a file | `fingerprints` |
 | metadata on nodes: keys, options, writing, stripping | `node_metadata`; for all files of a package `write` |
 | metadata on models: a mark for each tagged graph | `marks` |
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
@@ -46,6 +47,7 @@ from optimum_htp.package.configs import (
 )
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
+from optimum_htp.package.fingerprints import fingerprint
 from optimum_htp.package.json_files import parse_config, read_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways

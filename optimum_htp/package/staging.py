@@ -20,6 +20,7 @@ from optimum_htp.package.links import refuse_ways
 from optimum_htp.package.locking import STAGING, WriterLock
 from optimum_htp.package.recovery import MOVES, NEW, Moves, clear_up, remove_staged, settle
 
+_ATTEMPTS = 1_000  # more writers than that never get in the way; in `/proc` nothing can be made, and it says the same
 _STAGED = re.compile(rf"[/\\]?{re.escape(STAGING)}(-\d+)?([/\\]{NEW}\b)?")
 
 
@@ -44,15 +45,20 @@ class StagedDirectory:
     def __enter__(self) -> StagedDirectory:
         with contextlib.ExitStack() as on_failure, writing(self.output):
             on_failure.callback(self._remove)
+            attempts = 0
             while not self._lock.is_held:
                 with uninterrupted():
                     self._make(self.output)
                     # Whoever made it and failed may have taken it away again: then once more.
                     if not self.output.is_dir() and os.path.lexists(self.output) and not self.output.is_dir():
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                with contextlib.suppress(FileNotFoundError):  # whoever was at work is done: once more
+                try:
                     self._lock.make_root()
                     self._lock.acquire()
+                except FileNotFoundError:  # whoever was at work is done: once more
+                    attempts += 1
+                    if attempts == _ATTEMPTS:
+                        raise
             with uninterrupted():
                 clear_up(self._lock.root, self.output)
                 self.path.mkdir()

@@ -256,7 +256,7 @@ class CompareReport:
         provider: ONNX Runtime's execution provider.
         parts: The files; a merged decoder and a model that generates twice, for each branch or phase.
         not_compared: The files that were not compared, and why.
-        digests: What each file that was compared is recognized by, whatever its name: `onnxfile.graph_digest` of its graph.
+        fingerprints: What each file that was compared is recognized by, whatever its name and its tags.
     """
 
     package: str
@@ -264,7 +264,7 @@ class CompareReport:
     provider: str
     parts: tuple[PartComparison, ...]
     not_compared: Mapping[str, str] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -291,6 +291,6 @@ class CompareReport:
             "ok": self.ok,
             "coverage": self.coverage,
             "not_compared": dict(self.not_compared),
-            "digests": dict(self.digests),
+            "fingerprints": dict(self.fingerprints),
             "files": [part.to_dict() for part in self.parts],
         }

@@ -38,7 +38,7 @@ from optimum_htp.models import (
     part_phases,
     phases,
 )
-from optimum_htp.onnxfile import OnnxModel, graph_digest
+from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import (
     CutFrom,
     HtpPackage,
@@ -46,6 +46,7 @@ from optimum_htp.package import (
     as_package,
     check_renamed,
     cut_from,
+    fingerprint,
     partners,
     tagged_file,
     traits_of,
@@ -165,7 +166,7 @@ def compare(
         provider=options.provider,
         parts=parts,
         not_compared=refused,
-        digests={part.file: graph_digest(package.files[part.file].model) for part in parts},
+        fingerprints={name: fingerprint(package.files[name]) for name in {part.file: None for part in parts}},
     )
 
 

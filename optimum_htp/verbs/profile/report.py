@@ -27,7 +27,7 @@ class ProfileReport:
         onnxruntime: Its version.
         phases: What was run.
         notes: What to know when reading the times.
-        digests: What each file that was run is recognized by, whatever its name: `onnxfile.graph_digest` of its graph.
+        fingerprints: What each file that was run is recognized by, whatever its name and its tags.
     """
 
     package: str
@@ -38,7 +38,7 @@ class ProfileReport:
     onnxruntime: str
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
-    digests: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     _traits: tuple[FileTraits, ...] = field(default=(), repr=False)
 
     @property
@@ -76,7 +76,7 @@ class ProfileReport:
             "runs": self.runs,
             "onnxruntime": self.onnxruntime,
             "notes": list(self.notes),
-            "digests": dict(self.digests),
+            "fingerprints": dict(self.fingerprints),
             "phases": [phase.to_dict() for phase in self.phases],
         }
 

@@ -17,8 +17,7 @@ from optimum_htp.models import (
     InputSizes,
     check_provider,
 )
-from optimum_htp.onnxfile import graph_digest
-from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, tagged_file, traits_of
+from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.joiner import Joiner
@@ -125,7 +124,7 @@ def profile(
         onnxruntime=str(onnxruntime.__version__),
         phases=tuple(profiles),
         notes=tuple(notes),
-        digests={match.name: graph_digest(match.model) for match in files},
+        fingerprints={match.name: fingerprint(match) for match in files},
         _traits=traits_of(files),
     )
 

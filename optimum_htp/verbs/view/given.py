@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from optimum_htp.errors import HtpError, reason
-from optimum_htp.onnxfile import OnnxModel, graph_digest
 from optimum_htp.package import read_small
 
 _T = TypeVar("_T")
@@ -38,39 +37,38 @@ class OfAnother(Exception):
 
 
 def read_given(
-    verb: str, given: Given, models: Mapping[str, OnnxModel], read: Callable[[Mapping[str, Any], FileOf], _T]
+    verb: str, given: Given, shown: Mapping[str, str], read: Callable[[Mapping[str, Any], FileOf], _T]
 ) -> _T:
-    """What a function reads from a report, whose files it is told.
+    """What a function reads from a report, which it is told the files of.
 
-    Raises HtpError if the report is not one of that verb, or of none of the models, which go by the names of their files.
+    Raises HtpError if it is not a report of that verb, or of none of the files that are shown, whose fingerprints are given.
     """
     document, where = _document(verb, given)
     again = f"make it again: optimum-cli htp {verb} PKG --json > FILE"
-    advice = f"give what this prints: optimum-cli htp {verb} PKG --json"
     if verb == "profile" and "left" in document and "right" in document:
         raise HtpError(
             f"{where}: two profiles side by side; give that of one package: optimum-cli htp profile PKG --json"
         )
     try:
-        digests = {text(name): text(digest) for name, digest in document["digests"].items()}
-        files = _files(digests, models)
+        fingerprints = {text(name): text(fingerprint) for name, fingerprint in document["fingerprints"].items()}
+        files = _files(fingerprints, shown)
         result = read(document, files.get)
     except OfAnother as error:
         raise HtpError(f"{where}: {error}; {again}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        advice = f"give what this prints: optimum-cli htp {verb} PKG --json"
         raise HtpError(f"{where}: not a report of `{verb}` ({reason(error)}); {advice}") from error
     if not files:
-        theirs = f"{document.get('package', 'another package')} ({', '.join(digests)})"
-        raise HtpError(f"{where}: it measured another graph, of {theirs}, or the package was changed since; {again}")
+        theirs = f"{document.get('package', 'another package')} ({', '.join(fingerprints)})"
+        raise HtpError(f"{where}: it is of another model, {theirs}, or the package was changed since; {again}")
     return result
 
 
-def _files(digests: Mapping[str, str], models: Mapping[str, OnnxModel]) -> dict[str, str]:
-    own = {name: graph_digest(model) for name, model in models.items()}
+def _files(fingerprints: Mapping[str, str], shown: Mapping[str, str]) -> dict[str, str]:
     files: dict[str, str] = {}
-    for name, digest in digests.items():
-        same = [known for known, theirs in own.items() if theirs == digest]
-        if same:  # of several files with the same graph, the one that is called so
+    for name, fingerprint in fingerprints.items():
+        same = [known for known, theirs in shown.items() if theirs == fingerprint]
+        if same:  # of several that are the same, the one that is called so
             files[name] = name if name in same else same[0]
     return files
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -21,7 +21,7 @@ from optimum_htp.onnxfile import (
     scope_spans,
     scopes_of,
 )
-from optimum_htp.package import HtpFile, StoredParameter, TagCounts
+from optimum_htp.package import HtpFile, StoredParameter, TagCounts, fingerprint
 from optimum_htp.tagging import Flow, TaggedGraph, parameter_name
 from optimum_htp.verbs.tree import ModuleRow, NodeRow, module_rows
 
@@ -86,6 +86,7 @@ class FileContent:
     Attributes:
         name: Its path in the package.
         graph: Its tagged graph.
+        fingerprint: What reports know it by.
         counts: How its nodes were tagged.
         modules: Its modules, each before those below it.
         nodes: Its nodes, in the order of the file.
@@ -96,6 +97,7 @@ class FileContent:
 
     name: str
     graph: TaggedGraph
+    fingerprint: str
     counts: TagCounts
     modules: tuple[ModuleContent, ...]
     nodes: tuple[NodeContent, ...]
@@ -154,6 +156,7 @@ def file_content(file: HtpFile, graph: TaggedGraph, parameters: Iterable[StoredP
     return FileContent(
         name=file.name,
         graph=graph,
+        fingerprint=fingerprint(file),
         counts=TagCounts.of(graph.tags.values()),
         modules=tuple(modules),
         nodes=tuple(nodes),
@@ -253,30 +256,36 @@ def _weights(
                     readers[tensor].append(node.module)
     numbers = {module.row.tag: number for number, module in enumerate(modules)}
     for path, inner in graph.model.graphs():
+        stored_names = {initializer.name for initializer in inner.initializers}
         for initializer in inner.initializers:
             tensor = stored[path, initializer.name]
-            known = parameters.get((path, initializer.name))
-            names = (*known.parameters, *known.duplicates) if known is not None else ()
-            owner = None
-            if not names:
-                name = parameter_name(initializer.name)
-                owner = _holder(graph, name)
-                names = (name,) if owner is not None else ()
-            elif known is not None and known.kind == "parameter":
-                owner = _holder(graph, names[0])
-            tags = [modules[number].row.tag for number in dict.fromkeys(readers[tensor])]
-            module = numbers.get(owner) if owner is not None else None
-            if module is None and tags:
-                module = _lowest(tags, numbers)
+            known = parameters.get((path, initializer.name)) or _by_name(graph, initializer.name, stored_names)
+            names = (*known.parameters, *known.duplicates)
+            owner = _holder(graph, names[0]) if names else None
+            readers_of = [modules[number].row.tag for number in dict.fromkeys(readers[tensor])]
+            module = _lowest([owner], numbers) if owner is not None else None
             yield WeightContent(
                 tensor=tensor,
                 names=names,
-                changes=known.changes if known is not None else (),
-                kind=known.kind if known is not None else "",
+                changes=known.changes,
+                kind=known.kind,
                 elements=prod(initializer.dims),
                 size_bytes=_size_bytes(initializer),
-                module=module,
+                module=_lowest(readers_of, numbers) if module is None else module,
             )
+
+
+def _by_name(graph: TaggedGraph, initializer: str, others: Set[str]) -> StoredParameter:
+    """What the name of an initializer says, where nobody compared its values: `weight_quantized` was made of `weight`."""
+    name, changes = parameter_name(initializer), ("same",)
+    for role in ("quantized", "scale", "zero_point"):
+        base = name.removesuffix(f"_{role}")
+        # A parameter may be called `logit_scale`: what was quantized has the others beside it.
+        if base != name and any(f"{base}_{other}" in others for other in ("quantized", "scale") if other != role):
+            name, changes = base, (role,)
+            break
+    known = (name,) if _holder(graph, name) is not None else ()
+    return StoredParameter(graph="", name=initializer, kind="", parameters=known, changes=changes if known else ())
 
 
 def _holder(graph: TaggedGraph, parameter: str) -> str | None:
@@ -286,18 +295,19 @@ def _holder(graph: TaggedGraph, parameter: str) -> str | None:
         for name in dict.fromkeys((parameter.removeprefix(place), parameter)):
             dotted, _, attribute = name.rpartition(".")
             path = root.tree.find(dotted)
-            if path is not None and attribute and not root.tree.module(path).container and _has_parameters(root, path):
+            may_be = attribute.isidentifier() or attribute.isdecimal()  # as in a ParameterList
+            if path is not None and may_be and (path or _has_own_parameters(root)):
                 return root.tree.tag(root.tree.module(path).path)
     return None
 
 
-def _has_parameters(root: Root, path: tuple[str, ...]) -> bool:
-    info = root.tree.module(path)
-    # `Constant_3` is no parameter of a root that has modules with dots in their names only.
-    return bool(path) or (info.parameters > 0 and len(root.tree) == 1)
+def _has_own_parameters(root: Root) -> bool:
+    """Whether a root has parameters that are in none of its modules: else what is called without a dot is a constant."""
+    return root.tree.root.parameters > sum(info.parameters for info in root.tree if len(info.path) == 1)
 
 
-def _lowest(tags: list[str], numbers: Mapping[str, int]) -> int | None:
+def _lowest(tags: Sequence[str], numbers: Mapping[str, int]) -> int | None:
+    """The lowest module that is shown and contains all of some; None if there is none, or they are none."""
     try:
         ancestor = common_ancestor(tags)
     except ValueError:

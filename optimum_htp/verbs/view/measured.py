@@ -39,8 +39,8 @@ def _read(
     files: Sequence[FileContent],
     read: Callable[[Mapping[str, Any], _Numbers], Part],
 ) -> Part:
-    models = {file.name: file.graph.model for file in files}
-    return read_given(verb, given, models, lambda document, file_of: read(document, _Numbers(files, file_of)))
+    own = {file.name: file.fingerprint for file in files}
+    return read_given(verb, given, own, lambda document, file_of: read(document, _Numbers(files, file_of)))
 
 
 class _Numbers:
@@ -98,7 +98,6 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
                 *_time(module["self_time"]),
                 _number(module["kernels"]),
                 _operators(module["ops"]),
-                _mean(module["total_time"]),
             ]
             for module in phase["modules"]
         ],
@@ -213,12 +212,6 @@ def _errors(errors: Mapping[str, Any] | None) -> list[float | None] | None:
 
 def _time(time: Mapping[str, Any]) -> list[float]:
     return [_number(time["median_us"]), _number(time["spread_us"])]
-
-
-def _mean(time: Mapping[str, Any]) -> float:
-    """The mean over the runs: those of modules add up to that of the module around them, as medians do not."""
-    runs = [_number(run) for run in time["runs_us"]]
-    return round(sum(runs) / len(runs), 1) if runs else 0.0
 
 
 def _shapes(shapes: Mapping[str, Any]) -> list[list[Any]]:

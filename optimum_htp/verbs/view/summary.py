@@ -35,7 +35,7 @@ def summary_part(package: HtpPackage, files: Sequence[FileContent]) -> dict[str,
     return {
         "files": [_file(package, file) for file in files],
         "others": _other_files(package, files),
-        "task": package.task,
+        "task": report.task or _task(package),
         "source": {key: str(value) for key, value in source.items() if value is not None and value != ""},
         "versions": dict(sidecar.versions) if sidecar is not None else {},
         "validation": {
@@ -49,6 +49,13 @@ def summary_part(package: HtpPackage, files: Sequence[FileContent]) -> dict[str,
 def evidence_rows(counts: TagCounts) -> list[list[Any]]:
     """The kinds of evidence that decided nodes, how many each, and what it is."""
     return [[kind, counts.by_source[kind], EVIDENCE[kind]] for kind in SOURCES if counts.by_source.get(kind)]
+
+
+def _task(package: HtpPackage) -> str | None:
+    try:
+        return package.task
+    except PackageError:  # a config that is no JSON, which the validation names
+        return None
 
 
 def _file(package: HtpPackage, file: FileContent) -> dict[str, Any]:

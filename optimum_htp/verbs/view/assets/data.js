@@ -119,12 +119,13 @@ const figures = [
       const part = phaseOf(file, phase);
       if (!part) return null;
       const totals = file.modules.map(() => null);
-      const means = file.modules.map(() => null); // which add up, as medians do not
+      const own = file.modules.map(() => 0); // of its own nodes, and of those that do the work of several modules in it
       for (const row of part.modules) {
         totals[row[0]] = row[1];
-        means[row[0]] = row[7];
+        own[row[0]] += row[3];
       }
-      return { totals, own: withOwn(file, means).own };
+      for (const row of part.fused) own[row[0]] += row[2];
+      return { totals, own };
     },
   },
   {

@@ -61,7 +61,9 @@ const draw = () => {
   const { tree: whole, figure, places } = layout();
   const note = document.getElementById("note");
   const empty = !(whole.value > 0);
-  note.textContent = state.lost ? state.lost : empty ? "Nothing here to size by " + figureNamed(state.size).name.toLowerCase() + ": choose another figure." : "";
+  const once = file.roots.reduce((sum, root) => sum + (figure.totals[root] || 0), 0);
+  const shared = state.size === "parameters" && whole.value > once * 1.001;
+  note.textContent = state.lost ? state.lost : shared ? "Parameters that several modules share are in each of them, and count once in those above." : empty ? "Nothing here to size by " + figureNamed(state.size).name.toLowerCase() + ": choose another figure." : "";
   const zoom = (state.zoom && places.get(state.zoom)) || whole;
   const height = box.clientHeight || 480;
   const levels = zoom.height + (zoom.data.module ? 1 : 0);

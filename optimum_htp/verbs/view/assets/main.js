@@ -67,6 +67,7 @@ const route = () => {
   wantedNode = undefined;
   if (module) open(module, node);
   else {
+    if (!hash) return open(start.modules[start.roots[0]]);
     const lost = hash.includes("/") ? "There is no module " + visible(hash) + " here." : "";
     open(state.selected, undefined, lost);
   }
@@ -119,11 +120,14 @@ document.getElementById("subtitle").textContent = [data.summary.task && visible(
 document.getElementById("made").textContent = "Made by " + data.summary.by + ".";
 options(document.getElementById("file"), files.map((file, index) => [String(index), file.name]), "0");
 document.getElementById("file-choice").hidden = files.length < 2;
-state.selected = files[0].modules[files[0].roots[0]];
+// The file that there is most to say of: what was measured, where anything was.
+const start = files.find((file) => phasesOf(file).length || comparisonOf(file)) || files[0];
+state.file = start.number;
+state.selected = start.modules[start.roots[0]];
 state.zoom = state.selected;
 state.size = ["parameters", "nodes"].find((key) => { const values = known(figureNamed(key)); return values && values.own.some((value) => value > 0); }) || "nodes";
-if (data.profile && phasesOf(files[0]).length) state.size = "time";
-if (data.compare && comparisonOf(files[0])) state.colour = "error";
+if (phasesOf(start).length) state.size = "time";
+if (comparisonOf(start)) state.colour = "error";
 
 let drawing = 0;
 new ResizeObserver(() => { cancelAnimationFrame(drawing); drawing = requestAnimationFrame(() => { if (!document.getElementById("view-modules").hidden) draw(); }); }).observe(box);

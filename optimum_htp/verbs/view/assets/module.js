@@ -103,7 +103,7 @@ const childTable = (file, module) => {
   const most = new Map(shown.map((figure) => [figure, Math.max(...rows.map((each) => of(figure, each) || 0), figure.key === "error" ? 0 : of(figure, module) || 0)]));
   return make("section", {}, make("h3", {}, "Modules in it"), table("The modules right below " + module.title,
     [["Module"], ...shown.map((figure) => [figure.name, true])], rows,
-    (each) => [[moduleLink(each, each.label), make("br"), make("span", { class: "faint" }, name(each.class))], ...shown.map((figure) => [figure.text(of(figure, each)), bar(of(figure, each) || 0, most.get(figure))])]));
+    (each) => [[moduleLink(each, each.label), make("br"), make("span", { class: "faint" }, name(each.class))], ...shown.map((figure) => [of(figure, each) === null ? "–" : figure.text(of(figure, each)), bar(of(figure, each) || 0, most.get(figure))])]));
 };
 
 const weightTable = (file, module) => {

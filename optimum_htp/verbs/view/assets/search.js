@@ -93,6 +93,7 @@ const search = () => {
     group("Weights", results.weights, SHOWN.weights, ([file, weight]) => [() => go(file.modules[weight[1]]), name(texts[weight[4][0] ?? file.tensors.name[weight[0]]]), inFile(file)]);
     if (!choices.length) found.append(make("p", { class: "faint" }, "Nothing is called that."));
   }
+  document.getElementById("number").textContent = results ? plural(choices.length, "suggestion") : "";
   found.hidden = !results;
   field.setAttribute("aria-expanded", String(Boolean(results)));
   choose(-1);

@@ -16,6 +16,7 @@ from optimum_htp.package import (
     StagedDirectory,
     as_package,
     entries,
+    fingerprint,
     partners,
     refuse_ways,
     settle,
@@ -148,11 +149,12 @@ def gather(
     shown = {name: Shown(name, graph, Drawn.of(graph.model)) for name, graph in graphs.items()}
     for each in shown.values():
         each.figures += (figure for figure in known_figures(each.graph, each.drawn) if figure.values)
-    models = {name: graph.model for name, graph in graphs.items()}
+    measured = profile is not None or compare is not None
+    own = {name: fingerprint(package.files[name]) for name in graphs if measured}
     drawn = {name: each.drawn for name, each in shown.items()}
     for verb, given, read in (("profile", profile, profile_figures), ("compare", compare, compare_figures)):
         if given is not None:
-            for name, figure in read_given(verb, given, models, partial(read, graphs=graphs, drawn=drawn)):
+            for name, figure in read_given(verb, given, own, partial(read, graphs=graphs, drawn=drawn)):
                 if figure.values:
                     shown[name].figures.append(figure)
     not_paired = _pair(package, shown, other) if other is not None else {}
