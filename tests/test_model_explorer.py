@@ -116,6 +116,8 @@ def test_whether_a_namespace_is_ours() -> None:
         (LAYER, ": my.Net/block: my.Block/block.list.0: my.Layer"),
         (HEAD, "he%3Bad%5C: A%3BB"),
         ("/Net", ""),
+        ("/Net/Odd@1.b", "b: Odd@1"),
+        ("/Net/Odd@1.b", "b: Odd@1@2"),
     ):
         assert says_the_tag(value, tag), value
         assert not says_the_tag(f"x{value}", tag)
@@ -506,10 +508,10 @@ def test_model_explorer_is_not_installed(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line says how to install it, before anything is run."""
-    monkeypatch.setattr("optimum_htp.verbs.view.explorer.server.find_spec", lambda name: None)
+    monkeypatch.setattr("optimum_htp.verbs.view.explorer.server.DISTRIBUTIONS", ("no-such-distribution", "nor-this"))
     assert main(["view", str(package), "--serve", "--profile"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("install it: pip install ai-edge-model-explorer model-explorer-onnx")
+    assert line.endswith("(no-such-distribution is missing); install it: pip install no-such-distribution nor-this")
 
 
 # --- The command line, and Model Explorer itself ------------------------------------------------------------------

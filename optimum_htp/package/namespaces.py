@@ -21,7 +21,7 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, root_tags, split_tag, tag_an
 from optimum_htp.onnxfile import body_path
 from optimum_htp.tagging import TaggedGraph
 
-_CALL = re.compile(r"@\d+$")
+_CALL = re.compile(r"@\d+")
 
 
 class Namespaces:
@@ -88,8 +88,14 @@ def says_the_tag(namespace: str, tag: str) -> bool:
     True
     """
     labels = list(map(_label, tag_ancestors(tag)))
-    parts = [unquote(_CALL.sub("", part)) for part in namespace.split("/")] if namespace else []
-    return parts == list(map(unquote, labels[len(labels) - len(parts) :])) or _is_torchs(namespace, tag)
+    parts = namespace.split("/") if namespace else []
+    inner = labels[max(len(labels) - len(parts), 0) :]
+    ours = len(inner) == len(parts) and all(map(_has_label, parts, inner))
+    return ours or _is_torchs(namespace, tag)
+
+
+def _has_label(part: str, label: str) -> bool:
+    return part == label or (part.startswith(label) and _CALL.fullmatch(part, len(label)) is not None)
 
 
 def qualified_classes(namespace: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
@@ -13,16 +13,18 @@ from optimum_htp.verbs.view.explorer.drawn import Drawn
 from optimum_htp.verbs.view.explorer.verb import Gathered, Shown
 
 LOOPBACK = "127.0.0.1"
+DISTRIBUTIONS = ("ai-edge-model-explorer", "model-explorer-onnx")
 EXTENSIONS = ["model_explorer_onnx", "optimum_htp.explorer_extension"]
 
 
 def check_installed() -> None:
-    """Raises HtpError if Model Explorer and its ONNX adapter can't be started here."""
-    missing = [name for name in ("model_explorer", "model_explorer_onnx") if find_spec(name) is None]
-    if missing:
-        raise HtpError(
-            "Model Explorer is not installed; install it: pip install ai-edge-model-explorer model-explorer-onnx"
-        )
+    """Raises HtpError if Model Explorer and its ONNX adapter are not installed."""
+    for name in DISTRIBUTIONS:
+        try:
+            version(name)
+        except PackageNotFoundError as error:
+            advice = f"install it: pip install {' '.join(DISTRIBUTIONS)}"
+            raise HtpError(f"Model Explorer is not installed ({name} is missing); {advice}") from error
 
 
 def serve(gathered: Gathered, *, browser: bool = True) -> None:
