@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
     from optimum_htp.verbs.profile import (
         CallTime as CallTime, FusedTime as FusedTime, GroupTime as GroupTime, Kernel as Kernel,
-        Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, OpTime as OpTime,
+        Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, NodeTime as NodeTime, OpTime as OpTime,
         PhaseDelta as PhaseDelta, PhaseProfile as PhaseProfile, ProfileDelta as ProfileDelta,
         ProfileReport as ProfileReport, profile as profile,
     )
@@ -71,7 +71,10 @@ if TYPE_CHECKING:
         Check as Check, ValidationReport as ValidationReport, validate as validate,
         validate_optimum_compatibility as validate_optimum_compatibility,
     )
-    from optimum_htp.verbs.view import ViewReport as ViewReport, view as view
+    from optimum_htp.verbs.view import (
+        ExplorerFile as ExplorerFile, ExplorerReport as ExplorerReport, ViewReport as ViewReport,
+        model_explorer as model_explorer, view as view,
+    )
     # isort: on
     # fmt: on
 
@@ -95,7 +98,7 @@ _ROOMS = {
     "verbs.pack": "PackReport pack",
     "verbs.unpack": "UnpackReport unpack",
     "verbs.profile": (
-        "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime OpTime PhaseDelta "
+        "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime NodeTime OpTime PhaseDelta "
         "PhaseProfile ProfileDelta ProfileReport profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
@@ -103,7 +106,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
-    "verbs.view": "ViewReport view",
+    "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError UnknownNameError",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -14,7 +14,7 @@ from optimum_htp.verbs.profile import profile
 from optimum_htp.verbs.select import select
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
-from optimum_htp.verbs.view import view
+from optimum_htp.verbs.view import model_explorer, view
 
 
 class HtpPackage(_HtpPackage):
@@ -31,6 +31,7 @@ class HtpPackage(_HtpPackage):
     compare = compare
     diff = diff
     view = view
+    model_explorer = model_explorer
     validate = validate
     extract = extract
     pack = pack

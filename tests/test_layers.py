@@ -25,18 +25,31 @@ FLOORS = (
     ("verbs",),
     ("verbs.view",),
     ("methods",),
-    ("cli",),
+    ("cli", "explorer_extension"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
-HEAVY = {"torch", "transformers", "onnxruntime", "optimum", "onnx", "diffusers", "accelerate", "numpy", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "optimum",
+    "onnx",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "rich",
+    "model_explorer",
+}
 # A subclass of Optimum's command needs that class when it is made; `optimum.commands` loads nothing heavy.
 ALLOWED = {("cli/plugin.py", "optimum.commands.base"), ("cli/plugin.py", "optimum.commands.export.onnx")}
+# As does one of Model Explorer's, which imports it.
+ALLOWED |= {("explorer_extension/main.py", name) for name in ("model_explorer", "model_explorer.config_editor")}
 
 # File names that several rooms have, because they mean the same there: what a verb does and what it reports; how much of
-# a file is accepted; a verb in the command line, in its room and in its view.
+# a file is accepted; a verb in the command line, in its room and in its view; what is imported to start.
 VERBS = {path.stem for path in (PACKAGE / "verbs").iterdir() if not path.stem.startswith("_")}
-SHARED_NAMES = {"__init__", "verb", "report", "limits", "export", *VERBS}
+SHARED_NAMES = {"__init__", "verb", "report", "limits", "export", "main", *VERBS}
 
 SOURCES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -218,6 +218,19 @@ def test_nodes_without_a_known_module_are_unattributed() -> None:
     assert [kernel.tag for kernel in phase.timeline] == [ROOT, None, None]
 
 
+def test_each_node_has_its_time_and_the_tensors_that_it_makes() -> None:
+    """What ran and is no node of the graph has none; a node that ran twice has both in one."""
+    phase = profiled(
+        [event("Add", 100, 1), event("Mul", 101, 2), event("Add", 103, 4), event("Memcpy", 107, 5)],
+        Add=NodeTag(FIRST, "scope", 1),
+        Mul=NodeTag(ROOT, "unresolved"),
+    )
+    add, mul = phase.nodes
+    assert (add.node, add.graph, add.outputs, add.tag, add.call) == ("Add", "", ("Add_out",), FIRST, 1)
+    assert (add.kernels, add.time, mul.tag, mul.time) == (2, (5,), None, (2,))
+    assert phase.to_dict()["nodes"][1]["time"]["runs_us"] == [2]
+
+
 def test_times_are_kept_for_each_run() -> None:
     """So that sums are exact in each; the timeline is that of the run of median length, from its beginning."""
     tags = {"Add": NodeTag(ROOT, "scope"), "Mul": NodeTag(ENCODER, "scope")}

@@ -183,8 +183,8 @@ def test_file_tells_itself(tagged: Export, tool: str, tmp_path: Path) -> None:
     after = read_model(target)
     assert skeletons(after) == before
     assert len(read_tags(after)) == report.nodes
-    classes = {node.metadata["namespace"].partition("/")[0] for node in after.graph.nodes}
-    assert classes == {": transformers.models.bert.modeling_bert.BertForSequenceClassification"}
+    boxes = {node.metadata["namespace"].partition("/")[0] for node in after.graph.nodes}
+    assert {"bert: BertModel", "classifier: Linear"} <= boxes <= {"bert: BertModel", "classifier: Linear", ""}
 
 
 def test_own_skeleton_and_given_file_agree(tagged: Export, tmp_path: Path) -> None:

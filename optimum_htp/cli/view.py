@@ -29,6 +29,8 @@ examples:
   optimum-cli htp view int8 --profile p.json --compare --reference PKG
   what an optimizer did:
   optimum-cli htp view optimized --diff PKG -o optimized.html
+  for Google's Model Explorer, started with the times on the nodes:
+  optimum-cli htp view PKG --profile --serve
   a card for a pull request:
   optimum-cli htp view PKG --markdown
 """
@@ -61,6 +63,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace the file that is there.")
     parser.add_argument("--markdown", action="store_true", help="Write a card in Markdown instead.")
+    explorer = parser.add_argument_group("Google's Model Explorer, instead of the page")
+    explorer.add_argument(
+        "--model-explorer",
+        metavar="DIR",
+        help="Write its node data, a file for each figure; with --diff also which nodes go with each other.",
+    )
+    explorer.add_argument("--serve", action="store_true", help="Start it here, with the package and its figures.")
+    explorer.add_argument("--no-browser", action="store_true", help="With --serve: print where it is, open nothing.")
     parser.add_argument("--file", metavar="NAME", help="Show these files of the package only; globs allowed.")
     for name, verb in (("--profile", "profile"), ("--compare", "compare")):
         parser.add_argument(
@@ -101,11 +111,13 @@ def run(args: Namespace) -> int:
         )
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
     _refuse_idle(args)
-    from optimum_htp.cli.views.view import print_view
+    from optimum_htp.cli.views.view import view_page
     from optimum_htp.package import HtpPackage
     from optimum_htp.verbs.view import check_output, view
 
     package = HtpPackage(args.package)
+    if args.serve or args.model_explorer is not None:
+        return _explore(package, args)
     check_output(package, args.output, markdown=args.markdown, overwrite=args.overwrite)  # before what takes long
     profile = _profile(package, args) if args.profile is RUN else args.profile
     compare = _compare(package, args) if args.compare is RUN else args.compare
@@ -129,7 +141,31 @@ def run(args: Namespace) -> int:
             markdown=args.markdown,
             overwrite=args.overwrite,
         )
-    print_report(report, print_view, as_json=args.json)
+    print_report(report, view_page, as_json=args.json)
+    return 0
+
+
+def _explore(package: HtpPackage, args: Namespace) -> int:
+    """Writes node data for Model Explorer, starts it, or both."""
+    from pathlib import Path
+
+    from optimum_htp.cli.views.view import explorer_page
+    from optimum_htp.verbs.view import check_directory, check_installed, gather, serve, write_node_data
+
+    directory = None if args.model_explorer is None else Path(args.model_explorer)
+    if args.serve:
+        check_installed()  # before what takes long
+    if directory is not None:
+        check_directory(package, directory, file=args.file, overwrite=args.overwrite)
+    profile = _profile(package, args) if args.profile is RUN else args.profile
+    compare = _compare(package, args) if args.compare is RUN else args.compare
+    with working("Gathering what is known of", package.path):
+        gathered = gather(package, file=args.file, profile=profile, compare=compare, other=args.diff)
+        report = None if directory is None else write_node_data(gathered, directory, overwrite=args.overwrite)
+    if report is not None:
+        print_report(report, explorer_page, as_json=args.json)
+    if args.serve:
+        serve(gathered, browser=not args.no_browser)
     return 0
 
 
@@ -141,6 +177,18 @@ def _refuse_idle(args: Namespace) -> None:
         raise HtpError(
             "sizes of inputs and threads are for --profile and --compare, when they are run: give one without a file"
         )
+    page = args.output is not None or args.markdown
+    if page and (args.serve or args.model_explorer is not None):
+        raise HtpError(
+            "--model-explorer and --serve are instead of the page: leave out -o and --markdown, or run it twice"
+        )
+    if args.model_explorer == "":
+        raise HtpError("--model-explorer: an empty name; give the directory to write into")
+    explores = args.serve or args.model_explorer is not None
+    if explores and args.model is not None and args.compare is not RUN:
+        raise HtpError("--model is what --compare compares with, when it is run: give --compare without a file")
+    if args.no_browser and not args.serve:
+        raise HtpError("--no-browser is for --serve: give both")
     if args.runs is not None and args.profile is not RUN:
         raise HtpError("--runs is for --profile, when it is run: give --profile without a file")
     if args.reference is not None and args.compare is not RUN:

@@ -118,17 +118,6 @@ class ModuleTree:
         chain = [(path[:length], self._by_path[path[:length]]) for length in range(len(path) + 1)]
         return [(part, module) for part, module in chain if not module.container or part in ((), path)]
 
-    def namespace(self, path: ModulePath) -> str:
-        """The module's chain in torch's `namespace` format: `: pkg.Net/layers.0: pkg.Blk`.
-
-        Model Explorer's ONNX adapter reads it: parts joined by `/`, each `cumulative dotted path: qualified class`,
-        where the root's path is empty.
-        """
-        return "/".join(
-            f"{'.'.join(map(escape_name, part))}: {module.qualified_class.replace('/', '%2F')}"
-            for part, module in self.chain(path)
-        )
-
     def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
         """The path of the lowest module, no container, that contains all; the first path if all are of one module."""
         first = paths[0]

@@ -186,7 +186,7 @@ def other_types(data: Data, graph: tuple[int, int]) -> dict[str, str]:
     found: dict[str, str] = {}
     for tag, _, first, stop in fields(data, *graph):
         if tag in (schema.GRAPH_INPUT, schema.GRAPH_OUTPUT):
-            parts = last_fields(data, first, stop, schema.NAME_AND_TYPE)
+            parts = last_fields(data, first, stop, {schema.VALUE_NAME >> 3: 2, schema.VALUE_TYPE >> 3: 2})
             text = type_text(data, parts.get(2, (first, first)))
             if not text.startswith("tensor("):
                 found[data[slice(*parts.get(1, (first, first)))].decode(errors="replace")] = text

@@ -33,6 +33,7 @@ from optimum_htp.package.archive import is_pack_key
 from optimum_htp.package.json_files import json_or_none
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
 from optimum_htp.package.marks import CUT_FROM, PREFIX, Mark, entries_of, is_mark, marks_of
+from optimum_htp.package.namespaces import Namespaces, qualified_classes, says_the_tag
 from optimum_htp.package.skeleton import pack_skeleton
 from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph, listed_in
 
@@ -53,8 +54,9 @@ class HtpOptions:
     """What the HTP pass writes in addition to the tags.
 
     Attributes:
-        namespace: Write `namespace`, torch's format, which Model Explorer groups nodes by.
-        torch_metadata: Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy`, torch's own formats.
+        namespace: Write `namespace`, which Model Explorer groups nodes by: `encoder: Encoder/layer.0: Block@1`.
+        torch_metadata: Write `pkg.torch.onnx.name_scopes` and `pkg.torch.onnx.class_hierarchy`, as torch's exporter does:
+            cumulative paths and qualified classes.
         skeleton: Write the skeleton of the tagged graph into the model's metadata, so that the file can be tagged
             again after a tool that drops the metadata of nodes.
         config_metadata: Write an `htp_metadata` block into config.json.
@@ -133,8 +135,7 @@ def _says_the_tag(key: str, value: str, tag: str) -> bool:
     if key == LAYER_ANNOTATION:
         return unquote(value).replace("/", ".") == (path or ".")
     if key == NAMESPACE:
-        parts = [part.rpartition(": ") for part in value.split("/")]
-        return unquote(parts[-1][0]) == path and [_short(name) for _, _, name in parts] == classes
+        return says_the_tag(value, tag)
     *names, _ = listed_in(value) or [""]  # the last is the node itself
     return list(map(_short, names)) == classes if key == CLASS_HIERARCHY else unquote("".join(names[-1:])) == path
 
@@ -159,11 +160,15 @@ class Annotations:
         wanted = [NAMESPACE] * options.namespace + [NAME_SCOPES, CLASS_HIERARCHY] * options.torch_metadata
         others = {key for place, node in model.nodes() for key in ours.without_ours(place, node.metadata)}
         borrowed = [key for key in wanted if key not in others]
+        namespaces = Namespaces(graph)
         chain = functools.cache(functools.partial(_torch_chain, graph.roots))
         nodes = {}
         for place, node in model.nodes():
             if (tag := graph.tags.get(place)) is not None:
-                nodes[place] = _tag_entries(tag) | {key: chain(tag.tag).value(key, node) for key in borrowed}
+                nodes[place] = _tag_entries(tag)
+                for key in borrowed:
+                    is_torchs = key != NAMESPACE
+                    nodes[place][key] = chain(tag.tag).value(key, node) if is_torchs else namespaces.value(place, tag)
         skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
         mark = Mark.of(graph, keys=borrowed, skeleton=skeleton, renamed=renamed_tensors(model))
         kept = {key: value for key, value in model.metadata.items() if key.startswith(CUT_FROM)}
@@ -281,14 +286,14 @@ def read_tags(model: OnnxModel) -> dict[NodeKey, NodeTag]:
 
 
 def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
-    """Module trees as far as the nodes say: by their tags, and the qualified classes in their namespaces."""
+    """Module trees as far as the nodes say: by their tags, and the qualified classes where torch's formats are."""
     classes: dict[str, str] = {}
     for key, node in model.nodes():
         tag = tags.get(key)
-        parts = node.metadata.get(NAMESPACE, "").split("/")
         above = list(tag_ancestors(tag.tag)) if tag is not None else []
-        if len(parts) == len(above):
-            classes.update(zip(above, (part.rpartition(": ")[2] for part in parts), strict=True))
+        for names in _qualified_classes(node):
+            if len(names) == len(above):
+                classes.update(zip(above, names, strict=True))
     for tree in tree_of_tags(tags):
         yield ModuleTree(_with_class(tree, info, classes) for info in tree)
 
@@ -296,6 +301,14 @@ def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
 def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
     qualified = classes.get(tree.tag(info.path), "") if not info.container else ""
     return replace(info, qualified_class=qualified) if qualified.endswith(info.class_name) else info
+
+
+def _qualified_classes(node: Node) -> Iterator[list[str]]:
+    """The classes around a node, root first, as torch's formats have them, where it has any."""
+    if node.metadata.get(NAMESPACE, "").startswith(": "):  # the root's path is empty
+        yield qualified_classes(node.metadata[NAMESPACE])
+    if CLASS_HIERARCHY in node.metadata:
+        yield listed_in(node.metadata[CLASS_HIERARCHY])[:-1]  # the last is the node itself
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
@@ -328,7 +341,6 @@ def _tag_entries(tag: NodeTag) -> dict[str, str]:
 class _TorchChain(NamedTuple):
     """The modules of a tag, in torch's formats."""
 
-    namespace: str
     scopes: list[str]
     classes: list[str]
 
@@ -336,7 +348,7 @@ class _TorchChain(NamedTuple):
         """What a node has under one of torch's keys."""
         if key == NAME_SCOPES:
             return repr([*self.scopes, node.name])
-        return repr([*self.classes, f"{node.domain}::{node.op_type}"]) if key == CLASS_HIERARCHY else self.namespace
+        return repr([*self.classes, f"{node.domain}::{node.op_type}"])
 
 
 def _torch_chain(roots: Roots, tag: str) -> _TorchChain:
@@ -346,4 +358,4 @@ def _torch_chain(roots: Roots, tag: str) -> _TorchChain:
     tree, path = place[0].tree, place[1]
     chain = tree.chain(path)
     scopes = [".".join(map(escape_name, part)) for part, _ in chain]
-    return _TorchChain(tree.namespace(path), scopes, [module.qualified_class for _, module in chain])
+    return _TorchChain(scopes, [module.qualified_class for _, module in chain])

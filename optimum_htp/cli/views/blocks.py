@@ -65,9 +65,10 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A line right below what is above it."""
+    """A line right below what is above it; one that is `exact` is there to be copied, and never broken."""
 
     text: str
+    exact: bool = False
 
 
 Block: TypeAlias = Heading | Table | Note
@@ -80,9 +81,9 @@ def heading(lines: Iterable[str]) -> Heading:
     return Heading(title, tuple(details))
 
 
-def notes(lines: Iterable[str]) -> Sequence[Note]:
+def notes(lines: Iterable[str], *, exact: bool = False) -> Sequence[Note]:
     """A note for each line."""
-    return [Note(line) for line in lines]
+    return [Note(line, exact) for line in lines]
 
 
 def printable(text: str) -> str:

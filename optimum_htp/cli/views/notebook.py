@@ -25,8 +25,10 @@ _PAGES = {
     "StripReport": "written.strip_page",
     "TagReport": "written.tag_page",
     "TreeReport": "tree.tree_page",
+    "ExplorerReport": "view.explorer_page",
     "UnpackReport": "written.unpack_page",
     "ValidationReport": "validate.validation_page",
+    "ViewReport": "view.view_page",
 }
 """The view of each report, and the function of it that makes its page."""
 

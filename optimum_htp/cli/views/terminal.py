@@ -77,7 +77,7 @@ def page_lines(page: Page, look: Look, elsewhere: str = "a pipe has them") -> It
             yield []
         above = block
         if isinstance(block, Note):
-            yield from _words(block.text, "", look)
+            yield from _words(block.text, "", look, exact=block.exact)
         elif isinstance(block, Heading):
             yield from _words(block.title, "title", look)
             for detail in block.details:
@@ -89,9 +89,9 @@ def page_lines(page: Page, look: Look, elsewhere: str = "a pipe has them") -> It
                 yield from _words(f"not shown, for want of room: {', '.join(left_out)} ({elsewhere})", "faint", look)
 
 
-def _words(text: str, style: str, look: Look) -> Iterable[Segments]:
+def _words(text: str, style: str, look: Look, *, exact: bool = False) -> Iterable[Segments]:
     text = printable(text)
-    lines = [text] if look.width is None else wrapped(text, look.width, look.measure)
+    lines = [text] if exact or look.width is None else wrapped(text, look.width, look.measure)
     return [[(line, style)] for line in lines]
 
 

@@ -8,6 +8,7 @@ from optimum_htp.verbs.profile.times import (
     Kernel,
     Microseconds,
     ModuleTime,
+    NodeTime,
     OpTime,
     PhaseProfile,
 )

@@ -51,13 +51,18 @@ def nest(events: Sequence[Event]) -> list[Event]:
 
 
 class Joiner:
-    """Finds the nodes of one optimized graph, as ONNX Runtime wrote it."""
+    """Finds the nodes of one optimized graph, as ONNX Runtime wrote it.
+
+    Attributes:
+        nodes: Those of all its graphs.
+    """
 
     def __init__(self, model: OnnxModel) -> None:
+        self.nodes = dict(model.nodes())
         self._indexes = {path: _GraphIndex(graph) for path, graph in model.graphs()}
         self._bodies: dict[NodeKey, list[str]] = {
             (path, index): [body_path(path, index, name) for name, _ in node.bodies]
-            for (path, index), node in model.nodes()
+            for (path, index), node in self.nodes.items()
             if node.bodies
         }
 

@@ -8,7 +8,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from optimum_htp.hierarchy import NodeTag, NodeTags, split_tag, tag_ancestors, tag_class, tag_module_path
+from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, split_tag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Run
@@ -18,6 +18,7 @@ from optimum_htp.verbs.profile.times import (
     Kernel,
     Microseconds,
     ModuleTime,
+    NodeTime,
     OpTime,
     PhaseProfile,
     in_tree_order,
@@ -63,13 +64,12 @@ class PhaseSums:
         self._fused: defaultdict[tuple[str, tuple[str, ...]], _Sum] = defaultdict(new)
         self._own_calls: defaultdict[tuple[str, int | None], _Sum] = defaultdict(new)
         self._total_calls: defaultdict[tuple[str, int | None], _Sum] = defaultdict(new)
+        self._nodes: defaultdict[NodeKey, _Sum] = defaultdict(new)
         self._unattributed = new()
         self._all = new()
+        self._joiner, self._tags = joiner, tags
         self._timelines = [
-            tuple(
-                self._add(index, run, event, tags.get(key) if key is not None else None)
-                for event, key in joiner.join(nest(run.events))
-            )
+            tuple(self._add(index, run, event, key) for event, key in joiner.join(nest(run.events)))
             for index, run in enumerate(runs)
         ]
         self._run_time = Microseconds(run.time_us for run in runs)
@@ -94,12 +94,16 @@ class PhaseSums:
             kernel_time=kernel_time,
             run_time=self._run_time,
             timeline=self._timelines[nearest],
+            nodes=tuple(self._node_times()),
         )
 
-    def _add(self, index: int, run: Run, event: Event, tag: NodeTag | None) -> Kernel:
+    def _add(self, index: int, run: Run, event: Event, key: NodeKey | None) -> Kernel:
         self._all.add(index, event)
+        if key is not None:
+            self._nodes[key].add(index, event)
+        tag = self._tag(key)
         start = event.start_us - run.start_us
-        if tag is None or tag.source == "unresolved":
+        if tag is None:
             self._unattributed.add(index, event)
             return Kernel(event.name, event.op_type, start, event.time_us, None, None, ())
         fused = len(tag.origins) > 1
@@ -113,6 +117,25 @@ class PhaseSums:
                 if above == tag.tag and not fused:
                     self._own_calls[above, call].add(index, event)
         return Kernel(event.name, event.op_type, start, event.time_us, tag.tag, tag.call, tag.origins)
+
+    def _tag(self, key: NodeKey | None) -> NodeTag | None:
+        """The tag of a node; None if its module is not known."""
+        tag = self._tags.get(key) if key is not None else None
+        return None if tag is None or tag.source == "unresolved" else tag
+
+    def _node_times(self) -> Iterator[NodeTime]:
+        for key, total in self._nodes.items():
+            node, tag = self._joiner.nodes[key], self._tag(key)
+            yield NodeTime(
+                node=node.name,
+                op_type=node.op_type,
+                graph=key[0],
+                outputs=tuple(filter(None, node.outputs)),
+                tag=tag.tag if tag is not None else None,
+                call=tag.call if tag is not None else None,
+                kernels=total.kernels,
+                time=total.time,
+            )
 
     def _modules(self) -> Iterator[ModuleTime]:
         layers: list[str] = []

@@ -147,6 +147,31 @@ class GroupTime:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeTime:
+    """One node of the graph that ONNX Runtime made of the file.
+
+    Attributes:
+        node: Its name there.
+        op_type: Its operator.
+        graph: The path of the graph there that it is in; `""` is the main graph.
+        outputs: The tensors that it makes; they keep their names, whatever became of the nodes that made them.
+        tag: Its module; None where that is not known.
+        call: The module's call, where it ran more than once.
+        kernels: How often it ran in one run.
+        time: Its time.
+    """
+
+    node: str
+    op_type: str
+    graph: str
+    outputs: tuple[str, ...]
+    tag: str | None
+    call: int | None
+    kernels: int
+    time: Microseconds
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel of a run.
 
@@ -185,6 +210,7 @@ class PhaseProfile(Brief):
         kernel_time: The time of all kernels, without control flow, whose time contains its bodies'.
         run_time: The time of the whole run.
         timeline: The kernels of the run that took the median time.
+        nodes: The nodes that ran; what ran and is no node of the graph is not among them.
     """
 
     file: str
@@ -198,6 +224,7 @@ class PhaseProfile(Brief):
     kernel_time: Microseconds
     run_time: Microseconds
     timeline: tuple[Kernel, ...]
+    nodes: tuple[NodeTime, ...] = ()
 
     @property
     def attributed(self) -> float:
@@ -269,11 +296,12 @@ class PhaseProfile(Brief):
             "modules": [_document(module, share=self.share) for module in self.modules],
             "fused": [_document(fused, share=self.share) for fused in self.fused],
             "calls": [_document(call) for call in self.calls],
+            "nodes": [_document(node) for node in self.nodes],
         }
 
 
 def _document(
-    row: ModuleTime | FusedTime | CallTime, share: Callable[[Microseconds], float] | None = None
+    row: ModuleTime | FusedTime | CallTime | NodeTime, share: Callable[[Microseconds], float] | None = None
 ) -> dict[str, Any]:
     """The fields as JSON, in their order; with `share`, each time is followed by its share."""
     document: dict[str, Any] = {}

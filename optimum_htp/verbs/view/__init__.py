@@ -10,7 +10,13 @@
 | `columns` | packs all that for the page |
 | `page` | puts the page together; its parts are in `assets/` |
 | `card` | the same as Markdown |
+| `given` | reports of other verbs, as they are given to a view |
+| `explorer/` | the same for Google's Model Explorer |
 """
 
+from optimum_htp.verbs.view.explorer.figures import Figure
+from optimum_htp.verbs.view.explorer.report import ExplorerFile, ExplorerReport
+from optimum_htp.verbs.view.explorer.server import check_installed, serve
+from optimum_htp.verbs.view.explorer.verb import check_directory, gather, model_explorer, write_node_data
 from optimum_htp.verbs.view.report import ViewReport
 from optimum_htp.verbs.view.verb import check_output, view

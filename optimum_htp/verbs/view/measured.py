@@ -5,28 +5,19 @@ A document may come from anywhere. It is read field by field, and has to be of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import isfinite
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-from optimum_htp.errors import HtpError, reason
-from optimum_htp.package import read_small
+from optimum_htp.verbs.view.given import (
+    FileOf,
+    Given,
+    OfAnother,
+    number as _number,
+    number_or_none as _infinite,
+    read_given,
+    text as _text,
+)
 from optimum_htp.verbs.view.graph_content import FileContent
-
-_MAX_REPORT_BYTES = 500_000_000
-
-
-class Report(Protocol):
-    """A report of another verb."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What the verb prints with `--json`."""
-
-
-Given: TypeAlias = "str | Path | Mapping[str, Any] | Report"
-"""A report, what it prints with `--json`, or a file with that."""
 
 Part: TypeAlias = dict[str, Any]
 """A part of the document that the page shows; modules and files are numbers in it."""
@@ -48,68 +39,26 @@ def _read(
     files: Sequence[FileContent],
     read: Callable[[Mapping[str, Any], _Numbers], Part],
 ) -> Part:
-    document, where = _document(verb, given)
-    again = f"make it again: optimum-cli htp {verb} PKG --json > FILE"
-    if verb == "profile" and "left" in document and "right" in document:
-        raise HtpError(
-            f"{where}: two profiles side by side; give that of one package: optimum-cli htp profile PKG --json"
-        )
-    try:
-        fingerprints = {str(name): str(fingerprint) for name, fingerprint in document["fingerprints"].items()}
-        part = read(document, _Numbers(files, fingerprints))
-    except _Unknown as error:
-        raise HtpError(f"{where}: {error}; {again}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        advice = f"give what this prints: optimum-cli htp {verb} PKG --json"
-        raise HtpError(f"{where}: not a report of `{verb}` ({reason(error)}); {advice}") from error
-    if not part["parts"]:
-        theirs = f"{document.get('package', 'another package')} ({', '.join(fingerprints)})"
-        raise HtpError(f"{where}: it is of another model, {theirs}, or the package was changed since; {again}")
-    return part
-
-
-def _document(verb: str, given: Given) -> tuple[Mapping[str, Any], str]:
-    """The document of a report, and what to call it in messages."""
-    if isinstance(given, Mapping):
-        return given, f"the report of {verb}"
-    if not isinstance(given, (str, Path)):
-        return given.to_dict(), f"the report of {verb}"
-    content = read_small(Path(given), _MAX_REPORT_BYTES)
-    if content is None:
-        raise HtpError(f"{given}: no such file; give what this prints: optimum-cli htp {verb} PKG --json")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise HtpError(f"{given}: not JSON; give what this prints: optimum-cli htp {verb} PKG --json") from error
-    if not isinstance(document, dict):
-        raise HtpError(f"{given}: not a report of `{verb}`; give what this prints: optimum-cli htp {verb} PKG --json")
-    return document, str(given)
-
-
-class _Unknown(Exception):
-    """A report says something of a module that is not shown."""
+    own = {file.name: file.fingerprint for file in files}
+    return read_given(verb, given, own, lambda document, file_of: read(document, _Numbers(files, file_of)))
 
 
 class _Numbers:
     """The numbers of files and modules, by what reports call them."""
 
-    def __init__(self, files: Sequence[FileContent], fingerprints: Mapping[str, str]) -> None:
-        own = [file.fingerprint for file in files]
-        names = [file.name for file in files]
-        self._files: dict[str, int] = {}
-        for name, fingerprint in fingerprints.items():
-            same = [number for number, known in enumerate(own) if known == fingerprint]
-            if same:  # of several that are the same, the one that is called so
-                self._files[name] = next((number for number in same if names[number] == name), same[0])
+    def __init__(self, files: Sequence[FileContent], file_of: FileOf) -> None:
+        self._file_of = file_of
+        self._files = {file.name: number for number, file in enumerate(files)}
         self._modules = [{module.row.tag: index for index, module in enumerate(file.modules)} for file in files]
 
     def file(self, name: str) -> int | None:
-        return self._files.get(name)
+        known = self._file_of(name)
+        return None if known is None else self._files[known]
 
     def module(self, file: int, tag: str) -> int:
         number = self._modules[file].get(tag)
         if number is None:
-            raise _Unknown(f"it has figures of {tag!r:.200}, which the package has not, or not any more")
+            raise OfAnother(f"it has figures of {tag!r:.200}, which the package has not, or not any more")
         return number
 
 
@@ -267,22 +216,6 @@ def _time(time: Mapping[str, Any]) -> list[float]:
 
 def _shapes(shapes: Mapping[str, Any]) -> list[list[Any]]:
     return [[_text(name), [_number(size) for size in shape]] for name, shape in shapes.items()]
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        raise TypeError(f"{value!r:.80} is not a number")
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _infinite(value: Any) -> Any:
-    return None if value is None else _number(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.80} is not a text")
-    return value
 
 
 def _texts(value: Any) -> list[str]:

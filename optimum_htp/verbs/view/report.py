@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from optimum_htp.reports import Report
 
-@dataclass(frozen=True, slots=True)
-class ViewReport:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ViewReport(Report):
     """What `view` wrote.
 
     Attributes:
