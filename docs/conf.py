@@ -1,7 +1,7 @@
 """How Sphinx builds the site: `make docs`. Nothing is fetched; the pages are readable as they are, too."""
 
 project = "optimum-htp"
-copyright = "the optimum-htp authors"  # noqa: A001
+copyright = "the optimum-htp authors"
 extensions = ["myst_parser"]
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 4

