@@ -5,8 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# What every install is held to; torch is in it, because without a pin it comes with gigabytes of CUDA libraries.
+# What every install is held to: the versions that the tests were last run with.
 CONSTRAINTS ?= constraints.txt
+
+# The index that PyTorch is from, such as https://download.pytorch.org/whl/cpu; empty: where pip looks for everything, and
+# what PyPI has for Linux brings gigabytes of CUDA libraries. It counts for the first target that is made in a new VENV.
+TORCH_INDEX ?=
 
 # Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -41,7 +45,7 @@ test: $(VENV)/.installed-test $(VENV)/.installed-timm ## Run the tests; PYTEST_A
 sweep: $(VENV)/.installed-test ## Run the long tests over every architecture
 	$(PYTEST) -m sweep $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-test ## Write docs/benchmarks.md: what it costs; BENCH_ARGS="--only export" measures a part
+bench: $(VENV)/.installed-test ## Compare what it costs with benchmarks/baseline.json; BENCH_ARGS="--only export", --update-baseline
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
@@ -78,11 +82,21 @@ distclean: clean ## Remove the virtual environment too
 # timm asks for torchvision, and the one on PyPI, built with CUDA, does not import beside a CPU build of torch, which would
 # break transformers' image processors too. So both lie apart, and one test looks for them there (tests/timm_export.py).
 $(VENV)/.installed-timm: $(CONSTRAINTS) Makefile | $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/timm --constraint $(CONSTRAINTS) timm torchvision
+	@echo "Installing timm and torchvision into $(VENV)/timm: some 15 MB to download."
+	$(BIN)/python -m pip install --no-deps --upgrade --target $(VENV)/timm --constraint $(CONSTRAINTS) timm torchvision
 	touch $@
 
-# One stamp for each extra.
-$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile
+# One stamp for each extra, and one for PyTorch, which all of them need.
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) Makefile $(VENV)/.installed-torch
+	@echo "Installing what \`$*\` needs into $(VENV): at first some 300 MB to download, which takes minutes."
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) torch --editable '.[$*]'
+	touch $@
+
+$(VENV)/.installed-torch: $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch --editable '.[$*]'
+	@echo "Installing PyTorch into $(VENV): some 200 MB to download if it is a build for the CPU, 3 GB if it is one with CUDA."
+ifeq ($(TORCH_INDEX),)
+	@echo "PyPI has the one with CUDA for Linux; for the other: make $(MAKECMDGOALS) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+endif
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	touch $@

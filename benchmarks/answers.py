@@ -6,10 +6,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from measuring import Row, make_base_model, minilm, run_step, serve
+from measuring import Row, Step, beside_yardstick, make_base_model, minilm, run_step, serve
 
 MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
 RUNS, WARMUP = 5, 2
@@ -19,23 +20,44 @@ def rows(scratch: Path, repeats: int) -> Iterator[Row]:
     """CPU seconds after the imports; coverage over the models of the tests' zoo and the real MiniLM."""
     base = scratch / "base"
     run_step(export_base, scratch / "base-model", base)
-    extra = [run_step(profile_base, base, threads=1)["extra"] for _ in range(repeats)]
-    yield Row.of("`profile` of BERT-base beyond the runs themselves, CPU", extra, "1 s", form="{:.2f} s")
     run_step(export_minilm, scratch / "minilm")
-    cpu = [run_step(compare_minilm, scratch / "minilm", threads=1)["cpu"] for _ in range(repeats)]
-    yield Row.of("`compare` of MiniLM with PyTorch, beyond imports, CPU", cpu, "10 s", form="{:.2f} s")
+    for what, limit, run in (
+        (
+            "`profile` of BERT-base beyond the runs themselves, CPU", "1 s",
+            lambda: run_step(profile_base, base, threads=1)["extra"],
+        ),
+        (
+            "`compare` of MiniLM with PyTorch, beyond imports, CPU", "10 s",
+            lambda: run_step(compare_minilm, scratch / "minilm", threads=1)["cpu"],
+        ),
+    ):  # fmt: skip
+        cpu, yardsticks = beside_yardstick(repeats, run)
+        yield Row.of(what, cpu, limit, form="{:.2f} s", against=yardsticks)
     for step, what in (
         (select_base, "`select` in BERT-base, CPU"),
         (diff_base, "`diff` of BERT-base with itself, CPU"),
         (extract_base, "`extract` of a layer of BERT-base, beyond copying its weights, CPU"),
     ):
-        cpu = [run_step(step, base, scratch / "part.onnx")["cpu"] for _ in range(repeats)]
-        yield Row.of(what, cpu, "0.5 s", form="{:.2f} s")
+        cpu, yardsticks = beside_yardstick(repeats, partial(_cpu, step, base, scratch / "part.onnx"))
+        yield Row.of(what, cpu, "0.5 s", form="{:.2f} s", against=yardsticks)
     found = run_step(coverage, scratch, threads=1)
-    yield Row("kernel time with a module, least of all files", f"{found['attributed']:.2%}", "at least 99%")
-    compared = f"{found['compared']:,} of {found['calls']:,}"
-    yield Row("module calls with nodes that are compared", compared, "at least 97%")
+    compared, calls = found["compared"], found["calls"]
+    for what, measured, limit, share in (
+        (
+            "kernel time with a module, least of all files", f"{found['attributed']:.2%}", "at least 99%",
+            found["attributed"],
+        ),
+        (
+            "module calls with nodes that are compared", f"{compared:,} of {calls:,}", "at least 97%",
+            compared / calls,
+        ),
+    ):  # fmt: skip
+        yield Row(what, measured, limit, figures=(share,), higher_is_better=True, band=1.01)
     yield Row("largest relative error of a sound export", f"{found['worst']:.1e}", "1e-4")
+
+
+def _cpu(step: Step, *arguments: object) -> float:
+    return run_step(step, *arguments)["cpu"]
 
 
 def export_base(model: Path, output: Path) -> None:

@@ -1,7 +1,8 @@
-"""What all of it costs: `make bench` measures, and writes docs/benchmarks.md.
+"""What all of it costs: `make bench` measures, and compares with benchmarks/baseline.json: 1 if anything got worse.
 
 Figures are ratios within one run, or CPU seconds and memory of a process of its own, so that noisy machines disagree
-little.
+little; `guard.py` says what of them is compared. What seems worse is measured again, with all of its table.
+`--update-baseline` accepts what was measured, and writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import answers
 import export
+import guard
 import packages
 from measuring import Row
 
@@ -29,25 +32,53 @@ SECTIONS: dict[str, tuple[str, Section]] = {
 }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="how often to measure each (5)")
-    parser.add_argument("--only", choices=SECTIONS, help="measure these and only print them")
+    parser.add_argument("--only", choices=SECTIONS, help="measure these alone")
+    parser.add_argument("--update-baseline", action="store_true", help="accept what is measured, and write the page")
     arguments = parser.parse_args()
-    tables: dict[str, list[Row]] = {}
+    wanted = [name for name in SECTIONS if arguments.only in (None, name)]
+    whole = arguments.only is None
+    tables = {name: measure(name, arguments.repeats) for name in wanted}
+    rows = [row for table in tables.values() for row in table]
+    if arguments.update_baseline:
+        guard.write_baseline(rows, whole=whole)
+        print(f"\nwritten to {guard.BASELINE}")
+        if whole:
+            PAGE.write_text(page({SECTIONS[name][0]: table for name, table in tables.items()}), encoding="utf-8")
+            print(f"written to {PAGE}")
+        return 0
+    return verdict(tables, arguments.repeats, whole=whole)
+
+
+def measure(name: str, repeats: int) -> list[Row]:
+    title, measured = SECTIONS[name]
+    print(f"\n## {title}\n\n{HEADER}", flush=True)
+    rows = []
     with tempfile.TemporaryDirectory(prefix="htp-bench-") as scratch:
-        for name, (title, measured) in SECTIONS.items():
-            if arguments.only in (None, name):
-                print(f"\n## {title}\n\n{HEADER}", flush=True)
-                directory = Path(scratch, name)
-                directory.mkdir()
-                tables[title] = []
-                for row in measured(directory, arguments.repeats):
-                    tables[title].append(row)
-                    print(line(row), flush=True)
-    if arguments.only is None:
-        PAGE.write_text(page(tables), encoding="utf-8")
-        print(f"\nwritten to {PAGE}")
+        for row in measured(Path(scratch), repeats):
+            rows.append(row)
+            print(line(row), flush=True)
+    return rows
+
+
+def verdict(tables: dict[str, list[Row]], repeats: int, *, whole: bool) -> int:
+    """Says what is worse than the baseline in two runs; 1 if anything is."""
+    baseline = guard.read_baseline()
+    found: dict[str, str] = {}
+    for name, rows in tables.items():
+        if suspects := guard.regressions(rows, baseline):
+            print(f"\nmeasured again, because it seems worse: {', '.join(suspects)}", flush=True)
+            again = guard.regressions(measure(name, repeats), baseline)
+            found |= {what: why for what, why in again.items() if what in suspects}
+    print()
+    for note in guard.notes([row for rows in tables.values() for row in rows], baseline, whole=whole):
+        print(note)
+    for why in found.values():
+        print(f"REGRESSION {why}")
+    print("worse than the baseline" if found else "no worse than the baseline")
+    return 1 if found else 0
 
 
 HEADER = "| what | measured | at most | spread |\n|---|---|---|---|"
@@ -68,7 +99,7 @@ def page(tables: dict[str, list[Row]]) -> str:
 INTRODUCTION = """\
 # What it costs
 
-Written by `make bench`; do not edit. "BERT-base" is a model of that size (110 million parameters, 437 MB) with random \
+Written by `make bench BENCH_ARGS=--update-baseline`; do not edit. `make bench` measures again and compares. "BERT-base" is a model of that size (110 million parameters, 437 MB) with random \
 weights; MiniLM is the real all-MiniLM-L6-v2. A figure is the median of several runs, and the spread is from the lowest \
 to the highest. Ratios are of pairs within one run; CPU seconds and memory are those of a process of its own.
 
@@ -79,4 +110,4 @@ Measured with {versions} on {cores} cores ({system})."""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

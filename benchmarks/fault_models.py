@@ -256,7 +256,9 @@ def run(model: onnx.ModelProto | Path, feed: Mapping[str, Array], *, half: bool 
         proto.SerializeToString(), rewriters.session_options(), providers=["CPUExecutionProvider"]
     )
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(feed)), strict=True))
+    taken = {value.name for value in session.get_inputs()}  # a tool drops those that nothing reads any more
+    given = {name: array for name, array in feed.items() if name in taken}
+    return dict(zip(names, session.run(None, given), strict=True))
 
 
 def tensors(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:

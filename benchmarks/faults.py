@@ -6,6 +6,9 @@ ONNX file by hand, so the truth is known without `compare`; the same package wit
 One case, with both packages left to look at:
 
     python benchmarks/faults.py --only bert/missing-residual/int8-dynamic --keep /tmp/faults
+
+All of them take an hour or two. With `--cases FILE` each is written down when it is done, and what is written down is not
+done again: a run that was stopped goes on, one with `--only` adds to it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from functools import cached_property
 from multiprocessing import get_context
@@ -81,7 +84,12 @@ def main() -> None:
                         help="auto: float files against PyTorch, the others against the float package")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for the places and for --limit")
     parser.add_argument("--jobs", type=int, default=1, help="architectures at a time")
-    parser.add_argument("--cases", type=Path, help="write each case as a line of JSON")
+    parser.add_argument(
+        "--cases", type=Path, help="write each case as a line of JSON; cases that it has are not run again"
+    )
+    parser.add_argument(
+        "--held-out", type=Path, help="such a file, of a draw before whose run nothing was changed for it"
+    )
     parser.add_argument("--keep", type=Path, help="keep what is exported, and the packages of all cases, there")
     parser.add_argument("--no-compare", action="store_true", help="only plant, and say which faults are reached")
     parser.add_argument("--no-report", action="store_true", help="print the tables, and leave the docs alone")
@@ -91,10 +99,11 @@ def main() -> None:
         parser.error(f"no case is called so; e.g. {'/'.join(next(all_cases()))}")
     with tempfile.TemporaryDirectory(prefix="htp-faults-") as temporary:
         scratch = arguments.keep or Path(temporary)
-        records = list(measured(cases, scratch, arguments))
+        records = measured(cases, scratch, arguments)
     if arguments.no_compare:
         return
-    text = fault_tables.document(records, complete=len(cases) == len(list(all_cases())))
+    held_out = read_records(arguments.held_out) if arguments.held_out else []
+    text = fault_tables.document(records, held_out, complete=len(cases) == len(list(all_cases())))
     print(text)
     if not arguments.no_report:
         REPORT.write_text(text, encoding="utf-8")
@@ -122,18 +131,29 @@ def drawn(only: Iterable[str], limit: int | None, seed: int) -> list[Case]:
     return [case for case in all_cases() if case in chosen]
 
 
-def measured(cases: list[Case], scratch: Path, arguments: argparse.Namespace) -> Iterator[Record]:
+def measured(cases: list[Case], scratch: Path, arguments: argparse.Namespace) -> list[Record]:
+    """The records of some cases, in their order: those that are written down, and the others, which are run."""
+    written = arguments.cases if arguments.cases and arguments.cases.exists() else None
+    known = [record for record in read_records(written) if record["seed"] == arguments.seed] if written else []
+    records = {case_of(record): record for record in known}
     groups: dict[str, list[Case]] = {}
     for case in cases:  # the files of one model share its export
-        groups.setdefault(ARCHITECTURES[case[0]].model, []).append(case)
-    lines = arguments.cases.open("w", encoding="utf-8") if arguments.cases else None
+        if case not in records:
+            groups.setdefault(ARCHITECTURES[case[0]].model, []).append(case)
     for record in _records(list(groups.values()), scratch, arguments):
+        records[case_of(record)] = record
         print(fault_tables.line(record), file=sys.stderr, flush=True)
         if arguments.keep and "command" in record:
             print(f"    {record['command']}", file=sys.stderr, flush=True)
-        if lines is not None:
-            print(json.dumps(record), file=lines, flush=True)
-        yield record
+    return [records[case] for case in cases]
+
+
+def case_of(record: Record) -> Case:
+    return record["architecture"], record["kind"], record["variant"]
+
+
+def read_records(file: Path) -> list[Record]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _records(groups: list[list[Case]], scratch: Path, arguments: argparse.Namespace) -> Iterator[Record]:
@@ -143,7 +163,7 @@ def _records(groups: list[list[Case]], scratch: Path, arguments: argparse.Namesp
         return
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_listed, group, scratch, arguments) for group in groups]
-        for future in futures:
+        for future in as_completed(futures):
             yield from future.result()
 
 
@@ -160,7 +180,7 @@ def examined(cases: list[Case], scratch: Path, arguments: argparse.Namespace) ->
         if name not in benches:
             benches[name] = Bench(ARCHITECTURES[name], scratch, arguments)
         started = time.perf_counter()
-        record: Record = {"architecture": name, "kind": kind, "variant": variant}
+        record: Record = {"architecture": name, "kind": kind, "variant": variant, "seed": arguments.seed}
         try:
             record |= benches[name].sound(variant) if kind == SOUND else benches[name].faulty(KINDS[kind], variant)
         except NotHereError as error:
@@ -168,7 +188,13 @@ def examined(cases: list[Case], scratch: Path, arguments: argparse.Namespace) ->
         except Exception as error:  # of tools, of runs and of `compare`: counted, with its reason
             record |= {"status": "error", "reason": first_line(error)}
         record["seconds"] = round(time.perf_counter() - started, 2)
-        record["reproduce"] = f"python benchmarks/faults.py --no-report --only {name}/{kind}/{variant} --keep DIR"
+        seed = f" --seed {arguments.seed}" if arguments.seed else ""
+        record["reproduce"] = (
+            f"python benchmarks/faults.py --no-report --only {name}/{kind}/{variant}{seed} --keep DIR"
+        )
+        if arguments.cases:
+            with arguments.cases.open("a", encoding="utf-8") as lines:
+                lines.write(f"{json.dumps(record)}\n")
         yield record
 
 
@@ -297,18 +323,27 @@ class Bench:
             if not self.arguments.keep:
                 shutil.rmtree(package, ignore_errors=True)
 
+    def inputs_of(self, package: Path) -> Path:
+        """The inputs for a package: tools drop those that nothing reads any more."""
+        graph = onnx.load(package / self.architecture.file, load_external_data=False).graph
+        taken = {value.name for value in graph.input}
+        if taken.issuperset(self.feed):
+            return self.inputs
+        inputs = package / "inputs.npz"
+        np.savez(inputs, **{name: array for name, array in self.feed.items() if name in taken})
+        return inputs
+
     def compared(self, package: Path, variant: str) -> Record:
         """What `compare` says of a package."""
         against = self.arguments.against
         if against == "auto":
             against = "pytorch" if variant == "float" else "package"
         source = source_model(self.architecture, self.scratch)
+        inputs = self.inputs_of(package)
         to = {"model": str(source)} if against == "pytorch" else {"reference": self.float_package}
         with quiet():
-            report = compare(package, inputs=self.inputs, file=self.architecture.file, threads=1, **to)
-        command = (
-            f"optimum-cli htp compare {package} --inputs {self.inputs} --{next(iter(to))} {next(iter(to.values()))}"
-        )
+            report = compare(package, inputs=inputs, file=self.architecture.file, threads=1, **to)
+        command = f"optimum-cli htp compare {package} --inputs {inputs} --{next(iter(to))} {next(iter(to.values()))}"
         return {"against": against, "command": command} | said(report) | {"ok": bool(report.ok)}
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
+import shutil
 import statistics
+import struct
 import subprocess
 import sys
+import tempfile
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,23 +32,91 @@ Step = Callable[..., "dict[str, float] | None"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a table: what was measured, the figure, what it may be at most, and how far the runs were apart."""
+    """One line of a table, and what the guard compares of it (`guard.py`).
+
+    Attributes:
+        what: What was measured.
+        measured: The figure, as people read it.
+        limit: What it may be at most.
+        spread: How far the runs were apart.
+        figures: Of each run what another machine would measure too; empty for what is not compared.
+        higher_is_better: Whether it got worse if these are lower.
+        band: By which factor they may be worse than the baseline; None if their own spread says it.
+        needs_python: Whether they are those of one version of Python.
+    """
 
     what: str
     measured: str
     limit: str = ""
     spread: str = ""
+    figures: tuple[float, ...] = ()
+    higher_is_better: bool = False
+    band: float | None = None
+    needs_python: bool = False
 
     @classmethod
-    def of(cls, what: str, values: Sequence[float], limit: str = "", *, form: str = "{:.2f}") -> Row:
-        """The median of several runs, and the lowest and the highest."""
+    def of(
+        cls,
+        what: str,
+        values: Sequence[float],
+        limit: str = "",
+        *,
+        form: str = "{:.2f}",
+        against: Sequence[float] | None = None,
+    ) -> Row:
+        """The median of several runs, and the lowest and the highest; `against` is what the yardstick took beside each."""
         ends = f"{form.format(min(values))} to {form.format(max(values))}" if len(values) > 1 else ""
-        return cls(what, form.format(statistics.median(values)), limit, ends)
+        yardsticks = against or [1.0] * len(values)
+        figures = tuple(value / yardstick for value, yardstick in zip(values, yardsticks, strict=True))
+        return cls(what, form.format(statistics.median(values)), limit, ends, figures)
+
+
+def beside_yardstick(repeats: int, run: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """What several runs gave, and what the yardstick took right after each, in CPU seconds."""
+    pairs = [(run(), run_step(yardstick)["cpu"]) for _ in range(repeats)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def yardstick() -> dict[str, float]:
+    """CPU seconds of what our work is made of: bytes that are taken apart, strings, dictionaries, digests, JSON."""
+    started = time.process_time()
+    for turn in range(12):
+        encoded = bytes(range(256)) * 200
+        counts: dict[str, list[int]] = {}
+        for at in range(0, len(encoded) - 4, 4):
+            (number,) = struct.unpack_from("<I", encoded, at)
+            counts.setdefault(f"layer.{number % 997}.{turn}", []).append(at)
+        text = json.dumps(counts)
+        assert json.loads(text) == counts
+        zlib.compress(text.encode())
+        hashlib.sha256(encoded * 20).digest()
+        sorted(counts, key=lambda name: (len(counts[name]), name))
+    return {"cpu": time.process_time() - started}
+
+
+def command_instructions(*arguments: object) -> int | None:
+    """Machine instructions of `optimum-htp` with these arguments, by valgrind; None where there is no valgrind."""
+    if shutil.which("valgrind") is None:
+        return None
+    with tempfile.NamedTemporaryFile(prefix="htp-callgrind-") as out:
+        command = [
+            "valgrind",
+            "--tool=callgrind",
+            f"--callgrind-out-file={out.name}",
+            sys.executable,
+            "-m",
+            "optimum_htp",
+        ]
+        environment = {**ENVIRONMENT, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "malloc"}
+        done = subprocess.run(
+            [*command, *map(str, arguments)], env=environment, check=True, capture_output=True, text=True
+        )
+    return int(done.stderr.rpartition("I   refs:")[2].split()[0].replace(",", ""))
 
 
 def run_step(step: Step, *arguments: object, threads: int | None = None) -> dict[str, float]:
     """Runs a function of a benchmark's script in a process of its own, and gives what it returned."""
-    script = Path(sys.modules[step.__module__].__file__ or "")
+    script = Path(__file__ if step is yardstick else sys.modules[step.__module__].__file__ or "")
     command = [sys.executable, str(script), step.__name__, *map(str, arguments)]
     environment = {**ENVIRONMENT, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -93,3 +167,7 @@ def make_base_model(directory: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
     fast.save_pretrained(str(directory))
+
+
+if __name__ == "__main__":
+    serve(yardstick)

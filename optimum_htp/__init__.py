@@ -41,8 +41,8 @@ if TYPE_CHECKING:
         PartComparison as PartComparison, compare as compare,
     )
     from optimum_htp.verbs.diff import (
-        Change as Change, DiffReport as DiffReport, FileDiff as FileDiff, ModuleDiff as ModuleDiff,
-        ModuleSide as ModuleSide, diff as diff,
+        Change as Change, Compared as Compared, ContentChange as ContentChange, DiffReport as DiffReport,
+        FileDiff as FileDiff, ModuleDiff as ModuleDiff, ModuleSide as ModuleSide, diff as diff,
     )
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
@@ -101,7 +101,7 @@ _ROOMS = {
     "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
-    "verbs.diff": "Change DiffReport FileDiff ModuleDiff ModuleSide diff",
+    "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}

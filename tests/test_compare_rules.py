@@ -47,7 +47,7 @@ from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
-from optimum_htp.verbs.compare.verdict import Blame, Outputs, _is_to_blame
+from optimum_htp.verbs.compare.verdict import Blame, Outputs, _by_module, _is_to_blame
 
 Array = np.ndarray[Any, Any]
 
@@ -850,6 +850,85 @@ def test_who_should_have_made_it_is_to_blame_where_it_is_gone(compared: Compared
     assert (part.verdict, named(part)) == ("one", ["layer"])
 
 
+def test_layer_that_is_left_out_before_an_operation_of_another_module(compared: Compared) -> None:
+    sound = """
+        a = MatMul(x, w)                                  # layer.dense
+        b = Exp(a)                                        # layer.act
+        c = Sin(x)                                        # mix.conv
+        s = Add(b, c)                                     # mix
+        y = LayerNormalization <axis = -1> (s, vg)        # mix.norm
+    """
+    skipped = "\n".join(line for line in sound.splitlines() if "layer." not in line).replace("Add(b,", "Add(x,")
+    part = compared(skipped, sound)
+    assert (part.verdict, named(part)) == ("one", ["layer"])
+
+
+def test_layer_that_is_skipped_but_for_what_others_read(compared: Compared) -> None:
+    """Its keys, say, are still put into a cache."""
+    sound = """
+        q = MatMul(x, wq)                                 # layer.q
+        k = MatMul(x, wk)                                 # layer.k
+        s = Mul(q, k)                                     # layer
+        m = MatMul(s, wm)                                 # layer.mlp
+        r = Add(m, x)                                     # layer
+        n = LayerNormalization <axis = -1> (r, vg)        # norm
+        y = Add(n, k)                                     # root
+    """
+    skipped = """
+        k = MatMul(x, wk)                                 # layer.k
+        n = com.microsoft.SkipLayerNormalization (x, x, vg)     # root
+        y = Add(n, k)                                     # root
+    """
+    part = compared(skipped, sound, origins={"n": ["layer.q", "layer", "layer.mlp", "norm"]})
+    assert (part.verdict, named(part)) == ("one", ["layer+"])
+
+
+def test_wrong_residual_of_a_fused_norm_is_that_of_its_layer(compared: Compared) -> None:
+    """What it reads is there, made by the layer before, which has no part in the fault."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        c = LayerNormalization <axis = -1> (b, vg)        # layers.0.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        e = Add(d, c)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # layers.1.norm
+    """
+    fused = sound.replace("        e = Add(d, c)                                     # layers.1\n", "").replace(
+        "y = LayerNormalization <axis = -1> (e, vh)        # layers.1.norm",
+        "y = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (d, c, vh)    # layers.1",
+    )
+    origins = {"y": ["layers.1", "layers.1.norm"]}
+    assert compared(fused, sound, origins=origins).verdict == "agrees"
+    part = compared(fused.replace("(d, c, vh)", "(d, b, vh)"), sound, origins=origins)
+    assert (part.verdict, named(part)) == ("one", ["layers.1+"])
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_module_that_made_what_is_gone_is_to_blame(is_named: bool, compared: Compared) -> None:
+    """And not the block, whose calls these are."""
+    sound = """
+        a = Sin(x)          # first
+        b = Exp(a)          # second.act
+        y = Tanh(b)         # head
+    """
+    skipped = """
+        a = Sin(x)          # first
+        y = Tanh(a)         # head
+    """
+    part = compared(skipped, sound, named=is_named)
+    assert (part.verdict, named(part)) == ("one", ["second"])
+
+
+def test_error_of_what_does_not_depend_on_the_inputs_is_taken_off_too(compared: Compared) -> None:
+    sound = """
+        a = MatMul(w, wtable)    # table
+        y = MatMul(x, a)         # root
+    """
+    part = compared(sound.replace("wtable", "wother"), sound)
+    assert (part.verdict, named(part)) == ("one", ["table"])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
 def test_last_operation_that_is_missing_is_that_of_its_module(compared: Compared) -> None:
     """What comes before it is there, and the addition of the residual reads that."""
     missing = SOUND.replace("b = Add(a, v)                                        # layer.dense\n", "").replace(
@@ -1034,6 +1113,29 @@ def test_static_steps_cost_what_they_round_and_cut_off(top: float, compared: Com
     worst = part.carriers[0]
     assert worst.path == "layers.1.dense" and abs(worst.own.sqnr_db - worst.expected_sqnr_db) < 4
     assert (worst.own.sqnr_db < 20) == (top < 1)
+
+
+def test_range_of_an_activation_is_no_excuse_for_a_weight(compared: Compared) -> None:
+    """It fits what the right weight makes: that the wrong one's is cut off is the weight's fault."""
+    sound = FLOAT_NET.replace("m1 = MatMul(t0, w1) ", "p1 = MatMul(t0, w1)  # layers.1.dense\n m1 = Add(p1, v) ")
+    static = sound.replace(
+        "p1 = MatMul(t0, w1)  # layers.1.dense",
+        """
+        c = DequantizeLinear(wq1, ws1, wz1)                    # layers.1.dense
+        p1 = MatMul(t0, c)                                     # layers.1.dense
+        q = QuantizeLinear(p1, vscale, vzero)                  # layers.1.dense
+        d = DequantizeLinear(q, vscale, vzero)                 # layers.1.dense
+        """,
+    ).replace("Add(p1, v)", "Add(d, v)")
+    weights: dict[str, Any] = {
+        **weights_of(), "vscale": np.array(2.0 / 127, np.float32), "vzero": np.array(128, np.uint8),
+        "v": np.zeros(WIDE, np.float32),
+    }  # fmt: skip
+    part = compared(static, sound, weights=weights, head=_WIDE_HEAD)
+    assert part.verdict == "spread" and not part.culprits
+    part = compared(static, sound, weights={**weights, "ws1": weights["ws1"] * 4}, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["layers.1.dense"])
+    assert part.culprits[0].expected_sqnr_db > 25
 
 
 def test_weights_that_are_quantized_alone_cost_their_rounding(compared: Compared) -> None:
@@ -1319,24 +1421,34 @@ BEFORE = Outputs({"y": Errors(1.0, 1.0, 1.0, 0.0, 30.0)}, 30.0)
 
 
 @pytest.mark.parametrize(
-    ("guesses", "kind", "gain", "excess", "is_to_blame"),
+    ("guesses", "kind", "gain", "excess", "is_alone", "is_to_blame"),
     [
-        ((), "float32", 0.5, 15.0, True),
-        ((), "float32", 0.1, 15.0, False),
-        ((GUESS,), "float32", 0.5, 15.0, False),
-        ((GUESS,), "float32", 1.5, 15.0, True),
-        ((), "float32", -0.1, 50.0, True),  # hidden by what the others lose
-        ((), "float32", -4.0, 50.0, False),  # its error undoes another's
-        ((), "quantized", -0.1, 50.0, False),
-        ((GUESS,), "float32", -0.1, 50.0, False),
+        ((), "float32", 0.5, 15.0, False, True),
+        ((), "float32", 0.1, 15.0, False, False),
+        ((GUESS,), "float32", 0.5, 15.0, False, False),
+        ((GUESS,), "float32", 1.5, 15.0, False, True),
+        ((), "float32", -0.1, 50.0, False, True),  # hidden by what the others lose
+        ((), "float32", -4.0, 50.0, False, False),  # its error undoes another's
+        ((), "float32", -4.0, 50.0, True, True),  # there is no other
+        ((), "float32", -0.1, 15.0, True, False),
+        ((), "quantized", -0.1, 50.0, False, False),
+        ((), "quantized", -4.0, 50.0, True, True),
+        ((GUESS,), "float32", -0.1, 50.0, True, False),
     ],
 )
 def test_how_much_speaks_for_a_suspect(
-    guesses: tuple[Port, ...], kind: str, gain: float, excess: float, is_to_blame: bool
+    guesses: tuple[Port, ...], kind: str, gain: float, excess: float, is_alone: bool, is_to_blame: bool
 ) -> None:
     """More where its tensors are guesses."""
     row = Row(0, "/Net", False, guesses=set(guesses))
-    assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}) is is_to_blame
+    assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}, is_alone=is_alone) is is_to_blame
+
+
+def test_guess_is_no_evidence_for_others() -> None:
+    """A row that a module has a part in comes with that module's own, if that is certain."""
+    for guesses, count in ((set(), 1), ({GUESS}, 2)):
+        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign={0})
+        assert len(_by_module([own, other], {id(own): 20.0, id(other): 10.0})) == count
 
 
 # --- The report ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from optimum_htp.package.configs import (
     generates,
     is_inside,
     remove_config_metadata,
+    reset_modes,
 )
 from optimum_htp.package.json_files import parse_config, read_config
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH
@@ -219,6 +220,7 @@ def test_modes(package: Path, source: Path) -> None:
     before = os.umask(0o027)
     try:
         complete_package(package, source)
+        reset_modes(package)
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in package.rglob("*")}

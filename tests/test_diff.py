@@ -70,6 +70,13 @@ RIGHT_NODES = [
 ]  # fmt: skip
 
 
+# The last line up to what is not compared besides the one weight that toys have.
+COMPARED = (
+    "compared: nodes and connections, inputs and outputs, opsets, attributes, constants, types of weights; "
+    "not compared: the values of 1 weight (--weights compares them)"
+)
+
+
 def toy_package(
     directory: Path,
     tree: ModuleTree,
@@ -94,8 +101,11 @@ def toy_package(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"])
         for name in ("x", f"{prefix}{len(nodes) - 1}")
     ]
-    stored = helper.make_tensor("w", TensorProto.FLOAT, weight, [0.0] * (weight[0] * weight[1]))
-    graph = helper.make_graph(made, "main", ends[:1], ends[1:], [stored])
+    stored = [
+        helper.make_tensor("w", TensorProto.FLOAT, (100,), [0.5] * 100),
+        helper.make_tensor("spare", TensorProto.FLOAT, weight, [0.0] * (weight[0] * weight[1])),
+    ]
+    graph = helper.make_graph(made, "main", ends[:1], ends[1:], stored)
     opsets = [helper.make_opsetid("", opset)]
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=opsets), directory / name)
     model = read_model(directory / name)
@@ -145,12 +155,12 @@ def adds_up(file: FileDiff) -> None:
 def test_text(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         shown([str(left), str(right)], capsys).replace(str(left), "A").replace(str(right), "B")
-        == """\
+        == f"""\
 A -> B
 
 model.onnx: 6 -> 6 nodes
 opset ai.onnx: 17 -> 18
-stored elements of float32: 6 -> 8
+stored elements of float32: 106 -> 108
 6 modules differ, 2 with nodes do not
 
 module        class         before  after  change  what
@@ -161,6 +171,8 @@ layer.1.norm  LayerNorm          -      1      +1  only in the second; +1 Pow
 gone          Dropout            0      -          only in the first
 (unresolved)                     1      -      -1  -1 Cast
 total                            4      4
+
+{COMPARED}, what 3 nodes before and 3 after say, which have no counterpart, names, descriptions, metadata
 """
     )
 
@@ -180,7 +192,7 @@ def test_layers_that_changed_alike_are_one_line(tmp_path: Path, capsys: pytest.C
     after[2:4] = [("Gemm", "layer.1.attention")]
     packages = [str(layers(tmp_path / "A", before)), str(layers(tmp_path / "B", after))]
     text = shown(packages, capsys)
-    assert text.partition("module ")[2].splitlines()[1:] == [
+    assert text.partition("module ")[2].splitlines()[1:-2] == [
         "layer.0,2-5.attention (5)  Attention       5     10      +5  +5 Cast",
         "layer.1.attention          Attention       1      1          -1 MatMul, +1 Gemm",
         "total                                      6     11      +5",
@@ -221,7 +233,7 @@ def test_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_depth(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nodes below count with the module above, and no node is lost."""
     out = shown([str(left), str(right), "--depth", "1"], capsys)
-    table = out[out.index("module  ") :]
+    table = out[out.index("module  ") : out.index("\n\ncompared") + 1]
     assert (
         table
         == """\
@@ -240,7 +252,8 @@ total                       5      5
 
 def test_no_difference(left: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shown([str(left), str(left), "--exit-code"], capsys)
-    assert out == f"{left} -> {left}\n\nmodel.onnx: the same 6 nodes, module by module\n"
+    same = "the same 6 nodes, module by module, with the same attributes and constants"
+    assert out == f"{left} -> {left}\n\nmodel.onnx: {same}\n\n{COMPARED}, names, descriptions, metadata\n"
 
 
 def test_exit_code(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,8 +267,12 @@ def test_json(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (document["before"], document["after"], document["changed"]) == (str(left), str(right), True)
     (file,) = document["files"]
     assert file["versions"] == [{"name": "ai.onnx", "before": 17, "after": 18}]
-    assert file["stored_elements"] == [{"name": "float32", "before": 6, "after": 8}]
+    assert file["stored_elements"] == [{"name": "float32", "before": 106, "after": 108}]
     assert file["same_wiring"] is False
+    assert document["weights_compared"] is False
+    assert file["compared"] == {
+        "nodes": 3, "alone": {"before": 3, "after": 3}, "constants": 0, "weights": 0, "types_only": 1,
+    }  # fmt: skip
     assert [module["path"] for module in file["modules"]] == [
         "", "layer.0.act", "layer.1", "layer.1.norm", "gone", None,
     ]  # fmt: skip
@@ -270,6 +287,7 @@ def test_json(left: Path, right: Path, capsys: pytest.CaptureFixture[str]) -> No
             "operators": {"MatMul": 1, "custom::Fused": 1},
         },
         "operators": [{"name": "custom::Fused", "before": None, "after": 1}],
+        "contents": [],
     }  # fmt: skip
 
 

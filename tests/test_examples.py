@@ -29,6 +29,12 @@ EXPECTED = {
     "speech_recognition.py": ["transcript: ", "decoder_model_merged.onnx: ", " 0 of them unresolved"],
     "text_generation.py": ["with past: True", "once upon a time", "/LlamaModel.model/LlamaDecoderLayer.layers.0/"],
     "token_classification.py": ["London", "electra.encoder.layer.1: ElectraLayer, ", "classifier: Linear, 2 of"],
+    "upgrade_check.py": [
+        "after_a_harmless_upgrade: the same",
+        "layers.0.1: LayerNormalization epsilon: 1e-12 -> 1e-5",
+        "layers.1.1: LayerNormalization epsilon: 1e-12 -> 1e-5",
+        "after_another_upgrade: CHANGED",
+    ],
     "translation.py": ["decoder_model_merged.onnx", "then_branch", "else_branch", "T5Attention.EncDecAttention"],
 }
 

@@ -537,6 +537,43 @@ def test_what_vanished_before_an_addition_had_no_effect() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "b = Gemm(a, wb) # layers.1.fc",
+        "b0 = MatMul(a, wb0) # layers.1.fc \n b = Add(b0, wb1) # layers.1.fc",
+        "b = Relu(a) # layers.1.act",
+        "b = LayerNormalization(a, wb0, wb1) # layers.1.norm",
+        "b0 = Gemm(a, wb0) # layers.1.fc \n b1 = Relu(b0) # layers.1.act \n b = Gemm(b1, wb1) # layers.1.out",
+    ],
+)
+@pytest.mark.parametrize("reader", ["Gemm({0}, w2)", "LayerNormalization({0}, w2, w3)", "Conv({0}, w2)"])
+def test_layer_that_is_gone(layer: str, reader: str) -> None:
+    """A tool took it out, and the next node reads what it read: with the weights that it had, it does nobody's work."""
+    check(
+        f"""
+        a = Gemm(x, w1)              # layers.0.fc
+        {layer}
+        y = {reader.format("b")}     # layers.2.fc
+        """,
+        f"""
+        a = Gemm(x, w1)              # layers.0.fc
+        y = {reader.format("a")}     # layers.2.fc
+        """,
+    )
+
+
+def test_scale_that_may_be_in_weights_of_the_same_name() -> None:
+    """Their numbers can be others: a tool that folds may write them over the old ones."""
+    check(
+        """
+        c = BatchNormalization(x, w1, w2, w3, w4)  # b.norm
+        y = Conv(c, w)                             # b.conv
+        """,
+        "y = Conv(x, w)   # fused b (b.norm, b.conv)",
+    )
+
+
 def test_work_in_front_of_a_node_that_is_what_it_was() -> None:
     """A convolution with a new name took on the sum and the activation behind it; the next one did not change."""
     check(

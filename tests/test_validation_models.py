@@ -251,10 +251,23 @@ def test_fixed_sizes(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 def test_half_precision(zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """The reference runs in the type of the weights, and the tolerance is that of the type."""
+    """The reference runs in the type of the weights, the tolerance is that of the type, and what overflows does."""
     main_export(str(zoo_model("bert")), tmp_path, do_validation=False, task="text-classification", dtype="fp16")
     assert weights_dtype([read_model(tmp_path / "model.onnx")]) == "fp16"
-    assert compare(tmp_path, zoo_model("bert"), "bert")["outputs"][0] == "ok"
+    status, reason = compare(tmp_path, zoo_model("bert"), "bert")["outputs"]
+    assert (status, reason.rpartition(", ")[2]) == ("ok", "computed in float16")
+    model = onnx.load(tmp_path / "model.onnx")
+    value = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = [f"{name}_0" if name == value else name for name in node.output]
+    for index, factor in enumerate((2**15, 2**15, 2**-15, 2**-15)):  # which float32 takes
+        factors = onnx.numpy_helper.from_array(np.array(factor, np.float16), f"factor_{index}")
+        model.graph.initializer.append(factors)
+        after = f"{value}_{index + 1}" if index < 3 else value
+        model.graph.node.append(onnx.helper.make_node("Mul", [f"{value}_{index}", f"factor_{index}"], [after]))
+    onnx.save(model, tmp_path / "model.onnx")
+    status, reason = compare(tmp_path, zoo_model("bert"), "bert")["outputs"]
+    assert status == "failed" and "NaNs or infinities" in reason
 
 
 def test_quantized_weights(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ in float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the larger.
 
 exit codes:
   0  no module is wrong, and the outputs are within the tolerance
-  1  a module is wrong, or the outputs are not within the tolerance
-  2  it could not be compared
+  1  a module is wrong, or all add so much that the outputs are not within it
+  2  it could not be compared, or the outputs are not within the tolerance, and
+     whose error that is can't be told
 """
 
 _METRICS = ("sqnr", "relative", "absolute", "mean", "cosine")
@@ -87,7 +88,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Compares a package; 1 if a module is wrong, or the outputs are over the tolerance."""
+    """Compares a package; 1 if a module is wrong, or what all add is over the tolerance, 2 if that can't be told."""
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
@@ -113,7 +114,9 @@ def run(args: Namespace) -> int:
     print_report(
         report, partial(print_comparison, top=args.top, every=args.all, metric=args.metric), as_json=args.json
     )
-    return 0 if report.ok else 1
+    if report.wrong:
+        return 1
+    return 0 if report.ok else 2
 
 
 def _memory(text: str) -> int:

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
     """Runs Optimum's export command with our `main_export`, says what was exported and returns the exit code.
 
-    Raises HtpError if it fails through the user's or the model's fault, and KeyboardInterrupt.
+    That is 1 if the package is there, and Optimum's validation failed on it. Raises HtpError if the export fails through the
+    user's or the model's fault, and KeyboardInterrupt.
     """
     model, output = str(args.model), str(args.output)
-    reports: list[ExportReport] = []
+    if args.no_validation and args.atol is not None:
+        raise HtpError("--atol is what the validation allows, and --no-validation leaves that out: give one of them")
+    exports: list[tuple[ExportReport, Exception | None]] = []
     with working("Exporting", model):
         try:
-            with _no_graph_dumps(), _our_main_export(args, reports):
+            with _no_graph_dumps(), _our_main_export(args, exports):
                 run_optimum()
         except HtpError:
             raise
@@ -36,26 +39,27 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
             raise HtpError(message) from error
     from optimum_htp.cli.views.export import print_export
 
-    for report in reports:
-        print_export(report)
-    return 0
+    for report, failure in exports:
+        print_export(report, failed=failure is not None)
+    return 1 if any(failure is not None for _, failure in exports) else 0
 
 
 @contextmanager
-def _our_main_export(args: Namespace, reports: list[ExportReport]) -> Iterator[None]:
+def _our_main_export(args: Namespace, exports: list[tuple[ExportReport, Exception | None]]) -> Iterator[None]:
     """Puts our `main_export` where Optimum's command takes its own from, and keeps what it returns."""
     import optimum.exporters.onnx as optimum_onnx
 
-    from optimum_htp import export as htp_export
+    from optimum_htp.export import HtpExporter
 
-    options = htp_options(args)
+    exporter = HtpExporter(htp_options(args))
+    ours = {"do_validation": False} if args.no_validation else {}
 
     def main_export(*positional: Any, **named: Any) -> None:
-        reports.append(htp_export.main_export(*positional, **named, htp_options=options))
+        exports.append(exporter.attempt(*positional, **named, **ours))
 
     with _replaced(optimum_onnx, "main_export", main_export):
         yield
-    if not reports:
+    if not exports:
         raise AssertionError("this Optimum's export command takes main_export from another place than we replaced")
 
 

@@ -118,10 +118,9 @@ def _text(chain: list[BaseException]) -> str:
     text = str(first.args[0]) if isinstance(first, KeyError) and first.args else str(first)
     if not text or not isinstance(first, _FAULTS):
         text = f"{type(first).__name__}: {text}".rstrip(": ")
-    # Optimum: "An error occurred during validation, but the model was saved nonetheless at ...", which here it is not.
-    wrapped = re.match(r"An error occurred during ([\w-]+)|The ([\w-]+) of the ONNX export failed", text)
+    wrapped = re.match(r"The ([\w-]+) of the ONNX export failed", text)
     if wrapped is not None and len(chain) > 1:
-        return f"its {wrapped[1] or wrapped[2]} failed: {_text(chain[1:])}"
+        return f"its {wrapped[1]} failed: {_text(chain[1:])}"
     return text
 
 

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, RawTextHelpFormatter
 from collections.abc import Sequence
 
-import optimum_htp
+from optimum_htp.cli.options import add_version
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
 
@@ -42,7 +42,7 @@ def build_parser(given: Sequence[str] = ()) -> ArgumentParser:
     parser = ArgumentParser(
         "optimum-htp", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"optimum-htp {optimum_htp.__version__}")
+    add_version(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     export = commands.add_parser("export", help=_EXPORT, formatter_class=RawTextHelpFormatter)
     if "export" in given:

@@ -5,10 +5,17 @@ from __future__ import annotations
 from argparse import Action, ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
+import optimum_htp
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
     from optimum_htp.package import HtpOptions
+
+
+def add_version(parser: ArgumentParser) -> None:
+    """Adds the option that says which version this is."""
+    parser.add_argument("--version", action="version", version=f"optimum-htp {optimum_htp.__version__}")
 
 
 def add_htp_arguments(parser: ArgumentParser | _ArgumentGroup, *, config: bool = True) -> None:

@@ -13,10 +13,14 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
 
 from optimum_htp.cli.export import export
-from optimum_htp.cli.options import add_htp_arguments
+from optimum_htp.cli.options import add_htp_arguments, add_version
 from optimum_htp.cli.other_lines import add_verbose, other_lines
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
+
+_NO_VALIDATION = """\
+Do not let Optimum validate the export. Where its validation fails, the package is there all the same, and the exit code
+is 1."""
 
 
 class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has no types
@@ -29,6 +33,7 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
         """Adds Optimum's options, and ours."""
         ONNXExportCommand.parse_args(parser)
         ours = parser.add_argument_group("HTP arguments")
+        ours.add_argument("--no-validation", action="store_true", help=_NO_VALIDATION)
         add_htp_arguments(ours)
         add_verbose(ours)
 
@@ -61,6 +66,11 @@ class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no 
     SUBCOMMANDS = tuple(
         CommandInfo(name=name, help=load_verb(name).HELP, subcommand_class=_VerbCommand) for name in VERBS
     )
+
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        """Adds what is no verb."""
+        add_version(parser)
 
     def run(self) -> None:
         """Shows the verbs and ends the process, as for any wrong command line."""

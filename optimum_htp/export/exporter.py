@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
-import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
 from optimum_htp.errors import HtpError, TaggingError, reason
-from optimum_htp.models import local_task_inference, model_facts, only_libraries
+from optimum_htp.export.optimum_run import Exported, run_optimum
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package import (
     SIDECAR,
+    UNCHANGED,
     Annotations,
     FileRecord,
     HtpOptions,
@@ -29,25 +29,19 @@ from optimum_htp.package import (
     add_config_metadata,
     complete_package,
     library_versions,
-    preprocessors_of,
     remove_config_metadata,
+    reset_modes,
     strip_tags,
     tagging_error,
     write_files,
 )
-from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, Tagger, place_in_model, project, tag_export
+from optimum_htp.tagging import ExportTrace, ModuleTap, TaggedGraph, project, tag_export
 
 if TYPE_CHECKING:
     from optimum.exporters.onnx.base import OnnxConfig
 
 
-logger = logging.getLogger(__name__)
-
 _P = ParamSpec("_P")
-
-# What the sidecar says of the arguments of `main_export`, and those that have another name there.
-_DESCRIBED = "model subfolder revision task library opset dtype optimize slim trust_remote_code".split()
-_ARGUMENTS = {"model": "model_name_or_path", "library": "library_name"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +55,8 @@ class ExportReport:
         htp_seconds: Wall-clock seconds spent in the HTP pass.
         late: For each file whose tags could not be written while the exporter wrote it, why. They were written when the
             export was done, which takes another pass over the file; please report it.
+        doubt: What Optimum's validation says against the export, which is there nonetheless; empty if that is nothing, or
+            it was not asked.
     """
 
     output: Path
@@ -68,6 +64,7 @@ class ExportReport:
     optimum_seconds: float
     htp_seconds: float
     late: dict[str, str] = field(default_factory=dict)
+    doubt: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -150,9 +147,10 @@ def main_export(
         Where the package is, how its nodes were tagged, and the seconds spent.
 
     Raises:
-        HtpError: The output can't be written, or the HTP pass failed for a file (the message says which and why); in
-            that case the package that Optimum wrote is left as it is.
-        Exception: Whatever Optimum raises. Then nothing that this run wrote is left.
+        HtpError: The output can't be written, or the HTP pass failed for a file (the message says which and why). Then an
+            older package there is as it was; where there was none, Optimum's is left without tags.
+        Exception: Whatever Optimum raises. If its validation does, the package is there, with tags, as Optimum leaves it;
+            else nothing that this run wrote is left.
 
     Example:
         >>> from optimum_htp import main_export
@@ -198,65 +196,62 @@ class HtpExporter:
 
         `htp_options` are for this export; None means those of the exporter.
         """
+        exporter = self
         if htp_options is not None:
             exporter = copy.copy(self)
             exporter.options = HtpExporter(htp_options).options
-            return exporter.export(*args, **kwargs)
+        report, failure = exporter.attempt(*args, **kwargs)
+        if failure is not None:
+            raise failure
+        return report
+
+    def attempt(self, *args: Any, **kwargs: Any) -> tuple[ExportReport, Exception | None]:
+        """As `export`, but if nothing except Optimum's validation failed, gives what that raised with the report."""
         signature = inspect.signature(main_export)
         given = signature.bind(*args, **kwargs).arguments
         shapes = given.pop("kwargs_shapes", {})
         # What was left at its default is not handed on: a newer Optimum's own default holds then.
         chosen = {name: value for name, value in given.items() if value is not signature.parameters[name].default}
-        return self.write_package(Path(given["output"]), functools.partial(self._run_optimum, chosen | shapes))
-
-    def _run_optimum(self, arguments: dict[str, Any], staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
-        """Lets Optimum export into a staged directory; gives what was seen, and what the sidecar says of the source."""
-        from optimum.exporters.onnx import __main__ as optimum_main
-
-        bound = inspect.signature(optimum_main.main_export).bind(**arguments)
-        bound.arguments["output"] = type(arguments["output"])(staging.path)
-        if isinstance(arguments["model_name_or_path"], Path):
-            bound.arguments["model_name_or_path"] = str(arguments["model_name_or_path"])
-        given = {name: bound.arguments.get(name) for name in ("revision", "cache_dir", "token", "local_files_only")}
-        model, subfolder = str(bound.arguments["model_name_or_path"]), str(bound.arguments.get("subfolder") or "")
-        trust, library = bool(bound.arguments.get("trust_remote_code")), bound.arguments.get("library_name")
-        with (
-            only_libraries(model, trust_remote_code=trust, library=library, subfolder=subfolder, **given),
-            _watched(staging, self.tag_content) as (tap, facts),
-        ):
-            optimum_main.main_export(*bound.args, **bound.kwargs)
-        described = {name: bound.arguments.get(_ARGUMENTS.get(name, name)) for name in _DESCRIBED}
-        return tap, _known(described) | facts
+        report, exported = self.write_package(
+            Path(given["output"]), lambda staging: run_optimum(chosen | shapes, staging, self.tag_content)
+        )
+        return report, exported.failure
 
     def write_package(
-        self, output: Path, export: Callable[[StagedDirectory], tuple[ModuleTap, dict[str, Any]]]
-    ) -> ExportReport:
+        self, output: Path, export: Callable[[StagedDirectory], Exported]
+    ) -> tuple[ExportReport, Exported]:
         """Exports into a staged directory, tags what is there, and puts it in its place: the whole of it or nothing.
 
-        `export` writes into the staged directory. It returns the closed tap that watched it, and what the sidecar says of
-        the source. What it raises leaves nothing; what the HTP pass raises leaves Optimum's package, without tags.
+        What `export` raises leaves what was there. What the HTP pass raises does so too where an older package is there,
+        else it leaves Optimum's package, without tags.
         """
         with StagedDirectory(output) as staging:
             started = time.perf_counter()
-            tap, source = export(staging)
+            exported = export(staging)
+            tap = exported.tap
             optimum_seconds = time.perf_counter() - started - tap.seconds
             started = time.perf_counter()
             try:
                 records = self._tag_package(staging.path, tap)
-                source = _completed(staging.path, source, tap)
+                source = _completed(staging.path, exported)
                 if self.options.config_metadata:
                     add_config_metadata(staging.path, records)
                 htp_seconds = time.perf_counter() - started + tap.seconds
                 timings = {"optimum_seconds": round(optimum_seconds, 3), "htp_seconds": round(htp_seconds, 3)}
                 Sidecar(records, source, timings, library_versions()).write(staging.path)
-            except Exception:
-                _untag(staging.path)
-                staging.commit(remove=(SIDECAR,))
+            except Exception as error:
+                if _would_replace(staging):
+                    _say_what_is_left(error, f"{output} is as it was")
+                else:
+                    _untag(staging.path)
+                    staging.commit()
+                    _say_what_is_left(error, f"{output} has the package without tags, as Optimum wrote it")
                 raise
             staging.commit(remove=(SIDECAR,), last=SIDECAR)
         counts = {name: record.counts for name, record in records.items()}
         late = {file.relative_to(staging.path).as_posix(): reason(error) for file, error in tap.late.items()}
-        return ExportReport(output, counts, optimum_seconds, htp_seconds, late)
+        doubt = reason(exported.doubt) if exported.doubt is not None else ""
+        return ExportReport(output, counts, optimum_seconds, htp_seconds, late, doubt), exported
 
     def tag_content(
         self, content: bytes, export: ExportTrace
@@ -297,14 +292,26 @@ class HtpExporter:
         return {name: FileRecord.of(graph) for name, graph in graphs.items()}
 
 
-def _completed(directory: Path, source: dict[str, Any], tap: ModuleTap) -> dict[str, Any]:
-    """Adds to a package what Optimum left out, and to what the sidecar says of its source what the files show."""
-    if "model" in source:
-        model = Path(source["model"], source.get("subfolder", ""))
-        complete_package(directory, model, trust_remote_code=bool(source.get("trust_remote_code")))
-    opsets = {export.model.opset_imports.get("", 0) for export in tap.exports}
+def _completed(directory: Path, exported: Exported) -> dict[str, Any]:
+    """Adds to a package what Optimum left out; gives what the sidecar says of the source, with what its files show."""
+    trust = bool(exported.source.get("trust_remote_code"))
+    for place in exported.files.places if exported.files is not None else ():
+        complete_package(directory, place, trust_remote_code=trust)
+    reset_modes(directory)
+    opsets = {export.model.opset_imports.get("", 0) for export in exported.tap.exports}
     opset = {"opset": opsets.pop()} if len(opsets) == 1 else {}
-    return source | opset | preprocessors_of(directory)
+    return exported.source | opset | (exported.files.preprocessors() if exported.files is not None else {})
+
+
+def _would_replace(staging: StagedDirectory) -> bool:
+    """Whether there is an older package in the place of a staged one."""
+    new = (file.relative_to(staging.path) for file in staging.path.rglob("*.onnx"))
+    return any(os.path.lexists(staging.output / name) for name in (Path(SIDECAR), *new))
+
+
+def _say_what_is_left(error: Exception, what: str) -> None:
+    if isinstance(error, HtpError):
+        error.args = (f"{str(error).removesuffix(f'; {UNCHANGED}')}; {what}", *error.args[1:])
 
 
 def _untag(directory: Path) -> None:
@@ -324,57 +331,3 @@ def _exports_of(file: Path, tap: ModuleTap) -> list[ExportTrace]:
     if not tap.exports:
         raise TaggingError("no export of a torch.nn.Module was seen that it could have come from")
     return [export for export in tap.exports if export.file == file][-1:] or tap.exports
-
-
-@contextmanager
-def _watched(staging: StagedDirectory, tagger: Tagger) -> Iterator[tuple[ModuleTap, dict[str, Any]]]:
-    """Watches Optimum's export: yields the tap, and what the sidecar says of the source, filled in as it becomes known."""
-    from optimum.exporters.onnx import __main__ as optimum_main
-
-    model: object = None
-    facts: dict[str, Any] = {}
-    with ExitStack() as stack:
-        # First: its lock is what makes exports take turns.
-        tap = stack.enter_context(ModuleTap(tagger, place=lambda module: place_in_model(module, model)))
-        stack.enter_context(local_task_inference())
-        original = getattr(optimum_main, "onnx_export_from_model", None)
-        if original is not None:
-
-            @functools.wraps(original)
-            def observed(*args: Any, **kwargs: Any) -> Any:
-                nonlocal model
-                given = inspect.signature(original).bind(*args, **kwargs).arguments
-                model = given.get("model")
-                facts.update(_known({"task": given.get("task"), "opset": given.get("opset"), **model_facts(model)}))
-                try:
-                    return original(*args, **kwargs)
-                finally:
-                    model = None
-
-            stack.callback(setattr, optimum_main, "onnx_export_from_model", original)
-            optimum_main.onnx_export_from_model = observed
-        stack.enter_context(_paths_in_logs(str(staging.path), str(staging.output)))
-        yield tap, facts
-
-
-@contextmanager
-def _paths_in_logs(staged: str, output: str) -> Iterator[None]:
-    """Optimum's log lines name the directory that the user gave, not the one that is staged."""
-    handlers = [handler for name in (None, "optimum", "transformers") for handler in logging.getLogger(name).handlers]
-
-    def rename(record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, str) and staged in record.msg:
-            record.msg = record.msg.replace(staged, output)
-        return True
-
-    for handler in handlers:
-        handler.addFilter(rename)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(rename)
-
-
-def _known(facts: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if isinstance(value, (str, int, bool)) and value != ""}

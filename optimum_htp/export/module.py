@@ -12,7 +12,8 @@ from optimum_htp.errors import HtpError, writing
 from optimum_htp.export.exporter import ExportReport, HtpExporter
 from optimum_htp.export.module_call import ExampleCall, copied, output_names_of, plain
 from optimum_htp.export.module_config import config_document, label_count, save_config
-from optimum_htp.models import dtype_of, library_of_classes
+from optimum_htp.export.optimum_run import Exported
+from optimum_htp.models import SourceFiles, dtype_of, library_of_classes, source_files
 from optimum_htp.package import HtpOptions, StagedDirectory
 from optimum_htp.tagging import ModuleTap, place_in_model
 
@@ -70,7 +71,7 @@ def export_module(
 
     Raises:
         HtpError: The arguments don't fit the module, or the output can't be written (nothing is left of it then), or
-            the HTP pass failed (the package is left without tags).
+            the HTP pass failed (an older package is left as it was; where there was none, this one without tags).
         Exception: Whatever torch raises. Then nothing that this run wrote is left.
 
     Example:
@@ -87,7 +88,7 @@ def export_module(
         export_kwargs["dynamic_axes"] = dict(dynamic_axes)
     exporter = HtpExporter(htp_options)
 
-    def run(staging: StagedDirectory) -> tuple[ModuleTap, dict[str, Any]]:
+    def run(staging: StagedDirectory) -> Exported:
         import torch.onnx
 
         tap = ModuleTap(exporter.tag_content, place=lambda module: place_in_model(module, model))
@@ -113,9 +114,10 @@ def export_module(
             )
         with writing(staging.output):
             save_config(document, model, staging.path)
-        return tap, _source(model, task)
+        return Exported(tap, _source(model, task), _files_of(model))
 
-    return exporter.write_package(Path(output), run)
+    report, _ = exporter.write_package(Path(output), run)
+    return report
 
 
 def _check(model: object, file_name: str, dynamo: bool) -> None:
@@ -166,3 +168,14 @@ def _source(model: torch.nn.Module, task: str | None) -> dict[str, Any]:
         "dtype": dtype_of(model),
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _files_of(model: torch.nn.Module) -> SourceFiles | None:
+    """The small files of the model that a transformers model was loaded from, which are here already; None for any other."""
+    from transformers import PreTrainedModel
+
+    name = str(getattr(model, "name_or_path", "")) if isinstance(model, PreTrainedModel) else ""
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    if not name or (commit is None and not Path(name).is_dir()):
+        return None
+    return source_files(name, revision=commit, local_files_only=True)

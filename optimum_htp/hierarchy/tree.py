@@ -160,7 +160,7 @@ class ModuleTree:
         ]
 
 
-_MAX_NAMES = 20_000_000
+_MAX_NAMES = 5_000_000
 
 
 def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:

@@ -1,15 +1,19 @@
 """What can be run: the PyTorch source model, ONNX Runtime sessions, and their inputs.
 
 `torch_source` finds and loads the model, `torch_parts` cuts it up and runs it, `exported_root` says which module a file is
-an export of, `optimum_tasks` the task, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie,
-`auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted part does, by the
-`tensor_values` of its package; `measures` says how far results may be apart.
+an export of, `optimum_tasks` the task, `hub_cache` where its small files are, `local_first` that what is here is taken
+from here, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie, `half_rounding` float16
+that is computed as such, `auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted
+part does, by the `tensor_values` of its package; `measures` says how far results may be apart.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.exported_root import choose_root
 from optimum_htp.models.external_weights import ExternalWeights
+from optimum_htp.models.half_rounding import HalfRounding, half_tensors, open_rounded, zero
+from optimum_htp.models.hub_cache import SourceFiles, source_files
 from optimum_htp.models.inputs import (
+    SAMPLES,
     InputSizes,
     axis_names,
     check_axes,
@@ -23,6 +27,7 @@ from optimum_htp.models.inputs import (
     phases,
     read_arrays,
 )
+from optimum_htp.models.local_first import local_models
 from optimum_htp.models.measures import (
     QUANTIZED_OPERATORS,
     Array,
@@ -35,7 +40,6 @@ from optimum_htp.models.measures import (
     random_operators,
     worst_errors,
 )
-from optimum_htp.models.optimum_tasks import local_task_inference
 from optimum_htp.models.part_values import part_inputs, part_phases
 from optimum_htp.models.runtime import DEFAULT_PROVIDER, check_provider, open_session, run_session, session_options
 from optimum_htp.models.torch_parts import (
@@ -60,6 +64,7 @@ from optimum_htp.models.torch_source import (
     load_source_model,
     load_source_of,
     model_facts,
+    recorded_revision,
     returns_attentions,
     source_facts,
 )

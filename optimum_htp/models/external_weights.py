@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.onnxfile import OnnxModel, Piece, Span, Splice, TensorField, external_data_files, rewrite_tensors
+from optimum_htp.models.runtime import open_session
+from optimum_htp.onnxfile import (
+    OnnxModel,
+    Piece,
+    SourceFiles,
+    Span,
+    Splice,
+    TensorField,
+    external_data_files,
+    pieces_length,
+    rewrite_tensors,
+)
 from optimum_htp.package import is_inside
 
+_IN_MEMORY_BYTES = 64_000_000
 _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -28,10 +41,17 @@ class ExternalWeights:
     def __bool__(self) -> bool:
         return bool(self._locations)
 
-    def add_to(self, options: Any) -> None:
-        """Tells a session where the folder is."""
+    def open(self, files: SourceFiles, pieces: list[Piece], options: Any, *, provider: str, name: str) -> Any:
+        """A session of a model made of pieces of the file. Raises HtpError with `name`."""
         if self:
             options.add_session_config_entry(_FOLDER, str(self._folder))
+        if self or pieces_length(pieces) <= _IN_MEMORY_BYTES:
+            return open_session(files.joined(pieces), options, provider=provider, name=name)
+        with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
+            file = Path(directory, "part.onnx")
+            with file.open("wb") as stream:
+                files.write(pieces, stream.fileno())
+            return open_session(file, options, provider=provider, name=name)
 
     def placed(self, kind: str, span: Span) -> list[Piece]:
         """A message of the file (`rewrite_tensors` says of which kinds), with locations as the session finds them."""

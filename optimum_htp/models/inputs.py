@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+SAMPLES = 2
+"""How many samples a model is compared on where none are given."""
+
 _TERMS = re.compile(r" ([+*x]) ")  # of a size that is computed, and the signs between them
 _POSITIONS = re.compile(r"(position_embeddings|embed_positions|wpe)\.weight$")
 _DEFAULT_SEQUENCE = 128

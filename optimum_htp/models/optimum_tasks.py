@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package import architectures, read_config
-
-
-@contextmanager
-def local_task_inference() -> Iterator[None]:
-    """Makes Optimum infer the task of a local directory as that of a repository on the Hub (`task="auto"`).
-
-    Optimum refuses local directories (https://github.com/huggingface/optimum/issues/1556). Can go when it no longer does.
-    """
-    from optimum.exporters.tasks import TasksManager
-
-    name = "_infer_task_from_model_name_or_path"
-    descriptor = TasksManager.__dict__.get(name)
-    if descriptor is None:
-        yield
-        return
-    original = getattr(TasksManager, name)
-
-    def infer(cls: Any, model_name_or_path: str, subfolder: str = "", *args: Any, **kwargs: Any) -> str:
-        directory = Path(model_name_or_path, subfolder or "")
-        library = kwargs.get("library_name")
-        with suppress(ValueError, OSError):
-            library = library or TasksManager.infer_library_from_model(model_name_or_path, subfolder=subfolder)
-        task = infer_local_task(directory, library) if directory.is_dir() else None
-        return task or original(model_name_or_path, subfolder, *args, **kwargs)
-
-    try:
-        setattr(TasksManager, name, classmethod(infer))
-        yield
-    finally:
-        setattr(TasksManager, name, descriptor)
 
 
 def infer_local_task(directory: Path, library: str | None) -> str | None:

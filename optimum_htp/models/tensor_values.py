@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.inputs import graph_inputs
 from optimum_htp.models.measures import Array
-from optimum_htp.models.runtime import DEFAULT_PROVIDER, open_session, run_session, session_options
+from optimum_htp.models.runtime import DEFAULT_PROVIDER, run_session, session_options
 from optimum_htp.onnxfile import (
     OnnxModel,
-    Piece,
     Scope,
     SourceFiles,
     Value,
@@ -22,13 +18,10 @@ from optimum_htp.onnxfile import (
     initializer_span,
     model_pieces,
     model_spans,
-    pieces_length,
     reads,
     scope_spans,
     scopes_of,
 )
-
-_IN_MEMORY_BYTES = 64_000_000
 
 
 def tensor_values(
@@ -64,7 +57,9 @@ def tensor_values(
             inputs=[declared[name] for name in feed],
             outputs=map(Value, wanted),
         )
-        session = _open(files, weights, model_pieces(spans, pieces), name=str(model.path))
+        session = weights.open(
+            files, model_pieces(spans, pieces), session_options(), provider=DEFAULT_PROVIDER, name=str(model.path)
+        )
         computed = run_session(session, wanted, feed, name=str(model.path))
     return {**given, **dict(zip(wanted, computed, strict=True))}
 
@@ -93,16 +88,3 @@ def _needed(scopes: Sequence[Scope], names: Iterable[str]) -> tuple[list[tuple[i
             stack.extend(reads(scopes[place[0]].graph.nodes[place[1]]))
     ranks = [{index: rank for rank, index in enumerate(scope.order)} for scope in scopes]
     return sorted(chosen, key=lambda place: (place[0], ranks[place[0]][place[1]])), list(outside)
-
-
-def _open(files: SourceFiles, weights: ExternalWeights, pieces: list[Piece], *, name: str) -> Any:
-    """A session of a part of a file."""
-    options = session_options()
-    weights.add_to(options)
-    if weights or pieces_length(pieces) <= _IN_MEMORY_BYTES:
-        return open_session(files.joined(pieces), options, provider=DEFAULT_PROVIDER, name=name)
-    with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
-        file = Path(directory, "part.onnx")
-        with file.open("wb") as stream:
-            files.write(pieces, stream.fileno())
-        return open_session(file, options, provider=DEFAULT_PROVIDER, name=name)

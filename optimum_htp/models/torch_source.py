@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.hierarchy import ModuleInfo
-from optimum_htp.models.optimum_tasks import local_task_inference, task_of_class
+from optimum_htp.models.hub_cache import local_directory, snapshot_directory, source_files
+from optimum_htp.models.local_first import local_models
+from optimum_htp.models.optimum_tasks import task_of_class
 from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
 from optimum_htp.package import read_config
@@ -48,15 +50,12 @@ class ModelSource:
             maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
 
 
-def find_source(model: str | Path) -> ModelSource:
+def find_source(model: str | Path, *, revision: str | None = None) -> ModelSource:
     """Finds a model's configs, in a directory, else on the Hub or in its cache. Raises PackageError if it can't."""
-    directory = Path(model)
-    if not directory.is_dir():
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.txt", "*.py", "*.model", "*.jinja", "*/*.json", "*/*.txt", "*/*.model"]
+    directory = local_directory(model)
+    if directory is None:
         try:
-            directory = Path(snapshot_download(str(model), allow_patterns=patterns))
+            directory = snapshot_directory(str(model), revision=revision)
         except Exception as error:  # the Hub's client raises errors of several libraries
             raise PackageError(f"{model}: no such directory, and the Hub does not have it: {reason(error)}") from error
     return ModelSource(str(model), directory)
@@ -91,9 +90,16 @@ def load_source_of(
         name,
         **source_facts(recorded, roots, task=task, with_past=with_past),
         dtype=weights_dtype(models),
+        revision=recorded_revision(name, recorded),
         trust_remote_code=trust_remote_code,
         **options,
     )
+
+
+def recorded_revision(name: str | Path, recorded: Mapping[str, Any]) -> str | None:
+    """The revision of a model that a package was exported from, as its sidecar has `recorded`; None for any other model."""
+    revision = recorded.get("revision")
+    return revision if isinstance(revision, str) and recorded.get("model") == str(name) else None
 
 
 def source_facts(
@@ -134,6 +140,7 @@ def load_source_model(
     library: str | None = None,
     dtype: str | None = None,
     with_past: bool = False,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> SourceModel:
@@ -150,16 +157,17 @@ def load_source_model(
     if (name.count("/") > 1 or name.startswith((".", "/"))) and not Path(name).is_dir():
         raise PackageError(f"{name}: no such model directory; give one, or an id on the Hub such as org/name")
     try:
-        with only_libraries(name, trust_remote_code=trust_remote_code, library=library):
-            library = library or TasksManager.infer_library_from_model(name)
+        trusted = only_libraries(name, trust_remote_code=trust_remote_code, library=library, revision=revision)
+        with trusted, local_models(revision=revision):
+            library = library or TasksManager.infer_library_from_model(name, revision=revision)
             if task is None:
-                with local_task_inference():
-                    task = TasksManager.infer_task_from_model(name, library_name=library)
+                task = TasksManager.infer_task_from_model(name, revision=revision, library_name=library)
                 task += "-with-past" if with_past else ""
             task = TasksManager.map_from_synonym(task)
             loaded = TasksManager.get_model_from_task(
                 task,
                 name,
+                revision=revision,
                 framework="pt",
                 library_name=library,
                 torch_dtype=types.get(dtype or "", torch.float32),
@@ -167,7 +175,9 @@ def load_source_model(
                 trust_remote_code=trust_remote_code,
                 **options,
             )
-            preprocessors = maybe_load_preprocessors(name, trust_remote_code=trust_remote_code)
+            files = source_files(name, revision=revision)
+            place = str(files.directory) if files is not None else name
+            preprocessors = maybe_load_preprocessors(place, trust_remote_code=trust_remote_code)
     except PackageError:  # already one line
         raise
     except Exception as error:  # transformers, diffusers and the Hub's client raise errors of many kinds

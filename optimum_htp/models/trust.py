@@ -21,7 +21,8 @@ from threading import RLock
 from typing import Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.package import MAX_CONFIG_BYTES, code_files, read_small, settle
+from optimum_htp.models.hub_cache import local_directory, snapshot_directory
+from optimum_htp.package import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, code_files, parse_json, read_small, settle
 
 _PIPELINE_LIBRARIES = ("diffusers", "optimum", "transformers")  # whose classes a pipeline may be made of
 # Classes that sentence-transformers may import: its own modules, and activation functions.
@@ -110,44 +111,44 @@ def _is_of_sentence_transformers(name: str) -> bool:
 
 
 def _directory(model: str | Path, where: dict[str, Any]) -> Path | None:
-    """A model's directory; for an id, that of its config files in the Hub's cache, None if they can't be had."""
-    with suppress(OSError, ValueError):  # no path at all
-        if Path(model).is_dir():
-            return Path(model)
-    from huggingface_hub import snapshot_download
-
-    options = {name: value for name, value in where.items() if value is not None}
-    patterns = ["*config*.json", "*modules.json", "*model_index.json", "*.py"]
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=patterns, **options))
-    except Exception:  # of several libraries: the loader says what is wrong with it
-        return None
+    """A model's directory; for an id, that of its small files in the Hub's cache, None if they can't be had."""
+    with suppress(Exception):  # of several libraries: the loader says what is wrong with it
+        return local_directory(model) or snapshot_directory(str(model), **where)
+    return None
 
 
 def _configs(directory: Path) -> Iterator[Path]:
     """The config files of a model, in all of its directories, through links too, as loaders go."""
     seen: set[str] = set()
     count = 0
-    for root, directories, names in os.walk(directory, followlinks=True):
+    waiting = [(directory, 0)]
+    while waiting:
+        root, depth = waiting.pop()
         real = os.path.realpath(root)
         if real in seen:
-            directories.clear()
             continue
         seen.add(real)
-        for name in sorted(names):
-            if _CONFIG.fullmatch(name):
+        if depth > MAX_DIRECTORY_DEPTH:
+            raise PackageError(f"{directory}: directories nested deeper than {MAX_DIRECTORY_DEPTH}; is it a model's?")
+        try:
+            entries = sorted(root.iterdir(), reverse=True)
+        except OSError:
+            continue
+        waiting += [(path, depth + 1) for path in entries if path.is_dir()]
+        for path in reversed(entries):
+            if _CONFIG.fullmatch(path.name) and not path.is_dir():
                 count += 1
                 if count > _MAX_CONFIGS:
                     raise PackageError(
                         f"{directory}: more than {_MAX_CONFIGS:,} config files; is it a model's directory?"
                     )
-                yield Path(root, name)
+                yield path
 
 
 def _read(path: Path) -> Any:
     """A JSON document; None if it is none: whoever loads the model says what is wrong with it."""
     try:
-        return json.loads(read_small(path, MAX_CONFIG_BYTES) or b"null")
+        return parse_json(read_small(path, MAX_CONFIG_BYTES) or b"null")
     except (PackageError, ValueError, RecursionError):
         return None
 

@@ -7,12 +7,20 @@ from collections.abc import Iterable, Sequence
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.spans import ModelSpans
-from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, last_fields, message_pieces
+from optimum_htp.onnxfile.wire import (
+    Data,
+    Piece,
+    encode_message,
+    encode_text,
+    encode_varint,
+    last_fields,
+    message_pieces,
+)
 
 
 def encode_entry(key: str, value: str) -> bytes:
     """A `StringStringEntryProto`, as metadata and the places of external data are."""
-    return encode_message(schema.ENTRY_KEY, key.encode()) + encode_message(schema.ENTRY_VALUE, value.encode())
+    return encode_message(schema.ENTRY_KEY, encode_text(key)) + encode_message(schema.ENTRY_VALUE, encode_text(value))
 
 
 def read_entry(data: Data, start: int, end: int) -> tuple[bytes, bytes]:
@@ -24,7 +32,7 @@ def read_entry(data: Data, start: int, end: int) -> tuple[bytes, bytes]:
 
 def encode_value(value: Value) -> bytes:
     """A `ValueInfoProto`; without an element type it is just the name, and ONNX Runtime infers the type."""
-    encoded = encode_message(schema.VALUE_NAME, value.name.encode())
+    encoded = encode_message(schema.VALUE_NAME, encode_text(value.name))
     if not value.elem_type:
         return encoded
     tensor = encode_varint(schema.TYPE_ELEM_TYPE) + encode_varint(value.elem_type)
@@ -38,14 +46,14 @@ def _encode_dimension(size: int | str | None) -> bytes:
     if size is None:
         return b""
     if isinstance(size, str):
-        return encode_message(schema.DIMENSION_SYMBOL, size.encode())
+        return encode_message(schema.DIMENSION_SYMBOL, encode_text(size))
     return encode_varint(schema.DIMENSION_SIZE) + encode_varint(size)
 
 
 def encode_node(op_type: str, inputs: Iterable[str], outputs: Iterable[str]) -> bytes:
     """A `NodeProto` of one of ONNX's own operators."""
     parts = [(schema.NODE_INPUT, name) for name in inputs] + [(schema.NODE_OUTPUT, name) for name in outputs]
-    return b"".join(encode_message(tag, text.encode()) for tag, text in (*parts, (schema.NODE_OP_TYPE, op_type)))
+    return b"".join(encode_message(tag, encode_text(text)) for tag, text in (*parts, (schema.NODE_OP_TYPE, op_type)))
 
 
 def graph_pieces(
@@ -62,7 +70,7 @@ def graph_pieces(
     pieces: list[Piece] = []
     for tag, messages in (  # in the order in which protobuf writes them
         (schema.GRAPH_NODE, nodes),
-        (schema.GRAPH_NAME, [[name.encode()]]),
+        (schema.GRAPH_NAME, [[encode_text(name)]]),
         (schema.GRAPH_INITIALIZER, initializers),
         (schema.GRAPH_INPUT, ([encode_value(value)] for value in inputs)),
         (schema.GRAPH_OUTPUT, ([encode_value(value)] for value in outputs)),

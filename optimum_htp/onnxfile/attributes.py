@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.limits import MAX_BODY_NAME_BYTES, max_items
-from optimum_htp.onnxfile.wire import Data, WireError, fields
+from optimum_htp.onnxfile.limits import CACHED, MAX_BODY_NAME_BYTES
+from optimum_htp.onnxfile.wire import Data, WireError, decode_text, fields
 
 Field: TypeAlias = tuple[int, int, int, int]
 Body: TypeAlias = tuple[str, Field]
@@ -23,18 +23,16 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
     name_span = (start, start)
     graphs: list[Field] = []
     tensors: list[Field] = []
-    for field in fields(data, start, end, schema.ATTRIBUTE_FIELDS):
+    for field in fields(data, start, end):
         tag = field[0]
         if tag == schema.ATTRIBUTE_NAME:
             name_span = field[2:]
         elif tag in schema.ATTRIBUTE_GRAPH_TAGS:
             graphs.append(field)
-            if len(graphs) > max_items(end - start):
-                raise WireError("more graphs than an attribute of this size can have", field[1])
         elif tag in schema.ATTRIBUTE_TENSOR_TAGS:
             tensors.append(field)
     if not graphs and not tensors:
-        if short:
+        if short and len(plain) < CACHED:
             plain.add(short)
         return None
     if not graphs:
@@ -52,10 +50,7 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
 
 
 def path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:
-    """Returns a name that becomes a part of graph paths, if it is UTF-8 of at most `longest_bytes`."""
+    """Returns a name that becomes a part of graph paths, if it has at most `longest_bytes`."""
     if stop - first > longest_bytes:
         raise WireError(f"a function or attribute has a name of {stop - first} bytes", first)
-    try:
-        return data[first:stop].decode()
-    except UnicodeDecodeError:
-        raise WireError("a string is not valid UTF-8", first) from None
+    return decode_text(data[first:stop])

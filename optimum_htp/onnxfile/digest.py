@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 from optimum_htp.onnxfile.model import Graph, OnnxModel
+from optimum_htp.onnxfile.wire import encode_text
 
 
 def graph_digest(model: OnnxModel) -> str:
@@ -36,7 +37,7 @@ def _digest_nodes(graph: Graph, update: Callable[[bytes], None]) -> None:
 def _strings(strings: tuple[str, ...]) -> bytes:
     parts = [_count(len(strings))]
     for string in strings:
-        encoded = string.encode()
+        encoded = encode_text(string)
         parts += (_count(len(encoded)), encoded)
     return b"".join(parts)
 

@@ -53,7 +53,7 @@ def _other_format(head: bytes) -> str | None:
     for prefix, kind in (
         (b"PK\x03\x04", "a ZIP archive (perhaps a PyTorch checkpoint)"),
         (b"\x1f\x8b", "a gzip file: unpack it first"),
-        (b"\x80", "a Python pickle (perhaps a PyTorch checkpoint)"),
+        *((b"\x80%c" % protocol, "a Python pickle (perhaps a PyTorch checkpoint)") for protocol in (2, 3, 4, 5)),
         (b"GGUF", "a GGUF model"),
     ):
         if head.startswith(prefix):

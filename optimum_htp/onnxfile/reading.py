@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import Body, Field, path_name, scan_attribute
-from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_ITEMS, max_items
+from optimum_htp.onnxfile.limits import (
+    CACHED,
+    MAX_BODY_DEPTH,
+    MAX_DIMENSIONS,
+    MAX_FUNCTION_NAME_BYTES,
+    items_of,
+    names_of,
+    texts_of,
+)
 from optimum_htp.onnxfile.model import Function, Graph, Initializer, Node, OnnxModel, Value
 from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.wire import (
     Data,
     WireError,
+    decode_text,
     fields,
     last_fields,
     read_varint,
@@ -21,6 +31,8 @@ from optimum_htp.onnxfile.wire import (
     signed,
     signed32,
 )
+
+_COUNTED = 1024  # fields of a message are counted in steps of this many
 
 _Shape: TypeAlias = list[int | str | None] | None
 
@@ -57,10 +69,13 @@ def read_value(data: Data, span: tuple[int, int]) -> Value:
 class _Texts(dict[bytes, str]):
     """Decoded strings by their bytes: the same name is stored once, however often the file repeats it."""
 
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__()
+        self._budget = texts_of(size_bytes)
+
     def __missing__(self, encoded: bytes) -> str:
-        if len(self) >= MAX_ITEMS:
-            raise WireError(f"more than {MAX_ITEMS} different strings, more than any model has", 0)
-        text = self[encoded] = encoded.decode()
+        self._budget.spend(1, 0)
+        text = self[encoded] = decode_text(encoded)
         return text
 
 
@@ -69,23 +84,15 @@ class _Reader:
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self.texts = _Texts()
+        self.texts = _Texts(len(data))
         self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and
         self.plain: set[bytes] = set()  # attributes repeat from node to node: each is read once
         self.released = 0
-        self.items_left = max_items(len(data))
-
-    def spend(self, at: int) -> None:
-        """Counts one node, tensor or value."""
-        self.items_left -= 1
-        if self.items_left < 0:
-            raise WireError("more nodes, tensors and values than a model of this size can have", at)
+        self.items = items_of(len(data))
+        self.names = names_of(len(data))
 
     def text(self, first: int, stop: int) -> str:
-        try:
-            return self.texts[self.data[first:stop]]
-        except UnicodeDecodeError:
-            raise WireError("a string is not valid UTF-8", first) from None
+        return self.texts[self.data[first:stop]]
 
     def model(self, path: Path) -> OnnxModel:
         ir_version = 0
@@ -94,7 +101,7 @@ class _Reader:
         metadata: dict[str, str] = {}
         graph: Graph | None = None
         functions: dict[str, Function] = {}
-        for tag, at, first, stop in fields(self.data, 0, len(self.data), schema.MODEL_FIELDS):
+        for tag, at, first, stop in fields(self.data, 0, len(self.data)):
             if tag == schema.MODEL_GRAPH:
                 if graph is not None:
                     raise WireError("a second main graph", at)
@@ -133,10 +140,12 @@ class _Reader:
         values: dict[int, list[Value]] = {schema.GRAPH_INPUT: [], schema.GRAPH_OUTPUT: []}
         initializers: list[Initializer] = []
         external: list[Initializer] = []
-        for tag, at, first, stop in fields(self.data, start, end, schema.GRAPH_FIELDS):
+        for count, (tag, at, first, stop) in enumerate(fields(self.data, start, end), 1):
+            if not count % _COUNTED:
+                self.names.spend(_COUNTED, at)
             if tag not in schema.GRAPH_TAGS:
                 continue
-            self.spend(at)
+            self.items.spend(1, at)
             self.released = release_pages(self.data, stop, self.released)
             if tag == schema.GRAPH_NODE:
                 nodes.append(self.node(first, stop, external, depth))
@@ -156,12 +165,12 @@ class _Reader:
         external: list[Initializer] = []
         identity = {schema.FUNCTION_NAME: "", schema.FUNCTION_DOMAIN: "", schema.FUNCTION_OVERLOAD: ""}
         values: dict[int, list[Value]] = {schema.FUNCTION_INPUT: [], schema.FUNCTION_OUTPUT: []}
-        for tag, at, first, stop in fields(self.data, start, end, schema.FUNCTION_FIELDS):
+        for tag, at, first, stop in fields(self.data, start, end):
             if tag == schema.FUNCTION_NODE:
-                self.spend(at)
+                self.items.spend(1, at)
                 nodes.append(self.node(first, stop, external, 0))
             elif tag in values:
-                self.spend(at)
+                self.items.spend(1, at)
                 values[tag].append(Value(self.text(first, stop)))
             elif tag in identity:
                 identity[tag] = path_name(self.data, first, stop, MAX_FUNCTION_NAME_BYTES)
@@ -177,30 +186,30 @@ class _Reader:
         metadata: dict[str, str] = {}
         repeated: list[str] = []
         bodies: list[tuple[str, Graph]] = []
-        first = start
-        try:
-            for tag, _, first, stop in fields(data, start, end, schema.NODE_FIELDS):
-                if tag == schema.NODE_INPUT:
-                    inputs.append(texts[data[first:stop]])
-                elif tag == schema.NODE_OUTPUT:
-                    outputs.append(texts[data[first:stop]])
-                elif tag == schema.NODE_ATTRIBUTE:
-                    attribute = scan_attribute(data, first, stop, self.plain)
-                    if attribute is not None:
-                        self.attribute(attribute, bodies, external, depth)
-                elif tag == schema.NODE_METADATA:
-                    known = len(metadata)
-                    key = self.entry(metadata, first, stop)
-                    if len(metadata) == known:
-                        repeated.append(key)
-                elif tag == schema.NODE_NAME:
-                    name = texts[data[first:stop]]
-                elif tag == schema.NODE_OP_TYPE:
-                    op_type = texts[data[first:stop]]
-                elif tag == schema.NODE_DOMAIN:
-                    domain = texts[data[first:stop]]
-        except UnicodeDecodeError:
-            raise WireError("a string is not valid UTF-8", first) from None
+        count = 0
+        for count, (tag, _, first, stop) in enumerate(fields(data, start, end), 1):
+            if not count % _COUNTED:
+                self.names.spend(_COUNTED, first)
+            if tag == schema.NODE_INPUT:
+                inputs.append(texts[data[first:stop]])
+            elif tag == schema.NODE_OUTPUT:
+                outputs.append(texts[data[first:stop]])
+            elif tag == schema.NODE_ATTRIBUTE:
+                attribute = scan_attribute(data, first, stop, self.plain)
+                if attribute is not None:
+                    self.attribute(attribute, bodies, external, depth)
+            elif tag == schema.NODE_METADATA:
+                known = len(metadata)
+                key = self.entry(metadata, first, stop)
+                if len(metadata) == known:
+                    repeated.append(key)
+            elif tag == schema.NODE_NAME:
+                name = texts[data[first:stop]]
+            elif tag == schema.NODE_OP_TYPE:
+                op_type = texts[data[first:stop]]
+            elif tag == schema.NODE_DOMAIN:
+                domain = texts[data[first:stop]]
+        self.names.spend(count % _COUNTED, start)
         if len(bodies) > 1 and len({element for element, _ in bodies}) < len(bodies):
             raise WireError("a node has two attributes of the same name", start)
         return Node(name, op_type, domain, tuple(inputs), tuple(outputs), metadata, tuple(bodies), tuple(repeated))
@@ -214,7 +223,7 @@ class _Reader:
     ) -> None:
         graphs, tensors = attribute
         for element, (_, at, first, stop) in graphs:
-            self.spend(at)
+            self.items.spend(1, at)
             bodies.append((element, self.graph(first, stop, depth + 1)))
         for tag, _, first, stop in tensors:
             sparse = tag in (schema.ATTRIBUTE_SPARSE_TENSOR, schema.ATTRIBUTE_SPARSE_TENSORS)
@@ -226,7 +235,7 @@ class _Reader:
         name, data_type, is_external = "", 0, False
         dims: list[int] = []
         where: dict[str, str] = {}
-        for tag, at, first, stop in fields(self.data, start, end, schema.TENSOR_FIELDS):
+        for tag, _, first, stop in fields(self.data, start, end):
             if tag in (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
             elif tag == schema.TENSOR_DATA_TYPE:
@@ -234,34 +243,41 @@ class _Reader:
             elif tag == schema.TENSOR_NAME:
                 name = self.text(first, stop)
             elif tag == schema.TENSOR_EXTERNAL_DATA:
+                self.names.spend(1, first)
                 self.entry(where, first, stop)
             elif tag == schema.TENSOR_DATA_LOCATION:
-                is_external = signed32(first) == schema.EXTERNAL
-            elif tag >> 3 == schema.TENSOR_DIM >> 3:
-                raise WireError("the dimensions of a tensor are not integers", at)
+                is_external = schema.location(first, is_external)
         if not is_external:
             return Initializer(name, data_type, tuple(dims))
         sizes = {key: where[key] for key in ("offset", "length") if key in where}
         if not where.get("location") or not all(map(_is_size, sizes.values())):
-            raise WireError(f"the external tensor {name!r} has no valid location, offset and length: {where}", start)
+            raise WireError(
+                f"the external tensor {name!r} has no valid location, offset and length: {where!r:.200}", start
+            )
         length = int(sizes["length"]) if "length" in sizes else None
         return Initializer(name, data_type, tuple(dims), where["location"], int(sizes.get("offset", 0)), length)
 
     def dims(self, dims: list[int], tag: int, first: int, stop: int) -> None:
         """Adds what one field says about the shape: one dimension (`first` itself), or packed ones."""
         if tag & 7 == 0:
+            self.dimension_fits(dims, stop)
             dims.append(signed(first))
             return
         while first < stop:
+            self.dimension_fits(dims, first)
             size, first = read_varint(self.data, first)
             dims.append(signed(size))
         if first > stop:
             raise WireError("a dimension runs past the end of the list that it is in", stop)
 
+    def dimension_fits(self, dims: Sized, at: int) -> None:
+        if len(dims) >= MAX_DIMENSIONS:
+            raise WireError(f"a tensor has more than {MAX_DIMENSIONS:,} dimensions", at)
+
     def sparse_tensor(self, start: int, end: int, external: list[Initializer]) -> Initializer:
         values: Initializer | None = None
         dims: list[int] = []
-        for tag, at, first, stop in fields(self.data, start, end, schema.SPARSE_FIELDS):
+        for tag, at, first, stop in fields(self.data, start, end):
             if tag == schema.SPARSE_VALUES:
                 if values is not None:
                     raise WireError("a sparse tensor has its values twice", at)
@@ -277,31 +293,33 @@ class _Reader:
     def value(self, start: int, end: int) -> Value:
         """Reads a value; a type that is given in several pieces is put together, as protobuf does."""
         name, elem_type, shape = "", 0, None
-        for tag, _, first, stop in fields(self.data, start, end, schema.NAME_AND_TYPE):
+        for tag, _, first, stop in fields(self.data, start, end):
             if tag == schema.VALUE_NAME:
                 name = self.text(first, stop)
             elif tag == schema.VALUE_TYPE:
-                for inner, _, at, to in fields(self.data, first, stop, schema.TENSOR_TYPE_ONLY):
+                for inner, _, at, to in fields(self.data, first, stop):
                     if inner == schema.TENSOR_TYPE:
                         elem_type, shape = self.tensor_type(at, to, elem_type, shape)
+                    elif inner in schema.OTHER_TYPES:
+                        elem_type, shape = 0, None
         return Value(name, elem_type, None if shape is None else tuple(shape))
 
     def tensor_type(self, start: int, end: int, elem_type: int, shape: _Shape) -> tuple[int, _Shape]:
         """Reads a tensor's type on top of what is known of it."""
-        for tag, _, first, stop in fields(self.data, start, end, schema.ELEM_TYPE_AND_SHAPE):
+        for tag, _, first, stop in fields(self.data, start, end):
             if tag == schema.TYPE_ELEM_TYPE:
                 elem_type = signed32(first)
             elif tag == schema.TYPE_SHAPE:
-                dimensions = fields(self.data, first, stop, schema.DIMENSIONS)
-                shape = [
-                    *(shape or ()),
-                    *(self.dimension(at, to) for inner, _, at, to in dimensions if inner == schema.DIMENSION),
-                ]
+                shape = list(shape or ())
+                for inner, _, at, to in fields(self.data, first, stop):
+                    if inner == schema.DIMENSION:
+                        self.dimension_fits(shape, at)
+                        shape.append(self.dimension(at, to))
         return elem_type, shape
 
     def dimension(self, start: int, end: int) -> int | str | None:
         size: int | str | None = None
-        for tag, _, first, stop in fields(self.data, start, end, schema.SIZE_OR_SYMBOL):
+        for tag, _, first, stop in fields(self.data, start, end):
             if tag == schema.DIMENSION_SIZE:
                 size = signed(first)
             elif tag == schema.DIMENSION_SYMBOL:
@@ -316,10 +334,13 @@ class _Reader:
     def entry(self, entries: dict[str, str], start: int, end: int) -> str:
         """Adds a key and its value, and returns the key."""
         encoded = self.data[start:end]
-        if encoded not in self.entries:
+        entry = self.entries.get(encoded)
+        if entry is None:
             spans = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
-            self.entries[encoded] = tuple(self.text(*spans.get(field, (start, start))) for field in (1, 2))
-        key, value = self.entries[encoded]
+            entry = tuple(self.text(*spans.get(field, (start, start))) for field in (1, 2))
+            if len(self.entries) < CACHED:
+                self.entries[encoded] = entry
+        key, value = entry
         entries[key] = value
         return key
 

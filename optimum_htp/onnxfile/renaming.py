@@ -19,6 +19,7 @@ from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.splice import Splice, write_pieces
 from optimum_htp.onnxfile.walk import rewrite_message
+from optimum_htp.onnxfile.wire import encode_text
 
 
 def tensor_names(model: OnnxModel) -> set[str]:
@@ -34,7 +35,7 @@ def tensor_names(model: OnnxModel) -> set[str]:
 def renamable_initializers(model: OnnxModel) -> set[str]:
     """The initializers that are the only tensor of their name in the whole file, and no graph's input or output."""
     counts = Counter(tensor.name for _, graph in model.graphs() for tensor in graph.initializers)
-    names = {name for name, count in counts.items() if count == 1}
+    names = {name for name, count in counts.items() if name and count == 1}
     for _, graph in model.graphs():
         names.difference_update(value.name for value in (*graph.inputs, *graph.outputs))
         names.difference_update(*(node.outputs for node in graph.nodes))
@@ -49,7 +50,7 @@ def rename_initializers(path: Path, names: Mapping[str, str], *, destination: Pa
     if not names:
         return
     _check(read_model(path), names)
-    encoded = {old.encode(): new.encode() for old, new in names.items()}
+    encoded = {encode_text(old): encode_text(new) for old, new in names.items()}
     target = path if destination is None else destination
     with mapped(path) as (source, data), writing(target, needed_bytes=len(data)):
 

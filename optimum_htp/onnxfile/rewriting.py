@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Container, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
@@ -14,11 +14,21 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import Body, path_name, scan_attribute
-from optimum_htp.onnxfile.limits import MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
+from optimum_htp.onnxfile.headers import Headers, Place
+from optimum_htp.onnxfile.limits import CACHED, MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import body_path, function_path
 from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.wire import Data, Piece, WireError, encode_message, fields, last_fields, release_pages
+from optimum_htp.onnxfile.wire import (
+    Data,
+    Piece,
+    WireError,
+    decode_text,
+    encode_message,
+    fields,
+    last_fields,
+    release_pages,
+)
 
 
 def rewrite_metadata(
@@ -97,9 +107,10 @@ class _Rewriter:
         self.data = data
         self.remaining = dict(nodes)
         self.foreign = foreign
-        self.is_owned = cache(lambda key: owned(key.decode(errors="replace")))
-        self.field = cache(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
+        self.is_owned = lru_cache(CACHED)(lambda key: owned(decode_text(key)))
+        self.field = lru_cache(CACHED)(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
         self.released = 0
+        self.headers = Headers(data)
         self.plain: set[bytes] = set()
 
     def model(self, entries: Mapping[str, str]) -> Splice | None:
@@ -107,9 +118,9 @@ class _Rewriter:
         data, end = self.data, len(self.data)
         splice = Splice(0)
         has_graph = False
-        for tag, at, first, stop in fields(data, 0, end, schema.MODEL_FIELDS):
+        for index, (tag, at, first, stop) in enumerate(fields(data, 0, end)):
             if tag == schema.MODEL_METADATA:
-                if self.is_ours(first, stop):
+                if self.headers.is_record(at) or self.is_ours(first, stop):
                     splice.cut(at, stop)
             elif tag in (schema.MODEL_GRAPH, schema.MODEL_FUNCTION):
                 if tag == schema.MODEL_GRAPH:
@@ -118,14 +129,15 @@ class _Rewriter:
                     has_graph, path, node_tag = True, "", schema.GRAPH_NODE
                 else:
                     path, node_tag = self.function_path(first, stop), schema.FUNCTION_NODE
-                splice.replace(tag, (at, first, stop), self.graph(first, stop, path, node_tag, 0))
+                content = self.graph(first, stop, path, node_tag, (index,), 0)
+                self.headers.replace(splice, (at, first, stop), content, (index,))
         if not has_graph:
             raise WireError("it has no graph", 0)
         if self.remaining:
-            path, index = next(iter(self.remaining))
+            path, missing = next(iter(self.remaining))
             where = f"the graph {path!r}" if path else "the main graph"
-            raise WireError(f"there is no node {index} in {where}: was the file changed since it was read?", 0)
-        return splice.finish(end, self.encode(schema.MODEL_METADATA, entries))
+            raise WireError(f"there is no node {missing} in {where}: was the file changed since it was read?", 0)
+        return splice.finish(end, self.encode(schema.MODEL_METADATA, entries) + self.headers.record())
 
     def function_path(self, start: int, end: int) -> str:
         identity = last_fields(self.data, start, end, schema.FUNCTION_IDENTITY)
@@ -135,40 +147,45 @@ class _Rewriter:
         )
         return function_path(domain, name, overload)
 
-    def graph(self, start: int, end: int, path: str, node_tag: int, depth: int) -> Splice | None:
+    def graph(self, start: int, end: int, path: str, node_tag: int, place: Place, depth: int) -> Splice | None:
         """Returns the new content of a graph or function, None where it stays the same."""
         if depth > MAX_BODY_DEPTH:
             raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
         splice = Splice(start)
         index = 0
-        for tag, at, first, stop in fields(self.data, start, end, {node_tag >> 3: node_tag & 7}):
+        for number, (tag, at, first, stop) in enumerate(fields(self.data, start, end)):
             self.released = release_pages(self.data, stop, self.released)
             if tag == node_tag:
-                splice.replace(tag, (at, first, stop), self.node(first, stop, path, index, depth))
+                inner = (*place, number)
+                content = self.node(first, stop, path, index, inner, depth)
+                self.headers.replace(splice, (at, first, stop), content, inner)
                 index += 1
         return splice.finish(end)
 
-    def node(self, start: int, end: int, path: str, index: int, depth: int) -> Splice | None:
+    def node(self, start: int, end: int, path: str, index: int, place: Place, depth: int) -> Splice | None:
         data = self.data
         splice = Splice(start)
-        for tag, at, first, stop in fields(data, start, end, schema.NODE_FIELDS):
+        for number, (tag, at, first, stop) in enumerate(fields(data, start, end)):
             if tag == schema.NODE_METADATA:
                 if (path, index) not in self.foreign and self.is_ours(first, stop):
                     splice.cut(at, stop)
             elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)
                 if attribute is not None and attribute[0]:
-                    content = self.bodies(attribute[0], (first, stop), body_path(path, index, ""), depth)
-                    splice.replace(tag, (at, first, stop), content)
+                    inner = (*place, number)
+                    content = self.bodies(attribute[0], (first, stop), body_path(path, index, ""), inner, depth)
+                    self.headers.replace(splice, (at, first, stop), content, inner)
         entries = self.remaining.pop((path, index), {})
         return splice.finish(end, self.encode(schema.NODE_METADATA, entries))
 
-    def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, depth: int) -> Splice | None:
+    def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, place: Place, depth: int) -> Splice | None:
         """Returns the new content of an attribute, whose bodies have paths that start with `path`."""
         splice = Splice(span[0])
-        for element, (tag, at, first, stop) in bodies:
-            content = self.graph(first, stop, path + element, schema.GRAPH_NODE, depth + 1)
-            splice.replace(tag, (at, first, stop), content)
+        numbers = {at: number for number, (_, at, _, _) in enumerate(fields(self.data, *span))}
+        for element, (_, at, first, stop) in bodies:
+            inner = (*place, numbers[at])
+            content = self.graph(first, stop, path + element, schema.GRAPH_NODE, inner, depth + 1)
+            self.headers.replace(splice, (at, first, stop), content, inner)
         return splice.finish(span[1])
 
     def is_ours(self, start: int, end: int) -> bool:

@@ -14,7 +14,7 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.opening import mapped
 from optimum_htp.onnxfile.splice import Splice, write_pieces
-from optimum_htp.onnxfile.wire import Data, Piece, encode_message, fields
+from optimum_htp.onnxfile.wire import Data, Piece, decode_text, encode_message, fields
 
 
 class SourceFiles(ExitStack):
@@ -100,7 +100,7 @@ class SourceFiles(ExitStack):
 
     def metadata_key(self, start: int, end: int) -> str:
         """The key of the metadata entry in this range of the ONNX file."""
-        return read_entry(self.data, start, end)[0].decode(errors="replace")
+        return decode_text(read_entry(self.data, start, end)[0])
 
 
 def _without(piece: Piece, dropped: list[tuple[int, int]], end: int) -> Iterator[Piece]:

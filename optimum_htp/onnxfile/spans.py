@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import scan_attribute
-from optimum_htp.onnxfile.wire import Data, fields, last_fields, release_pages
+from optimum_htp.onnxfile.model import OnnxModel, split_body_path
+from optimum_htp.onnxfile.wire import Data, decode_text, fields, last_fields, release_pages
 
 Span = tuple[int, int]
 
@@ -46,8 +47,8 @@ def model_spans(data: Data) -> ModelSpans:
     return ModelSpans(tuple(head), functions, metadata, graphs[0])
 
 
-def graph_spans(data: Data, span: Span) -> GraphSpans:
-    """Walks over a graph."""
+def graph_spans(data: Data, span: Span, *, node_tag: int = schema.GRAPH_NODE) -> GraphSpans:
+    """Walks over a graph; of a function, whose nodes have another tag, over these alone."""
     nodes: list[Span] = []
     tensors: dict[str, Span] = {}
     sparse: dict[str, Span] = {}
@@ -55,8 +56,10 @@ def graph_spans(data: Data, span: Span) -> GraphSpans:
     released = span[0]
     for tag, _, first, stop in fields(data, *span):
         released = release_pages(data, stop, released)  # or those around each tensor's head pile up
-        if tag == schema.GRAPH_NODE:
+        if tag == node_tag:
             nodes.append((first, stop))
+        elif node_tag != schema.GRAPH_NODE:
+            continue
         elif tag == schema.GRAPH_INITIALIZER:
             tensors[_tensor_name(data, (first, stop))] = (first, stop)
         elif tag == schema.GRAPH_SPARSE_INITIALIZER:
@@ -88,14 +91,49 @@ def initializer_span(scopes: Sequence[GraphSpans], name: str) -> tuple[Span, boo
 
 def _body_span(data: Data, node: Span, element: str) -> Span:
     """Where a body of a node is, by the attribute's name, for the i-th of a list `name[i]`."""
+    return dict(_body_spans(data, node))[element]
+
+
+def _body_spans(data: Data, node: Span) -> Iterator[tuple[str, Span]]:
     for tag, _, first, stop in fields(data, *node):
         attribute = scan_attribute(data, first, stop, set()) if tag == schema.NODE_ATTRIBUTE else None
         for name, (_, _, body_first, body_stop) in attribute[0] if attribute is not None else ():
-            if name == element:
-                return body_first, body_stop
-    raise KeyError(element)
+            yield name, (body_first, body_stop)
 
 
 def _tensor_name(data: Data, span: Span) -> str:
     names = last_fields(data, *span, {schema.TENSOR_NAME >> 3: 2}).values()
-    return next((data[slice(*name)].decode() for name in names), "")
+    return next((decode_text(data[slice(*name)]) for name in names), "")
+
+
+class GraphPlaces:
+    """Where the nodes and the initializers of all graphs of a model are in its file, by the graphs' paths."""
+
+    def __init__(self, data: Data, model: OnnxModel) -> None:
+        self._data = data
+        whole = model_spans(data)
+        self.functions = {function.path: span for function, span in zip(model.functions, whole.functions, strict=True)}
+        self._graphs: dict[str, GraphSpans] = {}
+        holder, bodies = ("", -1), dict[str, Span]()
+        for path, _ in model.graphs():  # a graph comes before its bodies
+            around = split_body_path(path)
+            if path in self.functions:
+                self._graphs[path] = graph_spans(data, self.functions[path], node_tag=schema.FUNCTION_NODE)
+            elif around is None:
+                self._graphs[path] = graph_spans(data, whole.graph)
+            else:
+                if holder != around[:2]:
+                    holder = around[:2]
+                    bodies = dict(_body_spans(data, self.node(holder)))
+                self._graphs[path] = graph_spans(data, bodies[around[2]])
+
+    def node(self, key: tuple[str, int]) -> Span:
+        """Where a node is, by the path of its graph and its index there."""
+        return self._graphs[key[0]].nodes[key[1]]
+
+    def initializer(self, key: tuple[str, str]) -> tuple[Span, bool]:
+        """Where an initializer is, by the path of its graph and its name there, and whether it is a sparse one."""
+        found = initializer_span([self._graphs[key[0]]], key[1])
+        if found is None:
+            raise KeyError(key)
+        return found

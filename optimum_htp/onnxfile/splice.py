@@ -6,8 +6,7 @@ import errno
 import io
 import os
 
-from optimum_htp.onnxfile.limits import MAX_LENGTH_BYTES
-from optimum_htp.onnxfile.wire import Data, Piece, encode_varint
+from optimum_htp.onnxfile.wire import Data, Piece
 
 _BUFFER_BYTES = 1 << 20
 
@@ -47,22 +46,11 @@ class Splice:
         for piece in pieces:
             self._append(piece)
 
-    def replace(self, tag: int, span: tuple[int, int, int], content: Splice | None) -> None:
-        """Gives the field with `span` (where it, its payload and the rest start) other content; None keeps it.
-
-        A length that was written wider than need be keeps its width, so taking the content back restores the bytes.
-        """
-        if content is None:
-            return
-        at, first, stop = span
-        if content.length_bytes == stop - first:
-            self.cut(first, stop)  # the header stays, also where it is not the shortest possible
-        else:
-            self.cut(at, stop)
-            head = encode_varint(tag)
-            width = min(first - at - len(head), MAX_LENGTH_BYTES)
-            is_wide = width > len(encode_varint(stop - first))
-            self._append(head + encode_varint(content.length_bytes, width if is_wide else 1))
+    def replace(self, span: tuple[int, int, int], content: Splice, header: bytes) -> None:
+        """Gives the field with `span` (where it, its payload and the rest start) other content and header."""
+        at, _, stop = span
+        self.cut(at, stop)
+        self._append(header)
         length_bytes = self.length_bytes + content.length_bytes
         for piece in content.pieces[:1]:  # only the first can join what stands before it
             self._append(piece)

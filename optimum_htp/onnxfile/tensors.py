@@ -10,7 +10,7 @@ from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.splice import Splice
 from optimum_htp.onnxfile.walk import rewrite_message
-from optimum_htp.onnxfile.wire import Data, Piece, encode_message, encode_varint, fields
+from optimum_htp.onnxfile.wire import Data, Piece, decode_text, encode_message, encode_varint, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +65,18 @@ def _tensor(data: Data, start: int, end: int, position: int) -> TensorField:
     entries: list[tuple[str, str]] = []
     outside: list[tuple[int, int]] = []
     inside: list[tuple[int, int]] = []
-    for tag, at, first, stop in fields(data, start, end, schema.CONTENT_FIELDS):
+    for tag, at, first, stop in fields(data, start, end):
         if tag == schema.TENSOR_NAME:
-            name = data[first:stop].decode(errors="replace")
+            name = decode_text(data[first:stop])
         elif tag == schema.TENSOR_RAW_DATA:
             content = (first, stop)
             inside.append((at, stop))
         elif tag == schema.TENSOR_EXTERNAL_DATA:
             key, value = read_entry(data, first, stop)
-            entries.append((key.decode(errors="replace"), value.decode(errors="replace")))
+            entries.append((decode_text(key), decode_text(value)))
             outside.append((at, stop))
         elif tag == schema.TENSOR_DATA_LOCATION:
-            is_external = first == schema.EXTERNAL
+            is_external = schema.location(first, is_external)
             outside.append((at, stop))
     cut = sorted(inside + outside) if is_external else inside
     return TensorField(position, name, is_external, tuple(entries), content, (start, end), tuple(cut))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -45,6 +47,18 @@ ELEMENT_TYPES = tuple(
 
 NUMBERS = {element.name: element.number for element in ELEMENT_TYPES}
 """The number of each type, by its name."""
+
+
+_MOST_ELEMENTS = 1 << 63
+
+
+def bounded_product(dims: Iterable[int]) -> int:
+    """How many elements a tensor of this shape has; `1 << 63` for all that are more: what no machine holds.
+
+    >>> bounded_product((2, 3)), bounded_product([1 << 62] * 17) == 1 << 63, bounded_product([1 << 62, 1 << 62, 0])
+    (6, True, 0)
+    """
+    return min(math.prod(dims), _MOST_ELEMENTS)  # no tensor has more dimensions than `MAX_DIMENSIONS`
 
 
 def element_type(number: int) -> ElementType:

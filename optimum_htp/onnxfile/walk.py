@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from optimum_htp.onnxfile.headers import Headers, Place
 from optimum_htp.onnxfile.limits import MAX_MESSAGE_DEPTH
 from optimum_htp.onnxfile.splice import Splice
 from optimum_htp.onnxfile.wire import Data, WireError, fields, release_pages
@@ -27,19 +28,23 @@ def rewrite_message(
     the payloads of some kinds change, which are not gone into. Raises WireError.
     """
     released = 0
+    headers = Headers(data, part=span is not None)
 
-    def message(kind: str, start: int, end: int, depth: int) -> Splice | None:
+    def message(kind: str, start: int, end: int, place: Place) -> Splice | None:
         nonlocal released
-        if depth > MAX_MESSAGE_DEPTH:
+        if len(place) > MAX_MESSAGE_DEPTH:
             raise WireError(f"messages nested deeper than {MAX_MESSAGE_DEPTH}", start)
         if kind in changes:
             return changes[kind](start, end)
         splice = Splice(start)
-        for tag, at, first, stop in fields(data, start, end):
+        for index, (tag, at, first, stop) in enumerate(fields(data, start, end)):
             if tag in leads[kind]:
-                splice.replace(tag, (at, first, stop), message(leads[kind][tag], first, stop, depth + 1))
+                inner = (*place, index)
+                headers.replace(splice, (at, first, stop), message(leads[kind][tag], first, stop, inner), inner)
+            elif not place and headers.is_record(at):
+                splice.cut(at, stop)
             if kind == "graph":
                 released = release_pages(data, stop, released)
-        return splice.finish(end)
+        return splice.finish(end, b"" if place else headers.record())
 
-    return message(kind, *(span or (0, len(data))), 0)
+    return message(kind, *(span or (0, len(data))), ())

@@ -13,8 +13,10 @@ from typing import TypeAlias
 Data: TypeAlias = mmap.mmap | bytes
 Piece: TypeAlias = bytes | tuple[int, int]
 
+MAX_GROUP_DEPTH = 100
+"""How deep groups may be nested, as protobuf has it."""
+
 _RELEASE_BYTES = 1 << 24
-_ANY: Mapping[int, int] = {}
 
 
 class WireError(Exception):
@@ -37,11 +39,12 @@ def read_varint(data: Data, position: int) -> tuple[int, int]:
     raise WireError("a number is longer than ten bytes", position)
 
 
-def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Walks the fields of the message in `data[start:end]`, without looking into any: `(tag, at, first, stop)`.
 
     `tag` is `number << 3 | type`, `at` where the field starts, `first` where its payload starts (of a varint: the
-    value itself), `stop` where it ends. `schema` has the wire types of known numbers; others pass. Raises WireError.
+    value itself), `stop` where it ends. A field whose tag a caller doesn't know is one to skip, as protobuf does, also if
+    just its type is another. Raises WireError.
     """
     at = start
     try:
@@ -65,8 +68,8 @@ def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -
             elif wire_type in (1, 5):
                 stop = first + (8 if wire_type == 1 else 4)
             else:
-                raise WireError(f"wire type {wire_type}, which no ONNX field has", at)
-            if stop > end or tag < 8 or schema.get(tag >> 3, wire_type) != wire_type:
+                stop = _group_end(data, at, first, end, tag)
+            if stop > end or tag < 8:
                 raise WireError(_complaint(tag, stop - end), at)
             yield tag, at, first, stop
             at = stop
@@ -74,17 +77,52 @@ def fields(data: Data, start: int, end: int, schema: Mapping[int, int] = _ANY) -
         raise WireError("the file ends in the middle of a field", at) from None
 
 
+def _group_end(data: Data, at: int, first: int, end: int, tag: int) -> int:
+    """Where a group ends that starts at `first`, with the groups in it. ONNX has none, so they are unknown fields."""
+    if tag & 7 != 3:
+        what = (
+            "the end of a group that has not begun" if tag & 7 == 4 else f"wire type {tag & 7}, which protobuf lacks"
+        )
+        raise WireError(what, at)
+    open_groups = [tag >> 3]
+    while open_groups:
+        if first >= end or len(open_groups) > MAX_GROUP_DEPTH:
+            excess = f"groups nested deeper than {MAX_GROUP_DEPTH}" if first < end else "a group without an end"
+            raise WireError(excess, at)
+        tag, first = read_varint(data, first)
+        if tag & 7 == 3:
+            open_groups.append(tag >> 3)
+        elif tag & 7 == 4:
+            if open_groups.pop() != tag >> 3:
+                raise WireError("the end of another group than the one that has begun", at)
+        elif tag & 7 == 0:
+            _, first = read_varint(data, first)
+        elif tag & 7 == 2:
+            length, first = read_varint(data, first)
+            first += length
+        elif tag & 7 in (1, 5):
+            first += 8 if tag & 7 == 1 else 4
+        else:
+            raise WireError(f"wire type {tag & 7}, which protobuf lacks", at)
+        if tag < 8:
+            raise WireError(_complaint(tag, 0), at)
+    return first
+
+
 def _complaint(tag: int, excess_bytes: int) -> str:
     if tag < 8:
         return "field number 0, which protobuf does not have"
-    if excess_bytes > 0:
-        return f"field {tag >> 3} runs {excess_bytes} bytes past the end of the message that it is in"
-    return f"field {tag >> 3} has wire type {tag & 7}, which is not the one that ONNX gives it"
+    return f"field {tag >> 3} runs {excess_bytes} bytes past the end of the message that it is in"
 
 
 def last_fields(data: Data, start: int, end: int, schema: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-    """`(first, stop)` as `fields` yields it of each field of `schema` that is there, by number; the last counts."""
-    return {tag >> 3: (first, stop) for tag, _, first, stop in fields(data, start, end, schema) if tag >> 3 in schema}
+    """`(first, stop)` as `fields` yields it of each field that is there, by number; the last counts.
+
+    `schema` has the wire types of the numbers that are asked for.
+    """
+    return {
+        tag >> 3: (first, stop) for tag, _, first, stop in fields(data, start, end) if schema.get(tag >> 3) == tag & 7
+    }
 
 
 def release_pages(data: Data, position: int, released: int) -> int:
@@ -123,6 +161,16 @@ def encode_varint(value: int, width: int = 1) -> bytes:
 def encode_message(tag: int, payload: bytes) -> bytes:
     """Returns a length-delimited field."""
     return encode_varint(tag) + encode_varint(len(payload)) + payload
+
+
+def decode_text(encoded: bytes) -> str:
+    """A string of a file. ONNX asks for UTF-8 and protobuf does not check it: other bytes come as half surrogates."""
+    return encoded.decode("utf-8", "surrogateescape")
+
+
+def encode_text(text: str) -> bytes:
+    """The bytes that `decode_text` gave this string for."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def pieces_length(pieces: Iterable[Piece]) -> int:

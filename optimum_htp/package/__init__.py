@@ -15,7 +15,7 @@
 | write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
 | links, and what may be copied | `links` |
 | the format of packed files; names and sizes to trust | `archive` (`verbs.pack` and `verbs.unpack` do the work) |
-| small files and untrusted JSON; how much is accepted | `json_files`, `limits` |
+| small files and untrusted JSON; how much is accepted | `json_files`, `limits`; what is in a directory `directories` |
 """
 
 from optimum_htp.package.archive import (
@@ -23,6 +23,7 @@ from optimum_htp.package.archive import (
     MANIFEST,
     ExternalTensor,
     PackedFiles,
+    check_external_sizes,
     check_sizes,
     is_pack_key,
     manifest_text,
@@ -43,11 +44,12 @@ from optimum_htp.package.configs import (
     generates,
     preprocessors_of,
     remove_config_metadata,
+    reset_modes,
 )
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
-from optimum_htp.package.json_files import parse_config, read_config, read_small
-from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_EXTERNAL_BYTES
+from optimum_htp.package.json_files import parse_config, parse_json, read_config, read_small
+from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
 from optimum_htp.package.locking import is_staging
 from optimum_htp.package.marks import is_of_whole_file
@@ -69,6 +71,6 @@ from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
-from optimum_htp.package.staging import StagedDirectory, without_staging
+from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
-from optimum_htp.package.write import changing, tagging_error, write_document, write_files
+from optimum_htp.package.write import UNCHANGED, changing, tagging_error, write_document, write_files

@@ -22,9 +22,11 @@ from typing import Any
 
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package.json_files import as_count, as_text
+from optimum_htp.package.json_files import as_count, as_text, parse_json
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
+    MAX_EXTERNAL_RATIO,
+    MAX_GAP_BYTES,
     MAX_MANIFEST_CHARACTERS,
     MAX_PACKED_FILE_BYTES,
     MAX_PACKED_FILES,
@@ -134,6 +136,18 @@ def check_sizes(sizes: Mapping[str, int], *, source: str) -> None:
         raise PackageError(f"{source}: {total:,} bytes next to the model, and {MAX_SMALL_BYTES:,} can be packed")
 
 
+def check_external_sizes(sizes: Mapping[str, int], tensors: int, *, packed_bytes: int, source: str) -> None:
+    """Raises PackageError if files of external weights have far more bytes than the tensors that are to fill them.
+
+    What is between tensors is not packed: alignment, and what other files use. In a hostile file it may be terabytes.
+    """
+    total = sum(sizes.values())
+    limit = MAX_EXTERNAL_RATIO * packed_bytes + MAX_GAP_BYTES * (tensors + len(sizes))
+    if total > limit:
+        message = f"its external weights would have {total:,} bytes, most of them empty, and {limit:,} may be unpacked"
+        raise PackageError(f"{source}: {message} of a packed file of {packed_bytes:,}")
+
+
 def names_problem(names: Iterable[str]) -> str | None:
     """What is wrong with the names of a package's files, each by itself and any two together; None if nothing is.
 
@@ -208,7 +222,7 @@ def _parse_manifest(text: str | None) -> tuple[str, tuple[ExternalTensor, ...], 
         return _DEFAULT_NAME, (), {}
     if len(text) > MAX_MANIFEST_CHARACTERS:
         raise ValueError(f"{len(text):,} characters")
-    document = json.loads(text)
+    document = parse_json(text)
     if document["version"] != MANIFEST_VERSION:
         raise ValueError(f"version {document['version']!r}; this is version {MANIFEST_VERSION}'s reader, upgrade it")
     onnx_name = as_text(document["onnx"])

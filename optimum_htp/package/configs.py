@@ -12,7 +12,7 @@ import logging
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def preprocessors_of(directory: Path) -> dict[str, bool]:
 def complete_package(
     directory: str | Path, source: str | Path, *, trust_remote_code: bool = False, destination: Path | None = None
 ) -> list[str]:
-    """Copies what Optimum left out into a package, and resets permissions to the umask's defaults; gives the copies.
+    """Copies what Optimum left out into a package; gives the copies.
 
     That is custom code (parsed for what it imports, never run), a tokenizer, processor or chat template that Optimum
     could not load without running it, and a generation config. What exists stays. A `source` that is not a directory
@@ -147,17 +147,17 @@ def complete_package(
             if code and not trust_remote_code:
                 logger.info("Copied %s with the model; nothing of it was run.", ", ".join(code))
             added += code
-        _reset_modes([target / name for name in added] if destination else directory.rglob("*"))
     return added
 
 
-def _reset_modes(paths: Iterable[Path]) -> None:
-    """Resets the permissions of files and directories to the umask's defaults."""
+def reset_modes(directory: Path) -> None:
+    """Resets the permissions of all that is in a directory to the umask's defaults. Raises HtpError if it can't."""
     mask = umask()
-    for path in paths:
-        wanted = (0o777 if path.is_dir() else 0o666) & ~mask
-        if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != wanted:
-            path.chmod(wanted)
+    with writing(directory):
+        for path in directory.rglob("*"):
+            wanted = (0o777 if path.is_dir() else 0o666) & ~mask
+            if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != wanted:
+                path.chmod(wanted)
 
 
 def _missing(directory: Path, source: Path) -> Iterator[str]:

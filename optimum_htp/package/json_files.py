@@ -14,7 +14,13 @@ from typing import Any
 
 from optimum_htp.errors import PackageError, writing
 from optimum_htp.onnxfile import replacing
-from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_JSON_DEPTH, MAX_NAME_CHARACTERS
+from optimum_htp.package.limits import (
+    BYTES_EACH_JSON_VALUE,
+    FREE_JSON_VALUES,
+    MAX_CONFIG_BYTES,
+    MAX_JSON_DEPTH,
+    MAX_NAME_CHARACTERS,
+)
 
 
 def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
@@ -27,7 +33,7 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
         raise PackageError(f"{where}: larger than {MAX_CONFIG_BYTES:,} bytes, which no config is")
     too_deep = PackageError(f"{where}: nested deeper than {MAX_JSON_DEPTH} levels, which no config is")
     try:
-        value = json.loads(content)
+        value = parse_json(content)
     except RecursionError as error:
         raise too_deep from error
     except ValueError as error:
@@ -41,6 +47,19 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
         if not level:
             return value
     raise too_deep
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parses JSON that is not trusted; raises ValueError, or RecursionError where it is nested too deep.
+
+    A value takes two bytes there and dozens in memory, so values are counted before they are made.
+    """
+    signs = (",", ":", "[", "{")
+    found = sum(content.count(sign) if isinstance(content, str) else content.count(sign.encode()) for sign in signs)
+    limit = FREE_JSON_VALUES + len(content) // BYTES_EACH_JSON_VALUE
+    if found > limit:
+        raise ValueError(f"more than {limit:,} values, which no such file of this size has")
+    return json.loads(content)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -84,7 +103,7 @@ def umask() -> int:
 def json_or_none(text: str | None) -> Any:
     """The value of JSON in a file's metadata; None if it is not there or not JSON."""
     try:
-        return json.loads(text or "null")
+        return parse_json(text or "null")
     except (ValueError, RecursionError):
         return None
 

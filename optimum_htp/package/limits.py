@@ -14,6 +14,9 @@ MAX_JSON_DEPTH = 64
 MAX_MODULE_DEPTH = 500
 """Modules above a module: the deepest nets have some thirty. Python's recursion limit is 1,000."""
 
+MAX_DIRECTORY_DEPTH = 100
+"""Directories in directories of a package: real ones have three."""
+
 MAX_PATH_DEPTH = 32
 """Directories above a file of a packed package."""
 
@@ -40,6 +43,9 @@ MAX_MANIFEST_CHARACTERS = 100_000_000
 MAX_EXTERNAL_BYTES = 1 << 32
 """A file of external weights, unpacked: what a packed file holds is under 2 GiB, so this leaves room for gaps."""
 
+MAX_EXTERNAL_RATIO, MAX_GAP_BYTES = 16, 1 << 16
+"""All files of external weights, unpacked: by the bytes of the packed file, and what may be empty in front of a tensor."""
+
 MAX_CODE_BYTES = 10_000_000
 """A Python file of a model's own code."""
 
@@ -56,6 +62,15 @@ MAX_PATH_BYTES, MAX_PATH_PART_BYTES = 1024, 255
 """The path of a file in a packed package, and each part of it: what every file system takes."""
 
 # --- How many ---
+
+FREE_JSON_VALUES, BYTES_EACH_JSON_VALUE = 500_000, 12
+"""Commas, colons and brackets in JSON: so many, and one more for each so many bytes. Those of `[[],[],...]` take 1.5."""
+
+SKELETON_RATIO, FREE_SKELETON_BYTES = 40, 1 << 20
+"""How many bytes of a skeleton one that is packed may become: so many for each, and so many for free; real ones, 4 to 8."""
+
+MAX_TREE_NAMES = 3_000_000
+"""Names in the paths of all modules of a tree: the largest have 50,000 modules, some ten deep."""
 
 MAX_PACKED_FILES = 10_000
 """Files in a packed file."""

@@ -6,6 +6,7 @@
 | `pkg.optimum_htp.skeleton.<mark>` | the skeleton of the tagged graph, where it was not left out |
 | `pkg.optimum_htp.cut_from.<digest>` | JSON: what an extracted part was cut from (`extracted`) |
 | `pkg.optimum_htp.renamed.<mark>` | JSON: the old names of initializers that we renamed, by their new ones |
+| `pkg.optimum_htp.lengths.<digest>` | how wide lengths were that no serializer writes so (`onnxfile/headers.py`) |
 
 The mark in the keys is a digest of their values. What puts two models together takes the metadata of both, and refuses a
 key that has another value in each (`onnx.compose.merge_models`). Here equal keys have equal values: tagged files can be
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optimum_htp.hierarchy import root_tags
-from optimum_htp.onnxfile import OnnxModel, graph_digest
+from optimum_htp.onnxfile import LENGTHS, OnnxModel, graph_digest
 from optimum_htp.package.json_files import json_or_none
 from optimum_htp.tagging import TaggedGraph
 
@@ -73,7 +74,9 @@ class Mark:
             values[_SKELETON] = self.skeleton
         if self.renamed:
             values[_RENAMED] = _text(dict(self.renamed))
-        mark = hashlib.sha256("\n".join(values.values()).encode()).hexdigest()[:_MARK_CHARACTERS]
+        mark = hashlib.sha256("\n".join(values.values()).encode("utf-8", "surrogateescape")).hexdigest()[
+            :_MARK_CHARACTERS
+        ]
         return {key + mark: value for key, value in values.items()}
 
 
@@ -121,4 +124,4 @@ def is_mark(key: str) -> bool:
 
 def is_of_whole_file(key: str) -> bool:
     """Whether a key of a model's metadata says what is not true of a part of its graph."""
-    return key.startswith((_SKELETON, CUT_FROM))
+    return key.startswith((_SKELETON, CUT_FROM, LENGTHS))

@@ -28,7 +28,7 @@ from optimum_htp.hierarchy import (
     tag_module_path,
     tree_of_tags,
 )
-from optimum_htp.onnxfile import Node, OnnxModel, read_model, rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile import LENGTHS, Node, OnnxModel, read_model, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
 from optimum_htp.package.json_files import json_or_none
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
@@ -110,7 +110,9 @@ class Ownership:
 
     def has(self, key: str) -> bool:
         """Whether a key, on the model or on a node that is not foreign, is ours: what packing writes is not."""
-        return (key.startswith(PREFIX) and not is_pack_key(key)) or key in self.borrowed
+        return (
+            key.startswith(PREFIX) and not is_pack_key(key) and not key.startswith(LENGTHS)
+        ) or key in self.borrowed
 
     def without_ours(self, place: NodeKey, metadata: Mapping[str, str]) -> dict[str, str]:
         """The metadata of a node that is not ours."""

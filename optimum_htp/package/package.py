@@ -16,6 +16,7 @@ from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
 from optimum_htp.package.copies import told_apart
+from optimum_htp.package.directories import visible_files
 from optimum_htp.package.json_files import parse_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_SIDECAR_BYTES, MAX_SMALL_BYTES
 from optimum_htp.package.node_metadata import read_tags, trees_of_nodes
@@ -266,8 +267,8 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
         raise PackageError(f"{path}: no such package; give a directory with ONNX files, or an ONNX file")
     if not os.access(path, os.R_OK | os.X_OK):
         raise PackageError(f"{path}: cannot be read: no permission; fix its permissions")
-    relative = (file.relative_to(path) for file in sorted(path.rglob("*.onnx")))
-    files = {file.as_posix(): path / file for file in relative if not any(part.startswith(".") for part in file.parts)}
+    found = sorted(file for file in visible_files(path) if file.suffix == ".onnx")
+    files = {file.relative_to(path).as_posix(): file for file in found}
     if not files:
         advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
         raise PackageError(f"{path}: no ONNX file in it; {advice}")

@@ -23,8 +23,27 @@ from typing import Any
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value, split_body_path
-from optimum_htp.package.json_files import as_count, as_integers, as_name, as_text, as_text_or_none, as_texts
-from optimum_htp.package.limits import MAX_ALIAS_NAMES, MAX_CALLS, MAX_MODULE_DEPTH, MAX_NUMBER, MAX_SKELETON_BYTES
+from optimum_htp.package.json_files import (
+    as_count,
+    as_integers,
+    as_list,
+    as_name,
+    as_text,
+    as_text_or_none,
+    as_texts,
+    parse_json,
+)
+from optimum_htp.package.limits import (
+    FREE_SKELETON_BYTES,
+    MAX_ALIAS_NAMES,
+    MAX_CALLS,
+    MAX_MODULE_DEPTH,
+    MAX_NUMBER,
+    MAX_SKELETON_BYTES,
+    MAX_TAG_CHARACTERS,
+    MAX_TREE_NAMES,
+    SKELETON_RATIO,
+)
 from optimum_htp.tagging import TaggedGraph
 
 VERSION = 1
@@ -34,16 +53,17 @@ _NEW, _ABSENT = 0, -1
 def pack_skeleton(graph: TaggedGraph) -> str | None:
     """A tagged graph with its module trees and their calls as printable text; None if too large to be unpacked."""
     document = _Packer(graph).document()
-    content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    if len(content) > MAX_SKELETON_BYTES:
-        return None
-    return base64.b85encode(zlib.compress(content, 9)).decode("ascii")
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    content = text.encode("utf-8", "surrogatepass")  # names that are not UTF-8
+    packed = base64.b85encode(zlib.compress(content, 9)).decode("ascii")
+    is_readable = len(content) <= min(MAX_SKELETON_BYTES, FREE_SKELETON_BYTES + SKELETON_RATIO * len(packed))
+    return packed if is_readable else None
 
 
 def unpack_skeleton(text: str) -> TaggedGraph:
     """The packed graph, without path or types. Raises HtpError for what is not a skeleton, or of a newer version."""
     try:
-        document = json.loads(_decompressed(text))
+        document = parse_json(_decompressed(text))
         if not isinstance(document, dict) or document.get("v") != VERSION:
             version = document.get("v") if isinstance(document, dict) else None
             raise HtpError(
@@ -61,9 +81,10 @@ def _decompressed(text: str) -> bytes:
     if len(text) > MAX_SKELETON_BYTES:
         raise ValueError(f"{len(text)} characters, more than {MAX_SKELETON_BYTES}")
     decompressor = zlib.decompressobj()
-    content = decompressor.decompress(base64.b85decode(text), MAX_SKELETON_BYTES)
+    limit = min(MAX_SKELETON_BYTES, FREE_SKELETON_BYTES + SKELETON_RATIO * len(text))
+    content = decompressor.decompress(base64.b85decode(text), limit)
     if not decompressor.eof:
-        raise ValueError(f"cut off, or more than {MAX_SKELETON_BYTES} bytes unpacked")
+        raise ValueError(f"cut off, or more than {limit:,} bytes unpacked")
     return content
 
 
@@ -180,8 +201,8 @@ class _Unpacker:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
-        self._names = as_texts(document["names"])
-        self._table = as_texts(document["tensors"])
+        self._names = list(map(_as_tensor_name, as_list(document["names"])))
+        self._table = list(map(_as_tensor_name, as_list(document["tensors"])))
         self._seen = self._made = 0
         self._columns = {key: iter(as_integers(document[key])) for key in ("op", "ni", "no", "io", "tag")}
         self._operators = [(as_text(domain), as_text(op_type)) for domain, op_type in document["ops"]]
@@ -264,7 +285,7 @@ def _modules(columns: Any) -> Iterator[ModuleInfo]:
     classes = [(as_name(short), as_text(full)) for short, full in columns["classes"]]
     paths: list[ModulePath] = []
     lengths: list[int] = []  # of the tags, roughly: a deep tree with long names would fill the memory with them
-    total = 0
+    total = names = 0
     rows = zip(*(columns[key] for key in ("parent", "name", "class", "calls", "parameters")), strict=True)
     for index, (parent, name, class_index, calls, parameters) in enumerate(rows):
         short, full = classes[as_count(class_index, len(classes))]
@@ -275,7 +296,8 @@ def _modules(columns: Any) -> Iterator[ModuleInfo]:
             paths.append((*paths[as_count(parent, index)], as_name(name)))
             lengths.append(lengths[parent] + len(short) + len(name) + 2)
         total += lengths[-1]
-        if total > 4 * MAX_SKELETON_BYTES or len(paths[-1]) > MAX_MODULE_DEPTH:
+        names += len(paths[-1])
+        if total > MAX_TAG_CHARACTERS or len(paths[-1]) > MAX_MODULE_DEPTH or names > MAX_TREE_NAMES:
             raise ValueError("the module tree is deeper than any")
         yield ModuleInfo(
             path=paths[-1],
@@ -286,6 +308,14 @@ def _modules(columns: Any) -> Iterator[ModuleInfo]:
             parameters=as_count(parameters, MAX_NUMBER),
             aliases=aliases.get(index, ()),
         )
+
+
+def _as_tensor_name(value: Any) -> str:
+    """A name in an ONNX file, which need not be UTF-8 there."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not a string")
+    value.encode("utf-8", "surrogateescape")
+    return value
 
 
 def _assembled(graphs: dict[str, Graph]) -> tuple[Function, ...]:

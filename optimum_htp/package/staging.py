@@ -13,7 +13,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from optimum_htp.errors import HtpError, writing
+from optimum_htp.errors import writing
 from optimum_htp.onnxfile import sync_directory, sync_file
 from optimum_htp.package.interrupts import uninterrupted
 from optimum_htp.package.links import refuse_ways
@@ -61,8 +61,8 @@ class StagedDirectory:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._remove()
-        if isinstance(error, HtpError):  # it names the place that the user knows
-            error.args = (without_staging(str(error)), *error.args[1:])
+        if error is not None:
+            name_output(error)
 
     def commit(self, *, remove: tuple[str, ...] = (), last: str = "") -> None:
         """Moves every staged file to its place, `last` after all others, and then removes those in `remove`.
@@ -129,6 +129,19 @@ class StagedDirectory:
             with contextlib.suppress(OSError):  # somebody else put something there: it stays
                 for path in reversed(self._made):
                     path.rmdir()
+
+
+def name_output(error: BaseException) -> None:
+    """Makes an exception, and those that it was raised from, name the place that the user knows."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and not any(link is known for known in chain):
+        chain.append(link)
+        if any(isinstance(part, str) and STAGING in part for part in link.args):
+            link.args = tuple(without_staging(part) if isinstance(part, str) else part for part in link.args)
+        if isinstance(link, OSError) and STAGING in str(link.filename):
+            link.filename = without_staging(str(link.filename))
+        link = link.__cause__ or link.__context__
 
 
 def without_staging(text: str) -> str:

@@ -17,6 +17,9 @@ from optimum_htp.tagging import TaggedGraph
 
 logger = logging.getLogger(__name__)
 
+UNCHANGED = "the package is as it was without this pass"
+"""What is left if a file can't be tagged, at the end of the message."""
+
 
 @contextmanager
 def changing(package: str | Path | HtpPackage, *, strict: bool = True) -> Iterator[tuple[HtpPackage, StagedDirectory]]:
@@ -73,4 +76,4 @@ def write_files(
 def tagging_error(name: str, error: HtpError | OSError) -> TaggingError:
     """The error that says in one line which file of a package could not be tagged, and why."""
     text = " ".join(without_staging(str(error)).split()) or type(error).__name__
-    return TaggingError(f"{name} could not be tagged: {text}; the package is as it was without this pass")
+    return TaggingError(f"{name} could not be tagged: {text}; {UNCHANGED}")

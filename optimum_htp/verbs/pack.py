@@ -34,6 +34,7 @@ from optimum_htp.package import (
     ExternalTensor,
     HtpPackage,
     StagedDirectory,
+    check_external_sizes,
     check_sizes,
     is_pack_key,
     manifest_text,
@@ -89,6 +90,8 @@ def pack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: boo
         files = stack.enter_context(SourceFiles(plan.onnx))
         tensors, splice = _with_weights_inside(plan, files)
         sizes = {name: path.stat().st_size for name, path in plan.external.items()}
+        inside = len(files.data) + sum(tensor.length for tensor in tensors)
+        check_external_sizes(sizes, len(tensors), packed_bytes=inside, source=str(plan.directory))
         entries = {FILE_PREFIX + name: _encoded(path) for name, path in sorted(plan.small.items())}
         entries[MANIFEST] = manifest_text(plan.name, tensors, sizes)
         content = files.with_metadata(splice, entries, drop=is_pack_key)

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
-from optimum_htp.models import ModelSource, choose_root, find_source, instantiate_on_meta, returns_attentions
+from optimum_htp.models import (
+    ModelSource,
+    choose_root,
+    find_source,
+    instantiate_on_meta,
+    recorded_revision,
+    returns_attentions,
+)
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 from optimum_htp.package import (
     CONFIG,
@@ -36,6 +43,7 @@ from optimum_htp.package import (
     library_versions,
     projected,
     read_tags,
+    reset_modes,
     skeleton_of,
     write_files,
 )
@@ -153,7 +161,10 @@ class _Sources:
 
     @cached_property
     def _source(self) -> ModelSource | None:
-        return None if self._model is None else find_source(self._model)
+        if self._model is None:
+            return None
+        recorded = self._package.sidecar.source if self._package.sidecar is not None else {}
+        return find_source(self._model, revision=recorded_revision(self._model, recorded))
 
     def directory(self, name: str) -> Path:
         """The directory whose config says what model a file is of. Raises PackageError if there is none."""
@@ -215,6 +226,7 @@ class _Sources:
             return tuple(sorted(added))
         source.save_configs(staged, trust_remote_code=trust)
         complete_package(staged, source.directory, trust_remote_code=trust)
+        reset_modes(staged)
         for file in staged.iterdir():
             if (directory / file.name).exists():
                 file.unlink()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from optimum_htp.package import (
     PackedFiles,
     StagedDirectory,
     as_package,
+    check_external_sizes,
     is_pack_key,
     refuse_ways,
     settle,
@@ -70,9 +72,15 @@ def unpack(package: str | Path | HtpPackage, output: str | Path, *, overwrite: b
         raise PackageError(f"{file}: not a packed file; make one with: optimum-cli htp pack PKG {file.name}")
     with SourceFiles(file) as source:
         splice, weights = _with_weights_outside(packed, source)
+        if weights:
+            check_external_sizes(
+                packed.external_sizes, len(weights), packed_bytes=len(source.data), source=packed.source
+            )
+        needed = len(source.data) + sum(packed.external_sizes.values() if weights else ())
         names = [packed.onnx_name, *(packed.external_sizes if weights else ()), *packed.encoded]
         _check_free(directory, names, overwrite=overwrite)
-        with StagedDirectory(directory) as staging, writing(directory, needed_bytes=len(source.data)):
+        with StagedDirectory(directory) as staging, writing(directory, needed_bytes=needed):
+            _check_room(staging.path, needed)
             _check_free(directory, names, overwrite=overwrite)  # again, now that nobody else writes there
             content = source.with_metadata(splice, {}, drop=is_pack_key)
             with creating(staging.path / packed.onnx_name) as descriptor:
@@ -113,10 +121,19 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
 
 def _write_weights(directory: Path, packed: PackedFiles, source: SourceFiles, weights: _Weights) -> None:
     parent = PurePosixPath(packed.onnx_name).parent
+    own: dict[str, list[tuple[int, tuple[int, int]]]] = {name: [] for name in packed.external_sizes}
+    for tensor, span in weights:
+        own[(parent / tensor.location).as_posix()].append((tensor.offset, span))
     for name, size in packed.external_sizes.items():
-        own = [(tensor.offset, span) for tensor, span in weights if (parent / tensor.location).as_posix() == name]
         with creating(directory / name) as descriptor:
-            source.write_at(own, descriptor, size_bytes=size)
+            source.write_at(own[name], descriptor, size_bytes=size)
+
+
+def _check_room(directory: Path, needed_bytes: int) -> None:
+    """Raises PackageError if the disk has less room than that: files with gaps take little of it at first, and more later."""
+    free = shutil.disk_usage(directory).free
+    if needed_bytes > free:
+        raise PackageError(f"{directory.parent}: {needed_bytes:,} bytes are needed there, and {free:,} are free")
 
 
 def _check_free(directory: Path, names: Sequence[str], *, overwrite: bool) -> None:

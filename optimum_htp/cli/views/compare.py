@@ -39,6 +39,9 @@ def print_comparison(report: CompareReport, *, top: int = 20, every: bool = Fals
 
 
 def _heading(part: PartComparison) -> Iterator[str]:
+    if not part.samples:
+        yield f"{part.label}: not compared: {part.reason}"
+        return
     yield f"{part.label}: {_verdict(part)}"
     yield from _proof(part)
     worst = f"off by {part.output_error:.1e}, relative to the largest value ({_decibel(part.outputs_sqnr_db)})"

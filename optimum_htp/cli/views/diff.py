@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.terminal import Column, Line, print_heading, print_lines, print_table, short_count
-from optimum_htp.verbs.diff import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide
+from optimum_htp.onnxfile import element_type
+from optimum_htp.verbs.diff import Change, ContentChange, DiffReport, FileDiff, ModuleDiff, ModuleSide
 
 _COLUMNS = (
     Column("module", is_path=True),
@@ -17,6 +18,8 @@ _COLUMNS = (
     Column("change", True),
     Column("what", wraps=True),
 )
+_MOST_CONTENTS = 4
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 _NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
@@ -41,17 +44,22 @@ def print_diff(report: DiffReport) -> None:
         if file.changed_modules:
             print()
             print_table(_COLUMNS, [*map(_line, _rows(file.changed_modules)), _total(file)])
+    if report.files:
+        print()
+        print_heading(_compared(report))
 
 
 def _heading(file: FileDiff) -> Iterator[str]:
     names = file.before if file.before == file.after else f"{file.before} -> {file.after}"
     if not file.changed:
-        yield f"{names}: the same {file.nodes[0]:,} nodes, module by module"
+        values = ", constants and weights" if file.compared.weights else " and constants"
+        yield f"{names}: the same {file.nodes[0]:,} nodes, module by module, with the same attributes{values}"
         return
     yield f"{names}: {file.nodes[0]:,} -> {file.nodes[1]:,} nodes"
     yield from _versions(file)
     yield from (_change(change) for change in file.values)
     yield from (_change(change, "stored elements of ") for change in file.stored_elements)
+    yield from (_change(change) for change in file.functions)
     changed = len(file.changed_modules)
     same = len(file.modules) - changed
     if changed:
@@ -60,6 +68,33 @@ def _heading(file: FileDiff) -> Iterator[str]:
         yield f"all {same:,} modules with nodes have the same nodes"
         if not file.same_wiring:
             yield "the nodes are connected differently, or stand in another order"
+
+
+def _compared(report: DiffReport) -> str:
+    """What was held against each other, and what was not: a package is the same only as far as somebody looked."""
+    sums = [file.compared for file in report.files]
+    read, left = sum(each.weights for each in sums), sum(each.types_only for each in sums)
+    alone = [sum(each.alone[side] for each in sums) for side in (0, 1)]
+    values = [f"the values of {_counted(read, 'weight')}"] if read else []
+    parts = [
+        "nodes and connections",
+        "inputs and outputs",
+        "opsets",
+        "attributes",
+        "constants",
+        "types of weights",
+        *values,
+    ]
+    apart = ["names", "descriptions", "metadata"]
+    if any(alone):
+        apart.insert(0, f"what {alone[0]:,} nodes before and {alone[1]:,} after say, which have no counterpart")
+    if left and not report.weights:
+        apart.insert(0, f"the values of {_counted(left, 'weight')} (--weights compares them)")
+    return f"compared: {', '.join(parts)}; not compared: {', '.join(apart)}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _versions(file: FileDiff) -> Iterator[str]:
@@ -104,7 +139,18 @@ def _likeness(row: _Row, index: int) -> object:
     sides = (
         side and (side.class_name, side.nodes, side.parameters, side.calls) for side in (module.before, module.after)
     )
-    return row.parts[:index], row.parts[index + 1 :], row.count, *sides, module.operators
+    contents = tuple(_without_values(change) for change in module.contents)
+    return row.parts[:index], row.parts[index + 1 :], row.count, *sides, module.operators, contents
+
+
+def _without_values(change: ContentChange) -> ContentChange:
+    """A change as it is in other layers too, where other weights have other values, under other names."""
+    if change.kind not in ("weight_values", "weight_type"):
+        return replace(change, tensors=())
+    before, after = (text and text.partition(" sha256")[0] for text in (change.before, change.after))
+    if change.kind == "weight_values":
+        before = after = None
+    return replace(change, before=before, after=after, tensors=tuple("" for _ in change.tensors))
 
 
 def _joined(rows: Sequence[_Row], index: int) -> _Row:
@@ -157,6 +203,31 @@ def _what(row: _Row) -> Iterator[str]:
         yield "only in the second" if left is None else "only in the first"
     if module.operators:
         yield ", ".join(_operator(change, row.count) for change in module.operators)
+    said = list(dict.fromkeys(_contents(module.contents, row.count)))
+    yield from said[:_MOST_CONTENTS]
+    if len(said) > _MOST_CONTENTS:
+        yield f"{len(said) - _MOST_CONTENTS} more (--json lists them)"
+
+
+def _contents(changed: Sequence[ContentChange], count: int) -> Iterator[str]:
+    """What nodes say differently; weights that have other values in one."""
+    for change in changed:
+        if change.kind != "weight_values":
+            times = f" ({change.nodes * count:,} nodes)" if change.nodes * count > 1 else ""
+            yield f"{_content(change)}{times}"
+    weights = dict.fromkeys(name for change in changed if change.kind == "weight_values" for name in change.tensors)
+    if weights:
+        only = next(iter(weights)) if len(weights) * count == 1 else f"{len(weights) * count:,} weights"
+        yield f"other values in {only}"
+
+
+def _content(change: ContentChange) -> str:
+    if change.kind == "weight":
+        return f"{change.operator} reads {change.after} for {change.before}"
+    if change.kind == "weight_type":
+        change = _without_values(change)
+    before, after = (_spelled(change, text) for text in (change.before, change.after))
+    return f"{f'{change.operator} {change.name}'.lstrip()}: {before} -> {after}"
 
 
 def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
@@ -169,6 +240,13 @@ def _facts(left: ModuleSide, right: ModuleSide) -> Iterator[str]:
 def _operator(change: Change, count: int) -> str:
     before, after = (value if isinstance(value, int) else 0 for value in (change.before, change.after))
     return f"{(after - before) * count:+,} {change.name}"
+
+
+def _spelled(change: ContentChange, text: str | None) -> str:
+    if text is None:
+        return "not given"
+    names_type = change.kind == "attribute" and change.name in _TYPE_ATTRIBUTES and _NUMBER.fullmatch(text)
+    return element_type(int(text)).name if names_type else text
 
 
 def _total(file: FileDiff) -> Line:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import PackageError, reason
-from optimum_htp.package.json_files import read_small, write_text_atomically
+from optimum_htp.package.json_files import parse_json, read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_SIDECAR_BYTES
 from optimum_htp.package.sidecar.document import file_document, parse_members
 from optimum_htp.package.sidecar.record import FileRecord
@@ -72,7 +72,7 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         try:
-            document = json.loads(content)
+            document = parse_json(content)
         except (ValueError, RecursionError) as error:
             raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
         try:

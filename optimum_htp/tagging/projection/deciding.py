@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor, tag_ancestors
-from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN, Value
+from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN, Flow, Value
 from optimum_htp.tagging.projection.join import SHARED, Join, Match
+
+# What scales and shifts: it can be folded into the weights of a neighbour.
+_FOLDED = frozenset(("Add", "BatchNormalization", "Div", "Mul", "Sub"))
 
 
 class Decider:
@@ -59,7 +62,7 @@ class Decider:
         itself = self._itself(new, [old for old in match.anchors if old in self._tags])
         if itself is not None:
             others = [old for old in tagged if old != itself and not (self._old.constant[old] or self._moves(old))]
-            if not others or not self._can_absorb(new):
+            if not others or not self._can_absorb(new, itself, others):
                 return self._tags[itself]
         counted = self._counted(tagged)
         if op_type not in PLAIN and all(self._old.op_type(old) in PLAIN for old in counted):
@@ -77,15 +80,21 @@ class Decider:
                 return old
         return None
 
-    def _can_absorb(self, new: int) -> bool:
+    def _can_absorb(self, new: int, itself: int, others: Iterable[int]) -> bool:
         """Whether a node of the same operator may do more than before, which only its weights can add."""
-        # A convolution takes in a normalization; what vanished before a sum of computed values had no effect.
+        # A convolution takes in a normalization; what vanished before a sum of computed values had no effect, nor what
+        # vanished before the same weights, such as a layer that is gone: but numbers may be others under the same name.
         operation = self._new.operations[new]
-        values = [self._new.values[value] for value in operation.consumed]
-        return operation.node.op_type not in GLUE and any(
-            value.is_initializer or (value.producer is not None and self._new.constant[value.producer])
-            for value in values
-        )
+        weights = [value for value in operation.consumed if self._is_stored(self._new, value)]
+        before = [value for value in self._old.operations[itself].consumed if self._is_stored(self._old, value)]
+        is_same = [self._join.same.get(value) for value in weights] == before
+        folds = all(self._old.op_type(old) in _FOLDED for old in others)
+        return operation.node.op_type not in GLUE and bool(weights) and (folds or not is_same)
+
+    @staticmethod
+    def _is_stored(flow: Flow, value: int) -> bool:
+        producer = flow.values[value].producer
+        return flow.values[value].is_initializer or (producer is not None and flow.constant[producer])
 
     def _counted(self, work: list[int]) -> list[int]:
         """The work without what any module might have needed: constants, choices between bodies, what moves values."""

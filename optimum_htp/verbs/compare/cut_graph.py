@@ -127,13 +127,18 @@ class Cut:
         return self._at(Port(level, name, into=True), graph.calls[level].parent)
 
     def _constant(self, name: str, level: int | None) -> str:
-        """What does not depend on the inputs is the reference's too where a module returns it: a weight that is computed."""
+        """What does not depend on the inputs is a port's too where a module returns it: a weight that is computed."""
         index = self._flat.producer.get(name)
+        seen = name
         for number in self._graph.around(None if index is None else self._graph.owner[index]):
-            port = self._fed.get((number, name, False))
-            if port is not None and not self._graph.is_inside(level, number):
-                return self._feed(port)
-        return name
+            if self._graph.is_inside(level, number):
+                break
+            key = (number, name, False)
+            if key in self._fed:
+                return self._feed(self._fed[key])
+            if key in self._corrected:
+                seen = self._correct(self._corrected[key], seen)
+        return seen
 
     def _at(self, port: Port, beyond: int | None) -> str:
         """What is at a port if it is one, else what is beyond it."""

@@ -7,7 +7,7 @@ whatever its scale says: a wrong scale, a clipped range or a wrong zero point co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import log10
 
 from optimum_htp.models import QUANTIZED_OPERATORS, Array
@@ -35,6 +35,7 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
 _UNKNOWN_DB = 12.0
 _ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
 _UNKNOWN_STEPS = 0.06
+_COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
 
 
@@ -103,7 +104,17 @@ class Expected:
         arrays = self._ports.run(cut.plan({name: name for name in names})) if names else None
         if arrays is None:
             return _UNKNOWN_STEPS if names else 0.0
-        return max(sum(self._of_rounding(values[name], node) for name, node in names.items()) for values in arrays)
+        noise = self._of_all(arrays, names)
+        if noise < _COARSE or not self._ports.names_are_shared:
+            return noise
+        # What a wrong weight makes may be beyond a range that is right.
+        inside = {name: node.inputs[0] for name, node in names.items() if cut.source(name) is None}
+        right = [sample.tensors(inside.values()) for sample in self._ports.samples]
+        known = [{name: values[own] for name, own in inside.items() if own in values} for values in right]
+        return self._of_all([{**ours, **theirs} for ours, theirs in zip(arrays, known, strict=True)], names)
+
+    def _of_all(self, samples: Iterable[Mapping[str, Array]], names: Mapping[str, Node]) -> float:
+        return max(sum(self._of_rounding(values[name], node) for name, node in names.items()) for values in samples)
 
     def _cancelled(self, row: Row, weight: Array) -> float:
         """By how much the products of a matrix cancel out, more than those of random numbers: noise does not."""

@@ -117,6 +117,10 @@ class PackageReference:
             for number, (received, returned) in borders.items()
         }
 
+    def tensors(self, names: Iterable[str]) -> dict[str, Array]:
+        """The values of tensors of the graph, those that it has."""
+        return self._run(name for name in names if self.has(name))
+
     def _run(self, names: Iterable[str]) -> dict[str, Array]:
         return self._prober.run(list(dict.fromkeys(names)), self._given)
 

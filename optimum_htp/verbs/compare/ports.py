@@ -389,9 +389,20 @@ class Ports:
         for other in self.matches:
             if not other.into and self.matches[other].evidence != SHAPE:
                 returned = self._values(self.samples[0], [other.call])[other.call].returned
-                if returned[self.matches[other].index] is wanted:
+                if wanted.is_same(returned[self.matches[other].index]):
                     tensors[other.tensor] = other.call
         return tensors
+
+    def makers_of(self, port: Port) -> list[int]:
+        """The calls that made just what a call should be given, or return, at a port: not those that only hand it on."""
+        sample = self.samples[0]
+        values = self._values(sample, range(len(sample.calls)))
+        wanted = self.expected(port, values[port.call])[self.matches[port].index]
+        return [
+            number
+            for number, each in values.items()
+            if any(map(wanted.is_same, each.returned)) and not any(map(wanted.is_same, each.received))
+        ]
 
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""

@@ -3,21 +3,27 @@
 The parts of the file are copied byte by byte; weights are neither parsed nor held in memory, and external ones are read
 from where they are.
 
-ONNX Runtime's CPU provider has few kernels for float16: it computes in float32 and drops the casts in between, so that what
-overflows on a GPU does not. Here each float16 tensor passes a sequence of one, which it can't see through: so it is rounded.
+On the CPU float16 is rounded as `HalfRounding` does.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import DEFAULT_PROVIDER, Array, ExternalWeights, open_session, run_session, session_options
+from optimum_htp.models import (
+    DEFAULT_PROVIDER,
+    Array,
+    ExternalWeights,
+    HalfRounding,
+    half_tensors,
+    run_session,
+    session_options,
+    zero,
+)
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -32,7 +38,6 @@ from optimum_htp.onnxfile import (
     initializer_span,
     model_pieces,
     model_spans,
-    pieces_length,
     reads,
     scope_spans,
     scopes_of,
@@ -47,8 +52,6 @@ _LENGTH = "/optimum_htp_length"
 HALF_NOTE = (
     "float16 tensors are rounded to float16, as a GPU does; ONNX Runtime's CPU provider alone would compute in float32"
 )
-_UNROUNDED, _LIST, _ZERO = "/optimum_htp_unrounded", "/optimum_htp_list", "/optimum_htp_zero"
-_IN_MEMORY_BYTES = 64_000_000
 
 
 class Prober:
@@ -66,8 +69,9 @@ class Prober:
         self._declared = {value.name: value for value in model.graph.inputs}
         self._weights = ExternalWeights(model, self._files.data)
         self.types = TensorTypes(self._files.data, self._spans, scopes_of(model, flat.path), self._scopes).known
-        # ONNX Runtime's CPU provider computes most of float16 in float32, and rounds only where it must.
-        self.rounds_half = provider == DEFAULT_PROVIDER and any(map(self._is_half, flat.producer))
+        self._rounding = HalfRounding(model, self._files, self._spans)
+        self._halves = half_tensors(self.types)
+        self.rounds_half = provider == DEFAULT_PROVIDER and not self._halves.isdisjoint(flat.producer)
 
     def __enter__(self) -> Prober:
         return self
@@ -167,7 +171,9 @@ class Prober:
     ) -> Any:
         """A session for some nodes, and encoded `more`, with inputs like the given ones. Raises HtpError."""
         inputs = [self._input(name, array) for name, array in feed.items()]
-        return self._open(self._pieces(nodes, inputs, outputs, more=more))
+        pieces = self._pieces(nodes, inputs, outputs, more=more)
+        options = session_options(threads=self._threads)
+        return self._weights.open(self._files, pieces, options, provider=self._provider, name=self.name)
 
     def _input(self, name: str, array: Array) -> Value:
         declared = self._declared.get(name)
@@ -182,7 +188,7 @@ class Prober:
         stored = [span for name in used if (span := initializer_span(self._scopes, name)) is not None]
         encoded = [piece for node in nodes for piece in self._encoded(node)]
         if self.rounds_half:
-            encoded.append([_zero()])
+            encoded.append([zero()])
         graph = graph_pieces(
             name="probe",
             nodes=[*encoded, *([node] for node in more)],
@@ -195,33 +201,10 @@ class Prober:
 
     def _encoded(self, planned: PlannedNode) -> Iterator[list[Piece]]:
         flat = self.flat.nodes[planned.index]
-        halves = [name for name in flat.node.outputs if self.rounds_half and self._is_half(name)]
-        names = dict(planned.names)
-        for name in halves:
-            names[name] = f"{names.get(name, name)}{_UNROUNDED}"
-        span = self._scopes[flat.scope].nodes[flat.index]
-        placed = self._weights.placed("node", span)
-        yield [renamed_node(self._files.joined(placed), names)] if names else placed
-        for name in halves:
-            rounded = planned.names.get(name, name)
-            yield [encode_node("SequenceConstruct", [names[name]], [f"{rounded}{_LIST}"])]
-            yield [encode_node("SequenceAt", [f"{rounded}{_LIST}", _ZERO], [rounded])]
-
-    def _is_half(self, name: str) -> bool:
-        value = self.types.get(name)
-        return value is not None and element_type(value.elem_type).name == "float16"
-
-    def _open(self, pieces: list[Piece]) -> Any:
-        options = session_options(threads=self._threads)
-        name = str(self._model.path)
-        self._weights.add_to(options)
-        if self._weights or pieces_length(pieces) <= _IN_MEMORY_BYTES:
-            return open_session(self._files.joined(pieces), options, provider=self._provider, name=name)
-        with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
-            file = Path(directory, "probe.onnx")
-            with file.open("wb") as stream:
-                self._files.write(pieces, stream.fileno())
-            return open_session(file, options, provider=self._provider, name=name)
+        placed = self._weights.placed("node", self._scopes[flat.scope].nodes[flat.index])
+        place = (self.flat.path if flat.scope else "", flat.index)
+        halves = self._halves if self.rounds_half else None
+        return self._rounding.encoded(placed, flat.node, place, halves=halves, names=planned.names)
 
 
 class Run:
@@ -264,13 +247,6 @@ class Run:
         return {asked: values[name] for asked, name in plan.shown.items()}
 
 
-def _zero() -> bytes:
-    from onnx import helper
-
-    encoded: bytes = helper.make_node("Constant", [], [_ZERO], value_int=0).SerializeToString()
-    return encoded
-
-
 def _parts(correction: Correction) -> tuple[str, str, str]:
     return tuple(f"{correction.name}/{part}" for part in ("delta", "value", "replaced"))  # type: ignore[return-value]
 
@@ -279,31 +255,3 @@ def _corrected(correction: Correction) -> Iterator[bytes]:
     delta, value, replaced = _parts(correction)
     yield encode_node("Add", [correction.base, delta], [f"{correction.name}/sum"])
     yield encode_node("Where", [replaced, value, f"{correction.name}/sum"], [correction.name])
-
-
-def renamed_node(data: bytes, names: Mapping[str, str]) -> bytes:
-    """An encoded node that reads and gives tensors by other names, its bodies included where they read from around them."""
-    import onnx
-
-    node = onnx.NodeProto.FromString(bytes(data))
-    if any(
-        name in names for name in node.output
-    ):  # there may be others of it, and ONNX Runtime wants one of each name
-        node.ClearField("name")
-    _rename(node, names)
-    encoded: bytes = node.SerializeToString()
-    return encoded
-
-
-def _rename(node: Any, names: Mapping[str, str]) -> None:
-    node.input[:] = [names.get(name, name) for name in node.input]
-    node.output[:] = [names.get(name, name) for name in node.output]
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-            own |= {name for inner in body.node for name in inner.output}
-            around = {name: new for name, new in names.items() if name not in own}
-            for inner in body.node:
-                _rename(inner, around)
-            for value in body.output:
-                value.name = around.get(value.name, value.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class PortValue:
     array: Array
     name: str | None = None
     whole: bool = True
+
+    def is_same(self, other: PortValue) -> bool:
+        """Whether both are one tensor of the reference."""
+        return self is other or (self.name is not None and self.name == other.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +94,6 @@ class Reference(Protocol):
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
         """What some calls were given and returned."""
+
+    def tensors(self, names: Iterable[str]) -> dict[str, Array]:
+        """The values of tensors of the reference's graph by their names, those that it has; none if there is no graph."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from optimum_htp.models import Errors, finite
@@ -130,12 +131,12 @@ class PartComparison:
         branch: The branch of a merged decoder, `with past` or `without past`, or the phase that ran; else "".
         reference: What it was compared with.
         inputs: The shape of each input, of the first sample.
-        samples: On how many inputs.
+        samples: On how many inputs; 0 if it could not be run, for the `reason`.
         precision: What it or its reference computes with, the coarser: `float32`, `float16`, `bfloat16` or `int8`.
         tolerance: What the relative error may be.
         verdict: `agrees` (all is within the tolerance), `one` (one module is wrong), `several`, `spread` (each adds a
             little, as what it computes with does) or `unknown`.
-        reason: Why it is unknown.
+        reason: Why it is unknown, or was not compared.
         culprits: The modules that are wrong, the one that explains most first.
         carriers: Of `spread`, those that add most.
         output_error_without_all: What is left of the error with the work of all culprits put right.
@@ -170,6 +171,24 @@ class PartComparison:
     random: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of_none(cls, file: str, reference: str, reason: str, *, branch: str = "") -> PartComparison:
+        """That of a file that can't be compared."""
+        return cls(
+            file=file,
+            branch=branch,
+            reference=reference,
+            inputs={},
+            samples=0,
+            precision="unknown",
+            tolerance=0.0,
+            verdict="unknown",
+            reason=reason,
+            calls=(),
+            outputs={},
+            outputs_sqnr_db=-inf,
+        )
+
     @property
     def label(self) -> str:
         """The file, and its branch."""
@@ -197,7 +216,9 @@ class PartComparison:
 
     @property
     def output_error(self) -> float:
-        """The largest relative error of an output; 0 if there is none to compare."""
+        """The largest relative error of an output; 0 if there is none to compare, infinite if the file was not run."""
+        if not self.samples:
+            return inf
         return max((errors.relative for errors in self.outputs.values()), default=0.0)
 
     @property
@@ -209,6 +230,11 @@ class PartComparison:
     def looks_foreign(self) -> bool:
         """Whether most modules are wrong, as if the weights were another model's: nobody is named then."""
         return self.reason == FOREIGN
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is known to be wrong: modules of it are, or what all add to the outputs is over the tolerance."""
+        return self.verdict in ("one", "several") or (self.verdict == "spread" and self.output_error > self.tolerance)
 
     @property
     def ok(self) -> bool:
@@ -268,6 +294,11 @@ class CompareReport:
     def files(self) -> tuple[str, ...]:
         """The files that were compared, by their path in the package."""
         return tuple(dict.fromkeys(part.file for part in self.parts))
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a file is known to be wrong; where that can't be told, it is neither wrong nor ok."""
+        return any(part.wrong for part in self.parts)
 
     @property
     def ok(self) -> bool:

@@ -110,6 +110,10 @@ class TorchReference:
     def sources_of(self, *_: object) -> None:
         """Unknown, the same."""
 
+    def tensors(self, _: object) -> dict[str, Array]:
+        """None: it has no graph."""
+        return {}
+
     def weights_of(self, _: int, *, after: str = "") -> list[Array]:
         """Unknown: which of them a graph folds is not said."""
         return []

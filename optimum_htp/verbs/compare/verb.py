@@ -9,6 +9,7 @@ off, that says who is to blame (`verdict`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    SAMPLES,
     Array,
     InputSizes,
     Part,
@@ -41,6 +43,7 @@ from optimum_htp.models import (
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import (
     CutFrom,
+    HtpFile,
     HtpPackage,
     ValuePairs,
     as_package,
@@ -62,7 +65,6 @@ from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
 
 DEFAULT_MAX_MEMORY_BYTES = 1 << 30
-_SAMPLES = 2  # that are made where none are given
 
 _Compared: TypeAlias = tuple[tuple[PartComparison, ...], dict[str, str]]  # and why other files were not compared
 
@@ -82,7 +84,7 @@ class _Options:
 
     def given(self, model: OnnxModel) -> list[dict[str, Array] | None]:
         """The inputs of each sample; None for one that has to be made."""
-        return [load_inputs(path, model) for path in self.inputs] or [None] * _SAMPLES
+        return [load_inputs(path, model) for path in self.inputs] or [None] * SAMPLES
 
 
 def compare(
@@ -164,12 +166,55 @@ def compare(
     )
 
 
+class _Results:
+    """The comparisons of files. One that can't be compared is told of, and the others go on; a single one raises."""
+
+    def __init__(self, files: Mapping[str, HtpFile], reference: str) -> None:
+        self.parts: list[PartComparison] = []
+        self._files = files
+        self._reference = reference
+        self._errors: list[HtpError] = []
+
+    @contextmanager
+    def trying(self, name: str, *, branch: str = "") -> Iterator[None]:
+        """What is raised in the block is why a file is not compared."""
+        try:
+            yield
+        except HtpError as error:
+            if len(self._files) == 1:
+                raise
+            self._errors.append(error)
+            reason = str(error).removeprefix(f"{self._files[name].path}: ")
+            self.parts.append(PartComparison.of_none(name, self._reference, reason, branch=branch))
+
+    def readable(self) -> dict[str, HtpFile]:
+        """The files that can be read."""
+        found: dict[str, HtpFile] = {}
+        for name, file in self._files.items():
+            with self.trying(name):
+                _ = file.model
+                found[name] = file
+        return found
+
+    def all(self) -> tuple[PartComparison, ...]:
+        """All of them. Raises HtpError, the first one's, if none could be compared."""
+        if self._errors and not any(part.samples for part in self.parts):
+            raise self._errors[0]
+        return tuple(self.parts)
+
+
 def _with_model(
     package: HtpPackage, model: str, options: _Options, *, task: str | None, trust_remote_code: bool
 ) -> _Compared:
-    chosen = package.matching(options.file)
+    results = _Results(package.matching(options.file), model)
+    chosen = results.readable()
     check_renamed(options.renamed, (file.model for file in chosen.values()))
-    tagged = {name: tagged_file(file, package=package) for name, file in chosen.items()}
+    tagged: dict[str, TaggedGraph] = {}
+    for name, file in chosen.items():
+        with results.trying(name):
+            tagged[name] = tagged_file(file, package=package)
+    if not tagged:
+        return results.all(), {}
     source = load_source_of(
         [file.model for file in tagged.values()],
         model,
@@ -178,15 +223,17 @@ def _with_model(
         task=task,
         trust_remote_code=trust_remote_code,
     )
-    parts = find_parts(source, chosen.values())
+    parts = find_parts(source, [chosen[name] for name in tagged])
     _check_one(options, (part.file for part in parts), package)
     if not parts:
         raise PackageError(
             f"{package.path}: {model} has no part that any of its files is an export of; give its source"
         )
     compared = {part.file for part in parts}
-    refused = {name: "Optimum's export config does not know it" for name in tagged if name not in compared}
-    return tuple(_compare_part(tagged[part.file], part, source, options) for part in parts), refused
+    for part in parts:
+        with results.trying(part.file, branch=part.branch_name):
+            results.parts.append(_compare_part(tagged[part.file], part, source, options))
+    return results.all(), {name: "Optimum's export config does not know it" for name in tagged if name not in compared}
 
 
 def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options: _Options) -> PartComparison:
@@ -200,7 +247,7 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
     for seed, given in enumerate(options.given(tagged.model)):
         run = partial(run_part, part, tagged.model, shapes, given, names, seed)
         samples.append(
-            TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * _SAMPLES))
+            TorchReference(part, source, tree, tagged.roots, run, max_bytes=options.max_bytes // (2 * SAMPLES))
         )
     tolerance = default_tolerance(tagged.model)
     pairs = names if names is not None else ()
@@ -208,53 +255,55 @@ def _compare_part(tagged: TaggedGraph, part: Part, source: SourceModel, options:
 
 
 def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, is_own: bool) -> _Compared:
-    chosen = package.matching(options.file)
+    results = _Results(package.matching(options.file), str(other.path))
+    chosen = results.readable()
+    others = _Results(other.files, "").readable()
     _check_one(options, chosen, package)
-    compared: list[PartComparison] = []
     refused: dict[str, str] = {}
     check_renamed(options.renamed, (file.model for file in chosen.values()))
     check_axes(
-        [file.model for side in (package, other) for file in side.files.values()],
-        options.sizes,
-        where=str(package.path),
+        [file.model for files in (chosen, others) for file in files.values()], options.sizes, where=str(package.path)
     )
-    found = partners(traits_of(chosen.values()), traits_of(other.files.values()))
+    found = partners(traits_of(chosen.values()), traits_of(others.values()))
     for file in chosen.values():
-        record = cut_from(file.model)
-        if record is not None:
-            source, origin = record.source(file.model.path, given=None if is_own else other)
-            tagged = tagged_file(file, package=package, reference=source)
-            compared += _compare_cut(tagged, tagged_file(origin, package=source), record, source, options)
-            continue
-        partner = found[file.name]
-        if partner.other is None:
-            refused[file.name] = partner.problem(other.path)
-            continue
-        if is_own and partner.other == file.name:  # it was made from no other
-            continue
-        tagged = tagged_file(file, package=package, reference=other)
-        reference = tagged_file(other.files[partner.other], package=other, reference=package)
-        if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
-            ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
-            refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
-            continue
-        inputs, outputs = (
-            pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs)
-        )
-        if inputs.problem() is not None:
-            raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
-        config = component_config(package, file.name) or package.config or other.config
-        compared += [
-            _compare_phase(tagged, reference, (inputs, outputs), config, options, phase)
-            for phase in phases(tagged.model)
-        ]
-    if not compared:
+        with results.trying(file.name):
+            record = cut_from(file.model)
+            if record is not None:
+                source, origin = record.source(file.model.path, given=None if is_own else other)
+                tagged = tagged_file(file, package=package, reference=source)
+                results.parts += _compare_cut(tagged, tagged_file(origin, package=source), record, source, options)
+                continue
+            partner = found[file.name]
+            if partner.other is None:
+                unreadable = "".join(f"; {name} of it can't be read" for name in other.files if name not in others)
+                refused[file.name] = partner.problem(other.path) + unreadable
+            elif not is_own or partner.other != file.name:  # else it was made from no other
+                tagged = tagged_file(file, package=package, reference=other)
+                reference = tagged_file(others[partner.other], package=other, reference=package)
+                if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
+                    ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
+                    refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
+                    continue
+                config = component_config(package, file.name) or package.config or other.config
+                results.parts += _compare_pair(tagged, reference, config, options)
+    if not results.parts:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         if is_own:
             why = reasons or f"{' and '.join(chosen)}: made from no other file of it"
             raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
-    return tuple(compared), refused
+    return results.all(), refused
+
+
+def _compare_pair(
+    tagged: TaggedGraph, reference: TaggedGraph, config: Mapping[str, Any] | None, options: _Options
+) -> Iterator[PartComparison]:
+    """Compares a file with the one that it goes with, in each phase that it is run in."""
+    inputs, outputs = (pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs))
+    if inputs.problem() is not None:
+        raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
+    for phase in phases(tagged.model):
+        yield _compare_phase(tagged, reference, (inputs, outputs), config, options, phase)
 
 
 def _compare_cut(
@@ -312,7 +361,7 @@ def _compare_files(
         references = [
             PackageReference(
                 str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
-                shared=ours.producer, max_bytes=options.max_bytes // (2 * _SAMPLES),
+                shared=ours.producer, max_bytes=options.max_bytes // (2 * SAMPLES),
             )
             for inputs, own_inputs in samples
         ]  # fmt: skip
@@ -351,7 +400,7 @@ def _compare(
             [first, *same],
             branch=branch,
             tolerance=options.tolerance if options.tolerance is not None else tolerance,
-            max_bytes=options.max_bytes // _SAMPLES,
+            max_bytes=options.max_bytes // SAMPLES,
             guessed={name: theirs for side in pairs for name, theirs in side.guessed.items()},
             notes=[*(line for side in pairs for line in side.explain()), *([HALF_NOTE] if prober.rounds_half else [])],
         )

@@ -8,7 +8,7 @@ this error taken off what the module gives (`Counterfactual`), all else as it is
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log10
 
 from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
@@ -141,6 +141,24 @@ def measured_outputs(ports: Ports, arrays: Sequence[Mapping[str, Array]]) -> Out
     return Outputs(known, -10 * log10(total) if total else inf)
 
 
+class _Suspects:
+    """How far each row is below what is expected of it, and those that are farther than is no surprise, by their modules."""
+
+    def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
+        expected = Expected(ports)
+        self.excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
+        self.kinds = {id(row): expected.kind(row) for row in rows}
+        self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
+        sound = {id(row) for row in self.sound}
+        self.groups = _by_module((row for row in rows if id(row) not in sound), self.excess)
+        clear = sum(self.excess[id(group[0])] > _CLEAR_DB for group in self.groups)
+        self.are_most = clear > _MANY and clear > len(_by_module(rows, self.excess)) / 2
+
+    def kinds_of(self, blame: Blame) -> set[str]:
+        """What the rows of a module compute with."""
+        return {self.kinds[id(row)] for row in blame.rows}
+
+
 def judge(
     ports: Ports,
     rows: Sequence[Row],
@@ -150,50 +168,60 @@ def judge(
     random: bool = False,
 ) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    expected = Expected(ports)
-    excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
-    kinds = {id(row): expected.kind(row) for row in rows}
-    suspects = [row for row in rows if excess[id(row)] > MARGIN_DB[kinds[id(row)]]]
-    groups = _by_module(suspects, excess)
-    clear = sum(excess[id(group[0])] > _CLEAR_DB for group in groups)
-    if clear > _MANY and clear > len(_by_module(rows, excess)) / 2:
+    suspects = _Suspects(ports, rows)
+    if suspects.are_most:
         return Verdict(UNKNOWN, reason=FOREIGN)
-    tried = _tried(ports, groups[:_MOST], excess, outputs)
-    culprits = [blame for blame in tried if _is_to_blame(blame, outputs, {kinds[id(row)] for row in blame.rows})]
+    tried = _tried(ports, suspects.groups[:_MOST], suspects.excess, outputs)
+    is_alone = len(suspects.groups) == 1
+    culprits = [blame for blame in tried if _is_to_blame(blame, outputs, suspects.kinds_of(blame), is_alone=is_alone)]
     confirmed = {port for blame in culprits for port in blame.guesses}
     unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
     if random and (culprits or outputs.worst > tolerance):
         return Verdict(UNKNOWN, reason="it draws random numbers: what comes after them differs from run to run")
-    chosen = sorted({name for blame in culprits for row in blame.rows for name in _choosers(ports, row)})
-    if culprits and all(any(_choosers(ports, row)) for blame in culprits for row in blame.rows):
-        why = f"{', '.join(chosen)} may choose otherwise among values that are nearly equal"
-        return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
-    sound = {index for row in rows if row not in suspects for index in row.nodes}
-    mixed = next((blame.rows[0] for blame in culprits[:1] if _is_mixed(ports, blame.rows[0], sound)), None)
-    if mixed is not None and len(culprits) == 1:
-        calls = [ports.graph.calls[number].path or "the root" for number in (mixed.call, *sorted(mixed.foreign))]
-        why = f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
-        return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
+    doubt = _doubt(ports, culprits, suspects.sound)
+    if doubt is not None:
+        return Verdict(UNKNOWN, reason=doubt, unconfirmed=unconfirmed)
     if culprits:
         culprits.sort(key=lambda blame: (-round(blame.gain_db), -blame.excess_db))
         named = [row for blame in culprits for row in blame.rows]
         left = Counterfactual(ports, named).outputs(named)
         verdict = ONE if len(culprits) == 1 else SEVERAL
         return Verdict(verdict, tuple(culprits), together=left, unconfirmed=unconfirmed)
-    quantized = any(kind == QUANTIZED for kind in kinds.values())
-    if outputs.worst <= tolerance and not quantized:
-        return Verdict(AGREES, unconfirmed=unconfirmed)
+    return replace(_without_culprits(ports, rows, suspects, outputs, tolerance), unconfirmed=unconfirmed)
+
+
+def _doubt(ports: Ports, culprits: Sequence[Blame], sound: Iterable[Row]) -> str | None:
+    """Why it can't be told whether those that seem to be to blame are; None if they are."""
+    if not culprits:
+        return None
+    rows = [row for blame in culprits for row in blame.rows]
+    chosen = [_choosers(ports, row) for row in rows]
+    if all(chosen):
+        return f"{', '.join(sorted(set().union(*chosen)))} may choose otherwise among values that are nearly equal"
+    first = culprits[0].rows[0]
+    right = {index for row in sound for index in row.nodes}
+    if len(culprits) == 1 and _is_mixed(ports, first, right):
+        calls = [ports.graph.calls[number].path or "the root" for number in (first.call, *sorted(first.foreign))]
+        return f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
+    return None
+
+
+def _without_culprits(
+    ports: Ports, rows: Sequence[Row], suspects: _Suspects, outputs: Outputs, tolerance: float
+) -> Verdict:
+    """What is said where nobody is to blame."""
+    if outputs.worst <= tolerance and QUANTIZED not in suspects.kinds.values():
+        return Verdict(AGREES)
     if not rows:
         return Verdict(UNKNOWN, reason="no module could be compared")
     if outputs.worst > tolerance:
         right = Counterfactual(ports, rows).outputs(rows)
         if right is None or right.worst > tolerance:
-            why = "the error comes from what could not be compared"
-            return Verdict(UNKNOWN, reason=why, unconfirmed=unconfirmed)
+            return Verdict(UNKNOWN, reason="the error comes from what could not be compared")
     ranked = sorted((row for row in rows if row.worst.sqnr_db < inf), key=lambda row: row.worst.sqnr_db)
     groups = _by_module(ranked, {id(row): -row.worst.sqnr_db for row in ranked})
-    carriers = _tried(ports, groups[:_CARRIERS], excess, outputs)
-    return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers), unconfirmed=unconfirmed)
+    carriers = _tried(ports, groups[:_CARRIERS], suspects.excess, outputs)
+    return Verdict(SPREAD if carriers else AGREES, carriers=tuple(carriers))
 
 
 def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
@@ -207,19 +235,22 @@ def _choosers(ports: Ports, row: Row) -> set[str]:
     return {ports.graph.flat.nodes[index].node.op_type for index in row.nodes} & _CHOOSERS
 
 
-def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str]) -> bool:
+def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool) -> bool:
     """Whether the outputs show that a suspect is wrong.
 
-    What a quantized model loses in all hides what one module does, or is better by chance with it: there a module that does
-    not quantize, and whose tensors are certain, is to blame if putting it right does no great harm. (It does where a tool
-    has moved a factor from one module to another.)
+    What a quantized model loses in all hides what one module does, or is better by chance with it. So there a module that is
+    far from what is expected, and whose tensors are certain, is to blame whatever the outputs are without its error, if no
+    other is suspect (`is_alone`): nothing undoes what it does. If another is, a tool may have moved a factor from one to the
+    other; a module that does not quantize is to blame then if putting it right does no great harm.
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
     if blame.guesses:
         return blame.gain_db > _GUESS_GAIN_DB
-    is_hidden = QUANTIZED not in kinds and before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
-    return blame.gain_db > (-_HARM_DB if is_hidden else _GAIN_DB)
+    is_hidden = before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
+    if is_hidden and (is_alone or QUANTIZED not in kinds):
+        return is_alone or blame.gain_db > -_HARM_DB
+    return blame.gain_db > _GAIN_DB
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
@@ -257,10 +288,11 @@ def _better(outputs: Outputs | None, before: Outputs) -> float:
 def _by_module(rows: Iterable[Row], excess: Mapping[int, float]) -> list[list[Row]]:
     """Rows of all calls of one module together, those of the module that is farthest from what is expected first.
 
-    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only.
+    A row that another call among these has a part in comes with that call's: the fault may be seen where it is read only. It
+    does not with one that rests on a guess, which is no evidence for others.
     """
     listed = list(rows)
-    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign}
+    own = {row.call: (row.module, row.operations) for row in listed if not row.foreign and not row.guesses}
     groups: dict[tuple[str, bool], list[Row]] = {}
     for row in listed:
         source = next((own[number] for number in sorted(row.foreign) if number in own), (row.module, row.operations))

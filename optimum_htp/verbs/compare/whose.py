@@ -33,7 +33,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     rewired = _rewired(ports, port)
     if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
-        if rewired is None and not port.into:
+        if rewired is None:
             rewired = _left_out(ports, port)
     if rewired is not None:
         return [rewired], set()
@@ -41,13 +41,18 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     numbers = [index for index in nodes if _hands_on(ports, index)] or nodes
     owners = {owner for index in numbers if (owner := graph.owner[index]) is not None}
     if not owners:
-        return _known(level), set()
+        gone = _gone_maker(ports, port, level)
+        return _known(level if gone is None else gone), set()
     changed = _changed_weights(ports, nodes) if graph.fused and errors.sqnr_db < _WRONG_DB else []
     if changed:  # of a layer that is gone as a whole the layer
         outermost = (_outermost_gone(ports, number) for number in changed)
         return sorted({own if gone is None else gone for own, gone in zip(changed, outermost, strict=True)}), set()
-    if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
-        return _known(port.call if _same_sources(ports, port) else _common(graph, owners)), set()
+    if port.shared:
+        elsewhere = _made_of_others(ports, port)
+        if elsewhere:
+            return _known(_common(graph, elsewhere)), set()
+        if all(graph.is_inside(port.call, owner) for owner in owners):
+            return _known(port.call), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
     own = owners - foreign
     if not own:
@@ -104,6 +109,14 @@ def _rewired(ports: Ports, port: Port) -> int | None:
     return maker if gone is None else gone
 
 
+def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
+    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none."""
+    graph = ports.graph
+    makers = [number for number in ports.makers_of(port) if graph.is_inside(number, level) and number != level]
+    gone = {_outermost_gone(ports, number) for number in makers}
+    return max((number for number in gone if number is not None and number != level), default=None)
+
+
 def _outermost_gone(ports: Ports, number: int) -> int | None:
     """The outermost call around one, or itself, that does nothing here; None if it does something."""
     gone = [outer for outer in ports.graph.around(number) if not _works(ports, outer)]
@@ -122,10 +135,15 @@ def _works(ports: Ports, number: int) -> bool:
 
 
 def _left_out(ports: Ports, port: Port) -> int | None:
-    """The call that is left out between a tensor and those that it is made of, where the reference has it; None if none is."""
+    """What is left out between a tensor and those that it is made of, where the reference has it; None if nothing is.
+
+    Of several calls that are gone it is the one around them: of a layer that is skipped, a decoder still has its keys and
+    values in the cache.
+    """
     known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
     gone = {_outermost_gone(ports, maker) for maker in known[1]} if known is not None else set()
-    return min((number for number in gone if number is not None), default=None)
+    left_out = [number for number in gone if number is not None]
+    return _common(ports.graph, left_out) if left_out else None
 
 
 def _made_in(graph: CallGraph, name: str, number: int) -> bool:
@@ -148,12 +166,7 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
     both, if they have none.
     """
     graph = ports.graph
-    origins = {
-        tag
-        for index in nodes
-        if (node := graph.flat.nodes[index].tag) is not None
-        for tag in (*node.origins, node.tag)
-    }
+    origins = _origins(graph, nodes)
     for source in cut.sources(cut.seen(port)):
         if source.into or ports.is_whole(source):
             continue
@@ -167,13 +180,14 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
     return None
 
 
-def _same_sources(ports: Ports, port: Port) -> bool:
-    """Whether a tensor is made of the same tensors as in the reference, as far as both have names for them."""
-    flat, reference = ports.graph.flat, ports.samples[0]
-    theirs = reference.sources_of(port.tensor, flat.producer)
-    if theirs is None:
-        return True
-    return theirs[0] <= flat.known_sources(port.tensor, _Named(reference))[0]
+def _made_of_others(ports: Ports, port: Port) -> set[int]:
+    """The calls that make a tensor of others than in the reference, as far as both have names for them; none if it is not so."""
+    graph, reference = ports.graph, ports.samples[0]
+    theirs = reference.sources_of(port.tensor, graph.flat.producer)
+    ours, nodes = graph.flat.known_sources(port.tensor, _Named(reference))
+    if theirs is None or theirs[0] <= ours:
+        return set()
+    return {owner for index in nodes if (owner := graph.owner[index]) is not None}
 
 
 class _Named:
@@ -193,12 +207,7 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
     """
     graph, reference = ports.graph, ports.samples[0]
     nodes = list(nodes)
-    origins = {
-        tag
-        for index in nodes
-        if (node := graph.flat.nodes[index].tag) is not None
-        for tag in (*node.origins, node.tag)
-    }
+    origins = _origins(graph, nodes)
     calls = [call.number for call in graph.calls if call.tag in origins]
     theirs = {number: weights for number in calls if (weights := reference.weights_of(number))}
     ours = _weights(ports, nodes)
@@ -220,6 +229,14 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
         changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
     # Where none is there, they may be in another form, packed or quantized: but not where others stand in their place.
     return sorted(changed if len(changed) < len(theirs) else replaced)
+
+
+def _origins(graph: CallGraph, nodes: Iterable[int]) -> set[str]:
+    """The modules that an optimizer made nodes of: not those of nodes that are as they were, or that only quantize."""
+    tags = (
+        graph.flat.nodes[index].tag for index in nodes if index not in graph.adapters and index not in graph.unchanged
+    )
+    return {origin for tag in tags if tag is not None for origin in (*tag.origins, tag.tag)}
 
 
 def _has_any(ports: Ports, nodes: Iterable[int], weights: Iterable[Array]) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+_TABLES = ("versions", "values", "stored_elements", "functions", "operators")  # the changes of a file as a whole
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -20,6 +22,56 @@ class Change:
     name: str
     before: int | str | None
     after: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentChange:
+    """Something that nodes of a module say, and said differently before.
+
+    Attributes:
+        kind: `"attribute"`; or of what they read: `"constant"`, `"weight_values"`, `"weight_type"`, or `"weight"` where
+            another parameter of the model stands in the place of one.
+        operator: Their operator; empty for what a graph returns.
+        name: The attribute's name; or which input or output it is, such as `input 1`.
+        before: Its value in the first package: all of it, or its beginning and a digest; for `"weight"` its name. None if
+            it is not given there.
+        after: The same of the second.
+        tensors: The constants or weights, by their names in the first.
+        nodes: How many nodes of the module have this change.
+    """
+
+    kind: str
+    operator: str
+    name: str
+    before: str | None
+    after: str | None
+    tensors: tuple[str, ...] = ()
+    nodes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What of two files was held against each other, and what not.
+
+    Attributes:
+        nodes: Nodes that have a counterpart, whose attributes and constants were compared.
+        alone: How many nodes of each file have none.
+        constants: Constants that these nodes read.
+        weights: Weights that they read whose values were compared.
+        types_only: Weights whose types were compared and not their values, and constants that lie in a file that is not
+            there.
+    """
+
+    nodes: int
+    alone: tuple[int, int] = (0, 0)
+    constants: int = 0
+    weights: int = 0
+    types_only: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        alone = {"before": self.alone[0], "after": self.alone[1]}
+        return {**asdict(self), "alone": alone}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +114,13 @@ class ModuleDiff:
         path: Its dotted path; `""` is the root, None stands for the nodes whose module is unknown.
         before: The module in the first package; None if it is not there.
         after: The module in the second; None if it is not there.
+        contents: What its nodes say differently: attributes, constants and weights.
     """
 
     path: str | None
     before: ModuleSide | None
     after: ModuleSide | None
+    contents: tuple[ContentChange, ...] = ()
 
     @property
     def operators(self) -> tuple[Change, ...]:
@@ -77,7 +131,7 @@ class ModuleDiff:
     def changed(self) -> bool:
         """Whether anything but the tag differs; what one side does not know does not count."""
         left, right = self.before, self.after
-        if left is None or right is None:
+        if left is None or right is None or self.contents:
             return True
         known = ((left.calls, right.calls), (left.parameters, right.parameters))
         return (
@@ -93,6 +147,7 @@ class ModuleDiff:
             "before": self.before and self.before.to_dict(),
             "after": self.after and self.after.to_dict(),
             "operators": [asdict(change) for change in self.operators],
+            "contents": [asdict(change) for change in self.contents],
         }
 
 
@@ -112,6 +167,8 @@ class FileDiff:
         modules: All modules that own nodes on either side or are on one side only, each before those below it.
         same_wiring: Whether all nodes have the same operators in the same order, with inputs from the same producers,
             whatever the names of tensors.
+        functions: The functions that only one side has, and what else they declare: defaults of attributes, opsets.
+        compared: What this says something about.
     """
 
     before: str
@@ -123,6 +180,8 @@ class FileDiff:
     operators: tuple[Change, ...]
     modules: tuple[ModuleDiff, ...]
     same_wiring: bool
+    functions: tuple[Change, ...]
+    compared: Compared
 
     @property
     def changed_modules(self) -> tuple[ModuleDiff, ...]:
@@ -131,13 +190,13 @@ class FileDiff:
 
     @property
     def changed(self) -> bool:
-        """Whether anything differs but the names of files and tensors."""
-        parts = (self.versions, self.values, self.stored_elements, self.operators, self.changed_modules)
+        """Whether anything differs but names; weights count by their types, and by their values if these were compared."""
+        parts = (*(getattr(self, name) for name in _TABLES), self.changed_modules)
         return any(parts) or not self.same_wiring
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison of the files as JSON has it; of the modules, those that differ."""
-        lists = {name: getattr(self, name) for name in ("versions", "values", "stored_elements", "operators")}
+        lists = {name: getattr(self, name) for name in _TABLES}
         return {
             "before": self.before,
             "after": self.after,
@@ -145,6 +204,7 @@ class FileDiff:
             "nodes": {"before": self.nodes[0], "after": self.nodes[1]},
             **{name: [asdict(change) for change in changes] for name, changes in lists.items()},
             "same_wiring": self.same_wiring,
+            "compared": self.compared.to_dict(),
             "modules_compared": len(self.modules),
             "modules": [module.to_dict() for module in self.changed_modules],
         }
@@ -160,6 +220,7 @@ class DiffReport:
         files: The files that were compared.
         only_before: The files that only the first has.
         only_after: The files that only the second has.
+        weights: Whether the values of weights were compared.
         not_compared: The files of the second that may go with several of the first, and how to say with which.
     """
 
@@ -168,6 +229,7 @@ class DiffReport:
     files: tuple[FileDiff, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    weights: bool = False
     not_compared: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -184,6 +246,7 @@ class DiffReport:
             "changed": self.changed,
             "only_before": list(self.only_before),
             "only_after": list(self.only_after),
+            "weights_compared": self.weights,
             "not_compared": dict(self.not_compared),
             "files": [file.to_dict() for file in self.files],
         }

@@ -1,21 +1,21 @@
 """`diff`: what an upgrade, an option or an optimizer changed in a package, module by module.
 
-The structure is compared (nodes, operators, parameters, opsets, types of the weights), not the values of weights and
-attributes.
+What the graphs are is compared: nodes, how they are connected, attributes, constants, opsets, the types of the weights; on
+request the values of the weights too. What things are called is not.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from functools import cache, partial
-from math import prod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModulePath
+from optimum_htp.hierarchy import NodeKey
 from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
-from optimum_htp.onnxfile import OnnxModel, Value, element_type
+from optimum_htp.onnxfile import OnnxModel, Value, bounded_product, element_type, split_body_path
 from optimum_htp.package import (
     HtpPackage,
     ValuePairs,
@@ -27,8 +27,19 @@ from optimum_htp.package import (
     whole_package,
 )
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.diff.report import Change, DiffReport, FileDiff, ModuleDiff, ModuleSide, changes
-from optimum_htp.verbs.diff.wiring import same_wiring
+from optimum_htp.verbs.diff.counterparts import Pair, likely_pairs, pairs_in_order
+from optimum_htp.verbs.diff.module_sides import Place, merged, module_sides, places
+from optimum_htp.verbs.diff.node_contents import NodeContents, content_changes, output_changes
+from optimum_htp.verbs.diff.report import (
+    Change,
+    Compared,
+    ContentChange,
+    DiffReport,
+    FileDiff,
+    ModuleDiff,
+    changes,
+)
+from optimum_htp.verbs.diff.wiring import graphs_in_order, same_wiring
 
 
 def diff(
@@ -37,8 +48,16 @@ def diff(
     *,
     renamed: Mapping[str, str] | None = None,
     depth: int | None = None,
+    weights: bool = False,
 ) -> DiffReport:
     """Compares a package with another one, module by module: what changed from `reference` to `package`.
+
+    Compared are the nodes and how they are connected, their attributes, the constants that they read, inputs and outputs,
+    opsets, functions, and of weights the types; with `weights` their values too. Constants are stored integers of 32 and 64
+    bits and bools of up to 1 MiB, and other stored tensors of up to 64 elements that are not called like a parameter of a
+    module. Names of nodes and tensors, descriptions and metadata don't count, nor does the order in which tensors are stored,
+    or whether they lie in the ONNX file. Where graphs are connected differently, nodes have a counterpart of the same operator
+    in the same module as far as it can be known; `FileDiff.compared` counts.
 
     Files are paired by what they share, and by name where several share the same; of `model.onnx` and what tools made of it
     (`model_quantized.onnx`) each is compared with what it was made from. A file whose nodes are not tagged is read with
@@ -50,11 +69,12 @@ def diff(
             is the first of the two. None compares each file of the package with the one of it that it was made from.
         renamed: Inputs and outputs of the package, and what the reference calls them, where that is not found by itself.
         depth: Count what is more levels than this below the root with the module above it; None counts each by itself.
+        weights: Compare the values of weights too, by their digests. They are read in pieces, from external data too.
 
     Raises:
         PackageError: There is no such package, or nothing tells which modules the nodes of a file come from; or there is
             no reference, and no file was made from another one.
-        OnnxFileError: A file is not an ONNX model.
+        OnnxFileError: A file is not an ONNX model, or has a damaged tensor or attribute.
 
     Example:
         >>> [module.path for module in diff("bert_onnx_O2", "bert_onnx").files[0].changed_modules]   # doctest: +SKIP
@@ -76,96 +96,111 @@ def diff(
         one = tagged_file(left.files[before], package=left, reference=right)
         other = tagged_file(right.files[after], package=right, reference=left)
         ends = paired_inputs(other, one, renamed=renamed), paired_outputs(other, one, renamed=renamed)
-        files.append(_file_diff(one, other, ends, depth))
+        directories = left.files[before].directory, right.files[after].directory
+        files.append(_file_diff((one, other), directories, ends, depth=depth, weights=weights))
     return DiffReport(
         before=str(left.path),
         after=str(right.path),
         files=tuple(files),
         only_before=() if reference is None else tuple(name for name in order if name not in dict(pairs)),
         only_after=tuple(each.file for each in found if each.other is None and not each.candidates),
+        weights=weights,
         not_compared={each.file: each.problem(left.path) for each in found if each.candidates},
     )
 
 
-_Place = tuple[int, ModulePath] | None  # a tree and a path in it; None stands for the nodes whose module is unknown
-
-
 def _file_diff(
-    before: TaggedGraph, after: TaggedGraph, ends: tuple[ValuePairs, ValuePairs], depth: int | None
+    sides: tuple[TaggedGraph, TaggedGraph],
+    directories: tuple[Path, Path],
+    ends: tuple[ValuePairs, ValuePairs],
+    *,
+    depth: int | None,
+    weights: bool,
 ) -> FileDiff:
-    left, right = _modules(before, depth), _modules(after, depth)
+    before, after = sides
+    left, right = (module_sides(file, depth) for file in sides)
+    wired = same_wiring(before.model, after.model)
+    with (
+        NodeContents(before, package=directories[0], weights=weights) as ours,
+        NodeContents(after, package=directories[1], weights=weights) as theirs,
+    ):
+        pairs = _pairs(ours, theirs, sides, wired=wired)
+        contents = _contents(ours, theirs, pairs, places(before, depth), wired=wired)
+        functions = changes(ours.functions(), theirs.functions())
+        seen = Counter(theirs.seen.values())
     modules = (
-        ModuleDiff(None if place is None else ".".join(place[1]), left.get(place), right.get(place))
-        for place in _merged(left, right)
+        ModuleDiff(
+            None if place is None else ".".join(place[1]),
+            left.get(place),
+            right.get(place),
+            contents.get(place, ()),
+        )
+        for place in merged(left, right)
     )
-    operators = [Counter(node.operator for _, node in file.model.nodes()) for file in (before, after)]
+    operators = [Counter(node.operator for _, node in file.model.nodes()) for file in sides]
+    nodes = operators[0].total(), operators[1].total()
     return FileDiff(
         before=before.name,
         after=after.name,
-        nodes=(operators[0].total(), operators[1].total()),
+        nodes=nodes,
         versions=changes(_versions(before.model), _versions(after.model)),
         values=_values(before.model, after.model, ends),
         stored_elements=changes(_stored_elements(before.model), _stored_elements(after.model)),
         operators=changes(*operators),
         modules=tuple(module for module in modules if module.changed or (module.before and module.before.nodes)),
-        same_wiring=same_wiring(before.model, after.model),
+        same_wiring=wired,
+        functions=functions,
+        compared=Compared(
+            nodes=len(pairs),
+            alone=(nodes[0] - len(pairs), nodes[1] - len(pairs)),
+            constants=seen["constant"],
+            weights=seen["weight"],
+            types_only=seen["type"],
+        ),
     )
 
 
-def _modules(file: TaggedGraph, depth: int | None) -> dict[_Place, ModuleSide]:
-    """What is known of each module, in the tree's order: those of at most a depth, and containers that own nodes."""
-    place_of = cache(partial(_place, file, depth=depth))
-    operators: defaultdict[_Place, Counter[str]] = defaultdict(Counter)
-    for key, node in file.model.nodes():
-        tag = file.tags.get(key)
-        place = place_of(tag.tag) if tag is not None and tag.source != "unresolved" else None
-        operators[place][node.operator] += 1
-    modules: dict[_Place, ModuleSide] = {}
-    for index, tree in enumerate(file.trees):
-        # Trees that are made from tags alone know of no calls and no parameters.
-        traced = tree.root.calls > 0 or tree.root.parameters > 0
-        for info in tree:
-            place = index, info.path
-            too_deep = depth is not None and len(tree.chain(info.path)) - 1 > depth
-            if too_deep or (info.container and place not in operators):
-                continue
-            modules[place] = ModuleSide(
-                class_name=info.class_name,
-                tag=tree.tag(info.path),
-                calls=info.calls if traced else None,
-                parameters=info.parameters if traced else None,
-                nodes=operators[place].total(),
-                operators=operators[place],
-            )
-    if None in operators:
-        modules[None] = ModuleSide("", "", None, None, operators[None].total(), operators[None])
-    return modules
+def _pairs(
+    ours: NodeContents, theirs: NodeContents, sides: tuple[TaggedGraph, TaggedGraph], *, wired: bool
+) -> list[Pair]:
+    if wired:
+        return pairs_in_order(ours.model, theirs.model)
+    groups = places(sides[0]), places(sides[1])
+    return likely_pairs(ours.model, theirs.model, groups=groups, contents=(ours.says, theirs.says))
 
 
-def _place(file: TaggedGraph, tag: str, *, depth: int | None) -> _Place:
-    for index, tree in enumerate(file.trees):
-        path = tree.path_of_tag(tag)
-        if path is not None:
-            chain = tree.chain(tree.module(path).path)
-            return index, chain[-1 if depth is None else min(depth, len(chain) - 1)][0]
-    return None
+def _contents(
+    ours: NodeContents,
+    theirs: NodeContents,
+    pairs: Iterable[Pair],
+    place_of: Callable[[NodeKey], Place],
+    *,
+    wired: bool,
+) -> dict[Place, tuple[ContentChange, ...]]:
+    """What nodes and their counterparts say differently, by module; the same change of several nodes once."""
+    found: defaultdict[Place, dict[ContentChange, list[ContentChange]]] = defaultdict(dict)
+
+    def add(place: Place, changed: Iterable[ContentChange]) -> None:
+        for change in changed:
+            found[place].setdefault(replace(change, tensors=()), []).append(change)
+
+    for pair in pairs:
+        add(place_of(pair[0]), content_changes(ours, theirs, pair))
+    for paths in _both_in_order(ours.model, theirs.model) if wired else ():
+        holder = split_body_path(paths[0])
+        add(place_of(holder[:2]) if holder is not None else (0, ()), output_changes(ours, theirs, paths))
+    return {
+        place: tuple(
+            replace(change, nodes=len(each), tensors=tuple(dict.fromkeys(chain(*(one.tensors for one in each)))))
+            for change, each in changed.items()
+        )
+        for place, changed in found.items()
+    }
 
 
-def _merged(left: Iterable[_Place], right: Iterable[_Place]) -> list[_Place]:
-    """Both in one list; what only the second has comes after what it comes after there.
-
-    >>> _merged([(0, ("a",)), (0, ("c",))], [(0, ("a",)), (0, ("b",)), (0, ("c",))])
-    [(0, ('a',)), (0, ('b',)), (0, ('c',))]
-    """
-    first: list[_Place] = []
-    following: dict[_Place, list[_Place]] = {place: [] for place in left}
-    last = first
-    for place in right:
-        if place in following:
-            last = following[place]
-        else:
-            last.append(place)
-    return [*first, *(merged for place, others in following.items() for merged in (place, *others))]
+def _both_in_order(before: OnnxModel, after: OnnxModel) -> Iterable[tuple[str, str]]:
+    sides = ([path for path, _ in graphs_in_order(model)] for model in (before, after))
+    return zip(*sides, strict=True)
 
 
 def _versions(model: OnnxModel) -> dict[str, int]:
@@ -199,5 +234,5 @@ def _stored_elements(model: OnnxModel) -> dict[str, int]:
     elements: Counter[str] = Counter()
     for _, graph in model.graphs():
         for tensor in graph.initializers:
-            elements[element_type(tensor.data_type).name] += prod(tensor.dims)
+            elements[element_type(tensor.data_type).name] += bounded_product(tensor.dims)
     return dict(elements)

@@ -11,14 +11,25 @@ from optimum_htp.onnxfile import Graph, OnnxModel
 def same_wiring(left: OnnxModel, right: OnnxModel) -> bool:
     """Whether two models have the same nodes in the same order, with inputs from the same producers.
 
-    The names of nodes and tensors don't count, nor do values and the order of initializers.
+    The names of nodes and tensors don't count, nor do values and the order of initializers and functions.
     """
     return all(one == other for one, other in zip_longest(_model_wires(left), _model_wires(right)))
 
 
+def graphs_in_order(model: OnnxModel) -> list[tuple[str, Graph]]:
+    """The graphs of a model as `OnnxModel.graphs` gives them, functions by their names: their order means nothing."""
+    functions = {function.path for function in model.functions}
+    owner = ""
+    found: list[tuple[str, str, Graph]] = []
+    for path, graph in model.graphs():
+        owner = path if path in functions else owner
+        found.append((owner, path, graph))
+    return [(path, graph) for _, path, graph in sorted(found, key=lambda entry: entry[0])]
+
+
 def _model_wires(model: OnnxModel) -> Iterator[object]:
     yield from _wires(model.graph, {}, (0,))
-    for function in model.functions:
+    for function in sorted(model.functions, key=lambda function: function.path):
         yield function.path
         yield from _wires(function.graph, {}, (0,))
 
@@ -26,7 +37,7 @@ def _model_wires(model: OnnxModel) -> Iterator[object]:
 def _wires(graph: Graph, outer: Mapping[str, object], place: tuple[object, ...]) -> Iterator[object]:
     """For each node its operator, and of each of its inputs where it comes from: a place, not a name."""
     known: dict[str, object] = dict(outer)
-    known.update((tensor.name, ("initializer", tensor.data_type, tensor.dims)) for tensor in graph.initializers)
+    known.update((tensor.name, "initializer") for tensor in graph.initializers)
     known.update(
         ((value.name, ("input", place, index)) for index, value in enumerate(graph.inputs) if value.name not in known)
     )

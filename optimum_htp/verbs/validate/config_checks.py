@@ -234,12 +234,13 @@ def check_preprocessors(package: Contents) -> Iterator[Finding]:
         if any(package.has(directory + name) for name in files):
             continue
         reason = f"there is no {kind.partition(' ')[2]}: the model loads, but `pipeline` needs {kind}"
-        if exported.get("tokenizer" if kind == _TOKENIZER[0] else "processor") is False:
+        had = exported.get("tokenizer" if kind == _TOKENIZER[0] else "processor")
+        if had is False:
             yield warning(f"{reason}; the source model had none")
-        else:
-            # What prepares the inputs of a custom model is unknown.
-            problem = failed if package.library in _TRANSFORMERS_LIKE else warning
-            yield problem(reason, f"copy it from the source model: {_repair(package)}")
+        elif had is True:
+            yield failed(f"{reason}; the source model had one", f"copy it from there: {_repair(package)}")
+        else:  # the source was not looked at, or what prepares the inputs of a custom model is unknown
+            yield warning(reason, f"if the source model has one, copy it from there: {_repair(package)}")
     if not needed:
         yield skipped("the graph takes neither text, images nor audio" if inputs else "nothing has to be prepared")
     else:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 
-from optimum_htp.errors import PackageError
-from optimum_htp.onnxfile import Initializer, OnnxModel, element_type, external_data_files
-from optimum_htp.package import is_inside
+from optimum_htp.errors import OnnxFileError, PackageError
+from optimum_htp.onnxfile import (
+    Initializer,
+    OnnxModel,
+    bounded_product,
+    check_parsable,
+    element_type,
+    external_data_files,
+)
+from optimum_htp.package import HtpFile, is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
@@ -43,9 +49,27 @@ def check_onnx(package: Contents) -> Iterator[Finding]:
         elif not file.model.graph.outputs:
             # ORTOptimizer writes such a file for a merged decoder at O2 and O3.
             yield failed(f"{name}: the graph is empty", "optimize the package again, at another level")
+        else:
+            yield from _unsound(name, file)
     if package.readable:
         nodes = sum(1 for model in package.readable.values() for _ in model.nodes())
         yield good(f"{len(package.readable)} files, {nodes:,} nodes" if len(package.files) > 1 else f"{nodes:,} nodes")
+
+
+def _unsound(name: str, file: HtpFile) -> Iterator[Finding]:
+    """What protobuf, or every tool behind it, refuses in a file that can be read here."""
+    try:
+        check_parsable(file.path)
+    except OnnxFileError as error:
+        yield failed(str(error).replace(str(file.path), name, 1), _EXPORT_AGAIN)
+        return
+    for _, graph in file.model.graphs():
+        for tensor in (*graph.initializers, *graph.external_attributes):
+            if any(size < 0 for size in tensor.dims):
+                yield failed(
+                    f"{name}: the tensor {tensor.name!r} has a size below 0: {tensor.dims}"[:400], _EXPORT_AGAIN
+                )
+                return
 
 
 def check_versions(package: Contents) -> Iterator[Finding]:
@@ -141,7 +165,8 @@ def _bytes_of(tensor: Initializer) -> int:
         return tensor.length
     if any(size < 0 for size in tensor.dims):
         return 0
-    return math.ceil(math.prod(tensor.dims) * (element_type(tensor.data_type).bits or 0) / 8)
+    elements = bounded_product(tensor.dims)
+    return -(-elements * (element_type(tensor.data_type).bits or 0) // 8)
 
 
 def _label(name: str, tensor: Initializer) -> str:

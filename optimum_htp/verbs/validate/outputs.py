@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf
 from typing import Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.models import (
-    DEFAULT_PROVIDER,
+    SAMPLES,
     Array,
     Errors,
     Example,
@@ -23,10 +23,9 @@ from optimum_htp.models import (
     graph_inputs,
     load_source_of,
     names_in_torch,
-    open_session,
+    open_rounded,
     random_operators,
     run_for_file,
-    session_options,
 )
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import check_renamed
@@ -99,6 +98,7 @@ class _Comparison:
     tolerance: float
     renamed: Mapping[str, str]
     session: Any = None
+    is_rounded: bool = False
 
     @property
     def model(self) -> OnnxModel:
@@ -113,33 +113,36 @@ class _Comparison:
         random = random_operators(self.model)
         if random:
             return skipped(f"{self.label} is random ({', '.join(random)})")
-        example = self._reference(shapes)
-        if isinstance(example, str):
-            return warning(f"{self.label} not compared: PyTorch can't run it: {example}")
-        misfit = self._misfit(example)
-        if misfit is not None:
-            advice = "give the model and the sizes of the export"
-            return failed(f"{self.label} could not be compared: {misfit}", advice)
-        return self._compare(example, "")
+        examples = []
+        for seed in range(SAMPLES):
+            example = self._reference(shapes, seed)
+            if isinstance(example, str):
+                return warning(f"{self.label} not compared: PyTorch can't run it: {example}")
+            misfit = self._misfit(example)
+            if misfit is not None:
+                advice = "give the model and the sizes of the export"
+                return failed(f"{self.label} could not be compared: {misfit}", advice)
+            examples.append(example)
+        return self._compare(examples, "")
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
         """Compares at the first of the other sizes that PyTorch and the declared inputs of the graph take."""
         why = "PyTorch takes no other sizes"
         for other in _OTHER_SIZES:
-            example = self._reference({**shapes, **other})
+            example = self._reference({**shapes, **other}, 0)
             if isinstance(example, str):
                 continue
             misfit = self._misfit(example)
             if misfit is None:
                 sizes = ", ".join(f"{name} {size}" for name, size in other.items() if name != "audio_sequence_length")
-                return self._compare(example, f" at {sizes}")
+                return self._compare([example], f" at {sizes}")
             why = misfit
         return skipped(f"{self.label}: {why}")
 
-    def _reference(self, shapes: dict[str, int]) -> Example | str:
+    def _reference(self, shapes: dict[str, int], seed: int) -> Example | str:
         try:
             names = names_in_torch(self.part, self.model, shapes=shapes, renamed=self.renamed)
-            return run_for_file(self.part, self.model, names, shapes=shapes)
+            return run_for_file(self.part, self.model, names, shapes=shapes, seed=seed)
         except Exception as error:  # whatever the model raises for inputs that it does not take
             logger.debug("%s at %s", self.label, shapes, exc_info=True)
             return reason(error)
@@ -163,34 +166,40 @@ class _Comparison:
                 )
         return "; ".join(problems) or None
 
-    def _compare(self, example: Example, where: str) -> Finding:
-        expected = self.part.comparable(example.outputs)
-        names = [value.name for value in self.model.graph.outputs if value.name in expected]
+    def _compare(self, examples: Sequence[Example], where: str) -> Finding:
+        first = examples[0]
+        names = [value.name for value in self.model.graph.outputs if value.name in self.part.comparable(first.outputs)]
         if not names:
             return warning(f"{self.label} not compared: PyTorch has none of its outputs")
-        try:
-            if self.session is None:
-                file = self.package.files[self.part.file].path
-                self.session = open_session(file, session_options(), provider=DEFAULT_PROVIDER, name=self.part.file)
-            answers = dict(zip(names, self.session.run(names, dict(example.inputs)), strict=True))
-        except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
-            why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
-            return _failed(example, why, _CONSTANT_AXIS if where else "")
-        errors = {name: compare_arrays(answer, expected[name]) for name, answer in answers.items()}
+        worst: dict[str, tuple[Errors, Array, Array]] = {}
+        for example in examples:
+            try:
+                if self.session is None:
+                    self.session, self.is_rounded = open_rounded(self.model, name=self.part.file)
+                answers = self.session.run(names, dict(example.inputs))
+            except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
+                why = f"{self.label} can't be run{where}, and PyTorch can: {reason(error)}"
+                return _failed(first, why, _CONSTANT_AXIS if where else "")
+            for name, answer in zip(names, answers, strict=True):
+                expected = self.part.comparable(example.outputs)[name]
+                errors = compare_arrays(answer, expected)
+                if name not in worst or errors.relative > worst[name][0].relative:
+                    worst[name] = errors, answer, expected
         problems = [
-            f"{name} {describe(errors[name], answer, expected[name], tolerance=self.tolerance)}"
-            for name, answer in answers.items()
-            if errors[name].relative > self.tolerance
+            f"{name} {describe(errors, answer, expected, tolerance=self.tolerance)}"
+            for name, (errors, answer, expected) in worst.items()
+            if errors.relative > self.tolerance
         ]
         if problems:
             advice = f"optimum-cli htp compare {self.package.path} --model MODEL names the module that is wrong"
             if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
                 advice = f"{_CONSTANT_AXIS}; {advice}"
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
-            return _failed(example, f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
+            return _failed(first, f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
-        worst = max(error.relative for error in errors.values())
-        return good(f"{self.label}: {len(names)} {plural}{where}, off by {worst:.1e} at most")
+        most = max(errors.relative for errors, _, _ in worst.values())
+        rounded = ", computed in float16" if self.is_rounded else ""
+        return good(f"{self.label}: {len(names)} {plural}{where}, off by {most:.1e} at most{rounded}")
 
 
 def _failed(example: Example, why: str, advice: str) -> Finding:
