@@ -1,4 +1,4 @@
-"""Runs the commands of the pages and writes what they print below them: `make docs-outputs`.
+"""Runs the commands of the pages and writes what they print below them: `make outputs`.
 
 In a block marked `console`, a line that begins with `$ ` is a command, and what follows it is its output. A page that is
 named on the command line (default: the guide and those in `docs/verbs/`) gets each output anew; the commands run in bash, in one
