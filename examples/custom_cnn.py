@@ -8,12 +8,11 @@ the ONNX file with its tags, a config.json with what is known of the module, and
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 
 import onnxruntime
 import torch
+from tiny_models import run
 from torch import nn
 
 from optimum_htp import export_module, load_package
@@ -49,14 +48,14 @@ class SmallCNN(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-def main(output: Path) -> None:
+def main(directory: Path) -> None:
     torch.manual_seed(0)
     model = SmallCNN(classes=4)
     images = torch.randn(2, 3, 16, 16)
     axes = {"pixel_values": {0: "batch"}, "logits": {0: "batch"}}
-    export_module(model, images, output, task="image-classification", dynamic_axes=axes)
+    export_module(model, images, directory, task="image-classification", dynamic_axes=axes)
 
-    file = load_package(output).files["model.onnx"]
+    file = load_package(directory).files["model.onnx"]
     for position, node in enumerate(file.model.graph.nodes):
         tag = file.tags["", position]
         call = "" if tag.call is None else f" (call {tag.call})"
@@ -70,8 +69,4 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            main(Path(directory))
+    run(main)

@@ -9,12 +9,11 @@ The batch size stays free; the lengths do not, because torch's TorchScript expor
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 
 import onnxruntime
 import torch
+from tiny_models import run
 from torch import nn
 
 from optimum_htp import export_module, load_package
@@ -36,14 +35,14 @@ class Translator(nn.Module):
         return self.head(self.transformer(self.embedding(source), self.embedding(target)))
 
 
-def main(output: Path) -> None:
+def main(directory: Path) -> None:
     torch.manual_seed(0)
     model = Translator(words=32, width=16).eval()
     source, target = torch.randint(32, (2, 7)), torch.randint(32, (2, 5))
     axes = {name: {0: "batch"} for name in ("source", "target", "scores")}
-    export_module(model, (source, target), output, output_names=["scores"], dynamic_axes=axes)
+    export_module(model, (source, target), directory, output_names=["scores"], dynamic_axes=axes)
 
-    file = load_package(output).files["model.onnx"]
+    file = load_package(directory).files["model.onnx"]
     for module in file.hierarchy.trees[0]:
         path = ".".join(module.path)
         nodes = len(file.hierarchy.nodes(path))
@@ -59,8 +58,4 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            main(Path(directory))
+    run(main)

@@ -10,18 +10,13 @@ The model is a tiny BERT with random weights, so its verdicts mean nothing, and 
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 
 import onnx
 import torch
 from optimum.onnxruntime import ORTModelForSequenceClassification
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, pipeline
+from tiny_models import run, save_tokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, pipeline
 
 from optimum_htp import main_export
 
@@ -29,16 +24,9 @@ SENTENCES = ["the film was a delight", "the plot was thin and the end was dull"]
 
 
 def save_model(directory: Path) -> None:
-    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(directory)
+    size = save_tokenizer(directory, SENTENCES)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=size,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -71,8 +59,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            main(Path(scratch))
+    run(main)

@@ -10,33 +10,24 @@ The model is a tiny Llama with random weights, so it writes nonsense, and nothin
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 import onnx
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import run, save_tokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from optimum_htp import main_export
 
-WORDS = ["once", "upon", "a", "time", "there", "was", "model", "that", "knew", "its", "modules"]
+TEXT = "once upon a time there was a model that knew its modules"
 
 
 def save_model(directory: Path) -> None:
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "<s>", "</s>", *WORDS])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(directory)
+    size = save_tokenizer(directory, [TEXT], template="$A")
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=size,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -70,8 +61,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            main(Path(scratch))
+    run(main)

@@ -11,34 +11,30 @@ The model is a tiny T5 with random weights, so it translates nothing right, and 
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 
 import onnx
 import torch
 from optimum.onnxruntime import ORTModelForSeq2SeqLM
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, pipeline
+from tiny_models import run, save_tokenizer
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration, pipeline
 
 from optimum_htp import main_export
 
-WORDS = ["translate", "English", "to", "German", ":", "the", "house", "is", "small", "das", "Haus", "ist", "klein"]
+TEXT = "translate English to German : the house is small das Haus ist klein"
 
 
 def save_model(directory: Path) -> None:
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(directory)
+    size = save_tokenizer(directory, [TEXT], template="$A [SEP]")
     config = T5Config(
-        vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+        vocab_size=size,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        eos_token_id=3,
     )
     torch.manual_seed(0)
     T5ForConditionalGeneration(config).save_pretrained(directory)
@@ -68,8 +64,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            main(Path(scratch))
+    run(main)

@@ -123,6 +123,12 @@ def exported(shared_directory: Path, zoo_model: Callable[[str], Path]) -> Callab
     return package
 
 
+@pytest.fixture(scope="session")
+def made_once() -> Callable[..., Path]:
+    """A function that makes a directory of `shared_directory` unless a worker did: from its path, and what makes it."""
+    return _made_once
+
+
 def _made_once(path: Path, make: Callable[[Path], object]) -> Path:
     """Makes a directory unless a worker did; one that a worker did not finish is made anew."""
     done = path.with_name(f"{path.name}.done")

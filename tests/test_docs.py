@@ -1,19 +1,21 @@
-"""The commands and the code that the documentation shows are ones that there are."""
+"""The commands and the code that the documentation shows are ones that there are, and each of them runs."""
 
 from __future__ import annotations
 
 import ast
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import optimum_htp
-from optimum_htp.cli.main import build_parser
+from optimum_htp.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _OURS = (["optimum-cli", "htp"], ["optimum-cli", "export", "htp"], ["optimum-htp"])
 
@@ -21,33 +23,103 @@ _OURS = (["optimum-cli", "htp"], ["optimum-cli", "export", "htp"], ["optimum-htp
 def blocks(*languages: str) -> list[tuple[str, str]]:
     """The code blocks of all pages, each with the name of its page."""
     return [
-        (page.name, text)
+        (str(page.relative_to(ROOT)), text)
         for page in PAGES
         for language, text in _BLOCK.findall(page.read_text(encoding="utf-8"))
         if language in languages
     ]
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """The command lines of ours in all pages, as `optimum-htp` takes them."""
+def command_lines(text: str) -> list[list[str]]:
+    """The command lines of ours in a block, as `optimum-htp` takes them; of a pipe just what is ours."""
     lines = [
-        (page, shlex.split(line.removeprefix("$ "), comments=True))
-        for page, text in blocks("sh", "console")
+        shlex.split(re.split(r" [|;]|; ", line)[0].removeprefix("$ "), comments=True)
         for line in text.replace("\\\n", " ").splitlines()
         if line.startswith(("$ ", "optimum"))
     ]
     return [
-        (page, ["export"] * ("export" in start) + words[len(start) :])
-        for page, words in lines
+        ["export"] * ("export" in start) + words[len(start) :]
+        for words in lines
         for start in _OURS
         if words[: len(start)] == start
     ]
 
 
-@pytest.mark.parametrize(("page", "words"), [pytest.param(*each, id=" ".join(each[1])) for each in commands()])
-def test_a_command_is_one_that_is_understood(page: str, words: list[str]) -> None:
-    args = build_parser(words).parse_args(words)
-    assert hasattr(args, "run"), f"{page}: {words}"
+def commands() -> list[tuple[str, list[str]]]:
+    """Those of all pages."""
+    return [(page, words) for page, text in blocks("sh", "console") for words in command_lines(text)]
+
+
+# What the pages call packages that they start from, and what is there under that name.
+_MADE = {
+    "exported": "minilm", ".demo/minilm": "minilm", "minilm": "minilm", "plain": "minilm", "int8": "int8",
+    "exported_by_optimum": "stripped", "bert_onnx": "minilm", "bert_int8": "int8", "merged": "minilm",
+    "broken": "minilm", "renamed": "renamed", "PKG": "variants",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def made(shared_directory: Path, made_once: Callable[..., Path]) -> Path:
+    """A tiny model with the module names of MiniLM, and the packages that the pages start from."""
+    return made_once(shared_directory / "documented", make_packages)
+
+
+def make_packages(directory: Path) -> None:
+    import numpy as np
+    import onnx
+    import torch
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+    from transformers import BertConfig, BertModel
+    from zoo import save_tokenizer
+
+    from optimum_htp import main_export, project, strip
+
+    config = BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(directory / "model")
+    save_tokenizer(directory / "model")
+    main_export(str(directory / "model"), directory / "minilm", task="feature-extraction", do_validation=False)
+    settings = AutoQuantizationConfig.avx2(is_static=False)
+    ORTQuantizer.from_pretrained(directory / "minilm").quantize(
+        save_dir=directory / "int8", quantization_config=settings
+    )
+    project(directory / "int8")
+    shutil.copytree(directory / "minilm", directory / "stripped")
+    strip(directory / "stripped")
+    shutil.copytree(directory / "minilm", directory / "variants")
+    shutil.copy(directory / "int8" / "model_quantized.onnx", directory / "variants" / "model_q4.onnx")
+    shutil.copytree(directory / "minilm", directory / "renamed")
+    model = onnx.load(directory / "renamed" / "model.onnx")
+    for node in model.graph.node:
+        node.input[:] = ["mask" if name == "attention_mask" else name for name in node.input]
+    next(value for value in model.graph.input if value.name == "attention_mask").name = "mask"
+    onnx.save(model, directory / "renamed" / "model.onnx")
+    ids = np.full((1, 8), 7, dtype=np.int64)
+    np.savez(directory / "real.npz", input_ids=ids, attention_mask=ids // 7, token_type_ids=ids * 0)
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in commands()}))
+def test_the_commands_of_a_page_run(
+    page: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, in a directory that has the packages which the pages start from."""
+    monkeypatch.chdir(tmp_path)
+    for name, package in _MADE.items():
+        shutil.copytree(made / package, tmp_path / name)
+    shutil.copy(made / "real.npz", tmp_path)
+    model = str(made / "model")
+    for where, words in commands():
+        if where == page:
+            words = [model if word in ("$MODEL", "path/or/hub-id") else word for word in words]
+            try:
+                code = main(words)
+            except SystemExit as error:  # help
+                code = error.code
+            assert code in (0, 1), f"{words}: {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in blocks("python")}))
