@@ -357,6 +357,6 @@ def test_command_loads(exported: Callable[[str], Path], monkeypatch: pytest.Monk
     """The options reach the checks."""
     seen: dict[str, Any] = {}
     monkeypatch.setattr(loading, "check_loading", lambda _, **options: seen.update(options) or [])
-    assert main(["validate", str(exported("bert")), "--load", "--task", "fill-mask", "--json"]) == 0
-    assert seen == {"task": "fill-mask", "trust_remote_code": False}
+    assert main(["validate", str(exported("bert")), "--load", "--task", "sequence-classification", "--json"]) == 0
+    assert seen == {"task": "sequence-classification", "trust_remote_code": False}
     assert json.loads(capsys.readouterr().out)["ok"] is True
