@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from fuzz_targets import CORPUS
 from onnx import TensorProto, helper
 
 from optimum_htp.cli.main import main
@@ -38,6 +37,7 @@ from optimum_htp.package.skeleton import unpack_skeleton
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.steps import project
 
+CORPUS = Path(__file__).parent / "fixtures" / "fuzz"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system limits memory on Linux only")
 
