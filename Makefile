@@ -98,7 +98,7 @@ format: $(VENV)/.installed-lint ## Rewrite what ruff can
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf .demo docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .demo docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environment too

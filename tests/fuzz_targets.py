@@ -20,6 +20,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -464,9 +465,11 @@ def pattern(rng: random.Random, _: Path) -> str:
     """A pattern that selects modules."""
     text = "".join(rng.choice(_PATTERN_PARTS) for _ in range(rng.randrange(7)))
     try:
-        parsed = ModulePattern.parse(text)
-        for tree in _hierarchy():
-            tree.select(parsed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            parsed = ModulePattern.parse(text)
+            for tree in _hierarchy():
+                tree.select(parsed)
     except HtpError:
         return "refused"
     return "read"

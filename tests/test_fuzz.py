@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
-import fuzz_targets
 import onnx
 import pytest
+
+if sys.platform == "win32":
+    pytest.skip("the bounds of the fuzzer are those of POSIX", allow_module_level=True)
+
+import fuzz_targets
 from hypothesis import HealthCheck, given, settings, strategies
 
 from optimum_htp.onnxfile.soundness import MESSAGES, PACKED

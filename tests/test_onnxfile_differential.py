@@ -18,8 +18,11 @@ from odd_protobuf import CHANGES, is_ours_to_refuse, messages, put_together, rea
 from test_onnxfile import entries_for, make_odd_model, ours
 
 from optimum_htp.errors import OnnxFileError
+from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
+from optimum_htp.onnxfile.soundness import check_sound
 
 WIDTHS = {"shortest": (1,), "five bytes": (5,), "two bytes": (2,), "any": (1, 1, 1, 2, 3, 4, 5)}
 
@@ -57,3 +60,44 @@ def test_read_as_onnx_reads_and_stripped_to_the_byte(
         same += 1
     assert same > 75
     assert refused > 2
+
+
+@pytest.mark.parametrize("width", range(1, 11))
+def test_lengths_of_any_width_come_back(width: int, tmp_path: Path) -> None:
+    """Tags that are written and taken away, names that are changed and changed back: no byte is another."""
+    content = put_together(
+        taken_apart(make_odd_model().SerializeToString(), onnx.ModelProto.DESCRIPTOR), lambda: width
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    model = read_model(path)
+    new = {name: f"{name}_{'x' * 300}" for name in renamable_initializers(model)}
+    rewrite_metadata(path, nodes=entries_for(model), owned=ours, model={"pkg.optimum_htp.tagged.0": "{}"})
+    rename_initializers(path, new)
+    assert tensor_names(read_model(path)).issuperset(new.values())
+    if width <= 5:  # as far as protobuf reads
+        onnx.ModelProto.FromString(path.read_bytes())
+    else:
+        with pytest.raises(OnnxFileError, match="longer than protobuf reads"):
+            check_sound(model)
+    rewrite_metadata(path, nodes={}, owned=ours, model={})
+    undo_renames(path, {after: before for before, after in new.items()})
+    assert path.read_bytes() == content
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """They are read, as Python reads names of files, can be renamed, and come back as they were."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) <float[2] wA = {1, 2}> { y = Add(x, wA) }'
+    )
+    content = model.SerializeToString().replace(b"wA", b"w\xff")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    read_before = read_model(path)
+    (node,) = read_before.graph.nodes
+    assert node.inputs == ("x", "w\udcff")
+    assert len(graph_digest(read_before)) == 64
+    rename_initializers(path, {"w\udcff": "weight"})
+    assert onnx.ModelProto.FromString(path.read_bytes()).graph.node[0].input[1] == "weight"
+    undo_renames(path, {"weight": "w\udcff"})
+    assert path.read_bytes() == content

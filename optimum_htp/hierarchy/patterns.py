@@ -17,6 +17,7 @@ the pattern selects (`verbs/select/chooser.py`). `extract` takes no patterns: `v
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -151,6 +152,8 @@ def near_names(
 
 def _compile(pattern: ModulePattern, expression: str) -> re.Pattern[str]:
     try:
-        return re.compile(expression)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what sets in sets may mean one day
+            return re.compile(expression)
     except (re.error, RecursionError, OverflowError) as error:
         raise HtpError(f"the pattern {pattern.text!r} is not a regular expression: {error}") from error

@@ -117,6 +117,7 @@ class _Reader:
             elif tag == schema.MODEL_METADATA:
                 self.entry(metadata, first, stop)
             elif tag == schema.MODEL_OPSET_IMPORT:
+                self.items.spend(1, at)
                 domain, opset = self.opset_import(first, stop)
                 opset_imports[domain] = opset
             elif tag == schema.MODEL_IR_VERSION:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.onnxfile import OnnxModel, graph_digest
-from optimum_htp.package.json_files import as_count, as_object, as_text, as_texts
+from optimum_htp.package.json_files import as_count, as_object, as_text, as_texts, parse_json
 from optimum_htp.package.limits import MAX_CALLS
 from optimum_htp.package.marks import CUT_FROM
 from optimum_htp.package.package import HtpFile, HtpPackage
@@ -79,7 +79,7 @@ def cut_from(model: OnnxModel) -> CutFrom | None:
     if len(texts) != 1:
         return None
     try:
-        document = as_object(json.loads(texts[0]))
+        document = as_object(parse_json(texts[0]))
         call = document["call"]
         modules, inputs, outputs = (tuple(as_texts(document[key])) for key in ("modules", "inputs", "outputs"))
         return CutFrom(

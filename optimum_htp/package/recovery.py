@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from optimum_htp.errors import PackageError
 from optimum_htp.package.interrupts import uninterrupted
+from optimum_htp.package.json_files import parse_json
 from optimum_htp.package.limits import MAX_CONFIG_BYTES
 from optimum_htp.package.locking import WriterLock, is_ours, is_staging, staging_root
 
@@ -55,7 +56,7 @@ class Moves:
     def read(cls, root: Path) -> Moves | None:
         """The commit under way; None if that is not what was written there. Raises OSError."""
         try:
-            document = json.loads(_content(root / MOVES))
+            document = parse_json(_content(root / MOVES))
             listed = {name: document[name] for name in cls.__slots__}
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
@@ -153,7 +154,8 @@ def remove_staged(root: Path) -> None:
     for name in (NEW, OLD, f"{MOVES}.draft"):
         path = root / name
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(RecursionError):  # ours is not as deep as that
+                shutil.rmtree(path, ignore_errors=True)
         elif os.path.lexists(path):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,10 @@ class Contents(HtpPackage):
     def entries(self) -> list[Path]:
         """All that is in the package's directory, links not followed; nothing for a single ONNX file."""
         entries: list[Path] = []
-        for directory, names, files in os.walk(self.directory) if self.path.is_dir() else ():
-            names[:] = [name for name in names if not is_staging(name)]
-            entries += [Path(directory, name) for name in (*names, *files)]
-            if len(entries) > MAX_ENTRIES:
-                break
+        waiting = [self.directory] if self.path.is_dir() else []
+        while waiting and len(entries) <= MAX_ENTRIES:
+            with suppress(OSError), os.scandir(waiting.pop()) as found:
+                inside = [entry for entry in found if not is_staging(entry.name)]
+                entries += [Path(entry.path) for entry in inside]
+                waiting += [Path(entry.path) for entry in inside if entry.is_dir(follow_symlinks=False)]
         return entries
