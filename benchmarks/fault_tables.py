@@ -27,8 +27,8 @@ def line(record: Record) -> str:
     return f"{name}: {'; '.join(told)} [{record['seconds']} s]"
 
 
-def document(records: list[Record], held_out: list[Record], *, complete: bool) -> str:
-    """The page."""
+def document(records: list[Record], held_out: list[Record], *, of: int) -> str:
+    """The page, on some of so many cases."""
     clear, noisy, sound = reached(records), in_the_noise(records), compared_sound(records)
     statuses = Counter(record["status"] for record in records)
     lines = [
@@ -51,7 +51,7 @@ def document(records: list[Record], held_out: list[Record], *, complete: bool) -
         "`python benchmarks/faults.py --only bert/missing-residual/int8-dynamic --keep DIR` does one again, with its packages",
         "left in `DIR` and the command that compares them.",
         "",
-        f"{'All cases' if complete else 'A part of the cases'}: {len(records):,}, of which {statuses['sound']:,} are sound, "
+        f"{len(records):,} of {of:,} cases, of which {statuses['sound']:,} are sound, "
         f"{statuses['reached']:,} reached, {statuses['in the noise']:,} in the noise, "
         f"{statuses['not reached']:,} not reached, {statuses['n/a']:,} not applicable, {statuses['error']:,} failed.",
         "",

@@ -1340,7 +1340,8 @@ def test_two_that_are_wrong_are_named_in_the_order_of_what_they_explain(compared
     assert all(each.output_error_without > 1e-3 for each in part.culprits)  # type: ignore[operator]
 
 
-def test_two_that_only_help_together(compared: Compared) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_two_that_only_help_together(is_named: bool, compared: Compared) -> None:
     """Either makes the outputs no numbers: putting one of them right shows nothing."""
     sound = """
         a = Sin(x)      # first
@@ -1349,7 +1350,7 @@ def test_two_that_only_help_together(compared: Compared) -> None:
     """
     broken = sound.replace("a = Sin(x)", "c = Sub(x, vbig)  # first\n a = Log(c)")
     broken = broken.replace("b = Cos(x)", "d = Sub(x, vbig)  # second\n b = Sqrt(d)")
-    part = compared(broken, sound, weights={"vbig": np.full(6, 100, np.float32)})
+    part = compared(broken, sound, named=is_named, weights={"vbig": np.full(6, 100, np.float32)})
     assert part.verdict == "several" and set(named(part)) == {"first", "second"}
     assert part.output_error_without_all == pytest.approx(0, abs=1e-6)
 
