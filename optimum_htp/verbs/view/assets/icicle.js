@@ -104,7 +104,7 @@ const draw = () => {
       const tall = (place.x1 - place.x0) * scale;
       const warmth = state.colour === "class" ? null : heat(module);
       const hue = state.colour !== "class" ? (warmth === null ? "none" : "heat") : colours.has(module.class) ? "c" + colours.get(module.class) : "other";
-      this.className = ["block", hue, tall < 15 ? "thin" : tall < 32 ? "line" : "tall", warmth > 0.78 ? "hot" : "",
+      this.className = ["block", hue, tall < 15 ? "thin" : tall < 36 ? "line" : "tall", warmth > 0.78 ? "hot" : "",
         module === state.selected ? "selected" : "", state.hits ? (state.hits.has(module) ? "hit" : "dim") : ""].join(" ").replace(/ +/g, " ").trim();
       const style = this.style;
       const column = place.depth - first;
