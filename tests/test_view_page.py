@@ -189,6 +189,11 @@ def test_search(browser: Browser, pages: Path) -> None:
     browser.press("2.linear.bias", "Enter")
     assert title(browser) == "layers.2.linear Linear"
     browser.run("document.getElementById('search').select()")
+    browser.press("2 relu")
+    assert "Modules (1)" in text(browser, "#found")
+    browser.press("Enter")
+    assert title(browser) == "layers.2.act ReLU"
+    browser.run("document.getElementById('search').select()")
     browser.press("no such thing")
     assert text(browser, "#found") == "Nothing is called that."
     browser.press("Escape", "Escape")
@@ -202,7 +207,10 @@ def test_links(browser: Browser, pages: Path) -> None:
     assert browser.run("return document.title") == "layers.2.linear – f"
     browser.open(pages / "f.html", "#/layers.9")
     assert title(browser) == "(root) Net"
-    assert "There is no module" in text(browser, "#note")
+    assert text(browser, "#note") == "There is no module layers.9 here."
+    browser.open(pages / "f.html", "#/layers.1.linear.gone")
+    assert title(browser) == "layers.1.linear Linear"
+    assert text(browser, "#note") == "There is no module layers.1.linear.gone here; this is the nearest above."
     for tab in ("profile", "compare", "diff", "summary"):
         browser.open(pages / "f.html", f"#{tab}")
         assert text(browser, f"#tab-{tab}") == text(browser, "[role=tab][aria-selected=true]")

@@ -128,7 +128,7 @@ const callTable = (file, module) => {
   return [
     timed.length ? make("section", {}, make("h3", {}, "Time of each call"), table("Calls of " + module.title, [["Call"], ["Total", true], ["Its own", true], ["Kernels", true]], timed,
       (row) => [row[1] === null ? "unknown" : String(row[1]), milliseconds(row[2]), milliseconds(row[4]), count(row[6])])) : null,
-    compared.length ? make("section", {}, make("h3", {}, "Against the reference"), table("Errors of " + module.title, [["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], [""]], compared,
+    compared.length ? make("section", {}, make("h3", {}, "Against the reference"), table("Errors of " + module.title, [["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], ["Remark"]], compared,
       ([part, row]) => [[part.branch, row[2] ? "its own operations" : "the module", row[1] === null ? "" : "call " + row[1]].filter(Boolean).join(", "), sqnr(row[3]), row[3] ? small(row[3][1]) : "", sqnr(row[4]), row[5] || (row[6] ? "over the tolerance" : "")])) : null,
   ];
 };
