@@ -21,6 +21,10 @@ from test_tree import toy_package
 from optimum_htp import HtpError, HtpPackage, PackageError, compare, profile, tree, validate, view
 from optimum_htp.cli.main import main
 from optimum_htp.onnxfile.model import Value
+from optimum_htp.onnxfile.reading import read_model
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.verbs.view.card import escaped
 from optimum_htp.verbs.view.columns import Texts
 from optimum_htp.verbs.view.graph_content import file_content, type_text
@@ -464,6 +468,15 @@ def test_two_profiles(toys: Path) -> None:
     both = profile(toys / "a", runs=1).compared_with(profile(toys / "fused", reference=toys / "a", runs=1))
     with pytest.raises(HtpError, match="two profiles side by side"):
         view(toys / "a", markdown=True, profile=both)
+
+
+def test_empty_graph(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph([], "empty", [], [])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "model.onnx")
+    model = read_model(tmp_path / "model.onnx")
+    Sidecar({"model.onnx": FileRecord.of(TaggedGraph(model, {}))}).write(tmp_path)
+    with pytest.raises(PackageError, match="nothing to see"):
+        view(tmp_path, markdown=True)
 
 
 def test_output_in_use(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         errors = compare(directory / package, reference=directory / other, threads=1)
         view(directory / package, directory / f"{package}.html", profile=times, compare=errors, diff=directory / other)
     view(directory / "a", directory / "a.html")
+    report = profile(directory / "a", runs=1, warmup=0, threads=1).to_dict()
+    view(directory / "a", directory / "half.html", profile={**report, "notes": [HOSTILE, "half a pair: \ud83d"]})
     return directory
 
 
@@ -187,6 +189,11 @@ def test_search(browser: Browser, pages: Path) -> None:
     browser.press("2.linear.bias", "Enter")
     assert title(browser) == "layers.2.linear Linear"
     browser.run("document.getElementById('search').select()")
+    browser.press("2 relu")
+    assert "Modules (1)" in text(browser, "#found")
+    browser.press("Enter")
+    assert title(browser) == "layers.2.act ReLU"
+    browser.run("document.getElementById('search').select()")
     browser.press("no such thing")
     assert text(browser, "#found") == "Nothing is called that."
     browser.press("Escape", "Escape")
@@ -200,7 +207,10 @@ def test_links(browser: Browser, pages: Path) -> None:
     assert browser.run("return document.title") == "layers.2.linear – f"
     browser.open(pages / "f.html", "#/layers.9")
     assert title(browser) == "(root) Net"
-    assert "There is no module" in text(browser, "#note")
+    assert text(browser, "#note") == "There is no module layers.9 here."
+    browser.open(pages / "f.html", "#/layers.1.linear.gone")
+    assert title(browser) == "layers.1.linear Linear"
+    assert text(browser, "#note") == "There is no module layers.1.linear.gone here; this is the nearest above."
     for tab in ("profile", "compare", "diff", "summary"):
         browser.open(pages / "f.html", f"#{tab}")
         assert text(browser, f"#tab-{tab}") == text(browser, "[role=tab][aria-selected=true]")
@@ -252,6 +262,11 @@ def test_hostile_names_do_nothing(browser: Browser, pages: Path) -> None:
     assert browser.run("return document.scripts.length") == 3
     assert "owned" not in str(browser.run("return document.title")).replace(shown, "")
     assert browser.run("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_half_a_character(browser: Browser, pages: Path) -> None:
+    browser.open(pages / "half.html", "#profile")
+    assert "half a pair: \\ud83d" in text(browser, "#view-profile .notes")
 
 
 def test_policy_holds(browser: Browser, pages: Path) -> None:

@@ -124,7 +124,7 @@ def file_content(file: HtpFile, graph: TaggedGraph, parameters: Iterable[StoredP
 
     Raises:
         OnnxFileError: The file is not an ONNX model.
-        PackageError: A tag names no module.
+        PackageError: A tag names no module, or there is none.
     """
     rows = {
         key: NodeRow(
@@ -133,6 +133,8 @@ def file_content(file: HtpFile, graph: TaggedGraph, parameters: Iterable[StoredP
         for key, node in graph.model.nodes()
     }
     modules, owners = _modules(graph, rows)
+    if not modules:
+        raise PackageError(f"{file.path}: it has no nodes, so there is nothing to see; export the model again")
     flow = Flow.of(graph.model)
     operations = {operation.key: operation for operation in flow.operations}
     types, untyped = _types(graph.model)

@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 // What would turn the direction of writing, or can't be seen, is shown by its number: names come from files.
 const visible = (text) =>
-  text.replace(/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g,
+  text.replace(/[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\p{Surrogate}/gu,
     (sign) => "\\u" + sign.charCodeAt(0).toString(16).padStart(4, "0"));
 
 const texts = (() => {
@@ -55,6 +55,9 @@ const files = data.files.map((packed, number) => {
     if (!byPath.has(module.path)) byPath.set(module.path, module.index);
     byTag.set(module.tag, module.index);
   }
+  for (const module of modules) { // other names of a module, where no module is called so
+    for (const alias of module.more ? module.more[0] : []) if (!byPath.has(texts[alias])) byPath.set(texts[alias], module.index);
+  }
   return { number, name: visible(packed.name), modules, roots, nodes, tensors, producer, weights: packed.weights, weightOf, byPath, byTag };
 });
 
@@ -71,21 +74,34 @@ const linkTo = (module) => {
   return "#" + (module.file ? encodeURIComponent(files[module.file].name) : "") + "/" + encodeURI(name).replace(/#/g, "%23");
 };
 
-const moduleOf = (hash) => {
+const placeOf = (hash) => {
   const slash = hash.indexOf("/");
   if (slash < 0) return null;
-  let name, path;
   try {
-    name = decodeURIComponent(hash.slice(1, slash));
-    path = decodeURIComponent(hash.slice(slash + 1));
+    return { file: decodeURIComponent(hash.slice(1, slash)), path: decodeURIComponent(hash.slice(slash + 1)) };
   } catch {
     return null;
   }
-  for (const file of name ? files.filter((each) => each.name === name) : files) {
-    const index = file.byPath.get(path) ?? file.byTag.get(path);
+};
+const moduleAtPlace = (place) => {
+  for (const file of place.file ? files.filter((each) => each.name === place.file) : files) {
+    const index = file.byPath.get(place.path) ?? file.byTag.get(place.path);
     if (index !== undefined) return file.modules[index];
   }
   return null;
+};
+// The module that a link means; where there is none, the nearest above, as of a list of modules, which is none itself.
+const moduleOf = (hash) => {
+  let place = placeOf(hash);
+  const exact = place && moduleAtPlace(place);
+  if (exact || !place) return [exact, ""];
+  const lost = "There is no module " + visible(place.path) + " here";
+  while (place.path.includes(".") && !place.path.startsWith("/")) {
+    place = { ...place, path: place.path.slice(0, place.path.lastIndexOf(".")) };
+    const above = moduleAtPlace(place);
+    if (above) return [above, lost + "; this is the nearest above."];
+  }
+  return [null, lost + "."];
 };
 
 // --- Figures: for each module of a file its total, and what of that is its own. ---

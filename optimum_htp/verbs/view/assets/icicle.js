@@ -97,7 +97,6 @@ const draw = () => {
     .join((entering) => {
       const block = entering.append("div").attr("class", "block").attr("role", "treeitem").attr("tabindex", "-1");
       block.append("span").attr("class", "label");
-      block.append("span").attr("class", "value");
       return block;
     })
     .each(function (place) {
@@ -105,7 +104,7 @@ const draw = () => {
       const tall = (place.x1 - place.x0) * scale;
       const warmth = state.colour === "class" ? null : heat(module);
       const hue = state.colour !== "class" ? (warmth === null ? "none" : "heat") : colours.has(module.class) ? "c" + colours.get(module.class) : "other";
-      this.className = ["block", hue, tall < 15 ? "thin" : tall < 32 ? "line" : "tall", warmth > 0.72 ? "hot" : "",
+      this.className = ["block", hue, tall < 15 ? "thin" : tall < 36 ? "line" : "tall", warmth > 0.78 ? "hot" : "",
         module === state.selected ? "selected" : "", state.hits ? (state.hits.has(module) ? "hit" : "dim") : ""].join(" ").replace(/ +/g, " ").trim();
       const style = this.style;
       const column = place.depth - first;
@@ -114,9 +113,8 @@ const draw = () => {
       style.width = left(column + 1) - left(column) + "px";
       style.height = tall + "px";
       style.setProperty("--heat", (100 * (warmth || 0)).toFixed(1) + "%");
-      const value = text(figure.totals[module.index]);
       this.firstChild.textContent = module.label;
-      this.lastChild.textContent = tall < 32 ? "" : value;
+      this.dataset.value = text(figure.totals[module.index]); // the style shows it where there is room
       this.setAttribute("aria-level", place.depth + (whole.data.module ? 1 : 0));
       this.setAttribute("aria-selected", String(module === state.selected));
       if (module.children.length) this.setAttribute("aria-expanded", String(place.depth - first < columns - 1));

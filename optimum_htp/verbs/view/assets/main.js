@@ -62,15 +62,12 @@ const route = () => {
   const hash = location.hash;
   const view = VIEWS.find(([key]) => hash === "#" + key && key !== "modules");
   if (view) return showTab(view[0]);
-  const module = moduleOf(hash);
+  const [module, lost] = moduleOf(hash);
   const node = wantedNode;
   wantedNode = undefined;
-  if (module) open(module, node);
-  else {
-    if (!hash) return open(start.modules[start.roots[0]]);
-    const lost = hash.includes("/") ? "There is no module " + visible(hash) + " here." : "";
-    open(state.selected, undefined, lost);
-  }
+  if (module) open(module, node, lost);
+  else if (hash) open(state.selected, undefined, lost);
+  else open(start.modules[start.roots[0]]);
 };
 
 // --- Controls ---

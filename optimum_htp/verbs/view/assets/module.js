@@ -71,9 +71,7 @@ const nodeUsers = (file, node) => {
 };
 
 const nodesBelow = (file, module) => {
-  const inside = [...module.ownNodes];
-  for (const child of module.children) inside.push(...nodesBelow(file, file.modules[child]));
-  return inside;
+  return [module.ownNodes, ...module.children.map((child) => nodesBelow(file, file.modules[child]))].flat();
 };
 
 const nodeList = (file, module, wanted) => {
@@ -100,7 +98,7 @@ const childTable = (file, module) => {
   const shown = figures.filter((figure) => figureOf(figure, file, state.phase));
   const rows = module.children.map((index) => file.modules[index]);
   const of = (figure, each) => figureOf(figure, file, state.phase).totals[each.index];
-  const most = new Map(shown.map((figure) => [figure, Math.max(...rows.map((each) => of(figure, each) || 0), figure.key === "error" ? 0 : of(figure, module) || 0)]));
+  const most = new Map(shown.map((figure) => [figure, rows.reduce((most, each) => Math.max(most, of(figure, each) || 0), figure.key === "error" ? 0 : of(figure, module) || 0)]));
   return make("section", {}, make("h3", {}, "Modules in it"), table("The modules right below " + module.title,
     [["Module"], ...shown.map((figure) => [figure.name, true])], rows,
     (each) => [[moduleLink(each, each.label), make("br"), make("span", { class: "faint" }, name(each.class))], ...shown.map((figure) => [of(figure, each) === null ? "–" : figure.text(of(figure, each)), bar(of(figure, each) || 0, most.get(figure))])]));
@@ -130,7 +128,7 @@ const callTable = (file, module) => {
   return [
     timed.length ? make("section", {}, make("h3", {}, "Time of each call"), table("Calls of " + module.title, [["Call"], ["Total", true], ["Its own", true], ["Kernels", true]], timed,
       (row) => [row[1] === null ? "unknown" : String(row[1]), milliseconds(row[2]), milliseconds(row[4]), count(row[6])])) : null,
-    compared.length ? make("section", {}, make("h3", {}, "Against the reference"), table("Errors of " + module.title, [["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], [""]], compared,
+    compared.length ? make("section", {}, make("h3", {}, "Against the reference"), table("Errors of " + module.title, [["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], ["Remark"]], compared,
       ([part, row]) => [[part.branch, row[2] ? "its own operations" : "the module", row[1] === null ? "" : "call " + row[1]].filter(Boolean).join(", "), sqnr(row[3]), row[3] ? small(row[3][1]) : "", sqnr(row[4]), row[5] || (row[6] ? "over the tolerance" : "")])) : null,
   ];
 };

@@ -4,35 +4,35 @@ const SHOWN = { modules: 20, operators: 8, nodes: 12, weights: 8 };
 const field = document.getElementById("search");
 const found = document.getElementById("found");
 
-const find = (words) => {
-  const wanted = words.trim().toLowerCase();
+const find = (text) => {
+  const wanted = text.trim().toLowerCase();
   if (!wanted) return null;
-  const matches = texts.map((text) => text.toLowerCase().includes(wanted));
+  const words = wanted.split(/\s+/).map((word) => texts.map((each) => each.toLowerCase().includes(word)));
+  const fits = (...called) => words.every((matches) => called.some((number) => matches[number])); // each word in any of them
   const results = { modules: [], operators: new Map(), nodes: [], weights: [], hits: new Set() };
   files.forEach((file, number) => {
-    const packed = data.files[number];
+    const { modules: packed } = data.files[number];
     file.modules.forEach((module, index) => {
-      if (matches[packed.modules.path[index]] || matches[packed.modules.class[index]]) {
+      if (fits(packed.path[index], packed.class[index])) {
         results.modules.push(module);
         results.hits.add(module);
       }
     });
     file.nodes.operator.forEach((operator, node) => {
       const module = file.nodes.module[node];
-      if (matches[operator]) {
+      if (fits(operator)) {
         const known = results.operators.get(operator) || { operator, count: 0, owners: new Map() };
         known.count += 1;
         if (module >= 0) {
-          known.owners.set(file.modules[module], node);
+          if (!known.owners.has(file.modules[module])) known.owners.set(file.modules[module], node);
           results.hits.add(file.modules[module]);
         }
         results.operators.set(operator, known);
       }
-      if (matches[file.nodes.name[node]]) results.nodes.push([file, node]);
+      if (fits(file.nodes.name[node], operator) && !fits(operator)) results.nodes.push([file, node]);
     });
     file.weights.forEach((weight) => {
-      const called = [file.tensors.name[weight[0]], ...weight[4]];
-      if (weight[1] >= 0 && called.some((text) => matches[text])) results.weights.push([file, weight]);
+      if (weight[1] >= 0 && fits(file.tensors.name[weight[0]], ...weight[4])) results.weights.push([file, weight]);
     });
   });
   const exact = (module) => (module.path.toLowerCase() === wanted || module.class.toLowerCase() === wanted ? 0 : module.label.toLowerCase().includes(wanted) ? 1 : 2);

@@ -59,7 +59,7 @@ const compareView = (panel) => {
       facts([["Outputs", "off by " + small(part.output_error) + " of the largest value, " + (part.output_sqnr === null ? "exact" : db(part.output_sqnr))], ["Tolerance", String(part.tolerance)], ["Computes with", part.precision],
         ["Compared", part.compared + " of " + plural(part.calls_with_nodes, "module call")], ["Inputs", shapes(part.inputs) + (part.samples > 1 ? ", " + part.samples + " samples" : "")], ["Draws random numbers", part.random.join(", ")]]),
       notes([...part.notes, ...part.not_compared.map(([why, number]) => "not compared: " + number + ", because " + why)]) || "",
-      make("h3", {}, "What each module adds itself"), table("What each module adds itself", [["Module"], ["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], [""]], rows,
+      make("h3", {}, "What each module adds itself"), table("What each module adds itself", [["Module"], ["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], ["Remark"]], rows,
         (row) => [moduleLink(moduleIn(part, row[0])), [row[2] ? "its own operations" : name(moduleIn(part, row[0]).class), row[1] === null ? "" : ", call " + row[1]], [sqnr(row[3]), bar(grade(row[3]), 1)], small(row[3][1]), sqnr(row[4]), wrong(row) ? make("b", { class: "failed" }, "wrong") : row[6] ? "over the tolerance" : ""]),
       make("h3", {}, "Outputs"), table("Outputs", [["Output"], ["SQNR", true], ["Relative", true], ["Largest difference", true], ["Cosine", true]], part.outputs, (row) => [name(visible(row[0])), sqnr(row[1]), small(row[1][1]), small(row[1][2]), row[1][4] === null ? "" : row[1][4].toFixed(6)]));
   });
@@ -72,12 +72,16 @@ const operatorChanges = (rows) => rows.map(([title, before, after]) => (after > 
 // What was fused into what: the same pattern once, with the places.
 const runsOf = (nodes) => {
   const runs = [];
-  nodes.forEach(([operator]) => {
+  nodes.filter(([operator]) => operator !== "Constant" || nodes.length === 1).forEach(([operator]) => {
     const last = runs[runs.length - 1];
     if (last && last[0] === operator) last[1] += 1;
     else runs.push([operator, 1]);
   });
-  return runs.map(([operator, times]) => visible(operator) + (times > 1 ? " ×" + times : "")).join(" + ") || "unknown nodes";
+  const times = ([operator, number]) => visible(operator) + (number > 1 ? " ×" + number : "");
+  if (runs.length <= 8) return runs.map(times).join(" + ") || "unknown nodes";
+  const numbers = new Map();
+  runs.forEach(([operator, number]) => numbers.set(operator, (numbers.get(operator) || 0) + number));
+  return [...numbers].sort((one, other) => other[1] - one[1]).map(times).join(", ");
 };
 const nodeNames = (nodes) => make("ul", { class: "plain" }, ...nodes.slice(0, 30).map(([operator, title]) => make("li", {}, name(visible(operator)), " ", make("span", { class: "faint" }, name(visible(title))))),
   nodes.length > 30 ? make("li", { class: "faint" }, "and " + (nodes.length - 30) + " more") : null);
