@@ -14,6 +14,7 @@ from optimum_htp.models import QUANTIZED_OPERATORS, Array
 from optimum_htp.onnxfile import Node, reads
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.unrounded import Unrounded, noise_of
 
 FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quantized"
 
@@ -35,6 +36,7 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
 _UNKNOWN_DB = 12.0
 _ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
 _UNKNOWN_STEPS = 0.06
+_EXACT_DB = 60.0  # that nothing which is not rounded is below
 _COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
 
@@ -72,10 +74,14 @@ class Expected:
             return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
-            known = self._known[id(row)] = self._of_quantized(row)
+            known = self._of_quantized(row)
+            if known - row.worst.sqnr_db > MARGIN_DB[QUANTIZED] and self._is_only_rounded(row, known):
+                known = row.worst.sqnr_db
+            self._known[id(row)] = known
         return known
 
     def _of_quantized(self, row: Row) -> float:
+        """What its steps explain, if what is done behind them makes neither more nor less of it."""
         nodes = [self._flat.nodes[index].node for index in row.makers]
         noise = self._of_steps(row)
         if any(node.op_type in _QUANTIZING for node in nodes):
@@ -91,6 +97,20 @@ class Expected:
         if any(node.op_type in _UNKNOWN for node in nodes):
             return _UNKNOWN_DB
         return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
+
+    def _is_only_rounded(self, row: Row, expected_db: float) -> bool:
+        """Whether all that a row has beyond what is expected comes from rounding: without it, it has no more than its weights."""
+        for port, errors in row.errors.items():
+            if expected_db - errors.sqnr_db <= MARGIN_DB[QUANTIZED]:
+                continue
+            unrounded = Unrounded(self._ports, self._cut, port)
+            result = unrounded.errors()
+            if result is None:
+                return False
+            actual, cost = result
+            if min(cost, _EXACT_DB) - actual > MARGIN_DB[QUANTIZED]:
+                return False
+        return True
 
     def _of_steps(self, row: Row) -> float:
         """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""
@@ -182,24 +202,9 @@ def _of_range(values: Array) -> float:
 
 
 def _of_integers(weight: Array, node: Node) -> float | None:
-    """The noise that rounding to whole numbers adds to a weight, relative to its power.
-
-    Weights lie around zero, so their median tells the zero point, whatever the file says.
-    """
-    import numpy as np
-
-    if node.op_type == "MatMulNBits":
-        if weight.dtype != np.uint8:
-            return None
-        numbers = np.concatenate([weight.ravel() & 15, weight.ravel() >> 4]).astype(np.float64)
-        limit = 7.0
-    else:
-        numbers = weight.astype(np.float64)
-        limit = 7.0 if "int4" in str(weight.dtype) else 127.0
-    numbers -= np.median(numbers)
-    power = float(np.mean(np.square(numbers)))
-    if not power:
+    """The noise that rounding to whole numbers adds to a weight, relative to its power."""
+    packed = node.op_type == "MatMulNBits"
+    if packed and str(weight.dtype) != "uint8":
         return None
-    step = min(1.0, float(np.abs(numbers).max()) / limit)
-    cut_off = 1.4 if limit < 127 else 1.0  # of 4 bits the largest number of each block is often one too large
-    return cut_off * step**2 / 12 / power
+    noise, power = noise_of(weight, packed=packed)
+    return noise / power if power else None

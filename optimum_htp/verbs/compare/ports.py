@@ -150,14 +150,15 @@ class Ports:
         results = []
         try:
             for index, sample in enumerate(self.samples):
-                fed = self._fed(plan, index)
+                fed = self.fed(plan, index)
                 results.append(runner.on(sample.inputs, fed, deltas[index] if deltas else None))
         except HtpError as error:
             logger.debug("%s", error)
             return None
         return results
 
-    def _fed(self, plan: Plan, sample: int) -> dict[str, Array]:
+    def fed(self, plan: Plan, sample: int) -> dict[str, Array]:
+        """What a plan is given of the reference on a sample."""
         values = self._values(self.samples[sample], sorted({port.call for port in plan.fed.values()}))
         return {name: self.given(port, values[port.call], sample) for name, port in plan.fed.items()}
 
@@ -184,6 +185,12 @@ class Ports:
         for number, norm in folded.items():
             values[number] = CallValues(values[number].received, values[norm].returned)
         return values
+
+    def right(self, port: Port) -> list[Array]:
+        """What the reference has for a port's tensor, on all samples."""
+        index = self.matches[port].index
+        values = (self._values(sample, [port.call])[port.call] for sample in self.samples)
+        return [self.expected(port, each)[index].array for each in values]
 
     def expected(self, port: Port, values: CallValues) -> tuple[PortValue, ...]:
         """What a port's tensor is one of."""

@@ -143,6 +143,11 @@ class Prober:
             return None
         return array
 
+    def encoded(self, index: int) -> bytes:
+        """A node as it is in the file, by its index in the flat graph."""
+        flat = self.flat.nodes[index]
+        return bytes(self._files.joined(self._weights.placed("node", self._scopes[flat.scope].nodes[flat.index])))
+
     def run(
         self, names: Sequence[str], inputs: Mapping[str, Array], *, given: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:
