@@ -598,6 +598,7 @@ def test_the_extension_measures(run_extension: Callable[..., dict[str, Any]], pa
         ("optimum_htp_compare", {}, "give what to compare with"),
         ("optimum_htp_compare", {"reference": "/none"}, "/none: no such package"),
         ("optimum_htp_profile", {"runs": "many"}, "Runs: 'many' is not a whole number"),
+        ("optimum_htp_profile", {"batch_size": 0}, "Batch size: 0 is not a whole number, 1 or more"),
     ):
         answer = run_extension("run", provider, **shown, configValues=more)
         assert answer["result"] is None

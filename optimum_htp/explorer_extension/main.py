@@ -114,9 +114,10 @@ def _measured(provider_id: str, path: str, values: Mapping[str, Any]) -> Iterato
 def _number(name: str, value: Any) -> int | None:
     if value in (None, ""):
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not str(value).strip().isdecimal():
-        raise HtpError(f"{_NUMBERS[name][0]}: {value!r:.80} is not a whole number")
-    return int(value)
+    digits = "" if isinstance(value, bool) else str(value).strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10 and int(digits)):
+        raise HtpError(f"{_NUMBERS[name][0]}: {value!r:.80} is not a whole number, 1 or more")
+    return int(digits)
 
 
 def _node_data(document: Mapping[str, Any]) -> Any:
