@@ -633,6 +633,10 @@ HOSTILE = {
         main_graph(wire.encode_message(10, wire.encode_message(42, b"\x0a\x01b" + b"\x5a\x00" * 110_000))),
         "more than 10,000 graphs",
     ),
+    "many functions": (
+        main_graph(b"") + b"".join(wire.encode_message(202, b"\x0a\x06%06d" % at) for at in range(10_001)),
+        "more than 10,000 functions",
+    ),
     "many dimensions": (main_graph(wire.encode_message(42, b"\x08\x01" * 1001)), "1,000 dimensions"),
     "many packed dimensions": (
         main_graph(wire.encode_message(42, b"\x0a\xe9\x07" + b"\x01" * 1001)),

@@ -67,7 +67,8 @@ FREE_JSON_VALUES, BYTES_EACH_JSON_VALUE = 500_000, 12
 """Commas, colons and brackets in JSON: so many, and one more for each so many bytes. Those of `[[],[],...]` take 1.5."""
 
 SKELETON_RATIO, FREE_SKELETON_BYTES = 40, 1 << 20
-"""How many bytes of a skeleton one that is packed may become: so many for each, and so many for free; real ones, 4 to 8."""
+"""How many bytes of a skeleton one that is packed may become: so many for each, and so many for free; real ones,
+4 to 15, the more the deeper the net."""
 
 MAX_TREE_NAMES = 3_000_000
 """Names in the paths of all modules of a tree: the largest have 50,000 modules, some ten deep."""
