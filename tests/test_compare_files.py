@@ -176,7 +176,7 @@ def test_document(package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("metric", "heading", "adds"),
     [
-        ("sqnr", "SQNR dB", "{sqnr_db:.1f}"),
+        ("sqnr", "dB", "{sqnr_db:.1f}"),
         ("relative", "relative", "{relative:.1e}"),
         ("absolute", "max abs", "{max_abs:.1e}"),
         ("mean", "mean abs", "{mean_abs:.1e}"),
@@ -194,13 +194,8 @@ def test_metric(
     assert main(["compare", str(faulty), "--reference", str(package), *SIZES, "--metric", metric]) == 1
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = {line[0].strip(): [cell.strip() for cell in line[1:] if cell.strip()] for line in lines}
-    assert rows["module"][-2:] == [f"adds, {heading}", f"output, {heading}"]
+    assert rows["module"][:2] == [f"adds, {heading}", f"output, {heading}"]
     figure = adds.format(**asdict(own))
-    assert rows["a"] == ["M", figure, figure, "wrong"]
-    assert rows["b"] == [
-        "M",
-        "exact" if metric == "sqnr" else adds.format(**asdict(EXACT)),
-        rows["b"][2],
-        *rows["b"][3:],
-    ]
-    assert rows["b"][2] not in (rows["b"][1], "")
+    assert rows["a"] == [figure, figure, "M", "wrong"]
+    assert rows["b"][0] == ("exact" if metric == "sqnr" else adds.format(**asdict(EXACT)))
+    assert rows["b"][1] not in (rows["b"][0], "M", "")

@@ -295,7 +295,7 @@ def test_layers_with_the_same_change_are_one_line(tmp_path: Path, capsys: pytest
     onnx.save(model, other / "model.onnx")
     assert main(["diff", str(one), str(other), "--weights"]) == 0
     expected = (
-        "layer.0-1 (2)  Block       2      2          Elu alpha: not given -> 0.5 (2 nodes); other values in 2 weights"
+        "layer.0-1 ×2  Block       2      2          Elu alpha: not given -> 0.5 (2 nodes); other values in 2 weights"
     )
     assert expected in capsys.readouterr().out
 

@@ -27,6 +27,7 @@ from optimum_htp.verbs.validate import loading
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.loading import check_loading
 from optimum_htp.verbs.validate.outputs import check_outputs, describe
+from optimum_htp.verbs.validate.report import Check
 
 QUICK = ("bert", "gpt2", "t5", "vit")
 
@@ -37,6 +38,10 @@ UPSTREAM = {"longformer": "dynamic-axes", "longt5": "dynamic-axes", "decision_tr
 
 # Tasks that only an export config of one's own can export, and a vocoder that is no part of the model's directory.
 NOT_COMPARED = frozenset(("remote-code", "submodels", "speecht5"))
+
+
+def check_loaded(package: Contents) -> list[Check]:
+    return check_loading(package, task=None, trust_remote_code=False, timeout=600, max_memory_bytes=8 << 30)
 
 
 def compare(package: Path, model: Path, name: str, **options: Any) -> dict[str, tuple[str, str]]:
@@ -61,7 +66,7 @@ def compare(package: Path, model: Path, name: str, **options: Any) -> dict[str, 
 )
 def test_load(exported: Callable[[str], Path], name: str, class_name: str, output: str) -> None:
     """The checker, the class of the task, and a run on dummy inputs."""
-    checker, load, run = check_loading(Contents(exported(name)))
+    checker, load, run = check_loaded(Contents(exported(name)))
     assert [check.status for check in (checker, load, run)] == ["ok"] * 3, (checker, load, run)
     assert load.reason == f"loaded as {class_name}"
     assert output in run.reason
@@ -70,7 +75,7 @@ def test_load(exported: Callable[[str], Path], name: str, class_name: str, outpu
 @pytest.mark.slow
 def test_files_that_optimum_has_no_class_for(exported: Callable[[str], Path]) -> None:
     """Each of them is loaded by ONNX Runtime, and that there is no class is a warning."""
-    _, load, run = check_loading(Contents(exported("sam")))
+    _, load, run = check_loaded(Contents(exported("sam")))
     assert (load.status, run.status) == ("warning", "skipped")
     assert load.reason.startswith("ONNX Runtime loads each of 2 files, but no class of Optimum all of them")
 
@@ -92,7 +97,7 @@ def test_unreadable_package_is_not_loaded(exported: Callable[[str], Path], tmp_p
     """What can't be read need not be tried."""
     bert = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
     (bert / "model.onnx").write_bytes(b"")
-    assert [check.status for check in check_loading(Contents(bert))] == ["skipped"] * 3
+    assert [check.status for check in check_loaded(Contents(bert))] == ["skipped"] * 3
 
 
 CRASHES = (
@@ -116,7 +121,7 @@ def test_process_that_crashes(
 ) -> None:
     """The check that it was at has failed, and says how it ended."""
     monkeypatch.setattr(loading, "_CODE", CRASHES.replace("{FOUND}", repr(found)).replace("{END}", end))
-    checks = check_loading(Contents(exported("bert")))
+    checks = check_loaded(Contents(exported("bert")))
     assert [check.status for check in checks] == expected
     failed = next(check for check in checks if check.status == "failed")
     assert ("by signal SIGSEGV" if "kill" in end else "with exit code 7") in failed.reason
@@ -135,7 +140,7 @@ def test_process_has_no_network(exported: Callable[[str], Path], monkeypatch: py
             "open(r['result'], 'w').write(json.dumps({'checker': ['ok', answer, '']}))"
         )
         monkeypatch.setattr(loading, "_CODE", code)
-        checker = check_loading(Contents(exported("bert")))[0]
+        checker = check_loaded(Contents(exported("bert")))[0]
     assert checker.reason == "1optimum_htp validates without network"
 
 

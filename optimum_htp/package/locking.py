@@ -49,7 +49,9 @@ class WriterLock:
         """Makes the hidden directory, if it is not there. Raises HtpError if there is something else of its name."""
         with contextlib.suppress(FileExistsError):
             self.root.mkdir(mode=0o700)
-        if os.path.lexists(self.root) and not is_ours(self.root):
+        if (
+            not is_ours(self.root) and os.path.lexists(self.root) and not is_ours(self.root)
+        ):  # or it just came and went
             raise HtpError(f"{self.root}: not a directory of ours, but a link, a file or another user's: remove it")
 
     def acquire(self, *, wait: bool = True) -> bool:

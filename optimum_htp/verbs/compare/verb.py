@@ -190,7 +190,7 @@ def compare(
         provider=options.provider,
         parts=parts,
         not_compared=refused,
-        fingerprints={name: fingerprint(package.files[name]) for name in {part.file: None for part in parts}},
+        fingerprints={part.file: fingerprint(package.files[part.file]) for part in parts if part.samples},
     )
 
 
