@@ -1122,6 +1122,76 @@ def test_float_module_among_quantized_ones_has_to_be_exact(compared: Compared) -
     assert (part.verdict, named(part)) == ("one", ["layers.1.act"])
 
 
+PEAKED = """
+    q = MatMul(x, wquery)                                  # attn.query
+    k = MatMul(x, wkey)                                    # attn.key
+    t = Transpose <perm = [0, 2, 1]> (k)                   # attn
+    s = MatMul(q, t)                                       # attn
+    p = Softmax <axis = -1> (s)                            # attn
+    y = MatMul(p, x)                                       # attn
+"""
+PEAKED_IN_ONE = PEAKED.replace("attn.query", "attn").replace("attn.key", "attn")
+
+
+def product(result: str, a: str, b: str, module: str = "attn") -> str:
+    """A product in int8, as ONNX Runtime's dynamic quantization writes it."""
+    names = {
+        name: (f"{result}q{name}", f"{result}s{name}", f"{result}z{name}") if not name.startswith("w") else
+        (f"{name}q", f"{name}s", f"{name}z") for name in (a, b)
+    }  # fmt: skip
+    lines = [
+        f"{', '.join(made)} = DynamicQuantizeLinear({name}) # {module}"
+        for name, made in names.items()
+        if not name.startswith("w")
+    ]
+    (aq, az, asc), (bq, bz, bsc) = ((q, z, scale) for q, scale, z in (names[a], names[b]))
+    return "\n".join(
+        (
+            "", *lines,
+            f"{result}i = MatMulInteger({aq}, {bq}, {az}, {bz})      # {module}",
+            f"{result}f = Cast <to = 1> ({result}i)                  # {module}",
+            f"{result}g = Mul({asc}, {bsc})                          # {module}",
+            f"{result} = Mul({result}f, {result}g)                   # {module}",
+            "",
+        )
+    )  # fmt: skip
+
+
+def in_int8(text: str) -> str:
+    pattern = re.compile(r"^ *(\w+) = MatMul\((\w+), (\w+)\) *# (\S+)$", re.MULTILINE)
+    return pattern.sub(lambda match: product(*match.groups()), text)
+
+
+def peaked_weights(size: float = 3.0) -> dict[str, Array]:
+    made: dict[str, Array] = {}
+    for name in ("wquery", "wkey"):
+        made[name] = size * wide(name)
+        made[f"{name}q"], made[f"{name}s"], made[f"{name}z"] = quantized(made[name])
+    return made
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("text", [PEAKED, PEAKED_IN_ONE])
+def test_what_rounding_costs_behind_a_softmax_of_large_numbers(text: str, is_named: bool, compared: Compared) -> None:
+    """It makes much of what its numbers are rounded by: that is no fault. Wrong steps are one as ever."""
+    weights, int8 = peaked_weights(), in_int8(text)
+    part = compared(int8, text, weights=weights, head=_WIDE_HEAD, named=is_named)
+    assert part.verdict == "spread" and not part.culprits
+    assert min(row.own.sqnr_db for row in part.calls if row.path == "attn" and row.own) < 17
+    wrong = int8.replace("MatMulInteger(yqp, yqx, yzp, yzx)", "MatMulInteger(yqp, yqx, yzx, yzx)")
+    part = compared(wrong, text, weights=weights, head=_WIDE_HEAD, named=is_named)
+    assert (part.verdict, named(part)) == ("one", ["attn" if text is PEAKED_IN_ONE else "attn+"])
+
+
+def test_wrong_scale_before_a_softmax_of_large_numbers(compared: Compared) -> None:
+    """The softmax makes less of it than of rounding: what is wrong without rounding too is a fault."""
+    weights, int8 = peaked_weights(), in_int8(PEAKED)
+    wrong = int8.replace("s = Mul(sf, sg)", "h = Add(sg, sg)  # attn\n s = Mul(sf, h)")
+    assert named(compared(wrong, PEAKED, weights=weights, head=_WIDE_HEAD)) == ["attn+"]
+    part = compared(int8, PEAKED, weights={**weights, "wkeys": 2 * weights["wkeys"]}, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["attn.key"])
+
+
 STATIC = FLOAT_NET.replace(
     "m1 = MatMul(t0, w1)            # layers.1.dense",
     """

@@ -50,6 +50,7 @@ class Expected:
         self._prober = ports.prober
         self._cut = ports.cut()
         self._known: dict[int, float] = {}
+        self._unrounded: dict[int, float | None] = {}
         reference = ports.samples[0].precision
         self._reference = QUANTIZED if reference == "int8" else reference
 
@@ -74,11 +75,14 @@ class Expected:
             return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
-            known = self._of_quantized(row)
-            if known - row.worst.sqnr_db > MARGIN_DB[QUANTIZED] and self._is_only_rounded(row, known):
-                known = row.worst.sqnr_db
-            self._known[id(row)] = known
-        return known
+            known = self._known[id(row)] = self._of_quantized(row)
+        return min(known, row.worst.sqnr_db) if self._is_only_rounded(row) else known
+
+    def excess_db(self, row: Row) -> float:
+        """How far below that a row is, in dB; one that would be as wrong without rounding, as far as it is then."""
+        excess = self.sqnr_db(row) - row.worst.sqnr_db
+        unrounded = self._unrounded.get(id(row))
+        return excess if unrounded is None else max(excess, unrounded)
 
     def _of_quantized(self, row: Row) -> float:
         """What its steps explain, if what is done behind them makes neither more nor less of it."""
@@ -98,19 +102,21 @@ class Expected:
             return _UNKNOWN_DB
         return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
 
-    def _is_only_rounded(self, row: Row, expected_db: float) -> bool:
-        """Whether all that a row has beyond what is expected comes from rounding: without it, it has no more than its weights."""
-        for port, errors in row.errors.items():
-            if expected_db - errors.sqnr_db <= MARGIN_DB[QUANTIZED]:
-                continue
-            unrounded = Unrounded(self._ports, self._cut, port)
-            result = unrounded.errors()
-            if result is None:
-                return False
-            actual, cost = result
-            if min(cost, _EXACT_DB) - actual > MARGIN_DB[QUANTIZED]:
-                return False
-        return True
+    def _is_only_rounded(self, row: Row) -> bool:
+        """Whether a row that loses more than its steps explain has, without rounding, no more than its weights cost."""
+        if id(row) not in self._unrounded:
+            self._unrounded[id(row)] = self._excess_unrounded(row)
+        excess = self._unrounded[id(row)]
+        return excess is not None and excess <= MARGIN_DB[QUANTIZED]
+
+    def _excess_unrounded(self, row: Row) -> float | None:
+        """How far below what is expected a row is without the rounding of activations; None if that is not known."""
+        suspect = [
+            port for port, errors in row.errors.items() if self._known[id(row)] - errors.sqnr_db > MARGIN_DB[QUANTIZED]
+        ]
+        found = [Unrounded(self._ports, self._cut, port).errors() for port in suspect]
+        excess = [min(cost, _EXACT_DB) - sqnr for each in found if each is not None for sqnr, cost in (each,)]
+        return max(excess) if excess and None not in found else None
 
     def _of_steps(self, row: Row) -> float:
         """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""

@@ -146,7 +146,7 @@ class _Suspects:
 
     def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
         expected = Expected(ports)
-        self.excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
+        self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
         sound = {id(row) for row in self.sound}
