@@ -8,13 +8,14 @@ whatever its scale says: a wrong scale, a clipped range or a wrong zero point co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import log10
+from math import inf, log10
 
 from optimum_htp.models import QUANTIZED_OPERATORS, Array
 from optimum_htp.onnxfile import Node, reads
+from optimum_htp.verbs.compare.cut_graph import Port
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.unrounded import Unrounded, noise_of
+from optimum_htp.verbs.compare.unrounded import Unrounded, cost_of_precision, noise_of
 
 FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quantized"
 
@@ -50,7 +51,7 @@ class Expected:
         self._prober = ports.prober
         self._cut = ports.cut()
         self._known: dict[int, float] = {}
-        self._unrounded: dict[int, float | None] = {}
+        self._measured: dict[int, float | None] = {}
         reference = ports.samples[0].precision
         self._reference = QUANTIZED if reference == "int8" else reference
 
@@ -69,20 +70,18 @@ class Expected:
     def sqnr_db(self, row: Row) -> float:
         """The SQNR that a row has at least if it is sound, in dB."""
         kind = self.kind(row)
-        if kind != QUANTIZED:
-            return EXPECTED_DB[kind]
-        if self._reference == QUANTIZED:
+        if kind == QUANTIZED == self._reference:
             return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
-            known = self._known[id(row)] = self._of_quantized(row)
+            known = self._known[id(row)] = EXPECTED_DB.get(kind) or self._of_quantized(row)
         return min(known, row.worst.sqnr_db) if self._is_only_rounded(row) else known
 
     def excess_db(self, row: Row) -> float:
         """How far below that a row is, in dB; one that would be as wrong without rounding, as far as it is then."""
         excess = self.sqnr_db(row) - row.worst.sqnr_db
-        unrounded = self._unrounded.get(id(row))
-        return excess if unrounded is None else max(excess, unrounded)
+        measured = self._measured.get(id(row))
+        return excess if measured is None else max(excess, measured)
 
     def _of_quantized(self, row: Row) -> float:
         """What its steps explain, if what is done behind them makes neither more nor less of it."""
@@ -103,20 +102,31 @@ class Expected:
         return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
 
     def _is_only_rounded(self, row: Row) -> bool:
-        """Whether a row that loses more than its steps explain has, without rounding, no more than its weights cost."""
-        if id(row) not in self._unrounded:
-            self._unrounded[id(row)] = self._excess_unrounded(row)
-        excess = self._unrounded[id(row)]
-        return excess is not None and excess <= MARGIN_DB[QUANTIZED]
+        """Whether a row that loses more than is expected does so since its operations make much of what is rounded."""
+        if id(row) not in self._measured:
+            self._measured[id(row)] = self._excess_measured(row)
+        excess = self._measured[id(row)]
+        return excess is not None and excess <= MARGIN_DB[self.kind(row)]
 
-    def _excess_unrounded(self, row: Row) -> float | None:
-        """How far below what is expected a row is without the rounding of activations; None if that is not known."""
-        suspect = [
-            port for port, errors in row.errors.items() if self._known[id(row)] - errors.sqnr_db > MARGIN_DB[QUANTIZED]
-        ]
-        found = [Unrounded(self._ports, self._cut, port).errors() for port in suspect]
-        excess = [min(cost, _EXACT_DB) - sqnr for each in found if each is not None for sqnr, cost in (each,)]
+    def _excess_measured(self, row: Row) -> float | None:
+        """How far a row is below what its rounding is seen to cost; None if it is no suspect, or that can't be seen."""
+        margin, known = MARGIN_DB[self.kind(row)], self._known[id(row)]
+        suspect = [port for port, errors in row.errors.items() if known - errors.sqnr_db > margin]
+        found = [self._seen(row, port) for port in suspect]
+        excess = [min(cost, most) - actual for each in found if each is not None for actual, cost, most in (each,)]
         return max(excess) if excess and None not in found else None
+
+    def _seen(self, row: Row, port: Port) -> tuple[float, float, float] | None:
+        """What a port of a row has, what rounding costs it, and the most that is expected of it, in dB.
+
+        Of one that quantizes, it is what both are without the rounding of activations.
+        """
+        kind = self.kind(row)
+        if kind == QUANTIZED:
+            errors = Unrounded(self._ports, self._cut, port).errors()
+            return None if errors is None else (*errors, _EXACT_DB)
+        cost = cost_of_precision(self._ports, self._cut, port, self._ports.samples[0].precision)
+        return None if cost is None or cost == -inf else (row.errors[port].sqnr_db, cost, EXPECTED_DB[kind])
 
     def _of_steps(self, row: Row) -> float:
         """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "/optimum_htp_unrounded/"
 _DRAWS = 3
+# What rounding changes of a number at most; of float32 what sums in another order do.
+_ROUNDED = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _KEPT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Concat"))
 
 
@@ -89,7 +91,7 @@ class Unrounded:
         return self._plan.shown["shown"]
 
     def _run(self, session: Any, given: Mapping[str, Array]) -> Array:
-        (array,) = run_session(session, [self._shown], given, name=self._prober.name)
+        array: Array = run_session(session, [self._shown], given, name=self._prober.name)[0]
         return array
 
     # --- Nodes --------------------------------------------------------------------------------------------------------
@@ -188,6 +190,57 @@ class Unrounded:
         result = f"{_PREFIX}{len(self._more)}"
         self._more.append(helper.make_node("Cast", [name], [result], to=TensorProto.FLOAT).SerializeToString())
         return result
+
+
+def cost_of_precision(ports: Ports, cut: Cut, port: Port, reference: str) -> float | None:
+    """The SQNR in dB that a tensor keeps if all floating-point numbers on the way to it are rounded once more.
+
+    Either side may be the coarser one: of the reference its precision is given. None if it can't be run.
+    """
+    plan = cut.plan({"shown": cut.seen(port)})
+    nodes: list[PlannedNode] = []
+    more: list[bytes] = []
+    for planned in plan.nodes:
+        names = dict(planned.names)
+        for output in filter(None, ports.graph.flat.nodes[planned.index].node.outputs):
+            kind = ports.prober.type_of(output)
+            if kind in _ROUNDED and planned.index in ports.graph.flat.varying:
+                rounded = names.get(output, output)
+                names[output] = f"{rounded}/exact"
+                width = 2 * max(_ROUNDED[kind], _ROUNDED.get(reference, 0.0))
+                more += _rounded(names[output], rounded, kind, width, seed=len(more))
+        nodes.append(PlannedNode(planned.index, names))
+    exact = ports.run(plan)
+    if exact is None or not more:
+        return None
+    cost, session = inf, None
+    shown = plan.shown["shown"]
+    try:
+        for index, sample in enumerate(ports.samples):
+            given = {name: sample.inputs[name] for name in sorted(plan.inputs)} | ports.fed(plan, index)
+            session = session or ports.prober.session(nodes, given, [shown], more)
+            for _ in range(_DRAWS):
+                (array,) = run_session(session, [shown], given, name=ports.prober.name)
+                cost = min(cost, compare_arrays(array, exact[index]["shown"]).sqnr_db)
+    except HtpError as error:
+        logger.debug("%s", error)
+        return None
+    return cost
+
+
+def _rounded(name: str, result: str, kind: str, width: float, *, seed: int) -> list[bytes]:
+    """Nodes that make numbers smaller by up to so much of them: a large one does not overflow."""
+    from onnx import TensorProto, helper
+
+    single, factor, product = (f"{result}/{part}" for part in ("single", "factor", "product"))
+    types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+    nodes = (
+        helper.make_node("Cast", [name], [single], to=TensorProto.FLOAT),
+        helper.make_node("RandomUniformLike", [single], [factor], low=1 - width, high=1.0, seed=float(seed)),
+        helper.make_node("Mul", [single, factor], [product]),
+        helper.make_node("Cast", [product], [result], to=types[kind]),
+    )
+    return [node.SerializeToString() for node in nodes]
 
 
 def noise_of(weight: Array, *, packed: bool) -> tuple[float, float]:
