@@ -1334,6 +1334,21 @@ RMS = """
 """
 
 
+def test_what_float16_costs_behind_a_softmax_of_large_numbers(compared: Compared) -> None:
+    """A bias of all keys makes scores large, and changes nothing else: what float16 loses of them is no module's fault."""
+    biased = PEAKED.replace("k = MatMul(x, wkey) ", "kk = MatMul(x, wkey)  # attn.key\n k = Add(kk, vbias) ")
+    half = biased.replace("(x, ", "(h, ").replace(", x)", ", h)").replace("y = ", "o = ")
+    half = half.replace("wquery", "wquery_half").replace("wkey", "wkey_half").replace("vbias", "vbias_half")
+    half = f"h = Cast <to = 10> (x)  # attn\n{half}\n y = Cast <to = 1> (o)  # attn\n"
+    weights = {"wquery": wide("wquery"), "wkey": wide("wkey"), "vbias": np.full(WIDE, 40, np.float32)}
+    weights |= {f"{name}_half": array.astype(np.float16) for name, array in weights.items()}
+    part = compared(half, biased, weights=weights, head=_WIDE_HEAD)
+    assert part.precision == "float16" and not part.culprits
+    assert rows(part)["attn+"].own.sqnr_db < 35  # type: ignore[union-attr]
+    part = compared(half.replace("axis = -1", "axis = 1"), biased, weights=weights, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["attn+"])
+
+
 def test_float16_overflows_as_on_a_gpu(tmp_path: Path) -> None:
     """Squares of large numbers: ONNX's reference evaluator says 0, and ONNX Runtime's CPU provider alone says 1."""
     path = written(tmp_path / "model.onnx", RMS, {})

@@ -37,6 +37,11 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
 _UNKNOWN_DB = 12.0
 _ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
 _UNKNOWN_STEPS = 0.06
+_LEAST_DB = {
+    FLOAT32: 60.0,
+    FLOAT16: 20.0,
+    BFLOAT16: 10.0,
+}  # rounding that leaves less is a fault, whoever makes much of it
 _EXACT_DB = 60.0  # that nothing which is not rounded is below
 _COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
@@ -125,6 +130,8 @@ class Expected:
         if kind == QUANTIZED:
             errors = Unrounded(self._ports, self._cut, port).errors()
             return None if errors is None else (*errors, _EXACT_DB)
+        if row.errors[port].sqnr_db < _LEAST_DB[kind]:
+            return None
         cost = cost_of_precision(self._ports, self._cut, port, self._ports.samples[0].precision)
         return None if cost is None or cost == -inf else (row.errors[port].sqnr_db, cost, EXPECTED_DB[kind])
 
