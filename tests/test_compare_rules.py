@@ -39,7 +39,7 @@ from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
-from optimum_htp.verbs.compare.expected import MARGIN_DB, _of_integers, _of_range
+from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers, _of_range
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
@@ -1203,6 +1203,56 @@ STATIC = FLOAT_NET.replace(
 )
 
 
+QUANTIZED_NETS = {
+    "MatMulInteger": (dynamic(1), FLOAT_NET),
+    "QuantizeLinear": (STATIC, FLOAT_NET),
+    "MatMulIntegerToFloat": (
+        FLOAT_NET.replace(
+            "m1 = MatMul(t0, w1) ",
+            """
+            q, s, z = DynamicQuantizeLinear(t0)                                           # layers.1.dense
+            m1 = com.microsoft.MatMulIntegerToFloat(q, wq1, s, ws1, z, wz1) """,
+        ),
+        FLOAT_NET,
+    ),
+    "DynamicQuantizeMatMul": (
+        FLOAT_NET.replace("m1 = MatMul(t0, w1) ", "m1 = com.microsoft.DynamicQuantizeMatMul(t0, wq1, ws1, wz1) "),
+        FLOAT_NET,
+    ),
+    "ConvInteger": (
+        FLOAT_NET.replace(
+            "m1 = MatMul(t0, w1) ",
+            """
+            q, s, z = DynamicQuantizeLinear(t0)                                           # layers.1.dense
+            i = ConvInteger <pads = [1, 1]> (q, wcq, z, wcz)                              # layers.1.dense
+            f = Cast <to = 1> (i)                                                         # layers.1.dense
+            g = Mul(s, wcs)                                                               # layers.1.dense
+            m1 = Mul(f, g) """,
+        ),
+        FLOAT_NET.replace("MatMul(t0, w1) ", "Conv <pads = [1, 1]> (t0, wc) "),
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", QUANTIZED_NETS)
+def test_rounding_is_told_from_a_fault_by_running_without_it(
+    operator: str, compared: Compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were nothing known of what steps cost, the sound ones would be no suspects, and the wrong ones would be."""
+    monkeypatch.setattr(Expected, "_of_quantized", lambda *_: 150.0)
+    text, sound = QUANTIZED_NETS[operator]
+    weights: dict[str, Any] = weights_of()
+    weights |= {"vscale": np.array(1 / 127, np.float32), "vzero": np.array(128, np.uint8)}
+    weights["wc"] = np.random.default_rng(0).standard_normal((12, 12, 3)).astype(np.float32) / 6
+    weights["wcq"], weights["wcs"], weights["wcz"] = quantized(weights["wc"])
+    part = compared(text, sound, weights=weights, head=_WIDE_HEAD)
+    assert part.verdict == "spread" and not part.culprits
+    for name in ("ws1", "wcs"):
+        weights[name] = 2 * weights[name]
+    part = compared(text, sound, weights=weights, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["layers.1.dense"])
+
+
 @pytest.mark.parametrize("top", [1.0, 0.4])
 def test_static_steps_cost_what_they_round_and_cut_off(top: float, compared: Compared) -> None:
     """Those of a calibration on smaller values cut off more: that is the calibration's, and no module's."""
@@ -1268,6 +1318,8 @@ def test_four_bits_cost_more(compared: Compared) -> None:
     assert part.verdict == "spread" and part.carriers[0].path == "layers.1.dense"
     assert 5 < part.carriers[0].own.sqnr_db < 20
     assert abs(part.carriers[0].own.sqnr_db - part.carriers[0].expected_sqnr_db) < 4
+    part = compared(text, FLOAT_NET, weights={**weights, "ws1": 2 * weights["ws1"]}, head=_WIDE_HEAD, opset=21)
+    assert named(part) == ["layers.1.dense"]
 
 
 @pytest.mark.parametrize(("bits", "outlier"), [(4, 0.0), (8, 0.0), (8, 5.0)])

@@ -47,6 +47,7 @@ class Unrounded:
         self._unrounded: set[str] = set()  # tensors of whole numbers that are none here
         self._stored: dict[str, Array] = {}  # constants of nodes that are computed in another way
         self.weights: dict[str, Array] = {}  # quantized ones, by the names that they have here
+        self._is_known = True
         self._packed: set[str] = set()  # those with two numbers in each byte
         for planned in self._plan.nodes:
             self._add(planned)
@@ -62,7 +63,7 @@ class Unrounded:
     def _errors(self) -> tuple[float, float] | None:
         import numpy as np
 
-        if self._shown in self._plan.fed:
+        if self._shown in self._plan.fed or not self._is_known:
             return None
 
         random = np.random.default_rng(0)
@@ -102,7 +103,9 @@ class Unrounded:
         for name in dict.fromkeys(reads(node)):
             if self._prober.is_small_integer(name):
                 weight = self._prober.constant(name)
-                if weight is not None and weight.ndim > 1:
+                if weight is not None and weight.ndim > 1 and str(weight.dtype) not in ("int8", "uint8"):
+                    self._is_known = False  # ONNX Runtime takes no other from numpy
+                elif weight is not None and weight.ndim > 1:
                     names[name] = f"{_PREFIX}weight/{name}"
                     self.weights[names[name]] = weight
                     if node.op_type == "MatMulNBits":
@@ -127,7 +130,7 @@ class Unrounded:
 
     def _store(self, node: Node, names: Mapping[str, str]) -> None:
         for name in filter(None, node.inputs):
-            if name not in names and (value := self._prober.constant(name)) is not None:
+            if names.get(name, name) == name and (value := self._prober.constant(name)) is not None:
                 self._stored[name] = value
 
     def _made(self, index: int, node: Node, inputs: list[str]) -> str | None:
