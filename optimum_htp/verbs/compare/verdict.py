@@ -26,8 +26,8 @@ _MANY = 5  # clear suspects that may be another model's weights, if they are mos
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
 # or one that quantizes and is not far from what is expected. Without the error of a sound one that quantizes, they are
-# several dB better or worse by chance.
-_GAIN_DB, _GUESS_GAIN_DB, _CHANCE_GAIN_DB = 0.2, 3.0, 3.0
+# better or worse by several dB, by chance.
+_GAIN_DB, _GUESS_GAIN_DB, _CHANCE_GAIN_DB = 0.2, 3.0, 6.0
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
 # What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
 # are off so far, seem worse by so much.
