@@ -39,7 +39,7 @@ from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
-from optimum_htp.verbs.compare.expected import MARGIN_DB, _of_integers, _of_range
+from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers, _of_range
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
@@ -1122,6 +1122,76 @@ def test_float_module_among_quantized_ones_has_to_be_exact(compared: Compared) -
     assert (part.verdict, named(part)) == ("one", ["layers.1.act"])
 
 
+PEAKED = """
+    q = MatMul(x, wquery)                                  # attn.query
+    k = MatMul(x, wkey)                                    # attn.key
+    t = Transpose <perm = [0, 2, 1]> (k)                   # attn
+    s = MatMul(q, t)                                       # attn
+    p = Softmax <axis = -1> (s)                            # attn
+    y = MatMul(p, x)                                       # attn
+"""
+PEAKED_IN_ONE = PEAKED.replace("attn.query", "attn").replace("attn.key", "attn")
+
+
+def product(result: str, a: str, b: str, module: str = "attn") -> str:
+    """A product in int8, as ONNX Runtime's dynamic quantization writes it."""
+    names = {
+        name: (f"{result}q{name}", f"{result}s{name}", f"{result}z{name}") if not name.startswith("w") else
+        (f"{name}q", f"{name}s", f"{name}z") for name in (a, b)
+    }  # fmt: skip
+    lines = [
+        f"{', '.join(made)} = DynamicQuantizeLinear({name}) # {module}"
+        for name, made in names.items()
+        if not name.startswith("w")
+    ]
+    (aq, az, asc), (bq, bz, bsc) = ((q, z, scale) for q, scale, z in (names[a], names[b]))
+    return "\n".join(
+        (
+            "", *lines,
+            f"{result}i = MatMulInteger({aq}, {bq}, {az}, {bz})      # {module}",
+            f"{result}f = Cast <to = 1> ({result}i)                  # {module}",
+            f"{result}g = Mul({asc}, {bsc})                          # {module}",
+            f"{result} = Mul({result}f, {result}g)                   # {module}",
+            "",
+        )
+    )  # fmt: skip
+
+
+def in_int8(text: str) -> str:
+    pattern = re.compile(r"^ *(\w+) = MatMul\((\w+), (\w+)\) *# (\S+)$", re.MULTILINE)
+    return pattern.sub(lambda match: product(*match.groups()), text)
+
+
+def peaked_weights(size: float = 3.0) -> dict[str, Array]:
+    made: dict[str, Array] = {}
+    for name in ("wquery", "wkey"):
+        made[name] = size * wide(name)
+        made[f"{name}q"], made[f"{name}s"], made[f"{name}z"] = quantized(made[name])
+    return made
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("text", [PEAKED, PEAKED_IN_ONE])
+def test_what_rounding_costs_behind_a_softmax_of_large_numbers(text: str, is_named: bool, compared: Compared) -> None:
+    """It makes much of what its numbers are rounded by: that is no fault. Wrong steps are one as ever."""
+    weights, int8 = peaked_weights(), in_int8(text)
+    part = compared(int8, text, weights=weights, head=_WIDE_HEAD, named=is_named)
+    assert part.verdict == "spread" and not part.culprits
+    assert min(row.own.sqnr_db for row in part.calls if row.path == "attn" and row.own) < 17
+    wrong = int8.replace("MatMulInteger(yqp, yqx, yzp, yzx)", "MatMulInteger(yqp, yqx, yzx, yzx)")
+    part = compared(wrong, text, weights=weights, head=_WIDE_HEAD, named=is_named)
+    assert (part.verdict, named(part)) == ("one", ["attn" if text is PEAKED_IN_ONE else "attn+"])
+
+
+def test_wrong_scale_before_a_softmax_of_large_numbers(compared: Compared) -> None:
+    """The softmax makes less of it than of rounding: what is wrong without rounding too is a fault."""
+    weights, int8 = peaked_weights(), in_int8(PEAKED)
+    wrong = int8.replace("s = Mul(sf, sg)", "h = Add(sg, sg)  # attn\n s = Mul(sf, h)")
+    assert named(compared(wrong, PEAKED, weights=weights, head=_WIDE_HEAD)) == ["attn+"]
+    part = compared(int8, PEAKED, weights={**weights, "wkeys": 2 * weights["wkeys"]}, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["attn.key"])
+
+
 STATIC = FLOAT_NET.replace(
     "m1 = MatMul(t0, w1)            # layers.1.dense",
     """
@@ -1131,6 +1201,56 @@ STATIC = FLOAT_NET.replace(
     m1 = MatMul(d, c)                                      # layers.1.dense
     """,
 )
+
+
+QUANTIZED_NETS = {
+    "MatMulInteger": (dynamic(1), FLOAT_NET),
+    "QuantizeLinear": (STATIC, FLOAT_NET),
+    "MatMulIntegerToFloat": (
+        FLOAT_NET.replace(
+            "m1 = MatMul(t0, w1) ",
+            """
+            q, s, z = DynamicQuantizeLinear(t0)                                           # layers.1.dense
+            m1 = com.microsoft.MatMulIntegerToFloat(q, wq1, s, ws1, z, wz1) """,
+        ),
+        FLOAT_NET,
+    ),
+    "DynamicQuantizeMatMul": (
+        FLOAT_NET.replace("m1 = MatMul(t0, w1) ", "m1 = com.microsoft.DynamicQuantizeMatMul(t0, wq1, ws1, wz1) "),
+        FLOAT_NET,
+    ),
+    "ConvInteger": (
+        FLOAT_NET.replace(
+            "m1 = MatMul(t0, w1) ",
+            """
+            q, s, z = DynamicQuantizeLinear(t0)                                           # layers.1.dense
+            i = ConvInteger <pads = [1, 1]> (q, wcq, z, wcz)                              # layers.1.dense
+            f = Cast <to = 1> (i)                                                         # layers.1.dense
+            g = Mul(s, wcs)                                                               # layers.1.dense
+            m1 = Mul(f, g) """,
+        ),
+        FLOAT_NET.replace("MatMul(t0, w1) ", "Conv <pads = [1, 1]> (t0, wc) "),
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", QUANTIZED_NETS)
+def test_rounding_is_told_from_a_fault_by_running_without_it(
+    operator: str, compared: Compared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were nothing known of what steps cost, the sound ones would be no suspects, and the wrong ones would be."""
+    monkeypatch.setattr(Expected, "_of_quantized", lambda *_: 150.0)
+    text, sound = QUANTIZED_NETS[operator]
+    weights: dict[str, Any] = weights_of()
+    weights |= {"vscale": np.array(1 / 127, np.float32), "vzero": np.array(128, np.uint8)}
+    weights["wc"] = np.random.default_rng(0).standard_normal((12, 12, 3)).astype(np.float32) / 6
+    weights["wcq"], weights["wcs"], weights["wcz"] = quantized(weights["wc"])
+    part = compared(text, sound, weights=weights, head=_WIDE_HEAD)
+    assert part.verdict == "spread" and not part.culprits
+    for name in ("ws1", "wcs"):
+        weights[name] = 2 * weights[name]
+    part = compared(text, sound, weights=weights, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["layers.1.dense"])
 
 
 @pytest.mark.parametrize("top", [1.0, 0.4])
@@ -1198,6 +1318,8 @@ def test_four_bits_cost_more(compared: Compared) -> None:
     assert part.verdict == "spread" and part.carriers[0].path == "layers.1.dense"
     assert 5 < part.carriers[0].own.sqnr_db < 20
     assert abs(part.carriers[0].own.sqnr_db - part.carriers[0].expected_sqnr_db) < 4
+    part = compared(text, FLOAT_NET, weights={**weights, "ws1": 2 * weights["ws1"]}, head=_WIDE_HEAD, opset=21)
+    assert named(part) == ["layers.1.dense"]
 
 
 @pytest.mark.parametrize(("bits", "outlier"), [(4, 0.0), (8, 0.0), (8, 5.0)])
@@ -1262,6 +1384,21 @@ RMS = """
     n = Div(h, r)                                # norm
     y = Cast <to = 1> (n)                        # norm
 """
+
+
+def test_what_float16_costs_behind_a_softmax_of_large_numbers(compared: Compared) -> None:
+    """A bias of all keys makes scores large, and changes nothing else: what float16 loses of them is no module's fault."""
+    biased = PEAKED.replace("k = MatMul(x, wkey) ", "kk = MatMul(x, wkey)  # attn.key\n k = Add(kk, vbias) ")
+    half = biased.replace("(x, ", "(h, ").replace(", x)", ", h)").replace("y = ", "o = ")
+    half = half.replace("wquery", "wquery_half").replace("wkey", "wkey_half").replace("vbias", "vbias_half")
+    half = f"h = Cast <to = 10> (x)  # attn\n{half}\n y = Cast <to = 1> (o)  # attn\n"
+    weights = {"wquery": wide("wquery"), "wkey": wide("wkey"), "vbias": np.full(WIDE, 40, np.float32)}
+    weights |= {f"{name}_half": array.astype(np.float16) for name, array in weights.items()}
+    part = compared(half, biased, weights=weights, head=_WIDE_HEAD)
+    assert part.precision == "float16" and not part.culprits
+    assert rows(part)["attn+"].own.sqnr_db < 35  # type: ignore[union-attr]
+    part = compared(half.replace("axis = -1", "axis = 1"), biased, weights=weights, head=_WIDE_HEAD)
+    assert (part.verdict, named(part)) == ("one", ["attn+"])
 
 
 def test_float16_overflows_as_on_a_gpu(tmp_path: Path) -> None:

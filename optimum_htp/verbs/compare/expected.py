@@ -8,13 +8,14 @@ whatever its scale says: a wrong scale, a clipped range or a wrong zero point co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import log10
+from math import inf, log10
 
 from optimum_htp.models import QUANTIZED_OPERATORS, Array
 from optimum_htp.onnxfile import Node, reads
+from optimum_htp.verbs.compare.cut_graph import Port
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.unrounded import Unrounded, noise_of
+from optimum_htp.verbs.compare.unrounded import Unrounded, cost_of_precision, noise_of
 
 FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quantized"
 
@@ -36,6 +37,11 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
 _UNKNOWN_DB = 12.0
 _ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
 _UNKNOWN_STEPS = 0.06
+_LEAST_DB = {
+    FLOAT32: 60.0,
+    FLOAT16: 20.0,
+    BFLOAT16: 10.0,
+}  # rounding that leaves less is a fault, whoever makes much of it
 _EXACT_DB = 60.0  # that nothing which is not rounded is below
 _COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
@@ -50,6 +56,7 @@ class Expected:
         self._prober = ports.prober
         self._cut = ports.cut()
         self._known: dict[int, float] = {}
+        self._measured: dict[int, float | None] = {}
         reference = ports.samples[0].precision
         self._reference = QUANTIZED if reference == "int8" else reference
 
@@ -68,17 +75,18 @@ class Expected:
     def sqnr_db(self, row: Row) -> float:
         """The SQNR that a row has at least if it is sound, in dB."""
         kind = self.kind(row)
-        if kind != QUANTIZED:
-            return EXPECTED_DB[kind]
-        if self._reference == QUANTIZED:
+        if kind == QUANTIZED == self._reference:
             return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
-            known = self._of_quantized(row)
-            if known - row.worst.sqnr_db > MARGIN_DB[QUANTIZED] and self._is_only_rounded(row, known):
-                known = row.worst.sqnr_db
-            self._known[id(row)] = known
-        return known
+            known = self._known[id(row)] = EXPECTED_DB.get(kind) or self._of_quantized(row)
+        return min(known, row.worst.sqnr_db) if self._is_only_rounded(row) else known
+
+    def excess_db(self, row: Row) -> float:
+        """How far below that a row is, in dB; one that would be as wrong without rounding, as far as it is then."""
+        excess = self.sqnr_db(row) - row.worst.sqnr_db
+        measured = self._measured.get(id(row))
+        return excess if measured is None else max(excess, measured)
 
     def _of_quantized(self, row: Row) -> float:
         """What its steps explain, if what is done behind them makes neither more nor less of it."""
@@ -98,19 +106,34 @@ class Expected:
             return _UNKNOWN_DB
         return -10 * log10(noise) if noise else EXPECTED_DB[FLOAT32]
 
-    def _is_only_rounded(self, row: Row, expected_db: float) -> bool:
-        """Whether all that a row has beyond what is expected comes from rounding: without it, it has no more than its weights."""
-        for port, errors in row.errors.items():
-            if expected_db - errors.sqnr_db <= MARGIN_DB[QUANTIZED]:
-                continue
-            unrounded = Unrounded(self._ports, self._cut, port)
-            result = unrounded.errors()
-            if result is None:
-                return False
-            actual, cost = result
-            if min(cost, _EXACT_DB) - actual > MARGIN_DB[QUANTIZED]:
-                return False
-        return True
+    def _is_only_rounded(self, row: Row) -> bool:
+        """Whether a row that loses more than is expected does so since its operations make much of what is rounded."""
+        if id(row) not in self._measured:
+            self._measured[id(row)] = self._excess_measured(row)
+        excess = self._measured[id(row)]
+        return excess is not None and excess <= MARGIN_DB[self.kind(row)]
+
+    def _excess_measured(self, row: Row) -> float | None:
+        """How far a row is below what its rounding is seen to cost; None if it is no suspect, or that can't be seen."""
+        margin, known = MARGIN_DB[self.kind(row)], self._known[id(row)]
+        suspect = [port for port, errors in row.errors.items() if known - errors.sqnr_db > margin]
+        found = [self._seen(row, port) for port in suspect]
+        excess = [min(cost, most) - actual for each in found if each is not None for actual, cost, most in (each,)]
+        return max(excess) if excess and None not in found else None
+
+    def _seen(self, row: Row, port: Port) -> tuple[float, float, float] | None:
+        """What a port of a row has, what rounding costs it, and the most that is expected of it, in dB.
+
+        Of one that quantizes, it is what both are without the rounding of activations.
+        """
+        kind = self.kind(row)
+        if kind == QUANTIZED:
+            errors = Unrounded(self._ports, self._cut, port).errors()
+            return None if errors is None else (*errors, _EXACT_DB)
+        if row.errors[port].sqnr_db < _LEAST_DB[kind]:
+            return None
+        cost = cost_of_precision(self._ports, self._cut, port, self._ports.samples[0].precision)
+        return None if cost is None or cost == -inf else (row.errors[port].sqnr_db, cost, EXPECTED_DB[kind])
 
     def _of_steps(self, row: Row) -> float:
         """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "/optimum_htp_unrounded/"
 _DRAWS = 3
+# What rounding changes of a number at most; of float32 what sums in another order do.
+_ROUNDED = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _KEPT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Concat"))
 
 
@@ -45,6 +47,7 @@ class Unrounded:
         self._unrounded: set[str] = set()  # tensors of whole numbers that are none here
         self._stored: dict[str, Array] = {}  # constants of nodes that are computed in another way
         self.weights: dict[str, Array] = {}  # quantized ones, by the names that they have here
+        self._is_known = True
         self._packed: set[str] = set()  # those with two numbers in each byte
         for planned in self._plan.nodes:
             self._add(planned)
@@ -60,7 +63,7 @@ class Unrounded:
     def _errors(self) -> tuple[float, float] | None:
         import numpy as np
 
-        if self._shown in self._plan.fed:
+        if self._shown in self._plan.fed or not self._is_known:
             return None
 
         random = np.random.default_rng(0)
@@ -89,7 +92,7 @@ class Unrounded:
         return self._plan.shown["shown"]
 
     def _run(self, session: Any, given: Mapping[str, Array]) -> Array:
-        (array,) = run_session(session, [self._shown], given, name=self._prober.name)
+        array: Array = run_session(session, [self._shown], given, name=self._prober.name)[0]
         return array
 
     # --- Nodes --------------------------------------------------------------------------------------------------------
@@ -100,7 +103,9 @@ class Unrounded:
         for name in dict.fromkeys(reads(node)):
             if self._prober.is_small_integer(name):
                 weight = self._prober.constant(name)
-                if weight is not None and weight.ndim > 1:
+                if weight is not None and weight.ndim > 1 and str(weight.dtype) not in ("int8", "uint8"):
+                    self._is_known = False  # ONNX Runtime takes no other from numpy
+                elif weight is not None and weight.ndim > 1:
                     names[name] = f"{_PREFIX}weight/{name}"
                     self.weights[names[name]] = weight
                     if node.op_type == "MatMulNBits":
@@ -125,7 +130,7 @@ class Unrounded:
 
     def _store(self, node: Node, names: Mapping[str, str]) -> None:
         for name in filter(None, node.inputs):
-            if name not in names and (value := self._prober.constant(name)) is not None:
+            if names.get(name, name) == name and (value := self._prober.constant(name)) is not None:
                 self._stored[name] = value
 
     def _made(self, index: int, node: Node, inputs: list[str]) -> str | None:
@@ -188,6 +193,57 @@ class Unrounded:
         result = f"{_PREFIX}{len(self._more)}"
         self._more.append(helper.make_node("Cast", [name], [result], to=TensorProto.FLOAT).SerializeToString())
         return result
+
+
+def cost_of_precision(ports: Ports, cut: Cut, port: Port, reference: str) -> float | None:
+    """The SQNR in dB that a tensor keeps if all floating-point numbers on the way to it are rounded once more.
+
+    Either side may be the coarser one: of the reference its precision is given. None if it can't be run.
+    """
+    plan = cut.plan({"shown": cut.seen(port)})
+    nodes: list[PlannedNode] = []
+    more: list[bytes] = []
+    for planned in plan.nodes:
+        names = dict(planned.names)
+        for output in filter(None, ports.graph.flat.nodes[planned.index].node.outputs):
+            kind = ports.prober.type_of(output)
+            if kind in _ROUNDED and planned.index in ports.graph.flat.varying:
+                rounded = names.get(output, output)
+                names[output] = f"{rounded}/exact"
+                width = 2 * max(_ROUNDED[kind], _ROUNDED.get(reference, 0.0))
+                more += _rounded(names[output], rounded, kind, width, seed=len(more))
+        nodes.append(PlannedNode(planned.index, names))
+    exact = ports.run(plan)
+    if exact is None or not more:
+        return None
+    cost, session = inf, None
+    shown = plan.shown["shown"]
+    try:
+        for index, sample in enumerate(ports.samples):
+            given = {name: sample.inputs[name] for name in sorted(plan.inputs)} | ports.fed(plan, index)
+            session = session or ports.prober.session(nodes, given, [shown], more)
+            for _ in range(_DRAWS):
+                (array,) = run_session(session, [shown], given, name=ports.prober.name)
+                cost = min(cost, compare_arrays(array, exact[index]["shown"]).sqnr_db)
+    except HtpError as error:
+        logger.debug("%s", error)
+        return None
+    return cost
+
+
+def _rounded(name: str, result: str, kind: str, width: float, *, seed: int) -> list[bytes]:
+    """Nodes that make numbers smaller by up to so much of them: a large one does not overflow."""
+    from onnx import TensorProto, helper
+
+    single, factor, product = (f"{result}/{part}" for part in ("single", "factor", "product"))
+    types = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+    nodes = (
+        helper.make_node("Cast", [name], [single], to=TensorProto.FLOAT),
+        helper.make_node("RandomUniformLike", [single], [factor], low=1 - width, high=1.0, seed=float(seed)),
+        helper.make_node("Mul", [single, factor], [product]),
+        helper.make_node("Cast", [product], [result], to=types[kind]),
+    )
+    return [node.SerializeToString() for node in nodes]
 
 
 def noise_of(weight: Array, *, packed: bool) -> tuple[float, float]:

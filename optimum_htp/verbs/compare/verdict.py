@@ -24,8 +24,10 @@ _MOST = 8  # modules whose effect is tried
 _CARRIERS = 5  # modules that are listed where all add a little
 _MANY = 5  # clear suspects that may be another model's weights, if they are most of all modules
 
-# In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain, one of guesses.
-_GAIN_DB, _GUESS_GAIN_DB = 0.2, 3.0
+# In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
+# or one that quantizes and is not far from what is expected. Without the error of a sound one that quantizes, they are
+# better or worse by several dB, by chance.
+_GAIN_DB, _GUESS_GAIN_DB, _CHANCE_GAIN_DB = 0.2, 3.0, 6.0
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
 # What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
 # are off so far, seem worse by so much.
@@ -146,7 +148,7 @@ class _Suspects:
 
     def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
         expected = Expected(ports)
-        self.excess = {id(row): expected.sqnr_db(row) - row.worst.sqnr_db for row in rows}
+        self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
         sound = {id(row) for row in self.sound}
@@ -241,7 +243,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bo
     What a quantized model loses in all hides what one module does, or is better by chance with it. So there a module that is
     far from what is expected, and whose tensors are certain, is to blame whatever the outputs are without its error, if no
     other is suspect (`is_alone`): nothing undoes what it does. If another is, a tool may have moved a factor from one to the
-    other; a module that does not quantize is to blame then if putting it right does no great harm.
+    other; a module that does not quantize is to blame then if putting it right does no great harm. One that quantizes and is
+    nearer to what is expected is to blame if the outputs are better than they may be by chance.
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
@@ -250,7 +253,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bo
     is_hidden = before.sqnr_db < _HIDING_DB and blame.excess_db > _CLEAR_DB
     if is_hidden and (is_alone or QUANTIZED not in kinds):
         return is_alone or blame.gain_db > -_HARM_DB
-    return blame.gain_db > _GAIN_DB
+    is_by_chance = QUANTIZED in kinds and blame.excess_db <= _CLEAR_DB
+    return blame.gain_db > (_CHANCE_GAIN_DB if is_by_chance else _GAIN_DB)
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
