@@ -225,9 +225,10 @@ def _without_culprits(
 
 
 def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
-    """Whether a row is other calls' work too, by nodes that no sound row shows to be right."""
-    owner = ports.graph.owner
-    return any(owner[index] in row.foreign and index not in sound for index in row.nodes)
+    """Whether a row may be other calls' work too: by nodes that no sound row shows to be right, or without any."""
+    makers = {ports.graph.owner[index] for index in row.nodes}
+    unsure = {ports.graph.owner[index] for index in row.nodes if index not in sound}
+    return any(number in unsure or number not in makers for number in row.foreign)
 
 
 def _choosers(ports: Ports, row: Row) -> set[str]:
