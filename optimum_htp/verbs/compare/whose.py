@@ -192,15 +192,16 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> in
 def _made_of_others(ports: Ports, port: Port) -> set[int]:
     """The calls that should make a tensor of what it is not made of here, as far as both graphs have names for that.
 
-    A module without others in it makes what it does of what it is given: that it is given another tensor is not its work.
+    Those with others in them: a module without makes what it does of what it is given, and which tensor that is, is the work of
+    the one around it.
     """
     graph, reference = ports.graph, ports.samples[0]
     theirs = _sources(ports, port)
     if theirs is None:
         return set()
     ours = graph.flat.known_sources(port.tensor, _Named(reference))[0]
-    missing = {number for source, calls in theirs[0].items() if source not in ours for number in calls}
-    return missing if graph.children.get(port.call) else missing - {port.call}
+    parents = {call.parent for call in graph.calls}
+    return {number for source, calls in theirs[0].items() if source not in ours for number in calls} & parents
 
 
 def _sources(ports: Ports, port: Port) -> tuple[dict[str, set[int]], set[int]] | None:
