@@ -47,7 +47,7 @@ from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
-from optimum_htp.verbs.compare.verdict import Blame, Outputs, _by_module, _is_to_blame
+from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled
 
 Array = np.ndarray[Any, Any]
 
@@ -1529,6 +1529,16 @@ def test_guess_comes_with_what_the_same_nodes_make_for_certain() -> None:
     assert _by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0}) == [[certain, guess]]
     guess.nodes.add(6)
     assert len(_by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0})) == 2
+
+
+def test_who_is_given_what_was_only_guessed_may_not_be_who_is_wrong() -> None:
+    graph = call_graph("y = Sin(x)   # act", "act", "root")
+    blame = Blame((Row(0, "/Net/act", False),), 50.0, BEFORE, 5.0)
+    verdict = Verdict("one", (blame,))
+    assert settled(verdict, set(), graph) is verdict
+    assert settled(verdict, {Port(1, "x", into=True), Port(0, "y", into=False)}, graph) is verdict
+    told = settled(verdict, {Port(0, "x", into=True)}, graph)
+    assert told.verdict == "unknown" and told.reason is not None and told.reason.startswith("act is wrong, or")
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
