@@ -105,11 +105,12 @@ def held_out_rows(records: list[Record]) -> Iterator[str]:
     sound = compared_sound(records)
     accused = sum(record["verdict"] in ("one", "several") for record in sound)
     (seed,) = {record["seed"] for record in records}
+    names = {record["architecture"] for record in records}
     yield "### A draw that nothing was tuned on"
     yield ""
     yield "The cases above showed where `compare` was wrong, and those that were not answered rightly were run again after each"
-    yield f"change. An even draw of others, {len(records):,} with their faults in other places (`--seed {seed}`), was run once,"
-    yield f"after the last change. Of its {len(sound)} sound packages {accused or 'none'} had a module accused."
+    yield f"change. {len(records):,} others, of {len(names)} architectures and with their faults in other places (`--seed {seed}`),"
+    yield f"were run once, after the last change. Of their {len(sound)} sound packages {accused or 'none'} had a module accused."
     yield ""
     yield from outcomes("held out", [("reached", reached(records)), ("in the noise", in_the_noise(records))])
     yield ""
