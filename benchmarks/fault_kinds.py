@@ -360,7 +360,7 @@ def wrong_residual(net: Net, die: random.Random) -> Fault:
 
 @kind("skipped-layer")
 def skipped_layer(net: Net, die: random.Random) -> Fault:
-    """Either the layer is named, or what runs one layer after the other."""
+    """Either the layer is named, with what is around it and does nothing else, or what runs one layer after the other."""
     layers: dict[str, None] = {}
     for node in net.nodes:
         parts = net.path(node).split(".")
@@ -374,8 +374,11 @@ def skipped_layer(net: Net, die: random.Random) -> Fault:
         if len({net.path(node) for node in net.nodes if net.path(node).startswith(f"{path}.")}) > 2:
             places.append((path, given, result))
     path, given, result = one_of(places, die, "layer whose result has the shape of what it is given")
+    around = [path]
+    while around[-1] and len(net.inside(around[-1])) == len(net.inside(path)):
+        around.append(net.above(around[-1]))
     net.redirect(result, given)
-    return Fault(f"{path}: the layer is skipped", (path, net.above(path)))
+    return Fault(f"{path}: the layer is skipped", tuple(around))
 
 
 @kind("missing-scale")

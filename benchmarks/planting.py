@@ -303,13 +303,17 @@ class Net:
             name = readers[0].output[0]
         return None
 
+    def inside(self, path: str) -> set[int]:
+        """The nodes of a module, those of the modules in it included."""
+        return {id(node) for node in self.nodes if not path or f"{self.path(node)}.".startswith(f"{path}.")}
+
     def boundary(self, path: str) -> tuple[str, str]:
         """The one tensor of a module's shape that it reads from outside, and the one that others read of it.
 
         Raises:
             NotHereError: There is not just one of each.
         """
-        inside = {id(node) for node in self.nodes if f"{self.path(node)}.".startswith(f"{path}.")}
+        inside = self.inside(path)
         results = {
             name
             for node in self.nodes

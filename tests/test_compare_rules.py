@@ -47,7 +47,7 @@ from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import ReferenceCall
-from optimum_htp.verbs.compare.verdict import Blame, Outputs, _by_module, _is_to_blame
+from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled
 
 Array = np.ndarray[Any, Any]
 
@@ -934,6 +934,46 @@ def test_wrong_residual_of_a_fused_norm_is_that_of_its_layer(compared: Compared)
     assert (part.verdict, named(part)) == ("one", ["layers.1+"])
 
 
+def test_who_adds_what_a_fused_norm_does_not_read_may_be_open(compared: Compared) -> None:
+    """The sum of the layer before is not there: that one may not add it, or this one may not read it."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        d = Tanh(b)                                       # layers.1.act
+        e = Add(d, b)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # norm
+    """
+    fused = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        c = Sum(a, x)                                     # layers.0
+        d = Tanh(c)                                       # layers.1.act
+        y = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (d, {residual}, vh)    # root
+    """
+    origins = {"y": ["layers.1", "norm"]}
+    assert compared(fused.format(residual="c"), sound, origins=origins).verdict == "agrees"
+    part = compared(fused.format(residual="x"), sound, origins=origins)
+    assert part.verdict == "unknown" and not part.culprits and not part.ok
+    assert part.reason is not None and "layers.0, layers.1" in part.reason.replace(
+        "layers.1, layers.0", "layers.0, layers.1"
+    )
+
+
+def test_shape_of_what_a_module_returned_is_enough_before_its_last_operation(compared: Compared) -> None:
+    """A tool takes out a product with 1: who reads the shape of what comes before it does not lack the product."""
+    sound = """
+        a = Sin(x)                # tokens
+        b = Mul(a, vones)         # tokens
+        s = Shape(b)              # positions
+        p = ConstantOfShape(s)    # positions
+        q = Add(p, v)             # positions
+        y = Add(b, q)             # root
+    """
+    without = sound.replace("b = Mul(a, vones)         # tokens\n", "").replace("(b", "(a")
+    ones = {"vones": np.ones(6, np.float32)}
+    assert compared(without, sound, weights=ones).verdict == "agrees"
+    assert named(compared(without.replace("Add(p, v)", "Sub(p, v)"), sound, weights=ones)) == ["positions"]
+
+
 @pytest.mark.parametrize("is_named", [True, False])
 def test_module_that_made_what_is_gone_is_to_blame(is_named: bool, compared: Compared) -> None:
     """And not the block, whose calls these are."""
@@ -1626,6 +1666,16 @@ def test_guess_comes_with_what_the_same_nodes_make_for_certain() -> None:
     assert _by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0}) == [[certain, guess]]
     guess.nodes.add(6)
     assert len(_by_module([guess, certain], {id(guess): 20.0, id(certain): 10.0})) == 2
+
+
+def test_who_is_given_what_was_only_guessed_may_not_be_who_is_wrong() -> None:
+    graph = call_graph("y = Sin(x)   # act", "act", "root")
+    blame = Blame((Row(0, "/Net/act", False),), 50.0, BEFORE, 5.0)
+    verdict = Verdict("one", (blame,))
+    assert settled(verdict, set(), graph) is verdict
+    assert settled(verdict, {Port(1, "x", into=True), Port(0, "y", into=False)}, graph) is verdict
+    told = settled(verdict, {Port(0, "x", into=True)}, graph)
+    assert told.verdict == "unknown" and told.reason is not None and told.reason.startswith("act is wrong, or")
 
 
 # --- The report ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _UNCERTAIN = frozenset(("fused", "inserted", "unresolved"))
-_VIEWS = frozenset(("Shape", "Size"))
+VIEWS = frozenset(("Shape", "Size"))  # of a tensor, which do not use its values
 
 
 class CallGraph:
@@ -166,7 +166,7 @@ class CallGraph:
     def is_used(self, number: int, name: str) -> bool:
         """Whether a node outside a call, or an output of the graph, uses the values of a tensor, not just its shape."""
         return name in self._results or any(
-            self.flat.nodes[index].node.op_type not in _VIEWS for index in self._consumers_outside(number, name)
+            self.flat.nodes[index].node.op_type not in VIEWS for index in self._consumers_outside(number, name)
         )
 
     def entering(self, number: int) -> list[str]:

@@ -17,7 +17,7 @@ from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison
-from optimum_htp.verbs.compare.verdict import UNKNOWN, Blame, Verdict, judge, measured_outputs
+from optimum_htp.verbs.compare.verdict import UNKNOWN, Blame, Verdict, judge, measured_outputs, settled
 
 NO_TENSOR = "no tensor of the graph is what it returns"
 FUSED = "an optimizer fused a part of it with other modules"
@@ -58,6 +58,7 @@ def compare_graph(
     outputs = measured_outputs(ports, shown)
     ports.match()
     random = random_operators(tagged.model)
+    forgotten: set[Port] = set()
     for attempt in range(_ATTEMPTS):
         rows = own_rows(ports)
         verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
@@ -69,6 +70,8 @@ def compare_graph(
         if not verdict.unconfirmed or attempt + 1 == _ATTEMPTS:
             break
         ports.forget(verdict.unconfirmed)
+        forgotten |= verdict.unconfirmed
+    verdict = settled(verdict, forgotten, graph)
     running = running_errors(ports)
     whole = whole_errors(ports)
     calls = _Calls(ports, running, rows, whole, tolerance)

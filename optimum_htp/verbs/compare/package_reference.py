@@ -9,7 +9,7 @@ from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.models import Array, computes_in
-from optimum_htp.onnxfile import Node
+from optimum_htp.onnxfile import Node, reads
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.kept_values import KeptValues
@@ -84,17 +84,23 @@ class PackageReference:
         return None if index is None else self._graph.owner[index]
 
     def sources_of(self, name: str, known: Container[str]) -> tuple[dict[str, set[int]], set[int]] | None:
-        """The nearest tensors before one with known names, each with the calls that read it, and all calls in between."""
+        """The nearest tensors before one with known names, each with the calls on the way from it, and all calls in between."""
         if not self.has(name):
             return None
         flat, graph = self._prober.flat, self._graph
         sources, nodes = flat.known_sources(name, known)
-        owners = {index: owner for index in nodes if (owner := graph.owner[index]) is not None}
-        readers = {
-            source: {owners[index] for index in flat.consumers.get(source, ()) if index in owners}
-            for source in sources
-        }
-        return readers, set(owners.values())
+        on_the_way: dict[str, set[int]] = {}
+        for source in sources:
+            made = {source}
+            owners = on_the_way.setdefault(source, set())
+            for index in sorted(nodes):
+                if made.isdisjoint(reads(flat.nodes[index].node)):
+                    continue
+                made.update(flat.nodes[index].node.outputs)
+                owner = graph.owner[index]
+                if owner is not None:
+                    owners.add(owner)
+        return on_the_way, {owner for index in nodes if (owner := graph.owner[index]) is not None}
 
     def weights_of(self, number: int, *, after: str = "") -> list[Array]:
         """The weights that a call's own nodes use, those after a tensor: the initializers of some length."""

@@ -87,7 +87,7 @@ class Reference(Protocol):
         """The call that made the tensor with a name in the reference's graph; None if unknown."""
 
     def sources_of(self, name: str, known: Container[str]) -> tuple[dict[str, set[int]], set[int]] | None:
-        """The nearest tensors before one with known names, each with the calls that read it, and all calls in between.
+        """The nearest tensors before one with known names, each with the calls on the way from it, and all calls in between.
 
         None if it is not there.
         """

@@ -7,11 +7,12 @@ this error taken off what the module gives (`Counterfactual`), all else as it is
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log10
 
 from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
+from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
@@ -192,6 +193,19 @@ def judge(
     return replace(_without_culprits(ports, rows, suspects, outputs, tolerance), unconfirmed=unconfirmed)
 
 
+def settled(verdict: Verdict, forgotten: Collection[Port], graph: CallGraph) -> Verdict:
+    """The verdict where some guesses were taken back: who is given something of that kind may not be who is wrong."""
+    if not verdict.culprits:
+        return verdict
+    number = verdict.culprits[0].rows[0].call
+    if not any(port.into and port.call == number for port in forgotten):
+        return verdict
+    path = graph.calls[number].path or "the root"
+    return Verdict(
+        UNKNOWN, reason=f"{path} is wrong, or what it is given: which tensor that should be is not found here"
+    )
+
+
 def _doubt(ports: Ports, culprits: Sequence[Blame], sound: Iterable[Row]) -> str | None:
     """Why it can't be told whether those that seem to be to blame are; None if they are."""
     if not culprits:
@@ -227,9 +241,10 @@ def _without_culprits(
 
 
 def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
-    """Whether a row is other calls' work too, by nodes that no sound row shows to be right."""
-    owner = ports.graph.owner
-    return any(owner[index] in row.foreign and index not in sound for index in row.nodes)
+    """Whether a row may be other calls' work too: by nodes that no sound row shows to be right, or without any."""
+    makers = {ports.graph.owner[index] for index in row.nodes}
+    unsure = {ports.graph.owner[index] for index in row.nodes if index not in sound}
+    return any(number in unsure or number not in makers for number in row.foreign)
 
 
 def _choosers(ports: Ports, row: Row) -> set[str]:

@@ -11,11 +11,11 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
-from optimum_htp.verbs.compare.call_graph import CallGraph
+from optimum_htp.verbs.compare.call_graph import VIEWS, CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.reference import Reference
@@ -49,9 +49,9 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
         return sorted({own if gone is None else gone for own, gone in zip(changed, outermost, strict=True)}), set()
     foreign = {owner for owner in owners if not graph.is_inside(owner, level)}
     if (port.shared or foreign) and errors.sqnr_db < _WRONG_DB:
-        elsewhere = _made_of_others(ports, port)
-        if elsewhere:
-            return _known(_common(graph, elsewhere)), set()
+        elsewhere = sorted(_made_of_others(ports, port))
+        if elsewhere:  # of several it can't be told which one reads another tensor than it should
+            return elsewhere[-1:], set(elsewhere[:-1])
     if port.shared and all(graph.is_inside(port.call, owner) for owner in owners):
         return _known(port.call), set()
     own = owners - foreign
@@ -143,7 +143,7 @@ def _left_out(ports: Ports, port: Port) -> int | None:
     Of several calls that are gone it is the one around them: of a layer that is skipped, a decoder still has its keys and
     values in the cache.
     """
-    known = ports.samples[0].sources_of(port.tensor, ports.graph.flat.producer)
+    known = _sources(ports, port)
     gone = {_outermost_gone(ports, maker) for maker in known[1]} if known is not None else set()
     left_out = [number for number in gone if number is not None]
     return _common(ports.graph, left_out) if left_out else None
@@ -162,7 +162,13 @@ def _readers(graph: CallGraph, port: Port) -> int | None:
     return _common(graph, known) if known else None
 
 
-def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int | None:
+def _uses(graph: CallGraph, nodes: Container[int], name: str) -> bool:
+    """Whether one of some nodes reads the values of a tensor, not just its shape."""
+    readers = (index for index in graph.flat.consumers.get(name, ()) if index in nodes)
+    return any(graph.flat.nodes[index].node.op_type not in VIEWS for index in readers)
+
+
+def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> int | None:
     """The call whose last operations are missing: the nodes read what it has before them, and none came from it.
 
     An optimizer that moves them, a bias into the next operator, say, makes a node that has their weights; or that came from
@@ -171,7 +177,7 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
     graph = ports.graph
     origins = _origins(graph, nodes)
     for source in cut.sources(cut.seen(port)):
-        if source.into or ports.is_whole(source):
+        if source.into or ports.is_whole(source) or not _uses(graph, nodes, source.tensor):
             continue
         name = ports.expected_name(source) or ""
         maker = ports.samples[0].owner_of(name)
@@ -184,13 +190,26 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Iterable[int]) -> int 
 
 
 def _made_of_others(ports: Ports, port: Port) -> set[int]:
-    """The calls that should read what a tensor is not made of, and is in the reference, as far as both have names for that."""
+    """The calls that should make a tensor of what it is not made of here, as far as both graphs have names for that.
+
+    Those with others in them: a module without makes what it does of what it is given, and which tensor that is, is the work of
+    the one around it.
+    """
     graph, reference = ports.graph, ports.samples[0]
-    theirs = reference.sources_of(ports.expected_name(port) or "", graph.flat.producer)
+    theirs = _sources(ports, port)
     if theirs is None:
         return set()
     ours = graph.flat.known_sources(port.tensor, _Named(reference))[0]
-    return {number for source, readers in theirs[0].items() if source not in ours for number in readers}
+    parents = {call.parent for call in graph.calls}
+    return {number for source, calls in theirs[0].items() if source not in ours for number in calls} & parents
+
+
+def _sources(ports: Ports, port: Port) -> tuple[dict[str, set[int]], set[int]] | None:
+    """What the reference makes the tensor at a port of: the nearest that this graph has too, before the node that makes it."""
+    flat = ports.graph.flat
+    index = flat.producer.get(port.tensor)
+    made = flat.nodes[index].node.outputs if index is not None else ()
+    return ports.samples[0].sources_of(ports.expected_name(port) or "", flat.producer.keys() - set(made))
 
 
 class _Named:
