@@ -56,6 +56,7 @@ def with_outputs(block: str, environment: dict[str, str], directory: str) -> str
     for line in block.splitlines():
         if line.startswith("$ "):
             output = run(line.removeprefix("$ "), environment=environment, directory=directory)
+            output = output.replace(environment["MODEL"], "$MODEL")  # a place of this machine
             lines += [line, *(each.rstrip() for each in output.strip("\n").splitlines())]
     return "\n".join([*lines, "```"])
 

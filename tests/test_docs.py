@@ -77,7 +77,7 @@ def make_packages(directory: Path) -> None:
 
     config = BertConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=6, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=512,
+        max_position_embeddings=16,
     )  # fmt: skip
     torch.manual_seed(0)
     BertModel(config).save_pretrained(directory / "model")
