@@ -60,7 +60,7 @@ def compare(package: Path, model: Path, name: str, **options: Any) -> dict[str, 
         pytest.param("gpt2", "ORTModelForCausalLM", "logits [2, 16, 96]", marks=pytest.mark.sweep),
         ("t5", "ORTModelForSeq2SeqLM", "logits [2, 16, 96]"),
         pytest.param("whisper", "ORTModelForWhisper", "logits", marks=pytest.mark.sweep),
-        ("yolos", "ORTSessionModel", "pred_boxes"),
+        pytest.param("yolos", "ORTSessionModel", "pred_boxes", marks=pytest.mark.sweep),
         ("remote-code", "ORTModelForSequenceClassification", "logits [2, 2]"),
     ],
 )
