@@ -137,7 +137,9 @@ def limit_process_memory(allowed_bytes: int) -> None:
     present = data_bytes()
     if present is None:
         return
-    import resource
+    import resource as limits
+
+    resource: Any = limits  # its types have nothing on Windows, where this is never reached
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = present + allowed_bytes
@@ -152,7 +154,9 @@ def _memory(allowed_bytes: int | None) -> Iterator[None]:
     if allowed_bytes is None or present is None:
         yield
         return
-    import resource
+    import resource as limits
+
+    resource: Any = limits  # its types have nothing on Windows, where this is never reached
 
     with _memory_lock:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
