@@ -5,9 +5,9 @@ The times themselves are in `times`; `cli/views/profile.py` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from optimum_htp.errors import HtpError
 from optimum_htp.package import FileTraits, partners
@@ -54,15 +54,7 @@ class ProfileReport(Report):
         Raises:
             UnknownNameError: There is none, or several phases have it.
         """
-        return called(
-            name,
-            (
-                ((module.path, module.tag), where, module)
-                for where, phase in numbered("phases", self.phases)
-                for module in phase.modules
-            ),
-            what="module",
-        )
+        return _module(name, ((where, phase.modules) for where, phase in numbered("phases", self.phases)))
 
     def compared_with(self, other: ProfileReport) -> ProfileDelta:
         """This profile and another side by side, by module: of a package before and after quantization, say.
@@ -190,15 +182,7 @@ class ProfileDelta(Report):
         Raises:
             UnknownNameError: There is none, or several phases have it.
         """
-        return called(
-            name,
-            (
-                ((module.path, module.tag), where, module)
-                for where, phase in numbered("phases", self.phases)
-                for module in phase.modules
-            ),
-            what="module",
-        )
+        return _module(name, ((where, phase.modules) for where, phase in numbered("phases", self.phases)))
 
     def to_dict(self) -> dict[str, Any]:
         """What `profile --compare --json` prints; times are microseconds."""
@@ -243,3 +227,12 @@ def _modules_of_both(left: PhaseProfile, right: PhaseProfile) -> tuple[ModuleDel
         ModuleDelta(tag, known[tag].path, known[tag].class_name, known[tag].depth, ours.get(tag), theirs.get(tag))
         for tag in in_tree_order({**ours, **theirs})
     )
+
+
+_M = TypeVar("_M", ModuleTime, ModuleDelta)
+
+
+def _module(name: str, phases: Iterable[tuple[str, Iterable[_M]]]) -> _M:
+    """The module of a name among those of some phases. Raises UnknownNameError if there is not just one."""
+    things = (((module.path, module.tag), where, module) for where, modules in phases for module in modules)
+    return called(name, things, what="module")
