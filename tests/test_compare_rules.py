@@ -39,13 +39,14 @@ from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
-from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers, _of_range
+from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
+from optimum_htp.verbs.compare.quantized_steps import noise_of_range
 from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled
 
@@ -1385,8 +1386,8 @@ def test_cost_of_a_range_is_that_of_its_steps() -> None:
     values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
     step = (values.max() - values.min()) / 255
     true = float(np.mean((np.rint(values / step) * step - values) ** 2) / np.mean(values**2))
-    assert _of_range(values) == pytest.approx(true, rel=0.05)
-    assert _of_range(np.zeros(3, np.float32)) == 0
+    assert noise_of_range(values) == pytest.approx(true, rel=0.05)
+    assert noise_of_range(np.zeros(3, np.float32)) == 0
 
 
 def halved(text: str) -> str:

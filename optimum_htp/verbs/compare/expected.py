@@ -7,7 +7,7 @@ whatever its scale says: a wrong scale, a clipped range or a wrong zero point co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf, log10
 
 from optimum_htp.models import QUANTIZED_OPERATORS, Array
@@ -15,6 +15,7 @@ from optimum_htp.onnxfile import Node, reads
 from optimum_htp.verbs.compare.cut_graph import Port
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
+from optimum_htp.verbs.compare.quantized_steps import Steps, noise_of_range
 from optimum_htp.verbs.compare.unrounded import Unrounded, cost_of_precision, noise_of
 
 FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quantized"
@@ -36,21 +37,19 @@ _UNKNOWN = QUANTIZED_OPERATORS - set(
 )
 _UNKNOWN_DB = 12.0
 _ROWS = 256  # of what a matrix is multiplied with: so many are enough to know
-_UNKNOWN_STEPS = 0.06
 _LEAST_DB = {
     FLOAT32: 60.0,
     FLOAT16: 20.0,
     BFLOAT16: 10.0,
 }  # rounding that leaves less is a fault, whoever makes much of it
 _EXACT_DB = 60.0  # that nothing which is not rounded is below
-_COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow
 _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what they are given
 
 
 class Expected:
-    """The expected errors of the rows of one graph; the reference may be in another precision."""
+    """The expected errors of some rows of one graph; the reference may be in another precision."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
         self._ports = ports
         self._flat = ports.graph.flat
         self._prober = ports.prober
@@ -59,6 +58,7 @@ class Expected:
         self._measured: dict[int, float | None] = {}
         reference = ports.samples[0].precision
         self._reference = QUANTIZED if reference == "int8" else reference
+        self._steps = Steps(ports, self._cut, rows)
 
     def kind(self, row: Row) -> str:
         """What a row computes with here or in the reference, the coarser of both."""
@@ -91,7 +91,7 @@ class Expected:
     def _of_quantized(self, row: Row) -> float:
         """What its steps explain, if what is done behind them makes neither more nor less of it."""
         nodes = [self._flat.nodes[index].node for index in row.makers]
-        noise = self._of_steps(row)
+        noise = self._steps.noise_of(row)
         if any(node.op_type in _QUANTIZING for node in nodes):
             noise += sum(self._of_activations(row))
         weights = list(self._weights(nodes))
@@ -135,30 +135,6 @@ class Expected:
         cost = cost_of_precision(self._ports, self._cut, port, self._ports.samples[0].precision)
         return None if cost is None or cost == -inf else (row.errors[port].sqnr_db, cost, EXPECTED_DB[kind])
 
-    def _of_steps(self, row: Row) -> float:
-        """The noise of quantizing activations in steps that the file has: what is beyond their range is cut off."""
-        cut = self._cut
-        names: dict[str, Node] = {}
-        for port in row.errors:
-            for maker in cut.makers(cut.seen(port)):
-                node = self._flat.nodes[maker.index].node
-                if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-                    names[maker.names.get(node.inputs[0], node.inputs[0])] = node
-        arrays = self._ports.run(cut.plan({name: name for name in names})) if names else None
-        if arrays is None:
-            return _UNKNOWN_STEPS if names else 0.0
-        noise = self._of_all(arrays, names)
-        if noise < _COARSE or not self._ports.names_are_shared:
-            return noise
-        # What a wrong weight makes may be beyond a range that is right.
-        inside = {name: node.inputs[0] for name, node in names.items() if cut.source(name) is None}
-        right = [sample.tensors(inside.values()) for sample in self._ports.samples]
-        known = [{name: values[own] for name, own in inside.items() if own in values} for values in right]
-        return self._of_all([{**ours, **theirs} for ours, theirs in zip(arrays, known, strict=True)], names)
-
-    def _of_all(self, samples: Iterable[Mapping[str, Array]], names: Mapping[str, Node]) -> float:
-        return max(sum(self._of_rounding(values[name], node) for name, node in names.items()) for values in samples)
-
     def _cancelled(self, row: Row, weight: Array) -> float:
         """By how much the products of a matrix cancel out, more than those of random numbers: noise does not."""
         import numpy as np
@@ -178,24 +154,6 @@ class Expected:
             factors.append(expected / actual if actual else 1.0)
         return max(factors)
 
-    def _of_rounding(self, values: Array, node: Node) -> float:
-        import numpy as np
-
-        if not np.isfinite(values).all() or values.dtype.kind != "f":
-            return 0.0
-        if node.op_type == "DynamicQuantizeLinear":
-            return _of_range(values)
-        scale = self._prober.constant(node.inputs[1])
-        zero = self._prober.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.uint8(0)
-        if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
-            return 0.0
-        limits = np.iinfo(zero.dtype)
-        exact = values.astype(np.float64)
-        steps = np.clip(np.rint(exact / scale) + zero.astype(np.float64), limits.min, limits.max)
-        power = float(np.mean(np.square(exact)))
-        error = (steps - zero.astype(np.float64)) * scale - exact
-        return float(np.mean(np.square(error))) / power if power else 0.0
-
     def _of_activations(self, row: Row) -> Iterator[float]:
         """The noise of quantizing what a row's call was given, to 8 bits over its range, relative to its power."""
         import numpy as np
@@ -203,7 +161,7 @@ class Expected:
         for sample in self._ports.samples:
             received = [value.array for value in sample.values([row.call])[row.call].received]
             floats = [array for array in received if array.dtype.kind == "f" and array.ndim > 1]
-            yield max((_of_range(array) for array in floats if np.isfinite(array).all()), default=0.0)
+            yield max((noise_of_range(array) for array in floats if np.isfinite(array).all()), default=0.0)
 
     def _weights(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Array]]:
         """The quantized weights that nodes use, as whole numbers."""
@@ -213,15 +171,6 @@ class Expected:
                     weight = self._prober.constant(name)
                     if weight is not None and weight.ndim > 1:
                         yield node, weight
-
-
-def _of_range(values: Array) -> float:
-    """The noise of quantizing values to 8 bits over their range, relative to their power."""
-    import numpy as np
-
-    power = float(np.mean(np.square(values, dtype=np.float64)))
-    step = (max(float(values.max()), 0.0) - min(float(values.min()), 0.0)) / 255
-    return step**2 / 12 / power if power else 0.0
 
 
 def _of_integers(weight: Array, node: Node) -> float | None:

@@ -75,7 +75,8 @@ def compare_graph(
     running = running_errors(ports)
     whole = whole_errors(ports)
     calls = _Calls(ports, running, rows, whole, tolerance)
-    expected = Expected(ports)
+    named = [blame.rows[0] for blame in (*verdict.culprits, *verdict.carriers)]
+    expected = Expected(ports, named)
 
     def culprit(blame: Blame) -> Culprit:
         row = blame.rows[0]

@@ -28,7 +28,7 @@ from optimum_htp.models import Array, Errors
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Plan, Port
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit, measured
-from optimum_htp.verbs.compare.prober import Prober
+from optimum_htp.verbs.compare.prober import Prober, Run
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, Reference
 
 logger = logging.getLogger(__name__)
@@ -96,10 +96,14 @@ class Ports:
 
     def seen(self, cut: Cut, ports: Mapping[int, Iterable[Port]]) -> Iterator[dict[int, Seen]]:
         """What is at some ports of each call, as much at once as fits into memory."""
-        for chunk in _groups({number: self.samples[0].calls[number].bytes for number in ports}, self._max_bytes):
+        for chunk in self.in_chunks(ports):
             self.chunks += 1
             wanted = {number: list(ports[number]) for number in chunk}
             yield self._chunk(cut, wanted)
+
+    def in_chunks(self, numbers: Iterable[int]) -> Iterator[list[int]]:
+        """Calls in groups, the tensors of each of which fit into memory."""
+        return _groups({number: self.samples[0].calls[number].bytes for number in numbers}, self._max_bytes)
 
     def _chunk(self, cut: Cut, ports: Mapping[int, Sequence[Port]]) -> dict[int, Seen]:
         whole = self._run(cut, [port for group in ports.values() for port in group])
@@ -143,10 +147,14 @@ class Ports:
         return [runner.on(sample.inputs, {}) for sample in self.samples]
 
     def run(
-        self, plan: Plan, deltas: Sequence[Mapping[str, tuple[Array, Array, Array]]] | None = None
+        self,
+        plan: Plan,
+        deltas: Sequence[Mapping[str, tuple[Array, Array, Array]]] | None = None,
+        *,
+        runner: Run | None = None,
     ) -> list[dict[str, Array]] | None:
-        """What a plan shows on each sample; None if ONNX Runtime can't."""
-        runner = self.prober.start(plan)
+        """What a plan shows on each sample; None if ONNX Runtime can't. A plan's `runner` is for one that runs often."""
+        runner = runner or self.prober.start(plan)
         results = []
         try:
             for index, sample in enumerate(self.samples):
@@ -228,7 +236,7 @@ class Ports:
     def _by_name(self) -> None:
         numbers = self.samples[0].named_calls
         named: list[str] = []
-        for chunk in _groups({number: self.samples[0].calls[number].bytes for number in numbers}, self._max_bytes):
+        for chunk in self.in_chunks(numbers):
             for number, values in self._values(self.samples[0], chunk).items():
                 inside = self.graph.nodes.get(number, set())
                 entering = self.graph.entering(number) if inside else []

@@ -89,6 +89,7 @@ class Counterfactual:
         self._cut = Cut(ports.graph, corrected=corrected)
         names = [name for name in ports.graph.flat.outputs if name in ports.samples[0].outputs]
         self._plan = self._cut.plan({name: self._cut.view(name, None) for name in names})
+        self._runner = ports.prober.start(self._plan)
         self._deltas = self._find_deltas(corrected)
 
     def outputs(self, rows: Iterable[Row]) -> Outputs | None:
@@ -103,7 +104,7 @@ class Counterfactual:
                     delta, replaced = delta * 0, replaced & False
                 chosen[correction.name] = (delta, value, replaced)
             deltas.append(chosen)
-        arrays = self._ports.run(self._plan, deltas)
+        arrays = self._ports.run(self._plan, deltas, runner=self._runner)
         return None if arrays is None else measured_outputs(self._ports, arrays)
 
     def _can_correct(self, port: Port) -> bool:
@@ -148,7 +149,7 @@ class _Suspects:
     """How far each row is below what is expected of it, and those that are farther than is no surprise, by their modules."""
 
     def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
-        expected = Expected(ports)
+        expected = Expected(ports, rows)
         self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]

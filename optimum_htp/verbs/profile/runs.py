@@ -47,7 +47,7 @@ def measure(
     """Runs a file `warmup + runs` times on each set of inputs. Raises HtpError if ONNX Runtime can't."""
     with tempfile.TemporaryDirectory(prefix="optimum-htp-") as directory:
         written = Path(directory, "optimized.onnx")
-        options = session_options(threads=threads)
+        options = session_options(threads=threads, spinning=True)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(directory, "profile"))
         session = _open(model, options, written, provider=provider)
