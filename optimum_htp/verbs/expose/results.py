@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePattern, NodeKey, NodeTag, Root
-from optimum_htp.onnxfile import Graph, Value, element_type, reads, split_body_path, topological_order
+from optimum_htp.onnxfile import Graph, Value, element_type, reads, scopes_of, split_body_path, topological_order
 from optimum_htp.tagging import TaggedGraph
 
 Types = Mapping[str, Mapping[str, Value]]
@@ -55,6 +55,8 @@ class ModuleResults:
             path: {node: place for place, node in enumerate(topological_order(graph.nodes))}
             for path, graph in self._graphs.items()
         }
+        bodies = (path for path in self._graphs if file.model.function_of(path) is None)
+        self._constants = {path: scopes_of(file.model, path)[-1].constants for path in bodies}  # no one returns these
         self._owned: dict[str, list[tuple[NodeKey, NodeTag]]] = {}  # by the tag of a module around a node
         self._shared: dict[str, list[NodeKey]] = {}  # nodes that a tool fused of a module and what is outside of it
         for key, tag in file.tags.items():
@@ -127,7 +129,7 @@ class ModuleResults:
             for index in sorted(own, key=places.__getitem__)
             if operator is None or operator in (graph.nodes[index].op_type, graph.nodes[index].operator)
             for name in graph.nodes[index].outputs
-            if self._is_float(path, name)
+            if self._is_float(path, name) and name not in self._constants[path]
         ]
         if operator is not None:
             return made
