@@ -137,7 +137,7 @@ def test_what_an_optimizer_fused_is_not_guessed(exported: Exported, tmp_path: Pa
 
 BRANCHES = """
     net (float[N] x, bool c) => (float[N] z) {
-      y = If (c) <
+      y = If (c) <       # net
         then_branch = then () => (float[N] a) {
           b = Neg(x)     # net.a
           a = Relu(b)    # net.b
@@ -145,7 +145,7 @@ BRANCHES = """
         else_branch = other () => (float[N] d) {
           d = Relu(x)    # net.b
         }
-      >                  # net
+      >
       z = Neg(y)         # net
     }
 """

@@ -71,12 +71,13 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
     return session
 
 
-def load_error(file: Path) -> str | None:
-    """Why ONNX Runtime can't load a file, on the CPU and without optimizing it; None if it can."""
+def load_error(file: Path, *, optimized: bool = False) -> str | None:
+    """Why ONNX Runtime can't load a file on the CPU, without optimizing it or as it does by default; None if it can."""
     import onnxruntime
 
     options = session_options(threads=1)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         open_session(file, options, provider=DEFAULT_PROVIDER, name="")
