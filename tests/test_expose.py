@@ -153,7 +153,9 @@ BRANCHES = """
 
 def test_one_branch_of_an_if_is_not_enough(tmp_path: Path) -> None:
     file = save(tmp_path / "net" / "model.onnx", BRANCHES)
-    with pytest.raises(PackageError, match=r"net.a is in one branch of an If only: 0\.else_branch has nothing to give"):
+    with pytest.raises(
+        PackageError, match=r"net.a is in one branch of an If only: 0\.else_branch has nothing to give"
+    ):
         expose(file, "net.a", output=tmp_path / "out.onnx")
     expose(file, ["net.a", "net.b"], output=tmp_path / "out.onnx")
     for condition, result in ((True, [0, 1]), (False, [1, 0])):

@@ -32,7 +32,7 @@ from optimum_htp.onnxfile.wire import (
     release_pages,
 )
 
-_GRAFT_OPERATOR = "Identity"
+_GRAFTED = frozenset(("Identity", "Max"))  # of one input the maximum is that
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,20 @@ class Graft:
 
     Attributes:
         outputs: What it returns in addition.
-        sources: For those that are another tensor of it under a new name, that tensor: an `Identity` makes them.
+        sources: For those that are another tensor of it under a new name, that tensor.
         handed_on: Outputs that nodes get in addition, by the node's index: those that the graphs in it return.
+        operator: What gives tensors new names: `Identity`, or `Max`, which no optimizer takes away.
     """
 
     outputs: tuple[Value, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     handed_on: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    operator: str = "Identity"
 
     def encoded(self) -> bytes:
         """The fields that the graph gets at its end."""
         values = (encode_message(schema.GRAPH_OUTPUT, encode_value(value)) for value in self.outputs)
-        nodes = (encode_node(_GRAFT_OPERATOR, [source], [name]) for name, source in self.sources.items())
+        nodes = (encode_node(self.operator, [source], [name]) for name, source in self.sources.items())
         return b"".join((*values, *(encode_message(schema.GRAPH_NODE, node) for node in nodes)))
 
 
@@ -211,7 +213,7 @@ class _Rewriter:
         if not self.dropped:
             return False
         output, operator = (self.text(start, end, tag) for tag in (schema.NODE_OUTPUT, schema.NODE_OP_TYPE))
-        return operator == _GRAFT_OPERATOR and self.dropped.get(output, False)
+        return operator in _GRAFTED and self.dropped.get(output, False)
 
     def text(self, start: int, end: int, wanted: int) -> str:
         """The last text field of a message with a tag; empty if there is none."""

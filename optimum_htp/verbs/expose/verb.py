@@ -1,4 +1,4 @@
-"""What modules return as outputs of the graph: an `Identity` gives a tensor a good name, and the graph returns it.
+"""What modules return as outputs of the graph: a node gives a tensor a good name, and the graph returns it.
 
 Nothing else changes: what is added comes last, and `strip` takes it off.
 """
@@ -6,7 +6,7 @@ Nothing else changes: what is added comes last, and `strip` takes it off.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from optimum_htp.onnxfile import (
 from optimum_htp.package import (
     SIDECAR,
     FileRecord,
+    HtpFile,
     HtpPackage,
     Sidecar,
     StagedDirectory,
@@ -262,7 +263,7 @@ class _Plan:
         """The names of the outputs that are new."""
         return [tensor.output.name for tensor in self.exposed if tensor.added]
 
-    def write(self, target: Path) -> TaggedGraph:
+    def write(self, target: Path, *, operator: str = "Identity") -> TaggedGraph:
         """Writes the file with the new outputs and the tags of what makes them; gives it as it is then."""
         outer = {tensor.output.name: tensor.output for tensor in self.exposed}
         grafts = {
@@ -275,6 +276,7 @@ class _Plan:
                 ),
                 sources=places.sources,
                 handed_on={index: tuple(names) for index, names in places.handed_on.items()},
+                operator=operator,
             )
             for path, places in self._places.items()
         }
@@ -338,8 +340,15 @@ def _write(package: HtpPackage, plans: Mapping[str, _Plan], target: Path, stagin
             continue
         check_sound(file.model)
         graph = plan.write(staged)
+        if _refused(staged, file) is not None:
+            # ONNX Runtime 1.32 makes a graph of some that it then refuses when it takes an Identity away: where the tensor
+            # is read by a Pad, too.
+            graph = plan.write(staged, operator="Max")
+            refused = _refused(staged, file)
+            if refused is not None:
+                message = "ONNX Runtime can't load it with these outputs, so nothing was written; expose fewer"
+                raise PackageError(f"{file.path}: {message} ({refused})")
         records[name if is_whole else target.name] = FileRecord.of(graph).keeping(file.record)
-        _check_loads(staged, file.path, external_data_files(file.model))
     sidecar = (package.sidecar or Sidecar({})) if is_whole else Sidecar.read(staging.output)
     if is_whole:
         replace(sidecar or Sidecar({}), files=records, versions=library_versions()).write(staging.path)
@@ -348,12 +357,9 @@ def _write(package: HtpPackage, plans: Mapping[str, _Plan], target: Path, stagin
     staging.commit(last=SIDECAR)
 
 
-def _check_loads(staged: Path, source: Path, locations: Iterable[str]) -> None:
-    """Raises if ONNX Runtime loads a file as it was, and not with the new outputs."""
-    if not all((staged.parent / location).is_file() for location in locations):
-        return  # its weights are beside where it goes
+def _refused(staged: Path, source: HtpFile) -> str | None:
+    """Why ONNX Runtime can't load a file with new outputs; None if it can, or can't load the one that it is made from."""
+    if not all((staged.parent / location).is_file() for location in external_data_files(source.model)):
+        return None  # its weights are beside where it goes
     refused = load_error(staged, optimized=True)
-    if refused is not None and load_error(source, optimized=True) is None:
-        raise PackageError(
-            f"{source}: ONNX Runtime can't load it with these outputs, so nothing was written; expose fewer ({refused})"
-        )
+    return refused if refused is None or load_error(source.path, optimized=True) is None else None
