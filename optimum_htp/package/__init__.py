@@ -51,7 +51,7 @@ from optimum_htp.package.configs import (
     reset_modes,
 )
 from optimum_htp.package.destination import checked_output, copy_data, copy_others
-from optimum_htp.package.exposed import exposed_entries, exposed_outputs
+from optimum_htp.package.exposed import exposed_entries
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.fingerprints import fingerprint

@@ -25,7 +25,7 @@ def expose_page(report: ExposeReport) -> Iterator[Block]:
     """The outputs that are new, and of which modules there is none."""
     added = [tensor for tensor in report.tensors if tensor.added]
     known = [tensor for tensor in report.tensors if not tensor.added]
-    count = "1 output" if len(added) == 1 else f"{len(added)} outputs"
+    count = "1 more output" if len(added) == 1 else f"{len(added)} more outputs"
     details = [f"from {report.package}; strip takes them off again"]
     if known:
         details.append(
@@ -35,13 +35,14 @@ def expose_page(report: ExposeReport) -> Iterator[Block]:
     details += [f"left out: {reason}" for reason in list(reasons)[:5]]
     if len(reasons) > 5:
         details.append(f"and {len(reasons) - 5} more left out (--json)")
-    yield Heading(f"Wrote {report.output} with {count} more", tuple(details))
-    files = {tensor.file for tensor in report.tensors}
-    yield Table(_COLUMNS, tuple(_row(tensor, several=len(files) > 1) for tensor in added))
+    yield Heading(f"Wrote {report.output} with {count}", tuple(details))
+    several = len({tensor.file for tensor in report.tensors}) > 1
+    rows = map(_row, added)
+    yield Table(_COLUMNS, tuple(rows)) if several else Table(_COLUMNS[:-1], tuple(Row(row.cells[:-1]) for row in rows))
 
 
-def _row(tensor: ExposedTensor, *, several: bool) -> Row:
+def _row(tensor: ExposedTensor) -> Row:
     value = tensor.output
     axes = "?" if value.shape is None else ", ".join("?" if size is None else str(size) for size in value.shape)
     names = ", ".join(dict.fromkeys(tensor.tensors.values()))
-    return Row((value.name, f"[{axes}]", element_type(value.elem_type).name, names, tensor.file if several else ""))
+    return Row((value.name, f"[{axes}]", element_type(value.elem_type).name, names, tensor.file))

@@ -35,7 +35,15 @@ class ExposedTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotExposed:
-    """A module of which nothing is an output: `reason` says why."""
+    """A module of which nothing is an output.
+
+    Attributes:
+        file: The file, by its path in the package.
+        module: The module's tag.
+        path: Its dotted path.
+        call: The index of its call; None where it ran once.
+        reason: Why.
+    """
 
     file: str
     module: str
