@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         Change as Change, Compared as Compared, ContentChange as ContentChange, DiffReport as DiffReport,
         FileDiff as FileDiff, ModuleDiff as ModuleDiff, ModuleSide as ModuleSide, diff as diff,
     )
+    from optimum_htp.verbs.expose import (
+        ExposedTensor as ExposedTensor, ExposeReport as ExposeReport, NotExposed as NotExposed, expose as expose,
+    )
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
@@ -105,6 +108,7 @@ _ROOMS = {
     "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
+    "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError UnknownNameError",

@@ -32,6 +32,8 @@ from optimum_htp import (
     ExplorerFile,
     ExplorerReport,
     ExportReport,
+    ExposedTensor,
+    ExposeReport,
     ExtractReport,
     FileDiff,
     FileProjection,
@@ -48,6 +50,7 @@ from optimum_htp import (
     ModuleTime,
     ModuleTree,
     NodeRow,
+    NotExposed,
     OpTime,
     PackReport,
     ParameterRow,
@@ -280,6 +283,25 @@ def an_extraction() -> ExtractReport:
     )  # fmt: skip
 
 
+def an_exposure() -> ExposeReport:
+    shape = ("batch_size", "sequence_length", 384)
+    norm = "/encoder/layer.{}/output/LayerNorm/LayerNormalization_output_0"
+    module = "/BertModel/BertEncoder.encoder/BertLayer.layer.{}"
+    tensors = [
+        ExposedTensor(
+            file="model.onnx", module=module.format(layer), path=f"encoder.layer.{layer}", call=None,
+            output=Value(f"encoder.layer.{layer}", 1, shape), tensors={"": norm.format(layer)},
+        )
+        for layer in range(2)
+    ]  # fmt: skip
+    last = replace(tensors[0], path="encoder.layer.5", output=Value("last_hidden_state", 1, shape), added=False)
+    left = NotExposed(
+        file="model.onnx", module=module.format(4), path="encoder.layer.4", call=None,
+        reason="a part of encoder.layer.4 is inside com.microsoft::SkipLayerNormalization, which was fused with others' work",
+    )  # fmt: skip
+    return ExposeReport(package="minilm", output="states", tensors=(*tensors, last), left_out=(left,))
+
+
 A_PROJECTION = FileProjection(
     nodes=719,
     by_source={"scope": 476, "fused": 96, "inserted": 147},
@@ -326,6 +348,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "diff": a_diff,
     "params": the_params,
     "extract": an_extraction,
+    "expose": an_exposure,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(

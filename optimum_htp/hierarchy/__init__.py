@@ -1,8 +1,9 @@
 """The vocabulary: module paths, tags, module trees, and the patterns that select modules."""
 
 from optimum_htp.hierarchy.calls import CallTree, ModuleCall
+from optimum_htp.hierarchy.chosen_modules import ModulePatterns
 from optimum_htp.hierarchy.hierarchy import Hierarchy
-from optimum_htp.hierarchy.patterns import ModulePattern, near_names
+from optimum_htp.hierarchy.patterns import ModulePattern
 from optimum_htp.hierarchy.root import Root, Roots, merged_roots
 from optimum_htp.hierarchy.tags import (
     SOURCES,

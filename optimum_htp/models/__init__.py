@@ -48,6 +48,7 @@ from optimum_htp.models.runtime import (
     DEFAULT_PROVIDER,
     check_provider,
     graph_limits,
+    load_error,
     open_session,
     outputs_of,
     run_session,

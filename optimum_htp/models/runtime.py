@@ -71,6 +71,21 @@ def open_session(model: str | Path | bytes, options: Any, *, provider: str, name
     return session
 
 
+def load_error(file: Path, *, optimized: bool = False) -> str | None:
+    """Why ONNX Runtime can't load a file on the CPU, without optimizing it or as it does by default; None if it can."""
+    import onnxruntime
+
+    options = session_options(threads=1)
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        open_session(file, options, provider=DEFAULT_PROVIDER, name="")
+    except HtpError as error:
+        return reason(error.__cause__ or error)
+    return None
+
+
 def outputs_of(
     session: Any, outputs: Sequence[str] | None, inputs: Mapping[str, np.ndarray[Any, Any]], *, name: str
 ) -> list[Any]:

@@ -40,7 +40,7 @@ from optimum_htp.onnxfile.model import (
 from optimum_htp.onnxfile.opening import wire_errors
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
-from optimum_htp.onnxfile.rewriting import rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile.rewriting import Graft, rewrite_metadata, rewritten_content
 from optimum_htp.onnxfile.running import (
     DEFAULT_TIMEOUT_S,
     is_abandoned,
@@ -50,7 +50,7 @@ from optimum_htp.onnxfile.running import (
     run_limits,
 )
 from optimum_htp.onnxfile.scopes import RANDOM_OPERATORS, Scope, scopes_of
-from optimum_htp.onnxfile.shapes import TensorTypes
+from optimum_htp.onnxfile.shapes import TensorTypes, named_axes
 from optimum_htp.onnxfile.soundness import check_sound
 from optimum_htp.onnxfile.source_files import SourceFiles
 from optimum_htp.onnxfile.spans import (

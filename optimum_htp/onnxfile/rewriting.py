@@ -1,4 +1,4 @@
-"""Replace the metadata in an ONNX file, and leave every other byte as it is."""
+"""Replace the metadata in an ONNX file, add outputs to its graphs or take them off, and leave every other byte as it is."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.assembly import encode_entry, read_entry
+from optimum_htp.onnxfile.assembly import encode_entry, encode_node, encode_value, read_entry
 from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import Body, path_name, scan_attribute
 from optimum_htp.onnxfile.headers import Headers, Place
 from optimum_htp.onnxfile.limits import CACHED, MAX_BODY_DEPTH, MAX_FUNCTION_NAME_BYTES, MAX_MODEL_BYTES
-from optimum_htp.onnxfile.model import body_path, function_path
+from optimum_htp.onnxfile.model import Value, body_path, function_path
 from optimum_htp.onnxfile.opening import mapped, wire_errors
 from optimum_htp.onnxfile.splice import Splice, write_pieces
 from optimum_htp.onnxfile.wire import (
@@ -25,10 +26,36 @@ from optimum_htp.onnxfile.wire import (
     WireError,
     decode_text,
     encode_message,
+    encode_text,
     fields,
     last_fields,
     release_pages,
 )
+
+_GRAFTED = frozenset(("Identity", "Max"))  # of one input the maximum is that
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """Outputs that a graph gets in addition. All of it comes last, so that it can be taken off again.
+
+    Attributes:
+        outputs: What it returns in addition.
+        sources: For those that are another tensor of it under a new name, that tensor.
+        handed_on: Outputs that nodes get in addition, by the node's index: those that the graphs in it return.
+        operator: What gives tensors new names: `Identity`, or `Max`, which no optimizer takes away.
+    """
+
+    outputs: tuple[Value, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    handed_on: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    operator: str = "Identity"
+
+    def encoded(self) -> bytes:
+        """The fields that the graph gets at its end."""
+        values = (encode_message(schema.GRAPH_OUTPUT, encode_value(value)) for value in self.outputs)
+        nodes = (encode_node(self.operator, [source], [name]) for name, source in self.sources.items())
+        return b"".join((*values, *(encode_message(schema.GRAPH_NODE, node) for node in nodes)))
 
 
 def rewrite_metadata(
@@ -38,18 +65,22 @@ def rewrite_metadata(
     owned: Callable[[str], bool],
     model: Mapping[str, str],
     foreign: Container[tuple[str, int]] = (),
+    grafts: Mapping[str, Graft] | None = None,
+    dropped: Mapping[str, bool] | None = None,
     destination: str | Path | None = None,
 ) -> None:
     """Replaces our metadata in a file, in place or at a destination, atomically; every other byte stays.
 
     Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes` (by graph path and
-    index); the model likewise. Nodes that are `foreign` lose nothing. With nothing to add this restores the file. A link
-    is replaced by a file. Raises HtpError, with nothing written.
+    index); the model likewise. Nodes that are `foreign` lose nothing. Graphs get what `grafts` has for their paths, and
+    lose the outputs with `dropped` names; where the value is true, the grafted node that makes it, too. With nothing to
+    add this restores the file. A link is replaced by a file. Raises HtpError, with nothing written.
     """
     path = Path(path)
     target = Path(path if destination is None else destination)
     with mapped(path) as (source, data):
-        content = _Rewriter(data, nodes=nodes, owned=owned, foreign=foreign).model(model)
+        rewriter = _Rewriter(data, nodes=nodes, owned=owned, foreign=foreign, grafts=grafts, dropped=dropped)
+        content = rewriter.model(model)
         if content is None and destination is None:
             return
         pieces: list[Piece] = [(0, len(data))] if content is None else content.pieces
@@ -103,10 +134,14 @@ class _Rewriter:
         nodes: Mapping[tuple[str, int], Mapping[str, str]],
         owned: Callable[[str], bool],
         foreign: Container[tuple[str, int]] = (),
+        grafts: Mapping[str, Graft] | None = None,
+        dropped: Mapping[str, bool] | None = None,
     ) -> None:
         self.data = data
         self.remaining = dict(nodes)
         self.foreign = foreign
+        self.grafts = grafts or {}
+        self.dropped = dropped or {}
         self.is_owned = lru_cache(CACHED)(lambda key: owned(decode_text(key)))
         self.field = lru_cache(CACHED)(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
         self.released = 0
@@ -152,19 +187,46 @@ class _Rewriter:
         if depth > MAX_BODY_DEPTH:
             raise WireError(f"graphs nested deeper than {MAX_BODY_DEPTH}", start)
         splice = Splice(start)
+        graft = self.grafts.get(path, Graft())
         index = 0
         for number, (tag, at, first, stop) in enumerate(fields(self.data, start, end)):
             self.released = release_pages(self.data, stop, self.released)
             if tag == node_tag:
-                inner = (*place, number)
-                content = self.node(first, stop, path, index, inner, depth)
-                self.headers.replace(splice, (at, first, stop), content, inner)
+                if self.is_grafted(first, stop):
+                    splice.cut(at, stop)
+                else:
+                    inner = (*place, number)
+                    more = graft.handed_on.get(index, ())
+                    content = self.node(first, stop, path, index, inner, depth, more=more)
+                    self.headers.replace(splice, (at, first, stop), content, inner)
                 index += 1
-        return splice.finish(end)
+            elif tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop):
+                splice.cut(at, stop)
+        return splice.finish(end, graft.encoded())
 
-    def node(self, start: int, end: int, path: str, index: int, place: Place, depth: int) -> Splice | None:
+    def is_dropped(self, start: int, end: int) -> bool:
+        """Whether a graph's output is one that is dropped."""
+        return bool(self.dropped) and self.text(start, end, schema.VALUE_NAME) in self.dropped
+
+    def is_grafted(self, start: int, end: int) -> bool:
+        """Whether a node is one that a graft added, to make an output that is dropped."""
+        if not self.dropped:
+            return False
+        output, operator = (self.text(start, end, tag) for tag in (schema.NODE_OUTPUT, schema.NODE_OP_TYPE))
+        return operator in _GRAFTED and self.dropped.get(output, False)
+
+    def text(self, start: int, end: int, wanted: int) -> str:
+        """The last text field of a message with a tag; empty if there is none."""
+        span = last_fields(self.data, start, end, {wanted >> 3: wanted & 7}).get(wanted >> 3)
+        return decode_text(self.data[slice(*span)]) if span is not None else ""
+
+    def node(
+        self, start: int, end: int, path: str, index: int, place: Place, depth: int, *, more: tuple[str, ...]
+    ) -> Splice | None:
+        """Returns the new content of a node with `more` outputs, None where it stays the same."""
         data = self.data
         splice = Splice(start)
+        has_bodies = False
         for number, (tag, at, first, stop) in enumerate(fields(data, start, end)):
             if tag == schema.NODE_METADATA:
                 if (path, index) not in self.foreign and self.is_ours(first, stop):
@@ -172,11 +234,15 @@ class _Rewriter:
             elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)
                 if attribute is not None and attribute[0]:
+                    has_bodies = True
                     inner = (*place, number)
                     content = self.bodies(attribute[0], (first, stop), body_path(path, index, ""), inner, depth)
                     self.headers.replace(splice, (at, first, stop), content, inner)
-        entries = self.remaining.pop((path, index), {})
-        return splice.finish(end, self.encode(schema.NODE_METADATA, entries))
+            elif tag == schema.NODE_OUTPUT and has_bodies and decode_text(data[first:stop]) in self.dropped:
+                splice.cut(at, stop)  # as it was handed on, it comes after the bodies
+        entries = self.encode(schema.NODE_METADATA, self.remaining.pop((path, index), {}))
+        outputs = b"".join(encode_message(schema.NODE_OUTPUT, encode_text(name)) for name in more)
+        return splice.finish(end, entries + outputs)
 
     def bodies(self, bodies: list[Body], span: tuple[int, int], path: str, place: Place, depth: int) -> Splice | None:
         """Returns the new content of an attribute, whose bodies have paths that start with `path`."""

@@ -13,6 +13,7 @@ whose branches differ, not even their number is known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from optimum_htp.onnxfile.edges import reads
 from optimum_htp.onnxfile.model import Value
@@ -76,6 +77,21 @@ class TensorTypes:
             known = {**inferred, **graph.given}
             types |= known | _sized(graph, known, known if names is None else {*names, *taken})
         return self.known | types
+
+
+def named_axes(values: Iterable[Value]) -> list[Value]:
+    """Types with names for the axes of which `TensorTypes.sized` knows only which are equal: `dim_0`, `dim_1`.
+
+    >>> named_axes([Value("a", 1, ("batch", "unk__7")), Value("b", 1, ("unk__7", 4))])[1].shape
+    ('dim_0', 4)
+    """
+    names: dict[str, str] = {}
+
+    def named(size: int | str | None) -> int | str | None:
+        is_unknown = isinstance(size, str) and size.startswith("unk__")
+        return names.setdefault(str(size), f"dim_{len(names)}") if is_unknown else size
+
+    return [value if value.shape is None else replace(value, shape=tuple(map(named, value.shape))) for value in values]
 
 
 def _sized(graph: Submodels, known: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:

@@ -11,8 +11,10 @@
 | metadata on models: a mark for each tagged graph | `marks` |
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
+| which outputs were added to a file | `exposed` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
+| where a new package may be, and what is copied to it | `destination` |
 | write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
 | links, and what may be copied | `links` |
 | the format of packed files; names and sizes to trust | `archive` (`verbs.pack` and `verbs.unpack` do the work) |
@@ -48,6 +50,8 @@ from optimum_htp.package.configs import (
     remove_config_metadata,
     reset_modes,
 )
+from optimum_htp.package.destination import checked_output, copy_data, copy_others
+from optimum_htp.package.exposed import exposed_entries
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.fingerprints import fingerprint

@@ -5,6 +5,7 @@
 | `pkg.optimum_htp.tagged.<mark>` | JSON: `graph`, the digest of the graph; `keys`, those without our prefix that we wrote on nodes; `nodes`, how many were tagged; `roots`, the tags of the root modules |
 | `pkg.optimum_htp.skeleton.<mark>` | the skeleton of the tagged graph, where it was not left out |
 | `pkg.optimum_htp.cut_from.<digest>` | JSON: what an extracted part was cut from (`extracted`) |
+| `pkg.optimum_htp.exposed.<digest>` | JSON: the names of outputs that were added (`exposed`) |
 | `pkg.optimum_htp.renamed.<mark>` | JSON: the old names of initializers that we renamed, by their new ones |
 | `pkg.optimum_htp.lengths.<digest>` | how wide lengths were that no serializer writes so (`onnxfile/headers.py`) |
 
@@ -32,6 +33,9 @@ PREFIX = "pkg.optimum_htp."
 _TAGGED, _SKELETON, _RENAMED = (f"{PREFIX}{kind}." for kind in ("tagged", "skeleton", "renamed"))
 CUT_FROM = f"{PREFIX}cut_from."
 """What an extracted part was cut from; what follows is a digest of the value."""
+
+EXPOSED = f"{PREFIX}exposed."
+"""The names of outputs that were added; what follows is a digest of the value."""
 
 _MARK_CHARACTERS = 12  # of a digest; two marks that are the same by chance would only keep two files from being merged
 _GRAPH_CHARACTERS = 16
@@ -124,4 +128,4 @@ def is_mark(key: str) -> bool:
 
 def is_of_whole_file(key: str) -> bool:
     """Whether a key of a model's metadata says what is not true of a part of its graph."""
-    return key.startswith((_SKELETON, CUT_FROM, LENGTHS))
+    return key.startswith((_SKELETON, CUT_FROM, EXPOSED, LENGTHS))

@@ -28,11 +28,12 @@ from optimum_htp.hierarchy import (
     tag_module_path,
     tree_of_tags,
 )
-from optimum_htp.onnxfile import LENGTHS, Node, OnnxModel, read_model, rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile import LENGTHS, Node, OnnxModel, read_model, reads, rewrite_metadata, rewritten_content
 from optimum_htp.package.archive import is_pack_key
+from optimum_htp.package.exposed import exposed_outputs
 from optimum_htp.package.json_files import json_or_none
 from optimum_htp.package.limits import MAX_MODULE_DEPTH
-from optimum_htp.package.marks import CUT_FROM, PREFIX, Mark, entries_of, is_mark, marks_of
+from optimum_htp.package.marks import CUT_FROM, EXPOSED, PREFIX, Mark, entries_of, is_mark, marks_of
 from optimum_htp.package.namespaces import Namespaces, qualified_classes, says_the_tag
 from optimum_htp.package.skeleton import pack_skeleton
 from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES, TaggedGraph, listed_in
@@ -171,7 +172,7 @@ class Annotations:
                     nodes[place][key] = chain(tag.tag).value(key, node) if is_torchs else namespaces.value(place, tag)
         skeleton = (graph.skeleton or pack_skeleton(graph)) if options.skeleton else None
         mark = Mark.of(graph, keys=borrowed, skeleton=skeleton, renamed=renamed_tensors(model))
-        kept = {key: value for key, value in model.metadata.items() if key.startswith(CUT_FROM)}
+        kept = {key: value for key, value in model.metadata.items() if key.startswith((CUT_FROM, EXPOSED))}
         return cls(nodes, {**mark.entries(), **kept}, ours)
 
     def matches(self, model: OnnxModel) -> bool:
@@ -255,8 +256,23 @@ def strip_tags(path: Path, *, destination: Path | None = None) -> bool:
         len(ours.without_ours(key, node.metadata)) < len(node.metadata) for key, node in model.nodes()
     )
     if has_ours:
-        rewrite_metadata(path, nodes={}, owned=ours.has, foreign=ours.foreign, model={}, destination=destination)
+        rewrite_metadata(
+            path,
+            nodes={},
+            owned=ours.has,
+            foreign=ours.foreign,
+            model={},
+            dropped=_added_outputs(model),
+            destination=destination,
+        )
     return has_ours
+
+
+def _added_outputs(model: OnnxModel) -> dict[str, bool]:
+    """The outputs that were added to a file, and whether nothing in it reads them by now."""
+    names = exposed_outputs(model)
+    read = {name for _, node in model.nodes() for name in reads(node)} if names else set()
+    return {name: name not in read for name in names}
 
 
 def write_renames(graph: TaggedGraph, renamed: Mapping[str, str]) -> None:

@@ -6,9 +6,6 @@ The tags are those of the reference and nothing else, if one is given; else what
 
 from __future__ import annotations
 
-import filecmp
-import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +15,6 @@ from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import NodeTags
-from optimum_htp.onnxfile import external_data_files
 from optimum_htp.package import (
     SIDECAR,
     FileRecord,
@@ -28,15 +24,14 @@ from optimum_htp.package import (
     StagedDirectory,
     as_package,
     changing,
-    entries,
+    checked_output,
+    copy_data,
+    copy_others,
     evidence_of,
-    external_file,
     library_versions,
     options_of,
-    package_files,
     projected,
     reference_evidence,
-    settle,
     write_files,
 )
 from optimum_htp.reports import Report
@@ -127,7 +122,7 @@ def project(
     """
     opened = as_package(package)
     opened.require_unpacked()
-    target = _checked_output(opened.path, output, overwrite=overwrite) if output is not None else None
+    target = checked_output(opened.path, output, overwrite=overwrite) if output is not None else None
     given = as_package(reference) if reference is not None else None
     if overwrite and target is None:
         raise HtpError("--overwrite is for --output: without it, tags are written in place")
@@ -140,7 +135,7 @@ def project(
         else:
             graphs = {name: _projected(file, opened, given) for name, file in opened.files.items()}
             staging = stack.enter_context(StagedDirectory(target if opened.path.is_dir() else target.parent))
-            _checked_output(opened.path, target, overwrite=overwrite)  # again, now that nobody else writes there
+            checked_output(opened.path, target, overwrite=overwrite)  # again, now that nobody else writes there
         _write(opened, given, graphs, target, staging)
     files = {name: FileProjection.of(graph.tags, graph.origin) for name, graph in graphs.items()}
     return ProjectReport(target or opened.path, files)
@@ -170,26 +165,6 @@ def _refuse_inside(output: Path, reference: Path) -> None:
         raise HtpError(f"{output}: what the tags are from ({reference}) is only read; give another path")
 
 
-def _checked_output(package: Path, given: str | Path, *, overwrite: bool) -> Path | None:
-    """Where to write, None for in place; what can't be written to, or is not to be overwritten, is refused."""
-    output = Path(given)
-    if given == "":
-        raise HtpError("the output is an empty name; give one, or leave it out to tag in place")
-    if output.exists() and output.samefile(package):
-        return None
-    if package.is_file():
-        if output.is_dir() or output.suffix != ".onnx":
-            raise HtpError(f"{output}: {package} is a file; give the name of a file that ends in .onnx")
-    elif output.is_file() or (output.suffix == ".onnx" and not output.exists()):
-        raise HtpError(f"{output}: the name of a file, and {package} is a directory; give a directory")
-    elif package.resolve() in output.resolve().parents:
-        raise HtpError(f"{output}: inside the package that is read; leave the output out to tag it in place")
-    settle(output if package.is_dir() else output.parent)
-    if not overwrite and output.exists() and (output.is_file() or entries(output)):
-        raise HtpError(f"{output}: it exists already; give another path, or overwrite it with --overwrite")
-    return output
-
-
 def _write(
     package: HtpPackage,
     reference: HtpPackage | None,
@@ -202,10 +177,10 @@ def _write(
     records = {name: FileRecord.of(graph).keeping(package.files[name].record) for name, graph in graphs.items()}
     whole = package.path.is_dir()
     if output is not None and whole:
-        _copy_others(package, staging.path)
+        copy_others(package, staging.path)
     elif output is not None:
         (name,) = graphs
-        _copy_data(package.files[name], staging)
+        copy_data(package.files[name], staging)
         graphs, records = {output.name: graphs[name]}, {output.name: records[name]}
     too_large = write_files(graphs, staging.path, options=options, whole=output is not None)
     if whole:  # what is known of the source, here or where the tags are from
@@ -217,35 +192,3 @@ def _write(
     if whole or too_large or records.keys() <= sidecar.files.keys():
         replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
     staging.commit(last=SIDECAR)
-
-
-def _copy_others(package: HtpPackage, staged: Path) -> None:
-    """Copies all of a package except its tagged files and its sidecar: configs, tokenizers, external data."""
-    for file in package.files.values():
-        for location in external_data_files(file.model):
-            if not Path(os.path.normpath(file.path.parent / location)).is_relative_to(os.path.normpath(package.path)):
-                raise HtpError(f"{file.path}: its external data {location} is outside the package; tag it in place")
-    for name, path in package_files(package.path):
-        if name in package.files or name == SIDECAR:
-            continue
-        target = staged / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copy2(path, target)
-        except OSError as error:
-            raise HtpError(f"{path}: cannot be copied: {error.strerror or error}") from error
-
-
-def _copy_data(file: HtpFile, staging: StagedDirectory) -> None:
-    """Copies the external data of a file, under the names that it has for it."""
-    for location in sorted(external_data_files(file.model)):
-        source, target = file.path.parent / location, staging.output / location
-        if os.path.normpath(target.absolute()) == os.path.normpath(source.absolute()):
-            continue
-        source = external_file(file.path, location, package=file.directory)
-        if not target.exists():
-            staged = staging.path / location
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, staged)
-        elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
-            raise HtpError(f"{target}: it exists already, and the model's external data would replace it")

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from optimum_htp.errors import HtpError, PackageError, reason, writing
+from optimum_htp.errors import PackageError, writing
 from optimum_htp.hierarchy import ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
-from optimum_htp.models import DEFAULT_PROVIDER, graph_limits, open_session, session_options
+from optimum_htp.models import graph_limits, load_error
 from optimum_htp.onnxfile import (
     SourceFiles,
     TensorTypes,
@@ -24,6 +24,7 @@ from optimum_htp.onnxfile import (
     check_sound,
     graph_digest,
     model_spans,
+    named_axes,
     read_model,
     scope_spans,
     scopes_of,
@@ -138,29 +139,15 @@ def extract(
 
 def _check_loads(part: Path, source: Path, *, name: str) -> str | None:
     """Loads a part in ONNX Runtime; says why that fails where it fails for the file that it is from, too, else raises."""
-    refused = _load_error(part)
+    refused = load_error(part)
     if refused is None:
         return None
-    if _load_error(source) is None:
+    if load_error(source) is None:
         raise PackageError(
             f"{source}: ONNX Runtime can't load what was cut out for {name!r}, so nothing was written ({refused}); extract a "
             "module around it"
         )
     return refused
-
-
-def _load_error(file: Path) -> str | None:
-    """Why ONNX Runtime can't load a file; None if it can."""
-    import onnxruntime
-
-    options = session_options(threads=1)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        open_session(file, options, provider=DEFAULT_PROVIDER, name="")
-    except HtpError as error:
-        return reason(error.__cause__ or error)
-    return None
 
 
 def _folded_norms(choice: Choice) -> Iterator[str]:
@@ -214,16 +201,7 @@ def _typed(choice: Choice, part: Cut, types: Mapping[str, Value]) -> dict[str, V
             f"they are no tensors, or ONNX Runtime lacks the operator that makes them: {', '.join(unknown)}; extract a "
             "module around it, or declare them in the file's value_info"
         )
-    names: dict[str, str] = {}
-    typed = {}
-    for name in boundary:
-        value = types[name]
-        if value.shape is not None:
-            symbols = [size for size in value.shape if isinstance(size, str) and size.startswith("unk__")]
-            renamed = {symbol: names.setdefault(symbol, f"dim_{len(names)}") for symbol in symbols}
-            value = replace(value, shape=tuple(renamed.get(str(size), size) for size in value.shape))
-        typed[name] = value
-    return typed
+    return {value.name: value for value in named_axes(types[name] for name in boundary)}
 
 
 def _record(choice: Choice, part: Cut, target: Path, package: HtpPackage) -> CutFrom:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 
-from optimum_htp.hierarchy import ModulePattern, NodeTag
+from optimum_htp.hierarchy import ModulePattern, ModulePatterns, NodeTag
 from optimum_htp.onnxfile import node_id
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
@@ -23,17 +22,10 @@ class _Belongs(IntEnum):
 class Chooser:
     """Selects in one file; `modules` has for each pattern the tags of the modules that it matches."""
 
-    def __init__(self, file: TaggedGraph, patterns: Sequence[str], *, own: bool, fused: bool) -> None:
+    def __init__(self, file: TaggedGraph, patterns: ModulePatterns, *, own: bool, fused: bool) -> None:
         self.file = file
-        self._patterns = [(text.startswith("!"), ModulePattern.parse(text.removeprefix("!"))) for text in patterns]
-        self.modules = [
-            {
-                root.tree.tag(info.path)
-                for root in file.roots
-                for info in root.tree.select(pattern, above=root.in_model or "")
-            }
-            for _, pattern in self._patterns
-        ]
+        self._patterns = patterns.parsed
+        self.modules = patterns.tags(file.roots)
         self._own = own
         self._fused = fused
         self._chains: dict[str, list[str]] = {}

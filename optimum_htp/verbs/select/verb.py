@@ -8,11 +8,10 @@ module that owns it or contains its owner; one that a tool fused from several mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.hierarchy import ModulePattern, near_names
+from optimum_htp.hierarchy import ModulePatterns
 from optimum_htp.package import HtpPackage, as_package, changing, tagged_file, write_layer_values
 from optimum_htp.verbs.select.chooser import Chooser
 from optimum_htp.verbs.select.file_selection import FileSelection
@@ -52,18 +51,12 @@ def select(
     patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not patterns:
         raise HtpError("no pattern says which modules to select; '*' selects all")
-    choosers = [
-        Chooser(tagged_file(match, package=package), patterns, own=own, fused=fused)
-        for match in package.matching(file).values()
-    ]
-    unknown = [
-        f"no module matches {pattern!r}; {_advice(pattern, choosers)}"
-        for index, pattern in enumerate(patterns)
-        if not any(chooser.modules[index] for chooser in choosers)
-    ]
-    if unknown:
-        raise PackageError(f"{package.path}: {'; '.join(unknown)}")
-    selected = [chooser.choose() for chooser in choosers]
+    wanted = ModulePatterns(patterns)
+    tagged = [tagged_file(match, package=package) for match in package.matching(file).values()]
+    unmatched = wanted.unmatched([graph.roots for graph in tagged])
+    if unmatched:
+        raise PackageError(f"{package.path}: {unmatched}")
+    selected = [Chooser(graph, wanted, own=own, fused=fused).choose() for graph in tagged]
     files = tuple(selection for selection in selected if selection.nodes)
     if not files:
         raise PackageError(f"{package.path}: {_no_nodes(patterns, selected, own=own)}")
@@ -101,24 +94,6 @@ def write_layer_annotations(package: str | Path | HtpPackage, selection: Selecti
             write_layer_values(file.model, selected.layer_values(), destination=target)
         staging.commit()
     return [file.name for file in selection.files]
-
-
-def _advice(text: str, choosers: Sequence[Chooser]) -> str:
-    trees = [tree for chooser in choosers for tree in chooser.file.trees]
-    pattern = replace(ModulePattern.parse(text.removeprefix("!")), text=text)
-    if pattern.calls is not None:
-        most = max((info.calls for tree in trees for info in tree.select(replace(pattern, calls=None))), default=0)
-        if most:
-            ran = "once, which is call 0" if most == 1 else f"{most} times, which are the calls 0 to {most - 1}"
-            return f"without the call it does; such a module ran {ran}"
-    near = near_names(
-        pattern,
-        paths=dict.fromkeys(".".join(path) for tree in trees for info in tree for path in (info.path, *info.aliases)),
-        classes=dict.fromkeys(info.class_name for tree in trees for info in tree if info.class_name),
-        tags=dict.fromkeys(tree.tag(info.path) for tree in trees for info in tree),
-    )
-    listing = "`optimum-cli htp tree` lists the modules"
-    return f"did you mean {' or '.join(map(repr, near))}? {listing}" if near else listing
 
 
 def _no_nodes(patterns: Sequence[str], files: Sequence[FileSelection], *, own: bool) -> str:
