@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 _SHORT = 4
 _LEFT = re.compile(r"[\w./:\-]\Z")
-_RIGHT = re.compile(r"[\w/:\-]|\.\w")
+_RIGHT = re.compile(r"[\w/\-]|[.:][\w:]")
 BY_TOOLS = re.compile(r"[_/][\w/.:\-]*")
 PARAMETER = re.compile(r"\.\w+")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
