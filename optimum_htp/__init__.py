@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         Change as Change, Compared as Compared, ContentChange as ContentChange, DiffReport as DiffReport,
         FileDiff as FileDiff, ModuleDiff as ModuleDiff, ModuleSide as ModuleSide, diff as diff,
     )
+    from optimum_htp.verbs.explain import (
+        Advice as Advice, Explained as Explained, ExplainReport as ExplainReport, explain as explain,
+    )
     from optimum_htp.verbs.expose import (
         ExposedTensor as ExposedTensor, ExposeReport as ExposeReport, NotExposed as NotExposed, expose as expose,
     )
@@ -109,6 +112,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
+    "verbs.explain": "Advice Explained ExplainReport explain",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",
     "errors": "HtpError ModelTooLargeError OnnxFileError PackageError TaggingError UnknownNameError",

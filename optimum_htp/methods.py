@@ -7,6 +7,7 @@ from pathlib import Path
 from optimum_htp.package import HtpPackage as _HtpPackage
 from optimum_htp.verbs.compare import compare
 from optimum_htp.verbs.diff import diff
+from optimum_htp.verbs.explain import explain
 from optimum_htp.verbs.expose import expose
 from optimum_htp.verbs.extract import extract
 from optimum_htp.verbs.pack import pack
@@ -36,6 +37,7 @@ class HtpPackage(_HtpPackage):
     validate = validate
     extract = extract
     expose = expose
+    explain = explain
     pack = pack
 
 

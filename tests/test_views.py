@@ -21,6 +21,7 @@ import pytest
 
 import optimum_htp
 from optimum_htp import (
+    Advice,
     CallComparison,
     Change,
     Check,
@@ -29,6 +30,8 @@ from optimum_htp import (
     Culprit,
     DiffReport,
     Errors,
+    Explained,
+    ExplainReport,
     ExplorerFile,
     ExplorerReport,
     ExportReport,
@@ -302,6 +305,25 @@ def an_exposure() -> ExposeReport:
     return ExposeReport(package="minilm", output="states", tensors=(*tensors, last), left_out=(left,))
 
 
+def an_explanation() -> ExplainReport:
+    attention = "/encoder/layer.3/attention/self/Reshape_2"
+    found = Explained(
+        text=attention, name=attention, kind="node", evidence="name", file="model.onnx",
+        tag="/BertModel/BertEncoder.encoder/BertLayer.layer.3/BertAttention.attention/BertSdpaSelfAttention.self",
+        path="encoder.layer.3.attention.self", class_name="BertSdpaSelfAttention", node=attention, operator="Reshape",
+        inputs=(Value("/encoder/layer.3/attention/self/value/Add_output_0", 1, ("batch_size", "sequence_length", 384)),),
+        outputs=(Value(f"{attention}_output_0", 1, ("batch_size", "sequence_length", 12, 32)),),
+    )  # fmt: skip
+    fused = replace(
+        found, text="BiasGelu_token_16", name="BiasGelu_token_16", evidence="projection", operator="com.microsoft::BiasGelu",
+        origins=("/BertModel/Linear.dense", "/BertModel/GELUActivation.act"), parameters=("dense.bias",), inputs=(), outputs=(),
+    )  # fmt: skip
+    advice = Advice(
+        "a Reshape got another number of elements than its shape has", "run it with the sizes of the export"
+    )
+    return ExplainReport(package="minilm", names=(found, fused), advice=(advice,))
+
+
 A_PROJECTION = FileProjection(
     nodes=719,
     by_source={"scope": 476, "fused": 96, "inserted": 147},
@@ -349,6 +371,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "params": the_params,
     "extract": an_extraction,
     "expose": an_exposure,
+    "explain": an_explanation,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(

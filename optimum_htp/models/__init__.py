@@ -55,6 +55,7 @@ from optimum_htp.models.runtime import (
     session_options,
     usual_memory,
 )
+from optimum_htp.models.session_graph import optimized_graph, write_optimized
 from optimum_htp.models.task_names import check_task
 from optimum_htp.models.torch_parts import (
     Example,

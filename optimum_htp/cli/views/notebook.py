@@ -15,6 +15,7 @@ _PAGES = {
     "CompareReport": "compare.comparison_page",
     "DiffReport": "diff.diff_page",
     "ExportReport": "export.export_page",
+    "ExplainReport": "explain.explain_page",
     "ExposeReport": "expose.expose_page",
     "ExtractReport": "extract.extract_page",
     "PackReport": "written.pack_page",

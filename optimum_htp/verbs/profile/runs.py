@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options
-from optimum_htp.onnxfile import OnnxModel, external_data_files, read_model
+from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options, write_optimized
+from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.verbs.profile.joiner import Event
 
 Inputs: TypeAlias = Mapping[str, Array]
@@ -71,11 +71,7 @@ def measure(
 
 def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> Any:
     """Starts a session that writes the graph that it made, unless the provider can't."""
-    options.optimized_model_filepath = str(written)
-    if external_data_files(model):  # may be too large for one file
-        prefix = "session.optimized_model_external_initializers_"
-        options.add_session_config_entry(prefix + "file_name", "optimized.data")
-        options.add_session_config_entry(prefix + "min_size_in_bytes", "1024")
+    write_optimized(options, model, written)
     start = partial(open_session, model.path, options, provider=provider, name=str(model.path))
     try:
         return start()
