@@ -28,6 +28,9 @@ class Match:
     anchors: dict[int, None] = field(default_factory=dict)
     work: list[int] = field(default_factory=list)  # all tagged nodes whose work it does, anchors included
     related: int | None = None  # a tagged node that this one is a part or an adapter of
+    packed: tuple[
+        int, ...
+    ] = ()  # tagged nodes whose weights were packed into one that it reads, or whose results it parts
     weight: int | None = None  # the value of the tagged side that its result was made from, as the names say
 
 

@@ -27,7 +27,7 @@ def match_vanished(join: Join) -> None:
         if owner is not None and owner >= 0:
             join.matches[owner].work.append(old)
     for new, match in enumerate(join.matches):
-        match.work = list(dict.fromkeys((*match.work, *match.anchors, *_halves(join, new))))
+        match.work = list(dict.fromkeys((*match.work, *match.anchors, *match.packed, *_halves(join, new))))
 
 
 def _assign(join: Join) -> None:
@@ -52,7 +52,7 @@ def _split_regions(join: Join) -> None:
         match, operation = join.matches[new], join.new.operations[new]
         # A part of one node's work that it was cut from, a bias, may have gone to the next.
         part = match.related is not None and new in join.renamed
-        if operation.node.op_type in GLUE or (match.anchors and join.is_itself(new)):
+        if operation.node.op_type in GLUE or match.packed or (match.anchors and join.is_itself(new)):
             continue
         if match.related is not None and not part:
             continue
