@@ -27,6 +27,7 @@ _APART = (MOVEMENT | {"Gather", "GatherElements", "GatherND", "SequenceAt", "Spl
 _SCALING = ADAPTERS | {"Mul", "Div"}
 """What stands behind the product of quantized weights, and makes numbers of it."""
 
+_NO_WEIGHTS = ("bool", "int64", "string")  # what shapes, indices and masks are stored as, and weights never
 _FEWEST = 2  # elements of a weight that is looked for
 _MOST_OPTIONS = 12  # weights of which a few are looked for that are as long as another together
 _MOST_CANDIDATES = 1_024
@@ -78,19 +79,18 @@ class Packing:
         for new in reversed(flow.order):
             match = self._join.matches[new]
             readers = [match for each in flow.consumers(new) if (match := self._join.matches[each]).packed]
-            if flow.constant[new] and readers and not match.anchors and flow.op_type(new) in GLUE:
-                if len(set(self._leaves(flow, flow.operations[new].consumed))) > 1:
-                    match.packed = readers[0].packed
+            together = flow.constant[new] and not match.anchors and flow.op_type(new) in MOVEMENT
+            if together and readers and len(list(self._leaves(flow, flow.operations[new].consumed))) > 1:
+                match.packed = readers[0].packed
 
     # --- What a node does ---
 
     def _packed_from(self, new: int) -> tuple[tuple[int, ...], bool]:
         """The tagged nodes that read the weights of which those were packed that a node reads; whether in their order."""
         join = self._join
-        stored = [value for value in join.new.operations[new].consumed if self._is_stored(join.new, value)]
-        weights = [(value, list(self._leaves(join.new, [value]))) for value in stored]
-        unknown = [leaf for _, leaves in weights for leaf in leaves if not self._is_known(leaf)]
-        joined = [leaves for _, leaves in weights if len(leaves) > 1]
+        weights = [value for value in join.new.operations[new].consumed if self._is_stored(join.new, value)]
+        unknown = [leaf for leaf in self._leaves(join.new, weights) if not self._is_known(leaf)]
+        joined = [leaves for value in weights if len(leaves := self._concatenated(value)) > 1]
         if not unknown and not joined:
             return (), False
         siblings = self._siblings(new)
@@ -102,9 +102,9 @@ class Packing:
                 readers = tuple(self._readers(new, parts, siblings))
                 orders.add(readers if in_order and len(readers) == len(parts) else ())
                 nodes.update(dict.fromkeys(readers))
-        for leaves in joined:  # by nodes of the target
+        for leaves in joined:
             parts = [join.same[leaf] for leaf in leaves if self._is_known(leaf)]
-            parts = [part for part in parts if self._is_weight(self._tensor(part))]
+            parts = [part for part in parts if self._is_weight(part)]
             if len(parts) > 1:
                 nodes.update(dict.fromkeys(self._readers(new, parts, siblings)))
         return tuple(nodes), orders == {tuple(nodes)}
@@ -147,10 +147,10 @@ class Packing:
     def _parts(self, new: int, value: int, siblings: Sequence[int]) -> tuple[list[int], bool]:
         """The tagged weights that one of the target was packed from, if that is known; whether that is their order."""
         whole = self._join.new.values[value].tensor
-        if whole is None or prod(whole.dims) < 2 * _FEWEST:
+        if whole is None or prod(whole.dims) < 2 * _FEWEST or element_type(whole.data_type).name in _NO_WEIGHTS:
             return [], False
         readers = {leaf: old for old in siblings for leaf in self._leaves(self._join.old, self._weights(old))}
-        near = [leaf for leaf in readers if leaf not in self._kept and self._is_weight(self._tensor(leaf))]
+        near = [leaf for leaf in readers if leaf not in self._kept and self._is_weight(leaf)]
         parts = self._equal(whole, near) or self._equal(whole, self._pool(whole))
         if parts:
             return parts, True
@@ -194,16 +194,11 @@ class Packing:
         found = []
         for old in self._removed:
             tensor = self._tensor(old)
-            own = [size for size in tensor.dims if size > 1]
-            # All of its sizes but the one along which it was packed.
-            if (
-                self._is_weight(tensor)
-                and sum(size not in sizes for size in own) <= 1
-                and len(found) < _MOST_CANDIDATES
-            ):
-                if prod(own) < prod(whole.dims):
-                    found.append(old)
-        return found
+            # All of its sizes are the other's but the one along which it was packed.
+            fits = sum(size > 1 and size not in sizes for size in tensor.dims) <= 1
+            if fits and self._is_weight(old) and tensor.data_type and prod(tensor.dims) < prod(whole.dims):
+                found.append(old)
+        return found[:_MOST_CANDIDATES]
 
     # --- Around a node ---
 
@@ -276,6 +271,22 @@ class Packing:
             elif producer is not None:
                 front += flow.operations[producer].consumed
 
+    def _concatenated(self, value: int) -> list[int]:
+        """The stored tensors that nodes of the target put together before the model runs; none if they don't."""
+        flow = self._join.new
+        front, leaves, joins = [value], dict[int, None](), False
+        for _ in range(REACH):
+            producers = [producer for each in front if (producer := flow.values[each].producer) is not None]
+            leaves.update((each, None) for each in front if flow.values[each].is_initializer)
+            joins = joins or any(flow.op_type(each) == "Concat" for each in producers)
+            front = [
+                each
+                for producer in producers
+                if flow.op_type(producer) in GLUE
+                for each in flow.operations[producer].consumed
+            ]
+        return list(leaves) if joins else []
+
     def _is_known(self, value: int) -> bool:
         """Whether a weight of the target is one of the tagged side, by its name."""
         old = self._join.same.get(value)
@@ -291,10 +302,12 @@ class Packing:
     def _tensor(self, old: int) -> Initializer:
         return self._join.old.values[old].tensor or Initializer()
 
-    @staticmethod
-    def _is_weight(tensor: Initializer) -> bool:
-        """Whether a tensor holds numbers that a model learns; of what an old skeleton has that is not known."""
-        return not tensor.data_type or (element_type(tensor.data_type).is_float and prod(tensor.dims) >= _FEWEST)
+    def _is_weight(self, old: int) -> bool:
+        """Whether a tagged tensor holds numbers that a model learns; of what an old skeleton has that is not known."""
+        tensor = self._join.old.values[old].tensor
+        if tensor is None or not tensor.data_type:
+            return tensor is not None
+        return element_type(tensor.data_type).is_float and prod(tensor.dims) >= _FEWEST
 
 
 def _kind(op_type: str) -> str:
