@@ -72,9 +72,11 @@ class Join:
                 self.alive.add(old_value)
 
     def is_anchor(self, old: int) -> bool:
-        """Whether the node that does a tagged node's work is known by name."""
+        """Whether the node that does a tagged node's work is known by name, or by its weights."""
         owner = self.owner[old]
-        return owner is not None and owner >= 0 and old in self.matches[owner].anchors
+        if owner is None or owner < 0:
+            return False
+        return old in self.matches[owner].anchors or old in self.matches[owner].packed
 
     def is_itself(self, new: int) -> bool:
         """Whether a node of the target has the operator of a tagged node whose results it produces."""

@@ -50,7 +50,7 @@ class Packing:
     def match(self, new: int) -> bool:
         """Records what a node reads that was packed, or takes apart; whether there is anything. Producers come first."""
         operation = self._join.new.operations[new]
-        if self._join.new.constant[new] or not self._removed:
+        if self._join.new.constant[new]:
             return False
         packed, in_order = self._packed_from(new)
         if len(packed) > 1:
@@ -75,13 +75,13 @@ class Packing:
 
     def match_weights(self) -> None:
         """Records the nodes that put weights together before the model runs; after all the others."""
-        flow = self._join.new
+        flow, matches = self._join.new, self._join.matches
         for new in reversed(flow.order):
-            match = self._join.matches[new]
-            readers = [match for each in flow.consumers(new) if (match := self._join.matches[each]).packed]
-            together = flow.constant[new] and not match.anchors and flow.op_type(new) in MOVEMENT
-            if together and readers and len(list(self._leaves(flow, flow.operations[new].consumed))) > 1:
-                match.packed = readers[0].packed
+            if not flow.constant[new] or matches[new].anchors or flow.op_type(new) not in MOVEMENT:
+                continue
+            readers = [matches[each].packed for each in flow.consumers(new) if matches[each].packed]
+            if readers and len(list(self._leaves(flow, flow.operations[new].consumed))) > 1:
+                matches[new].packed = readers[0]
 
     # --- What a node does ---
 
@@ -182,11 +182,11 @@ class Packing:
             led = {end for reader in readers for end in self._old_ends(reader)}
             if (not ends or not led or not ends.isdisjoint(led)) and self._tensor(old).data_type:
                 options.append((old, prod(self._tensor(old).dims)))
-        for share in _shares(whole):
-            found = list(_subsets(options, prod(whole.dims) * share))
-            if found:
-                return found[0] if len(found) == 1 else []
-        return []
+        totals = [prod(whole.dims) * share for share in _shares(whole)]
+        if sum(size for _, size in options) in totals:
+            return [old for old, _ in options]
+        found = next(filter(None, (list(_subsets(options, total)) for total in totals)), [])
+        return found[0] if len(found) == 1 else []
 
     def _pool(self, whole: Initializer) -> list[int]:
         """All weights that were removed and may be a part of another."""
