@@ -368,6 +368,43 @@ def test_only_those_that_lead_there(tool: Tool) -> None:
     )
 
 
+# --- What was folded into a weight --------------------------------------------------------------------------------
+
+CONV = """
+    c = Conv(x, w)                                # b.conv
+    n = BatchNormalization(c, ws, wb, wm, wv)     # b.norm
+    y = Relu(n)                                   # b.act
+"""
+_NORM = {name: weight(8) for name in ("ws", "wb", "wm", "wv")}
+
+
+def test_normalization_folded_into_a_convolution(tool: Tool) -> None:
+    """The convolution kept its name and that of its result, and what read the normalized value reads it now."""
+    tool.check(
+        CONV,
+        {"w": weight(8, 4, 1, 1), **_NORM},
+        """
+        c = Conv(x, w_bn, w_bias)                     # fused b (b.conv, b.norm)
+        y = Relu(c)                                   # b.act
+        """,
+        {"w_bn": weight(8, 4, 1, 1), "w_bias": weight(8)},
+    )
+
+
+def test_normalization_that_was_left_out(tool: Tool) -> None:
+    """The convolution has the weights that it had, under another name: it does nothing for the normalization."""
+    kernel = weight(8, 4, 1, 1)
+    tool.check(
+        CONV,
+        {"w": kernel, **_NORM},
+        """
+        c = Conv(x, w2)                               # b.conv
+        y = Relu(c)                                   # b.act
+        """,
+        {"w2": kernel},
+    )
+
+
 # --- What was not packed ------------------------------------------------------------------------------------------
 
 

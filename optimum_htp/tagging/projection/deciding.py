@@ -13,10 +13,8 @@ from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor, tag_ancestors
 from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN, Flow, Value
+from optimum_htp.tagging.projection.folded import FOLDED
 from optimum_htp.tagging.projection.join import SHARED, Join, Match
-
-# What scales and shifts: it can be folded into the weights of a neighbour.
-_FOLDED = frozenset(("Add", "BatchNormalization", "Div", "Mul", "Sub"))
 
 
 class Decider:
@@ -96,7 +94,7 @@ class Decider:
         weights = [value for value in operation.consumed if self._is_stored(self._new, value)]
         before = [value for value in self._old.operations[itself].consumed if self._is_stored(self._old, value)]
         is_same = [self._join.same.get(value) for value in weights] == before
-        folds = all(self._old.op_type(old) in _FOLDED for old in others)
+        folds = all(self._old.op_type(old) in FOLDED for old in others)
         return operation.node.op_type not in GLUE and bool(weights) and (folds or not is_same)
 
     @staticmethod

@@ -83,6 +83,15 @@ class Packing:
             if readers and len(list(self._leaves(flow, flow.operations[new].consumed))) > 1:
                 matches[new].packed = readers[0]
 
+    def has_other_weights(self, new: int, olds: Sequence[int]) -> bool:
+        """Whether a node reads weights that are none of those that some tagged nodes read, whatever they are called."""
+        flow = self._join.new
+        stored = [value for value in flow.operations[new].consumed if self._is_stored(flow, value)]
+        tensors = [flow.values[leaf].tensor for leaf in self._leaves(flow, stored) if not self._is_known(leaf)]
+        unknown = [tensor for tensor in tensors if tensor is not None and _may_be_weight(tensor)]
+        before = [self._tensor(leaf) for old in olds for leaf in self._leaves(self._join.old, self._weights(old))]
+        return any(not self._stored.parts(tensor, before) for tensor in unknown)
+
     # --- What a node does ---
 
     def _packed_from(self, new: int) -> tuple[tuple[int, ...], bool]:
@@ -147,7 +156,7 @@ class Packing:
     def _parts(self, new: int, value: int, siblings: Sequence[int]) -> tuple[list[int], bool]:
         """The tagged weights that one of the target was packed from, if that is known; whether that is their order."""
         whole = self._join.new.values[value].tensor
-        if whole is None or prod(whole.dims) < 2 * _FEWEST or element_type(whole.data_type).name in _NO_WEIGHTS:
+        if whole is None or prod(whole.dims) < 2 * _FEWEST or not _may_be_weight(whole):
             return [], False
         readers = {leaf: old for old in siblings for leaf in self._leaves(self._join.old, self._weights(old))}
         near = [leaf for leaf in readers if leaf not in self._kept and self._is_weight(leaf)]
@@ -316,6 +325,11 @@ def _kind(op_type: str) -> str:
         if any(word in op_type for word in words):
             return kind
     return "Add" if op_type in ("Add", "BiasAdd", "QLinearAdd") else op_type
+
+
+def _may_be_weight(tensor: Initializer) -> bool:
+    """Whether a tensor of the target may hold a weight, quantized or not."""
+    return element_type(tensor.data_type).name not in _NO_WEIGHTS
 
 
 def _shares(whole: Initializer) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from optimum_htp.tagging.projection.absorbed import match_absorbed
 from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.folded import match_folded
 from optimum_htp.tagging.projection.graph_pairs import pair
 from optimum_htp.tagging.projection.join import Join
 from optimum_htp.tagging.projection.packed import Packing
@@ -96,6 +97,7 @@ def _joined(models: Sequence[OnnxModel], target: OnnxModel) -> tuple[Join, Seque
         packing = Packing(join, stored)
         match_renamed(join, packing)
         packing.match_weights()
+        match_folded(join, packing)
     match_vanished(join)
     return join, origin
 
