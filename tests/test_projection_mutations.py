@@ -27,6 +27,7 @@ FAST = [
     ("gpt2", "optimum-O2", 3),
     ("resnet", "ort-all", 1),
     ("albert", "ort-all", 1),
+    ("bert", "packed", 2),
 ]
 SWEEP = [
     (name, tool)
@@ -43,7 +44,7 @@ SWEEP = [
         "bart",
         "qwen3_moe",
     )
-    for tool in ("ort-all", "optimum-O2", "onnxslim", "dynamic", "slim+O2+dynamic+all")
+    for tool in ("ort-all", "optimum-O2", "onnxslim", "dynamic", "slim+O2+dynamic+all", "packed", "packed+dynamic")
 ]
 
 

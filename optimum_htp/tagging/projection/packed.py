@@ -169,7 +169,7 @@ class Packing:
         return parts, False
 
     def _equal(self, whole: Initializer, candidates: list[int]) -> list[int]:
-        """The weights whose numbers stand in another, if they fill it, or if one more that was scaled does."""
+        """The weights whose numbers stand in another, with one that was scaled if that fills it; one alone has to."""
         tensors = [self._tensor(old) for old in candidates]
         places = self._stored.parts(whole, tensors) if candidates else None
         if not places:
@@ -181,7 +181,7 @@ class Packing:
             more = list(_subsets([(old, prod(self._tensor(old).dims)) for old in others], left))
             found += more[0] if len(more) == 1 else []
             left = 0 if len(more) == 1 else left
-        return found if not left else []
+        return found if not left or (left > 0 and len(found) > 1) else []
 
     def _as_long(self, new: int, whole: Initializer, candidates: Sequence[tuple[int, Sequence[int]]]) -> list[int]:
         """The weights that are as long as another together, of those whose results lead where the node's do."""

@@ -125,6 +125,8 @@ def _hand_to_consumers_of_inputs(join: Join) -> None:
     reads: dict[int, set[int]] = {}
     for old in join.old.order:
         owner = join.owner[old]
+        if owner is not None and owner >= 0 and old in join.matches[owner].packed:
+            moved.add(old)
         if owner is None or owner < 0 or join.is_anchor(old) or join.old.constant[old]:
             continue
         flowing = [value for value in join.old.operations[old].consumed if join.flows(value)]
