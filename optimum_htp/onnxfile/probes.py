@@ -16,14 +16,14 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from itertools import accumulate, permutations
+from itertools import permutations
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from optimum_htp.onnxfile.model import Graph, Initializer, OnnxModel
 from optimum_htp.onnxfile.types import NUMBERS, element_type
-from optimum_htp.onnxfile.wire import Data
+from optimum_htp.onnxfile.wire import Data, release_pages
 
 PROBE_NUMBERS = 4
 """How many numbers are taken of a weight."""
@@ -37,6 +37,7 @@ _PLACES = (
 _FEWEST = 8  # elements; four numbers of fewer are most of them
 _DISTINCT = 3  # numbers; of a weight that is all zeros or ones they tell nothing
 _MAX_RANK = 6
+_LIKELY = 64  # places that are tried before all are
 _MAX_LOOKS = 1 << 22  # numbers that are compared for one model; a search that would take longer finds nothing
 
 _FLOAT32, _FLOAT64, _FLOAT16, _BFLOAT16 = (NUMBERS[name] for name in ("float32", "float64", "float16", "bfloat16"))
@@ -71,6 +72,7 @@ class StoredNumbers(ExitStack):
         self._path = model.path
         self._files: dict[str | None, Data | None] = {} if content is None else {None: content}
         self._looks = _MAX_LOOKS
+        self._passed = self._released = 0  # bytes of the tensors, of which none stay in memory
 
     def probe(self, tensor: Initializer) -> tuple[float, ...]:
         """The numbers that a weight is known by; none where they tell nothing."""
@@ -78,6 +80,7 @@ class StoredNumbers(ExitStack):
         if numbers is None:
             return ()
         values = tuple(_decoded(numbers.at(place), tensor.data_type) for place in _places(prod(tensor.dims)))
+        self._pass(numbers, tensor)
         return values if _tell(values) else ()
 
     def parts(self, whole: Initializer, candidates: Sequence[Initializer]) -> dict[int, int] | None:
@@ -93,9 +96,14 @@ class StoredNumbers(ExitStack):
         found: dict[int, int] = {}
         for layout in _layouts(shape, [each if each.probe else None for each in candidates]):
             place = self._place(numbers, shape, layout)
-            if place is not None and layout.index not in found:
-                found[layout.index] = place
+            if place is not None and layout.which not in found:
+                found[layout.which] = place
+        self._pass(numbers, whole)
         return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def _pass(self, numbers: _Numbers, tensor: Initializer) -> None:
+        self._passed += prod(tensor.dims) * numbers.width
+        self._released = release_pages(numbers.data, self._passed, self._released)
 
     def _place(self, numbers: _Numbers, shape: tuple[int, ...], layout: _Layout) -> int | None:
         """Where along the layout's axis a weight begins; None if it is not there."""
@@ -113,22 +121,24 @@ class StoredNumbers(ExitStack):
         along = [place[layout.axis] for place in layout.places]
 
         def stands(begin: int) -> bool:
-            return all(
+            self._looks -= 1
+            return self._looks > 0 and all(
                 numbers.at(row + (begin + at) * step) in values
                 for row, at, values in zip(rows, along, wanted, strict=True)
             )
 
         starts = range(length - layout.size + 1)
-        for begin in layout.likely:
-            if begin in starts and stands(begin):
+        likely = range(0, len(starts), layout.size)  # where the parts before it are as long, or several times so
+        for begin in (*likely[:_LIKELY], len(starts) - 1):
+            if stands(begin):
                 return begin
         first = self._line(numbers, rows[0], step, length, wanted[0])
-        begin = next((at - along[0] for at in first if at - along[0] in starts and stands(at - along[0])), None)
-        if begin is None and first and numbers.data_type in (_FLOAT32, _FLOAT64):
+        found = next((at - along[0] for at in first if at - along[0] in starts and stands(at - along[0])), None)
+        if found is None and first and numbers.data_type in (_FLOAT32, _FLOAT64):
             others = zip(rows[1:], wanted[1:], strict=True)
             if all(self._line(numbers, row, step, length, values) for row, values in others):
                 return first[0]  # in pieces, such as one for each head
-        return begin
+        return found
 
     def _line(self, numbers: _Numbers, row: int, step: int, length: int, values: Sequence[bytes]) -> list[int]:
         """Where one of some numbers stands in a line of a weight."""
@@ -186,17 +196,15 @@ def with_probes(model: OnnxModel, content: bytes | None = None) -> OnnxModel:
 class _Layout(NamedTuple):
     """How a weight may lie in a larger one."""
 
-    index: int  # of the weight
+    which: int  # of the weights
     axis: int  # of the larger one, along which it has a part
     size: int  # of that part
     probe: tuple[float, ...]
     places: list[tuple[int, ...]]  # of the numbers, from the part's own beginning
-    likely: list[int]  # where the part may begin, if all are packed one behind the other
 
 
 def _layouts(shape: tuple[int, ...], candidates: Sequence[Initializer | None]) -> Iterator[_Layout]:
     """All ways in which each of some weights fits into a shape: as it is, transposed or stacked, along each axis."""
-    sizes = [prod(each.dims) for each in candidates if each is not None]
     for index, tensor in enumerate(candidates):
         if tensor is None:
             continue
@@ -212,10 +220,8 @@ def _layouts(shape: tuple[int, ...], candidates: Sequence[Initializer | None]) -
                 others = (a == b for at, (a, b) in enumerate(zip(fitted, shape, strict=True)) if at != axis)
                 if not all(others) or fitted[axis] > shape[axis]:
                     continue
-                across = prod(shape) // shape[axis]
-                likely = sorted({0, shape[axis] - fitted[axis], *(size // across for size in accumulate(sizes))})
                 fits = [(*place[:axis], 0, *place[axis:]) for place in places] if stacked else places
-                yield _Layout(index, axis, fitted[axis], tensor.probe, fits, likely)
+                yield _Layout(index, axis, fitted[axis], tensor.probe, fits)
 
 
 def _orders(rank: int) -> Iterable[tuple[int, ...]]:

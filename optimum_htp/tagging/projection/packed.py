@@ -30,7 +30,8 @@ _SCALING = ADAPTERS | {"Mul", "Div"}
 _NO_WEIGHTS = ("bool", "int64", "string")  # what shapes, indices and masks are stored as, and weights never
 _FEWEST = 2  # elements of a weight that is looked for
 _MOST_OPTIONS = 12  # weights of which a few are looked for that are as long as another together
-_MOST_CANDIDATES = 1_024
+_MOST_CANDIDATES = 256
+_MOST_TRIES = 1 << 14  # of weights that were read elsewhere, for one target
 
 
 class Packing:
@@ -43,6 +44,7 @@ class Packing:
         self._in_order: set[int] = set()  # and whether it has them in that order, one behind the other
         read = {value for operation in join.new.operations for value in operation.consumed}
         self._kept = {old for value, old in join.same.items() if value in read and not self._grew(value, old)}
+        self._tries = _MOST_TRIES
         self._removed = [
             index for index, value in enumerate(join.old.values) if value.is_initializer and index not in self._kept
         ]
@@ -207,7 +209,9 @@ class Packing:
             fits = sum(size > 1 and size not in sizes for size in tensor.dims) <= 1
             if fits and self._is_weight(old) and tensor.data_type and prod(tensor.dims) < prod(whole.dims):
                 found.append(old)
-        return found[:_MOST_CANDIDATES]
+        found = found[: min(_MOST_CANDIDATES, self._tries)]
+        self._tries -= len(found)
+        return found
 
     # --- Around a node ---
 
