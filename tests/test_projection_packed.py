@@ -6,6 +6,9 @@ before, and what projection has to answer after.
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,7 @@ from optimum_htp.onnxfile import read_model
 from optimum_htp.package.skeleton import pack_skeleton, unpack_skeleton
 from optimum_htp.tagging.graph import TaggedGraph
 
-Weights = Mapping[str, np.ndarray]
+Weights = Mapping[str, "np.ndarray | onnx.TensorProto"]
 Tensors = Mapping[str, onnx.TensorProto]
 
 _random = np.random.default_rng(0)
@@ -73,7 +76,10 @@ class Tool:
 
 
 def stored(weights: Weights) -> dict[str, onnx.TensorProto]:
-    return {name: numpy_helper.from_array(array, name) for name, array in weights.items()}
+    return {
+        name: each if isinstance(each, onnx.TensorProto) else numpy_helper.from_array(each, name)
+        for name, each in weights.items()
+    }
 
 
 @pytest.fixture
@@ -296,6 +302,52 @@ def test_call_that_read_them(tool: Tool) -> None:
         """,
         {"wp": np.concatenate([Q, K], 1)},
     )
+
+
+# --- Where weights are ----------------------------------------------------------------------------------------------
+
+
+def outside(location: str) -> dict[str, onnx.TensorProto]:
+    """The packed weight, in another file."""
+    tensor = onnx.TensorProto(name="wp", data_type=onnx.TensorProto.FLOAT, dims=(8, 16), data_location=1)
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="offset", value="8")
+    return {"wp": tensor}
+
+
+_VKQ = np.concatenate([V, K, Q], 1)
+_IN_ORDER = AFTER.replace("at.q, at.k, at.v", "at.v, at.k, at.q").replace("d, e, f =", "f, e, d =")
+
+
+def test_external_data(tool: Tool, tmp_path: Path) -> None:
+    """They are looked at in the file beside the model."""
+    (tmp_path / "weights.bin").write_bytes(bytes(8) + _VKQ.tobytes())
+    tool.check(BEFORE, QKV, _IN_ORDER, outside("weights.bin"))
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "link.bin", "none.bin", "short.bin", "directory"])
+def test_external_data_that_is_not_looked_at(tool: Tool, tmp_path: Path, location: str) -> None:
+    """What lies elsewhere is not opened, whatever it is; what is left is how long the weight is."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (place / "weights.bin").write_bytes(bytes(8) + _VKQ.tobytes())
+    inside = tmp_path / "inside"
+    (inside / "directory").mkdir(parents=True)
+    (inside / "link.bin").symlink_to(place / "weights.bin")
+    (tmp_path / "weights.bin").symlink_to(place / "weights.bin")
+    (inside / "short.bin").write_bytes(_VKQ.tobytes()[:99])
+    Tool(inside).check(BEFORE, QKV, AFTER, outside(location))
+
+
+def test_skeleton_without_weights(tmp_path: Path) -> None:
+    """An older version wrote none: it is read, and what it does not know is left as it was."""
+    small = read(BEFORE, weights=stored(QKV))
+    text = pack_skeleton(TaggedGraph(small.model, tags_of(small)))
+    assert text is not None
+    document = json.loads(zlib.decompress(base64.b85decode(text)))
+    del document["weights"]
+    packed = base64.b85encode(zlib.compress(json.dumps(document).encode())).decode()
+    assert [tensor.name for tensor in unpack_skeleton(packed).model.graph.initializers] == list(QKV)
 
 
 # --- What is as long as all together ------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ class StoredNumbers(ExitStack):
         shape = tuple(size for size in whole.dims if size != 1)
         found: dict[int, int] = {}
         for layout in _layouts(shape, [each if each.probe else None for each in candidates]):
-            place = self._place(numbers, shape, layout)
-            if place is not None and layout.which not in found:
+            place = self._place(numbers, shape, layout) if layout.which not in found else None
+            if place is not None:
                 found[layout.which] = place
         self._pass(numbers, whole)
         return dict(sorted(found.items(), key=lambda item: item[1]))

@@ -165,6 +165,9 @@ class Packing:
         parts = self._equal(whole, near) or self._equal(whole, self._pool(whole))
         if parts:
             return parts, True
+        sizes = [prod(self._tensor(old).dims) for old in near if readers[old] in self._join.matches[new].anchors]
+        if sizes == [prod(whole.dims)]:
+            return [], False  # it is the one that its name says
         parts = self._as_long(new, whole, [(old, [readers[old]]) for old in near])
         if not parts and not near:
             parts = self._as_long(new, whole, [(old, self._removed_readers(old)) for old in self._pool(whole)])
