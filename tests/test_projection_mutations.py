@@ -27,7 +27,7 @@ FAST = [
     ("gpt2", "optimum-O2", 3),
     ("resnet", "ort-all", 1),
     ("albert", "ort-all", 1),
-    ("bert", "packed", 2),
+    ("bert", "packed", 5),
 ]
 SWEEP = [
     (name, tool)

@@ -55,7 +55,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A tensor of the model's weights; its content is not read.
+    """A tensor of the model's weights; its content is not read, but for a few numbers on request.
 
     Attributes:
         name: The tensor's name. For a sparse one, the name of its values.

@@ -76,8 +76,8 @@ class StoredNumbers(ExitStack):
 
     def probe(self, tensor: Initializer) -> tuple[float, ...]:
         """The numbers that a weight is known by; none where they tell nothing."""
-        numbers = self._numbers(tensor) if prod(tensor.dims) >= _FEWEST else None
-        if numbers is None:
+        numbers = self._numbers(tensor)
+        if numbers is None or prod(tensor.dims) < _FEWEST:
             return ()
         values = tuple(_decoded(numbers.at(place), tensor.data_type) for place in _places(prod(tensor.dims)))
         self._pass(numbers, tensor)
@@ -107,7 +107,7 @@ class StoredNumbers(ExitStack):
 
     def _place(self, numbers: _Numbers, shape: tuple[int, ...], layout: _Layout) -> int | None:
         """Where along the layout's axis a weight begins; None if it is not there."""
-        strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        strides: list[int] = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
         step, length = strides[layout.axis], shape[layout.axis]
         wanted = [_encoded(value, numbers.data_type) for value in layout.probe]
         rows = [  # the first number of the line along the axis that each has to be in
@@ -133,7 +133,9 @@ class StoredNumbers(ExitStack):
             if stands(begin):
                 return begin
         first = self._line(numbers, rows[0], step, length, wanted[0])
-        found = next((at - along[0] for at in first if at - along[0] in starts and stands(at - along[0])), None)
+        found: int | None = next(
+            (at - along[0] for at in first if at - along[0] in starts and stands(at - along[0])), None
+        )
         if found is None and first and numbers.data_type in (_FLOAT32, _FLOAT64):
             others = zip(rows[1:], wanted[1:], strict=True)
             if all(self._line(numbers, row, step, length, values) for row, values in others):
@@ -206,7 +208,7 @@ class _Layout(NamedTuple):
 def _layouts(shape: tuple[int, ...], candidates: Sequence[Initializer | None]) -> Iterator[_Layout]:
     """All ways in which each of some weights fits into a shape: as it is, transposed or stacked, along each axis."""
     for index, tensor in enumerate(candidates):
-        if tensor is None:
+        if tensor is None or min(tensor.dims, default=0) <= 0:
             continue
         own = tuple(size for size in tensor.dims if size != 1)
         if len(own) not in (len(shape), len(shape) - 1):

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
-from math import prod
 
-from optimum_htp.onnxfile import Initializer, StoredNumbers, element_type
+from optimum_htp.onnxfile import Initializer, StoredNumbers, bounded_product, element_type
 from optimum_htp.tagging.projection.flow import ADAPTERS, BREADTH, GLUE, MOVEMENT, REACH, Flow
 from optimum_htp.tagging.projection.join import Join
 
@@ -158,15 +157,17 @@ class Packing:
     def _parts(self, new: int, value: int, siblings: Sequence[int]) -> tuple[list[int], bool]:
         """The tagged weights that one of the target was packed from, if that is known; whether that is their order."""
         whole = self._join.new.values[value].tensor
-        if whole is None or prod(whole.dims) < 2 * _FEWEST or not _may_be_weight(whole):
+        if whole is None or bounded_product(whole.dims) < 2 * _FEWEST or not _may_be_weight(whole):
             return [], False
         readers = {leaf: old for old in siblings for leaf in self._leaves(self._join.old, self._weights(old))}
         near = [leaf for leaf in readers if leaf not in self._kept and self._is_weight(leaf)]
         parts = self._equal(whole, near) or self._equal(whole, self._pool(whole))
         if parts:
             return parts, True
-        sizes = [prod(self._tensor(old).dims) for old in near if readers[old] in self._join.matches[new].anchors]
-        if sizes == [prod(whole.dims)]:
+        sizes = [
+            bounded_product(self._tensor(old).dims) for old in near if readers[old] in self._join.matches[new].anchors
+        ]
+        if sizes == [bounded_product(whole.dims)]:
             return [], False  # it is the one that its name says
         parts = self._as_long(new, whole, [(old, [readers[old]]) for old in near])
         if not parts and not near:
@@ -180,10 +181,10 @@ class Packing:
         if not places:
             return []
         found = [candidates[index] for index in places]
-        left = prod(whole.dims) - sum(prod(tensors[index].dims) for index in places)
+        left = bounded_product(whole.dims) - sum(bounded_product(tensors[index].dims) for index in places)
         others = [old for index, old in enumerate(candidates) if index not in places]
         if left > 0:
-            more = list(_subsets([(old, prod(self._tensor(old).dims)) for old in others], left))
+            more = list(_subsets([(old, bounded_product(self._tensor(old).dims)) for old in others], left))
             found += more[0] if len(more) == 1 else []
             left = 0 if len(more) == 1 else left
         return found if not left or (left > 0 and len(found) > 1) else []
@@ -195,8 +196,8 @@ class Packing:
         for old, readers in candidates:
             led = {end for reader in readers for end in self._old_ends(reader)}
             if (not ends or not led or not ends.isdisjoint(led)) and self._tensor(old).data_type:
-                options.append((old, prod(self._tensor(old).dims)))
-        totals = [prod(whole.dims) * share for share in _shares(whole)]
+                options.append((old, bounded_product(self._tensor(old).dims)))
+        totals = [bounded_product(whole.dims) * share for share in _shares(whole)]
         if sum(size for _, size in options) in totals:
             return [old for old, _ in options]
         found = next(filter(None, (list(_subsets(options, total)) for total in totals)), [])
@@ -210,7 +211,12 @@ class Packing:
             tensor = self._tensor(old)
             # All of its sizes are the other's but the one along which it was packed.
             fits = sum(size > 1 and size not in sizes for size in tensor.dims) <= 1
-            if fits and self._is_weight(old) and tensor.data_type and prod(tensor.dims) < prod(whole.dims):
+            if (
+                fits
+                and self._is_weight(old)
+                and tensor.data_type
+                and bounded_product(tensor.dims) < bounded_product(whole.dims)
+            ):
                 found.append(old)
         found = found[: min(_MOST_CANDIDATES, self._tries)]
         self._tries -= len(found)
@@ -313,7 +319,7 @@ class Packing:
         ours, theirs = self._join.new.values[value].tensor, self._join.old.values[old].tensor
         if ours is None or theirs is None or not theirs.data_type:
             return False
-        return prod(ours.dims) > prod(theirs.dims)
+        return bounded_product(ours.dims) > bounded_product(theirs.dims)
 
     def _tensor(self, old: int) -> Initializer:
         return self._join.old.values[old].tensor or Initializer()
@@ -323,7 +329,7 @@ class Packing:
         tensor = self._join.old.values[old].tensor
         if tensor is None or not tensor.data_type:
             return tensor is not None
-        return element_type(tensor.data_type).is_float and prod(tensor.dims) >= _FEWEST
+        return element_type(tensor.data_type).is_float and bounded_product(tensor.dims) >= _FEWEST
 
 
 def _kind(op_type: str) -> str:
