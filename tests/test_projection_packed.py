@@ -265,6 +265,25 @@ def test_operator_that_does_more(tool: Tool) -> None:
     )
 
 
+def test_operator_that_does_more_under_a_new_name(tool: Tool) -> None:
+    """Nothing but its weights says what it does first; what leads from there to what is known is its work too."""
+    tool.check(
+        """
+        a = MatMul(x, wq)                      # at.q
+        b = MatMul(x, wk)                      # at.k
+        s = MatMul(a, b)                       # at
+        y = Softmax(s)                         # at
+        z = Exp(y)                             # out
+        """,
+        {"wq": weight(8, 4), "wk": K},
+        """
+        t = com.microsoft.Attention(x, wp)     # fused at (at.q, at.k, at)
+        z = Exp(t)                             # out
+        """,
+        {"wp": weight(8, 8)},
+    )
+
+
 def test_put_together_by_a_node(tool: Tool) -> None:
     """The weights are still there, and a node packs them each time."""
     tool.check(
@@ -440,6 +459,26 @@ def test_normalization_folded_into_a_convolution(tool: Tool) -> None:
         y = Relu(c)                                   # b.act
         """,
         {"w_bn": weight(8, 4, 1, 1), "w_bias": weight(8)},
+    )
+
+
+def test_adapter_merged_into_a_weight(tool: Tool) -> None:
+    """Of two products beside it only their sum with the weight is left."""
+    tool.check(
+        """
+        y = MatMul(x, w)                              # l.base
+        a = MatMul(x, wa)                             # l.down
+        b = MatMul(a, wb)                             # l.up
+        s = Mul(b, wscale)                            # l
+        z = Add(y, s)                                 # l
+        r = Relu(z)                                   # act
+        """,
+        {"w": weight(8, 8), "wa": weight(8, 2), "wb": weight(2, 8)},
+        """
+        y = MatMul(x, wm)                             # fused l (l.base, l.down, l.up, l)
+        r = Relu(y)                                   # act
+        """,
+        {"wm": weight(8, 8)},
     )
 
 

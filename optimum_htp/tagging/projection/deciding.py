@@ -53,7 +53,7 @@ class Decider:
     def _by_work(self, new: int, match: Match) -> NodeTag | None:
         op_type = self._new.op_type(new)
         if match.packed:
-            return self._by_packed(match)
+            return self._by_packed(new, match)
         tagged = [old for old in match.work if old in self._tags]
         if not tagged:
             related = self._tags.get(match.related) if match.related is not None else None
@@ -71,9 +71,9 @@ class Decider:
             return self._tags[counted[0]]
         return self._combined([self._tags[old] for old in counted], "fused")
 
-    def _by_packed(self, match: Match) -> NodeTag | None:
+    def _by_packed(self, new: int, match: Match) -> NodeTag | None:
         """The tag of a node that does the work of several at once, and may do more behind it."""
-        more = match.work if any(old not in match.packed for old in match.anchors) else ()
+        more = match.work if new not in self._join.parted else ()
         tagged = [old for old in dict.fromkeys((*match.packed, *more)) if old in self._tags]
         return self._combined([self._tags[old] for old in self._counted(tagged)], "fused") if tagged else None
 

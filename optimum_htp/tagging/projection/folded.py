@@ -4,11 +4,13 @@ Example: the weights of `Conv` are others now, and what read the normalized valu
 
     before:  c = Conv(x, w);   n = BatchNormalization(c, s, b, m, v);   y = Relu(n)
     after:   c = Conv(x, w2);  y = Relu(c)
+
+What was computed beside it from the same input goes with it: an adapter of low rank, merged into the weight.
 """
 
 from __future__ import annotations
 
-from optimum_htp.tagging.projection.flow import GLUE, REACH
+from optimum_htp.tagging.projection.flow import BREADTH, GLUE, REACH
 from optimum_htp.tagging.projection.join import Join
 from optimum_htp.tagging.projection.packed import Packing
 
@@ -40,8 +42,24 @@ def _folded(join: Join, new: int, output: int) -> list[int]:
         if not gone or join.old.op_type(consumers[0]) not in FOLDED:
             return []
         operation = join.old.operations[consumers[0]]
-        if any(join.flows(other) for other in operation.consumed if other != value) or not operation.produced:
+        beside = _beside(join, [other for other in operation.consumed if other != value], join.reads(new))
+        if beside is None or not operation.produced:
             return []
-        folded.append(consumers[0])
+        folded += [*beside, consumers[0]]
         value = operation.produced[0]
     return []
+
+
+def _beside(join: Join, values: list[int], reads: set[int]) -> list[int] | None:
+    """The nodes that made values of what is stored and of what a node reads; None if one is still there, or reads more."""
+    gone: dict[int, None] = {}
+    front = [value for value in values if join.flows(value) and value not in reads]
+    while front:
+        producer = join.old.values[front.pop()].producer
+        if producer is None or join.owner[producer] is not None or join.survives(producer) or len(gone) >= BREADTH:
+            return None
+        if producer not in gone:
+            gone[producer] = None
+            consumed = join.old.operations[producer].consumed
+            front += [value for value in consumed if join.flows(value) and value not in reads]
+    return list(gone)

@@ -48,6 +48,7 @@ class Join:
         self.renamed: set[int] = set()  # operations of the target that were recognized, with results of new names
         # For each value, by the place of a consumer, the place of the next one that may be lost, itself if it may be.
         self._ahead: dict[int, list[int]] = {}
+        self.parted: set[int] = set()  # operations of the target that make, or take apart, packed results and no more
         self.orphans: set[int] = set()  # operations of the target that do no work that the tagged side lost
 
     def anchor(self, new: int, old: int) -> None:

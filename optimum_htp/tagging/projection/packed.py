@@ -64,9 +64,11 @@ class Packing:
         flowing = [value for value in operation.consumed if not self._is_stored(self._join.new, value)]
         if op_type in _APART and all(value in self._behind for value in flowing):
             self._join.matches[new].packed = behind
-            if op_type == "Split" and flowing[0] in self._in_order and len(operation.produced) == len(behind):
-                for value, old in zip(operation.produced, behind, strict=True):
-                    self._know(value, self._join.old.operations[old].produced[0])
+            self._join.parted.add(new)
+            results = [value for old in behind for value in self._join.old.operations[old].produced[:1]]
+            if op_type == "Split" and flowing[0] in self._in_order and len(operation.produced) == len(results):
+                for value, old in zip(operation.produced, results, strict=True):
+                    self._know(value, old)
             else:
                 self._hand_on(new, behind)
             return True
@@ -83,6 +85,7 @@ class Packing:
             readers = [matches[each].packed for each in flow.consumers(new) if matches[each].packed]
             if readers and len(list(self._leaves(flow, flow.operations[new].consumed))) > 1:
                 matches[new].packed = readers[0]
+                self._join.parted.add(new)
 
     def has_other_weights(self, new: int, olds: Sequence[int]) -> bool:
         """Whether a node reads weights that are none of those that some tagged nodes read, whatever they are called."""
@@ -133,6 +136,7 @@ class Packing:
                 if old_value is not None:
                     join.alive.discard(old_value)
             join.renamed.discard(new)
+            join.parted.add(new)
             self._hand_on(new, packed, in_order=in_order)
 
     def _hand_on(self, new: int, behind: tuple[int, ...], *, in_order: bool = False) -> None:

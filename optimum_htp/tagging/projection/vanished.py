@@ -52,7 +52,7 @@ def _split_regions(join: Join) -> None:
         match, operation = join.matches[new], join.new.operations[new]
         # A part of one node's work that it was cut from, a bias, may have gone to the next.
         part = match.related is not None and new in join.renamed
-        if operation.node.op_type in GLUE or match.packed or (match.anchors and join.is_itself(new)):
+        if operation.node.op_type in GLUE or new in join.parted or (match.anchors and join.is_itself(new)):
             continue
         if match.related is not None and not part:
             continue
@@ -66,6 +66,7 @@ def _split_regions(join: Join) -> None:
         # From outputs too: a fused node with one known result does what leads from there to the others.
         known = [join.same[value] for value in (*operation.inputs, *operation.outputs) if value in join.same]
         computed = [value for value in known if not join.old.values[value].is_initializer]
+        computed += [value for old in match.packed for value in join.old.operations[old].produced]
         end = ends.get(new)
         claims = {SHARED, *(_next_worker(join, value) for value in fresh)} | ({end} if end is not None else set())
         work = _region(join, computed, claims)
