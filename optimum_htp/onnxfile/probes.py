@@ -127,8 +127,9 @@ class StoredNumbers(ExitStack):
                 for row, at, values in zip(rows, along, wanted, strict=True)
             )
 
-        starts = range(length - layout.size + 1)
+        starts = range(shape[layout.axis] - layout.size + 1)
         likely = range(0, len(starts), layout.size)  # where the parts before it are as long, or several times so
+        begin: int
         for begin in (*likely[:_LIKELY], len(starts) - 1):
             if stands(begin):
                 return begin
