@@ -11,6 +11,7 @@ import fnmatch
 import operator
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ Rewriter = Callable[[Path, Path], None]
 REWRITERS: dict[str, Rewriter] = {}
 LOSSLESS = {
     "ort-basic", "ort-extended", "ort-all", "optimum-O1", "optimum-O2", "onnxslim", "version-converter",
-    "shape-inference", "onnxscript", "inliner", "extract",
+    "shape-inference", "onnxscript", "inliner", "extract", "packed",
 }  # fmt: skip
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "slim+O2+dynamic+all": ("onnxslim", "optimum-O2", "dynamic", "ort-all"),
     "O1+fp16+slim": ("optimum-O1", "fp16", "onnxslim"),
     "basic+dynamic+extended": ("ort-basic", "dynamic", "ort-extended"),
+    "packed+dynamic": ("packed", "dynamic"),
 }
 
 
@@ -83,6 +85,7 @@ FAILURES: tuple[tuple[str, str, str, str], ...] = (
     ("static-qoperator", "deberta-v2", "*", _UNKNOWN),
     ("static-qoperator", "opt", "*", _UNKNOWN),
     ("dynamic", "wav2vec2", "*", "to be an initializer"),
+    ("packed+dynamic", "wav2vec2", "*", "to be an initializer"),
 )  # fmt: skip
 
 
@@ -264,6 +267,41 @@ def _extract(source: Path, target: Path) -> None:
         raise NotImplementedError("the main graph has nothing but an If")
     output = made[2 * len(made) // 3]
     onnx.save(Extractor(model).extract_model([value.name for value in model.graph.input], [output]), target)
+
+
+@_rewriter("packed")
+def _packed(source: Path, target: Path) -> None:
+    """One product and a Split for all products of one value, as the exporter of transformers 5 packs q, k and v."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    readers = Counter(name for node in graph.node for name in node.input)
+    groups: dict[str, list[Any]] = {}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in stored and readers[node.input[1]] == 1:
+            groups.setdefault(node.input[0], []).append(node)
+    renamed: dict[str, str] = {}
+    for number, (value, nodes) in enumerate(groups.items()):
+        if len(nodes) == 1:
+            continue
+        weight, result, sizes = (f"packed_{kind}_{number}" for kind in ("matmul", "result", "sizes"))
+        arrays = [numpy_helper.to_array(stored[node.input[1]]) for node in nodes]
+        graph.initializer.append(numpy_helper.from_array(np.concatenate(arrays, 1), weight))
+        graph.initializer.append(numpy_helper.from_array(np.array([array.shape[1] for array in arrays]), sizes))
+        parts = [f"packed_part_{number}_{index}" for index in range(len(nodes))]
+        renamed |= {node.output[0]: part for node, part in zip(nodes, parts, strict=True)}
+        place = list(graph.node).index(nodes[0])
+        graph.node.insert(place, helper.make_node("Split", [result, sizes], parts, f"node_Split_{number}", axis=-1))
+        graph.node.insert(place, helper.make_node("MatMul", [value, weight], [result], f"node_MatMul_{number}"))
+        for node in nodes:
+            graph.node.remove(node)
+            graph.initializer.remove(stored[node.input[1]])
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    onnx.save(model, target)
 
 
 # --- Inputs -------------------------------------------------------------------------------------------------------

@@ -43,26 +43,33 @@ class SmallGraph:
     Attributes:
         model: The graph.
         notes: The comment of each node.
+        content: The bytes of its file, which need not be there.
     """
 
     model: OnnxModel
     notes: dict[NodeKey, str]
+    content: bytes = b""
 
 
-def read(text: str, *functions: str, outputs: Sequence[str] = ()) -> SmallGraph:
+def read(
+    text: str, *functions: str, outputs: Sequence[str] = (), weights: Mapping[str, onnx.TensorProto] = {}
+) -> SmallGraph:
     """Reads a graph.
 
     Args:
         text: The nodes of the main graph.
         functions: The text of each function, head and nodes.
         outputs: Outputs in addition to what no node reads.
+        weights: Initializers that are more than a single one.
     """
     graph = onnx.parser.parse_graph(f"main () => () {{\n{_without_comments(text)}\n}}")
     makes, reads = _names(graph.node)
     for name in reads:
         if name in makes:
             continue
-        if name.startswith("w"):
+        if name in weights:
+            graph.initializer.append(weights[name])
+        elif name.startswith("w"):
             graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [1.0]))
         else:
             graph.input.append(_value(name))
@@ -74,9 +81,10 @@ def read(text: str, *functions: str, outputs: Sequence[str] = ()) -> SmallGraph:
         opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()],
         functions=[onnx.parser.parse_function(_without_comments(function)) for function in functions],
     )
-    known = read_content(model.SerializeToString(), path=Path("model.onnx"))
+    content = model.SerializeToString()
+    known = read_content(content, path=Path("model.onnx"))
     comments = [comment for part in (text, *functions) for comment in _comments(part)]
-    return SmallGraph(known, dict(zip(_in_text_order(known), comments, strict=True)))
+    return SmallGraph(known, dict(zip(_in_text_order(known), comments, strict=True)), content)
 
 
 def _without_comments(text: str) -> str:

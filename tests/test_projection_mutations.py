@@ -18,7 +18,7 @@ import pytest
 import rewriters
 
 from optimum_htp import project
-from optimum_htp.package.node_metadata import CALL, ORIGINS, TAG
+from optimum_htp.package.node_metadata import CALL, ORIGINS, SOURCE, TAG
 
 Owner = tuple[str, str | None]  # a tag and a call
 # A model, a tool, and how many of the groups of weights are changed: every one, every third where the tool is slow.
@@ -27,6 +27,7 @@ FAST = [
     ("gpt2", "optimum-O2", 3),
     ("resnet", "ort-all", 1),
     ("albert", "ort-all", 1),
+    ("bert", "packed", 5),
 ]
 SWEEP = [
     (name, tool)
@@ -43,7 +44,7 @@ SWEEP = [
         "bart",
         "qwen3_moe",
     )
-    for tool in ("ort-all", "optimum-O2", "onnxslim", "dynamic", "slim+O2+dynamic+all")
+    for tool in ("ort-all", "optimum-O2", "onnxslim", "dynamic", "slim+O2+dynamic+all", "packed", "packed+dynamic")
 ]
 
 
@@ -91,6 +92,35 @@ def test_changes_are_felt_by_their_module(
 ) -> None:
     """The first nodes that feel a changed weight came from the module and the call that read it."""
     check(package(name), name, tool, tmp_path, every=every)
+
+
+def test_packed_product_feels_each_of_its_weights(package: Callable[[str], Path], tmp_path: Path) -> None:
+    """The weight of k alone is changed, or that of q or v: the one product of all three feels it first, and says so."""
+    import onnx
+    from onnx import numpy_helper
+
+    source = package("bert") / "model.onnx"
+    target = rewriters.rewrite("packed", source, tmp_path / "target" / source.name)
+    project(target)
+    feed, rewritten = rewriters.sample_inputs(source), onnx.load(target)
+    before = results(rewritten, feed)
+    products = [node for node in onnx.load(source).graph.node if "layer.0/attention/self" in node.name]
+    products = [node for node in products if node.op_type == "MatMul" and node.name.count("/") == 7]
+    owners = [owner(node)[0] for node in products]
+    assert [tag.rpartition(".")[2] for tag in owners] == ["query", "key", "value"]
+    for product in products:
+        changed = onnx.load(source)
+        (tensor,) = (each for each in changed.graph.initializer if each.name == product.input[1])
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.1), tensor.name))
+        onnx.save(changed, tmp_path / "changed.onnx")
+        again = onnx.load(rewriters.rewrite("packed", tmp_path / "changed.onnx", tmp_path / "again.onnx"))
+        (felt,) = first_changed(rewritten, before, results(again, feed))
+        (behind,) = (node for node in rewritten.graph.node if felt.output[0] in node.input)
+        assert (felt.op_type, behind.op_type) == ("MatMul", "Split")
+        for node in (felt, behind):
+            assert metadata(node)[SOURCE] == "fused"
+            assert metadata(node)[TAG] == owners[0].rpartition("/")[0]
+            assert json.loads(metadata(node)[ORIGINS]) == owners
 
 
 @pytest.mark.sweep

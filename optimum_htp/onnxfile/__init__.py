@@ -5,7 +5,7 @@
 - Whether protobuf parses what is not read here, too: `soundness`; what ONNX Runtime may take: `running`.
 - Looking around: `edges` (what names mean, producers), `scopes` (visible names), `shapes` (the types of all tensors, from
   `runtime_types`, `tried_sizes` and `symbolic_sizes`, which are asked by `submodels`).
-- What is written out in it: `attribute_values`, `stored_values`.
+- What is written out in it: `attribute_values`, `stored_values`; a few numbers of each weight, to know it again: `probes`.
 - Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
 - Changing, on one `walk` (`headers` keeps lengths as wide as they were): `rewriting` (metadata), `renaming`, `tensors` (weights moved).
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
@@ -24,7 +24,7 @@ from optimum_htp.onnxfile.attribute_values import (
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.headers import LENGTHS
-from optimum_htp.onnxfile.limits import MAX_MODEL_BYTES
+from optimum_htp.onnxfile.limits import MAX_DIMENSIONS, MAX_MODEL_BYTES
 from optimum_htp.onnxfile.model import (
     Function,
     Graph,
@@ -38,6 +38,7 @@ from optimum_htp.onnxfile.model import (
     split_body_path,
 )
 from optimum_htp.onnxfile.opening import wire_errors
+from optimum_htp.onnxfile.probes import PROBE_NUMBERS, StoredNumbers, with_probes
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import Graft, rewrite_metadata, rewritten_content

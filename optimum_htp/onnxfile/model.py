@@ -55,7 +55,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A tensor of the model's weights; its content is not read.
+    """A tensor of the model's weights; its content is not read, but for a few numbers on request.
 
     Attributes:
         name: The tensor's name. For a sparse one, the name of its values.
@@ -64,6 +64,8 @@ class Initializer:
         location: Where the content is, relative to the model's directory and as written; None if in the ONNX file.
         offset: Bytes from the start of `location` to the content.
         length: Bytes of content in `location`; None where it is not said.
+        span: Where the content is in the ONNX file, as little-endian numbers in a row; None if it is not there, or not so.
+        probe: A few of its numbers, as `probes` takes them; empty where they were not taken, or tell nothing.
     """
 
     name: str = ""
@@ -72,6 +74,8 @@ class Initializer:
     location: str | None = None
     offset: int = 0
     length: int | None = None
+    span: tuple[int, int] | None = field(default=None, compare=False)
+    probe: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(slots=True)

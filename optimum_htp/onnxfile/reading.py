@@ -240,8 +240,11 @@ class _Reader:
         name, data_type, is_external = "", 0, False
         dims: list[int] = []
         where: dict[str, str] = {}
+        span: tuple[int, int] | None = None
         for tag, _, first, stop in fields(self.data, start, end):
-            if tag in (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS):
+            if tag in schema.TENSOR_NUMBERS:
+                span = first, stop
+            elif tag in (schema.TENSOR_DIM, schema.TENSOR_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
             elif tag == schema.TENSOR_DATA_TYPE:
                 data_type = signed32(first)
@@ -253,7 +256,7 @@ class _Reader:
             elif tag == schema.TENSOR_DATA_LOCATION:
                 is_external = schema.location(first, is_external)
         if not is_external:
-            return Initializer(name, data_type, tuple(dims))
+            return Initializer(name, data_type, tuple(dims), span=span)
         sizes = {key: where[key] for key in ("offset", "length") if key in where}
         if not where.get("location") or not all(map(_is_size, sizes.values())):
             raise WireError(
@@ -293,7 +296,7 @@ class _Reader:
                     external.append(indices)
             elif tag in (schema.SPARSE_DIM, schema.SPARSE_PACKED_DIMS):
                 self.dims(dims, tag, first, stop)
-        return replace(values or Initializer(), dims=tuple(dims))
+        return replace(values or Initializer(), dims=tuple(dims), span=None)
 
     def value(self, start: int, end: int) -> Value:
         """Reads a value; a type that is given in several pieces is put together, as protobuf does."""

@@ -1,7 +1,7 @@
 """The skeleton of a tagged graph, packed into a string that travels in the model's own metadata.
 
-It holds what projection needs, and no weights: nodes with their operators, names, edges, tags and calls, and the
-module trees. Tools that drop the metadata of nodes keep that of the model, so a file can be tagged again from itself
+It holds what projection needs: nodes with their operators, names, edges, tags and calls, the module trees, and of the
+weights their types and a few numbers each (`onnxfile/probes.py`). Tools that drop the metadata of nodes keep that of the model, so a file can be tagged again from itself
 after them.
 
 The string is base85 (RFC 1924's alphabet) of zlib of JSON. The JSON is a table of columns: nodes come graph by graph, a
@@ -15,14 +15,27 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from dataclasses import replace
+from itertools import chain, islice, repeat
 from typing import Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
-from optimum_htp.onnxfile import Function, Graph, Initializer, Node, OnnxModel, Value, split_body_path
+from optimum_htp.onnxfile import (
+    MAX_DIMENSIONS,
+    PROBE_NUMBERS,
+    Function,
+    Graph,
+    Initializer,
+    Node,
+    OnnxModel,
+    Value,
+    split_body_path,
+    with_probes,
+)
 from optimum_htp.package.json_files import (
     as_count,
     as_integers,
@@ -48,11 +61,12 @@ from optimum_htp.tagging import TaggedGraph
 
 VERSION = 1
 _NEW, _ABSENT = 0, -1
+_PROBE = struct.Struct(f"<{PROBE_NUMBERS}f")
 
 
 def pack_skeleton(graph: TaggedGraph) -> str | None:
     """A tagged graph with its module trees and their calls as printable text; None if too large to be unpacked."""
-    document = _Packer(graph).document()
+    document = _Packer(replace(graph, model=with_probes(graph.model))).document()
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     content = text.encode("utf-8", "surrogatepass")  # names that are not UTF-8
     packed = base64.b85encode(zlib.compress(content, 9)).decode("ascii")
@@ -105,10 +119,13 @@ class _Packer:
         names: list[str] = []
         columns: dict[str, list[int]] = {key: [] for key in ("op", "ni", "no", "io", "tag")}
         graphs = []
+        weights = _WeightColumns()
+        used = {name for _, node in self._graph.model.nodes() for name in node.inputs}
         for path, graph in self._graph.model.graphs():
             inputs = self._references(value.name for value in graph.inputs)
-            used = {name for node in graph.nodes for name in node.inputs}
-            initializers = self._references(tensor.name for tensor in graph.initializers if tensor.name in used)
+            stored = [tensor for tensor in graph.initializers if tensor.name in used]
+            initializers = self._references(tensor.name for tensor in stored)
+            weights.add(stored)
             for index, node in enumerate(graph.nodes):
                 columns["op"].append(operators.setdefault((node.domain, node.op_type), len(operators)))
                 columns["ni"].append(len(node.inputs))
@@ -127,6 +144,7 @@ class _Packer:
             "ops": list(map(list, operators)),
             "names": names,
             "tensors": self._table,
+            "weights": weights.columns(),
             "tags": [self._tag(tag) for tag in tags],
             "roots": [
                 [root.in_model, _tree_columns(root.tree), [_call_columns(trace) for trace in root.traces]]
@@ -152,6 +170,54 @@ class _Packer:
         if tag.origins:
             row.append([self._modules.get(origin, origin) for origin in tag.origins])
         return row
+
+
+class _WeightColumns:
+    """What is kept of the weights, in the order of all initializers: each one's type, shape and probe."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[int, tuple[int, ...], bool], int] = {}
+        self._kind: list[int] = []
+        self._numbers: list[float] = []
+
+    def add(self, tensors: Iterable[Initializer]) -> None:
+        for tensor in tensors:
+            sound = len(tensor.dims) <= MAX_DIMENSIONS and all(0 <= size < MAX_NUMBER for size in tensor.dims)
+            kind = tensor.data_type if sound else 0, tensor.dims if sound else (), bool(tensor.probe)
+            self._kind.append(self._kinds.setdefault(kind, len(self._kinds)))
+            self._numbers += tensor.probe
+
+    def columns(self) -> dict[str, Any]:
+        packed = struct.pack(f"<{len(self._numbers)}f", *self._numbers)
+        return {
+            "kinds": [[number, list(dims), int(has_probe)] for number, dims, has_probe in self._kinds],
+            "kind": self._kind,
+            "probes": base64.b64encode(packed).decode("ascii"),
+        }
+
+    @staticmethod
+    def read(columns: Any) -> Iterator[Initializer]:
+        """The weights without their names, in that order; of what an older version wrote, nothing but that they are there."""
+        if columns is None:
+            yield from repeat(Initializer())
+        kinds = [_as_kind(*kind) for kind in columns["kinds"]]
+        packed = base64.b64decode(as_text(columns["probes"]), validate=True)
+        place = 0
+        for index in as_integers(columns["kind"]):
+            number, dims, has_probe = kinds[as_count(index, len(kinds))]
+            probe: tuple[float, ...] = ()
+            if has_probe:
+                if place + _PROBE.size > len(packed):
+                    raise ValueError("a weight has no numbers")
+                probe = _PROBE.unpack_from(packed, place)
+                place += _PROBE.size
+            yield Initializer(data_type=number, dims=dims, probe=probe)
+
+
+def _as_kind(number: Any, dims: Any, has_probe: Any) -> tuple[int, tuple[int, ...], bool]:
+    if type(number) is not int or len(as_list(dims)) > MAX_DIMENSIONS:
+        raise ValueError("the type of a weight is none")
+    return number, tuple(as_count(size, MAX_NUMBER) for size in dims), bool(as_count(has_probe, 2))
 
 
 def _tree_columns(tree: ModuleTree) -> dict[str, Any]:
@@ -215,10 +281,14 @@ class _Unpacker:
         tags: dict[NodeKey, NodeTag] = {}
         graphs: dict[str, Graph] = {}
         names = iter(self._names)
+        weights = _WeightColumns.read(self._document.get("weights"))
         for path, count, inputs, initializers, outputs in self._document["graphs"]:
             graphs[as_text(path)] = graph = Graph()
             graph.inputs = tuple(map(Value, self._resolve(as_integers(inputs))))
-            graph.initializers = tuple(map(Initializer, self._resolve(as_integers(initializers))))
+            stored = list(self._resolve(as_integers(initializers)))
+            graph.initializers = tuple(
+                replace(weight, name=name) for name, weight in zip(stored, islice(weights, len(stored)), strict=True)
+            )
             for index, name in enumerate(islice(names, as_count(count, len(self._names) + 1))):
                 graph.nodes.append(self._node(name))
                 tag = self._next("tag")

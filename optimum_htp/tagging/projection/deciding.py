@@ -13,10 +13,8 @@ from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag, Roots, common_ancestor, tag_ancestors
 from optimum_htp.tagging.projection.flow import BREADTH, GLUE, PLAIN, Flow, Value
+from optimum_htp.tagging.projection.folded import FOLDED
 from optimum_htp.tagging.projection.join import SHARED, Join, Match
-
-# What scales and shifts: it can be folded into the weights of a neighbour.
-_FOLDED = frozenset(("Add", "BatchNormalization", "Div", "Mul", "Sub"))
 
 
 class Decider:
@@ -54,6 +52,8 @@ class Decider:
 
     def _by_work(self, new: int, match: Match) -> NodeTag | None:
         op_type = self._new.op_type(new)
+        if match.packed:
+            return self._by_packed(new, match)
         tagged = [old for old in match.work if old in self._tags]
         if not tagged:
             related = self._tags.get(match.related) if match.related is not None else None
@@ -70,6 +70,12 @@ class Decider:
         if len(counted) == 1 and self._itself(new, counted) is not None:
             return self._tags[counted[0]]
         return self._combined([self._tags[old] for old in counted], "fused")
+
+    def _by_packed(self, new: int, match: Match) -> NodeTag | None:
+        """The tag of a node that does the work of several at once, and may do more behind it."""
+        more = match.work if new not in self._join.parted else ()
+        tagged = [old for old in dict.fromkeys((*match.packed, *more)) if old in self._tags]
+        return self._combined([self._tags[old] for old in self._counted(tagged)], "fused") if tagged else None
 
     def _itself(self, new: int, candidates: Iterable[int]) -> int | None:
         """The tagged node that a node still is."""
@@ -88,7 +94,7 @@ class Decider:
         weights = [value for value in operation.consumed if self._is_stored(self._new, value)]
         before = [value for value in self._old.operations[itself].consumed if self._is_stored(self._old, value)]
         is_same = [self._join.same.get(value) for value in weights] == before
-        folds = all(self._old.op_type(old) in _FOLDED for old in others)
+        folds = all(self._old.op_type(old) in FOLDED for old in others)
         return operation.node.op_type not in GLUE and bool(weights) and (folds or not is_same)
 
     @staticmethod

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeKey
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
+from optimum_htp.onnxfile import Graph, Initializer, Node, OnnxModel, body_path
 
 MOVEMENT = frozenset(
     "Concat DepthToSpace Expand Flatten Pad Reshape Shape Size Slice SpaceToDepth Split Squeeze Tile Transpose "
@@ -70,8 +70,13 @@ class Value:
     name: str
     producer: int | None = None  # None for inputs and initializers
     consumers: list[int] = field(default_factory=list)
-    is_initializer: bool = False
+    tensor: Initializer | None = None  # None for what is not stored
     is_output: bool = False  # of whatever graph
+
+    @property
+    def is_initializer(self) -> bool:
+        """Whether it is stored."""
+        return self.tensor is not None
 
 
 @dataclass(slots=True)
@@ -187,7 +192,7 @@ class Flow:
         for value in graph.inputs:
             self._define(scope, value.name)
         for tensor in graph.initializers:
-            self.values[self._define(scope, tensor.name)].is_initializer = True
+            self.values[self._define(scope, tensor.name)].tensor = tensor
         for index, node in enumerate(graph.nodes):
             operation = Operation((path, index), node, len(self.scopes))
             operation.outputs = [self._define(scope, name) if name else -1 for name in node.outputs]

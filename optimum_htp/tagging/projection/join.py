@@ -28,6 +28,9 @@ class Match:
     anchors: dict[int, None] = field(default_factory=dict)
     work: list[int] = field(default_factory=list)  # all tagged nodes whose work it does, anchors included
     related: int | None = None  # a tagged node that this one is a part or an adapter of
+    packed: tuple[
+        int, ...
+    ] = ()  # tagged nodes whose weights were packed into one that it reads, or whose results it parts
     weight: int | None = None  # the value of the tagged side that its result was made from, as the names say
 
 
@@ -45,6 +48,7 @@ class Join:
         self.renamed: set[int] = set()  # operations of the target that were recognized, with results of new names
         # For each value, by the place of a consumer, the place of the next one that may be lost, itself if it may be.
         self._ahead: dict[int, list[int]] = {}
+        self.parted: set[int] = set()  # operations of the target that make, or take apart, packed results and no more
         self.orphans: set[int] = set()  # operations of the target that do no work that the tagged side lost
 
     def anchor(self, new: int, old: int) -> None:
@@ -69,9 +73,11 @@ class Join:
                 self.alive.add(old_value)
 
     def is_anchor(self, old: int) -> bool:
-        """Whether the node that does a tagged node's work is known by name."""
+        """Whether the node that does a tagged node's work is known by name, or by its weights."""
         owner = self.owner[old]
-        return owner is not None and owner >= 0 and old in self.matches[owner].anchors
+        if owner is None or owner < 0:
+            return False
+        return old in self.matches[owner].anchors or old in self.matches[owner].packed
 
     def is_itself(self, new: int) -> bool:
         """Whether a node of the target has the operator of a tagged node whose results it produces."""

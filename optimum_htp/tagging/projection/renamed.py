@@ -13,6 +13,7 @@ from itertools import islice
 
 from optimum_htp.tagging.projection.flow import ADAPTERS, BREADTH, GLUE, MOVEMENT, PLAIN, REACH
 from optimum_htp.tagging.projection.join import Join
+from optimum_htp.tagging.projection.packed import Packing
 
 _BOUNDARIES = frozenset("_:/.-")
 _LONGEST_NAME = 2_000
@@ -30,10 +31,12 @@ def match_names(join: Join) -> None:
     _relate_by_prefix(join, index)
 
 
-def match_renamed(join: Join) -> None:
+def match_renamed(join: Join, packing: Packing) -> None:
     """Finds nodes without a known name by what they consume, producers first, since each makes the next findable."""
     for new in join.new.order:
         match, operation = join.matches[new], join.new.operations[new]
+        if packing.match(new):
+            continue
         if operation.node.op_type in ADAPTERS:
             if operation.inputs and operation.outputs and operation.inputs[0] in join.same:
                 join.same.setdefault(operation.outputs[0], join.same[operation.inputs[0]])

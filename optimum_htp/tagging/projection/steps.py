@@ -21,14 +21,16 @@ from collections.abc import Sequence
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey, NodeTag, merged_roots, root_tags
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.onnxfile import OnnxModel, StoredNumbers, with_probes
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.projection.absorbed import match_absorbed
 from optimum_htp.tagging.projection.deciding import Decider
 from optimum_htp.tagging.projection.descent import descent
 from optimum_htp.tagging.projection.flow import Flow
+from optimum_htp.tagging.projection.folded import match_folded
 from optimum_htp.tagging.projection.graph_pairs import pair
 from optimum_htp.tagging.projection.join import Join
+from optimum_htp.tagging.projection.packed import Packing
 from optimum_htp.tagging.projection.renamed import match_names, match_renamed
 from optimum_htp.tagging.projection.vanished import match_vanished
 
@@ -86,12 +88,28 @@ def work_of(source: OnnxModel, target: OnnxModel) -> dict[NodeKey, tuple[NodeKey
 
 def _joined(models: Sequence[OnnxModel], target: OnnxModel) -> tuple[Join, Sequence[int]]:
     """What all rules find, and of each scope of the tagged side the model that it is of."""
+    if _has_other_weights(models, target):
+        models = [with_probes(model) for model in models]
     join, origin = pair(models, Flow.of(target))
     match_names(join)
     match_absorbed(join)
-    match_renamed(join)
+    with StoredNumbers(target) as stored:
+        packing = Packing(join, stored)
+        match_renamed(join, packing)
+        packing.match_weights()
+        match_folded(join, packing)
     match_vanished(join)
     return join, origin
+
+
+def _has_other_weights(models: Sequence[OnnxModel], target: OnnxModel) -> bool:
+    """Whether a target stores what its sources do not."""
+    known = {
+        (tensor.name, tensor.dims) for model in models for _, graph in model.graphs() for tensor in graph.initializers
+    }
+    return any(
+        (tensor.name, tensor.dims) not in known for _, graph in target.graphs() for tensor in graph.initializers
+    )
 
 
 def refuse_empty(target: OnnxModel) -> None:

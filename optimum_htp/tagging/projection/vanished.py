@@ -27,7 +27,7 @@ def match_vanished(join: Join) -> None:
         if owner is not None and owner >= 0:
             join.matches[owner].work.append(old)
     for new, match in enumerate(join.matches):
-        match.work = list(dict.fromkeys((*match.work, *match.anchors, *_halves(join, new))))
+        match.work = list(dict.fromkeys((*match.work, *match.anchors, *match.packed, *_halves(join, new))))
 
 
 def _assign(join: Join) -> None:
@@ -52,7 +52,7 @@ def _split_regions(join: Join) -> None:
         match, operation = join.matches[new], join.new.operations[new]
         # A part of one node's work that it was cut from, a bias, may have gone to the next.
         part = match.related is not None and new in join.renamed
-        if operation.node.op_type in GLUE or (match.anchors and join.is_itself(new)):
+        if operation.node.op_type in GLUE or new in join.parted or (match.anchors and join.is_itself(new)):
             continue
         if match.related is not None and not part:
             continue
@@ -66,6 +66,7 @@ def _split_regions(join: Join) -> None:
         # From outputs too: a fused node with one known result does what leads from there to the others.
         known = [join.same[value] for value in (*operation.inputs, *operation.outputs) if value in join.same]
         computed = [value for value in known if not join.old.values[value].is_initializer]
+        computed += [value for old in match.packed for value in join.old.operations[old].produced]
         end = ends.get(new)
         claims = {SHARED, *(_next_worker(join, value) for value in fresh)} | ({end} if end is not None else set())
         work = _region(join, computed, claims)
@@ -125,6 +126,8 @@ def _hand_to_consumers_of_inputs(join: Join) -> None:
     reads: dict[int, set[int]] = {}
     for old in join.old.order:
         owner = join.owner[old]
+        if owner is not None and owner >= 0 and old in join.matches[owner].packed:
+            moved.add(old)
         if owner is None or owner < 0 or join.is_anchor(old) or join.old.constant[old]:
             continue
         flowing = [value for value in join.old.operations[old].consumed if join.flows(value)]

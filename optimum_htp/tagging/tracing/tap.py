@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import ModelTooLargeError, reason
-from optimum_htp.onnxfile import FileStamp, read_content, read_model
+from optimum_htp.onnxfile import FileStamp, read_content, read_model, with_probes
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.tracing.recorder import CallRecorder
 from optimum_htp.tagging.tracing.torchscript import writing_replaced
@@ -121,6 +121,7 @@ class ModuleTap:
         self, recorder: CallRecorder, model: torch.nn.Module, file: Path, content: bytes | None = None
     ) -> ExportTrace:
         graph = read_model(file) if content is None else read_content(content, path=file)
+        graph = with_probes(graph, content)  # now: what is made of the file later may take its place
         return ExportTrace(file, graph, recorder.trace(), self._place(model) if self._place is not None else None)
 
     def _write(
