@@ -7,7 +7,7 @@ hand, its values say what the others are, such as a transposed `onnx::MatMul_302
 - the code of the module that holds it computes with it, and no other's reads it (`code`);
 - one node reads it, copies left out: several may be several calls, or may have read other parameters of the same values,
   which some tool stores once. Torch does so too, but puts an Identity in front of those that read the others. Where the
-  values are known to be one parameter's alone, all that read it are its module's calls.
+  values are known to be one parameter's alone, all that read it, or a copy, are its module's calls.
 
 From there follows what a function of PyTorch's own is exported to in all its parts: the product in front of a Linear's
 bias, and the steps of a LayerNorm, where it is not one operator yet.
@@ -88,11 +88,12 @@ class _Readers:
             name = self._parameter(tensor)
             if name is None:
                 continue
-            reads = dict(self._reads(tensor))
+            alone = tensor in self._distinct  # then a copy, too, is one of nothing else
+            reads = dict(self._reads(tensor, _PASSING | {"Identity"} if alone else _PASSING))
             bodies = [split_body_path(path) for path, _ in reads]
             branches = None not in bodies and len({body[:2] for body in bodies if body}) == 1
             by_one = len(reads) == 1 or (branches and len({path for path, _ in reads}) == len(reads))
-            if by_one or tensor in self._distinct:
+            if by_one or alone:
                 yield from ((name, key, first) for key, first in reads.items())
 
     def _parameter(self, tensor: tuple[str, str]) -> str | None:
@@ -104,13 +105,15 @@ class _Readers:
         alike = name in self._trace.tensors and self._trace.shapes.get(name) == self._shapes[tensor]
         return name if alike else None
 
-    def _reads(self, tensor: tuple[str, str], passed: int = 0) -> Iterator[tuple[NodeKey, bool]]:
-        """The nodes that read a tensor, copies left out and passed on by what quantizes; and whether as their first input."""
+    def _reads(
+        self, tensor: tuple[str, str], through: frozenset[str], passed: int = 0
+    ) -> Iterator[tuple[NodeKey, bool]]:
+        """The nodes that read a tensor, passed on by those operators or as it is; and whether as their first input."""
         for key in self._uses.get(tensor, ()):
             node = self._nodes[key]
             first = self._edges.find(key[0], node.inputs[0]) == tensor
-            if node.op_type in _PASSING and first and node.outputs and passed < len(_PASSING):
-                yield from self._reads((key[0], node.outputs[0]), passed + 1)
+            if node.op_type in through and first and node.outputs and passed <= len(through):
+                yield from self._reads((key[0], node.outputs[0]), through, passed + 1)
             elif node.op_type != "Identity":
                 yield key, first
 
