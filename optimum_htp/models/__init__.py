@@ -17,6 +17,7 @@ from optimum_htp.models.hub_cache import SourceFiles, check_model_name, source_f
 from optimum_htp.models.inputs import (
     SAMPLES,
     InputSizes,
+    as_declared,
     axis_names,
     check_axes,
     check_inputs,
