@@ -485,6 +485,23 @@ def test_a_file_that_says_nothing_is_refused(exported: Callable[[str], Path], tm
     assert not (package / SIDECAR).exists()
 
 
+def test_the_part_that_names_tell(tmp_path: Path) -> None:
+    """Its other weights are found in the whole model, and are its own there; without any name it is the whole."""
+    net = nn.Sequential(nn.Linear(WIDTH, WIDTH), ByValue())
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(net[1].eval(), (torch.randn(3, 2, WIDTH),), str(file), dynamo=False)
+    model = onnx.load(file)
+    kept = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("onnx::MatMul"))
+    distinct = distinct_parameters(HtpPackage(file).files[file.name], net)
+    assert distinct["", kept.name] == "1.one.weight"
+    for name, place in (("one.weight", "1"), ("w", "")):
+        kept.name = name
+        onnx.save(model, file)
+        distinct = distinct_parameters(HtpPackage(file).files[file.name], net)
+        root, _ = choose_root(HtpPackage(file).files[file.name].model, [net], distinct=distinct)
+        assert root is not None and root.in_model == place
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_the_values_say_it(
     exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path, beside: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ def choose_root(
     `distinct` says, for the one candidate that it is about, what the values of weights are (`distinct_parameters`).
     """
     distinct = distinct or {}
-    named, held = _named_weights(model, distinct), frozenset(distinct.values())
+    named, held = _known_weights(model, distinct)
     best: ExportedRoot | None = None
     whole: torch.nn.Module | None = None
     for candidate in candidates:
@@ -80,17 +80,23 @@ def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
     return not named
 
 
-def _named_weights(model: OnnxModel, distinct: Container[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
-    """The names in a graph that may be those of parameters and buffers, with their shapes, but of those known by value."""
+def _known_weights(
+    model: OnnxModel, distinct: Mapping[tuple[str, str], str]
+) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """The names in a graph that may be those of parameters and buffers, with their shapes; and what values alone tell.
+
+    A name that goes with the value says more than that: of which module's state dict it is.
+    """
     named: dict[str, tuple[int, ...]] = {}
+    held: set[str] = set()
     for path, graph in model.graphs():
         for tensor in graph.initializers:
-            name = parameter_name(tensor.name)
-            if (path, tensor.name) in distinct:
-                continue
-            if "::" not in name and "/" not in name and not name.isdecimal():
+            name, known = parameter_name(tensor.name), distinct.get((path, tensor.name))
+            if known is not None and not f".{known}".endswith(f".{name}"):
+                held.add(known)
+            elif "::" not in name and "/" not in name and not name.isdecimal():
                 named[name] = tensor.dims
-    return named
+    return named, held
 
 
 def _best_part(
