@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnx import compose
 from onnxruntime.quantization import quantize_dynamic
 from small_graphs import save
 
-from optimum_htp import HtpError, PackageError, extract, profile, project, strip
+from optimum_htp import HtpError, PackageError, compare, extract, profile, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.models.inputs import InputSizes, axis_names, check_axes, check_inputs, make_inputs
@@ -305,11 +306,13 @@ def test_unknown_axes_are_named_with_those_that_there_are(package: Path, tmp_pat
     ):
         check_axes([model], InputSizes(dims={"head": 1, "heads": 1, "x": 2}), where="here")
     shutil.copy(package / "model.onnx", package / "other.onnx")
-    with pytest.raises(HtpError) as error:
-        profile(package, dims={"head": 3}, runs=1)
-    said = str(error.value)
-    assert "called head;" in said
-    assert all(f"{name}: the size of 'heads'" in said for name in ("model.onnx", "other.onnx"))
+    for dims in ({"head": 3}, {}):
+        for run in (partial(profile, package, runs=1), partial(compare, package, reference=package)):
+            with pytest.raises(HtpError) as error:
+                run(dims=dims)
+            said = str(error.value)
+            assert ("called head;" in said) == bool(dims)
+            assert all(f"{name}: the size of 'heads'" in said for name in ("model.onnx", "other.onnx"))
 
 
 def test_all_that_is_wrong_with_inputs_is_named(package: Path) -> None:
