@@ -325,6 +325,16 @@ def test_all_that_is_wrong_with_inputs_is_named(package: Path) -> None:
         assert problem in said
 
 
+def test_what_a_part_is_given_is_nothing_else(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A layer adds little, so what the modules around it are given looks much like what it is given: names tell."""
+    (tmp_path / "quantized").mkdir()
+    quantize_dynamic(exported("bert") / "model.onnx", tmp_path / "quantized" / "model.onnx")
+    extract(tmp_path / "quantized", "bert.encoder.layer.1", output=tmp_path / "part.onnx")
+    (part,) = compare(tmp_path / "part.onnx", sequence_length=8, threads=1).parts
+    assert part.verdict == "agrees"
+    assert {call.own.sqnr_db for call in part.calls if call.own is not None} == {float("inf")}
+
+
 @pytest.mark.parametrize("made_by", ["optimizer", "quantizer"])
 def test_parts_give_what_their_package_gives(made_by: str, exported: Callable[..., Path], tmp_path: Path) -> None:
     """Modules of graphs with ONNX Runtime's own operators, on what the package gives them."""
