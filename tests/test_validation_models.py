@@ -19,14 +19,14 @@ import optimum_htp
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
 from optimum_htp.models.measures import TOLERANCES, compare_arrays
-from optimum_htp.models.torch_parts import fixed_sizes
-from optimum_htp.models.torch_source import weights_dtype
+from optimum_htp.models.torch_parts import find_parts, fixed_sizes
+from optimum_htp.models.torch_source import load_source_model, weights_dtype
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.validate import loading
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.loading import check_loading
-from optimum_htp.verbs.validate.outputs import check_outputs, describe
+from optimum_htp.verbs.validate.outputs import _Comparison, check_outputs, describe
 from optimum_htp.verbs.validate.report import Check
 
 QUICK = ("bert", "gpt2", "t5", "vit")
@@ -285,7 +285,23 @@ def test_quantized_weights(exported: Callable[[str], Path], zoo_model: Callable[
     assert compare(bert, zoo_model("bert"), "bert")["dynamic-axes"][0] == "ok"
     outputs, _ = check_outputs(Contents(bert), str(zoo_model("bert")), tolerance=1e-9)
     assert outputs.status == "failed"
-    assert outputs.advice == f"optimum-cli htp compare {bert} --model MODEL names the module that is wrong"
+    command = f"optimum-cli htp compare {bert} --model {zoo_model('bert')} --tolerance 1e-09"
+    assert outputs.advice == f"{command} names the module that is wrong"
+
+
+def test_the_command_that_is_advised(
+    exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """It compares what was found to differ: at those sizes, of that file."""
+    package = Path(shutil.copytree(exported("bert"), tmp_path / "bert"))
+    shutil.copy(package / "model.onnx", package / "model_O2.onnx")
+    contents = Contents(package)
+    part, _ = find_parts(
+        load_source_model(zoo_model("bert"), task="text-classification"), contents.readable_files.values()
+    )
+    found = _Comparison(contents, part, "MODEL", 1e-9, {"mask": "attention_mask"}).at_other_sizes({})
+    command = f"optimum-cli htp compare {package} --model MODEL --batch-size 3 --sequence-length 21"
+    assert f"{command} --map mask=attention_mask --tolerance 1e-09 --file {part.file} names" in found.advice
 
 
 def quantize_weights(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tags from the names of weights: what reads a parameter is tagged where code says whose work that is, else open."""
+"""Tags from the names and values of weights: what reads a parameter is tagged where code says whose work that is, else open."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
+import safetensors.torch
 import torch
 import torch.utils.checkpoint
 import zoo
@@ -23,6 +24,7 @@ from optimum_htp.cli.main import main
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy.tags import NodeTags, tag_module_path
 from optimum_htp.models.exported_root import choose_root
+from optimum_htp.models.parameters.distinct import distinct_parameters
 from optimum_htp.models.torch_source import instantiate_on_meta
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.sidecar.sidecar import SIDECAR
@@ -239,19 +241,45 @@ class Tied(nn.Module):
         return self.head(self.embed(x.abs().long().clamp(max=WIDTH - 1)))
 
 
-def compared(net: nn.Module, file: Path, *, opset: int = 17) -> tuple[list[str], NodeTags, Any]:
-    """What numbered nodes got wrong, their tags, and the graph; the truth is that of an export."""
+class ByValue(nn.Module):
+    """The exporter stores all of these weights without their names: transposed, or with a batch norm folded in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.twice, self.equal, self.same, self.seen = (
+            nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(5)
+        )
+        self.same.weight.data.copy_(self.equal.weight.data)
+        self.conv, self.norm = nn.Conv1d(2, 2, 1, bias=False), nn.BatchNorm1d(2)
+        self.norm.running_var.copy_(torch.tensor([0.5, 2.0]))
+        self.norm.running_mean.copy_(torch.tensor([0.5, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.twice(torch.relu(self.twice(self.one(x))))
+        x = self.same(torch.relu(self.equal(x)))
+        return self.norm(self.conv(x)) + functional.linear(x, self.seen.weight)
+
+
+def compared(
+    net: nn.Module, file: Path, *, opset: int = 17, by_value: bool = False
+) -> tuple[list[str], NodeTags, Any]:
+    """What numbered nodes got wrong, their tags, and the graph; the truth is that of an export.
+
+    Tags with the values of the weights at hand are looked at too, and are those that are given back with `by_value`.
+    """
     with ModuleTap() as tap:
         torch.onnx.export(net.eval(), (torch.randn(3, 2, WIDTH),), str(file), dynamo=False, opset_version=opset)
     traced = tap.exports[0]
     exact = tag_model(traced.model, traced.trace)
-    found = tag_model(numbered(traced.model), static_trace(net))
+    distinct = distinct_parameters(HtpPackage(file).files[file.name], net)
+    graph, trace = numbered(traced.model), static_trace(net)
+    by_names, by_values = tag_model(graph, trace), tag_model(graph, trace, distinct=distinct)
     wrong = [
         f"{key}: {tag.tag}, truly {exact[key].tag}"
-        for key, tag in found.items()
+        for key, tag in (*by_names.items(), *by_values.items())
         if tag.source != "unresolved" and tag.tag != exact[key].tag
     ]
-    return wrong, found, traced.model
+    return wrong, by_values if by_value else by_names, traced.model
 
 
 def owners(net: nn.Module, file: Path, **options: Any) -> dict[str, list[str | None]]:
@@ -281,18 +309,32 @@ def test_a_normalization_in_steps(tmp_path: Path) -> None:
     assert set(found["Constant"]) == {"norm"}
 
 
+def test_what_a_value_proves(tmp_path: Path) -> None:
+    """Both calls of one module, and a folded batch norm's convolution; not which of two equal weights a node reads."""
+    found = owners(ByValue(), tmp_path / "net.onnx", by_value=True)
+    assert found["MatMul"] == ["one", "twice", "twice", None, None, None]
+    assert found["Conv"] == ["conv"]
+    assert set(owners(ByValue(), tmp_path / "net.onnx")["MatMul"]) == {None}
+
+
 @pytest.mark.parametrize(
     "net",
     [
         ReadsChild, ReadsByVariable, ReadsInFunction, ReadsByName, ReadsByNameOnly, ReadsInClosure, ReadsAll,
         ReadsAState, ReadsInList, ReadsBelow, Hidden, HandsOn, HandsOnLater, HandsOnInFunction, HandsOnToCheckpoint,
-        ReadsWhatIsReturned, Replaced, Twice,
+        ReadsWhatIsReturned, Replaced,
     ],
 )  # fmt: skip
 def test_what_may_be_another_modules_work_stays_open(net: Callable[[], nn.Module], tmp_path: Path) -> None:
     """Another one's code reads the weight, or more than one node."""
-    found = owners(net(), tmp_path / "net.onnx")
+    found = owners(net(), tmp_path / "net.onnx", by_value=True)
     assert {owner for paths in found.values() for owner in paths} == {None}
+
+
+def test_two_readers_of_one_name(tmp_path: Path) -> None:
+    """They may have read equal parameters, which are stored once: the values know that there are none."""
+    assert set(owners(Twice(), tmp_path / "net.onnx")["Add"]) == {None}
+    assert owners(Twice(), tmp_path / "net.onnx", by_value=True)["Add"] == ["fc", "fc"]
 
 
 def test_attention_reads_what_its_projection_holds(tmp_path: Path) -> None:
@@ -305,6 +347,7 @@ def test_attention_reads_what_its_projection_holds(tmp_path: Path) -> None:
 def test_tied_weights(tmp_path: Path) -> None:
     """An embedding looks rows up, a Linear does not."""
     assert owners(Tied(), tmp_path / "net.onnx")["Gather"] == ["embed"]
+    assert owners(Tied(), tmp_path / "net.onnx", by_value=True)["MatMul"] == ["head"]
 
 
 def test_classes_without_source(tmp_path: Path) -> None:
@@ -420,9 +463,8 @@ def test_the_verb_says_why(
     assert (package / "model.onnx").read_bytes() == before
 
 
-def test_a_file_that_says_nothing_is_refused(exported: Callable[[str], Path], tmp_path: Path) -> None:
-    """In one line that says why and what to do; nothing is written."""
-    package = numbered_package(exported("bert"), tmp_path / "numbered")
+def without_names_of_weights(package: Path) -> None:
+    """Renames all weights."""
     model = onnx.load(package / "model.onnx")
     names = {tensor.name: f"onnx::{at}" for at, tensor in enumerate(model.graph.initializer)}
     for tensor in model.graph.initializer:
@@ -430,8 +472,69 @@ def test_a_file_that_says_nothing_is_refused(exported: Callable[[str], Path], tm
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
     onnx.save(model, package / "model.onnx")
+
+
+def test_a_file_that_says_nothing_is_refused(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """In one line that says why and what to do; nothing is written."""
+    package = numbered_package(exported("bert"), tmp_path / "numbered")
+    without_names_of_weights(package)
     before = (package / "model.onnx").read_bytes()
-    with pytest.raises(PackageError, match=r"do not say which modules .* export the model again"):
+    with pytest.raises(PackageError, match=r"do not say which modules .* --model MODEL; export the model again"):
         tag_package(package)
     assert (package / "model.onnx").read_bytes() == before
     assert not (package / SIDECAR).exists()
+
+
+def test_the_part_that_names_tell(tmp_path: Path) -> None:
+    """Its other weights are found in the whole model, and are its own there; without any name it is the whole."""
+    net = nn.Sequential(nn.Linear(WIDTH, WIDTH), ByValue())
+    file = tmp_path / "net.onnx"
+    torch.onnx.export(net[1].eval(), (torch.randn(3, 2, WIDTH),), str(file), dynamo=False)
+    model = onnx.load(file)
+    kept = next(tensor for tensor in model.graph.initializer if tensor.name.startswith("onnx::MatMul"))
+    distinct = distinct_parameters(HtpPackage(file).files[file.name], net)
+    assert distinct["", kept.name] == "1.one.weight"
+    for name, place in (("one.weight", "1"), ("w", "")):
+        kept.name = name
+        onnx.save(model, file)
+        distinct = distinct_parameters(HtpPackage(file).files[file.name], net)
+        root, _ = choose_root(HtpPackage(file).files[file.name].model, [net], distinct=distinct)
+        assert root is not None and root.in_model == place
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_values_say_it(
+    exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path, beside: bool
+) -> None:
+    """With the model, or its weights beside its config; each tag is that of the export."""
+    package = numbered_package(exported("bert"), tmp_path / "numbered")
+    without_names_of_weights(package)
+    if beside:
+        shutil.copy(zoo_model("bert") / "model.safetensors", package)
+    report = tag_package(package, model=None if beside else zoo_model("bert"))
+    assert report.files["model.onnx"].by_source["parameter"] >= 16
+    assert "the code of one module alone" in report.notes["model.onnx"]
+    exact = HtpPackage(exported("bert")).files["model.onnx"].tags
+    found = HtpPackage(package).files["model.onnx"].tags
+    assert [key for key, tag in found.items() if tag.source != "unresolved" and tag.tag != exact[key].tag] == []
+
+
+def test_weights_that_are_no_help(
+    exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Those of another model, and a model without any: names count as before, and the note says it."""
+    package = numbered_package(exported("bert"), tmp_path / "numbered")
+    other = tmp_path / "other"
+    shutil.copytree(zoo_model("bert"), other)
+    tensors = safetensors.torch.load_file(other / "model.safetensors")
+    safetensors.torch.save_file(
+        {name: tensor + 1 for name, tensor in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"}
+    )
+    before = tag_package(package).files
+    report = tag_package(package, model=other, force=True)
+    assert (
+        report.files == before and f"its weights have not the values of those in {other}" in report.notes["model.onnx"]
+    )
+    (other / "model.safetensors").unlink()
+    report = tag_package(package, model=other, force=True)
+    assert report.files == before and "can't be told by value either" in report.notes["model.onnx"]

@@ -11,7 +11,8 @@ HELP = "Tag an existing package, such as one of plain `optimum-cli export onnx`,
 
 _MODEL = """\
 The model it was exported from, an id on the Hub or a local directory: for its module classes instead of what the \
-package's config.json says, and to write config.json, tokenizer and processor where they are missing."""
+package's config.json says, to write config.json, tokenizer and processor where they are missing, and for the values of \
+its weights, where the nodes have no names that say anything."""
 _FORCE = "Tag again what an export tagged, which knew more: the calls of modules that ran more than once are lost."
 
 

@@ -4,18 +4,20 @@
 an export of, `optimum_tasks` the task, `hub_cache` where its small files are, `local_first` that what is here is taken
 from here, `trust` whose code runs. `runtime` has sessions, `external_weights` where theirs lie, `half_rounding` float16
 that is computed as such, `auto` the `ORTModel` of a package, `inputs` what they run on, `part_values` what an extracted
-part does, by the `tensor_values` of its package; `measures` says how far results may be apart.
+part does, by the `tensor_values` of its package; `measures` says how far results may be apart. `parameters/` finds what
+initializers were made of.
 """
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.claims import GraphSize
-from optimum_htp.models.exported_root import choose_root
+from optimum_htp.models.exported_root import ExportedRoot, choose_root
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.half_rounding import HalfRounding, half_tensors, open_rounded, zero
 from optimum_htp.models.hub_cache import SourceFiles, check_model_name, source_files
 from optimum_htp.models.inputs import (
     SAMPLES,
     InputSizes,
+    as_declared,
     axis_names,
     check_axes,
     check_inputs,
@@ -43,6 +45,11 @@ from optimum_htp.models.measures import (
     random_operators,
     worst_errors,
 )
+from optimum_htp.models.parameters.distinct import distinct_parameters
+from optimum_htp.models.parameters.initializers import TaggedInitializer, initializer_values, tagged_initializers
+from optimum_htp.models.parameters.origins import Matcher
+from optimum_htp.models.parameters.readings import FLOATS, Reading
+from optimum_htp.models.parameters.state_dict import SourceTensors, shared_segments
 from optimum_htp.models.part_values import part_inputs, part_phases
 from optimum_htp.models.runtime import (
     DEFAULT_PROVIDER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class ExportedRoot:
 
     trace: ModuleTrace  # what it shows without running
     in_model: str  # its dotted path in the whole model
-    explained: int  # how many of the weights that the graph names are its own, by name and shape
+    explained: int  # how many of the weights that the graph names are its own, by name and shape, or by value
     contradicted: int  # how many are its own by name, but of another shape
     coverage: float  # the share of its own weights that the graph names
     fit: ScopeFit  # how well it explains the scopes in the nodes' names
@@ -40,27 +40,29 @@ class ExportedRoot:
 
 
 def choose_root(
-    model: OnnxModel, candidates: Iterable[torch.nn.Module]
+    model: OnnxModel, candidates: Iterable[torch.nn.Module], *, distinct: Mapping[tuple[str, str], str] | None = None
 ) -> tuple[ExportedRoot | None, torch.nn.Module]:
     """The module that a graph is an export of, None if there is none or it is ambiguous; and the likeliest whole model.
 
     It is the first candidate with all weights that the graph names and a module for every scope, else the one with most.
+    `distinct` says, for the one candidate that it is about, what the values of weights are (`distinct_parameters`).
     """
-    named = _named_weights(model)
+    distinct = distinct or {}
+    named, held = _known_weights(model, distinct)
     best: ExportedRoot | None = None
     whole: torch.nn.Module | None = None
     for candidate in candidates:
         whole = candidate if whole is None else whole
-        root = _best_part(model, candidate, named)
+        root = _best_part(model, candidate, named, held)
         if root is None:
             continue
         if best is None or root.rank > best.rank:
             best = root
-        if best.explained == len(named) and not best.fit.unread and not best.strangers:
+        if best.explained == len(named) + len(held) and not best.fit.unread and not best.strangers:
             break
     if whole is None:
         raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
-    return best if best is not None and _is_export_of(model, best, len(named)) else None, whole
+    return best if best is not None and _is_export_of(model, best, len(named) + len(held)) else None, whole
 
 
 def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
@@ -78,19 +80,32 @@ def _is_export_of(model: OnnxModel, root: ExportedRoot, named: int) -> bool:
     return not named
 
 
-def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
-    """The names in a graph that may be those of parameters and buffers, with their shapes."""
+def _known_weights(
+    model: OnnxModel, distinct: Mapping[tuple[str, str], str]
+) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """The names in a graph that may be those of parameters and buffers, with their shapes; and what values alone tell.
+
+    A name that goes with the value says more than that: of which module's state dict it is.
+    """
     named: dict[str, tuple[int, ...]] = {}
-    for _, graph in model.graphs():
+    held: set[str] = set()
+    for path, graph in model.graphs():
         for tensor in graph.initializers:
-            name = parameter_name(tensor.name)
-            if "::" not in name and "/" not in name and not name.isdecimal():
+            name, known = parameter_name(tensor.name), distinct.get((path, tensor.name))
+            if known is not None and not f".{known}".endswith(f".{name}"):
+                held.add(known)
+            elif "::" not in name and "/" not in name and not name.isdecimal():
                 named[name] = tensor.dims
-    return named
+    return named, held
 
 
-def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]]) -> ExportedRoot | None:
-    """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous."""
+def _best_part(
+    model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]], held: Collection[str]
+) -> ExportedRoot | None:
+    """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous.
+
+    The graph has weights with the names `named`, and such as have the values of the whole model's tensors `held`.
+    """
     shapes = tensor_shapes(whole)
     explained: Counter[str] = Counter()
     for name, shape in shapes.items():
@@ -98,9 +113,11 @@ def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tup
         for length in range(len(parts)):
             if named.get(".".join(parts[length:])) == shape:
                 explained[".".join(parts[:length])] += 1
+    for parts in (name.split(".") for name in held):
+        explained.update(".".join(parts[:length]) for length in range(len(parts)))
     most = max(explained.values(), default=0)
     places = [place for place, count in explained.items() if count == most] or [""]
-    roots = [_root(model, whole, place, named, shapes) for place in places]
+    roots = [_root(model, whole, place, named, held, shapes) for place in places]
     roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]
     rank = (first.fit.unread, first.coverage)
@@ -114,10 +131,12 @@ def _root(
     whole: torch.nn.Module,
     place: str,
     named: Mapping[str, tuple[int, ...]],
+    held: Collection[str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> ExportedRoot:
     own = {name: shapes.get(f"{place}.{name}" if place else name) for name in named}
     explained = sum(own[name] == shape for name, shape in named.items())
+    explained += sum(not place or name.startswith(f"{place}.") for name in held)
     contradicted = sum(own[name] not in (None, shape) for name, shape in named.items())
     trace = static_trace(whole.get_submodule(place))
     coverage = explained / max(len(trace.tensors), 1)

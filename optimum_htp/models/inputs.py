@@ -244,6 +244,12 @@ def dtype_of_input(value: Value) -> str | None:
     return element.name if known and element.name != "bfloat16" else None
 
 
+def as_declared(arrays: Mapping[str, Array], model: OnnxModel) -> dict[str, Array]:
+    """The inputs that a graph takes, in the types that it declares; as they are where numpy has no such type."""
+    types = {value.name: dtype_of_input(value) for value in graph_inputs(model)}
+    return {name: array.astype(types.get(name) or array.dtype, copy=False) for name, array in arrays.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class _Maker:
     model: OnnxModel

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models.inputs import InputSizes, dtype_of_input, graph_inputs, make_inputs, phases
+from optimum_htp.models.inputs import InputSizes, as_declared, graph_inputs, make_inputs, phases
 from optimum_htp.models.measures import Array
 from optimum_htp.models.tensor_values import tensor_values
 from optimum_htp.onnxfile import OnnxModel, split_body_path
@@ -49,9 +49,4 @@ def part_inputs(
             f"{part.path}: {', '.join(unknown)} are no tensors of {source.path}, which it was cut from; give --inputs FILE.npz"
         )
     tensors = tensor_values(source, list(names.values()), values, graph=record.graph)
-    made = {}
-    for value in wanted:
-        array, dtype = tensors[names[value.name]], dtype_of_input(value)
-        is_converted = dtype is not None and dtype.startswith("float") and array.dtype.kind == "f"
-        made[value.name] = array.astype(dtype) if is_converted else array
-    return made
+    return as_declared({name: tensors[old] for name, old in names.items()}, part)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import escape_name
-from optimum_htp.models.inputs import array_values, graph_inputs
+from optimum_htp.models.inputs import array_values, dtype_of_input, graph_inputs
 from optimum_htp.models.measures import Array
 from optimum_htp.models.torch_source import SourceModel
 from optimum_htp.models.trust import only_libraries
@@ -217,6 +217,7 @@ def run_reference(
     *,
     shapes: Mapping[str, int],
     given: Mapping[str, Array] | None = None,
+    types: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> Example:
     """Runs a part in PyTorch; raises whatever the model raises.
@@ -226,6 +227,7 @@ def run_reference(
         input_names: The inputs that the ONNX file takes. PyTorch gets no others: the model has defaults for them.
         shapes: Sizes of the inputs that are made, by Optimum's names.
         given: Inputs by the names in the file, those with past key values too, in place of made ones.
+        types: The numpy types that the file takes inputs in. PyTorch gets the same numbers, in the types that it takes.
         seed: For the inputs that are made, and for what the model itself draws.
     """
     import torch
@@ -235,19 +237,29 @@ def run_reference(
         made = _within_config(_generated(onnx_config, shapes), part.module)
         inputs = _flat(onnx_config, onnx_config.generate_dummy_inputs_for_validation(dict(made), list(input_names)))
         made = {key: value for key, value in made.items() if key not in inputs or key in input_names}
-        if given is not None:
-            places = {id(value): name for name, value in inputs.items()}
-            inputs = {name: torch.from_numpy(array) for name, array in given.items()}
-            made = {key: _replaced(value, places, inputs) for key, value in made.items()}
+        by_file = given if given is not None else _in_types(inputs, types or {})
+        places = {id(value): name for name, value in inputs.items()}
+        tensors = {
+            name: torch.from_numpy(array).to(inputs[name].dtype) if name in inputs else torch.from_numpy(array)
+            for name, array in by_file.items()
+        }
+        made = {key: _replaced(value, places, tensors) for key, value in made.items()}
         taken = onnx_config.rename_ambiguous_inputs(copy.deepcopy(made))
         with onnx_config.patch_model_for_export(part.module), torch.inference_mode():
             answer = part.module(**taken)
     names = {"past_key_values": "present", **onnx_config.torch_to_onnx_output_map}
     outputs = _flat(onnx_config, {names.get(key, key): value for key, value in answer.items()})
+    arrays = given if given is not None else {**{name: as_array(value) for name, value in inputs.items()}, **by_file}
     return Example(
-        {name: as_array(value) for name, value in inputs.items() if name in input_names},
+        {name: array for name, array in arrays.items() if name in input_names},
         {name: as_array(value) for name, value in outputs.items()},
     )
+
+
+def _in_types(tensors: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Array]:
+    """The tensors that a file takes in other types than they have, in those."""
+    arrays = {name: as_array(value) for name, value in tensors.items() if name in types}
+    return {name: array.astype(types[name]) for name, array in arrays.items() if array.dtype != types[name]}
 
 
 def names_in_torch(
@@ -279,13 +291,17 @@ def run_for_file(
     given: Mapping[str, Array] | None = None,
     seed: int = 0,
 ) -> Example:
-    """As `run_reference`, by the names that a file has: `names` is what `names_in_torch` says."""
+    """As `run_reference`, by the names and in the types that a file has: `names` is what `names_in_torch` says."""
+    taken = graph_inputs(model)
+    types = {value.name: dtype for value in taken if (dtype := dtype_of_input(value)) is not None}
     if names is None:
-        taken = [value.name for value in graph_inputs(model)]
-        return run_reference(part, taken, shapes=shapes, given=given, seed=seed)
+        wanted = [value.name for value in taken]
+        return run_reference(part, wanted, shapes=shapes, given=given, types=types, seed=seed)
     inputs, outputs = names
     theirs = inputs.theirs(given) if given is not None else None
-    example = run_reference(part, list(inputs.names.values()), shapes=shapes, given=theirs, seed=seed)
+    types = {inputs.names[name]: dtype for name, dtype in types.items() if name in inputs.names}
+    wanted = list(inputs.names.values())
+    example = run_reference(part, wanted, shapes=shapes, given=theirs, types=types, seed=seed)
     answers = part.comparable(example.outputs)
     return Example(inputs.ours(example.inputs), outputs.ours(answers), {**inputs.guessed, **outputs.guessed})
 

@@ -138,20 +138,37 @@ def _copies(
 
 
 def _located(model: OnnxModel, skeletons: Sequence[TaggedGraph]) -> list[_Copy]:
-    """Each skeleton with each prefix that it is in a file with; one that is nowhere, without."""
-    nodes = [(key, node) for key, node in model.nodes() if TAG in node.metadata] or list(model.nodes())
-    present = {node_id(node, key[1]): node for key, node in nodes}
+    """Each skeleton with each prefix that it is in a file with; one that is nowhere, without.
+
+    It is looked for on tagged nodes first: others may be of a model that is not tagged. What dropped the metadata of a
+    part, as a conversion to another opset before the merge does, left just others.
+    """
+    nodes = list(model.nodes())
+    places = {node_id(node, key[1]): place for place, (key, node) in enumerate(nodes)}
+    located: list[tuple[int, int, str]] = []
+    for with_tags in (True, False):
+        missing = sorted(set(range(len(skeletons))) - {index for _, index, _ in located})
+        names = {index: _signatures(skeletons[index]) for index in missing}
+        present = {node_id(node, key[1]): node for key, node in nodes if (TAG in node.metadata) is with_tags}
+        found = _located_in(present, names)
+        located += [(places[first], index, prefix) for index, prefix, first in found]
+    missing = sorted(set(range(len(skeletons))) - {index for _, index, _ in located})
+    located += [(len(nodes), index, "") for index in missing]
+    return [_Copy(prefix, skeletons[index]) for _, index, prefix in sorted(located)]
+
+
+def _located_in(present: Mapping[str, Node], names: Mapping[int, _Signatures]) -> Iterator[tuple[int, str, str]]:
+    """The graphs, by number, that are among some nodes, with each prefix that they are there with, and their first name."""
     places = {name: place for place, name in enumerate(present)}
-    names = list(map(_signatures, skeletons))
     possible = [
         (len(found), len(found) / len(own), -index, -min(places[prefix + name] for name in found), prefix, found)
-        for index, own in enumerate(names)
+        for index, own in names.items()
         for prefix in _prefixes(list(own), present)
         if (found := _found(own, prefix, present))
     ]
+    known = list(present)
     claimed: set[str] = set()
     best: dict[int, set[str]] = {}
-    located: list[tuple[int, int, str]] = []
     for count, _, index, place, prefix, found in sorted(possible, key=lambda each: each[:4], reverse=True):
         here = {prefix + name for name in found}
         # What optimizes two equal graphs leaves of one what it leaves of the other, but for what they share then.
@@ -162,10 +179,7 @@ def _located(model: OnnxModel, skeletons: Sequence[TaggedGraph]) -> list[_Copy]:
             and count >= _ENOUGH * len(names[-index])
         ):
             claimed |= here
-            located.append((-place, -index, prefix))
-    missing = set(range(len(skeletons))) - {index for _, index, _ in located}
-    located += [(len(present), index, "") for index in missing]
-    return [_Copy(prefix, skeletons[index]) for _, index, prefix in sorted(located)]
+            yield -index, prefix, known[-place]
 
 
 def _prefixes(names: Sequence[str], present: Mapping[str, Node]) -> list[str]:

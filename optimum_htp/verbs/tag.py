@@ -1,8 +1,8 @@
 """`tag`: tagging an existing package, without exporting it again.
 
 The modules are those of the model that the package's own config describes, instantiated without weights; which of them a
-node comes from is decided by node names, weight names and data flow. What only an export can know, such as the call of a
-module, stays unknown.
+node comes from is decided by node names, weight names and data flow. Where nodes have no names that say it and the model's
+weights are at hand, their values count too. What only an export can know, such as the call of a module, stays unknown.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import (
+    ExportedRoot,
     GraphSize,
     ModelSource,
     check_model_name,
     choose_root,
+    distinct_parameters,
     find_source,
     instantiate_on_meta,
+    load_source_model,
     recorded_revision,
     returns_attentions,
+    source_facts,
 )
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
 from optimum_htp.package import (
@@ -109,7 +113,8 @@ def tag(
     Args:
         package: The package, its directory, or one ONNX file of it.
         model: The model that it was exported from: an id on the Hub or a local directory. None means what the
-            package's own config.json says. If the package has no config, tokenizer or processor, they are written.
+            package's own config.json says. If the package has no config, tokenizer or processor, they are written. Its
+            weights are read for files whose nodes have no names that say anything.
         trust_remote_code: Run code that comes with the model.
         force: Tag again what an export tagged and the sidecar still describes; the calls are lost then.
         htp_options: What to write in addition to the tags; None means the defaults, and for files that keep their tags
@@ -158,7 +163,7 @@ def tag(
         staging.commit(last=SIDECAR)
     counts = {name: records[name].counts for name, _ in files}
     notes = {
-        name: _without_names(opened) for name, graph in graphs.items() if name not in problems and _is_left(graph)
+        name: sources.without_names(name) for name, graph in graphs.items() if name not in problems and _is_left(graph)
     }
     return TagReport(opened.path, counts, tuple(kept), tuple(restored), tuple(problems), notes, written, seconds)
 
@@ -171,6 +176,7 @@ class _Sources:
         self._model = model
         self._trust_remote_code = trust_remote_code
         self._made: dict[tuple[Path, bool, bool], list[torch.nn.Module]] = {}
+        self._weights: dict[str, str] = {}  # what came of reading the model's weights for a file, for the user
 
     @cached_property
     def _source(self) -> ModelSource | None:
@@ -219,6 +225,56 @@ class _Sources:
             yield from self._made[key][seen:]
             seen = len(self._made[key])
 
+    def by_values(
+        self, file: HtpFile, model: OnnxModel, named: ExportedRoot | None, whole: torch.nn.Module
+    ) -> tuple[ExportedRoot, dict[tuple[str, str], str]] | None:
+        """The module that the values of a file's weights are of, and the parameters that they are; None if none is known.
+
+        `named` is the module that names speak for, in the model `whole`: what explains less of the file is not taken.
+        """
+        at_hand = self._model if self._model is not None else self._beside(file.name)
+        if at_hand is None:
+            return None
+        root = (named.trace if named is not None else static_trace(whole)).tree.root
+        with_past = any(value.name.startswith("past_key_values") for value in model.graph.inputs)
+        recorded = self._package.sidecar.source if self._package.sidecar is not None else {}
+        try:
+            loaded = load_source_model(
+                at_hand,
+                **source_facts({}, [root], with_past=with_past),
+                revision=recorded_revision(at_hand, recorded),
+                trust_remote_code=self._trust_remote_code,
+            ).model
+            parameters = distinct_parameters(file, loaded)
+        except PackageError as error:
+            self._weights[file.name] = f"its weights can't be told by value either: {error}"
+            return None
+        found, _ = choose_root(model, [loaded], distinct=parameters)
+        if found is not None and found.in_model:
+            parameters = distinct_parameters(file, loaded.get_submodule(found.in_model))
+        if not parameters or found is None or (named is not None and found.explained < named.explained):
+            self._weights[file.name] = f"its weights have not the values of those in {at_hand}"
+            return None
+        self._weights[file.name] = "only weights that the code of one module alone computes with say more"
+        return found, parameters
+
+    def _beside(self, name: str) -> Path | None:
+        """The directory of a file's config where it has weights too, in a format that runs nothing when it is read."""
+        directory = self.directory(name)
+        return directory if any(directory.glob("*.safetensors")) else None
+
+    def without_names(self, name: str) -> str:
+        """Why nodes without scopes in their names are left, and what to do."""
+        said = self._weights.get(
+            name,
+            "only weights with a parameter's name say more, or their values, with the model's weights: --model MODEL",
+        )
+        return (
+            "the names of the nodes hold no module scopes, as torch wrote them before 1.13 and other tools drop them, and "
+            f"{said}; export the model again (optimum-cli export htp -m MODEL OUTPUT), or, if a tool renamed the nodes of a "
+            f"tagged file: optimum-cli htp project {self._package.path} --reference TAGGED"
+        )
+
     def place(self, name: str, in_model: str) -> str:
         """Where a module sits in the whole model, which for a component of a pipeline is the pipeline."""
         part = Path(name).parent
@@ -231,7 +287,7 @@ class _Sources:
         if any(tag.source != "unresolved" for tag in graph.tags.values()) or not graph.tags:
             return None
         if graph.origin != _UNKNOWN:
-            why = "they fit several" if has_scopes(graph.model) else _without_names(self._package)
+            why = "they fit several" if has_scopes(graph.model) else self.without_names(name)
             return f"the names in {name} do not say which modules its nodes come from: {why}"
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
         config = f"{self.directory(name) / CONFIG} describes ({described})"
@@ -260,16 +316,12 @@ class _Sources:
 def _is_left(graph: TaggedGraph) -> bool:
     """Whether nodes of a file are unresolved because their names hold no scopes."""
     unresolved = any(tag.source == "unresolved" for tag in graph.tags.values())
-    return unresolved and graph.origin == _NAMES and not has_scopes(graph.model) and named_root(graph.model) is None
+    return unresolved and graph.origin == _NAMES and _says_nothing(graph.model)
 
 
-def _without_names(package: HtpPackage) -> str:
-    """Why nodes without scopes in their names are left, and what to do."""
-    return (
-        "the names of the nodes hold no module scopes, as torch wrote them before 1.13 and other tools drop them, and only "
-        "weights with a parameter's name say more; export the model again (optimum-cli export htp -m MODEL OUTPUT), or, if "
-        f"a tool renamed the nodes of a tagged file: optimum-cli htp project {package.path} --reference TAGGED"
-    )
+def _says_nothing(model: OnnxModel) -> bool:
+    """Whether no node has a name, or metadata of torch's, that says which module it comes from."""
+    return not has_scopes(model) and named_root(model) is None
 
 
 def _from_names(package: HtpPackage) -> list[str]:
@@ -300,11 +352,13 @@ def _tagged(file: HtpFile, sources: _Sources, *, keep: bool) -> TaggedGraph:
             logger.warning("%s: its skeleton is not used: %s", file.name, refused[0])
     model = _without_ours(file.model)
     match, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
+    by_values = sources.by_values(file, model, match, whole) if _says_nothing(model) else None
+    match, parameters = by_values or (match, {})
     if match is None:
         root = Root(static_trace(whole).tree, None)
         tags: NodeTags = {key: NodeTag(root.tag, "unresolved") for key, _ in model.nodes()}
         return TaggedGraph(file.model, tags, Roots((root,)), _UNKNOWN)
-    tags = tag_model(model, match.trace)
+    tags = tag_model(model, match.trace, distinct=parameters)
     tags = _with_earlier(file.model, tags, match.trace.tree) if keep else tags
     tree = ModuleTree(replace(module, calls=match.fit.calls.get(module.path, 0)) for module in match.trace.tree)
     root = Root(tree, sources.place(file.name, match.in_model))

@@ -51,7 +51,8 @@ def _heading(part: PartComparison) -> Iterator[str]:
     yield f"{part.label}: {_verdict(part)}"
     yield from _proof(part)
     worst = f"off by {part.output_error:.1e}, relative to the largest value ({_decibel(part.outputs_sqnr_db)})"
-    yield f"outputs: {len(part.outputs):,}, {worst}; tolerance {part.tolerance:.0e}"
+    known = f"{len(part.outputs):,}, {worst}" if part.outputs else "none was compared, since the reference has no such"
+    yield f"outputs: {known}; tolerance {part.tolerance:.0e}"
     yield f"compared {part.compared:,} of {len(part.modules):,} module calls that have nodes; {part.without_nodes:,} have none"
     if part.unknown_calls:
         yield f"which calls {part.unknown_calls:,} nodes belong to is unknown: they count for the module around the calls"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from optimum_htp.cli.views.blocks import Block, Column, Heading, Note, Row, Table
 from optimum_htp.cli.views.folding import Folded, fold, unfolded
-from optimum_htp.verbs.params import ParameterRow, ParamsReport, shared_segments
+from optimum_htp.models import shared_segments
+from optimum_htp.verbs.params import ParameterRow, ParamsReport
 
 _SHOWN_NAMES = 3
 _KINDS = (("parameter", "parameters"), ("constant", "constants"), ("unknown", "unknown"))

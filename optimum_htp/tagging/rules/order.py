@@ -14,7 +14,7 @@ Example: the trace says that 3 was made in a call of `fc`, and 4 in one of `act`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
@@ -100,15 +100,20 @@ LAST_RULES: _Rules = (("dataflow", by_producers),)
 """What is tried on the nodes that are left, producers before consumers."""
 
 
-def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
-    """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's."""
+def tag_model(
+    model: OnnxModel, trace: ModuleTrace, *, distinct: Mapping[tuple[str, str], str] | None = None
+) -> dict[NodeKey, NodeTag]:
+    """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's.
+
+    `distinct` is what the values of stored tensors say, for nodes with names that say nothing: see `read_weights`.
+    """
     evidence = Evidence(model, trace)
     evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
     if not trace.scopes:
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
         if not has_scopes(model) and not any(NAME_SCOPES in node.metadata for node in evidence.nodes.values()):
-            evidence.weighed = read_weights(model, trace)
+            evidence.weighed = read_weights(model, trace, distinct)
             # What a proven node reads may have been made anywhere: a constant may be the argument of a call.
             evidence.doubtful.update(evidence.nodes)
     elif not trace.scripted:

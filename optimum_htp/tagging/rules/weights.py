@@ -1,11 +1,13 @@
-"""Evidence in the names of weights, for graphs whose nodes have names that say nothing: `Conv_0`, or none at all.
+"""Evidence in the weights, for graphs whose nodes have names that say nothing: `Conv_0`, or none at all.
 
-Torch before 1.13 numbered the nodes, as other tools still do, and kept the names of parameters. What reads
+Torch before 1.13 numbered the nodes, as other tools still do, and kept the names of most parameters; where the model is at
+hand, its values say what the others are, such as a transposed `onnx::MatMul_302`. What reads
 `encoder.layer.0.output.LayerNorm.weight` was made by the module that computes with it. Which one that is, is known if
 
 - the code of the module that holds it computes with it, and no other's reads it (`code`);
 - one node reads it, copies left out: several may be several calls, or may have read other parameters of the same values,
-  which some tool stores once. Torch does so too, but puts an Identity in front of those that read the others.
+  which some tool stores once. Torch does so too, but puts an Identity in front of those that read the others. Where the
+  values are known to be one parameter's alone, all that read it, or a copy, are its module's calls.
 
 From there follows what a function of PyTorch's own is exported to in all its parts: the product in front of a Linear's
 bias, and the steps of a LayerNorm, where it is not one operator yet.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, NodeKey
 from optimum_htp.onnxfile import Edges, OnnxModel, split_body_path
@@ -37,25 +39,31 @@ def parameter_name(tensor: str) -> str:
     return _MERGED.sub("", tensor)
 
 
-def read_weights(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, Owner]:
-    """The owners of the nodes that the weights of a graph prove."""
-    readers = _Readers(model, trace)
+def read_weights(
+    model: OnnxModel, trace: ModuleTrace, distinct: Mapping[tuple[str, str], str] | None = None
+) -> dict[NodeKey, Owner]:
+    """The owners of the nodes that the weights of a graph prove.
+
+    `distinct` has the parameters whose values stored tensors have, and no other parameter has, by graph and name of the tensor.
+    """
+    readers = _Readers(model, trace, distinct or {})
     found: dict[NodeKey, set[ModulePath]] = defaultdict(set)
-    for name, key in readers.single():
-        path = readers.module(name, key)
+    for name, key, first in readers.single():
+        path = readers.module(name, key, first=first)
         if path is not None:
             found[key].add(path)
     proven = {key: paths.pop() for key, paths in found.items() if len(paths) == 1}
     for key, path in list(proven.items()):
-        proven.update(dict.fromkeys(readers.parts(key, path), path))
+        proven = {**dict.fromkeys(readers.parts(key, path), path), **proven}
     return {key: Owner(path) for key, path in proven.items()}
 
 
 class _Readers:
     """The nodes of a graph that read its parameters and buffers."""
 
-    def __init__(self, model: OnnxModel, trace: ModuleTrace) -> None:
+    def __init__(self, model: OnnxModel, trace: ModuleTrace, distinct: Mapping[tuple[str, str], str]) -> None:
         self._trace = trace
+        self._distinct = distinct
         self._tree = trace.tree
         self._nodes = dict(model.nodes())
         self._edges = Edges(model)
@@ -71,26 +79,52 @@ class _Readers:
         }
         self._read_anywhere = {pair for info in self._tree for pair in code_of(info.qualified_class).reads}
 
-    def single(self) -> Iterator[tuple[str, NodeKey]]:
-        """The parameters that one node reads, or one in each body of a node."""
-        for (graph, stored), shape in self._shapes.items():
-            name = parameter_name(stored)
-            if name not in self._trace.tensors or self._trace.shapes.get(name) != shape:
-                continue
-            keys = [key for key in self._uses.get((graph, stored), ()) if self._nodes[key].op_type != "Identity"]
-            bodies = [split_body_path(path) for path, _ in keys]
-            branches = None not in bodies and len({body[:2] for body in bodies if body}) == 1
-            if len(keys) == 1 or (branches and len({path for path, _ in keys}) == len(keys)):
-                yield from ((name, key) for key in keys)
+    def single(self) -> Iterator[tuple[str, NodeKey, bool]]:
+        """The parameters that one node reads, or one in each body of a node, and whether as its first input.
 
-    def module(self, name: str, key: NodeKey) -> ModulePath | None:
+        Of those whose values no other parameter has, all that read them.
+        """
+        for tensor in self._shapes:
+            name = self._parameter(tensor)
+            if name is None:
+                continue
+            alone = tensor in self._distinct  # then a copy, too, is one of nothing else
+            reads = dict(self._reads(tensor, _PASSING | {"Identity"} if alone else _PASSING))
+            bodies = [split_body_path(path) for path, _ in reads]
+            branches = None not in bodies and len({body[:2] for body in bodies if body}) == 1
+            by_one = len(reads) == 1 or (branches and len({path for path, _ in reads}) == len(reads))
+            if by_one or alone:
+                yield from ((name, key, first) for key, first in reads.items())
+
+    def _parameter(self, tensor: tuple[str, str]) -> str | None:
+        """The parameter or buffer that a stored tensor is: by its values, else by its name and shape."""
+        known = self._distinct.get(tensor)
+        if known is not None:
+            return known if known in self._trace.shapes else None
+        name = parameter_name(tensor[1])
+        alike = name in self._trace.tensors and self._trace.shapes.get(name) == self._shapes[tensor]
+        return name if alike else None
+
+    def _reads(
+        self, tensor: tuple[str, str], through: frozenset[str], passed: int = 0
+    ) -> Iterator[tuple[NodeKey, bool]]:
+        """The nodes that read a tensor, passed on by those operators or as it is; and whether as their first input."""
+        for key in self._uses.get(tensor, ()):
+            node = self._nodes[key]
+            first = self._edges.find(key[0], node.inputs[0]) == tensor
+            if node.op_type in through and first and node.outputs and passed <= len(through):
+                yield from self._reads((key[0], node.outputs[0]), through, passed + 1)
+            elif node.op_type != "Identity":
+                yield key, first
+
+    def module(self, name: str, key: NodeKey, *, first: bool) -> ModulePath | None:
         """The module that computes with a parameter in a node that reads it; None if that is not certain."""
         node = self._nodes[key]
         if node.domain not in ("", "ai.onnx") or node.op_type in _PASSING:
             return None
         holders = self._trace.holders.get(name, (self._trace.tensors[name],))
         if len(holders) > 1:  # of those that share a weight, an Embedding is what looks its rows up
-            looks_up = node.op_type == "Gather" and parameter_name(node.inputs[0]) == name
+            looks_up = node.op_type == "Gather" and first
             holders = tuple(path for path in holders if (self._class(path) == _EMBEDDING) == looks_up)
         if len(holders) != 1 or any(info.aliases for info in self._chain(holders[0])):
             return None

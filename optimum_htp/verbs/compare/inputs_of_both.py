@@ -1,4 +1,7 @@
-"""The same inputs for two files: what one of them does not take has, in the other, the model's own default."""
+"""The same inputs for two files: what one of them does not take has, in the other, the model's own default.
+
+Each takes them in its own types. What one rounds is rounded for both.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, InputSizes, check_inputs, graph_inputs, make_inputs
+from optimum_htp.models import Array, InputSizes, as_declared, check_inputs, graph_inputs, make_inputs
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import ValuePairs
 
@@ -30,7 +33,8 @@ def shared_inputs(
     values = (
         make_inputs(model, config, sizes=sizes, phase=phase, varied=True, seed=seed) if made else dict(given or {})
     )
-    both = pairs.theirs(values)
+    both = as_declared(pairs.theirs(values), reference)
+    values = {**values, **as_declared(pairs.ours(both), model)}
     missing = [value.name for value in graph_inputs(reference) if value.name not in both]
     unknown = [name for name in missing if name not in _WITH_DEFAULT]
     if unknown:

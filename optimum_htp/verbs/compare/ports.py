@@ -284,11 +284,22 @@ class Ports:
                 leaving = list(dict.fromkeys((*leaving, *filter(prober.may_be_float, graph.inside(number)))))
             leaving = leaving or [name for name in graph.inside(number) if prober.may_be_float(name)][:1]
             ports += [Port(number, name, into=False) for name in leaving[:_MOST_CANDIDATES]]
-            ports += [Port(number, name, into=True) for name in graph.entering(number) if prober.may_be_port(name)]
+            ports += [
+                Port(number, name, into=True)
+                for name in graph.entering(number)
+                if prober.may_be_port(name) and not self._is_computed_there(name)
+            ]
         for index in reversed(graph.fused.get(number, [])):
             outputs = [name for name in graph.flat.nodes[index].node.outputs if name and prober.may_be_float(name)]
             ports += [Port(number, name, into=False, shared=True) for name in outputs]
         return ports
+
+    def _is_computed_there(self, name: str) -> bool:
+        """Whether an input of the graph is a tensor that the reference computes: of a part, whose calls know it by name.
+
+        What the calls around the part are given may look like it, as layers do that add little to what they are given.
+        """
+        return name in self.graph.flat.inputs and self.samples[0].owner_of(name) is not None
 
     def _in_doubt(self, number: int, step: int) -> list[Port]:
         """The candidates of a call of which something is not known for certain."""

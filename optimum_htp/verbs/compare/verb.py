@@ -225,9 +225,10 @@ class _Results:
         return found
 
     def all(self) -> tuple[PartComparison, ...]:
-        """All of them. Raises HtpError, the first one's, if none could be compared."""
+        """All of them. Raises HtpError, which says what is wrong with each, if none could be compared."""
         if self._errors and not any(part.samples for part in self.parts):
-            raise self._errors[0]
+            messages = list(dict.fromkeys(map(str, self._errors)))
+            raise self._errors[0] if len(messages) == 1 else HtpError("; ".join(messages))
         return tuple(self.parts)
 
 
@@ -296,9 +297,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
     _check_one(options, chosen, package)
     refused: dict[str, str] = {}
     check_renamed(options.renamed, (file.model for file in chosen.values()))
-    check_axes(
-        [file.model for files in (chosen, others) for file in files.values()], options.sizes, where=str(package.path)
-    )
+    _check_sizes(package, other, chosen, others, options)
     found = partners(traits_of(chosen.values()), traits_of(others.values()))
     for file in chosen.values():
         with results.trying(file.name):
@@ -328,6 +327,32 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return results.all(), refused
+
+
+def _check_sizes(
+    package: HtpPackage,
+    other: HtpPackage,
+    chosen: Mapping[str, HtpFile],
+    others: Mapping[str, HtpFile],
+    options: _Options,
+) -> None:
+    """Raises HtpError for sizes that no input has an axis for; it says then which others are unknown, too."""
+    try:
+        check_axes(
+            [file.model for files in (chosen, others) for file in files.values()],
+            options.sizes,
+            where=str(package.path),
+        )
+    except HtpError as error:
+        problems = [str(error)]
+        for name, file in chosen.items():
+            if cut_from(file.model) is None:
+                config = component_config(package, name) or package.config or other.config
+                try:
+                    make_inputs(file.model, config, sizes=options.sizes, phase=phases(file.model)[-1])
+                except HtpError as unknown:
+                    problems.append(str(unknown))
+        raise HtpError("; ".join(problems)) from error
 
 
 def _compare_pair(

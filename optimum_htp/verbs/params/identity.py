@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from math import prod
 
 from optimum_htp.errors import PackageError
+from optimum_htp.models import FLOATS, Matcher, TaggedInitializer
 from optimum_htp.package import HtpFile
-from optimum_htp.verbs.params.initializers import TaggedInitializer
-from optimum_htp.verbs.params.origins import Matcher
-from optimum_htp.verbs.params.readings import FLOATS
 from optimum_htp.verbs.params.report import ParameterRow
 
 _BY_MORE_THAN_ROUNDING = "; or they were quantized by more than rounding, as GPTQ does"

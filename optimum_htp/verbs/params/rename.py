@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, count
 
+from optimum_htp.models import shared_segments
 from optimum_htp.onnxfile import (
     OnnxModel,
     graph_digest,
@@ -22,7 +23,7 @@ from optimum_htp.package import (
     StoredParameter,
     write_renames,
 )
-from optimum_htp.verbs.params.report import ParameterRow, shared_segments
+from optimum_htp.verbs.params.report import ParameterRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from typing import Any
 
 from optimum_htp.package import StoredParameter
@@ -88,22 +87,3 @@ class ParamsReport(Report):
             "saved": self.saved,
             "counts": self.counts,
         }
-
-
-def shared_segments(names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The segments that dotted names start with, what each has of its own in between, and those that they end with.
-
-    >>> shared_segments(["layer.query.weight", "layer.key.weight"])
-    (['layer'], ['query', 'key'], ['weight'])
-    """
-    parts = [name.split(".") for name in names]
-    head = shared_start([segments[:-1] for segments in parts])
-    rest = [segments[len(head) :] for segments in parts]
-    tail = shared_start([segments[:0:-1] for segments in rest])[::-1]
-    return head, [".".join(segments[: len(segments) - len(tail)]) for segments in rest], tail
-
-
-def shared_start(lists: Sequence[Sequence[str]]) -> list[str]:
-    """What all the lists start with."""
-    columns = zip(*lists, strict=False)
-    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.models import SourceModel, check_model_name, find_parts, load_source_model, source_facts
+from optimum_htp.models import (
+    Matcher,
+    Reading,
+    SourceModel,
+    SourceTensors,
+    TaggedInitializer,
+    check_model_name,
+    find_parts,
+    initializer_values,
+    load_source_model,
+    source_facts,
+    tagged_initializers,
+)
 from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
-from optimum_htp.verbs.params.initializers import TaggedInitializer, initializer_values, tagged_initializers
-from optimum_htp.verbs.params.origins import Matcher
-from optimum_htp.verbs.params.readings import Reading
 from optimum_htp.verbs.params.rename import RenamedFile, new_names, write_renamed
 from optimum_htp.verbs.params.report import ParameterRow, ParamsReport
-from optimum_htp.verbs.params.state_dict import SourceTensors
 
 if TYPE_CHECKING:
     import numpy as np

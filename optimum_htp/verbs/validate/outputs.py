@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isinf
 from typing import Any
@@ -14,7 +15,9 @@ from optimum_htp.models import (
     Array,
     Errors,
     Example,
+    InputSizes,
     Part,
+    check_axes,
     compare_arrays,
     computes_in,
     default_tolerance,
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _CONSTANT_AXIS = "an axis was traced as a constant; export again, or report it to Optimum"
 
+# Sizes that `compare` has options of their own for.
+_OPTIONS = ("batch_size", "sequence_length", "height", "width")
 # Sizes that differ from the defaults in every batch and sequence axis, then in fewer, for models that take no others.
 _OTHER_SIZES: tuple[dict[str, int], ...] = (
     {"batch_size": 3, "sequence_length": 21, "audio_sequence_length": 12000},
@@ -75,7 +80,7 @@ def check_outputs(
     for part in parts:
         graph = package.readable[part.file]
         allowed = default_tolerance(graph) if tolerance is None else tolerance
-        comparison = _Comparison(package, part, allowed, renamed or {})
+        comparison = _Comparison(package, part, model, allowed, renamed or {})
         sizes = {**fixed_sizes(graph.graph.inputs), **(shapes or {})}
         first.append(comparison.at(sizes))
         is_ok = first[-1].status == OK
@@ -96,6 +101,7 @@ class _Comparison:
 
     package: Contents
     part: Part
+    source: str  # what the user calls the model
     tolerance: float
     renamed: Mapping[str, str]
     session: Any = None
@@ -124,7 +130,7 @@ class _Comparison:
                 advice = "give the model and the sizes of the export"
                 return failed(f"{self.label} could not be compared: {misfit}", advice)
             examples.append(example)
-        return self._compare(examples, "")
+        return self._compare(examples, shapes, "")
 
     def at_other_sizes(self, shapes: dict[str, int]) -> Finding:
         """Compares at the first of the other sizes that PyTorch and the declared inputs of the graph take."""
@@ -136,7 +142,7 @@ class _Comparison:
             misfit = self._misfit(example)
             if misfit is None:
                 sizes = ", ".join(f"{name} {size}" for name, size in other.items() if name != "audio_sequence_length")
-                return self._compare([example], f" at {sizes}")
+                return self._compare([example], {**shapes, **other}, f" at {sizes}")
             why = misfit
         return skipped(f"{self.label}: {why}")
 
@@ -167,7 +173,21 @@ class _Comparison:
                 )
         return "; ".join(problems) or None
 
-    def _compare(self, examples: Sequence[Example], where: str) -> Finding:
+    def _command(self, shapes: Mapping[str, int]) -> str:
+        """The command that compares module by module what was compared here, on the same inputs."""
+        fixed = fixed_sizes(self.model.graph.inputs)
+        words = ["optimum-cli htp compare", str(self.package.path), "--model", self.source]
+        for name, size in shapes.items():
+            with suppress(HtpError):  # where the graph has no such axis, the size is of no account
+                check_axes([self.model], InputSizes(dims={name: size}), where=self.part.file, of_optimum=True)
+                option = f"--{name.replace('_', '-')} {size}" if name in _OPTIONS else f"--dim {name}={size}"
+                words += [option] if fixed.get(name) != size else []
+        words += [f"--map {ours}={theirs}" for ours, theirs in self.renamed.items()]
+        words += [f"--tolerance {self.tolerance:g}"] if self.tolerance != default_tolerance(self.model) else []
+        words += [f"--file {self.part.file}"] if len(self.package.readable) > 1 else []
+        return " ".join(words)
+
+    def _compare(self, examples: Sequence[Example], shapes: Mapping[str, int], where: str) -> Finding:
         first = examples[0]
         names = [value.name for value in self.model.graph.outputs if value.name in self.part.comparable(first.outputs)]
         if not names:
@@ -192,7 +212,7 @@ class _Comparison:
             if errors.relative > self.tolerance
         ]
         if problems:
-            advice = f"optimum-cli htp compare {self.package.path} --model MODEL names the module that is wrong"
+            advice = f"{self._command(shapes)} names the module that is wrong"
             if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
                 advice = f"{_CONSTANT_AXIS}; {advice}"
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""

@@ -6,8 +6,9 @@ And their names: those in the whole model, and those that an exporter gives to i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optimum_htp.hierarchy import split_tag, tag_module_path
@@ -87,6 +88,25 @@ def distance(name: str, path: str) -> int:
     if not path or owner.startswith(path + "."):
         return 1
     return 2 if not owner or path.startswith(owner + ".") else 3
+
+
+def shared_segments(names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The segments that dotted names start with, what each has of its own in between, and those that they end with.
+
+    >>> shared_segments(["layer.query.weight", "layer.key.weight"])
+    (['layer'], ['query', 'key'], ['weight'])
+    """
+    parts = [name.split(".") for name in names]
+    head = shared_start([segments[:-1] for segments in parts])
+    rest = [segments[len(head) :] for segments in parts]
+    tail = shared_start([segments[:0:-1] for segments in rest])[::-1]
+    return head, [".".join(segments[: len(segments) - len(tail)]) for segments in rest], tail
+
+
+def shared_start(lists: Sequence[Sequence[str]]) -> list[str]:
+    """What all the lists start with."""
+    columns = zip(*lists, strict=False)
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 def _named_tensors(module: Any) -> Iterator[tuple[str, Array]]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from optimum_htp.hierarchy import NodeKey
+from optimum_htp.models.parameters.state_dict import Array
 from optimum_htp.onnxfile import Edges, Initializer, Node, SourceFiles, element_type, model_spans, scope_spans
 from optimum_htp.package import HtpFile, external_file
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.params.state_dict import Array
 
 # Operators that pass a tensor through: the consumers of their output count as the tensor's.
 _PASS_THROUGH = frozenset(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from math import prod
 
+from optimum_htp.models.parameters.initializers import TaggedInitializer
+from optimum_htp.models.parameters.readings import Reading, changes_to, readings
+from optimum_htp.models.parameters.state_dict import Array, SourceTensors, distance, shared_start
 from optimum_htp.package import Derivation
-from optimum_htp.verbs.params.initializers import TaggedInitializer
-from optimum_htp.verbs.params.readings import Reading, changes_to, readings
-from optimum_htp.verbs.params.report import shared_start
-from optimum_htp.verbs.params.state_dict import Array, SourceTensors, distance
 
 _MAX_PIECES = 16
 _SCALE = ("weight", "running_var")
@@ -69,6 +69,26 @@ class Matcher:
                 return replace(derivation, changes=tuple(changes), scale=reading.scale, zero_point=reading.zero_point)
         return None
 
+    def anywhere(self, tensor: TaggedInitializer, array: Array) -> tuple[str, ...]:
+        """All parameters that a tensor with these values may be, with nothing else but the values to tell.
+
+        It is one of these itself, or the weight of a convolution with the batch norm after it folded in.
+        """
+        for reading in self.readings(tensor, array):
+            if not reading.telling:
+                continue
+            found = self._plain(reading, (), None) or self._folded(reading, self._convolutions(reading.values.shape))
+            if found is not None:
+                return (found.parameters[0], *found.duplicates)  # what else went into a folded one is its norm's
+        return ()
+
+    def _convolutions(self, shape: tuple[int, ...]) -> list[str]:
+        """The modules with a convolution's weight of a shape."""
+        if len(shape) < 3 or not self.source.norms:
+            return []
+        alike = (name for name in self.source.by_size.get(prod(shape), ()) if name.endswith("weight"))
+        return [name.rpartition(".")[0] for name in alike if self.source.tensors[name].shape == shape]
+
     def _plain(self, reading: Reading, paths: Sequence[str], named: str | None) -> Derivation | None:
         """A parameter itself, in another shape, order or type."""
         size = reading.values.size
@@ -106,7 +126,7 @@ class Matcher:
             own = f"{weight.rpartition('.')[0]}.bias"
             for norm in norms:
                 parts = [weight, f"{norm.name}.weight", f"{norm.name}.running_var"]
-                expected = _per_channel(self.source.tensors[weight], norm.scale, shape)
+                expected = _per_channel(self.source.tensors[weight], norm.scale, reading)
                 if len(shape) == 1:
                     before = self.source.tensors.get(own)
                     expected = norm.shift if before is None else norm.shift + before * norm.scale
@@ -219,14 +239,21 @@ def _nearest(names: Iterable[str], paths: Sequence[str]) -> list[str]:
     return [name for name in names if any(distance(name, path) == near < 3 for path, near in nearest.items())]
 
 
-def _per_channel(weight: Array, scale: Array, shape: tuple[int, ...]) -> Array | None:
-    """A convolution's weight with each output channel multiplied; None where the shapes don't fit."""
+def _per_channel(weight: Array, scale: Array, reading: Reading) -> Array | None:
+    """A convolution's weight with each output channel multiplied; None where they can't be these numbers."""
+    shape = reading.values.shape
     if weight.shape != shape:
         return None
     axis = next((axis for axis in (0, 1) if shape[axis] == scale.size), None)
     if axis is None:
         return None
-    product: Array = weight * scale.reshape(-1, *(1,) * (weight.ndim - axis - 1))
+    by = scale.reshape(-1, *(1,) * (weight.ndim - axis - 1))
+    one_each = tuple(slice(None) if each == axis else slice(0, 1) for each in range(weight.ndim))
+    if reading.step is None and not replace(reading, values=reading.values[one_each]).is_made_by(
+        weight[one_each] * by
+    ):
+        return None  # most are not, and the whole product takes long
+    product: Array = weight * by
     return product
 
 

@@ -11,9 +11,9 @@ from functools import reduce
 from itertools import combinations, permutations
 from math import prod
 
+from optimum_htp.models.parameters.initializers import TaggedInitializer
+from optimum_htp.models.parameters.state_dict import Array
 from optimum_htp.onnxfile import NUMBERS
-from optimum_htp.verbs.params.initializers import TaggedInitializer
-from optimum_htp.verbs.params.state_dict import Array
 
 # How far off a number may be that was rounded to a type, as a part of it.
 _ROUNDING = {NUMBERS["float16"]: 2.0**-11, NUMBERS["bfloat16"]: 2.0**-8}
