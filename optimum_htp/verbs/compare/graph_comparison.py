@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, 
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
+from optimum_htp.verbs.compare.replay import explained
 from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison
 from optimum_htp.verbs.compare.verdict import UNKNOWN, Blame, Verdict, judge, measured_outputs, settled
 
@@ -60,8 +61,14 @@ def compare_graph(
     random = random_operators(tagged.model)
     forgotten: set[Port] = set()
     for attempt in range(_ATTEMPTS):
-        rows = own_rows(ports)
-        verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
+        expected = Expected(ports)
+        found = own_rows(ports)
+        rows, certain, refuted = explained(ports, found, expected)
+        if refuted and attempt + 1 < _ATTEMPTS:
+            ports.forget(refuted)
+            forgotten |= refuted
+            continue
+        verdict = judge(ports, rows, expected, outputs, tolerance=tolerance, random=bool(random))
         if guessed and verdict.culprits:
             listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
             verdict = Verdict(
@@ -71,11 +78,10 @@ def compare_graph(
             break
         ports.forget(verdict.unconfirmed)
         forgotten |= verdict.unconfirmed
-    verdict = settled(verdict, forgotten, graph)
+    verdict = settled(verdict, forgotten, certain, graph)
     running = running_errors(ports)
     whole = whole_errors(ports)
     calls = _Calls(ports, running, rows, whole, tolerance)
-    expected = Expected(ports)
 
     def culprit(blame: Blame) -> Culprit:
         row = blame.rows[0]

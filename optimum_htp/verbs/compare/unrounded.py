@@ -21,6 +21,7 @@ from typing import Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, compare_arrays, run_session
 from optimum_htp.onnxfile import Node, encode_node, reads
+from optimum_htp.verbs.compare.call_graph import MOVES
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import Ports
@@ -31,7 +32,6 @@ _PREFIX = "/optimum_htp_unrounded/"
 _DRAWS = 3
 # What rounding changes of a number at most; of float32 what sums in another order do.
 _ROUNDED = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-_KEPT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Concat"))
 
 
 class Unrounded:
@@ -120,7 +120,7 @@ class Unrounded:
             self._store(node, names)
             self._make(made, outputs[0])
         else:
-            if node.op_type in _KEPT and not self._unrounded.isdisjoint(inputs):
+            if node.op_type in MOVES and not self._unrounded.isdisjoint(inputs):
                 self._unrounded.update(outputs)
             self._nodes.append(PlannedNode(planned.index, names))
 

@@ -147,8 +147,7 @@ def measured_outputs(ports: Ports, arrays: Sequence[Mapping[str, Array]]) -> Out
 class _Suspects:
     """How far each row is below what is expected of it, and those that are farther than is no surprise, by their modules."""
 
-    def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
-        expected = Expected(ports)
+    def __init__(self, rows: Sequence[Row], expected: Expected) -> None:
         self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
@@ -165,13 +164,14 @@ class _Suspects:
 def judge(
     ports: Ports,
     rows: Sequence[Row],
+    expected: Expected,
     outputs: Outputs,
     *,
     tolerance: float,
     random: bool = False,
 ) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    suspects = _Suspects(ports, rows)
+    suspects = _Suspects(rows, expected)
     if suspects.are_most:
         return Verdict(UNKNOWN, reason=FOREIGN)
     tried = _tried(ports, suspects.groups[:_MOST], suspects.excess, outputs)
@@ -193,9 +193,12 @@ def judge(
     return replace(_without_culprits(ports, rows, suspects, outputs, tolerance), unconfirmed=unconfirmed)
 
 
-def settled(verdict: Verdict, forgotten: Collection[Port], graph: CallGraph) -> Verdict:
-    """The verdict where some guesses were taken back: who is given something of that kind may not be who is wrong."""
-    if not verdict.culprits:
+def settled(verdict: Verdict, forgotten: Collection[Port], certain: Collection[Port], graph: CallGraph) -> Verdict:
+    """The verdict where some guesses were taken back: who is given something of that kind may not be who is wrong.
+
+    Unless it is, since ports show its work that are `certain`.
+    """
+    if not verdict.culprits or not verdict.culprits[0].rows[0].errors.keys().isdisjoint(certain):
         return verdict
     number = verdict.culprits[0].rows[0].call
     if not any(port.into and port.call == number for port in forgotten):
@@ -248,8 +251,10 @@ def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
 
 
 def _choosers(ports: Ports, row: Row) -> set[str]:
-    """The operators in a row that choose, and so may turn a difference in rounding into any other."""
-    return {ports.graph.flat.nodes[index].node.op_type for index in row.nodes} & _CHOOSERS
+    """The operators in a row that choose, and so may turn a difference in rounding into any other: those before what is worst."""
+    cut = ports.cut()
+    worst = min(row.errors, key=lambda port: row.errors[port].sqnr_db)
+    return {ports.graph.flat.nodes[index].node.op_type for index in cut.segment(cut.seen(worst))} & _CHOOSERS
 
 
 def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool) -> bool:
