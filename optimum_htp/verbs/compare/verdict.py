@@ -177,6 +177,8 @@ def judge(
     tried = _tried(ports, suspects.groups[:_MOST], suspects.excess, outputs)
     is_alone = len(suspects.groups) == 1
     culprits = [blame for blame in tried if _is_to_blame(blame, outputs, suspects.kinds_of(blame), is_alone=is_alone)]
+    alone = [blame for blame in culprits if blame.without is not None and blame.without.sqnr_db > _FLOOR_DB]
+    culprits = alone or culprits  # nothing is left that others could explain
     confirmed = {port for blame in culprits for port in blame.guesses}
     unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
     if random and (culprits or outputs.worst > tolerance):
