@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
+from optimum_htp.models import Errors, computes_in, off_by, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
@@ -53,7 +53,7 @@ def compare_graph(
     reference = samples[0]
     graph = CallGraph(flat, reference.calls, reference.call_of, same_node=reference.same_node)
     precision = min(computes_in(tagged.model), reference.precision, key=_AGREE_DB.__getitem__)
-    ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
+    ports = Ports(graph, prober, samples, precision=precision, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
     names = {name: name for name in flat.outputs if name in reference.outputs}
     shown = ports.run_or_raise(Cut(graph).plan(names))
     outputs = measured_outputs(ports, shown)
@@ -183,7 +183,7 @@ class _Calls:
             tensors=tuple(dict.fromkeys(port.tensor for port in running)),
             own=own,
             errors=errors,
-            over=errors is not None and errors.relative > self._tolerance,
+            over=errors is not None and off_by(errors, self._ports.precision) > self._tolerance,
             evidence=self._evidence(running),
             skipped=None if errors is not None else self._why_not(number),
             compared_as=None if compared_as is None else self._graph.calls[compared_as].path,

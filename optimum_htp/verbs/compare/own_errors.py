@@ -146,4 +146,3 @@ def _errors(ports: Ports, port: Port, arrays: Sequence[Array], seen: Seen) -> Er
     match = ports.matches[port]
     expected = [ports.expected(port, values)[match.index].array for values in seen.values]
     return measured(match.layout, arrays, expected)
-

@@ -62,7 +62,7 @@ class Seen:
 
 
 class Ports:
-    """The ports of one graph. `agree_db` is the SQNR from which on a tensor has the reference's values."""
+    """The ports of one graph. From an SQNR of `agree_db` on a tensor has the reference's values, in this `precision`."""
 
     def __init__(
         self,
@@ -70,12 +70,14 @@ class Ports:
         prober: Prober,
         samples: Sequence[Reference],
         *,
+        precision: str,
         agree_db: float,
         max_bytes: int,
     ) -> None:
         self.graph = graph
         self.prober = prober
         self.samples = samples
+        self.precision = precision
         self.agree_db = agree_db
         self.matches: dict[Port, PortMatch] = {}
         self.problems: dict[int, str] = {}  # of calls that could not be run, why

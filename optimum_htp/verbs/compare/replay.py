@@ -86,7 +86,7 @@ class Replay:
     def whose(self, port: Port) -> int | None:
         """The call whose work a wrong tensor is; None if that can't be told here."""
         name = self.ports.expected_name(port)
-        if name is None or name not in self.graph.flat.producer:
+        if name is None or name not in self.graph.flat.producer or not self.prober.may_be_float(name):
             return None
         try:
             return _Wrong(self, port, name).owner()
@@ -148,13 +148,16 @@ class _Wrong:
         theirs, ours = self._owners(nodes), {graph.owner[maker.index] for maker in self._makers} - {None}
         if len(theirs) == 1 and ours <= theirs and self._is_given(stops, self._given):
             return None
-        shown = self._shown()
-        if shown is None:
+        shown = self._shown() if max(len(nodes), len(self._makers)) <= _MOST_NODES else None
+        if shown is None or self._seen not in shown:
             return None
         actual = shown.pop(self._seen)
-        named = {name for name in self._made & self._graph.flat.producer.keys() if self._replay.prober.may_be_float(name)}
+        named = {
+            name for name in self._made & self._graph.flat.producer.keys() if self._replay.prober.may_be_float(name)
+        }
         right = self._values({*named, *stops, *(name for index in nodes for name in self._floats(index))})
-        errors = measured(self._ports.matches[self._port].layout, actual, right.pop(self._name))
+        expected = right.pop(self._name, None)
+        errors = None if expected is None else measured(self._ports.matches[self._port].layout, actual, expected)
         if errors is None:
             return None
         bar = max(self._ports.agree_db, errors.sqnr_db + _CLEARLY_DB)
@@ -162,8 +165,10 @@ class _Wrong:
         given = self._given.union(theirs for theirs, _ in pairs)
         nodes, stops = self._replay.before(self._name, self._known | given)
         owners = self._owners(nodes)
-        if len(owners) == 1 and self._is_given(stops, given) and self._is_left_of(*owners, {ours for _, ours in pairs}):
-            return owners.pop()
+        if len(owners) == 1 and self._is_given(stops, given):
+            (owner,) = owners
+            if self._is_left_of(owner, {ours for _, ours in pairs}):
+                return owner
         return self._of_change(nodes, stops, given, actual, bar)
 
     def _is_left_of(self, number: int, right: Collection[str]) -> bool:
@@ -187,7 +192,11 @@ class _Wrong:
 
     def _owners(self, nodes: Iterable[int]) -> set[int]:
         """Whose some nodes of the reference are, those aside that only make shapes or hold a constant."""
-        known = (self._graph.owner[index] for index in nodes if self._floats(index) and reads(self._graph.flat.nodes[index].node))
+        known = (
+            self._graph.owner[index]
+            for index in nodes
+            if self._floats(index) and reads(self._graph.flat.nodes[index].node)
+        )
         return {owner for owner in known if owner is not None}
 
     def _shown(self) -> dict[str, Samples] | None:
@@ -203,14 +212,16 @@ class _Wrong:
             elif node.op_type in MOVES and read[0] in steps:
                 steps[made[0]] = steps[read[0]]
             else:
-                floats = (view for name, view in zip(node.outputs, made, strict=True) if name and prober.may_be_float(name))
+                floats = (
+                    view for name, view in zip(node.outputs, made, strict=True) if name and prober.may_be_float(name)
+                )
                 names.update((name, name) for name in floats)
         for name, kept in steps.items():
             names.update((each, each) for each in (name, *kept))
         arrays = self._ports.run(self._replay.cut.plan(names))
         if arrays is None:
             return None
-        shown = {name: [each[name] for each in arrays] for name in names}
+        shown = _of_samples(arrays)
         for name, (scale, zero) in steps.items():
             parts = zip(shown[name], shown[scale], shown[zero], strict=True)
             shown[name] = [(array.astype("float32") - start.astype("float32")) * step for array, step, start in parts]
@@ -218,8 +229,7 @@ class _Wrong:
 
     def _values(self, names: Iterable[str]) -> dict[str, Samples]:
         """What the reference has."""
-        known = [sample.tensors(sorted(names)) for sample in self._ports.samples]
-        return {name: [each[name] for each in known] for name in known[0]}
+        return _of_samples([sample.tensors(sorted(names)) for sample in self._ports.samples])
 
     # --- Changes ------------------------------------------------------------------------------------------------------
 
@@ -274,7 +284,9 @@ class _Wrong:
             if owner is None:
                 continue
             read = [name for name in dict.fromkeys(node.inputs) if name in shapes]
-            for result in (name for name in node.outputs[:1] if name in outputs and (name == self._name or name not in made)):
+            for result in (
+                name for name in node.outputs[:1] if name in outputs and (name == self._name or name not in made)
+            ):
                 yield from (_Change(owner, {result: name}) for name in read if shapes[name] == shapes[result])
             for name in (name for name in read if name in made):
                 maker = graph.owner[graph.flat.producer[name]] if name in graph.flat.producer else None
@@ -308,7 +320,9 @@ class _Wrong:
         self, planned: Sequence[PlannedNode], stops: Collection[str], given: Collection[str], results: Sequence[str]
     ) -> dict[str, Samples]:
         """What the changed copies make on each sample."""
-        made = {name for index in {node.index for node in planned} for name in self._graph.flat.nodes[index].node.outputs}
+        made = {
+            name for index in {node.index for node in planned} for name in self._graph.flat.nodes[index].node.outputs
+        }
         names = sorted({*stops, *given} - made)
         wanted = list(dict.fromkeys(results))
         session: Any = None
@@ -321,6 +335,12 @@ class _Wrong:
             arrays = run_session(session, computed, feed, name=self._replay.prober.name) if computed else []
             runs.append({**feed, **dict(zip(computed, arrays, strict=True))})
         return {name: [run[name] for run in runs] for name in wanted}
+
+
+def _of_samples(arrays: Sequence[Mapping[str, Array]]) -> dict[str, Samples]:
+    """By name what all samples have: no sequences of tensors."""
+    names = (name for name, array in arrays[0].items() if hasattr(array, "dtype"))
+    return {name: [each[name] for each in arrays] for name in names}
 
 
 def _alike(ours: Mapping[str, Samples], theirs: Mapping[str, Samples], bar: float) -> Iterator[tuple[str, str]]:

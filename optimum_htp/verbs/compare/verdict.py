@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log10
 
-from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
+from optimum_htp.models import Array, Errors, compare_arrays, off_by
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
@@ -41,15 +41,16 @@ _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """How far the outputs are off, each and together."""
+    """How far the outputs are off, each and together; as the tolerance of a `precision` counts it, by the worst."""
 
     errors: Mapping[str, Errors]
     sqnr_db: float
+    precision: str
 
     @property
     def worst(self) -> float:
-        """The largest relative error."""
-        return max((errors.relative for errors in self.errors.values()), default=0.0)
+        """How far off the worst is."""
+        return max((off_by(errors, self.precision) for errors in self.errors.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +138,11 @@ def measured_outputs(ports: Ports, arrays: Sequence[Mapping[str, Array]]) -> Out
     errors = {}
     for name in arrays[0]:
         pairs = [(values[name], sample.outputs[name]) for values, sample in zip(arrays, ports.samples, strict=True)]
-        errors[name] = worst_errors(compare_arrays(ours, theirs) for ours, theirs in pairs)
-    known = {name: error for name, error in errors.items() if error is not None}
-    fractions = [10 ** (-max(error.sqnr_db, -300.0) / 10) for error in known.values()]
+        found = (compare_arrays(ours, theirs) for ours, theirs in pairs)
+        errors[name] = max(found, key=lambda error: off_by(error, ports.precision))
+    fractions = [10 ** (-max(error.sqnr_db, -300.0) / 10) for error in errors.values()]
     total = sum(fractions) / max(len(fractions), 1)
-    return Outputs(known, -10 * log10(total) if total else inf)
+    return Outputs(errors, -10 * log10(total) if total else inf, ports.precision)
 
 
 class _Suspects:
