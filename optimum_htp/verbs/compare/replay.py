@@ -6,6 +6,7 @@ each way to change one thing:
 
     left out    a node, or a call, gives what it is given        it is that one's work
     rewired     a node reads another tensor                      it is the work of the call that gives it to the node's
+    retuned     a node has a weight or a number of this graph    it is the node's, or of the call that computes the weight
 
 The change that makes the very tensor of this graph is what happened. What this graph has too on the way, by its values, is
 right; if all that is left is the work of one call, no change is asked for.
@@ -21,6 +22,7 @@ import logging
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from optimum_htp.errors import HtpError
@@ -36,9 +38,10 @@ from optimum_htp.verbs.compare.ports import SHAPE, Ports, Samples
 
 logger = logging.getLogger(__name__)
 
-_MOST_NODES = 1000  # of the reference, in all that is run at once
+_MOST_NODES, _MOST_COPIES = 1000, 4000  # of nodes that make a tensor, and in all that is run at once
 _CLEARLY_DB = 10.0  # what is right, or changed just so, is closer to what it is held against by so much
 _ALIKE_DB, _EXACT_DB = 6.0, 60.0  # changes that fit as well as each other
+_PREFIX = "/optimum_htp/replay/"
 _FEW = 8  # numbers in a tensor that may be alike by chance
 
 
@@ -71,6 +74,7 @@ class _Change:
     call: int  # whose work it would be
     read: Mapping[str, str]
     node: int | None = None
+    number: tuple[str, float] | None = None  # an attribute of the node
 
 
 class Replay:
@@ -161,7 +165,8 @@ class _Wrong:
         if errors is None:
             return None
         bar = max(self._ports.agree_db, errors.sqnr_db + _CLEARLY_DB)
-        pairs = list(_alike(shown, right, bar))
+        stored = {name: [array] * len(self._ports.samples) for name, array in self._weights.items()}
+        pairs = list(_alike(shown | stored, right, bar))
         given = self._given.union(theirs for theirs, _ in pairs)
         nodes, stops = self._replay.before(self._name, self._known | given)
         owners = self._owners(nodes)
@@ -169,7 +174,8 @@ class _Wrong:
             (owner,) = owners
             if self._is_left_of(owner, {ours for _, ours in pairs}):
                 return owner
-        return self._of_change(nodes, stops, given, actual, bar)
+        folded = [theirs for theirs, ours in pairs if ours in stored]
+        return self._of_change(nodes, stops, given, folded, actual, bar)
 
     def _is_left_of(self, number: int, right: Collection[str]) -> bool:
         """Whether no other call has nodes of its own here that make the tensor of what is right."""
@@ -234,7 +240,13 @@ class _Wrong:
     # --- Changes ------------------------------------------------------------------------------------------------------
 
     def _of_change(
-        self, nodes: Sequence[int], stops: Collection[str], given: Collection[str], actual: Samples, bar: float
+        self,
+        nodes: Sequence[int],
+        stops: Collection[str],
+        given: Collection[str],
+        folded: Iterable[str],
+        actual: Samples,
+        bar: float,
     ) -> int | None:
         """Whose work the one change is that makes what this graph has; None if there is none, or if it may be several's."""
         made = {name for index in nodes for name in self._floats(index)}
@@ -242,16 +254,18 @@ class _Wrong:
         shapes = {name: arrays[0].shape for name, arrays in values.items() if arrays[0].dtype.kind == "f"}
         changes: list[_Change] = []
         planned: list[PlannedNode] = [PlannedNode(index, {}) for index in nodes]
+        more: list[bytes] = []
         results: list[str] = []
-        for change in self._changes(nodes, shapes, given):
-            copies, result = self._changed(nodes, change, suffix=f"/changed/{len(changes)}")
-            if len(planned) + len(copies) > _MOST_NODES:
+        for change in chain(self._retuned(nodes, folded), self._changes(nodes, shapes, given)):
+            copies, edited, result = self._changed(nodes, change, suffix=f"{_PREFIX}{len(changes)}")
+            if len(planned) + len(copies) > _MOST_COPIES:
                 break
             if result is not None:
                 planned += copies
+                more += edited
                 changes.append(change)
                 results.append(result)
-        simulated = self._run(planned, stops, given, results) if changes else {}
+        simulated = self._run(planned, more, stops, given, results) if changes else {}
         layout = self._ports.matches[self._port].layout
         fits = []
         for change, result in zip(changes, results, strict=True):
@@ -281,7 +295,7 @@ class _Wrong:
                     yield _Change(number, {result or "": name})
         for index in nodes:
             node, owner = graph.flat.nodes[index].node, graph.owner[index]
-            if owner is None:
+            if owner is None or node.op_type in VIEWS:
                 continue
             read = [name for name in dict.fromkeys(node.inputs) if name in shapes]
             for result in (
@@ -294,6 +308,60 @@ class _Wrong:
                     if other != name and shapes.get(other) == shapes[name]:
                         yield _Change(self._giver(owner, maker), {name: other}, index)
 
+    def _retuned(self, nodes: Iterable[int], folded: Iterable[str]) -> Iterator[_Change]:
+        """Nodes with the weights and the numbers of this graph, where these are other ones.
+
+        Of what is computed of weights it has the results, of which some, `folded`, are right.
+        """
+        graph, prober = self._graph, self._replay.prober
+        behind = {index for name in folded for index in self._replay.before(name, ())[0]}
+        right = self._replay.made.union(name for index in behind for name in graph.flat.nodes[index].node.outputs)
+        for index in nodes:
+            node, owner = graph.flat.nodes[index].node, graph.owner[index]
+            if owner is None or not reads(node):
+                continue
+            theirs = _numbers(prober.encoded(index))
+            ours = (pair for pair in self._own_numbers if pair[0] in theirs and theirs[pair[0]] != pair[1])
+            yield from (_Change(owner, {}, index, pair) for pair in ours)
+            for name in dict.fromkeys(node.inputs):
+                stored = prober.constant(name) if name else None
+                if stored is not None:
+                    yield from (_Change(owner, {name: other}, index) for other in self._others(stored))
+            for name in () if index in graph.flat.varying else self._floats(index):
+                maker = self._maker(name, right)
+                value = self._values([name]).get(name) if maker is not None else None
+                if maker is not None and value is not None:
+                    yield from (_Change(maker, {name: other}) for other in self._others(value[0]))
+
+    def _maker(self, name: str, right: Container[str]) -> int | None:
+        """The call that computes a constant of what is right; None if it may be several's. Who only moves it does not."""
+        flat = self._graph.flat
+        nodes, _ = self._replay.before(name, right)
+        makers = self._owners(index for index in nodes if flat.nodes[index].node.op_type not in MOVES)
+        return makers.pop() if len(makers) == 1 else None
+
+    def _others(self, array: Array) -> Iterator[str]:
+        """The weights here that may stand for one of the reference, and are others."""
+        import numpy as np
+
+        for name, own in self._weights.items():
+            if own.shape == array.shape and own.dtype == array.dtype and not np.array_equal(own, array):
+                yield name
+
+    @cached_property
+    def _weights(self) -> dict[str, Array]:
+        """The weights of the nodes here in floating point, by the names that they have in a run."""
+        nodes = (self._ports.graph.flat.nodes[maker.index].node for maker in self._makers)
+        names = dict.fromkeys(name for node in nodes for name in node.inputs if name)
+        known = {f"{_PREFIX}{name}": self._ports.prober.constant(name) for name in names}
+        return {name: array for name, array in known.items() if array is not None and array.dtype.kind == "f"}
+
+    @cached_property
+    def _own_numbers(self) -> set[tuple[str, float]]:
+        """The numbers that the nodes here have: an epsilon, say."""
+        encoded = (self._ports.prober.encoded(index) for index in {maker.index for maker in self._makers})
+        return {pair for each in encoded for pair in _numbers(each).items()}
+
     def _giver(self, reader: int, maker: int | None) -> int:
         """Whose work it is which tensor a node reads: of a module without others in it that of the one around it."""
         graph = self._graph
@@ -301,23 +369,39 @@ class _Wrong:
         is_given = maker != reader and not graph.children.get(reader)
         return parent if is_given and parent is not None else reader
 
-    def _changed(self, nodes: Iterable[int], change: _Change, *, suffix: str) -> tuple[list[PlannedNode], str | None]:
-        """Copies of the nodes that a change has an effect on, and what they make of the tensor; None if they don't."""
+    def _changed(
+        self, nodes: Iterable[int], change: _Change, *, suffix: str
+    ) -> tuple[list[PlannedNode], list[bytes], str | None]:
+        """Copies of the nodes that a change has an effect on, as they are or encoded; and what they make of the tensor.
+
+        None if they make the same.
+        """
         renamed = dict(change.read) if change.node is None else {}
-        copies = []
+        copies: list[PlannedNode] = []
+        edited: list[bytes] = []
         for index in nodes:
             node = self._graph.flat.nodes[index].node
             names = {name: renamed[name] for name in reads(node) if name in renamed}
             if index == change.node:
                 names |= change.read
-            if names:
-                names |= {output: f"{output}{suffix}" for output in node.outputs if output}
-                renamed = {**{output: names[output] for output in node.outputs if output}, **renamed}
+            is_retuned = index == change.node and change.number is not None
+            if node.op_type in VIEWS or not (names or is_retuned):
+                continue  # of another tensor of the shape the shape is the same
+            names |= {output: f"{output}{suffix}" for output in node.outputs if output}
+            renamed = {**{output: names[output] for output in node.outputs if output}, **renamed}
+            if index == change.node and change.number is not None:
+                edited.append(_with_number(self._replay.prober.encoded(index), names, *change.number))
+            else:
                 copies.append(PlannedNode(index, names))
-        return copies, renamed.get(self._name)
+        return copies, edited, renamed.get(self._name)
 
     def _run(
-        self, planned: Sequence[PlannedNode], stops: Collection[str], given: Collection[str], results: Sequence[str]
+        self,
+        planned: Sequence[PlannedNode],
+        more: Sequence[bytes],
+        stops: Collection[str],
+        given: Collection[str],
+        results: Sequence[str],
     ) -> dict[str, Samples]:
         """What the changed copies make on each sample."""
         made = {
@@ -328,13 +412,33 @@ class _Wrong:
         session: Any = None
         runs: list[dict[str, Array]] = []
         for sample in self._ports.samples:
-            feed = sample.tensors(names)
+            feed = {**sample.tensors(names), **self._weights}
             computed = [name for name in wanted if name not in feed]
             if session is None and computed:
-                session = self._replay.prober.session(planned, feed, computed, ())
+                session = self._replay.prober.session(planned, feed, computed, more)
             arrays = run_session(session, computed, feed, name=self._replay.prober.name) if computed else []
             runs.append({**feed, **dict(zip(computed, arrays, strict=True))})
         return {name: [run[name] for run in runs] for name in wanted}
+
+
+def _numbers(encoded: bytes) -> dict[str, float]:
+    """The attributes of a node that are floating-point numbers."""
+    import onnx
+
+    node = onnx.NodeProto.FromString(encoded)
+    return {each.name: each.f for each in node.attribute if each.type == onnx.AttributeProto.FLOAT}
+
+
+def _with_number(encoded: bytes, names: Mapping[str, str], attribute: str, number: float) -> bytes:
+    """A node with other names for its tensors, and another number for an attribute."""
+    import onnx
+
+    node = onnx.NodeProto.FromString(encoded)
+    node.name = ""
+    node.input[:], node.output[:] = ([names.get(name, name) for name in side] for side in (node.input, node.output))
+    next(each for each in node.attribute if each.name == attribute).f = number
+    result: bytes = node.SerializeToString()
+    return result
 
 
 def _of_samples(arrays: Sequence[Mapping[str, Array]]) -> dict[str, Samples]:
