@@ -1766,6 +1766,14 @@ def test_how_much_speaks_for_a_suspect(
     assert _is_to_blame(Blame((row,), excess, BEFORE, gain), BEFORE, {kind}, is_alone=is_alone) is is_to_blame
 
 
+def test_one_that_stands_out_among_all_that_quantize_needs_less() -> None:
+    """By chance the outputs are a few dB better without it; that it is the one that is far off is no chance."""
+    blame = Blame((Row(0, "/Net", False),), 12.0, BEFORE, 4.0)
+    for stands_out in (True, False):
+        found = _is_to_blame(blame, BEFORE, {"quantized"}, is_alone=True, stands_out=stands_out)
+        assert found is stands_out
+
+
 def test_guess_is_no_evidence_for_others() -> None:
     """A row that a module has a part in comes with that module's own, if that is certain."""
     for guesses, count in ((set(), 1), ({GUESS}, 2)):

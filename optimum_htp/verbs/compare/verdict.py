@@ -27,7 +27,7 @@ _MANY = 5  # clear suspects that may be another model's weights, if they are mos
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
 # or one that quantizes and is not far from what is expected. Without the error of a sound one that quantizes, they are
-# better or worse by several dB, by chance.
+# better or worse by several dB, by chance. Where only one is far from what is expected, a few dB are enough.
 _GAIN_DB, _GUESS_GAIN_DB, _CHANCE_GAIN_DB = 0.2, 3.0, 6.0
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
 # What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
@@ -149,6 +149,7 @@ class _Suspects:
     """How far each row is below what is expected of it, and those that are farther than is no surprise, by their modules."""
 
     def __init__(self, rows: Sequence[Row], expected: Expected) -> None:
+        self._rows = rows
         self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
@@ -156,6 +157,14 @@ class _Suspects:
         self.groups = _by_module((row for row in rows if id(row) not in sound), self.excess)
         clear = sum(self.excess[id(group[0])] > _CLEAR_DB for group in self.groups)
         self.are_most = clear > _MANY and clear > len(_by_module(rows, self.excess)) / 2
+
+    def stands_out(self, blame: Blame) -> bool:
+        """Whether all others that quantize are much nearer to what is expected: so that is right for this model."""
+        own = {id(row) for row in blame.rows}
+        others = (
+            self.excess[id(row)] for row in self._rows if self.kinds[id(row)] == QUANTIZED and id(row) not in own
+        )
+        return blame.excess_db - max(others, default=blame.excess_db) > MARGIN_DB[QUANTIZED]
 
     def kinds_of(self, blame: Blame) -> set[str]:
         """What the rows of a module compute with."""
@@ -177,7 +186,13 @@ def judge(
         return Verdict(UNKNOWN, reason=FOREIGN)
     tried = _tried(ports, suspects.groups[:_MOST], suspects.excess, outputs)
     is_alone = len(suspects.groups) == 1
-    culprits = [blame for blame in tried if _is_to_blame(blame, outputs, suspects.kinds_of(blame), is_alone=is_alone)]
+    culprits = [
+        blame
+        for blame in tried
+        if _is_to_blame(
+            blame, outputs, suspects.kinds_of(blame), is_alone=is_alone, stands_out=suspects.stands_out(blame)
+        )
+    ]
     alone = [blame for blame in culprits if blame.without is not None and blame.without.sqnr_db > _FLOOR_DB]
     culprits = alone or culprits  # nothing is left that others could explain
     confirmed = {port for blame in culprits for port in blame.guesses}
@@ -260,14 +275,15 @@ def _choosers(ports: Ports, row: Row) -> set[str]:
     return {ports.graph.flat.nodes[index].node.op_type for index in cut.segment(cut.seen(worst))} & _CHOOSERS
 
 
-def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool) -> bool:
+def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool, stands_out: bool = False) -> bool:
     """Whether the outputs show that a suspect is wrong.
 
     What a quantized model loses in all hides what one module does, or is better by chance with it. So there a module that is
     far from what is expected, and whose tensors are certain, is to blame whatever the outputs are without its error, if no
     other is suspect (`is_alone`): nothing undoes what it does. If another is, a tool may have moved a factor from one to the
     other; a module that does not quantize is to blame then if putting it right does no great harm. One that quantizes and is
-    nearer to what is expected is to blame if the outputs are better than they may be by chance.
+    nearer to what is expected is to blame if the outputs are better than they may be by chance; less has to speak for one
+    that stands out among all others.
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
@@ -277,7 +293,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bo
     if is_hidden and (is_alone or QUANTIZED not in kinds):
         return is_alone or blame.gain_db > -_HARM_DB
     is_by_chance = QUANTIZED in kinds and blame.excess_db <= _CLEAR_DB
-    return blame.gain_db > (_CHANCE_GAIN_DB if is_by_chance else _GAIN_DB)
+    chance_db = _GUESS_GAIN_DB if stands_out else _CHANCE_GAIN_DB
+    return blame.gain_db > (chance_db if is_by_chance else _GAIN_DB)
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
