@@ -1454,6 +1454,21 @@ def test_weights_that_are_quantized_alone_cost_their_rounding(compared: Compared
     assert named(compared(text, FLOAT_NET, weights=broken, head=_WIDE_HEAD)) == ["layers.1.dense"]
 
 
+def test_channel_of_zeros_costs_nothing_in_steps_of_whatever_size(compared: Compared) -> None:
+    """A tool gives it a step of 1: that its weights are missing is no rounding."""
+    text = FLOAT_NET.replace(
+        "m1 = MatMul(t0, w1) ",
+        "c = DequantizeLinear <axis = 1> (wq1, ws1, wz1)  # layers.1.dense\n m1 = MatMul(t0, c) ",
+    )
+    known = weights_of()
+    scales, zeros = np.full(WIDE, known["ws1"]), np.full(WIDE, known["wz1"])
+    assert not compared(text, FLOAT_NET, weights={**known, "ws1": scales, "wz1": zeros}, head=_WIDE_HEAD).culprits
+    numbers = known["wq1"].copy()
+    numbers[:, WIDE // 2 :], scales[WIDE // 2 :] = known["wz1"], 1
+    faulty = {**known, "wq1": numbers, "ws1": scales, "wz1": zeros}
+    assert named(compared(text, FLOAT_NET, weights=faulty, head=_WIDE_HEAD)) == ["layers.1.dense"]
+
+
 def int4(weight: Array) -> tuple[TensorProto, Array, TensorProto]:
     numbers, scale, _ = quantized(weight, 4)
     values = (numbers.astype(np.int64) - 8).ravel().tolist()

@@ -262,7 +262,10 @@ def noise_of(weight: Array, *, packed: bool) -> tuple[float, float]:
 
 
 def _moved(weight: Array, noise: float, random: Any, *, packed: bool) -> Array:
-    """A weight, some of whose whole numbers are one more or less."""
+    """A weight, some of whose whole numbers are one more or less.
+
+    Not those of a channel that has one number only: zeros, which rounding costs nothing, in steps of whatever size.
+    """
     import numpy as np
 
     if packed:
@@ -272,5 +275,8 @@ def _moved(weight: Array, noise: float, random: Any, *, packed: bool) -> Array:
     limits = np.iinfo(weight.dtype)
     chance = random.random(weight.shape)
     change = (chance < noise / 2).astype(np.int16) - (chance > 1 - noise / 2)
+    for axis in range(weight.ndim):
+        rest = tuple(other for other in range(weight.ndim) if other != axis)
+        change *= weight.min(rest, keepdims=True) != weight.max(rest, keepdims=True)
     moved = np.clip(weight + change, limits.min, limits.max).astype(weight.dtype)
     return moved
