@@ -758,6 +758,26 @@ def test_convolution_is_compared_as_the_batch_norm_folded_into_it() -> None:
     assert compared_as(("net.conv", "act", "net.norm", "net", "root"), inside) is None
 
 
+def test_whole_numbers_that_only_another_module_knows_are_not_guessed() -> None:
+    """An exporter lets the second layer read what the first computed too: it is not what that was given, and wrong."""
+    graph = call_graph(
+        """
+        a = Neg(x)      # first
+        b = Cast(a)     # first
+        d = Add(z, x)   # root
+        c = Sub(a, d)   # second
+        y = Sub(c, b)   # second
+        """,
+        "first", "second", "root",
+    )  # fmt: skip
+    ports = Ports(graph, cast(Prober, None), [], precision="float32", agree_db=60.0, max_bytes=1)
+    whole, real = [np.arange(3)], [np.ones(3, np.float32)]
+    assert not ports._may_be_given(Port(1, "a", into=True), whole)
+    assert ports._may_be_given(Port(1, "a", into=True), real)
+    for name in "dz":
+        assert ports._may_be_given(Port(1, name, into=True), whole)
+
+
 def test_module_that_is_fused_in_part_is_compared_by_name_or_said_to_be_fused(compared: Compared) -> None:
     """The bias of dense went into a node of the layer."""
     fused = """

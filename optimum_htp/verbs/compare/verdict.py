@@ -312,7 +312,8 @@ def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, f
     explained = any(gain > _EXPLAINED_DB for gain in gains)
     if before.sqnr_db < _BROKEN_DB and len(groups) > 1 and not explained:
         together = counterfactual.outputs(rows)
-        guesses = [{port for row in group for port in row.guesses} for group in groups]
+        # By their tensors: one that is handed on into a module in a module is guessed once.
+        guesses = [{port.tensor for row in group for port in row.guesses} for group in groups]
         for index, group in enumerate(groups) if together is not None else ():
             if any(guesses[index] & other for i, other in enumerate(guesses) if i != index):
                 continue  # guesses that rest on each other speak for each other, right or wrong
