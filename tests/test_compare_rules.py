@@ -1134,6 +1134,18 @@ IN_ORDER = (
     """,
     {},
 )
+FUSED_CONV = (
+    """
+    c = Conv <kernel_shape = [3], pads = [1, 1]> (x, wc)                                       # block.conv
+    r = Relu(c)                                                                                # block.act
+    y = Tanh(r)                                                                                # head
+    """,
+    """
+    r = com.microsoft.FusedConv <activation = "Relu", kernel_shape = [3], pads = [1, 1]> (x, wc)   # block
+    y = Tanh(r)                                                                                # head
+    """,
+    {"r": ["block.conv", "block.act"]},
+)
 FOLDED_KEY = (array_of("wtable") @ array_of("wk")).T
 
 
@@ -1144,6 +1156,7 @@ FOLDED_KEY = (array_of("wtable") @ array_of("wk")).T
         (FUSED_NORM, ("0.00001> (a", "0.5> (a"), {}, "norm"),
         (FUSED_NORM, ("(a, x, vg, vh)", "(a, x, vg, vother)"), {}, "norm"),
         (FUSED_NORM, ("(a, x, vg, vh)", "(a, a, vg, vh)"), {}, "layer+"),
+        (FUSED_CONV, ("[1, 1]", "[2, 0]"), {}, "block.conv"),
         (FOLDED, None, {"wfolded": array_of("wtable").T}, "attn.key"),
         (IN_ORDER, None, {"ws": np.array(0.05, np.float32)}, "conv.dense"),
     ],
@@ -1158,7 +1171,8 @@ def test_one_change_of_the_reference_says_whose_work_is_wrong(
     """Where a tool made one node of several modules' work, or moved or folded some of it, the nodes alone don't say."""
     sound, made, origins = graphs
     numbers, scale, zero = quantized(array_of("w"))
-    known = {"wfolded": FOLDED_KEY, "wi": numbers, "ws": scale, "wz": zero}
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 3)).astype(np.float32)
+    known = {"wfolded": FOLDED_KEY, "wc": kernel, "wi": numbers, "ws": scale, "wz": zero}
     faulty = made if change is None else made.replace(*change)
     if graphs is FUSED_ACT:
         made, faulty = faulty, made

@@ -23,7 +23,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, Errors, run_session
@@ -42,6 +42,7 @@ _MOST_NODES, _MOST_COPIES = 1000, 4000  # of nodes that make a tensor, and in al
 _CLEARLY_DB = 10.0  # what is right, or changed just so, is closer to what it is held against by so much
 _ALIKE_DB, _EXACT_DB = 6.0, 60.0  # changes that fit as well as each other
 _PREFIX = "/optimum_htp/replay/"
+_Number: TypeAlias = "float | int | tuple[int, ...]"
 _FEW = 8  # numbers in a tensor that may be alike by chance
 
 
@@ -74,7 +75,7 @@ class _Change:
     call: int  # whose work it would be
     read: Mapping[str, str]
     node: int | None = None
-    number: tuple[str, float] | None = None  # an attribute of the node
+    number: tuple[str, _Number] | None = None  # an attribute of the node
 
 
 class Replay:
@@ -321,12 +322,14 @@ class _Wrong:
             if owner is None or not reads(node):
                 continue
             theirs = _numbers(prober.encoded(index))
-            ours = (pair for pair in self._own_numbers if pair[0] in theirs and theirs[pair[0]] != pair[1])
-            yield from (_Change(owner, {}, index, pair) for pair in ours)
+            stored = [array for name in node.inputs if name and (array := prober.constant(name)) is not None]
+            for name, number in dict.fromkeys(self._own_numbers(stored)):
+                if name in theirs and theirs[name] != number and isinstance(number, type(theirs[name])):
+                    yield _Change(owner, {}, index, (name, number))
             for name in dict.fromkeys(node.inputs):
-                stored = prober.constant(name) if name else None
-                if stored is not None:
-                    yield from (_Change(owner, {name: other}, index) for other in self._others(stored))
+                weight = prober.constant(name) if name else None
+                if weight is not None:
+                    yield from (_Change(owner, {name: other}, index) for other in self._others(weight))
             for name in () if index in graph.flat.varying else self._floats(index):
                 maker = self._maker(name, right)
                 value = self._values([name]).get(name) if maker is not None else None
@@ -356,11 +359,18 @@ class _Wrong:
         known = {f"{_PREFIX}{name}": self._ports.prober.constant(name) for name in names}
         return {name: array for name, array in known.items() if array is not None and array.dtype.kind == "f"}
 
-    @cached_property
-    def _own_numbers(self) -> set[tuple[str, float]]:
-        """The numbers that the nodes here have: an epsilon, say."""
-        encoded = (self._ports.prober.encoded(index) for index in {maker.index for maker in self._makers})
-        return {pair for each in encoded for pair in _numbers(each).items()}
+    def _own_numbers(self, weights: Sequence[Array]) -> Iterator[tuple[str, _Number]]:
+        """The numbers that the nodes here have: an epsilon, say; whole ones, as paddings are, of nodes with these weights."""
+        import numpy as np
+
+        prober = self._ports.prober
+        for index in sorted({maker.index for maker in self._makers}):
+            names = filter(None, self._ports.graph.flat.nodes[index].node.inputs)
+            own = [array for name in names if (array := prober.constant(name)) is not None and array.size >= _FEW]
+            is_same = any(np.array_equal(one, other) for one in own for other in weights)
+            for name, number in _numbers(prober.encoded(index)).items():
+                if is_same or isinstance(number, float):
+                    yield name, number
 
     def _giver(self, reader: int, maker: int | None) -> int:
         """Whose work it is which tensor a node reads: of a module without others in it that of the one around it."""
@@ -421,22 +431,26 @@ class _Wrong:
         return {name: [run[name] for run in runs] for name in wanted}
 
 
-def _numbers(encoded: bytes) -> dict[str, float]:
-    """The attributes of a node that are floating-point numbers."""
+def _numbers(encoded: bytes) -> dict[str, _Number]:
+    """The attributes of a node that are numbers."""
     import onnx
 
+    kinds = (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.INTS)
     node = onnx.NodeProto.FromString(encoded)
-    return {each.name: each.f for each in node.attribute if each.type == onnx.AttributeProto.FLOAT}
+    known = ((each.name, onnx.helper.get_attribute_value(each)) for each in node.attribute if each.type in kinds)
+    return {name: value if isinstance(value, (int, float)) else tuple(value) for name, value in known}
 
 
-def _with_number(encoded: bytes, names: Mapping[str, str], attribute: str, number: float) -> bytes:
+def _with_number(encoded: bytes, names: Mapping[str, str], attribute: str, number: _Number) -> bytes:
     """A node with other names for its tensors, and another number for an attribute."""
     import onnx
 
     node = onnx.NodeProto.FromString(encoded)
     node.name = ""
     node.input[:], node.output[:] = ([names.get(name, name) for name in side] for side in (node.input, node.output))
-    next(each for each in node.attribute if each.name == attribute).f = number
+    next(each for each in node.attribute if each.name == attribute).CopyFrom(
+        onnx.helper.make_attribute(attribute, number)
+    )
     result: bytes = node.SerializeToString()
     return result
 
