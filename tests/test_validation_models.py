@@ -18,7 +18,7 @@ import zoo
 import optimum_htp
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
-from optimum_htp.models.measures import TOLERANCES, compare_arrays
+from optimum_htp.models.measures import TOLERANCES, compare_arrays, off_by
 from optimum_htp.models.torch_parts import find_parts, fixed_sizes
 from optimum_htp.models.torch_source import load_source_model, weights_dtype
 from optimum_htp.onnxfile.model import Value
@@ -349,21 +349,22 @@ def test_no_such_model(exported: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("actual", "expected", "words"),
+    ("precision", "actual", "expected", "words"),
     [
-        ([1.5, -4.0], [1.0, -4.0], "is off by 1.2e-01 of its largest value (tolerance 1e-04)"),
-        ([1.0], [1.0, -4.0], "has the shape [1], not [2]"),
-        ([1.0, np.inf], [1.0, 2.0], "has NaNs or infinities where PyTorch's has none, or the other way round"),
-        ([1, 2], [1, 3], "differs in 1 of 2 values"),
-        ([1, 2], [1.0, 2.0], "is int64, not float64"),
+        ("float32", [1.5, -4.0], [1.0, -4.0], "is off by 1.2e-01 of its largest value (tolerance 1e-04)"),
+        ("int8", [1.0, -4.0], [1.0, -3.0], "is off by 3.2e-01 of its size (tolerance 1e-04)"),
+        ("float32", [1.0], [1.0, -4.0], "has the shape [1], not [2]"),
+        ("int8", [1.0, np.inf], [1.0, 2.0], "has NaNs or infinities where PyTorch's has none, or the other way round"),
+        ("float32", [1, 2], [1, 3], "differs in 1 of 2 values"),
+        ("int8", [1, 2], [1.0, 2.0], "is int64, not float64"),
     ],
 )
-def test_how_an_output_is_off(actual: list[float], expected: list[float], words: str) -> None:
-    """By the measures of `compare`: relative to the largest value; shapes, infinities and integers are exact."""
+def test_how_an_output_is_off(precision: str, actual: list[float], expected: list[float], words: str) -> None:
+    """By the measures of `compare`: relative to the largest value, or as noise; shapes, infinities and integers are exact."""
     ours, theirs = np.array(actual), np.array(expected)
     errors = compare_arrays(ours, theirs)
-    assert errors.relative > 1e-4
-    assert describe(errors, ours, theirs, tolerance=1e-4) == words
+    assert off_by(errors, precision) > 1e-4
+    assert describe(errors, ours, theirs, precision=precision, tolerance=1e-4) == words
 
 
 def test_sizes_that_an_export_fixed() -> None:

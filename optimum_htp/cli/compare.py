@@ -44,8 +44,9 @@ Calls of several layers that are within 3 dB of each other are one row
 
 A module is wrong if it adds more than its arithmetic costs, and the outputs
 are better when just this is put right. The outputs may be off by the
-tolerance, relative to their largest value: 1e-4 for a model in float32, 2e-2
-in float16, 1e-1 in bfloat16, 5e-1 if quantized; of two packages the larger.
+tolerance: 1e-4 for a model in float32, 2e-2 in float16, 1e-1 in bfloat16,
+relative to their largest value; 7e-1 if quantized, as noise over signal, which
+is 3 dB. Of two packages the larger counts.
 
 exit codes:
   0  no module is wrong, and the outputs are within the tolerance
@@ -70,7 +71,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Compare with this package, without PyTorch: the one before quantization, say. Without it and --model, each "
         "file is compared with the one of PKG that it was made from: onnx/model_q4.onnx with onnx/model.onnx.",
     )
-    parser.add_argument("--tolerance", type=tolerance, metavar="X", help="What the relative error may be.")
+    parser.add_argument("--tolerance", type=tolerance, metavar="X", help="How far off the outputs may be.")
     parser.add_argument("--metric", choices=_METRICS, help="Which figure to show (sqnr).")
     parser.add_argument("--top", type=positive, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")

@@ -40,8 +40,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tolerance",
         type=tolerance,
         metavar="X",
-        help="How far outputs may be from PyTorch's, relative to the largest value of each output (--model); default: "
-        "by the type that a file computes with, as for `compare`.",
+        help="How far outputs may be from PyTorch's (--model), as for `compare`; default: by the type that a file "
+        "computes with.",
     )
     add_size_arguments(
         parser.add_argument_group("inputs to compare with (--model)"), "--dim", "--shape", batch="2", sequence="16"

@@ -42,6 +42,7 @@ from optimum_htp.models.measures import (
     computes_in,
     default_tolerance,
     finite,
+    off_by,
     random_operators,
     worst_errors,
 )

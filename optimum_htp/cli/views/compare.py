@@ -50,7 +50,8 @@ def _heading(part: PartComparison) -> Iterator[str]:
         return
     yield f"{part.label}: {_verdict(part)}"
     yield from _proof(part)
-    worst = f"off by {part.output_error:.1e}, relative to the largest value ({_decibel(part.outputs_sqnr_db)})"
+    against = "their size" if part.precision == "int8" else "the largest value"
+    worst = f"off by {part.output_error:.1e}, relative to {against} ({_decibel(part.outputs_sqnr_db)})"
     known = f"{len(part.outputs):,}, {worst}" if part.outputs else "none was compared, since the reference has no such"
     yield f"outputs: {known}; tolerance {part.tolerance:.0e}"
     yield f"compared {part.compared:,} of {len(part.modules):,} module calls that have nodes; {part.without_nodes:,} have none"

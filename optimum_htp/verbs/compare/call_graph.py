@@ -27,6 +27,7 @@ from optimum_htp.verbs.compare.reference import ReferenceCall
 
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 _UNCERTAIN = frozenset(("fused", "inserted", "unresolved"))
+MOVES = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Concat"))
 VIEWS = frozenset(("Shape", "Size"))  # of a tensor, which do not use its values
 
 
@@ -130,6 +131,11 @@ class CallGraph:
                     if not self.is_inside(self.owner[index], number) and self.is_inside(number, self.owner[index]):
                         fused.setdefault(number, []).append(index)
         return fused
+
+    def is_fused(self, index: int) -> bool:
+        """Whether a tool made a node of others: whose they were, it need not be alone."""
+        tag = self.flat.nodes[index].tag
+        return tag is not None and tag.source == "fused" and index not in self.unchanged
 
     @cached_property
     def alive(self) -> frozenset[int]:

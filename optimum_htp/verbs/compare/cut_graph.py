@@ -17,7 +17,7 @@ should be given: also an error of `block`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -226,18 +226,18 @@ class Cut:
         nodes = {maker.index for maker in self.makers(name)}
         return nodes & self._flat.varying or nodes
 
-    def makers(self, name: str) -> list[PlannedNode]:
-        """The same as they run here: a node that quantizes may be there for several calls that read what it gives."""
-        return self._behind(name)[0]
+    def makers(self, name: str, *, after: Collection[str] = ()) -> list[PlannedNode]:
+        """The same as they run here, those after some tensors: one that quantizes may be there for each call that reads it."""
+        return self._behind(name, after)[0]
 
     def sources(self, name: str) -> set[Port]:
         """The ports that a name is computed from."""
         return self._behind(name)[1]
 
-    def _behind(self, name: str) -> tuple[list[PlannedNode], set[Port]]:
+    def _behind(self, name: str, after: Collection[str] = ()) -> tuple[list[PlannedNode], set[Port]]:
         nodes: list[PlannedNode] = []
         ports: set[Port] = set()
-        done: set[str] = set()
+        done: set[str] = set(after)
         stack = [name]
         while stack:
             current = stack.pop()

@@ -47,7 +47,7 @@ _QUANTIZING = frozenset(("DynamicQuantizeMatMul",))  # those that quantize what 
 
 
 class Expected:
-    """The expected errors of some rows of one graph; the reference may be in another precision."""
+    """The expected errors of rows of one graph, those that are given first together; the reference may be in another precision."""
 
     def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
         self._ports = ports
@@ -55,6 +55,7 @@ class Expected:
         self._prober = ports.prober
         self._cut = ports.cut()
         self._known: dict[int, float] = {}
+        self._held: list[Row] = []
         self._measured: dict[int, float | None] = {}
         reference = ports.samples[0].precision
         self._reference = QUANTIZED if reference == "int8" else reference
@@ -79,6 +80,7 @@ class Expected:
             return _UNKNOWN_DB  # its steps are not known
         known = self._known.get(id(row))
         if known is None:
+            self._held.append(row)  # or another would get its id
             known = self._known[id(row)] = EXPECTED_DB.get(kind) or self._of_quantized(row)
         return min(known, row.worst.sqnr_db) if self._is_only_rounded(row) else known
 

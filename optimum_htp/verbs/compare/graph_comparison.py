@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
+from optimum_htp.models import Errors, computes_in, off_by, random_operators, worst_errors
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, 
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
+from optimum_htp.verbs.compare.replay import explained
 from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison
 from optimum_htp.verbs.compare.verdict import UNKNOWN, Blame, Verdict, judge, measured_outputs, settled
 
@@ -52,7 +53,7 @@ def compare_graph(
     reference = samples[0]
     graph = CallGraph(flat, reference.calls, reference.call_of, same_node=reference.same_node)
     precision = min(computes_in(tagged.model), reference.precision, key=_AGREE_DB.__getitem__)
-    ports = Ports(graph, prober, samples, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
+    ports = Ports(graph, prober, samples, precision=precision, agree_db=_AGREE_DB[precision], max_bytes=max_bytes)
     names = {name: name for name in flat.outputs if name in reference.outputs}
     shown = ports.run_or_raise(Cut(graph).plan(names))
     outputs = measured_outputs(ports, shown)
@@ -60,8 +61,14 @@ def compare_graph(
     random = random_operators(tagged.model)
     forgotten: set[Port] = set()
     for attempt in range(_ATTEMPTS):
-        rows = own_rows(ports)
-        verdict = judge(ports, rows, outputs, tolerance=tolerance, random=bool(random))
+        found = own_rows(ports)
+        expected = Expected(ports, found)
+        rows, certain, refuted = explained(ports, found, expected)
+        if refuted and attempt + 1 < _ATTEMPTS:
+            ports.forget(refuted)
+            forgotten |= refuted
+            continue
+        verdict = judge(ports, rows, expected, outputs, tolerance=tolerance, random=bool(random))
         if guessed and verdict.culprits:
             listed = ", ".join(f"{ours} for {theirs}" for ours, theirs in guessed.items())
             verdict = Verdict(
@@ -71,12 +78,10 @@ def compare_graph(
             break
         ports.forget(verdict.unconfirmed)
         forgotten |= verdict.unconfirmed
-    verdict = settled(verdict, forgotten, graph)
+    verdict = settled(verdict, forgotten, certain, graph)
     running = running_errors(ports)
     whole = whole_errors(ports)
     calls = _Calls(ports, running, rows, whole, tolerance)
-    named = [blame.rows[0] for blame in (*verdict.culprits, *verdict.carriers)]
-    expected = Expected(ports, named)
 
     def culprit(blame: Blame) -> Culprit:
         row = blame.rows[0]
@@ -178,7 +183,7 @@ class _Calls:
             tensors=tuple(dict.fromkeys(port.tensor for port in running)),
             own=own,
             errors=errors,
-            over=errors is not None and errors.relative > self._tolerance,
+            over=errors is not None and off_by(errors, self._ports.precision) > self._tolerance,
             evidence=self._evidence(running),
             skipped=None if errors is not None else self._why_not(number),
             compared_as=None if compared_as is None else self._graph.calls[compared_as].path,

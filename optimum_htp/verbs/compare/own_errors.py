@@ -10,8 +10,9 @@ reference has there, two calls are connected in another way: that is the work of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from optimum_htp.models import Array, Errors, worst_errors
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
@@ -49,6 +50,16 @@ class Row:
         """Those of the port that is farthest off."""
         return min(self.errors.values(), key=lambda errors: errors.sqnr_db)
 
+    def add(self, ports: Ports, cut: Cut, port: Port, errors: Errors, foreign: Iterable[int]) -> None:
+        """Adds what a port shows of it."""
+        seen = cut.seen(port)
+        self.errors[port] = errors
+        self.nodes |= cut.segment(seen)
+        self.makers |= {maker.index for maker in cut.makers(seen)}
+        if errors.sqnr_db < inf:  # else all of it is right, whoever's it is
+            self.foreign.update(foreign)
+        self.guesses |= {each for each in (port, *cut.sources(seen)) if ports.matches[each].evidence == SHAPE}
+
 
 def running_errors(ports: Ports) -> dict[int, dict[Port, Errors]]:
     """How far off what each call returns is in the running model."""
@@ -71,8 +82,34 @@ def own_rows(ports: Ports) -> list[Row]:
         for seen in chunk.values():
             for port, arrays in seen.tensors.items():
                 errors = _errors(ports, port, arrays, seen)
-                if errors is not None:
-                    _add(rows, ports, cut, port, errors)
+                nodes = cut.segment(cut.seen(port))
+                if errors is None or (not nodes and errors.sqnr_db == inf):
+                    continue  # it is handed on
+                numbers, foreign = whose(ports, cut, port, nodes, errors)
+                for number in numbers:
+                    _row(rows, ports, number).add(ports, cut, port, errors, foreign)
+    return _in_order(rows)
+
+
+def shifted(ports: Ports, rows: Iterable[Row], makers: Mapping[Port, int]) -> list[Row]:
+    """The rows, where the work that some ports show is that of other calls."""
+    cut = ports.cut()
+    new: dict[tuple[int, bool], Row] = {}
+    kept = [row for row in rows if makers.keys().isdisjoint(row.errors)]
+    new.update(((row.call, row.operations), row) for row in kept)
+    for row in rows:
+        for port, errors in row.errors.items() if row not in kept else ():
+            foreign = set() if port in makers else row.foreign
+            _row(new, ports, makers.get(port, row.call)).add(ports, cut, port, errors, foreign)
+    return _in_order(new)
+
+
+def _row(rows: dict[tuple[int, bool], Row], ports: Ports, number: int) -> Row:
+    operations = bool(ports.graph.children.get(number))
+    return rows.setdefault((number, operations), Row(number, ports.graph.calls[number].tag, operations))
+
+
+def _in_order(rows: Mapping[tuple[int, bool], Row]) -> list[Row]:
     return [rows[key] for key in sorted(rows)]
 
 
@@ -109,21 +146,3 @@ def _errors(ports: Ports, port: Port, arrays: Sequence[Array], seen: Seen) -> Er
     match = ports.matches[port]
     expected = [ports.expected(port, values)[match.index].array for values in seen.values]
     return measured(match.layout, arrays, expected)
-
-
-def _add(rows: dict[tuple[int, bool], Row], ports: Ports, cut: Cut, port: Port, errors: Errors) -> None:
-    graph = ports.graph
-    nodes = cut.segment(cut.seen(port))
-    if not nodes and errors.sqnr_db == float("inf"):
-        return  # it is handed on
-    numbers, foreign = whose(ports, cut, port, nodes, errors)
-    makers = {maker.index for maker in cut.makers(cut.seen(port))}
-    guesses = {each for each in (port, *cut.sources(cut.seen(port))) if ports.matches[each].evidence == SHAPE}
-    for number in numbers:
-        operations = bool(graph.children.get(number))
-        row = rows.setdefault((number, operations), Row(number, graph.calls[number].tag, operations))
-        row.errors[port] = errors
-        row.nodes |= nodes
-        row.makers |= makers
-        row.foreign |= foreign
-        row.guesses |= guesses

@@ -27,6 +27,10 @@ class PackageReference:
     `inputs` are those of the graph that is compared, and `own_inputs` the reference's; `results` has the tensors that its
     outputs are compared with, and `shared` those that it has too: where it lacks what a
     call returned, the last of these that the same module made stands for it. Up to `max_bytes` are kept.
+
+    Attributes:
+        graph: Its nodes and whose they are.
+        prober: What runs a part of it.
     """
 
     def __init__(
@@ -47,14 +51,14 @@ class PackageReference:
         self._given = own_inputs
         self._shared = shared
         self._tagged = tagged
-        self._prober = prober
+        self.prober = prober
         self._count = cache(tagged.calls)  # how often a module ran, if known
         self.calls: Sequence[ReferenceCall] = self._find_calls()
         self._numbers = {(call.tag, call.call): call.number for call in self.calls}
-        self._graph = CallGraph(prober.flat, self.calls, self.call_of)
+        self.graph = CallGraph(prober.flat, self.calls, self.call_of)
         self._partial: set[str] = set()  # what stands for the output of a call
-        self._borders = {number: self._border(number) for number in self._graph.nodes}
-        self.named_calls = sorted(self._graph.nodes)
+        self._borders = {number: self._border(number) for number in self.graph.nodes}
+        self.named_calls = sorted(self.graph.nodes)
         self.calls = self._with_sizes()
         self._values = KeptValues({call.number: call.bytes for call in self.calls}, self._load, max_bytes=max_bytes)
         known = self._run(name for name in results.values() if self.has(name))
@@ -63,7 +67,7 @@ class PackageReference:
 
     def has(self, name: str) -> bool:
         """Whether the graph has a tensor with a name that depends on its inputs."""
-        return name in self._prober.flat.producer
+        return name in self.prober.flat.producer
 
     def call_of(self, tag: NodeTag) -> int | None:
         """The number of the call that a node belongs to, or of the innermost around it that has nodes here."""
@@ -72,22 +76,22 @@ class PackageReference:
 
     def same_node(self, node: Node) -> int | None:
         """The call of a node of the graph with this operator and these outputs; None if there is none."""
-        index = self._prober.flat.producer.get(node.outputs[0]) if node.outputs else None
+        index = self.prober.flat.producer.get(node.outputs[0]) if node.outputs else None
         if index is None:
             return None
-        own = self._prober.flat.nodes[index].node
-        return self._graph.owner[index] if (own.op_type, own.outputs) == (node.op_type, node.outputs) else None
+        own = self.prober.flat.nodes[index].node
+        return self.graph.owner[index] if (own.op_type, own.outputs) == (node.op_type, node.outputs) else None
 
     def owner_of(self, name: str) -> int | None:
         """The call that made the tensor with a name; None if there is none."""
-        index = self._prober.flat.producer.get(name)
-        return None if index is None else self._graph.owner[index]
+        index = self.prober.flat.producer.get(name)
+        return None if index is None else self.graph.owner[index]
 
     def sources_of(self, name: str, known: Container[str]) -> tuple[dict[str, set[int]], set[int]] | None:
         """The nearest tensors before one with known names, each with the calls on the way from it, and all calls in between."""
         if not self.has(name):
             return None
-        flat, graph = self._prober.flat, self._graph
+        flat, graph = self.prober.flat, self.graph
         sources, nodes = flat.known_sources(name, known)
         on_the_way: dict[str, set[int]] = {}
         for source in sources:
@@ -104,11 +108,11 @@ class PackageReference:
 
     def weights_of(self, number: int, *, after: str = "") -> list[Array]:
         """The weights that a call's own nodes use, those after a tensor: the initializers of some length."""
-        first = self._prober.flat.producer.get(after, -1)
-        owners = enumerate(self._graph.owner)
-        nodes = [self._prober.flat.nodes[index].node for index, owner in owners if owner == number and index > first]
+        first = self.prober.flat.producer.get(after, -1)
+        owners = enumerate(self.graph.owner)
+        nodes = [self.prober.flat.nodes[index].node for index, owner in owners if owner == number and index > first]
         names = dict.fromkeys(name for node in nodes for name in node.inputs if name)
-        known = (self._prober.constant(name) for name in names)
+        known = (self.prober.constant(name) for name in names)
         return [array for array in known if array is not None and array.ndim and array.dtype.kind == "f"]
 
     def values(self, wanted: Sequence[int]) -> dict[int, CallValues]:
@@ -131,14 +135,14 @@ class PackageReference:
         }
 
     def tensors(self, names: Iterable[str]) -> dict[str, Array]:
-        """The values of tensors of the graph, those that it has."""
-        return self._run(name for name in names if self.has(name))
+        """The values of tensors and inputs of the graph, those that it has."""
+        return self._run(name for name in names if self.has(name) or name in self._given)
 
     def _run(self, names: Iterable[str]) -> dict[str, Array]:
-        return self._prober.run(list(dict.fromkeys(names)), self._given)
+        return self.prober.run(list(dict.fromkeys(names)), self._given)
 
     def _border(self, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        graph, prober = self._graph, self._prober
+        graph, prober = self.graph, self.prober
         received = [name for name in graph.entering(number) if prober.may_be_port(name)]
         inside = [name for name in graph.inside(number) if prober.may_be_float(name)]
         leaving = [name for name in graph.leaving(number) if name in inside and graph.is_used(number, name)]
@@ -154,9 +158,9 @@ class PackageReference:
     def _with_sizes(self) -> list[ReferenceCall]:
         """The calls with the sizes of what they take and return, from a run that holds none of it."""
         names = {name for sides in self._borders.values() for side in sides for name in side}
-        lengths = self._prober.lengths([name for name in names if self.has(name)], self._given)
+        lengths = self.prober.lengths([name for name in names if self.has(name)], self._given)
         own: dict[int, int] = {}
-        for owner in self._graph.owner:
+        for owner in self.graph.owner:
             if owner is not None:
                 own[owner] = own.get(owner, 0) + 1
         return [
@@ -171,7 +175,7 @@ class PackageReference:
     def _find_calls(self) -> list[ReferenceCall]:
         """The calls of modules with nodes, in the order of their last nodes."""
         last: dict[_Key, int] = {}
-        for index, flat in enumerate(self._prober.flat.nodes):
+        for index, flat in enumerate(self.prober.flat.nodes):
             if flat.tag is not None and flat.tag.source != "unresolved":
                 last.update(dict.fromkeys(self._chain(flat.tag), index))
         # Of calls that end with the same node the inner ones end first.

@@ -62,7 +62,7 @@ class Seen:
 
 
 class Ports:
-    """The ports of one graph. `agree_db` is the SQNR from which on a tensor has the reference's values."""
+    """The ports of one graph. From an SQNR of `agree_db` on a tensor has the reference's values, in this `precision`."""
 
     def __init__(
         self,
@@ -70,12 +70,14 @@ class Ports:
         prober: Prober,
         samples: Sequence[Reference],
         *,
+        precision: str,
         agree_db: float,
         max_bytes: int,
     ) -> None:
         self.graph = graph
         self.prober = prober
         self.samples = samples
+        self.precision = precision
         self.agree_db = agree_db
         self.matches: dict[Port, PortMatch] = {}
         self.problems: dict[int, str] = {}  # of calls that could not be run, why
@@ -364,13 +366,25 @@ class Ports:
         unused = [port for port in free if port not in chosen]
         # What an optimizer made of a call and others may have the shape of what it returned before that is done.
         if into or not (self._has_names(expected_names) or number in self.graph.fused):
-            guessable = [port for port in unused if not port.shared]
+            guessable = [port for port in unused if not port.shared and self._may_be_given(port, free[port])]
             chosen |= self._by_shape(left, guessable, set(fits), into=into)
         for port in [port for port in self.matches if port.call == number and port.into == into]:
             if port not in tensors and self.matches[port].evidence != NAME and port not in chosen:
                 continue
             del self.matches[port]
         self.matches |= chosen
+
+    def _may_be_given(self, port: Port, arrays: Samples) -> bool:
+        """Whether a tensor may be what a call should be given, wrong as it is.
+
+        Of whole numbers not one that only another module knows: an exporter that finds the same numbers computed twice keeps
+        one of both, so who has its own in PyTorch may read another's here.
+        """
+        index = self.graph.flat.producer.get(port.tensor)
+        if not port.into or index is None or arrays[0].dtype.kind == "f":
+            return True
+        owner = self.graph.owner[index]
+        return owner is None or self.graph.is_inside(port.call, owner)
 
     def _is_used(self, port: Port) -> bool:
         return self.graph.is_used(port.call, port.tensor)

@@ -23,7 +23,7 @@ _Noise = Mapping[str, float]  # on one sample, by the names of what is quantized
 
 
 class Steps:
-    """The steps of some rows of a graph that is cut at its ports."""
+    """The steps of the rows of a graph that is cut at its ports, those that are given first together."""
 
     def __init__(self, ports: Ports, cut: Cut, rows: Sequence[Row]) -> None:
         self._ports = ports
@@ -32,14 +32,19 @@ class Steps:
 
     def noise_of(self, row: Row) -> float:
         """The noise of what a row quantizes, relative to its power."""
+        if id(row) not in self._noise:
+            self._noise |= self._measured([row])
         return self._noise[id(row)]
 
     @cached_property
     def _noise(self) -> dict[int, float]:
-        quantized: dict[int, dict[str, Node]] = {id(row): self._quantized_by(row) for row in self._rows}
+        return self._measured(self._rows)
+
+    def _measured(self, rows: Sequence[Row]) -> dict[int, float]:
+        quantized = {id(row): self._quantized_by(row) for row in rows}
         noise = {key: 0.0 for key, names in quantized.items() if not names}
         by_call: dict[int, list[int]] = {}
-        for row in self._rows:
+        for row in rows:
             if id(row) not in noise:
                 by_call.setdefault(row.call, []).append(id(row))
         for calls in self._ports.in_chunks(by_call):

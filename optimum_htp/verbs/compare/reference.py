@@ -99,4 +99,4 @@ class Reference(Protocol):
         """What some calls were given and returned."""
 
     def tensors(self, names: Iterable[str]) -> dict[str, Array]:
-        """The values of tensors of the reference's graph by their names, those that it has; none if there is no graph."""
+        """The values of tensors and inputs of the reference's graph by their names; none of those that it has not."""

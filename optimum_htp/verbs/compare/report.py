@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from optimum_htp.models import Errors, finite
+from optimum_htp.models import Errors, finite, off_by
 from optimum_htp.reports import Brief, Report, called, numbered
 
 FOREIGN = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
@@ -92,7 +92,7 @@ class Culprit:
     Attributes:
         row: Its work: of several calls the one that adds most.
         expected_sqnr_db: The SQNR that its work has at least if it is sound, by what it computes with.
-        output_error_without: The relative error of the outputs when its work is put right, in all its calls, and all else
+        output_error_without: How far off the worst output is, as the tolerance counts it, when its work is put right, in all its calls, and all else
             is as it is; None if that can't be run.
         output_sqnr_db_without: The same in dB, of all outputs together.
     """
@@ -140,7 +140,8 @@ class PartComparison(Brief):
         inputs: The shape of each input, of the first sample.
         samples: On how many inputs; 0 if it could not be run, for the `reason`.
         precision: What it or its reference computes with, the coarser: `float32`, `float16`, `bfloat16` or `int8`.
-        tolerance: What the relative error may be.
+        tolerance: How far off outputs may be: by the largest difference over the largest value; of a quantized model by
+            the noise over the signal.
         verdict: `agrees` (all is within the tolerance), `one` (one module is wrong), `several`, `spread` (each adds a
             little, as what it computes with does) or `unknown`.
         reason: Why it is unknown, or was not compared.
@@ -231,10 +232,10 @@ class PartComparison(Brief):
 
     @property
     def output_error(self) -> float:
-        """The largest relative error of an output; 0 if there is none to compare, infinite if the file was not run."""
+        """How far off the worst output is, as the tolerance counts it; 0 if there is none, infinite if the file was not run."""
         if not self.samples:
             return inf
-        return max((errors.relative for errors in self.outputs.values()), default=0.0)
+        return max((off_by(errors, self.precision) for errors in self.outputs.values()), default=0.0)
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -21,6 +21,7 @@ from typing import Any
 from optimum_htp.errors import HtpError
 from optimum_htp.models import Array, compare_arrays, run_session
 from optimum_htp.onnxfile import Node, encode_node, reads
+from optimum_htp.verbs.compare.call_graph import MOVES
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import Ports
@@ -31,7 +32,6 @@ _PREFIX = "/optimum_htp_unrounded/"
 _DRAWS = 3
 # What rounding changes of a number at most; of float32 what sums in another order do.
 _ROUNDED = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-_KEPT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Concat"))
 
 
 class Unrounded:
@@ -120,7 +120,7 @@ class Unrounded:
             self._store(node, names)
             self._make(made, outputs[0])
         else:
-            if node.op_type in _KEPT and not self._unrounded.isdisjoint(inputs):
+            if node.op_type in MOVES and not self._unrounded.isdisjoint(inputs):
                 self._unrounded.update(outputs)
             self._nodes.append(PlannedNode(planned.index, names))
 
@@ -262,7 +262,10 @@ def noise_of(weight: Array, *, packed: bool) -> tuple[float, float]:
 
 
 def _moved(weight: Array, noise: float, random: Any, *, packed: bool) -> Array:
-    """A weight, some of whose whole numbers are one more or less."""
+    """A weight, some of whose whole numbers are one more or less.
+
+    Not those of a channel that has one number only: zeros, which rounding costs nothing, in steps of whatever size.
+    """
     import numpy as np
 
     if packed:
@@ -272,5 +275,8 @@ def _moved(weight: Array, noise: float, random: Any, *, packed: bool) -> Array:
     limits = np.iinfo(weight.dtype)
     chance = random.random(weight.shape)
     change = (chance < noise / 2).astype(np.int16) - (chance > 1 - noise / 2)
+    for axis in range(weight.ndim):
+        rest = tuple(other for other in range(weight.ndim) if other != axis)
+        change *= weight.min(rest, keepdims=True) != weight.max(rest, keepdims=True)
     moved = np.clip(weight + change, limits.min, limits.max).astype(weight.dtype)
     return moved

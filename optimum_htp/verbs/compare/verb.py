@@ -132,8 +132,9 @@ def compare(
         height: Pixels.
         width: Pixels.
         dims: Sizes of other axes of the inputs, by their names.
-        tolerance: What the relative error may be; None means by the type that the model, or the package that it is
-            compared with, computes with: 1e-4 for float32, 2e-2 for float16, 1e-1 for bfloat16, 5e-1 if quantized.
+        tolerance: How far off the outputs may be, relative to their largest value, or if quantized as noise over signal;
+            None means by the type that the model, or the package that it is compared with, computes with: 1e-4 for
+            float32, 2e-2 for float16, 1e-1 for bfloat16, 7e-1 if quantized.
         max_memory_bytes: How much memory the tensors that are held at once may take.
         provider: ONNX Runtime's execution provider.
         threads: Threads within an operator; None for ONNX Runtime's own choice.

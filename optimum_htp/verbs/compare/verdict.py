@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log10
 
-from optimum_htp.models import Array, Errors, compare_arrays, worst_errors
+from optimum_htp.models import Array, Errors, compare_arrays, off_by
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
@@ -27,7 +27,7 @@ _MANY = 5  # clear suspects that may be another model's weights, if they are mos
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
 # or one that quantizes and is not far from what is expected. Without the error of a sound one that quantizes, they are
-# better or worse by several dB, by chance.
+# better or worse by several dB, by chance. Where only one is far from what is expected, a few dB are enough.
 _GAIN_DB, _GUESS_GAIN_DB, _CHANCE_GAIN_DB = 0.2, 3.0, 6.0
 _FLOOR_DB = 100.0  # where outputs agree as far as float32 can tell, what is better is so by chance
 # What a quantized model loses hides a module that does not quantize: one so far from what is expected may make outputs, that
@@ -41,15 +41,16 @@ _CHOOSERS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression", "Unique"
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """How far the outputs are off, each and together."""
+    """How far the outputs are off, each and together; as the tolerance of a `precision` counts it, by the worst."""
 
     errors: Mapping[str, Errors]
     sqnr_db: float
+    precision: str
 
     @property
     def worst(self) -> float:
-        """The largest relative error."""
-        return max((errors.relative for errors in self.errors.values()), default=0.0)
+        """How far off the worst is."""
+        return max((off_by(errors, self.precision) for errors in self.errors.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +139,18 @@ def measured_outputs(ports: Ports, arrays: Sequence[Mapping[str, Array]]) -> Out
     errors = {}
     for name in arrays[0]:
         pairs = [(values[name], sample.outputs[name]) for values, sample in zip(arrays, ports.samples, strict=True)]
-        errors[name] = worst_errors(compare_arrays(ours, theirs) for ours, theirs in pairs)
-    known = {name: error for name, error in errors.items() if error is not None}
-    fractions = [10 ** (-max(error.sqnr_db, -300.0) / 10) for error in known.values()]
+        found = (compare_arrays(ours, theirs) for ours, theirs in pairs)
+        errors[name] = max(found, key=lambda error: off_by(error, ports.precision))
+    fractions = [10 ** (-max(error.sqnr_db, -300.0) / 10) for error in errors.values()]
     total = sum(fractions) / max(len(fractions), 1)
-    return Outputs(known, -10 * log10(total) if total else inf)
+    return Outputs(errors, -10 * log10(total) if total else inf, ports.precision)
 
 
 class _Suspects:
     """How far each row is below what is expected of it, and those that are farther than is no surprise, by their modules."""
 
-    def __init__(self, ports: Ports, rows: Sequence[Row]) -> None:
-        expected = Expected(ports, rows)
+    def __init__(self, rows: Sequence[Row], expected: Expected) -> None:
+        self._rows = rows
         self.excess = {id(row): expected.excess_db(row) for row in rows}
         self.kinds = {id(row): expected.kind(row) for row in rows}
         self.sound = [row for row in rows if self.excess[id(row)] <= MARGIN_DB[self.kinds[id(row)]]]
@@ -157,6 +158,14 @@ class _Suspects:
         self.groups = _by_module((row for row in rows if id(row) not in sound), self.excess)
         clear = sum(self.excess[id(group[0])] > _CLEAR_DB for group in self.groups)
         self.are_most = clear > _MANY and clear > len(_by_module(rows, self.excess)) / 2
+
+    def stands_out(self, blame: Blame) -> bool:
+        """Whether all others that quantize are much nearer to what is expected: so that is right for this model."""
+        own = {id(row) for row in blame.rows}
+        others = (
+            self.excess[id(row)] for row in self._rows if self.kinds[id(row)] == QUANTIZED and id(row) not in own
+        )
+        return blame.excess_db - max(others, default=blame.excess_db) > MARGIN_DB[QUANTIZED]
 
     def kinds_of(self, blame: Blame) -> set[str]:
         """What the rows of a module compute with."""
@@ -166,18 +175,27 @@ class _Suspects:
 def judge(
     ports: Ports,
     rows: Sequence[Row],
+    expected: Expected,
     outputs: Outputs,
     *,
     tolerance: float,
     random: bool = False,
 ) -> Verdict:
     """Who is to blame for what the outputs are off by."""
-    suspects = _Suspects(ports, rows)
+    suspects = _Suspects(rows, expected)
     if suspects.are_most:
         return Verdict(UNKNOWN, reason=FOREIGN)
     tried = _tried(ports, suspects.groups[:_MOST], suspects.excess, outputs)
     is_alone = len(suspects.groups) == 1
-    culprits = [blame for blame in tried if _is_to_blame(blame, outputs, suspects.kinds_of(blame), is_alone=is_alone)]
+    culprits = [
+        blame
+        for blame in tried
+        if _is_to_blame(
+            blame, outputs, suspects.kinds_of(blame), is_alone=is_alone, stands_out=suspects.stands_out(blame)
+        )
+    ]
+    alone = [blame for blame in culprits if blame.without is not None and blame.without.sqnr_db > _FLOOR_DB]
+    culprits = alone or culprits  # nothing is left that others could explain
     confirmed = {port for blame in culprits for port in blame.guesses}
     unconfirmed = frozenset(port for blame in tried for port in blame.guesses - confirmed)
     if random and (culprits or outputs.worst > tolerance):
@@ -194,9 +212,12 @@ def judge(
     return replace(_without_culprits(ports, rows, suspects, outputs, tolerance), unconfirmed=unconfirmed)
 
 
-def settled(verdict: Verdict, forgotten: Collection[Port], graph: CallGraph) -> Verdict:
-    """The verdict where some guesses were taken back: who is given something of that kind may not be who is wrong."""
-    if not verdict.culprits:
+def settled(verdict: Verdict, forgotten: Collection[Port], certain: Collection[Port], graph: CallGraph) -> Verdict:
+    """The verdict where some guesses were taken back: who is given something of that kind may not be who is wrong.
+
+    Unless it is, since ports show its work that are `certain`.
+    """
+    if not verdict.culprits or not verdict.culprits[0].rows[0].errors.keys().isdisjoint(certain):
         return verdict
     number = verdict.culprits[0].rows[0].call
     if not any(port.into and port.call == number for port in forgotten):
@@ -249,18 +270,21 @@ def _is_mixed(ports: Ports, row: Row, sound: Container[int]) -> bool:
 
 
 def _choosers(ports: Ports, row: Row) -> set[str]:
-    """The operators in a row that choose, and so may turn a difference in rounding into any other."""
-    return {ports.graph.flat.nodes[index].node.op_type for index in row.nodes} & _CHOOSERS
+    """The operators in a row that choose, and so may turn a difference in rounding into any other: those before what is worst."""
+    cut = ports.cut()
+    worst = min(row.errors, key=lambda port: row.errors[port].sqnr_db)
+    return {ports.graph.flat.nodes[index].node.op_type for index in cut.segment(cut.seen(worst))} & _CHOOSERS
 
 
-def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool) -> bool:
+def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bool, stands_out: bool = False) -> bool:
     """Whether the outputs show that a suspect is wrong.
 
     What a quantized model loses in all hides what one module does, or is better by chance with it. So there a module that is
     far from what is expected, and whose tensors are certain, is to blame whatever the outputs are without its error, if no
     other is suspect (`is_alone`): nothing undoes what it does. If another is, a tool may have moved a factor from one to the
     other; a module that does not quantize is to blame then if putting it right does no great harm. One that quantizes and is
-    nearer to what is expected is to blame if the outputs are better than they may be by chance.
+    nearer to what is expected is to blame if the outputs are better than they may be by chance; less has to speak for one
+    that stands out among all others.
     """
     if before.sqnr_db > _FLOOR_DB:  # what is better there is so by chance
         return False
@@ -270,7 +294,8 @@ def _is_to_blame(blame: Blame, before: Outputs, kinds: set[str], *, is_alone: bo
     if is_hidden and (is_alone or QUANTIZED not in kinds):
         return is_alone or blame.gain_db > -_HARM_DB
     is_by_chance = QUANTIZED in kinds and blame.excess_db <= _CLEAR_DB
-    return blame.gain_db > (_CHANCE_GAIN_DB if is_by_chance else _GAIN_DB)
+    chance_db = _GUESS_GAIN_DB if stands_out else _CHANCE_GAIN_DB
+    return blame.gain_db > (chance_db if is_by_chance else _GAIN_DB)
 
 
 def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, float], before: Outputs) -> list[Blame]:
@@ -288,7 +313,8 @@ def _tried(ports: Ports, groups: Sequence[Sequence[Row]], excess: Mapping[int, f
     explained = any(gain > _EXPLAINED_DB for gain in gains)
     if before.sqnr_db < _BROKEN_DB and len(groups) > 1 and not explained:
         together = counterfactual.outputs(rows)
-        guesses = [{port for row in group for port in row.guesses} for group in groups]
+        # By their tensors: one that is handed on into a module in a module is guessed once.
+        guesses = [{port.tensor for row in group for port in row.guesses} for group in groups]
         for index, group in enumerate(groups) if together is not None else ():
             if any(guesses[index] & other for i, other in enumerate(guesses) if i != index):
                 continue  # guesses that rest on each other speak for each other, right or wrong

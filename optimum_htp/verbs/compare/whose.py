@@ -176,8 +176,9 @@ def _cut_short(ports: Ports, cut: Cut, port: Port, nodes: Collection[int]) -> in
     """
     graph = ports.graph
     origins = _origins(graph, nodes)
+    makers = {maker.index for maker in cut.makers(cut.seen(port))}  # a module may work on what no input changes
     for source in cut.sources(cut.seen(port)):
-        if source.into or ports.is_whole(source) or not _uses(graph, nodes, source.tensor):
+        if source.into or ports.is_whole(source) or not _uses(graph, makers, source.tensor):
             continue
         name = ports.expected_name(source) or ""
         maker = ports.samples[0].owner_of(name)

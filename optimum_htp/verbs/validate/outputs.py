@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from math import isinf
 from typing import Any
 
@@ -26,6 +27,7 @@ from optimum_htp.models import (
     graph_inputs,
     load_source_of,
     names_in_torch,
+    off_by,
     open_rounded,
     outputs_of,
     random_operators,
@@ -95,7 +97,7 @@ def check_outputs(
     return [combine("outputs", first, ok="close"), combine("dynamic-axes", others, ok="close")]
 
 
-@dataclass(slots=True)
+@dataclass
 class _Comparison:
     """One part of the source model, and its ONNX file."""
 
@@ -114,6 +116,14 @@ class _Comparison:
     @property
     def label(self) -> str:
         return f"{self.part.file} {self.part.branch_name}".rstrip()
+
+    @cached_property
+    def precision(self) -> str:
+        """What it computes with."""
+        return computes_in(self.model)
+
+    def _off(self, errors: Errors) -> float:
+        return off_by(errors, self.precision)
 
     def at(self, shapes: dict[str, int]) -> Finding:
         """Compares at one size; if PyTorch itself does not take it, that is not a fault of the package."""
@@ -204,21 +214,21 @@ class _Comparison:
             for name, answer in zip(names, answers, strict=True):
                 expected = self.part.comparable(example.outputs)[name]
                 errors = compare_arrays(answer, expected)
-                if name not in worst or errors.relative > worst[name][0].relative:
+                if name not in worst or self._off(errors) > self._off(worst[name][0]):
                     worst[name] = errors, answer, expected
         problems = [
-            f"{name} {describe(errors, answer, expected, tolerance=self.tolerance)}"
+            f"{name} {describe(errors, answer, expected, precision=self.precision, tolerance=self.tolerance)}"
             for name, (errors, answer, expected) in worst.items()
-            if errors.relative > self.tolerance
+            if self._off(errors) > self.tolerance
         ]
         if problems:
             advice = f"{self._command(shapes)} names the module that is wrong"
-            if where and computes_in(self.model) != "int8":  # a quantized model may just be too coarse there
+            if where and self.precision != "int8":  # a quantized model may just be too coarse there
                 advice = f"{_CONSTANT_AXIS}; {advice}"
             more = f" and {len(problems) - 3} more outputs" if len(problems) > 3 else ""
             return _failed(first, f"{self.label}{where}: {', '.join(problems[:3])}{more}", advice)
         plural = "output" if len(names) == 1 else "outputs"
-        most = max(errors.relative for errors, _, _ in worst.values())
+        most = max(self._off(errors) for errors, _, _ in worst.values())
         rounded = ", computed in float16" if self.is_rounded else ""
         return good(f"{self.label}: {len(names)} {plural}{where}, off by {most:.1e} at most{rounded}")
 
@@ -231,7 +241,7 @@ def _failed(example: Example, why: str, advice: str) -> Finding:
     return warning(f"{why}, if by their order {listed} can be taken", "say which is which: --map NEW=OLD")
 
 
-def describe(errors: Errors, actual: Array, expected: Array, *, tolerance: float) -> str:
+def describe(errors: Errors, actual: Array, expected: Array, *, precision: str, tolerance: float) -> str:
     """How an output is off, in words."""
     if actual.shape != expected.shape:
         return f"has the shape {list(actual.shape)}, not {list(expected.shape)}"
@@ -241,4 +251,5 @@ def describe(errors: Errors, actual: Array, expected: Array, *, tolerance: float
         return f"differs in {int((actual != expected).sum()):,} of {expected.size:,} values"
     if isinf(errors.relative):
         return "has NaNs or infinities where PyTorch's has none, or the other way round"
-    return f"is off by {errors.relative:.1e} of its largest value (tolerance {tolerance:.0e})"
+    of = "its size" if precision == "int8" else "its largest value"
+    return f"is off by {off_by(errors, precision):.1e} of {of} (tolerance {tolerance:.0e})"

@@ -74,8 +74,8 @@ def validate(
         width: Pixels.
         dims: Other sizes of the inputs, by Optimum's names.
         shapes: The same as `dims`.
-        tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output; None means by
-            the type that a file computes with, as for `compare`.
+        tolerance: How far outputs may be from PyTorch's, relative to the largest value of the output, or if quantized as
+            noise over signal; None means by the type that a file computes with, as for `compare`.
         renamed: Inputs and outputs of the package that Optimum calls otherwise, and how it calls them, where that is not
             found by itself.
         task: The task to load and compare for; None means the one that the package says.

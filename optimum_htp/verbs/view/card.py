@@ -185,7 +185,7 @@ def _comparison(compare: Mapping[str, Any], files: Sequence[FileContent]) -> Ite
         yield from ("", f"**{escaped(files[part['file']].name)}{branch}: {verdict}.**")
         sqnr = "exact" if part["output_sqnr"] is None else f"{part['output_sqnr']:.1f} dB"
         error = "no number" if part["output_error"] is None else f"{part['output_error']:.1e}"
-        yield f"Outputs are off by {error} of the largest value ({sqnr}); tolerance {part['tolerance']:g}; {part['compared']} of "
+        yield f"Outputs are off by {error} ({sqnr}); tolerance {part['tolerance']:g}; {part['compared']} of "
         yield f"{part['calls_with_nodes']} module calls compared."
         worst = sorted(
             (row for row in part["calls"] if row[3] is not None), key=lambda row: _noise(row[3]), reverse=True

@@ -56,7 +56,7 @@ const compareView = (panel) => {
       make("p", { class: "verdict " + (part.ok ? "ok" : "failed") }, ...(VERDICT[part.verdict] || VERDICT.unknown)(part)),
       part.culprits.length ? table("Modules that are wrong", [["Module"], ["Adds itself", true], ["Sound work has at least", true], ["Outputs with it put right", true]], part.culprits,
         (row) => [work(part, row), db(row[3]), db(row[4]), row[5] === null ? "unknown" : "off by " + small(row[5])]) : "",
-      facts([["Outputs", "off by " + small(part.output_error) + " of the largest value, " + (part.output_sqnr === null ? "exact" : db(part.output_sqnr))], ["Tolerance", String(part.tolerance)], ["Computes with", part.precision],
+      facts([["Outputs", "off by " + small(part.output_error) + ", " + (part.output_sqnr === null ? "exact" : db(part.output_sqnr))], ["Tolerance", String(part.tolerance)], ["Computes with", part.precision],
         ["Compared", part.compared + " of " + plural(part.calls_with_nodes, "module call")], ["Inputs", shapes(part.inputs) + (part.samples > 1 ? ", " + part.samples + " samples" : "")], ["Draws random numbers", part.random.join(", ")]]),
       notes([...part.notes, ...part.not_compared.map(([why, number]) => "not compared: " + number + ", because " + why)]) || "",
       make("h3", {}, "What each module adds itself"), table("What each module adds itself", [["Module"], ["What"], ["Adds itself", true], ["Relative", true], ["Output, as it runs", true], ["Remark"]], rows,
