@@ -290,12 +290,12 @@ def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
     classes: dict[str, str] = {}
     for key, node in model.nodes():
         tag = tags.get(key)
-        above = list(tag_ancestors(tag.tag)) if tag is not None else []
-        for names in _qualified_classes(node):
+        for names in _qualified_classes(node) if tag is not None else ():
+            above = list(tag_ancestors(tag.tag))
             if len(names) == len(above):
                 classes.update(zip(above, names, strict=True))
     for tree in tree_of_tags(tags):
-        yield ModuleTree(_with_class(tree, info, classes) for info in tree)
+        yield ModuleTree(_with_class(tree, info, classes) for info in tree) if classes else tree
 
 
 def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
@@ -312,7 +312,7 @@ def _qualified_classes(node: Node) -> Iterator[list[str]]:
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
-    value = json_or_none(text)
+    value = json_or_none(text) if text else ()
     items = value if isinstance(value, list) else ()
     return tuple(item for item in items if isinstance(item, str) and _well_formed(item))
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.models import SourceModel, check_model_name, find_parts, load_source_model, source_facts
+from optimum_htp.models import (
+    SourceModel,
+    check_model_name,
+    find_parts,
+    load_source_model,
+    recorded_revision,
+    source_facts,
+)
 from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
@@ -107,12 +114,14 @@ def _source(
 ) -> SourceModel:
     """The model that a package was exported from, in PyTorch."""
     inputs = (value.name for chosen in files for value in chosen.model.graph.inputs)
+    recorded = package.sidecar.source if package.sidecar is not None else {}
     facts = source_facts(
-        package.sidecar.source if package.sidecar is not None else {},
+        recorded,
         [tree.root for graph in graphs for tree in graph.trees],
         with_past=any(name.startswith("past_key_values") for name in inputs),
     )
-    return load_source_model(model, **facts, trust_remote_code=trust_remote_code)
+    revision = recorded_revision(model, recorded)
+    return load_source_model(model, **facts, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _rows(file: HtpFile, graph: TaggedGraph, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:
