@@ -244,12 +244,12 @@ def check_layer_annotations(model: OnnxModel) -> None:
         )
 
 
-def strip_tags(path: Path, *, destination: Path | None = None) -> bool:
+def strip_tags(path: Path, *, model: OnnxModel | None = None, destination: Path | None = None) -> bool:
     """Removes all that we wrote into a file, in place or in a copy; says whether there was anything, else writes nothing.
 
-    Raises as `Annotations.write` does.
+    `model` is what the file says, where that is known. Raises as `Annotations.write` does.
     """
-    model = read_model(path)
+    model = read_model(path) if model is None else model
     ours = Ownership.of(model)
     has_ours = any(map(ours.has, model.metadata)) or any(
         len(ours.without_ours(key, node.metadata)) < len(node.metadata) for key, node in model.nodes()

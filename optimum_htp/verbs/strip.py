@@ -102,4 +102,4 @@ def _restored(file: HtpFile, target: Path) -> bool:
     if undo_renames(file.path, renamed, destination=target):
         strip_tags(target)
         return True
-    return strip_tags(file.path, destination=target)
+    return strip_tags(file.path, model=file.model, destination=target)
