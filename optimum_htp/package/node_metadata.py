@@ -290,8 +290,8 @@ def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
     classes: dict[str, str] = {}
     for key, node in model.nodes():
         tag = tags.get(key)
-        for names in _qualified_classes(node) if tag is not None else ():
-            above = list(tag_ancestors(tag.tag))
+        for names in _qualified_classes(node):
+            above = list(tag_ancestors(tag.tag)) if tag is not None else []
             if len(names) == len(above):
                 classes.update(zip(above, names, strict=True))
     for tree in tree_of_tags(tags):

@@ -285,19 +285,24 @@ class _Pairing:
         """
         open_ones: set[_Group] = set()
         for connected in _connected([pair for pair in pairs if groups.are_left(pair, self.ours, self.theirs)]):
-            ours, theirs = (
-                sorted(
-                    ((name, group) for group in dict.fromkeys(pair[side] for pair in connected)
-                     for name in groups.sides[side][group]),
-                    key=lambda named, side=side: self.places[side][named[0]],
-                )
+            group_of = [
+                {
+                    name: group
+                    for group in dict.fromkeys(pair[side] for pair in connected)
+                    for name in groups.sides[side][group]
+                }
                 for side in (0, 1)
-            )  # fmt: skip
+            ]
+            ours, theirs = (
+                sorted(names, key=places.__getitem__) for names, places in zip(group_of, self.places, strict=True)
+            )
             may_be = set(connected)
             chosen = list(zip(ours, theirs, strict=False))
-            if len(ours) == len(theirs) and all((one[1], other[1]) in may_be for one, other in chosen):
-                for (name, _), (other_name, _) in chosen:
-                    self._pair(name, other_name, alone if len(chosen) == 1 else among)
+            if len(ours) == len(theirs) and all(
+                (group_of[0][one], group_of[1][other]) in may_be for one, other in chosen
+            ):
+                for one, other in chosen:
+                    self._pair(one, other, alone if len(chosen) == 1 else among)
             else:
                 open_ones.update(pair[0] for pair in connected)
         return open_ones
