@@ -262,7 +262,10 @@ def test_subfolder(copied: Callable[..., Path]) -> None:
     for options in ({}, {"subfolder": "onnx"}, {"subfolder": "onnx", "file_name": "model.onnx"}):
         model = AutoModelForONNX.from_pretrained(package, **options)
         assert class_name(model) == "ORTModelForSequenceClassification"
-    assert class_name(AutoModelForONNX.from_pretrained(package / "onnx" / "model.onnx")) == class_name(model)
+    for part in ("onnx/model.onnx", "onnx"):
+        assert class_name(AutoModelForONNX.from_pretrained(package / part)) == class_name(model)
+    with pytest.raises(PackageError, match=f"no config.json in it.*; give {package}, which has one"):
+        pack(package / "onnx", package / "packed.onnx")
     with pytest.raises(PackageError, match="no ONNX file in its subfolder 'other'"):
         AutoModelForONNX.from_pretrained(package, subfolder="other")
 
@@ -274,7 +277,7 @@ def test_package_without_config(copied: Callable[..., Path]) -> None:
     package = copied("bert")
     config = AutoConfig.from_pretrained(package)
     (package / "config.json").rename(package.parent / "config.json")
-    with pytest.raises(HtpError, match=r"no config.json in it.*optimum-cli htp tag .*bert --model MODEL"):
+    with pytest.raises(HtpError, match=r"no config.json in it.*write it: optimum-cli htp tag .*bert --model MODEL"):
         AutoModelForONNX.from_pretrained(package)
     (package / "config.json").write_text("[")
     with pytest.raises(PackageError, match=r"config.json: not JSON"):

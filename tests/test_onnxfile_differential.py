@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -18,11 +19,13 @@ from odd_protobuf import CHANGES, is_ours_to_refuse, messages, put_together, rea
 from test_onnxfile import entries_for, make_odd_model, ours
 
 from optimum_htp.errors import OnnxFileError
+from optimum_htp.onnxfile import attributes
 from optimum_htp.onnxfile.digest import graph_digest
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
 from optimum_htp.onnxfile.rewriting import rewrite_metadata
 from optimum_htp.onnxfile.soundness import check_sound
+from optimum_htp.onnxfile.wire import WireError, fields
 
 WIDTHS = {"shortest": (1,), "five bytes": (5,), "two bytes": (2,), "any": (1, 1, 1, 2, 3, 4, 5)}
 
@@ -101,3 +104,30 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert onnx.ModelProto.FromString(path.read_bytes()).graph.node[0].input[1] == "weight"
     undo_renames(path, {"weight": "w\udcff"})
     assert path.read_bytes() == content
+
+
+def test_lists_that_stand_singly_are_passed_over() -> None:
+    """Of an attribute with very many numbers and texts the other fields are found, and what ends too early too."""
+    rng = random.Random(5)
+    elements = (
+        b"\x3dABCD",
+        b"\x40\x07",
+        b"\x40\x80\x80\x01",
+        b"\x40" + bytes([255] * 9) + b"\1",
+        b"\x4a\2ab",
+        b"\x4a\x0cabcdefghijkl",
+    )
+    others = (b"\x0a\4name", b"\x32\3abc", b"\x9a\6\1x", b"\xa0\1\7")
+
+    def found(walk: Callable[[bytes, int, int], Iterator[attributes.Field]], content: bytes) -> list[object]:
+        seen: list[object] = []
+        try:
+            seen += [field for field in walk(content, 0, len(content)) if field[0] not in (0x3D, 0x40, 0x4A)]
+        except WireError as error:
+            return [str(error)]
+        return seen
+
+    for _ in range(300):
+        content = b"".join(rng.choice(rng.choice((elements, elements, others))) for _ in range(rng.randrange(30)))
+        content = content[: rng.choice((None, rng.randrange(len(content) + 1)))]
+        assert found(attributes._besides_elements, content) == found(fields, content)

@@ -6,6 +6,7 @@ import base64
 import errno
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from odd_protobuf import Field, add_unknown, messages, put_together, repeat, shuffle, taken_apart
 from onnx import TensorProto, helper, numpy_helper
 
 from optimum_htp import (
@@ -174,6 +176,28 @@ def test_external_tensor_without_length_and_with_gaps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(stored), np.arange(12, dtype=np.float32).reshape(3, 4))
     unpack(packed, tmp_path / "again")
     assert contents(tmp_path / "again") == before
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_external_tensors_written_oddly(seed: int, tmp_path: Path) -> None:
+    """Fields in any order, unknown ones among them, repeated keys, tags and lengths of any width: the same bytes again."""
+    rng = random.Random(seed)
+    package = write_package(tmp_path / "package", external="one")
+    odd = taken_apart((package / "model.onnx").read_bytes(), onnx.ModelProto.DESCRIPTOR)
+    for tensor in [message for message in messages(odd) if any(field.tag == 13 << 3 | 2 for field in message)]:
+        shuffle(tensor, rng)
+        for entry in [field.content for field in tensor if field.tag == 13 << 3 | 2]:
+            shuffle(entry, rng)
+        for change in rng.sample((repeat, add_unknown, add_empty_entry), rng.randrange(3)):
+            change(tensor, rng)
+    (package / "model.onnx").write_bytes(put_together(odd, lambda: rng.choice((1, 1, 2, 5))))
+    before = contents(package)
+    unpack(pack(package, tmp_path / "packed.onnx").file, tmp_path / "again")
+    assert contents(tmp_path / "again") == before
+
+
+def add_empty_entry(tensor: list[Field], rng: random.Random) -> None:
+    tensor.insert(rng.randrange(len(tensor) + 1), Field(13 << 3 | 2, b""))
 
 
 def test_onnx_file_in_a_subdirectory(tmp_path: Path) -> None:

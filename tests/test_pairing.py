@@ -303,12 +303,12 @@ def test_variants_in_diff_and_validate(
 
 
 def test_variants_are_loaded(variants: Path) -> None:
-    """By a name with or without its directory; in `onnx/` itself the config is missed, and said to be above."""
+    """By a name with or without its directory; `onnx/` itself stands for the repository, whose config is above."""
     for name in ("onnx/model_quantized.onnx", "model_quantized.onnx"):
         loaded = AutoModelForONNX.from_pretrained(variants, file_name=name)
         assert str(loaded.session._model_path) == str(variants / "onnx/model_quantized.onnx")
-    with pytest.raises(PackageError, match=r"give .*bert, which has one, and subfolder='onnx'"):
-        AutoModelForONNX.from_pretrained(variants / "onnx")
+    loaded = AutoModelForONNX.from_pretrained(variants / "onnx")
+    assert str(loaded.session._model_path) == str(variants / "onnx/model.onnx")
 
 
 def test_files_by_their_names(variants: Path) -> None:

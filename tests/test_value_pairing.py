@@ -279,3 +279,14 @@ def test_a_map_on_the_command_line(
     with pytest.raises(SystemExit):
         main([*command, "--map", "x"])
     assert "'x' is not of the form NEW=OLD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [lambda number: (1,), lambda number: (number,)], ids=["alike", "each of its own"])
+def test_more_values_than_any_model_has(shape: Callable[[int], tuple[int]]) -> None:
+    """Thousands under other names: by their order if they are alike, else it is open; and at once."""
+    count = 5_000
+    ours, theirs = ([Value(f"{name}{number}", 1, shape(number)) for number in range(count)] for name in ("a", "b"))
+    pairs = paired_values(ours, theirs)
+    assert len(pairs.names) == (count if shape(2) == (1,) else 0)
+    assert len(pairs.candidates) == count - len(pairs.names)
+    assert len(pairs.problem() or "") < 200

@@ -19,12 +19,13 @@ from optimum.exporters.onnx import __main__ as optimum_main, convert
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from optimum_htp import AutoModelForONNX, HtpExporter, HtpPackage, export_module, main_export, validate
+from optimum_htp import AutoModelForONNX, HtpExporter, HtpPackage, export_module, main_export, strip, validate
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.export.optimum_run import _read_from, _Seen, _watch_validation
 from optimum_htp.models.hub_cache import source_files
 from optimum_htp.models.local_first import local_models
+from optimum_htp.models.trust import refuse_named_code
 from optimum_htp.package.sentence_modules import add_sentence_modules
 from optimum_htp.verbs.validate.worker import _Run
 
@@ -252,13 +253,17 @@ def test_modules_behind_a_sentence_models_transformer(zoo_model: ZooModel, tmp_p
     shutil.copytree(zoo_model("bert"), tmp_path / "bert")
     parts = [Transformer(str(tmp_path / "bert")), Pooling(16, pooling_mode="cls"), Dense(16, 8), Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "source"))
-    main_export(str(tmp_path / "source"), tmp_path / "out", library_name="transformers", do_validation=False)
-    expected, found = (
-        SentenceTransformer(str(tmp_path / name), backend=backend, device="cpu").encode(["a b", "c"])
-        for name, backend in (("source", "torch"), ("out", "onnx"))
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert validate(tmp_path / "out").ok
+    expected = SentenceTransformer(str(tmp_path / "source"), device="cpu").encode(["a b", "c"])
+    for library, names in (("transformers", 4), (None, 1)):  # the modules themselves; one that all of them are in
+        main_export(str(tmp_path / "source"), tmp_path / "out", library_name=library, do_validation=False)
+        loaded = SentenceTransformer(str(tmp_path / "out"), backend="onnx", device="cpu")
+        np.testing.assert_allclose(loaded.encode(["a b", "c"]), expected, atol=1e-5)
+        assert (len(loaded), loaded.get_embedding_dimension()) == (names, 8)
+        assert validate(tmp_path / "out").ok
+        refuse_named_code(tmp_path / "out")
+        strip(tmp_path / "out")
+        assert (tmp_path / "out" / "modules.json").exists() == (library is not None)  # that one is ours
+        shutil.rmtree(tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", ["../1_Pooling", "/etc", 3, None])

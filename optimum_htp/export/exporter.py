@@ -28,6 +28,7 @@ from optimum_htp.package import (
     StagedDirectory,
     TagCounts,
     add_config_metadata,
+    add_sentence_graph,
     add_sentence_modules,
     complete_package,
     library_versions,
@@ -302,8 +303,10 @@ def _completed(directory: Path, exported: Exported) -> dict[str, Any]:
     trust = bool(exported.source.get("trust_remote_code"))
     for place in exported.files.places if exported.files is not None else ():
         complete_package(directory, place, trust_remote_code=trust)
-        if exported.source.get("library") == "transformers":  # else they are in the graph
+        if exported.source.get("library") == "transformers":
             add_sentence_modules(directory, place)
+        elif exported.source.get("library") == "sentence_transformers":
+            add_sentence_graph(directory, place)
     reset_modes(directory)
     opsets = {export.model.opset_imports.get("", 0) for export in exported.tap.exports}
     opset = {"opset": opsets.pop()} if len(opsets) == 1 else {}

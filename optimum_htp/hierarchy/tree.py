@@ -100,10 +100,13 @@ class ModuleTree:
         """
         tag = self._tags.get(path)
         if tag is None:
-            tag, above = "", 0
-            for part, module in self.chain(path):
-                tag += "/" + ".".join(map(escape_name, (module.class_name, *part[above:])))
-                above = len(part)
+            above = path[:-1]
+            while above and (above not in self._tags or self._by_path[above].container):
+                above = above[:-1]
+            tag = self._tags.get(above, "")
+            for part, module in self.chain(path, first=len(above) + 1 if tag else 0):
+                tag += "/" + ".".join(map(escape_name, (module.class_name, *part[len(above) :])))
+                above = part
             self._tags[path] = tag
         return tag
 
@@ -113,9 +116,9 @@ class ModuleTree:
             self._by_tag = {self.tag(path): path for path in self._by_path}
         return self._by_tag.get(tag)
 
-    def chain(self, path: ModulePath) -> list[tuple[ModulePath, ModuleInfo]]:
-        """The modules of the segments of a tag, root first, each with its path."""
-        chain = [(path[:length], self._by_path[path[:length]]) for length in range(len(path) + 1)]
+    def chain(self, path: ModulePath, *, first: int = 0) -> list[tuple[ModulePath, ModuleInfo]]:
+        """The modules of the segments of a tag, root first, each with its path; those of at least `first` names."""
+        chain = [(path[:length], self._by_path[path[:length]]) for length in range(first, len(path) + 1)]
         return [(part, module) for part, module in chain if not module.container or part in ((), path)]
 
     def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
@@ -165,7 +168,8 @@ def tree_of_tags(tags: NodeTags) -> list[ModuleTree]:
             for name in attributes.split("."):
                 path = (*path, unquote(name))
                 names += len(path)
-                known.setdefault(path, ModuleInfo(path, "", "", container=True))
+                if path not in known:
+                    known[path] = ModuleInfo(path, "", "", container=True)
             known[path] = ModuleInfo(path, unquote(class_name), unquote(class_name))
         if names > _MAX_NAMES:
             raise HtpError("the tags name more modules than any model has; remove them: optimum-cli htp strip")

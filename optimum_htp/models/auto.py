@@ -20,7 +20,15 @@ from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
 from optimum_htp.models.trust import only_libraries
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import HtpFile, HtpPackage, PackedFiles, architectures, read_config
+from optimum_htp.package import (
+    HtpFile,
+    HtpPackage,
+    PackedFiles,
+    advice_without_config,
+    architectures,
+    directory_with_config,
+    read_config,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +114,10 @@ class AutoModelForONNX:
         elif kwargs.get("provider"):
             provider = kwargs["provider"] = check_provider(kwargs["provider"])
         path = Path(model_id)
+        above = directory_with_config(path) if path.is_dir() else None
+        if above is not None:
+            kwargs["subfolder"] = str(PurePosixPath(path.name, kwargs.get("subfolder") or ""))
+            path = above
         if path.is_file():
             model = _load_file(path, task, kwargs)
         else:
@@ -209,10 +221,7 @@ def _open(directory: Path, task: str | None, kwargs: Mapping[str, Any]) -> _Open
             raise PackageError(f"{directory}: no ONNX file in its subfolder {subfolder!r}")
         config, recorded = _read_config(directory / subfolder) or package.config, package.task
     if config is None:  # also where the caller has one: Optimum looks into the file to see which library this is of
-        advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
-        above = directory.absolute().parent
-        if directory.name == "onnx" and _read_config(above) is not None:  # as repositories on the Hub have it
-            advice = f"give {above}, which has one, and subfolder='onnx'"
+        advice = advice_without_config(directory)
         raise PackageError(f"{directory}: no config.json in it, which says what kind of model this is; {advice}")
     override = kwargs.get("config")
     if isinstance(override, (str, os.PathLike)):

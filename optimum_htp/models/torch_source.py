@@ -20,7 +20,7 @@ from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
 from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
-from optimum_htp.package import read_config
+from optimum_htp.package import MODULES, is_sentence_graph, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -244,7 +244,7 @@ def instantiate_on_meta(
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
-    library = "sentence_transformers" if (directory / "modules.json").is_file() else "transformers"
+    library = "sentence_transformers" if _has_sentence_modules(directory) else "transformers"
     if not trust_remote_code:
         refuse_named_code(directory, library)
     where = str(directory / "config.json")
@@ -276,7 +276,7 @@ def _makers(
     directory: Path, config: dict[str, Any], options: dict[str, Any], *, trust_remote_code: bool, tasks: bool
 ) -> Iterator[Callable[[], torch.nn.Module]]:
     """A constructor for each model that a config may describe, the likeliest first."""
-    if (directory / "modules.json").is_file():
+    if _has_sentence_modules(directory):
         yield lambda: _sentence_transformer(directory, whole=True, trust_remote_code=trust_remote_code)
     class_name = config.get("_class_name")
     if isinstance(class_name, str):
@@ -293,6 +293,10 @@ def _makers(
             yield partial(_on_meta, cls, loaded, **options)
     if tasks:
         yield lambda: _sentence_transformer(directory, whole=False, trust_remote_code=trust_remote_code)
+
+
+def _has_sentence_modules(directory: Path) -> bool:
+    return (directory / MODULES).is_file() and not is_sentence_graph(directory)
 
 
 def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfig:

@@ -22,11 +22,19 @@ from typing import Any
 
 from optimum_htp.errors import PackageError
 from optimum_htp.models.hub_cache import local_directory, snapshot_directory
-from optimum_htp.package import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, code_files, parse_json, read_small, settle
+from optimum_htp.package import (
+    MAX_CONFIG_BYTES,
+    MAX_DIRECTORY_DEPTH,
+    SENTENCE_GRAPH,
+    code_files,
+    parse_json,
+    read_small,
+    settle,
+)
 
 _PIPELINE_LIBRARIES = ("diffusers", "optimum", "transformers")  # whose classes a pipeline may be made of
 # Classes that sentence-transformers may import: its own modules, and activation functions.
-_OWN_CLASS = re.compile(r"(sentence_transformers|torch\.nn)(\.\w+)*\.[A-Z]\w*")
+_OWN_CLASS = re.compile(rf"(sentence_transformers|torch\.nn)(\.\w+)*\.[A-Z]\w*|{re.escape(SENTENCE_GRAPH)}")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _CLASS_KEYS = frozenset("type activation_function activation_fn tokenizer_class".split())
 _CONFIG = re.compile(r"(modules|model_index|.*config.*)\.json")

@@ -66,6 +66,6 @@ from optimum_htp.onnxfile.spans import (
 from optimum_htp.onnxfile.splice import Splice, write_all
 from optimum_htp.onnxfile.stamp import FileStamp
 from optimum_htp.onnxfile.stored_values import Content, element_count, tensor_content, tensor_type_text
-from optimum_htp.onnxfile.tensors import TensorField, rewrite_tensors
+from optimum_htp.onnxfile.tensors import OddFields, TensorField, rewrite_tensors
 from optimum_htp.onnxfile.types import NUMBERS, bounded_product, element_type
 from optimum_htp.onnxfile.wire import Piece, pieces_length, release_pages

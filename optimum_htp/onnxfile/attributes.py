@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
@@ -14,6 +16,16 @@ Body: TypeAlias = tuple[str, Field]
 
 _SHORT_ATTRIBUTE_BYTES = 128
 
+# Elements of lists: `floats`, `ints` and `strings` that stand singly, as they do in files of old writers.
+_FLOAT, _INT = schema.ATTRIBUTE_FLOATS & ~7 | 5, schema.ATTRIBUTE_INTS & ~7
+_TEXTS = b"|".join(rb"%c.{%d}" % (length, length) for length in range(8))
+_ELEMENTS = re.compile(
+    rb"(?:%s.{4}|%s[\x80-\xff]{0,8}[\x00-\x7f]|%s(?:%s)){1,500}"
+    % (*(re.escape(bytes((tag,))) for tag in (_FLOAT, _INT, schema.ATTRIBUTE_STRINGS)), _TEXTS),
+    re.DOTALL,
+)
+_LISTED = frozenset((_FLOAT, _INT, schema.ATTRIBUTE_STRINGS))
+
 
 def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple[list[Body], list[Field]] | None:
     """Returns the bodies and the tensors in an attribute; None where it has neither, as most, which `plain` collects."""
@@ -23,7 +35,7 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
     name_span = (start, start)
     graphs: list[Field] = []
     tensors: list[Field] = []
-    for field in fields(data, start, end):
+    for field in fields(data, start, end) if short else _besides_elements(data, start, end):
         tag = field[0]
         if tag == schema.ATTRIBUTE_NAME:
             name_span = field[2:]
@@ -49,6 +61,21 @@ def scan_attribute(data: Data, start: int, end: int, plain: set[bytes]) -> tuple
     bodies = [(name, field) for field in single]
     bodies.extend((f"{name}[{index}]", field) for index, field in enumerate(lists))
     return sorted(bodies, key=lambda body: body[1][1]), tensors
+
+
+def _besides_elements(data: Data, start: int, end: int) -> Iterator[Field]:
+    """The fields of a long attribute, without most of those that are one number or a short text of a list each.
+
+    There may be millions, which is quicker this way.
+    """
+    while start < end:
+        while elements := _ELEMENTS.match(data, start, end):
+            start = elements.end()
+        for field in fields(data, start, end):
+            yield field
+            start = field[3]
+            if start < end and data[start] in _LISTED:
+                break
 
 
 def path_name(data: Data, first: int, stop: int, longest_bytes: int) -> str:

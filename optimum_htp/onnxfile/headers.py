@@ -88,7 +88,7 @@ def _records(data: Data) -> Iterator[tuple[int, int, dict[Place, int]]]:
     for tag, at, first, stop in fields(data, 0, len(data)):
         if tag == schema.MODEL_GRAPH:
             graph_bytes = stop - first
-        elif tag == schema.MODEL_METADATA:
+        elif tag == schema.MODEL_METADATA and data.find(prefix, first, stop) >= 0:
             key, value = read_entry(data, first, stop)
             if key.startswith(prefix):
                 found.append((at, stop, value))

@@ -142,7 +142,8 @@ class _Rewriter:
         self.foreign = foreign
         self.grafts = grafts or {}
         self.dropped = dropped or {}
-        self.is_owned = lru_cache(CACHED)(lambda key: owned(decode_text(key)))
+        # Entries repeat from node to node.
+        self.is_owned = lru_cache(CACHED)(lambda entry: owned(decode_text(read_entry(entry, 0, len(entry))[0])))
         self.field = lru_cache(CACHED)(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
         self.released = 0
         self.headers = Headers(data)
@@ -256,7 +257,7 @@ class _Rewriter:
 
     def is_ours(self, start: int, end: int) -> bool:
         """Whether the metadata entry in this span has a key that the caller owns."""
-        return self.is_owned(read_entry(self.data, start, end)[0])
+        return self.is_owned(self.data[start:end])
 
     def encode(self, tag: int, entries: Mapping[str, str]) -> bytes:
         """Returns metadata entries as fields; many nodes share a tag, so each entry is encoded once."""

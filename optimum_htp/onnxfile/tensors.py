@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeAlias
 
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.assembly import encode_entry, read_entry
 from optimum_htp.onnxfile.splice import Splice
 from optimum_htp.onnxfile.walk import rewrite_message
-from optimum_htp.onnxfile.wire import Data, Piece, decode_text, encode_message, encode_varint, fields
+from optimum_htp.onnxfile.wire import Data, Piece, WireError, decode_text, encode_message, encode_varint, fields
+
+OddFields: TypeAlias = tuple[tuple[int, bytes], ...]
+"""Fields as they are in a file, each with the bytes of other fields that are between the first of them and it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,37 @@ class TensorField:
 
     def with_entries(self, entries: tuple[tuple[str, str], ...]) -> Splice | None:
         """The tensor with these entries as its `external_data`."""
-        encoded = [encode_message(schema.TENSOR_EXTERNAL_DATA, encode_entry(key, value)) for key, value in entries]
-        is_external = encode_varint(schema.TENSOR_DATA_LOCATION) + encode_varint(schema.EXTERNAL)
-        return self._spliced([b"".join(encoded) + is_external])
+        return self._spliced([_external(entries)])
+
+    def odd_fields(self, data: Data) -> OddFields:
+        """What says where the content is, if `with_entries` would write it in other bytes; else nothing."""
+        found: list[tuple[int, bytes]] = []
+        apart = 0
+        for (start, stop), (_, before) in zip(self.cut, (self.cut[0][:1] * 2, *self.cut), strict=False):
+            apart += start - before
+            found.append((apart, data[start:stop]))
+        as_written = _external(tuple(dict(self.entries).items()))
+        return tuple(found) if apart or b"".join(encoded for _, encoded in found) != as_written else ()
+
+    def with_odd_fields(self, odd: OddFields, entries: tuple[tuple[str, str], ...], data: Data) -> Splice | None:
+        """The tensor with the `odd_fields` that it had before `with_content`; None if they don't say these `entries`."""
+        start, stop = self.cut[0]
+        rest = data[stop : self.span[1]]
+        pieces, at = [data[self.span[0] : start]], 0
+        for apart, encoded in odd:
+            pieces += [rest[at:apart], encoded]
+            at = max(at, apart)
+        whole = b"".join([*pieces, rest[at:]])
+        try:
+            tensor = _tensor(whole, 0, len(whole), 0)
+        except WireError:
+            return None
+        if not tensor.is_external or dict(tensor.entries) != dict(entries):
+            return None
+        splice = Splice(self.span[0])
+        splice.cut(*self.span)
+        splice.paste([whole])
+        return splice.finish(self.span[1])
 
     def _spliced(self, pieces: list[Piece]) -> Splice | None:
         splice = Splice(self.span[0])
@@ -80,3 +112,8 @@ def _tensor(data: Data, start: int, end: int, position: int) -> TensorField:
             outside.append((at, stop))
     cut = sorted(inside + outside) if is_external else inside
     return TensorField(position, name, is_external, tuple(entries), content, (start, end), tuple(cut))
+
+
+def _external(entries: tuple[tuple[str, str], ...]) -> bytes:
+    encoded = [encode_message(schema.TENSOR_EXTERNAL_DATA, encode_entry(key, value)) for key, value in entries]
+    return b"".join([*encoded, encode_varint(schema.TENSOR_DATA_LOCATION), encode_varint(schema.EXTERNAL)])

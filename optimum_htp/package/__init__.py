@@ -41,9 +41,11 @@ from optimum_htp.package.configs import (
     TOKENIZER_CONFIG,
     VOCABULARY_FILES,
     add_config_metadata,
+    advice_without_config,
     architectures,
     code_files,
     complete_package,
+    directory_with_config,
     generates,
     has_config_metadata,
     preprocessors_of,
@@ -76,7 +78,13 @@ from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_fi
 from optimum_htp.package.pairing import partners
 from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
-from optimum_htp.package.sentence_modules import add_sentence_modules
+from optimum_htp.package.sentence_modules import (
+    MODULES,
+    SENTENCE_GRAPH,
+    add_sentence_graph,
+    add_sentence_modules,
+    is_sentence_graph,
+)
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.staging import StagedDirectory, name_output, without_staging

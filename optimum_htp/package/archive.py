@@ -21,7 +21,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, reason
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.onnxfile import OddFields, OnnxModel
 from optimum_htp.package.json_files import as_count, as_text, parse_json
 from optimum_htp.package.limits import (
     MAX_EXTERNAL_BYTES,
@@ -58,6 +58,7 @@ class ExternalTensor:
         location: The file, relative to the ONNX file's directory.
         offset: Bytes from the start of that file.
         length: Bytes of content.
+        odd: `TensorField.odd_fields`: how the file has `entries` where it is not as protobuf writes them.
     """
 
     position: int
@@ -66,6 +67,7 @@ class ExternalTensor:
     location: str
     offset: int
     length: int
+    odd: OddFields = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,11 @@ def manifest_text(onnx_name: str, tensors: Iterable[ExternalTensor], sizes: Mapp
         document["external_files"] = dict(sizes)
         document["external_tensors"] = [
             {"position": tensor.position, "name": tensor.name, "bytes": tensor.length, "data": dict(tensor.entries)}
+            | (
+                {"odd": [[apart, base64.b64encode(field).decode()] for apart, field in tensor.odd]}
+                if tensor.odd
+                else {}
+            )
             for tensor in tensors
         ]
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
@@ -247,7 +254,10 @@ def _parse_tensor(item: Any) -> ExternalTensor:
     data, limit = dict(entries), MAX_EXTERNAL_BYTES + 1
     offset = as_count(int(data.get("offset", "0")), limit)
     position, length = as_count(item["position"], limit), as_count(item["bytes"], limit)
-    return ExternalTensor(position, as_text(item["name"]), entries, data["location"], offset, length)
+    odd = tuple(
+        (as_count(apart, limit), base64.b64decode(field, validate=True)) for apart, field in item.get("odd", ())
+    )
+    return ExternalTensor(position, as_text(item["name"]), entries, data["location"], offset, length, odd)
 
 
 def _damaged(source: str, problem: str) -> PackageError:

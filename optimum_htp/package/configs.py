@@ -233,6 +233,19 @@ def _local_imports(source: Path, name: str) -> Iterator[str]:
                     yield from (f"{path}.py", f"{path}/__init__.py")
 
 
+def directory_with_config(folder: Path) -> Path | None:
+    """The directory above a folder `onnx`, as many repositories have it, if the config that the folder lacks is there."""
+    above = folder.absolute().parent
+    found = [any((place / name).is_file() for name in (CONFIG, MODEL_INDEX)) for place in (folder, above)]
+    return above if folder.name == "onnx" and found == [False, True] else None
+
+
+def advice_without_config(directory: Path) -> str:
+    """What to do where a package has no config."""
+    above = directory_with_config(directory)
+    return f"give {above}, which has one" if above else f"write it: optimum-cli htp tag {directory} --model MODEL"
+
+
 def add_config_metadata(
     directory: str | Path, records: Mapping[str, FileRecord], *, destination: Path | None = None
 ) -> bool:

@@ -245,12 +245,12 @@ def check_layer_annotations(model: OnnxModel) -> None:
         )
 
 
-def strip_tags(path: Path, *, destination: Path | None = None) -> bool:
+def strip_tags(path: Path, *, model: OnnxModel | None = None, destination: Path | None = None) -> bool:
     """Removes all that we wrote into a file, in place or in a copy; says whether there was anything, else writes nothing.
 
-    Raises as `Annotations.write` does.
+    `model` is what the file says, where that is known. Raises as `Annotations.write` does.
     """
-    model = read_model(path)
+    model = read_model(path) if model is None else model
     ours = Ownership.of(model)
     has_ours = any(map(ours.has, model.metadata)) or any(
         len(ours.without_ours(key, node.metadata)) < len(node.metadata) for key, node in model.nodes()
@@ -306,12 +306,12 @@ def trees_of_nodes(model: OnnxModel, tags: NodeTags) -> Iterator[ModuleTree]:
     classes: dict[str, str] = {}
     for key, node in model.nodes():
         tag = tags.get(key)
-        above = list(tag_ancestors(tag.tag)) if tag is not None else []
         for names in _qualified_classes(node):
+            above = list(tag_ancestors(tag.tag)) if tag is not None else []
             if len(names) == len(above):
                 classes.update(zip(above, names, strict=True))
     for tree in tree_of_tags(tags):
-        yield ModuleTree(_with_class(tree, info, classes) for info in tree)
+        yield ModuleTree(_with_class(tree, info, classes) for info in tree) if classes else tree
 
 
 def _with_class(tree: ModuleTree, info: ModuleInfo, classes: Mapping[str, str]) -> ModuleInfo:
@@ -328,7 +328,7 @@ def _qualified_classes(node: Node) -> Iterator[list[str]]:
 
 
 def _origins(text: str | None) -> tuple[str, ...]:
-    value = json_or_none(text)
+    value = json_or_none(text) if text else ()
     items = value if isinstance(value, list) else ()
     return tuple(item for item in items if isinstance(item, str) and _well_formed(item))
 

@@ -11,12 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optimum_htp.errors import PackageError, writing
+from optimum_htp.onnxfile import read_model
 from optimum_htp.package.configs import copy_file
 from optimum_htp.package.json_files import read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES
 from optimum_htp.package.links import is_inside
 
 MODULES = "modules.json"
+
+SENTENCE_GRAPH = "optimum_htp.models.sentence_graph.SentenceGraph"
+"""The class of the one module that a graph which does all of it is (`add_sentence_graph`)."""
 
 _SETTINGS = ("config_sentence_transformers.json", "sentence_*_config.json")
 _MAX_FILES = 1000
@@ -38,6 +42,33 @@ def add_sentence_modules(directory: Path, source: Path) -> list[str]:
         added = [name for name in (*settings, *names) if copy_file(source, directory, name)]
         (directory / MODULES).write_bytes(content)
     return [*added, MODULES]
+
+
+def add_sentence_graph(directory: Path, source: Path) -> list[str]:
+    """Says to sentence-transformers how the package of a whole sentence model is loaded; gives the files that were added.
+
+    What exists stays. Raises HtpError if a file can't be written.
+    """
+    file = directory / "model.onnx"
+    if (directory / MODULES).exists() or not file.is_file():
+        return []
+    if "sentence_embedding" not in (value.name for value in read_model(file).graph.outputs):
+        return []
+    with writing(directory):
+        settings = [file.name for pattern in _SETTINGS for file in sorted(source.glob(pattern))]
+        added = [name for name in settings if copy_file(source, directory, name)]
+        module = {"idx": 0, "name": "0", "path": "", "type": SENTENCE_GRAPH}
+        (directory / MODULES).write_text(json.dumps([module], indent=2) + "\n")
+    return [*added, MODULES]
+
+
+def is_sentence_graph(directory: Path) -> bool:
+    """Whether `modules.json` is what `add_sentence_graph` writes, which says nothing of the modules behind the graph."""
+    try:
+        listed: Any = json.loads(_document(directory))
+    except (ValueError, RecursionError):
+        return False
+    return [entry.get("type") for entry in listed if isinstance(entry, dict)] == [SENTENCE_GRAPH]
 
 
 def _document(source: Path) -> bytes:

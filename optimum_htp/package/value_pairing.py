@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import NamedTuple, TypeVar
+from itertools import islice, product
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey
@@ -31,6 +31,10 @@ _ONLY = "the only ones of their type and shape"
 _ORDER = "by order, type and shape"
 _USES_AND_ORDER = f"{_USES}, and in their order"
 _PASSING = frozenset("Cast Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
+
+_MAX_PAIRS = 200_000  # that are looked at; decoders have hundreds of values, a hostile file tens of thousands
+_LONGEST_NAME = 500
+_MAX_NAMED = 8  # in a message
 
 Uses = Mapping[str, Collection[str]]
 """The tags of the modules that use each value."""
@@ -84,8 +88,9 @@ class ValuePairs:
         if not self.candidates:
             return None
         ours, several = next(iter(self.candidates.items()))
+        listed = " or ".join((*several[:_MAX_NAMED], *(["another"] if len(several) > _MAX_NAMED else [])))
         return (
-            f"{ours!r} is {' or '.join(several)} there, or new: say which with --map {ours}={several[0]}, or --map {ours}= "
+            f"{ours!r} is {listed} there, or new: say which with --map {ours}={several[0]}, or --map {ours}= "
             "if it is new"
         )
 
@@ -179,6 +184,7 @@ class _Pairing:
         self.theirs = {value.name: value for value in theirs}
         self.uses = uses or ({}, {})
         self.order = tuple(self.ours), tuple(self.theirs)
+        self.places = tuple({name: place for place, name in enumerate(side)} for side in self.order)
         # Then the symbols mean the same, as those of one exporter do.
         self.same_symbols = _symbols(self.ours.values()) == _symbols(self.theirs.values())
         self.names: dict[str, str] = {}
@@ -216,31 +222,36 @@ class _Pairing:
         Returns whether all names of a side have it: then only the rest of the name counts, and what is left differs.
         """
         used: list[_Affix] = []
-        while True:
+        pairs = list(islice(_affixed(self.ours, self.theirs, self._fits), _MAX_PAIRS + 1))
+        pairs.sort(key=lambda pair: (self.places[0][pair[1]], self.places[1][pair[2]]))
+        steps = _MAX_PAIRS if len(pairs) <= _MAX_PAIRS else 0  # no model has so many names that begin with each other
+        while steps >= 0:
             affixes: dict[_Affix, list[tuple[str, str]]] = {}
-            for ours, theirs in product(self.ours, self.theirs):
-                affix = _affix(ours, theirs)
-                if affix is not None and self._fits(ours, theirs):
-                    affixes.setdefault(affix, []).append((ours, theirs))
+            pairs = [pair for pair in pairs if pair[1] in self.ours and pair[2] in self.theirs]
+            steps -= 1 + len(pairs)
+            for affix, ours, theirs in pairs:
+                affixes.setdefault(affix, []).append((ours, theirs))
             # `mask` is not `x` because there is a `maskx`; if that is so of all, it is.
             smaller = min(len(self.ours), len(self.theirs))
-            sure = [affix for affix, pairs in affixes.items() if affix.is_bounded or len(pairs) == smaller]
+            sure = [affix for affix, found in affixes.items() if affix.is_bounded or len(found) == smaller]
             if not sure:
-                return bool(used) and any(
-                    all(any(affix.is_of(name) for affix in used) for name in side) for side in self.order
-                )
+                break
             affix = max(sure, key=lambda affix: (len(affixes[affix]), -len(affix.text)))
             for ours, theirs in affixes[affix]:
                 if ours in self.ours and theirs in self.theirs:
                     self._pair(ours, theirs, affix.words)
             used.append(affix)
+        return bool(used) and any(
+            all(any(affix.is_of(name) for affix in used) for name in side) for side in self.order
+        )
 
     def used(self) -> None:
         """Those whose modules are most alike."""
-        alike = {pair: score for pair in product(self.ours, self.theirs) if (score := self._alike(*pair))}
+        groups = self._groups()
+        alike = {pair: score for pair in groups.pairs() if (score := self._alike(*groups.first(pair)))}
         for score in sorted(set(alike.values()), reverse=True):
             equal = [pair for pair, each in alike.items() if each == score]
-            left = self._in_order(equal, _USES, _USES_AND_ORDER)
+            left = self._in_order(groups, equal, _USES, _USES_AND_ORDER)
             # Which of these are each other's is open, and those that are less alike are no better.
             alike = {pair: each for pair, each in alike.items() if pair[0] not in left}
 
@@ -254,49 +265,78 @@ class _Pairing:
     def in_order(self) -> None:
         """Those that only fit one another, then the others if they fit in their order."""
         while True:
-            fitting = [pair for pair in product(self.ours, self.theirs) if self._fits(*pair)]
-            ours, theirs = (Counter(pair[side] for pair in fitting) for side in (0, 1))
-            only = [pair for pair in fitting if ours[pair[0]] == theirs[pair[1]] == 1]
+            groups = self._groups()
+            fitting = [pair for pair in groups.pairs() if self._fits(*groups.first(pair))]
+            counts: tuple[Counter[_Group], Counter[_Group]] = Counter(), Counter()
+            for pair in fitting:
+                for side in (0, 1):
+                    counts[side][pair[side]] += len(groups.sides[1 - side][pair[1 - side]])
+            only = [pair for pair in fitting if counts[0][pair[0]] == counts[1][pair[1]] == 1]
             for pair in only:
-                self._pair(*pair, _ONLY)
+                self._pair(*groups.first(pair), _ONLY)
             if not only:
                 break
-        self._in_order(fitting, _ONLY, _ORDER)
+        self._in_order(groups, fitting, _ONLY, _ORDER)
 
-    def _in_order(self, pairs: Iterable[tuple[str, str]], alone: str, among: str) -> set[str]:
+    def _in_order(self, groups: _Groups, pairs: Iterable[_GroupPair], alone: str, among: str) -> set[_Group]:
         """Of pairs that may be, makes those that are as many on both sides, in their order; returns ours that are open.
 
         `alone` is why a pair is one that shares its names with no other, `among` why others are.
         """
-        left = [(ours, theirs) for ours, theirs in pairs if ours in self.ours and theirs in self.theirs]
-        open_ones: set[str] = set()
-        while left:
-            group = _connected(left)
-            both = zip(self.order, map(set, zip(*group, strict=True)), strict=True)
-            ours, theirs = ([name for name in order if name in names] for order, names in both)
+        open_ones: set[_Group] = set()
+        for connected in _connected([pair for pair in pairs if groups.are_left(pair, self.ours, self.theirs)]):
+            group_of = [
+                {
+                    name: group
+                    for group in dict.fromkeys(pair[side] for pair in connected)
+                    for name in groups.sides[side][group]
+                }
+                for side in (0, 1)
+            ]
+            ours, theirs = (
+                sorted(names, key=places.__getitem__) for names, places in zip(group_of, self.places, strict=True)
+            )
+            may_be = set(connected)
             chosen = list(zip(ours, theirs, strict=False))
-            if len(ours) == len(theirs) and all(pair in group for pair in chosen):
-                for pair in chosen:
-                    self._pair(*pair, alone if len(chosen) == 1 else among)
+            if len(ours) == len(theirs) and all(
+                (group_of[0][one], group_of[1][other]) in may_be for one, other in chosen
+            ):
+                for one, other in chosen:
+                    self._pair(one, other, alone if len(chosen) == 1 else among)
             else:
-                open_ones.update(ours)
-            left = [pair for pair in left if pair not in group]
+                open_ones.update(pair[0] for pair in connected)
         return open_ones
+
+    def _groups(self) -> _Groups:
+        """What is left, in groups of which all members have the same type and shape, and the same modules use them."""
+        sides: tuple[dict[_Group, list[str]], dict[_Group, list[str]]] = {}, {}
+        for side, (left, uses) in enumerate(zip((self.ours, self.theirs), self.uses, strict=True)):
+            for name, value in left.items():
+                group = _kind(value.elem_type), value.shape, frozenset(uses.get(name, ()))
+                sides[side].setdefault(group, []).append(name)
+        return _Groups(sides)
 
     def result(self) -> ValuePairs:
         """What was found, in the order of ours."""
-        candidates = {
-            ours: tuple(
-                theirs for theirs in self.theirs if self._fits(ours, theirs) and self._alike(ours, theirs) != 0
-            )
-            for ours in self.ours
-        }
+        groups = self._groups()
+        candidates: dict[str, tuple[str, ...]] = {}
+        if groups.are_too_many:  # then any may be any
+            candidates = dict.fromkeys(self.ours, tuple(self.theirs))
+        others: dict[_Group, list[_Group]] = {}
+        for pair in groups.pairs():
+            first = groups.first(pair)
+            if self._fits(*first) and self._alike(*first) != 0:
+                others.setdefault(pair[0], []).append(pair[1])
+        for group, fitting in others.items():
+            named = (name for other in fitting for name in groups.sides[1][other])
+            listed = tuple(sorted(named, key=self.places[1].__getitem__))
+            candidates.update(dict.fromkeys(groups.sides[0][group], listed))
         return ValuePairs(
             names={name: self.names[name] for name in self.order[0] if name in self.names},
             evidence=self.evidence,
             only_ours=tuple(name for name in self.order[0] if name not in self.names),
             only_theirs=tuple(self.theirs),
-            candidates={name: others for name, others in candidates.items() if others},
+            candidates={name: candidates[name] for name in self.ours if candidates.get(name)},
         )
 
     def _pair(self, ours: str, theirs: str, why: str) -> None:
@@ -312,6 +352,35 @@ class _Pairing:
         """The share of the modules that use one of two values which use both; None if it is unknown who does."""
         one, other = set(self.uses[0].get(ours, ())), set(self.uses[1].get(theirs, ()))
         return len(one & other) / len(one | other) if one and other and self._fits(ours, theirs) else None
+
+
+_Group: TypeAlias = tuple[str, tuple[int | str | None, ...] | None, frozenset[str]]
+_GroupPair: TypeAlias = tuple[_Group, _Group]
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Names of each side by what they have in common: what is true of one is of all in its group."""
+
+    sides: tuple[Mapping[_Group, list[str]], Mapping[_Group, list[str]]]
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether there are more pairs of them than any two models have, so that none are looked at."""
+        return len(self.sides[0]) * len(self.sides[1]) > _MAX_PAIRS
+
+    def pairs(self) -> Iterator[_GroupPair]:
+        """All that may be each other's."""
+        return iter(()) if self.are_too_many else product(*self.sides)
+
+    def first(self, pair: _GroupPair) -> tuple[str, str]:
+        """A name of each of two groups."""
+        return self.sides[0][pair[0]][0], self.sides[1][pair[1]][0]
+
+    def are_left(self, pair: _GroupPair, ours: Collection[str], theirs: Collection[str]) -> bool:
+        """Whether the names of two groups are in these."""
+        one, other = self.first(pair)
+        return one in ours and other in theirs
 
 
 class _Affix(NamedTuple):
@@ -367,6 +436,24 @@ def _by_spelling(names: Iterable[str]) -> dict[str, list[str]]:
     return spelled
 
 
+def _affixed(
+    ours: Collection[str], theirs: Collection[str], fits: Callable[[str, str], bool]
+) -> Iterator[tuple[_Affix, str, str]]:
+    """The pairs of which one name has more in front or behind than the other, in their order."""
+    for name in ours:
+        shorter = [other for other in _parts(name) if other in theirs]
+        yield from ((affix, name, other) for other in shorter if fits(name, other) and (affix := _affix(name, other)))
+    for other in theirs:
+        shorter = [name for name in _parts(other) if name in ours]
+        yield from ((affix, name, other) for name in shorter if fits(name, other) and (affix := _affix(name, other)))
+
+
+def _parts(name: str) -> Iterator[str]:
+    """What a name begins or ends with, besides itself."""
+    if len(name) <= _LONGEST_NAME:
+        yield from dict.fromkeys(part for cut in range(1, len(name)) for part in (name[:cut], name[cut:]))
+
+
 def _affix(ours: str, theirs: str) -> _Affix | None:
     """What is in front or behind of one of two names that the other is without.
 
@@ -381,11 +468,22 @@ def _affix(ours: str, theirs: str) -> _Affix | None:
     return _Affix(f"its name {'without' if long == ours else 'with'} {text!r}", text, in_front)
 
 
-def _connected(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The first pair, and all that share a name with one of those."""
-    group = {pairs[0]}
-    while True:
-        grown = {pair for pair in pairs if any(pair[0] == one or pair[1] == other for one, other in group)}
-        if grown == group:
-            return [pair for pair in pairs if pair in group]
-        group = grown
+def _connected(pairs: Sequence[_GroupPair]) -> list[list[_GroupPair]]:
+    """The pairs, those together that share a member, or are connected by others."""
+    members: dict[tuple[int, _Group], list[_GroupPair]] = {}
+    for pair in pairs:
+        for side in (0, 1):
+            members.setdefault((side, pair[side]), []).append(pair)
+    connected: list[list[_GroupPair]] = []
+    seen: set[_GroupPair] = set()
+    for pair in pairs:
+        together = [] if pair in seen else [pair]
+        seen.add(pair)
+        for one in together:  # which grows
+            for side in (0, 1):
+                fresh = [other for other in members.pop((side, one[side]), ()) if other not in seen]
+                seen.update(fresh)
+                together += fresh
+        if together:
+            connected.append(together)
+    return connected

@@ -34,6 +34,7 @@ from optimum_htp.package import (
     ExternalTensor,
     HtpPackage,
     StagedDirectory,
+    advice_without_config,
     check_external_sizes,
     check_sizes,
     is_pack_key,
@@ -44,6 +45,8 @@ from optimum_htp.package import (
     path_of,
 )
 from optimum_htp.reports import Report
+
+_MAX_ODD_BYTES = 1 << 16  # of one tensor
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,7 +146,7 @@ def _plan(directory: Path) -> _Plan:
             raise PackageError(f"{onnx}: its weights are in {location!r}, not a file of the package; {advice}")
     small = {path: file for path, file in files.items() if path != name and path not in external}
     if not any(config in small for config in (CONFIG, MODEL_INDEX)):
-        advice = f"write it with: optimum-cli htp tag {directory} --model MODEL"
+        advice = advice_without_config(directory)
         raise PackageError(f"{directory}: no config.json in it, so one file would not be a whole model; {advice}")
     problem = names_problem([name, *external, *small])
     if problem is not None:
@@ -193,7 +196,13 @@ def _with_weights_inside(plan: _Plan, files: SourceFiles) -> tuple[list[External
         if length < 0 or offset + length > sizes[path]:
             message = f"the tensor {field.name!r} ends after {path!r} does"
             raise OnnxFileError(f"{message}: get the whole package and pack it again", path=plan.onnx)
-        tensors.append(ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length))
+        odd = field.odd_fields(files.data)
+        if sum(len(encoded) for _, encoded in odd) > _MAX_ODD_BYTES:
+            message = f"the tensor {field.name!r} says in more than {_MAX_ODD_BYTES:,} bytes where its content is"
+            raise OnnxFileError(f"{message}: get the package from where it was made", path=plan.onnx)
+        tensors.append(
+            ExternalTensor(field.position, field.name, field.entries, data["location"], offset, length, odd)
+        )
         return field.with_content((starts[path] + offset, starts[path] + offset + length))
 
     return tensors, rewrite_tensors(files.data, inline)

@@ -12,6 +12,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
     CONFIG,
+    MODULES,
     SIDECAR,
     FileRecord,
     HtpFile,
@@ -19,6 +20,7 @@ from optimum_htp.package import (
     add_config_metadata,
     changing,
     has_config_metadata,
+    is_sentence_graph,
     read_packed,
     remove_config_metadata,
     renamed_tensors,
@@ -74,7 +76,8 @@ def strip(package: str | Path | HtpPackage) -> StripReport:
         left = {} if opened.path.is_dir() else _records_of_others(opened)
         removed: tuple[str, ...] = ()
         if opened.path.is_dir() or left == {}:
-            removed = (SIDECAR,) if os.path.lexists(opened.directory / SIDECAR) else ()
+            ours = (SIDECAR, MODULES) if is_sentence_graph(opened.directory) else (SIDECAR,)
+            removed = tuple(name for name in ours if os.path.lexists(opened.directory / name))
             if remove_config_metadata(opened.directory, destination=staging.path):
                 files[CONFIG] = True
         elif left and opened.sidecar is not None:
@@ -102,4 +105,4 @@ def _restored(file: HtpFile, target: Path) -> bool:
     if undo_renames(file.path, renamed, destination=target):
         strip_tags(target)
         return True
-    return strip_tags(file.path, destination=target)
+    return strip_tags(file.path, model=file.model, destination=target)

@@ -110,8 +110,11 @@ def _with_weights_outside(packed: PackedFiles, source: SourceFiles) -> tuple[Spl
         start, end = field.content
         if end - start != tensor.length:
             return None
+        odd = field.with_odd_fields(tensor.odd, tensor.entries, source.data) if tensor.odd else None
+        if tensor.odd and odd is None:
+            return None
         weights.append((tensor, field.content))
-        return field.with_entries(tensor.entries)
+        return odd or field.with_entries(tensor.entries)
 
     splice = rewrite_tensors(source.data, take_out)
     if len(weights) != len(packed.tensors):

@@ -27,12 +27,10 @@ def places(file: TaggedGraph, depth: int | None = None) -> Callable[[NodeKey], P
 
 def module_sides(file: TaggedGraph, depth: int | None) -> dict[Place, ModuleSide]:
     """What is known of each module, in the tree's order: those of at most a depth, and containers that own nodes."""
-    place_of = cache(partial(_place, file, depth=depth))
+    place_of = places(file, depth)
     operators: defaultdict[Place, Counter[str]] = defaultdict(Counter)
     for key, node in file.model.nodes():
-        tag = file.tags.get(key)
-        place = place_of(tag.tag) if tag is not None and tag.source != "unresolved" else None
-        operators[place][node.operator] += 1
+        operators[place_of(key)][node.operator] += 1
     modules: dict[Place, ModuleSide] = {}
     for index, tree in enumerate(file.trees):
         # Trees that are made from tags alone know of no calls and no parameters.
@@ -59,8 +57,9 @@ def _place(file: TaggedGraph, tag: str, *, depth: int | None) -> Place:
     for index, tree in enumerate(file.trees):
         path = tree.path_of_tag(tag)
         if path is not None:
-            chain = tree.chain(tree.module(path).path)
-            return index, chain[-1 if depth is None else min(depth, len(chain) - 1)][0]
+            own = tree.module(path).path
+            chain = tree.chain(own) if depth is not None else ()
+            return index, chain[depth][0] if depth is not None and depth < len(chain) else own
     return None
 
 

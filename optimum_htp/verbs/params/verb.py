@@ -24,6 +24,7 @@ from optimum_htp.models import (
     find_parts,
     initializer_values,
     load_source_model,
+    recorded_revision,
     source_facts,
     tagged_initializers,
 )
@@ -115,12 +116,14 @@ def _source(
 ) -> SourceModel:
     """The model that a package was exported from, in PyTorch."""
     inputs = (value.name for chosen in files for value in chosen.model.graph.inputs)
+    recorded = package.sidecar.source if package.sidecar is not None else {}
     facts = source_facts(
-        package.sidecar.source if package.sidecar is not None else {},
+        recorded,
         [tree.root for graph in graphs for tree in graph.trees],
         with_past=any(name.startswith("past_key_values") for name in inputs),
     )
-    return load_source_model(model, **facts, trust_remote_code=trust_remote_code)
+    revision = recorded_revision(model, recorded)
+    return load_source_model(model, **facts, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _rows(file: HtpFile, graph: TaggedGraph, package: HtpPackage, source: SourceModel) -> list[ParameterRow]:

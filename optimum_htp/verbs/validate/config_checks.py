@@ -14,6 +14,7 @@ from optimum_htp.package import (
     PROCESSOR_FILES,
     TOKENIZER_CONFIG,
     VOCABULARY_FILES,
+    advice_without_config,
     architectures,
     code_files,
     generates,
@@ -62,7 +63,9 @@ def check_config(package: Contents) -> Iterator[Finding]:
         yield failed(str(error), _rewrite(package))
         return
     if config is None:
-        yield failed(f"there is no {CONFIG}, which says what kind of model this is", f"write it: {_repair(package)}")
+        yield failed(
+            f"there is no {CONFIG}, which says what kind of model this is", advice_without_config(package.path)
+        )
         return
     yield from _check_kind(package, config)
 
