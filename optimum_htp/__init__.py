@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from optimum_htp.export import (
         ExportReport as ExportReport, HtpExporter as HtpExporter, export_module as export_module,
-        main_export as main_export,
+        main_export as main_export, tag_exports as tag_exports,
     )
     from optimum_htp.hierarchy import (
         CallTree as CallTree, Hierarchy as Hierarchy, ModuleCall as ModuleCall, ModuleInfo as ModuleInfo,
@@ -83,7 +83,7 @@ __version__ = "0.1.0"
 
 # The room that hands each public name out, in the order of docs/reference.md; a test holds the imports above to it.
 _ROOMS = {
-    "export": "ExportReport HtpExporter export_module main_export",
+    "export": "ExportReport HtpExporter export_module main_export tag_exports",
     "methods": "HtpPackage load_package",
     "package": "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
     "hierarchy": "Hierarchy ModuleInfo ModulePattern ModuleTree NodeTag CallTree ModuleCall Root Roots",

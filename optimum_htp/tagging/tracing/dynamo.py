@@ -63,7 +63,6 @@ class NumberedStacks:
     def __enter__(self) -> NumberedStacks:
         with ExitStack() as patches:
             patches.enter_context(_bodies_noticed(self._read_body))
-            patches.enter_context(operations_carried())
             self._patches = patches.pop_all()
         return self
 
@@ -131,9 +130,8 @@ class NumberedStacks:
                 operations = _operations_of(node)
                 if operations:
                     numbers = {self._number(operation, main) for operation in operations}
-                else:  # what was in a function has the name of what called that
-                    numbers = named.get(_operation_name(node), set())
-                    numbers = numbers if len(numbers) == 1 else set()
+                else:  # a converter that goes through a file leaves names alone
+                    numbers = next((named[name] for name in _names_of(node) if len(named.get(name, ())) == 1), set())
                 known = tuple(sorted(number for number in numbers if number is not None))
                 if known:
                     made[key] = known
@@ -238,10 +236,12 @@ def _operations_of(node: Any) -> tuple[Any, ...]:
     return merged if merged is not None else (own,) if own is not None else ()
 
 
-def _operation_name(node: Any) -> str:
-    """What torch's metadata says at its end: the name of the operation."""
-    listed = re.findall(r"['\"]([^'\"]*)['\"]", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
-    return listed[-1] if listed else ""
+def _names_of(node: Any) -> Iterator[str]:
+    """What the operation of a node may be called: the last of its scopes, and its results, numbered if they are several."""
+    yield from re.findall(r"['\"]([^'\"]*)['\"]\]$", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
+    for output in node.outputs:
+        name = output.metadata_props.get("pkg.torch.onnx.original_node_name", output.name) or ""
+        yield from (name, re.sub(r"__\d+$", "", name))
 
 
 def _nodes(model: Any) -> Iterator[tuple[NodeKey, Any]]:
@@ -265,7 +265,7 @@ def _nodes(model: Any) -> Iterator[tuple[NodeKey, Any]]:
 
 @contextmanager
 def operations_carried() -> Iterator[None]:
-    """Lets nodes that are put in place of others know the operations of those: inlined, folded, rewritten or converted."""
+    """Lets nodes that are put in place of others know the operations of those: inlined, folded, fused or converted."""
     try:
         import onnx_ir.convenience as convenience
 

@@ -62,6 +62,7 @@ class ModuleTap:
         self._original: Callable[..., Any] | None = None
         self._thread = 0
         self._patches = ExitStack()
+        self._carries = False
         # What is recorded of the export that is running, and of the programs that the dynamo exporter returned.
         self._running: _Recorded | None = None
         self._programs: WeakKeyDictionary[object, _Recorded] = WeakKeyDictionary()
@@ -91,6 +92,7 @@ class ModuleTap:
     def __exit__(self, *_: object) -> None:
         try:
             self._patches.close()
+            self._carries = False
             self._place = None  # and the model that it looks at
             self._programs.clear()
         finally:
@@ -132,6 +134,9 @@ class ModuleTap:
 
     def _export_program(self, recorded: _Recorded, export: Callable[[], Any]) -> Any:
         """Lets the dynamo exporter make a program, which may be saved in the export, or later."""
+        if not self._carries:  # until the end: programs may be optimized and saved later
+            self._patches.enter_context(operations_carried())
+            self._carries = True
         around, self._running = self._running, recorded
         try:
             with recorded.recorder:
