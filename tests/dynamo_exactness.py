@@ -16,6 +16,7 @@ import torch
 from dynamo_oracle import TrueNode, Truth, collect, counted_calls
 from oracle import ModuleCall, all_paths, seed_everything
 from torch import nn
+from torch.fx import graph_module
 
 from optimum_htp import load_package, strip, tag_exports
 from optimum_htp.hierarchy.tags import NodeTag, tag_module_path
@@ -56,6 +57,7 @@ def check_module(model: nn.Module, args: tuple[Any, ...], directory: Path, verdi
 
     def export(exported: nn.Module, file: Path) -> None:
         seed_everything()
+        graph_module._loader.next_id = 1_000_000  # torch writes how many graphs it has made code of in this process
         torch.onnx.export(exported, copy.deepcopy(args), str(file), dynamo=True, verbose=False, **options)
 
     plain, tagged, second = (directory / name / "model.onnx" for name in ("plain", "tagged", "second"))
@@ -126,7 +128,11 @@ def _judge(
         verdict.rest[tag.source] += 1
     elif len(true) == 1 and true[0] in known and (path, tag.call, tag.source) == (*true[0][:2], "scope"):
         verdict.right += 1
-    elif len(true) > 1 and {*map(tag_module_path, tag.origins)} | {path} >= modules and path in _around(modules, containers):
+    elif (
+        len(true) > 1
+        and {*map(tag_module_path, tag.origins)} | {path} >= modules
+        and path in _around(modules, containers)
+    ):
         verdict.fused += 1
     else:
         verdict.unlike += 1
@@ -159,7 +165,9 @@ def one_registry() -> Iterator[None]:
     def from_torchlib(opset_version: Any = None) -> Any:
         if opset_version not in made:
             made[opset_version] = original(opset_version) if opset_version is not None else original()
-        return made[opset_version]
+        registry = copy.copy(made[opset_version])
+        registry.functions = {target: list(functions) for target, functions in registry.functions.items()}
+        return registry
 
     ONNXRegistry.from_torchlib = staticmethod(from_torchlib)
     try:

@@ -136,7 +136,7 @@ def _twins(model: nn.Module, counts: Mapping[int, int]) -> Iterator[tuple[nn.Mod
     for identity, (module, _) in paths.items():
         for _ in range(counts.get(identity, 0)):
             twin = object.__new__(type(module))
-            twin.__dict__ = {key: OrderedDict() if key in _HOOKS else value for key, value in vars(module).items()}
+            twin.__dict__ = dict(vars(module))
             numbers.setdefault(identity, []).append(len(twins))
             twins.append(twin)
     calls: dict[int, ModuleCall] = {}
@@ -178,10 +178,15 @@ def _twins(model: nn.Module, counts: Mapping[int, int]) -> Iterator[tuple[nn.Mod
         def count(*_: Any) -> None:
             called[identity] += 1
 
+        for name in _HOOKS:  # they are the twins'
+            if vars(module).get(name):
+                undo.callback(vars(module).__setitem__, name, vars(module)[name])
+                vars(module)[name] = OrderedDict()
         vars(module)["forward"] = forward
-        undo.callback(vars(module).__delitem__ if before is None else vars(module).update, *(
-            ["forward"] if before is None else [{"forward": before}]
-        ))
+        undo.callback(
+            vars(module).__delitem__ if before is None else vars(module).update,
+            *(["forward"] if before is None else [{"forward": before}]),
+        )
         undo.callback(module.register_forward_pre_hook(count).remove)
 
     with contextlib.ExitStack() as undo:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optimum_htp.errors import HtpError, TaggingError, reason
+from optimum_htp.errors import HtpError, TaggingError
 from optimum_htp.export.exporter import HtpExporter
 from optimum_htp.package import FileRecord, HtpOptions, TagCounts, write_tags
 from optimum_htp.tagging import ExportTrace, ModuleTap, tag_export
@@ -55,5 +55,6 @@ def tag_exports(htp_options: HtpOptions | None = None) -> Iterator[dict[Path, Ta
         yield files
     for file, error in tap.failures.items():
         if isinstance(error, (HtpError, OSError)):
-            raise TaggingError(f"{file} was exported, but could not be tagged: {reason(error)}") from error
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise TaggingError(f"{file} was exported, but could not be tagged: {why}") from error
         raise error

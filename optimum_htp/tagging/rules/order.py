@@ -34,6 +34,8 @@ def by_call(key: NodeKey, evidence: Evidence) -> Owner | None:
 
 def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The module that torch's metadata names; which call of it is not written there."""
+    if key in evidence.trace.made:
+        return None
     path = named_module(evidence.nodes[key], evidence.trace.tree)
     return Owner(path) if path is not None else None
 
@@ -110,7 +112,9 @@ LAST_RULES: _Rules = (("dataflow", by_producers),)
 def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's."""
     evidence = Evidence(model, trace)
-    if not trace.made:  # else what was made in no call was put in by the exporter
+    if trace.made:  # what is not there was made in no call
+        evidence.doubtful.update(key for key, numbers in trace.made.items() if not numbers)
+    else:
         evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
     if not trace.scopes and not trace.made:
         evidence.named, doubtful = read_names(model, trace)

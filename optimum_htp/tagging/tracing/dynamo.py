@@ -41,6 +41,9 @@ _StackKey = tuple[str, str]  # what a tracer calls a running module: its key, wh
 # What an operation of the program is called on a node of the ONNX graph, and those in whose place a node was put.
 _OPERATION, _OPERATIONS = "node", "optimum_htp.operations"
 
+# The number of a call where several look alike: torch took modules without a name for the one around them.
+_AMBIGUOUS = -1
+
 # A line of code that torch made of a graph, as it stands in the stack trace of what ran there: its file, and what is
 # assigned, which is the name of a node of that graph.
 _MADE_LINE = re.compile(r'File "(<eval_with_key>[^"]*)", line \d+, in forward\n\s*(\w+)(?::[^=\n]*)? = ')
@@ -53,11 +56,19 @@ class NumberedStacks:
     """The numbers of module calls, by the stacks of running modules that torch puts on operations."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[bool, _StackKey], list[int]] = {}  # by whether it was in a body, and the top of the stack
+        self._numbers: dict[
+            tuple[bool, _StackKey], list[int]
+        ] = {}  # by whether it was in a body, and the top of the stack
         self._lines: dict[tuple[str, str], int | None] = {}  # by a line of code that torch made of a compiled body
-        self._tracers: dict[object, set[_StackKey]] = {}  # what each has had on top; the first is of the main graph
-        self._compiled: dict[_StackKey, int] = {}  # of what was compiled last
-        self._compilation: tuple[object, object, int] = (None, None, 0)  # which that is, its attempt, the calls before it
+        self._tracers: dict[
+            object, dict[_StackKey, int]
+        ] = {}  # what each has had on top; the first is of the main graph
+        self._compiled: dict[_StackKey, int] = {}  # what was on top in what was compiled last
+        self._compilation: tuple[object, object, int] = (
+            None,
+            None,
+            0,
+        )  # which that is, its attempt, the calls before it
         self._patches = ExitStack()
 
     def __enter__(self) -> NumberedStacks:
@@ -74,20 +85,18 @@ class NumberedStacks:
     def begin(self, _: torch.nn.Module, number: int, context: Any = None) -> None:
         """Notes what is on top of the stack, where a call has just begun; `context` is given by what compiles it."""
         if context is not None:
-            key, seen = _top(getattr(_translator(context), "nn_module_stack", None)), set(self._compiled)
+            top, seen = _top(getattr(_translator(context), "nn_module_stack", None)), self._compiled
             in_body = False
         else:
             module = sys.modules.get("torch.fx.experimental.proxy_tensor")
             mode = module.get_proxy_mode() if module is not None else None
             tracer = getattr(mode, "tracer", None)
-            key, seen = _top(getattr(tracer, "module_stack", None)), self._tracers.setdefault(tracer, set())
+            top, seen = _top(getattr(tracer, "module_stack", None)), self._tracers.setdefault(tracer, {})
             in_body = tracer is not next(iter(self._tracers))
-        if key is None or key in seen:  # then this call is not on the stack: it is its caller that is on top
+        if top is None or top in seen:  # then this call is not on the stack: it is its caller that is on top
             return
-        seen.add(key)
-        if context is not None:
-            self._compiled[key] = number
-        self._numbers.setdefault((in_body, key), []).append(number)
+        seen[top] = number
+        self._numbers.setdefault((in_body, _plain(*top)), []).append(number)
 
     def end(self, number: int) -> None:
         """A call ends; its number stays."""
@@ -118,7 +127,7 @@ class NumberedStacks:
     def made(self, program: Any) -> dict[NodeKey, tuple[int, ...]]:
         """The calls that each node of an exported program was made in: several where the optimizer made one of many.
 
-        What was made in no call that was noted is left out.
+        What was made in no call that was noted is left out; if it can't be told in which, there is none.
         """
         made = {}
         try:
@@ -127,14 +136,15 @@ class NumberedStacks:
             for operation in _operations(program.exported_program.graph_module):
                 named.setdefault(operation.name, set()).add(self._number(operation, main))
             for key, node in _nodes(program.model):
-                operations = _operations_of(node)
-                if operations:
-                    numbers = {self._number(operation, main) for operation in operations}
-                else:  # a converter that goes through a file leaves names alone
-                    numbers = next((named[name] for name in _names_of(node) if len(named.get(name, ())) == 1), set())
-                known = tuple(sorted(number for number in numbers if number is not None))
-                if known:
-                    made[key] = known
+                numbers = set[int | None]()
+                for origin in _origins_of(node):
+                    if isinstance(origin, _Names):
+                        numbers |= next((named[name] for name in origin if len(named.get(name, ())) == 1), set())
+                    else:
+                        numbers.add(self._number(origin, main))
+                known = tuple(sorted(number for number in numbers if number not in (None, _AMBIGUOUS)))
+                if known or _AMBIGUOUS in numbers:
+                    made[key] = () if _AMBIGUOUS in numbers else known
         except _CHANGED as error:
             logger.warning("This torch's programs can't be read, tags are decided by weaker evidence: %s", error)
             return {}
@@ -143,14 +153,12 @@ class NumberedStacks:
     def _number(self, operation: Any, main: Any) -> int | None:
         """The call in which an operation was traced."""
         in_body = operation.graph is not main
-        for item in reversed((operation.meta.get("nn_module_stack") or {}).items()):
-            key = _key(item)
+        for top, (name, _) in reversed((operation.meta.get("nn_module_stack") or {}).items()):
+            key = _plain(top, name)
             found = self._numbers.get((True, key), ()) if in_body else ()
             found = found or self._numbers.get((False, key), ())
-            if len(found) == 1:
-                return found[0]
             if found:
-                return None
+                return found[0] if len(found) == 1 else _AMBIGUOUS
         lines = _MADE_LINE.findall(operation.meta.get("stack_trace") or "") if in_body else ()
         return self._lines.get(lines[-1]) if lines else None
 
@@ -159,7 +167,7 @@ class NumberedStacks:
         file = type(body).forward.__code__.co_filename
         for node in body.graph.nodes:
             stack = node.meta.get("nn_module_stack") or {}
-            keys = (_key(item) for item in reversed(stack.items()))
+            keys = ((key, name) for key, (name, _) in reversed(stack.items()))
             self._lines[file, node.name] = next((self._compiled[key] for key in keys if key in self._compiled), None)
 
 
@@ -207,12 +215,11 @@ def _translator(context: Any) -> Any:
 
 def _top(stack: Mapping[str, Any] | None) -> _StackKey | None:
     item = next(reversed(stack.items()), None) if stack else None
-    return _key(item) if item is not None else None
+    return (item[0], item[1][0]) if item is not None else None
 
 
-def _key(item: tuple[str, tuple[str, Any]]) -> _StackKey:
+def _plain(key: str, name: str) -> _StackKey:
     """What a stack has of a module, in the form that is the same while the model is traced and afterwards."""
-    key, (name, _) = item
     path = _without_root(name)
     return (_without_root(key), path) if path else ("", "")
 
@@ -229,15 +236,21 @@ def _operations(graph_module: Any) -> Iterator[Any]:
         yield from getattr(getattr(module, "graph", None), "nodes", ())
 
 
-def _operations_of(node: Any) -> tuple[Any, ...]:
-    """The operations that a node of an ONNX graph stands for; empty if it does not say."""
-    merged: tuple[Any, ...] | None = node.meta.get(_OPERATIONS)
+class _Names(tuple[str, ...]):
+    """What the operation of a node may be called, where only names are left: a converter made the graph anew."""
+
+    __slots__ = ()
+
+
+def _origins_of(node: Any) -> tuple[Any, ...]:
+    """The operations that a node of an ONNX graph stands for, or what they may be called."""
+    carried: tuple[Any, ...] | None = node.meta.get(_OPERATIONS)
     own = node.meta.get(_OPERATION)
-    return merged if merged is not None else (own,) if own is not None else ()
+    return carried if carried is not None else (own if own is not None else _Names(_names_of(node)),)
 
 
 def _names_of(node: Any) -> Iterator[str]:
-    """What the operation of a node may be called: the last of its scopes, and its results, numbered if they are several."""
+    """The last of the scopes that torch wrote, and the results, which are numbered if they are several."""
     yield from re.findall(r"['\"]([^'\"]*)['\"]\]$", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
     for output in node.outputs:
         name = output.metadata_props.get("pkg.torch.onnx.original_node_name", output.name) or ""
@@ -271,7 +284,9 @@ def operations_carried() -> Iterator[None]:
 
         original = convenience.replace_nodes_and_values
     except (ImportError, AttributeError):
-        logger.warning("This onnx_ir does not say what it puts in place of nodes: tags are decided by weaker evidence.")
+        logger.warning(
+            "This onnx_ir does not say what it puts in place of nodes: tags are decided by weaker evidence."
+        )
         yield
         return
     thread = threading.get_ident()
@@ -282,10 +297,10 @@ def operations_carried() -> Iterator[None]:
         if threading.get_ident() == thread:
             given = signature.bind(*args, **kwargs).arguments
             old = given.get("old_nodes") or [given.get("insertion_point")]
-            merged = dict.fromkeys(operation for node in old for operation in _operations_of(node))
+            origins = tuple(dict.fromkeys(origin for node in old for origin in _origins_of(node)))
             for node in given.get("new_nodes", ()):
-                if merged and not _operations_of(node):
-                    node.meta[_OPERATIONS] = tuple(merged)
+                if _OPERATION not in node.meta:
+                    node.meta.setdefault(_OPERATIONS, origins)
         return original(*args, **kwargs)
 
     try:
