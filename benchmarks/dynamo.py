@@ -36,8 +36,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 LIBRARIES = ("torch", "onnxscript", "onnx-ir", "transformers", "optimum-onnx")
 LIMIT_S = 900  # for one model
 TOYS = "the toy nets"
-# Toys of which torch calls another module than the one that it is asked to call: it takes modules that are equal for one.
-UNLIKE = ("modules_that_are_equal",)
+# Torch takes modules that are equal for one and calls another than it is asked to; and it writes the same of a module
+# whose name is empty and of the one around it, which is left unresolved.
+UNLIKE = ("modules_that_are_equal", "name_empty")
 
 DOCUMENT = """# The dynamo exporter
 

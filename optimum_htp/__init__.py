@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     )
     from optimum_htp.package import (
         Derivation as Derivation, ExternalTensor as ExternalTensor, FileRecord as FileRecord,
-        HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, Sidecar as Sidecar,
-        StoredParameter as StoredParameter, TagCounts as TagCounts,
+        HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, PythonLine as PythonLine,
+        Sidecar as Sidecar, StoredParameter as StoredParameter, TagCounts as TagCounts,
     )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
@@ -85,7 +85,9 @@ __version__ = "0.1.0"
 _ROOMS = {
     "export": "ExportReport HtpExporter export_module main_export tag_exports",
     "methods": "HtpPackage load_package",
-    "package": "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
+    "package": (
+        "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles PythonLine Sidecar StoredParameter TagCounts"
+    ),
     "hierarchy": "Hierarchy ModuleInfo ModulePattern ModuleTree NodeTag CallTree ModuleCall Root Roots",
     "onnxfile": "Function Graph Initializer Node OnnxModel Value",
     "tagging": "TaggedGraph",

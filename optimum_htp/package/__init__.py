@@ -11,6 +11,7 @@
 | metadata on models: a mark for each tagged graph | `marks` |
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
+| the line of Python that a node comes from | `python_lines` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
 | write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
@@ -70,6 +71,7 @@ from optimum_htp.package.node_metadata import (
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of, whole_package
 from optimum_htp.package.pairing import partners
+from optimum_htp.package.python_lines import PythonLine, lines_by_output, python_line
 from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sentence_modules import add_sentence_modules

@@ -225,9 +225,10 @@ def _plain(key: str, name: str) -> _StackKey:
 
 
 def _without_root(text: str) -> str:
-    for root in ("L['self']", "L__self__"):
-        text = text.removeprefix(root)
-    return text.removeprefix(".").removeprefix("_export_root").removeprefix(".")
+    if text.startswith("L['self']"):  # what compiles a model calls it that; what it makes of it does not
+        text = text.removeprefix("L['self']").removeprefix(".")
+    text = text.removeprefix("L__self__")
+    return text.removeprefix("_export_root").removeprefix(".") if text.startswith("_export_root") else text
 
 
 def _operations(graph_module: Any) -> Iterator[Any]:

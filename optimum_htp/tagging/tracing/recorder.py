@@ -88,12 +88,14 @@ class CallRecorder:
 
         if isinstance(module, torch.jit.ScriptModule):  # runs as TorchScript: takes no hooks and pushes no scope
             return
-        enter, leave = self._enter_call, self._leave_call
+        # What ends is what has begun, also if another hook raises. Of hooks, the TorchScript exporter takes the work for
+        # the caller's, and the dynamo exporter for the call's: there a call has ended when all hooks have run.
+        enter, leave, first = self._enter_call, self._leave_call, True
         if isinstance(self._numbering, NumberedStacks):
             enter, leave = traceable_hooks(module, self._enter_call, self._leave_call)
-        # Both come first: if another hook raises, the call that ends is the one that has begun.
+            first = False
         self._hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-        self._hooks.callback(module.register_forward_hook(leave, prepend=True, always_call=True).remove)
+        self._hooks.callback(module.register_forward_hook(leave, prepend=first, always_call=True).remove)
 
     def _enter_call(self, module: torch.nn.Module, _: object, context: Any = None) -> None:
         """A call begins; if it is traced by a compiler, `context` is the compiler's."""

@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from optimum_htp.models import Errors, computes_in, random_operators, worst_errors
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import PythonLine, lines_by_output
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
@@ -74,7 +76,7 @@ def compare_graph(
     verdict = settled(verdict, forgotten, graph)
     running = running_errors(ports)
     whole = whole_errors(ports)
-    calls = _Calls(ports, running, rows, whole, tolerance)
+    calls = _Calls(ports, running, rows, whole, tolerance, tagged.model)
     expected = Expected(ports)
 
     def culprit(blame: Blame) -> Culprit:
@@ -122,6 +124,7 @@ class _Calls:
         rows: Sequence[Row],
         whole: Mapping[int, Errors],
         tolerance: float,
+        model: OnnxModel,
     ) -> None:
         self._ports = ports
         self._graph = ports.graph
@@ -129,6 +132,7 @@ class _Calls:
         self._rows = {(row.call, row.operations): row for row in rows}
         self._whole = whole
         self._tolerance = tolerance
+        self._lines = lines_by_output(model)
 
     def all(self) -> tuple[CallComparison, ...]:
         """All calls that have nodes or a tensor, each followed by its operations."""
@@ -150,6 +154,7 @@ class _Calls:
             operations=True,
             nodes=len(row.nodes),
             tensors=tuple(dict.fromkeys(port.tensor for port in row.errors)),
+            python=self._line(row.errors),
             own=row.worst,
             evidence=self._evidence(row.errors),
         )
@@ -175,6 +180,7 @@ class _Calls:
             **self._identity(number),
             nodes=len(self._graph.nodes.get(number, ())),
             tensors=tuple(dict.fromkeys(port.tensor for port in running)),
+            python=self._line(running),
             own=own,
             errors=errors,
             over=errors is not None and errors.relative > self._tolerance,
@@ -182,6 +188,10 @@ class _Calls:
             skipped=None if errors is not None else self._why_not(number),
             compared_as=None if compared_as is None else self._graph.calls[compared_as].path,
         )
+
+    def _line(self, ports: Iterable[Port]) -> PythonLine | None:
+        """The line that the first of some tensors comes from, of which one is known."""
+        return next((self._lines[port.tensor] for port in ports if port.tensor in self._lines), None)
 
     def _why_not(self, number: int) -> str:
         if number in self._graph.hidden:
