@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -106,8 +107,9 @@ def measure(name: str) -> dict[str, Any]:
         try:
             check_module(model, args, part, found, **options)
         except Exception as error:
-            lines = f"{type(error).__name__}: {error}".strip().splitlines()
-            errors.append(" ".join(lines[0].split())[:200])
+            while error.__cause__ is not None:  # torch's own words are about where to ask for help
+                error = error.__cause__  # type: ignore[assignment]
+            errors.append(" ".join(f"{type(error).__name__}: {error}".strip().split("\n", 1)[0].split())[:160])
         else:
             verdict.add(found)
 
@@ -185,8 +187,12 @@ def document(results: dict[str, dict[str, Any]]) -> str:
         f"{found['fused']:,} | {_rest(found['rest'])} | {'yes' if found['bytes'] == found['files'] else 'no'} |"
         for name, found in done.items()
     )
-    failed = [f"- {name}: {error}" for name, found in results.items() for error in dict.fromkeys(found["errors"])]
-    text = "What torch's dynamo exporter does not take, with torch's words:\n\n" + "\n".join(failed) if failed else ""
+    failed = [
+        f"- {name}: {count} × {error.replace('|', ' ')}"
+        for name, found in results.items()
+        for error, count in Counter(re.sub(r"\x1b\[\d*m", "", error) for error in found["errors"]).items()
+    ]
+    text = "## What torch does not export\n\nIn torch's words:\n\n" + "\n".join(failed) if failed else ""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     return DOCUMENT.format(versions=versions, total=total, rows=rows, failed=text)
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from optimum_htp.cli.main import main
 from optimum_htp.cli.views.compare import comparison_page
@@ -35,8 +37,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (root / "models").mkdir(parents=True)
     (root / "models" / "net.py").write_text("import secrets\n\n    return self.fc(x)\n")
     (tmp_path / "secret.py").write_text("a\nb\nreturn self.fc(x)\n")
-    monkeypatch.setattr(python_lines.sys, "path", [str(root)])
-    monkeypatch.setattr(python_lines.sysconfig, "get_path", lambda _: str(root))
+    monkeypatch.setattr(python_lines, "_package_directories", lambda: iter([root.resolve()]))
     python_lines._installed_lines.cache_clear()
     yield root
     python_lines._installed_lines.cache_clear()
@@ -51,7 +52,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ([frame("/opt/pytorch/torch/nn/modules/linear.py", 1)], None),  # a checkout of torch
         ([frame("/home/me/torch/net.py", 7)], ("/home/me/torch/net.py", 7)),  # which is none
         ([frame(OURS, 3), frame("<eval_with_key>.6", 7)], (OURS, 3)),
-        ([frame("C:\\env\\Lib\\site-packages\\models\\net.py", 3)], ("C:\\env\\Lib\\site-packages\\models\\net.py", 3)),
+        (
+            [frame("C:\\env\\Lib\\site-packages\\models\\net.py", 3)],
+            ("C:\\env\\Lib\\site-packages\\models\\net.py", 3),
+        ),
         ([frame(OURS, 0)], None),
         (["no trace at all"], None),
         ([frame(OURS, 3) * 10_000], None),  # longer than any
@@ -97,8 +101,8 @@ def test_what_is_shown(installed: Path) -> None:
 )
 def test_nothing_else_is_opened(name: str, installed: Path, tmp_path: Path) -> None:
     """Of a stranger's trace: no file outside of the packages, by no way, and nothing that is no file of Python."""
-    os.symlink(tmp_path / "secret.py", installed / "leads_out.py")
-    os.symlink(installed / "circle.py", installed / "circle.py")
+    (installed / "leads_out.py").symlink_to(tmp_path / "secret.py")
+    (installed / "circle.py").symlink_to(installed / "circle.py")
     os.mkfifo(installed / "pipe.py")
     (installed / "models" / "net.txt").write_text("a\nb\nreturn self.fc(x)\n")
     with (installed / "large.py").open("wb") as large:
@@ -117,9 +121,6 @@ def test_lines_of_tensors() -> None:
 
 def _package(directory: Path) -> Path:
     """A tagged file with a node from Python, and one without."""
-    import onnx
-    from onnx import TensorProto, helper
-
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "z")]
     nodes = [helper.make_node("Sin", ["x"], ["y"], "sin"), helper.make_node("Cos", ["y"], ["z"], "cos")]
     for node, entries in zip(
@@ -133,7 +134,9 @@ def _package(directory: Path) -> Path:
         for key, text in entries.items():
             entry = node.metadata_props.add()
             entry.key, entry.value = key, text
-    model = helper.make_model(helper.make_graph(nodes, "net", value[:1], value[1:]), opset_imports=[helper.make_opsetid("", 18)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", value[:1], value[1:]), opset_imports=[helper.make_opsetid("", 18)]
+    )
     model.ir_version = 10
     onnx.save(model, directory / "model.onnx")
     return directory
