@@ -21,7 +21,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -213,7 +213,7 @@ def _translator(context: Any) -> Any:
     return context._i_will_not_complain_if_bc_breaks_InstructionTranslator()
 
 
-def _top(stack: Mapping[str, Any] | None) -> _StackKey | None:
+def _top(stack: dict[str, Any] | None) -> _StackKey | None:
     item = next(reversed(stack.items()), None) if stack else None
     return (item[0], item[1][0]) if item is not None else None
 

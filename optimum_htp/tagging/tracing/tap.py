@@ -79,7 +79,7 @@ class ModuleTap:
         try:
             self._thread = threading.get_ident()
             with ExitStack() as patches:
-                patches.enter_context(saving_noticed(self._saved))
+                patches.enter_context(saving_noticed(self._noticed))
                 self._original = torch.onnx.export
                 patches.callback(setattr, torch.onnx, "export", self._original)
                 torch.onnx.export = self._export
@@ -109,6 +109,8 @@ class ModuleTap:
         dynamo = _is_dynamo(original, kwargs)
         traceable = isinstance(model, torch.nn.Module) and not isinstance(model, torch.jit.ScriptModule)
         if threading.get_ident() != self._thread or not traceable or (file is None and not dynamo):
+            if file is not None and isinstance(model, torch.export.ExportedProgram):
+                logger.warning("%s is not tagged: its modules ran before. Export the module itself.", file.name)
             return original(*args, **kwargs)
         try:
             recorder = CallRecorder(model, dynamo=dynamo)
@@ -116,7 +118,7 @@ class ModuleTap:
             if file is not None:
                 self.failures[file] = error
             return original(*args, **kwargs)
-        recorded = _Recorded(recorder, self._place(model) if self._place is not None else None)
+        recorded = _Recorded(recorder, file, self._place(model) if self._place is not None else None)
         if dynamo:
             return self._export_program(recorded, partial(original, *args, **kwargs))
         assert file is not None  # or nothing was written
@@ -145,13 +147,22 @@ class ModuleTap:
             self._running = around
         if program is not None:
             self._programs[program] = recorded
+        if recorded.file is not None and not recorded.saved and recorded.file.is_file():  # by another exporter
+            self._saved(program, recorded.file, recorded)
         return program
 
-    def _saved(self, program: Any, file: Path) -> None:
-        """The dynamo exporter has written a file."""
-        recorded = self._programs.get(program, self._running)
-        if threading.get_ident() != self._thread or recorded is None:
+    def _noticed(self, program: Any, file: Path) -> None:
+        """A program has written a file: the one that is asked for, when it is exported, or any that it is saved to later."""
+        if threading.get_ident() != self._thread:
             return
+        recorded = self._programs.get(program)
+        if recorded is None and self._running is not None and self._running.file == file:
+            recorded = self._running
+        if recorded is not None:
+            self._saved(program, file, recorded)
+
+    def _saved(self, program: Any, file: Path, recorded: _Recorded) -> None:
+        recorded.saved = True
         with self._timed():
             try:
                 self._add(recorded.traced(file, program=program))
@@ -203,10 +214,19 @@ class ModuleTap:
 
 @dataclass(slots=True)
 class _Recorded:
-    """What was recorded of one export, and where the exported module is in the whole model."""
+    """What was recorded of one export.
+
+    Attributes:
+        recorder: What it was recorded with.
+        file: What it is to be written to; None if it is saved later.
+        in_model: Where the exported module is in the whole model.
+        saved: Whether the dynamo exporter has written a file of it.
+    """
 
     recorder: CallRecorder
+    file: Path | None
     in_model: str | None
+    saved: bool = False
 
     def traced(self, file: Path, content: bytes | None = None, *, program: Any = None) -> ExportTrace:
         """The export as data, with the file as it was written, or what is about to be."""
