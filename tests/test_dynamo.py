@@ -133,15 +133,16 @@ def test_what_only_dynamo_can_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Normalized(nn.Module):
-    """A convolution whose normalization is folded into it."""
+    """A convolution that the padding before it and the normalization behind it are folded into."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.pad = nn.ZeroPad2d(1)
         self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """One after the other."""
-        return self.act(self.norm(self.conv(x)))
+        return self.act(self.norm(self.conv(self.pad(x))))
 
 
 @pytest.mark.parametrize("opset", [17, None], ids=["converted", "default"])
@@ -149,7 +150,7 @@ def test_what_was_fused(opset: int | None, tmp_path: Path) -> None:
     """A node in place of several has all their modules for origins, also behind torch's converter of opsets."""
     file = export(Normalized(), (torch.ones(1, 3, 8, 8),), tmp_path, opset_version=opset)
     assert rows(file) == [("Conv", "", None), ("Relu", "act", None)]
-    assert list(map(tag_module_path, file.tags["", 0].origins)) == ["conv", "norm"]
+    assert list(map(tag_module_path, file.tags["", 0].origins)) == ["pad", "conv", "norm"]
     assert file.counts.by_source == {"fused": 1, "scope": 1}
 
 

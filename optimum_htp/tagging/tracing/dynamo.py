@@ -22,7 +22,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,32 +283,44 @@ def operations_carried() -> Iterator[None]:
     try:
         import onnx_ir.convenience as convenience
 
-        original = convenience.replace_nodes_and_values
+        replace = convenience.replace_nodes_and_values
     except (ImportError, AttributeError):
         logger.warning(
             "This onnx_ir does not say what it puts in place of nodes: tags are decided by weaker evidence."
         )
         yield
         return
+    with ExitStack() as patches:
+        patches.callback(setattr, convenience, "replace_nodes_and_values", replace)
+        convenience.replace_nodes_and_values = _carrying(replace, "old_nodes", "new_nodes", "insertion_point")
+        # A pattern's nodes may stay where others read them. Then only what merges their metadata is given all of them.
+        with suppress(ImportError, AttributeError):
+            from onnxscript.utils.metadata_merger import MetadataMerger
+
+            merge = MetadataMerger.copy_merged_metadata
+            patches.callback(setattr, MetadataMerger, "copy_merged_metadata", merge)
+            MetadataMerger.copy_merged_metadata = _carrying(merge, "from_nodes", "to")
+        yield
+
+
+def _carrying(original: Callable[..., Any], old: str, new: str, instead: str = "") -> Callable[..., Any]:
+    """A function of a graph that tells new nodes the operations of old ones first; both are arguments of it."""
     thread = threading.get_ident()
     signature = inspect.signature(original)
 
     @wraps(original)
-    def replace(*args: Any, **kwargs: Any) -> Any:
+    def carrying(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread:
             given = signature.bind(*args, **kwargs).arguments
-            old = given.get("old_nodes") or [given.get("insertion_point")]
-            origins = tuple(dict.fromkeys(origin for node in old for origin in _origins_of(node)))
-            for node in given.get("new_nodes", ()):
+            nodes = given.get(old) or [given[instead]] if instead else given[old]
+            origins = tuple(dict.fromkeys(origin for node in nodes for origin in _origins_of(node)))
+            made = given[new]
+            for node in (made,) if hasattr(made, "op_type") else made:
                 if _OPERATION not in node.meta:
-                    node.meta.setdefault(_OPERATIONS, origins)
+                    node.meta[_OPERATIONS] = origins
         return original(*args, **kwargs)
 
-    try:
-        convenience.replace_nodes_and_values = replace
-        yield
-    finally:
-        convenience.replace_nodes_and_values = original
+    return carrying
 
 
 @contextmanager
