@@ -299,7 +299,7 @@ def operations_carried() -> Iterator[None]:
 
             merge = MetadataMerger.copy_merged_metadata
             patches.callback(setattr, MetadataMerger, "copy_merged_metadata", merge)
-            MetadataMerger.copy_merged_metadata = _carrying(merge, "from_nodes", "to")
+            setattr(MetadataMerger, "copy_merged_metadata", _carrying(merge, "from_nodes", "to"))  # noqa: B010  # for mypy
         yield
 
 
