@@ -42,6 +42,12 @@ TOYS = "the toy nets"
 # whose name is empty and of the one around it, which is left unresolved.
 UNLIKE = ("modules_that_are_equal", "name_empty")
 
+MISSING = """## What is not in the table
+
+torch does not export it, or not for the oracle, which nests modules twice as deep and counts calls beforehand:
+
+"""
+
 DOCUMENT = """# The dynamo exporter
 
 How exact the tags of `dynamo=True` exports are, with {versions}. `make dynamo` writes this page.
@@ -199,7 +205,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
         for name, found in results.items()
         for error, count in Counter(re.sub(r"\x1b\[\d*m", "", error) for error in found["errors"]).items()
     ]
-    text = "## What torch does not export\n\nIn torch's words:\n\n" + "\n".join(failed) if failed else ""
+    text = MISSING + "\n".join(failed) if failed else ""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     return DOCUMENT.format(versions=versions, total=total, rows=rows, failed=text).rstrip() + "\n"
 
