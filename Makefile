@@ -17,6 +17,7 @@ WORKERS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo auto)
 PYTEST = $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+DYNAMO_ARGS ?=
 FAULTS_ARGS ?=
 KILLS_ARGS ?=
 FUZZ_ARGS ?=
@@ -27,7 +28,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection faults fuzz kills docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults fuzz kills docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ compat: $(VENV)/.installed-test ## Write docs/compatibility.md: what works for e
 
 projection: $(VENV)/.installed-test ## Write the tables of docs/projection.md: how exact tags are through each tool
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/projection.py
+
+dynamo: $(VENV)/.installed-test ## Write docs/dynamo.md: how exact the tags of dynamo exports are; DYNAMO_ARGS="bert" shows a part
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dynamo.py $(DYNAMO_ARGS)
 
 faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names planted faults; FAULTS_ARGS="--only bert --limit 50"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py $(FAULTS_ARGS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from optimum_htp.export import (
         ExportReport as ExportReport, HtpExporter as HtpExporter, export_module as export_module,
-        main_export as main_export,
+        main_export as main_export, tag_exports as tag_exports,
     )
     from optimum_htp.hierarchy import (
         CallTree as CallTree, Hierarchy as Hierarchy, ModuleCall as ModuleCall, ModuleInfo as ModuleInfo,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     )
     from optimum_htp.package import (
         Derivation as Derivation, ExternalTensor as ExternalTensor, FileRecord as FileRecord,
-        HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, Sidecar as Sidecar,
-        StoredParameter as StoredParameter, TagCounts as TagCounts,
+        HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, PythonLine as PythonLine,
+        Sidecar as Sidecar, StoredParameter as StoredParameter, TagCounts as TagCounts,
     )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
@@ -89,9 +89,11 @@ __version__ = "0.1.0"
 
 # The room that hands each public name out, in the order of docs/reference.md; a test holds the imports above to it.
 _ROOMS = {
-    "export": "ExportReport HtpExporter export_module main_export",
+    "export": "ExportReport HtpExporter export_module main_export tag_exports",
     "methods": "HtpPackage load_package",
-    "package": "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles Sidecar StoredParameter TagCounts",
+    "package": (
+        "Derivation ExternalTensor FileRecord HtpFile HtpOptions PackedFiles PythonLine Sidecar StoredParameter TagCounts"
+    ),
     "hierarchy": "Hierarchy ModuleInfo ModulePattern ModuleTree NodeTag CallTree ModuleCall Root Roots",
     "onnxfile": "Function Graph Initializer Node OnnxModel Value",
     "tagging": "TaggedGraph",

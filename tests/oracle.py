@@ -202,14 +202,14 @@ def _label(file: Path, directory: Path, taken: set[str]) -> str:
     return next(f"{label}#{number}" for number in range(2, len(taken) + 3) if f"{label}#{number}" not in taken)
 
 
-_Path = tuple[str, ...]
+ModulePath = tuple[str, ...]
 
 
-def all_paths(root: torch.nn.Module) -> dict[int, tuple[torch.nn.Module, list[_Path]]]:
+def all_paths(root: torch.nn.Module) -> dict[int, tuple[torch.nn.Module, list[ModulePath]]]:
     """Every module below `root` by its ``id``, with all its paths, in registration order."""
-    paths: dict[int, tuple[torch.nn.Module, list[_Path]]] = {}
+    paths: dict[int, tuple[torch.nn.Module, list[ModulePath]]] = {}
 
-    def walk(module: torch.nn.Module, path: _Path, above: tuple[torch.nn.Module, ...]) -> None:
+    def walk(module: torch.nn.Module, path: ModulePath, above: tuple[torch.nn.Module, ...]) -> None:
         paths.setdefault(id(module), (module, []))[1].append(path)
         for name, child in module._modules.items():
             if child is not None and not any(child is ancestor for ancestor in above):
@@ -219,10 +219,10 @@ def all_paths(root: torch.nn.Module) -> dict[int, tuple[torch.nn.Module, list[_P
     return paths
 
 
-def _chosen(root: torch.nn.Module, paths: list[_Path], caller: _Path) -> _Path:
+def chosen_path(root: torch.nn.Module, paths: list[ModulePath], caller: ModulePath) -> ModulePath:
     """The path nearest below the caller, counted in modules that have a forward; the first where none is below it."""
 
-    def modules_between(path: _Path) -> int:
+    def modules_between(path: ModulePath) -> int:
         module, count = root, 0
         for depth, name in enumerate(path[:-1], start=1):
             module = module._modules[name]
@@ -239,7 +239,7 @@ def _call_scopes(root: torch.nn.Module, calls: list[ModuleCall]) -> Iterator[Non
     paths = all_paths(root)
     seen: Counter[int] = Counter()
     stack: list[int] = []
-    chosen: list[_Path] = []
+    chosen: list[ModulePath] = []
 
     def before(module: torch.nn.Module, _: Any) -> None:
         names = torch.jit._trace._trace_module_map
@@ -252,7 +252,7 @@ def _call_scopes(root: torch.nn.Module, calls: list[ModuleCall]) -> Iterator[Non
         class_name = torch.typename(type(module))
         names[module] = torch._C._jit_onnx_create_full_scope_name("oracle", f"htporacle{number}x")
         own = paths[id(module)][1]
-        chosen.append(_chosen(root, own, chosen[stack[-1]]) if stack else own[0])
+        chosen.append(chosen_path(root, own, chosen[stack[-1]]) if stack else own[0])
         calls.append(
             ModuleCall(
                 number=number,
@@ -286,7 +286,7 @@ def _call_scopes(root: torch.nn.Module, calls: list[ModuleCall]) -> Iterator[Non
             handle.remove()
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[tuple[str, int, onnx.NodeProto]]:
+def walk_nodes(model: onnx.ModelProto) -> Iterator[tuple[str, int, onnx.NodeProto]]:
     def walk(nodes: Any, graph: str) -> Iterator[tuple[str, int, onnx.NodeProto]]:
         for position, node in enumerate(nodes):
             yield graph, position, node
@@ -303,8 +303,8 @@ def _nodes(model: onnx.ModelProto) -> Iterator[tuple[str, int, onnx.NodeProto]]:
 
 
 def _align(plain: _RawExport, spelled: _RawExport) -> list[OracleNode]:
-    ours = list(_nodes(onnx.load(str(plain.file), load_external_data=False)))
-    theirs = list(_nodes(onnx.load(str(spelled.file), load_external_data=False)))
+    ours = list(walk_nodes(onnx.load(str(plain.file), load_external_data=False)))
+    theirs = list(walk_nodes(onnx.load(str(spelled.file), load_external_data=False)))
     if len(ours) != len(theirs):
         raise OracleMismatchError(f"{plain.label}: {len(ours)} nodes plainly, {len(theirs)} with the oracle's scopes")
     total = Counter(call.module for call in spelled.calls)

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from dynamo_exactness import one_registry
 from torch import Tensor, nn
 from toynets import TOYS, Owner, ToyNet
 
@@ -94,18 +95,20 @@ def test_every_node_has_its_owner(toy: ToyNet, tmp_path: Path) -> None:
     onnx.checker.check_model(str(file.path))
 
 
+@pytest.mark.xdist_group("dynamo")
 @pytest.mark.parametrize("name", DYNAMO)
-def test_dynamo_knows_the_modules(name: str, tmp_path: Path) -> None:
-    """Every node has its module by torch's own metadata; the call is left open where there were several."""
+def test_dynamo_knows_the_calls(name: str, tmp_path: Path) -> None:
+    """Every node has its module and call, as those of the TorchScript exporter do."""
     toy = TOYS[name]
-    export_module(toy.build(), toy.inputs(), tmp_path / "package", dynamo=True)
+    with one_registry():
+        export_module(toy.build(), toy.inputs(), tmp_path / "package", dynamo=True)
     file = HtpPackage(tmp_path / "package").files["model.onnx"]
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Owner]] = {}
     for key, node in _depth_first("", file.model.graph):
-        assert file.tags[key].source == "metadata", (node, file.tags[key])
-        assert file.tags[key].call is None
-        found.setdefault(node.op_type, []).append(tag_module_path(file.tags[key].tag))
-    known = {op: [owner.path for owner in owners] for op, owners in toy.expected.items() if op in found}
+        tag = file.tags[key]
+        assert tag.source == "scope", (node, tag)
+        found.setdefault(node.op_type, []).append(Owner(tag_module_path(tag.tag), tag.call or 0))
+    known = {op: list(owners) for op, owners in toy.expected.items() if op in found}
     assert known
     assert {op: found[op] for op in known} == known
 

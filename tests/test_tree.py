@@ -266,6 +266,7 @@ def test_json(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "operator": "custom::If",
         "source": "scope",
         "call": None,
+        "python": None,
     }
     assert modules[""]["in_model"] == "model"
     assert [node["id"] for node in file["unresolved"]] == ["unknown"]

@@ -75,6 +75,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--metric", choices=_METRICS, help="Which figure to show (sqnr).")
     parser.add_argument("--top", type=positive, metavar="N", help="Show the N that add most (20).")
     parser.add_argument("--all", action="store_true", help="Show all module calls.")
+    parser.add_argument(
+        "--source",
+        action="store_true",
+        help="Show the line of Python that each comes from, where it is in a package that is installed.",
+    )
     add_expand(parser)
     add_input_arguments(
         parser, batch="1, with --model 2", sequence=f"{SEQUENCE}; with --model 16", several_samples=True
@@ -99,7 +104,7 @@ def run(args: Namespace) -> int:
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
     if args.json:
-        refuse_with(args, "for the table only; --json prints everything", "metric", "top", "all", "expand")
+        refuse_with(args, "for the table only; --json prints everything", "metric", "top", "all", "expand", "source")
     if args.all:
         refuse_with(args, "--all shows every module call: give one of them", "top")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns about Optimum's calls
@@ -127,6 +132,7 @@ def run(args: Namespace) -> int:
         report,
         partial(
             comparison_page,
+            source=args.source,
             top=args.top or 20,
             every=args.all,
             metric=args.metric or "sqnr",

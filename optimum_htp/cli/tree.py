@@ -7,6 +7,7 @@ from functools import partial
 
 from optimum_htp.cli.options import add_expand, count, refuse_with
 from optimum_htp.cli.views.terminal import print_report
+from optimum_htp.errors import HtpError
 
 HELP = "Show the modules of a package and the nodes that each of them owns."
 
@@ -31,16 +32,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--module", metavar="GLOB", help=_MODULE)
     parser.add_argument("--file", metavar="NAME", help="Show this file of the package only; globs allowed.")
     parser.add_argument("--nodes", action="store_true", help="List the nodes under each module.")
+    parser.add_argument(
+        "--source",
+        action="store_true",
+        help="With --nodes, show the line of Python that each comes from, where it is in a package that is installed.",
+    )
     add_expand(parser)
 
 
 def run(args: Namespace) -> int:
     """Prints the module trees of a package."""
     if args.json:
-        refuse_with(args, "for the table only; --json prints everything", "expand")
+        refuse_with(args, "for the table only; --json prints everything", "expand", "source")
+    if args.source and not args.nodes:
+        raise HtpError("--source is for --nodes: give both")
     from optimum_htp.cli.views.tree import tree_page
     from optimum_htp.verbs.tree import tree
 
     report = tree(args.package, file=args.file, module=args.module, depth=args.depth, nodes=args.nodes)
-    print_report(report, partial(tree_page, expand=args.expand), as_json=args.json)
+    print_report(report, partial(tree_page, expand=args.expand, source=args.source), as_json=args.json)
     return 0

@@ -66,8 +66,7 @@ def export_module(
         opset: The ONNX opset; None means the exporter's default.
         htp_options: What to write in addition to the tags; None means the defaults.
         file_name: The name of the ONNX file.
-        dynamo: Use torch's dynamo exporter, which needs onnxscript. Of a module that ran more than once, it is unknown
-            then which call a node belongs to.
+        dynamo: Use torch's dynamo exporter, which needs onnxscript.
         **export_kwargs: Whatever else `torch.onnx.export` takes, such as `dynamic_shapes`.
 
     Returns:

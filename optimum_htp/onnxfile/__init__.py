@@ -34,6 +34,7 @@ from optimum_htp.onnxfile.model import (
     Value,
     body_path,
     external_data_files,
+    function_path,
     node_id,
     split_body_path,
 )

@@ -12,6 +12,7 @@
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
 | which outputs were added to a file | `exposed` |
+| the line of Python that a node comes from | `python_lines` |
 | `export_metadata.json` | `sidecar/` |
 | config, tokenizer and processor files, custom code | `configs` |
 | where a new package may be, and what is copied to it | `destination` |
@@ -76,6 +77,7 @@ from optimum_htp.package.node_metadata import (
 )
 from optimum_htp.package.package import HtpFile, HtpPackage, as_package, onnx_files, path_of, whole_package
 from optimum_htp.package.pairing import partners
+from optimum_htp.package.python_lines import PythonLine, lines_by_output, python_line
 from optimum_htp.package.recovery import settle
 from optimum_htp.package.resolver import evidence_of, projected, reference_evidence, skeleton_of, tagged_file
 from optimum_htp.package.sentence_modules import (

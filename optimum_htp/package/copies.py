@@ -60,6 +60,15 @@ def graph_of_skeletons(model: OnnxModel) -> TaggedGraph | None:
     return _united([_as_in_the_file(copy) for copy in copies])
 
 
+def roots_of_skeletons(model: OnnxModel) -> Roots:
+    """The root modules that the skeletons in a file know, with their calls; none if there is no skeleton, or no sound one."""
+    try:
+        graph = graph_of_skeletons(model)
+    except HtpError:
+        return Roots()
+    return graph.roots if graph is not None else Roots()
+
+
 def told_apart(model: OnnxModel, tags: NodeTags) -> tuple[NodeTags, Roots]:
     """The tags on a file's nodes, by the root of the graph that each node is of; the roots, if that changed any.
 

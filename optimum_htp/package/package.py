@@ -15,7 +15,7 @@ from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
-from optimum_htp.package.copies import told_apart
+from optimum_htp.package.copies import roots_of_skeletons, told_apart
 from optimum_htp.package.directories import visible_files
 from optimum_htp.package.json_files import parse_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_SIDECAR_BYTES, MAX_SMALL_BYTES
@@ -80,6 +80,8 @@ class HtpFile:
             return replace(self.record.tagged(self.model), origin=SIDECAR, name=self.name)
         tags, roots = told_apart(self.model, self._node_tags)
         roots = roots or (self.record.roots if self.record is not None else Roots())
+        if not roots.knows(tags.values()):
+            roots = roots_of_skeletons(self.model)
         if not roots.knows(tags.values()):
             roots = Roots(map(Root, trees_of_nodes(self.model, tags)))
         return TaggedGraph(self.model, tags, roots, "the metadata that its nodes kept", name=self.name)

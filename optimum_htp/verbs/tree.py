@@ -11,7 +11,7 @@ from typing import Any
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
-from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, TagCounts, as_package
+from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, PythonLine, TagCounts, as_package, python_line
 from optimum_htp.reports import Brief, Report, called, numbered
 
 
@@ -26,6 +26,7 @@ class NodeRow:
         operator: Its operator, after its domain if that is not ONNX's.
         source: The evidence that decided its owner.
         call: The index of the owner's call, if the owner ran more than once and one call owns the node.
+        python: The line of the model's code that it comes from, where the file says it.
     """
 
     graph: str
@@ -34,6 +35,12 @@ class NodeRow:
     operator: str
     source: str
     call: int | None
+    python: PythonLine | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The node as JSON has it."""
+        facts = {name: getattr(self, name) for name in ("graph", "id", "name", "operator", "source", "call")}
+        return {**facts, "python": self.python.to_dict() if self.python is not None else None}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,7 +96,7 @@ class ModuleRow(Brief):
         if self.in_model is not None:
             document["in_model"] = self.in_model
         if nodes:
-            document["nodes"] = [asdict(node) for node in self.nodes]
+            document["nodes"] = [node.to_dict() for node in self.nodes]
         return document
 
 
@@ -127,7 +134,7 @@ class FileTree(Brief):
             "modules": [row.to_dict(nodes=nodes) for row in self.rows],
         }
         if nodes:
-            document["unresolved"] = [asdict(node) for node in self.unresolved]
+            document["unresolved"] = [node.to_dict() for node in self.unresolved]
         return document
 
 
@@ -225,7 +232,7 @@ def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
     unresolved: list[NodeRow] = []
     for (graph, index), node in file.model.nodes():
         tag = file.tags.get((graph, index), NodeTag("/", "unresolved"))
-        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call)
+        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python_line(node))
         (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
     return tagged, unresolved
 

@@ -26,17 +26,24 @@ _NEAR_DB = 3.0  # calls that are no farther apart are shown as one: half a bit
 
 
 def comparison_page(
-    report: CompareReport, *, top: int = 20, every: bool = False, metric: str = "sqnr", expand: bool = False
+    report: CompareReport,
+    *,
+    top: int = 20,
+    every: bool = False,
+    metric: str = "sqnr",
+    expand: bool = False,
+    source: bool = False,
 ) -> Iterator[Block]:
     """A table for each file: of all calls (`every`), or of `top` that add most if not all is well, else of a few.
 
-    Calls of several layers that are as far off are one row, unless it is to `expand`.
+    Calls of several layers that are as far off are one row, unless it is to `expand`. `source` shows the lines of Python
+    that they come from.
     """
     for part in report.parts:
         yield heading(_heading(part))
         rows = _rows(part, top=top, every=every, expand=expand)
         if rows:
-            yield _table(part, rows, metric)
+            yield _table(part, rows, metric, source=source)
         shown = sum(row.count for row in rows)
         measured = [call for call in part.calls if call.own is not None]
         if len(measured) > shown and not every:
@@ -87,6 +94,8 @@ def _proof(part: PartComparison) -> Iterator[str]:
         usual = f"sound {part.precision} work has {_decibel(culprit.expected_sqnr_db)} or more"
         yield f"{_name(culprit.row)} adds an error of {_decibel(culprit.own.sqnr_db)} SQNR by itself; {usual}"
         yield f"  with its work put right, and all else as it is, the outputs are {_off(culprit)}"
+        if culprit.row.python is not None:
+            yield f"  it comes from {culprit.row.python.place}, in {culprit.row.python.function}"
     if len(part.culprits) > 1 and part.output_error_without_all is not None:
         yield f"with all of them put right the outputs are off by {part.output_error_without_all:.1e}"
     if part.carriers:
@@ -156,17 +165,19 @@ def _columns(metric: str) -> tuple[Column, ...]:
         Column("call", number=True),
         Column("class", spare=1),
         Column("remark"),
+        Column("python", spare=2),
+        Column("line", spare=3),
     )
 
 
-def _table(part: PartComparison, rows: Sequence[Folded[CallComparison]], metric: str) -> Table:
-    """The table, without the columns of calls and remarks where there are none."""
-    lines = [_line(part, row, metric) for row in rows]
+def _table(part: PartComparison, rows: Sequence[Folded[CallComparison]], metric: str, *, source: bool) -> Table:
+    """The table, without the columns of calls, remarks and Python where there are none."""
+    lines = [_line(part, row, metric, source=source) for row in rows]
     columns = _columns(metric)
     kept = [
         i
         for i, column in enumerate(columns)
-        if column.title not in ("call", "remark") or any(line.cells[i] for line in lines)
+        if column.title not in ("call", "remark", "python", "line") or any(line.cells[i] for line in lines)
     ]
     return Table(
         tuple(columns[index] for index in kept),
@@ -174,7 +185,7 @@ def _table(part: PartComparison, rows: Sequence[Folded[CallComparison]], metric:
     )
 
 
-def _line(part: PartComparison, row: Folded[CallComparison], metric: str) -> Row:
+def _line(part: PartComparison, row: Folded[CallComparison], metric: str, *, source: bool) -> Row:
     call, wrong = row.first, _is_wrong(part, row.first)
     remark = "wrong" if wrong else call.skipped or ("over" if call.over else "")
     if call.compared_as is not None:
@@ -182,7 +193,10 @@ def _line(part: PartComparison, row: Folded[CallComparison], metric: str) -> Row
     name = row.name + (f", {OPERATIONS}" if call.operations else "")
     which = "" if call.call is None else str(call.call)
     figures = (_worst(each.own for each in row.members), _worst(each.errors for each in row.members))
-    cells = (name, *(_figure(errors, metric) for errors in figures), which, call.class_name, remark)
+    places = {each.python.place: each.python for each in row.members if each.python is not None}
+    python = next(iter(places)) if len(places) == 1 else ""
+    text = (places[python].source() or "") if python and source else ""
+    cells = (name, *(_figure(errors, metric) for errors in figures), which, call.class_name, remark, python, text)
     return Row(cells, count=row.count, style="bad" if wrong else "faint" if figures == (None, None) else "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading
 from optimum_htp.cli.views.folding import Folded, fold_tree, unfolded
@@ -38,12 +38,31 @@ class _Shown:
     cut: int
 
 
-def tree_page(report: TreeReport, *, expand: bool = False) -> Iterator[Block]:
-    """A table for each file, under a heading."""
+def tree_page(report: TreeReport, *, expand: bool = False, source: bool = False) -> Iterator[Block]:
+    """A table for each file, under a heading; `source` shows the lines that nodes come from."""
     for tree in report.files:
         yield heading(_heading(tree))
-        rows = _rows(tree, nodes=report.nodes, expand=expand or report.nodes)
-        yield Table(_WITH_NODES if report.nodes else _COLUMNS, tuple(rows))
+        rows = tuple(_rows(tree, nodes=report.nodes, expand=expand or report.nodes))
+        if report.nodes:
+            rows, lines = _with_python(tree, rows, source=source)
+            yield Table((*_WITH_NODES, *lines), rows)
+        else:
+            yield Table(_COLUMNS, rows)
+
+
+def _with_python(tree: FileTree, rows: tuple[Row, ...], *, source: bool) -> tuple[tuple[Row, ...], tuple[Column, ...]]:
+    """The rows with the lines of Python that nodes come from, and the columns for these, if the file says any."""
+    nodes = iter([node for row in tree.rows for node in row.nodes] + list(tree.unresolved))
+    of_rows = [next(nodes) if row.leaf else None for row in rows]
+    lines = [node.python if node is not None else None for node in of_rows]
+    if not any(lines):
+        return rows, ()
+    texts = [[line.place if line is not None else ""] for line in lines]
+    if source:
+        for cells, line in zip(texts, lines, strict=True):
+            cells.append((line.source() or "") if line is not None else "")
+    widened = tuple(replace(row, cells=(*row.cells, *cells)) for row, cells in zip(rows, texts, strict=True))
+    return widened, (Column("python"), *((Column("line"),) if source else ()))
 
 
 def evidence_text(by_source: dict[str, int]) -> str:

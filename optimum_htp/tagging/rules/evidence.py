@@ -92,7 +92,14 @@ class Evidence:
         index = None
         if owner.call is not None and tree.module(owner.path).calls > 1:
             index = self.trace.calls[owner.call].index
-        return NodeTag(tree.tag(owner.path), self.sources[key], index)
+        origins = self._origins(key) if self.sources[key] == "scope" else ()
+        return NodeTag(tree.tag(owner.path), "fused" if origins else self.sources[key], index, origins)
+
+    def _origins(self, key: NodeKey) -> tuple[str, ...]:
+        """The tags of the modules whose work the exporter put into one node; empty if it is that of one."""
+        calls = self.trace.calls
+        tags = dict.fromkeys(self.trace.tree.tag(calls[number].path) for number in self.trace.made.get(key, ()))
+        return tuple(tags) if len(tags) > 1 else ()
 
     def _producers(self, key: NodeKey) -> Iterator[NodeKey]:
         """The producers of what a node consumes, and of what its bodies return."""

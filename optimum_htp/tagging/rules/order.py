@@ -26,8 +26,16 @@ from optimum_htp.tagging.rules.weights import read_weights
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
 
+def by_call(key: NodeKey, evidence: Evidence) -> Owner | None:
+    """The call that the node was made in, in the program that it was exported from; of several what is around them."""
+    calls = evidence.trace.calls
+    return evidence.common(Owner(calls[number].path, number) for number in evidence.trace.made.get(key, ()))
+
+
 def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The module that torch's metadata names; which call of it is not written there."""
+    if key in evidence.trace.made:
+        return None
     path = named_module(evidence.nodes[key], evidence.trace.tree)
     return Owner(path) if path is not None else None
 
@@ -89,6 +97,7 @@ def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
 _Rules = tuple[tuple[str, Callable[[NodeKey, Evidence], Owner | None]], ...]
 
 RULES: _Rules = (
+    ("scope", by_call),
     ("metadata", by_metadata),
     ("scope", by_scope),
     ("parameter", by_parameter),
@@ -108,15 +117,18 @@ def tag_model(
     `distinct` is what the values of stored tensors say, for nodes with names that say nothing: see `read_weights`.
     """
     evidence = Evidence(model, trace)
-    evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
-    if not trace.scopes:
+    if trace.made:  # what is not there was made in no call
+        evidence.doubtful.update(key for key, numbers in trace.made.items() if not numbers)
+    else:
+        evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
+    if not trace.scopes and not trace.made:
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
         if not has_scopes(model) and not any(NAME_SCOPES in node.metadata for node in evidence.nodes.values()):
             evidence.weighed = read_weights(model, trace, distinct)
             # What a proven node reads may have been made anywhere: a constant may be the argument of a call.
             evidence.doubtful.update(evidence.nodes)
-    elif not trace.scripted:
+    elif trace.scopes and not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))
     for key in reversed(evidence.nodes):

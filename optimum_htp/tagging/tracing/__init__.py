@@ -12,13 +12,17 @@ A scripted function (`torch.jit.script`) is traced as one call, which does have 
 inlined has none. Its call is put between two marks, and what is between them after the inlining gets the marks' scope:
 one whose name has no `::`, which the exporter skips when it names the nodes.
 
+The dynamo exporter keeps a stack of the modules that run, and copies it to each operation. There the hook notes which
+call is on top of it; what is made of an operation has that call.
+
 Except for the tags themselves, the file is byte for byte what it would be without the tap.
 
 | where | what |
 |---|---|
 | `tap` | the wrapper around `torch.onnx.export` |
 | `recorder` | the hooks that record the module calls of one export |
-| `torchscript` | all that is private to torch, and what happens if it is gone |
+| `torchscript` | all that is private to torch's TorchScript exporter, and what happens if it is gone |
+| `dynamo` | the same of its dynamo exporter |
 | `modules` | what is known of a model without running it |
 | `trace` | the trace as data |
 """

@@ -51,7 +51,7 @@ class NumberedScopes:
     def __exit__(self, *_: object) -> None:
         self._passes.close()
 
-    def begin(self, module: torch.nn.Module, number: int) -> None:
+    def begin(self, module: torch.nn.Module, number: int, _: object = None) -> None:
         """Puts a number on the scope that torch is about to push for a call of a module."""
         import torch
 
@@ -59,6 +59,9 @@ class NumberedScopes:
         scope = scopes.get(module)
         if isinstance(scope, str) and "::" in scope:
             scopes[module] = f"{_CALL_MARK}{number}::{scope.split('::', 1)[1]}"
+
+    def forget(self, first: int) -> None:
+        """The calls from a number on don't count: the exporter starts over, with a graph that has new numbers."""
 
     def end(self, number: int) -> None:
         """Puts each scripted function that was called in a call that just ended between two marks with its number."""

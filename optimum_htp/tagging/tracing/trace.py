@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optimum_htp.hierarchy import CallTree, ModulePath, ModuleTree, Root
+from optimum_htp.hierarchy import CallTree, ModulePath, ModuleTree, NodeKey, Root
 from optimum_htp.onnxfile import OnnxModel
 
 
@@ -15,6 +15,9 @@ class ModuleTrace:
 
     calls: CallTree  # empty if the model did not run
     scopes: dict[str, int] = field(default_factory=dict)  # the number of the call that made a value, by name
+    # The numbers of the calls that made a node, from the dynamo exporter: several where its optimizer made one of many,
+    # none where it can't be told.
+    made: dict[NodeKey, tuple[int, ...]] = field(default_factory=dict)
     scripted: bool = True  # whether `scopes` covers values created in scripted functions
     # Who holds a parameter or buffer, by its name in the root's state dict; and, where several modules do, all of them.
     tensors: dict[str, ModulePath] = field(default_factory=dict)

@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from optimum_htp.models import Errors, computes_in, off_by, random_operators, worst_errors
+from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.package import PythonLine, lines_by_output
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
@@ -81,7 +83,7 @@ def compare_graph(
     verdict = settled(verdict, forgotten, certain, graph)
     running = running_errors(ports)
     whole = whole_errors(ports)
-    calls = _Calls(ports, running, rows, whole, tolerance)
+    calls = _Calls(ports, running, rows, whole, tolerance, tagged.model)
 
     def culprit(blame: Blame) -> Culprit:
         row = blame.rows[0]
@@ -128,6 +130,7 @@ class _Calls:
         rows: Sequence[Row],
         whole: Mapping[int, Errors],
         tolerance: float,
+        model: OnnxModel,
     ) -> None:
         self._ports = ports
         self._graph = ports.graph
@@ -135,6 +138,7 @@ class _Calls:
         self._rows = {(row.call, row.operations): row for row in rows}
         self._whole = whole
         self._tolerance = tolerance
+        self._lines = lines_by_output(model)
 
     def all(self) -> tuple[CallComparison, ...]:
         """All calls that have nodes or a tensor, each followed by its operations."""
@@ -156,6 +160,7 @@ class _Calls:
             operations=True,
             nodes=len(row.nodes),
             tensors=tuple(dict.fromkeys(port.tensor for port in row.errors)),
+            python=self._line(row.errors),
             own=row.worst,
             evidence=self._evidence(row.errors),
         )
@@ -181,6 +186,7 @@ class _Calls:
             **self._identity(number),
             nodes=len(self._graph.nodes.get(number, ())),
             tensors=tuple(dict.fromkeys(port.tensor for port in running)),
+            python=self._line(running),
             own=own,
             errors=errors,
             over=errors is not None and off_by(errors, self._ports.precision) > self._tolerance,
@@ -188,6 +194,10 @@ class _Calls:
             skipped=None if errors is not None else self._why_not(number),
             compared_as=None if compared_as is None else self._graph.calls[compared_as].path,
         )
+
+    def _line(self, ports: Iterable[Port]) -> PythonLine | None:
+        """The line that the first of some tensors comes from, of which one is known."""
+        return next((self._lines[port.tensor] for port in ports if port.tensor in self._lines), None)
 
     def _why_not(self, number: int) -> str:
         if number in self._graph.hidden:

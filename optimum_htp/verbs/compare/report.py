@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from optimum_htp.models import Errors, finite, off_by
+from optimum_htp.package import PythonLine
 from optimum_htp.reports import Brief, Report, called, numbered
 
 FOREIGN = "most modules differ, as if the weights were another model's: is the reference what this was made from?"
@@ -36,6 +37,7 @@ class CallComparison:
         skipped: Why it was not compared; None if it was.
         compared_as: The path of the module whose output this one's tensor was compared with, if that was folded into
             it: a BatchNorm after a convolution.
+        python: The line of the model's code that the tensor comes from, where the file says it.
     """
 
     order: int
@@ -52,6 +54,7 @@ class CallComparison:
     evidence: str | None = None
     skipped: str | None = None
     compared_as: str | None = None
+    python: PythonLine | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,6 +85,7 @@ class CallComparison:
             "evidence": self.evidence,
             "not_compared": self.skipped,
             "compared_as": self.compared_as,
+            "python": self.python.to_dict() if self.python is not None else None,
         }
 
 

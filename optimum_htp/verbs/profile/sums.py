@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, split_tag, tag_ancestors, tag_class, tag_module_path
+from optimum_htp.package import lines_by_output
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Run
@@ -68,6 +69,7 @@ class PhaseSums:
         self._unattributed = new()
         self._all = new()
         self._joiner, self._tags = joiner, tags
+        self._lines = lines_by_output(tagged.model)
         self._timelines = [
             tuple(self._add(index, run, event, key) for event, key in joiner.join(nest(run.events)))
             for index, run in enumerate(runs)
@@ -135,6 +137,7 @@ class PhaseSums:
                 call=tag.call if tag is not None else None,
                 kernels=total.kernels,
                 time=total.time,
+                python=next((self._lines[name] for name in node.outputs if name in self._lines), None),
             )
 
     def _modules(self) -> Iterator[ModuleTime]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
+from optimum_htp.package import PythonLine
 from optimum_htp.reports import Brief, called
 
 
@@ -159,6 +160,7 @@ class NodeTime:
         call: The module's call, where it ran more than once.
         kernels: How often it ran in one run.
         time: Its time.
+        python: The line of the model's code that it comes from, where the file says it.
     """
 
     node: str
@@ -169,6 +171,7 @@ class NodeTime:
     call: int | None
     kernels: int
     time: Microseconds
+    python: PythonLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +317,7 @@ def _document(
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, (Microseconds, OpTime)):
+    if isinstance(value, (Microseconds, OpTime, PythonLine)):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {name: _json(item) for name, item in value.items()}
