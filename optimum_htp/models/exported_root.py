@@ -11,7 +11,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree
 from optimum_htp.models.torch_source import tensor_shapes
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.tagging import NAME_SCOPES, ModuleTrace, ScopeFit, fit_scopes, in_doubt, parameter_name, static_trace
+from optimum_htp.tagging import ModuleTrace, ScopeFit, Statements, fit_scopes, parameter_name, statements, static_trace
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +46,12 @@ def choose_root(
 
     It is the first candidate with all weights that the graph names and a module for every scope, else the one with most.
     """
-    named = _named_weights(model)
+    named, said = _named_weights(model), statements(model)
     best: ExportedRoot | None = None
     whole: torch.nn.Module | None = None
     for candidate in candidates:
         whole = candidate if whole is None else whole
-        root = _best_part(model, candidate, named)
+        root = _best_part(model, candidate, named, said)
         if root is None:
             continue
         if best is None or root.rank > best.rank:
@@ -89,7 +89,9 @@ def _named_weights(model: OnnxModel) -> dict[str, tuple[int, ...]]:
     return named
 
 
-def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]]) -> ExportedRoot | None:
+def _best_part(
+    model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]], said: Statements
+) -> ExportedRoot | None:
     """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous."""
     shapes = tensor_shapes(whole)
     explained: Counter[str] = Counter()
@@ -100,7 +102,7 @@ def _best_part(model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tup
                 explained[".".join(parts[:length])] += 1
     most = max(explained.values(), default=0)
     places = [place for place, count in explained.items() if count == most] or [""]
-    roots = [_root(model, whole, place, named, shapes) for place in places]
+    roots = [_root(model, whole, place, named, said, shapes) for place in places]
     roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]
     rank = (first.fit.unread, first.coverage)
@@ -114,6 +116,7 @@ def _root(
     whole: torch.nn.Module,
     place: str,
     named: Mapping[str, tuple[int, ...]],
+    said: Statements,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> ExportedRoot:
     own = {name: shapes.get(f"{place}.{name}" if place else name) for name in named}
@@ -121,7 +124,7 @@ def _root(
     contradicted = sum(own[name] not in (None, shape) for name, shape in named.items())
     trace = static_trace(whole.get_submodule(place))
     coverage = explained / max(len(trace.tensors), 1)
-    doubts = [in_doubt(node, trace.tree) for _, node in model.nodes() if NAME_SCOPES in node.metadata]
+    doubts = [one.path(trace.tree) is None for one in said.made.values()]
     fit = fit_scopes(model, trace)
     return ExportedRoot(trace, place, explained, contradicted, coverage, fit, doubts.count(False), doubts.count(True))
 

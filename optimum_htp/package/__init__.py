@@ -12,6 +12,7 @@
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
 | `export_metadata.json` | `sidecar/` |
+| the components that `export.json` names, and how caches are called | `components` |
 | config, tokenizer and processor files, custom code | `configs` |
 | write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
 | links, and what may be copied | `links` |
@@ -31,6 +32,7 @@ from optimum_htp.package.archive import (
     names_problem,
     read_packed,
 )
+from optimum_htp.package.components import EXPORT_MANIFEST, Component, Components, cache_leaf
 from optimum_htp.package.configs import (
     CONFIG,
     GENERATION_CONFIG,

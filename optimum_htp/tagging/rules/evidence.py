@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optimum_htp.hierarchy import ModulePath, NodeKey, NodeTag
@@ -29,6 +29,7 @@ class Evidence:
         self.nodes.update(_bodies_first("", model.graph))
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
+        self.stated: Mapping[NodeKey, ModulePath] = {}  # by the metadata of nodes, as far as it is believed
         self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
         self.weighed: dict[NodeKey, Owner] = {}  # by the names of weights; empty where nodes have scopes
         # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.

@@ -20,15 +20,16 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
-from optimum_htp.tagging.rules.metadata import NAME_SCOPES, in_doubt, named_module
+from optimum_htp.tagging.rules.metadata import statements
 from optimum_htp.tagging.rules.node_names import has_scopes, read_names, scripted_nodes
+from optimum_htp.tagging.rules.statements import believed
 from optimum_htp.tagging.rules.weights import read_weights
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
 
 def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The module that torch's metadata names; which call of it is not written there."""
-    path = named_module(evidence.nodes[key], evidence.trace.tree)
+    path = evidence.stated.get(key)
     return Owner(path) if path is not None else None
 
 
@@ -103,15 +104,18 @@ LAST_RULES: _Rules = (("dataflow", by_producers),)
 def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     """Tags every node of a graph as the exporter left it, bodies and functions too; unresolved ones as the root's."""
     evidence = Evidence(model, trace)
-    evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
-    if not trace.scopes:
+    said = statements(model)
+    heard = believed(model, trace, said)
+    evidence.stated = heard.paths
+    evidence.doubtful.update(heard.doubtful)
+    if not trace.scopes and (has_scopes(model) or not said):
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
-        if not has_scopes(model) and not any(NAME_SCOPES in node.metadata for node in evidence.nodes.values()):
+        if not has_scopes(model) and not said:
             evidence.weighed = read_weights(model, trace)
             # What a proven node reads may have been made anywhere: a constant may be the argument of a call.
             evidence.doubtful.update(evidence.nodes)
-    elif not trace.scripted:
+    elif trace.scopes and not trace.scripted:
         unscoped = {key: node for key, node in evidence.nodes.items() if trace.scopes.keys().isdisjoint(node.outputs)}
         evidence.doubtful.update(scripted_nodes(unscoped))
     for key in reversed(evidence.nodes):
