@@ -20,7 +20,7 @@ from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
 from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
-from optimum_htp.package import read_config
+from optimum_htp.package import cache_leaf, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +41,16 @@ class ModelSource:
 
     def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
         """Writes config, generation config, tokenizer and processor, as Optimum does. Raises PackageError."""
-        from optimum.utils.save_utils import maybe_save_preprocessors
         from transformers import GenerationConfig
 
         _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
         with only_libraries(self.directory, trust_remote_code=trust_remote_code, library=""):
             if (self.directory / "generation_config.json").is_file():
                 GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
+            try:
+                from optimum.utils.save_utils import maybe_save_preprocessors
+            except ImportError:  # then `complete_package` copies their files
+                return
             maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
 
 
@@ -85,7 +88,7 @@ def load_source_of(
     trust_remote_code: bool = False,
 ) -> SourceModel:
     """As `load_source_model`, for the task (see `source_facts`) and in the type that ONNX files were exported with."""
-    with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
+    with_past = any(cache_leaf(value.name) is not None for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
     options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
     return load_source_model(

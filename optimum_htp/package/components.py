@@ -67,6 +67,12 @@ class Components(tuple[Component, ...]):
         return None
 
 
+def with_architectures(config: Mapping[str, Any], components: Components) -> dict[str, Any]:
+    """A config with the classes that were exported, where it names none: `save_pretrained` writes them, not the export."""
+    named = [component.architecture for component in components if component.architecture is not None]
+    return {"architectures": list(dict.fromkeys(named)), **config} if named else dict(config)
+
+
 def parse_components(content: bytes, *, where: str) -> Components:
     """The components that an `export.json` names; none if that is another tool's file, or of another format.
 

@@ -14,7 +14,13 @@ from optimum_htp.errors import HtpError, PackageError, unknown_name
 from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
-from optimum_htp.package.components import EXPORT_MANIFEST, Components, cache_leaf, parse_components
+from optimum_htp.package.components import (
+    EXPORT_MANIFEST,
+    Components,
+    cache_leaf,
+    parse_components,
+    with_architectures,
+)
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
 from optimum_htp.package.copies import told_apart
 from optimum_htp.package.directories import visible_files
@@ -149,6 +155,9 @@ class HtpPackage:
         self.packed = self._packed() if self.path.is_file() else None
         self.sidecar = self._unless_broken(SIDECAR, self._read_sidecar)
         self.components = self._unless_broken(EXPORT_MANIFEST, self._read_components) or Components()
+        stages = [component.file for component in self.components]  # before those that it does not name
+        for name in sorted(self.files, key=lambda name: stages.index(name) if name in stages else len(stages)):
+            self.files[name] = self.files.pop(name)
         records = self.sidecar.files if self.sidecar is not None else {}
         for name, file in self.files.items():
             file.record = records.get(name if self.packed is None else self.packed.onnx_name)
@@ -249,7 +258,7 @@ class HtpPackage:
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
         if isinstance(task, str) and task != "auto":
             return task
-        task = task_of(self.config or {})
+        task = task_of(with_architectures(self.config or {}, self.components))
         readable = (file for name, file in self.files.items() if name not in self.problems)
         inputs = (value.name for file in readable for value in file.model.graph.inputs)
         cached = task == "text-generation" and any(cache_leaf(name) is not None for name in inputs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import split_tag
 from optimum_htp.models import SourceModel, check_model_name, find_parts, load_source_model, source_facts
-from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
+from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, cache_leaf, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
 from optimum_htp.verbs.params.initializers import TaggedInitializer, initializer_values, tagged_initializers
@@ -110,7 +110,7 @@ def _source(
     facts = source_facts(
         package.sidecar.source if package.sidecar is not None else {},
         [tree.root for graph in graphs for tree in graph.trees],
-        with_past=any(name.startswith("past_key_values") for name in inputs),
+        with_past=any(cache_leaf(name) is not None for name in inputs),
     )
     return load_source_model(model, **facts, trust_remote_code=trust_remote_code)
 
