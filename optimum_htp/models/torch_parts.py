@@ -44,7 +44,7 @@ class Part:
     name: str  # Optimum's name for the part
     file: str  # by its path in the package
     module: Any
-    onnx_config: Any  # Optimum's export config of it
+    onnx_config: Any  # Optimum's export config of it; None where Optimum has no part in it
     branch: bool | None = None  # of a merged decoder: whether it is the one with past key values
 
     @property
@@ -56,6 +56,12 @@ class Part:
     def input_names(self) -> list[str]:
         """What Optimum calls its inputs in a file."""
         return [value.name for value in _inputs(self.onnx_config)] + ["use_cache_branch"] * (self.branch is not None)
+
+    def run(
+        self, input_names: Collection[str], *, shapes: Mapping[str, int], given: Mapping[str, Array] | None, seed: int
+    ) -> Example:
+        """Runs a part of which Optimum knows nothing, as `run_reference` does."""
+        raise NotImplementedError(self.name)
 
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
@@ -230,6 +236,8 @@ def run_reference(
     """
     import torch
 
+    if part.onnx_config is None:
+        return part.run(input_names, shapes=shapes, given=given, seed=seed)
     onnx_config = part.onnx_config
     with same_random_numbers(seed):
         made = _within_config(_generated(onnx_config, shapes), part.module)
