@@ -7,7 +7,7 @@ Optimum has no part in them. The arguments of a module are known by the names of
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,39 @@ class ComponentPart(Part):
         )
 
 
+def load_component_model(
+    package: HtpPackage,
+    files: Iterable[HtpFile],
+    name: str,
+    *,
+    task: str | None = None,
+    trust_remote_code: bool = False,
+) -> SourceModel:
+    """Loads the source model of a package of components, in the type of some files. Raises PackageError if it can't."""
+    check_model_name(name)
+    import torch
+    import transformers
+
+    dtype = weights_dtype(file.model for file in files)
+    revision = recorded_revision(name, package.sidecar.source if package.sidecar is not None else {})
+    named = [component.architecture for component in reversed(package.components)]  # the last does the least by itself
+    classes = [cls for each in named if each and isinstance(cls := getattr(transformers, each, None), type)]
+    loader: Any = classes[0] if classes else transformers.AutoModel
+    try:
+        with only_libraries(name, trust_remote_code=trust_remote_code, library="transformers", revision=revision):
+            model = loader.from_pretrained(
+                name,
+                revision=revision or "main",
+                dtype=getattr(torch, _DTYPES.get(dtype, "float32")),
+                trust_remote_code=trust_remote_code,
+            )
+    except PackageError:
+        raise
+    except Exception as error:  # transformers and the Hub's client raise errors of many kinds
+        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
+    return SourceModel(model.eval(), task or package.task or "", "transformers", name, dtype, [])
+
+
 def load_components(
     package: HtpPackage,
     files: Mapping[str, HtpFile],
@@ -74,49 +107,20 @@ def load_components(
         PackageError: The model can't be loaded, or has not the modules that were exported.
         HtpError: The installed transformers has no exporters.
     """
-    check_model_name(name)
     if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("transformers.exporters") is None:
         raise HtpError(
             f"{package.path}: transformers 5 exported it, and comparing it with PyTorch takes that: pip install "
             "'transformers>=5', or give another package of the same model to compare with: --reference OTHER"
         )
-    components = {file: component for file in files if (component := package.components.of_file(file)) is not None}
-    dtype = weights_dtype(file.model for file in files.values())
-    recorded = package.sidecar.source if package.sidecar is not None else {}
-    revision = recorded_revision(name, recorded)
-    model = _loaded(package, name, dtype, revision=revision, trust_remote_code=trust_remote_code)
-    source = SourceModel(model, task or package.task or "", "transformers", name, dtype, [])
-    config = package.config or {}
-    parts: list[Part] = [
-        ComponentPart(
-            component.name, file, _module(model, component, name), None, config=config, model=files[file].model
-        )
-        for file, component in components.items()
-    ]
+    source = load_component_model(package, files.values(), name, task=task, trust_remote_code=trust_remote_code)
+    parts: list[Part] = []
+    for file, opened in files.items():
+        component = package.components.of_file(file)
+        if component is not None:
+            module = _module(source.model, component, name)
+            config = package.config or {}
+            parts.append(ComponentPart(component.name, file, module, None, config=config, model=opened.model))
     return source, parts
-
-
-def _loaded(package: HtpPackage, name: str, dtype: str, *, revision: str | None, trust_remote_code: bool) -> Any:
-    import torch
-    import transformers
-
-    named = [component.architecture for component in reversed(package.components)]
-    classes = [cls for each in named if each and isinstance(cls := getattr(transformers, each, None), type)]
-    try:
-        trusted = only_libraries(name, trust_remote_code=trust_remote_code, library="transformers", revision=revision)
-        with trusted:
-            loader: Any = classes[0] if classes else transformers.AutoModel
-            model = loader.from_pretrained(
-                name,
-                revision=revision or "main",
-                dtype=getattr(torch, _DTYPES[dtype]),
-                trust_remote_code=trust_remote_code,
-            )
-    except PackageError:
-        raise
-    except Exception as error:  # transformers and the Hub's client raise errors of many kinds
-        raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
-    return model.eval()
 
 
 def _module(model: Any, component: Component, name: str) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, reason
+from optimum_htp.errors import HtpError, needing_optimum, reason
 from optimum_htp.hierarchy import escape_name
 from optimum_htp.models.inputs import array_values, graph_inputs
 from optimum_htp.models.measures import Array
@@ -164,9 +164,10 @@ def _model_type(config: Any) -> str | None:
 
 def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
     """The modules that Optimum exports to a file each, with their export configs."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
-    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
-    from optimum.exporters.tasks import TasksManager
+    with needing_optimum("running what Optimum exported in PyTorch"):
+        import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+        from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
+        from optimum.exporters.tasks import TasksManager
 
     config = source.model.config
     kind = _model_type(config)
@@ -360,7 +361,8 @@ def dummy_inputs(
     config: Any, *, task: str, library: str, shapes: Mapping[str, int], directory: str | Path
 ) -> dict[str, Any]:
     """Torch tensors for a whole model; sizes by Optimum's names, the task without `-with-past`. Raises HtpError."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+    with needing_optimum("making inputs of a whole model"):
+        import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
     from optimum.utils.save_utils import maybe_load_preprocessors
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from optimum_htp.errors import PackageError, reason
+from optimum_htp.errors import PackageError, needing_optimum, reason
 from optimum_htp.hierarchy import ModuleInfo
 from optimum_htp.models.claims import GraphSize, TooManyModulesError
 from optimum_htp.models.hub_cache import check_model_name, local_directory, snapshot_directory, source_files
@@ -88,6 +88,8 @@ def load_source_of(
     trust_remote_code: bool = False,
 ) -> SourceModel:
     """As `load_source_model`, for the task (see `source_facts`) and in the type that ONNX files were exported with."""
+    with needing_optimum(f"loading {name}"):
+        import optimum.exporters.tasks  # noqa: F401
     with_past = any(cache_leaf(value.name) is not None for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
     options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
@@ -155,8 +157,10 @@ def load_source_model(
     """
     check_model_name(model)
     import torch
-    from optimum.exporters.tasks import TasksManager
-    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    with needing_optimum(f"loading {model}"):
+        from optimum.exporters.tasks import TasksManager
+        from optimum.utils.save_utils import maybe_load_preprocessors
 
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     name = str(model)

@@ -12,9 +12,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, needing_optimum
 from optimum_htp.hierarchy import split_tag
-from optimum_htp.models import SourceModel, check_model_name, find_parts, load_source_model, source_facts
+from optimum_htp.models import (
+    SourceModel,
+    check_model_name,
+    find_parts,
+    load_component_model,
+    load_source_model,
+    source_facts,
+)
 from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, cache_leaf, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
@@ -106,7 +113,11 @@ def _source(
     trust_remote_code: bool,
 ) -> SourceModel:
     """The model that a package was exported from, in PyTorch."""
+    if package.components:
+        return load_component_model(package, files, str(model), trust_remote_code=trust_remote_code)
     inputs = (value.name for chosen in files for value in chosen.model.graph.inputs)
+    with needing_optimum(f"loading {model}"):
+        import optimum.exporters.tasks  # noqa: F401
     facts = source_facts(
         package.sidecar.source if package.sidecar is not None else {},
         [tree.root for graph in graphs for tree in graph.trees],

@@ -93,9 +93,10 @@ class _Run:
             )
         except PackageError as error:
             return self._load_singly(error)
-        except ImportError as error:
-            needs = "Optimum's classes load it: pip install optimum-onnx[onnxruntime]"
-            return SKIPPED, f"{needs} ({reason(error)})", ""
+        except HtpError as error:
+            if isinstance(error.__cause__, ImportError):
+                return SKIPPED, str(error), ""
+            return FAILED, str(error), ""
         except Exception as error:  # whatever Optimum, transformers or ONNX Runtime raise
             return FAILED, f"it can't be loaded: {out_of_memory(error) or reason(error)}", ""
         return OK, f"loaded as {type(self.model).__name__}", ""
