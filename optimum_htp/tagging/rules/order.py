@@ -20,6 +20,7 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
+from optimum_htp.tagging.rules.fusions import fused_origins
 from optimum_htp.tagging.rules.metadata import statements
 from optimum_htp.tagging.rules.node_names import has_scopes, read_names, scripted_nodes
 from optimum_htp.tagging.rules.statements import believed
@@ -71,7 +72,11 @@ def by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
     if key in evidence.doubtful or evidence.consumers_in_doubt(key):
         evidence.doubtful.add(key)
         return None
-    return evidence.common(evidence.consumer_owners(key))
+    owner = evidence.common(evidence.consumer_owners(key))
+    if owner is not None and evidence.stated and evidence.weighs(key) and not evidence.contains_others(owner.path):
+        # A tool's product, whose weights are another module's than an activation's that reads it.
+        return Owner(evidence.trace.tree.lowest_common([owner.path, owner.path[:-1]]))
+    return owner
 
 
 def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
@@ -123,7 +128,12 @@ def tag_model(model: OnnxModel, trace: ModuleTrace) -> dict[NodeKey, NodeTag]:
     for key in evidence.nodes:
         if key not in evidence.owners:
             _decide(key, LAST_RULES, evidence)
-    return {key: evidence.node_tag(key) for key in evidence.nodes}
+    tags = {key: evidence.node_tag(key) for key in evidence.nodes}
+    if heard.paths and not trace.calls:
+        for key, paths in fused_origins(model, evidence).items():
+            origins = tuple(map(trace.tree.tag, paths))
+            tags[key] = NodeTag(trace.tree.tag(trace.tree.lowest_common(paths)), "fused", None, origins)
+    return tags
 
 
 def tag_export(export: ExportTrace) -> TaggedGraph:

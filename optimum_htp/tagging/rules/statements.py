@@ -96,7 +96,9 @@ def _readers_of_others(
     found: set[NodeKey] = set()
     decided: dict[tuple[tuple[str, ...], str], bool] = {}
     for key, node in model.nodes():
-        for name in node.inputs if key in paths else ():
+        if key not in paths or node.domain == "com.microsoft":  # a fusion, which does the work of others too
+            continue
+        for name in node.inputs:
             if name not in stored or name not in trace.tensors:
                 continue
             case = (made[key].scopes, name)
