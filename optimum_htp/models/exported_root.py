@@ -56,7 +56,8 @@ def choose_root(
             continue
         if best is None or root.rank > best.rank:
             best = root
-        if best.explained == len(named) and not best.fit.unread and not best.strangers:
+        is_all_its_own = best.explained == len(named) and not best.fit.unread
+        if (is_all_its_own or best.spoken_for) and not best.strangers:
             break
     if whole is None:
         raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")

@@ -213,12 +213,14 @@ class _Sources:
         advice = f"give the model it was exported from: optimum-cli htp tag {self._package.path} --model MODEL"
         raise PackageError(f"{top}: no config.json says what model {name} is of; {advice}")
 
-    def candidates(self, name: str, *, eager: bool) -> Iterator[torch.nn.Module]:
+    def candidates(self, name: str, *, eager: bool, root_class: str | None = None) -> Iterator[torch.nn.Module]:
         """The models that a file may be an export of, or of a part of, the likeliest first."""
         directory = self.directory(name)
+        component = self._package.components.of_file(name)
+        exported = tuple(filter(None, (root_class, component.architecture if component is not None else None)))
         seen = 0
         for tasks in (False, True):
-            key = (directory, tasks, eager, *self._exported(name))
+            key = (directory, tasks, eager, *exported)
             if key not in self._made:
                 attention, trust = "eager" if eager else None, self._trust_remote_code
                 self._made[key] = list(
@@ -228,7 +230,7 @@ class _Sources:
                         tasks=tasks,
                         attn_implementation=attention,
                         graph=self._graph,
-                        exported=self._exported(name),
+                        exported=exported,
                     )
                 )
             yield from self._made[key][seen:]
@@ -246,7 +248,9 @@ class _Sources:
                 f"{model.path}: what its nodes say of their modules can't be read, or contradicts {_ITSELF}; {_WITHOUT_STATEMENTS}"
             )
         try:
-            match, _ = choose_root(model, self.candidates(name, eager=returns_attentions(model)))
+            match, _ = choose_root(
+                model, self.candidates(name, eager=returns_attentions(model), root_class=said.root_class)
+            )
         except (HtpError, ImportError) as error:  # there is no config or no class for it, or torch is not installed
             logger.info("%s: its modules are known by its nodes alone: %s", name, reason(error))
             return described, ""
@@ -254,11 +258,6 @@ class _Sources:
             logger.info("%s: its nodes name other modules than %s describes", name, self.directory(name) / CONFIG)
             return described, ""
         return match.trace, match.in_model
-
-    def _exported(self, name: str) -> list[str]:
-        """The class of which a file is an export, as `export.json` says."""
-        component = self._package.components.of_file(name)
-        return [component.architecture] if component is not None and component.architecture is not None else []
 
     def place(self, name: str, in_model: str) -> str:
         """Where a module sits in the whole model, which for a component of a pipeline is the pipeline."""
