@@ -22,10 +22,11 @@ from optimum_htp import HtpPackage, compare, diff, extract, pack, profile, proje
 from optimum_htp.cli.main import main
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import instantiate_on_meta, load_source_model
-from optimum_htp.package import Components, cache_leaf
+from optimum_htp.package import cache_leaf
+from optimum_htp.package.components import Components
 from optimum_htp.tagging import CLASS_HIERARCHY, NAME_SCOPES
+from optimum_htp.verbs.validate.component_steps import run_components
 from optimum_htp.verbs.validate.contents import Contents
-from optimum_htp.verbs.validate.steps import run_components
 
 FIXTURES = Path(__file__).parent / "fixtures" / "transformers5"
 pytestmark = pytest.mark.xdist_group("transformers5")
@@ -217,11 +218,10 @@ def test_they_open_everywhere(tagged: Callable[[str], Path], tmp_path: Path) -> 
     assert len(tree(package).files) == 2
     assert select(fused, "*.mlp").files
     assert {file.before for file in diff(fused, plain).files} == {"prefill.onnx", "decode.onnx"}
-    part = extract(plain / "prefill.onnx", "model.layers.0", tmp_path / "part")
-    assert part.outputs
-    packed = pack(tagged("albert"), tmp_path / "albert.onnx")
+    part = extract(plain / "prefill.onnx", "model.layers.0", output=tmp_path / "part")
+    assert part.modules
+    pack(tagged("albert"), tmp_path / "albert.onnx")
     assert HtpPackage(tmp_path / "albert.onnx").task == "text-classification"
-    assert packed
     report = profile(fused, runs=1, warmup=0, batch_size=2, sequence_length=4)
     assert [phase.phase for phase in report.phases] == ["prefill", "decode"]
 

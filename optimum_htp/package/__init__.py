@@ -32,7 +32,7 @@ from optimum_htp.package.archive import (
     names_problem,
     read_packed,
 )
-from optimum_htp.package.components import EXPORT_MANIFEST, Component, Components, cache_leaf, with_architectures
+from optimum_htp.package.components import EXPORT_MANIFEST, Component, cache_leaf, with_architectures
 from optimum_htp.package.configs import (
     CONFIG,
     GENERATION_CONFIG,

@@ -214,12 +214,12 @@ class _Sources:
         raise PackageError(f"{top}: no config.json says what model {name} is of; {advice}")
 
     def candidates(self, name: str, *, eager: bool, root_class: str | None = None) -> Iterator[torch.nn.Module]:
-        """The models that a file may be an export of, or of a part of, the likeliest first."""
+        """The models that a file may be an export of, or of a part of, the likeliest first; of its class, where it says that."""
         directory = self.directory(name)
         component = self._package.components.of_file(name)
         exported = tuple(filter(None, (root_class, component.architecture if component is not None else None)))
         seen = 0
-        for tasks in (False, True):
+        for tasks in (False, True) if root_class is None else (False,):
             key = (directory, tasks, eager, *exported)
             if key not in self._made:
                 attention, trust = "eager" if eager else None, self._trust_remote_code

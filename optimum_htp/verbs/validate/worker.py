@@ -128,7 +128,7 @@ class _Run:
 
     def run(self) -> _Result:
         if self._contents.components and len(self.sessions) == len(self._contents.files):
-            from optimum_htp.verbs.validate.steps import run_components
+            from optimum_htp.verbs.validate.component_steps import run_components
 
             return run_components(self._contents, self.sessions)
         if self.model is None:
