@@ -220,6 +220,7 @@ def test_they_open_everywhere(tagged: Callable[[str], Path], tmp_path: Path) -> 
     assert {file.before for file in diff(fused, plain).files} == {"prefill.onnx", "decode.onnx"}
     part = extract(plain / "prefill.onnx", "model.layers.0", output=tmp_path / "part")
     assert part.modules
+    assert HtpPackage(tmp_path / "part").files
     pack(tagged("albert"), tmp_path / "albert.onnx")
     assert HtpPackage(tmp_path / "albert.onnx").task == "text-classification"
     report = profile(fused, runs=1, warmup=0, batch_size=2, sequence_length=4)
@@ -342,6 +343,32 @@ def test_a_link_out_of_the_package(tmp_path: Path) -> None:
     (package / "model.onnx").symlink_to(tmp_path / "model.onnx")
     with pytest.raises(PackageError, match="leads out of the package"):
         HtpPackage(package)
+
+
+def test_arguments_of_a_module() -> None:
+    """By the names of a graph's inputs, which are the paths of tensors."""
+    import torch
+
+    from optimum_htp.models.component_parts import module_arguments
+
+    keys = [torch.full((1, 2, 3, 4), float(value)) for value in range(4)]
+    halves = {"self_attention_cache": keys[:2], "cross_attention_cache": keys[2:]}
+    given = {
+        "decoder_input_ids": torch.zeros(1, 1),
+        "encoder_outputs.last_hidden_state": torch.ones(1, 2, 3),
+        **{
+            f"input.cache.{half}.layers.0.{name}": tensor
+            for half, tensors in halves.items()
+            for name, tensor in zip(("keys", "values"), tensors, strict=True)
+        },
+    }
+    arguments = module_arguments(given)
+    assert arguments["encoder_outputs"].last_hidden_state is given["encoder_outputs.last_hidden_state"]
+    assert arguments["cache"].cross_attention_cache.layers[0].values.equal(keys[3])
+    assert arguments["cache"].self_attention_cache.layers[0].keys.equal(keys[0])
+    for name in ("input.cache.layers.0.conv_states", "input.cache.layers.1.keys", "cache.other"):
+        with pytest.raises(HtpError, match="the cache has"):
+            module_arguments({name: keys[0]})
 
 
 def test_names_of_caches() -> None:

@@ -51,7 +51,7 @@ class ComponentPart(Part):
         made = given or make_inputs(self.model, self.config, sizes=sizes, phase=phase, varied=False, seed=seed)
         tensors = {name: torch.from_numpy(array) for name, array in made.items()}
         with same_random_numbers(seed), torch.inference_mode():
-            answer = self.module(**_arguments(tensors, self.module))
+            answer = self.module(**module_arguments(tensors))
         returned = {path: as_array(tensor) for path, tensor in get_leaf_tensors(answer).items()}
         outputs = {value.name: returned.get(value.name.removeprefix("output.")) for value in self.model.graph.outputs}
         return Example(
@@ -137,7 +137,7 @@ def _module(model: Any, component: Component, name: str) -> Any:
     return found[0]
 
 
-def _arguments(tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:
+def module_arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """What a module takes, by the paths of tensors in it. Raises HtpError for caches of other kinds than those that grow."""
     arguments: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
@@ -153,10 +153,10 @@ def _arguments(tensors: Mapping[str, Any], module: Any) -> dict[str, Any]:
     from transformers.modeling_outputs import BaseModelOutput
 
     arguments |= {name: BaseModelOutput(**leaves) for name, leaves in nested.items()}
-    return arguments | {name: _cache(leaves, module) for name, leaves in caches.items()}
+    return arguments | {name: _cache(leaves) for name, leaves in caches.items()}
 
 
-def _cache(leaves: Mapping[str, Any], module: Any) -> Any:
+def _cache(leaves: Mapping[str, Any]) -> Any:
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
     halves = ("self_attention_cache", "cross_attention_cache")
@@ -165,7 +165,7 @@ def _cache(leaves: Mapping[str, Any], module: Any) -> Any:
             {leaf.partition(".")[2]: tensor for leaf, tensor in leaves.items() if leaf.startswith(f"{half}.")}
             for half in halves
         ]
-        return EncoderDecoderCache(*(_cache(part, module) for part in inside))
+        return EncoderDecoderCache(*(_cache(part) for part in inside))
     layers: dict[int, dict[str, Any]] = {}
     for leaf, tensor in leaves.items():
         words = leaf.split(".")

@@ -174,6 +174,9 @@ def tag(
     notes = {
         name: _without_names(opened) for name, graph in graphs.items() if name not in problems and _is_left(graph)
     }
+    for name, graph in graphs.items():
+        if name not in problems and graph.origin == _STATED and records[name].counts.unresolved:
+            notes[name] = f"what some nodes say of their modules can't be read, or contradicts {_ITSELF}"
     return TagReport(opened.path, counts, tuple(kept), tuple(restored), tuple(problems), notes, written, seconds)
 
 
