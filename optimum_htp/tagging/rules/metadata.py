@@ -130,10 +130,10 @@ def described_trace(model: OnnxModel, said: Statements) -> ModuleTrace | None:
         return None
     tree = ModuleTree(modules[path] for path in sorted(modules, key=_in_order))
     holders = {
-        tensor.name: path
+        tensor.name: holder
         for _, graph in model.graphs()
         for tensor in graph.initializers
-        if (path := tree.find(tensor.name.rpartition(".")[0])) is not None and "." in tensor.name
+        if (holder := tree.find(tensor.name.rpartition(".")[0])) is not None and "." in tensor.name
     }
     return ModuleTrace(CallTree(tree), tensors=holders)
 
