@@ -7,7 +7,8 @@ Optimum has no part in them. The arguments of a module are known by the names of
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +80,8 @@ def load_component_model(
     classes = [cls for each in named if each and isinstance(cls := getattr(transformers, each, None), type)]
     loader: Any = classes[0] if classes else transformers.AutoModel
     try:
-        with only_libraries(name, trust_remote_code=trust_remote_code, library="transformers", revision=revision):
+        trusted = only_libraries(name, trust_remote_code=trust_remote_code, library="transformers", revision=revision)
+        with trusted, _without_progress():
             model = loader.from_pretrained(
                 name,
                 revision=revision or "main",
@@ -91,6 +93,20 @@ def load_component_model(
     except Exception as error:  # transformers and the Hub's client raise errors of many kinds
         raise PackageError(f"{name}: can't be loaded in PyTorch: {reason(error)}") from error
     return SourceModel(model.eval(), task or package.task or "", "transformers", name, dtype, [])
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Loads weights without transformers' progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_components(

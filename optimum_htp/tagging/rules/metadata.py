@@ -143,11 +143,6 @@ def _in_order(path: ModulePath) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in path]
 
 
-def named_root(model: OnnxModel) -> str | None:
-    """The class of the exported module, as torch's metadata says on most nodes; None if it is nowhere."""
-    return statements(model).root_class
-
-
 def listed_in(text: str) -> list[str]:
     """The list that torch wrote with `repr`; empty for anything that is not a flat list of strings.
 
