@@ -381,7 +381,7 @@ def _auto_classes(config: PretrainedConfig) -> Iterator[Any]:
 def _without_initialization() -> AbstractContextManager[None]:
     """Makes models without values for their weights."""
     try:
-        from transformers.initialization import no_init_weights
+        from transformers.initialization import no_init_weights  # type: ignore[import-not-found, unused-ignore]
     except ImportError:  # before transformers 5
         from transformers.modeling_utils import no_init_weights
     without: AbstractContextManager[None] = no_init_weights()

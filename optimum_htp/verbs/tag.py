@@ -343,6 +343,7 @@ def _tagged(file: HtpFile, sources: _Sources, *, keep: bool) -> TaggedGraph:
             logger.warning("%s: its skeleton is not used: %s", file.name, refused[0])
     model = _without_ours(file.model)
     said = statements(model)
+    tags: NodeTags
     if said:
         trace, in_model, origin = *sources.stated(file.name, model, said), _STATED
         tags, calls = with_calls(model, trace.tree, tag_model(model, trace))

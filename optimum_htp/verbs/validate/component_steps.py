@@ -99,7 +99,7 @@ def _misfit(value: Value, array: Array, made: Array) -> str | None:
     """How what was left in a cache differs from what a step takes."""
     if array.dtype != made.dtype:
         return f"in {made.dtype}, and {array.dtype} was left there"
-    shape = [int(size) if str(size).isdecimal() else None for size in value.shape or ()]
+    shape = [int(str(size)) if str(size).isdecimal() else None for size in value.shape or ()]
     fits = len(shape) == array.ndim and all(
         size in (None, actual) for size, actual in zip(shape, array.shape, strict=True)
     )
