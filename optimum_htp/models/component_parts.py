@@ -98,8 +98,9 @@ def load_component_model(
 @contextmanager
 def _without_progress() -> Iterator[None]:
     """Loads weights without transformers' progress bar."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
