@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -205,8 +206,55 @@ def document(cells: list[list[str]]) -> str:
         "",
         *(f"- *{task}*: {note}" for task, note in NOTES.items()),
         "",
+        *of_transformers(),
     ]
     return "\n".join(lines)
+
+
+def of_transformers() -> Iterator[str]:
+    """The section on packages that transformers exported by itself: those in tests/fixtures/transformers5."""
+    from optimum_htp import HtpPackage, profile, tag
+
+    packed = sorted((ROOT / "tests" / "fixtures" / "transformers5").glob("*.zip"))
+    yield from ("## Packages of `transformers.exporters`", "")
+    yield (
+        "transformers 5 exports by itself, through torch's dynamo exporter and without Optimum, which can't be installed "
+        "beside it yet. What was exported with transformers 5.24 and torch 2.13 (`tests/fixtures/transformers5/make.py`), "
+        "read with the versions above:"
+    )
+    yield from (
+        "",
+        "| package | files | nodes with a module | of several | validate | `--load` | profile |",
+        f"|{'---|' * 7}",
+    )
+
+    def cells(file: Path, package: Path) -> list[str]:
+        with zipfile.ZipFile(file) as content:
+            content.extractall(package)
+        counts = tag(package).files.values()
+        tags = [found for each in HtpPackage(package).files.values() for found in each.tags.values()]
+        return [
+            file.stem,
+            ", ".join(HtpPackage(package).files),
+            f"{sum(each.tagged for each in counts):,} of {sum(each.nodes for each in counts):,}",
+            f"{sum(bool(found.origins) for found in tags):,}",
+            attempt(lambda: checked(package, load=False), package),
+            attempt(lambda: checked(package, load=True), package),
+            attempt(lambda: ", ".join(each.phase for each in profile(package, runs=1).phases), package),
+        ]
+
+    for file in packed:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield f"| {' | '.join(cells(file, Path(scratch)))} |"
+    yield from (
+        "",
+        "There is no tokenizer in any: `optimum-cli htp tag PKG --model MODEL` adds it. With transformers 5 and without",
+    )
+    yield (
+        "Optimum every command works on such packages, `compare --model` and `validate --model` too, and on those of Optimum "
+        "all that need not load them as Optimum does: those say so in one line."
+    )
+    yield ""
 
 
 if __name__ == "__main__":

@@ -96,6 +96,16 @@ def cannot_write(target: str | Path, error: OSError, *, needed_bytes: int | None
 
 
 @contextmanager
+def needing_optimum(what: str) -> Iterator[None]:
+    """Raises HtpError, which says `what` needs it, if an import in the block shows that Optimum's exporter is not there."""
+    try:
+        yield
+    except ImportError as error:
+        advice = "pip install 'optimum-onnx[onnxruntime]', in an environment whose transformers it takes"
+        raise HtpError(f"{what} needs Optimum, which can't be imported here ({reason(error)}): {advice}") from error
+
+
+@contextmanager
 def writing(target: str | Path, *, needed_bytes: int | None = None) -> Iterator[None]:
     """Turns an OSError of the block into the HtpError of `cannot_write`, which takes the same arguments."""
     try:

@@ -113,6 +113,7 @@ def test_the_commands_of_a_page_run(
     for name, package in _MADE.items():
         shutil.copytree(made / package, tmp_path / name)
     shutil.copy(made / "real.npz", tmp_path)
+    shutil.unpack_archive(ROOT / "tests" / "fixtures" / "transformers5" / "albert.zip", "exported_by_transformers")
     model = str(made / "model")
     for where, words in commands():
         if where == page:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from optimum_htp.cli.options import add_version
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
+from optimum_htp.errors import needing_optimum
 
 _DESCRIPTION = """\
 Optimum's ONNX export, with every node knowing the PyTorch module that it comes
@@ -54,7 +55,8 @@ def build_parser(given: Sequence[str] = ()) -> ArgumentParser:
 
 
 def _add_export(parser: ArgumentParser) -> None:
-    from optimum_htp.cli.plugin import HtpExportCommand
+    with needing_optimum("an export"):
+        from optimum_htp.cli.plugin import HtpExportCommand
 
     def run(args: Namespace) -> int:
         return HtpExportCommand(None, args, from_defaults_factory=True, parser=parser).execute()

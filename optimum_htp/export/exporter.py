@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from huggingface_hub.constants import HUGGINGFACE_HUB_CACHE
 
-from optimum_htp.errors import HtpError, TaggingError, reason
+from optimum_htp.errors import HtpError, TaggingError, needing_optimum, reason
 from optimum_htp.export.optimum_run import Exported, run_optimum
 from optimum_htp.onnxfile import OnnxModel, graph_digest, read_model
 from optimum_htp.package import (
@@ -213,6 +213,8 @@ class HtpExporter:
 
     def attempt(self, *args: Any, **kwargs: Any) -> tuple[ExportReport, Exception | None]:
         """As `export`, but if nothing except Optimum's validation failed, gives what that raised with the report."""
+        with needing_optimum("an export"):
+            import optimum.exporters.onnx  # noqa: F401
         signature = inspect.signature(main_export)
         given = signature.bind(*args, **kwargs).arguments
         shapes = given.pop("kwargs_shapes", {})

@@ -10,6 +10,7 @@ initializers were made of.
 
 from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.claims import GraphSize
+from optimum_htp.models.component_parts import load_component_model, load_components
 from optimum_htp.models.exported_root import ExportedRoot, choose_root
 from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.half_rounding import HalfRounding, half_tensors, open_rounded, zero

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, needing_optimum
 from optimum_htp.models.optimum_tasks import inferred_task, plain_task
 from optimum_htp.models.runtime import check_provider
 from optimum_htp.models.session_model import generic_config, session_model_class
@@ -107,6 +107,8 @@ class AutoModelForONNX:
                 says what to do.
             Exception: Whatever Optimum or ONNX Runtime raises.
         """
+        with needing_optimum(cls.__name__):
+            from optimum.onnxruntime import ORTModel  # noqa: F401 (the module itself imports nothing)
         provider = None
         if kwargs.get("providers"):
             kwargs["providers"] = [check_provider(name) for name in kwargs["providers"]]

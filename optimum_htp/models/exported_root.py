@@ -11,7 +11,7 @@ from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleTree
 from optimum_htp.models.torch_source import tensor_shapes
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.tagging import NAME_SCOPES, ModuleTrace, ScopeFit, fit_scopes, in_doubt, parameter_name, static_trace
+from optimum_htp.tagging import ModuleTrace, ScopeFit, Statements, fit_scopes, parameter_name, statements, static_trace
 
 if TYPE_CHECKING:
     import torch
@@ -49,16 +49,18 @@ def choose_root(
     """
     distinct = distinct or {}
     named, held = _known_weights(model, distinct)
+    said = statements(model)
     best: ExportedRoot | None = None
     whole: torch.nn.Module | None = None
     for candidate in candidates:
         whole = candidate if whole is None else whole
-        root = _best_part(model, candidate, named, held)
+        root = _best_part(model, candidate, named, held, said)
         if root is None:
             continue
         if best is None or root.rank > best.rank:
             best = root
-        if best.explained == len(named) + len(held) and not best.fit.unread and not best.strangers:
+        is_all_its_own = best.explained == len(named) + len(held) and not best.fit.unread
+        if (is_all_its_own or best.spoken_for) and not best.strangers:
             break
     if whole is None:
         raise PackageError(f"{model.path}: its config describes no model that can be made; give --model MODEL")
@@ -100,7 +102,11 @@ def _known_weights(
 
 
 def _best_part(
-    model: OnnxModel, whole: torch.nn.Module, named: Mapping[str, tuple[int, ...]], held: Collection[str]
+    model: OnnxModel,
+    whole: torch.nn.Module,
+    named: Mapping[str, tuple[int, ...]],
+    held: Collection[str],
+    said: Statements,
 ) -> ExportedRoot | None:
     """The part of a model, or all of it, that explains most of a graph; None if it is ambiguous.
 
@@ -117,7 +123,7 @@ def _best_part(
         explained.update(".".join(parts[:length]) for length in range(len(parts)))
     most = max(explained.values(), default=0)
     places = [place for place, count in explained.items() if count == most] or [""]
-    roots = [_root(model, whole, place, named, held, shapes) for place in places]
+    roots = [_root(model, whole, place, named, held, said, shapes) for place in places]
     roots.sort(key=lambda root: (root.fit.unread, bool(root.in_model), -root.coverage))
     first = roots[0]
     rank = (first.fit.unread, first.coverage)
@@ -132,6 +138,7 @@ def _root(
     place: str,
     named: Mapping[str, tuple[int, ...]],
     held: Collection[str],
+    said: Statements,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> ExportedRoot:
     own = {name: shapes.get(f"{place}.{name}" if place else name) for name in named}
@@ -140,7 +147,7 @@ def _root(
     contradicted = sum(own[name] not in (None, shape) for name, shape in named.items())
     trace = static_trace(whole.get_submodule(place))
     coverage = explained / max(len(trace.tensors), 1)
-    doubts = [in_doubt(node, trace.tree) for _, node in model.nodes() if NAME_SCOPES in node.metadata]
+    doubts = [one.path(trace.tree) is None for one in said.made.values()]
     fit = fit_scopes(model, trace)
     return ExportedRoot(trace, place, explained, contradicted, coverage, fit, doubts.count(False), doubts.count(True))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.onnxfile import NUMBERS, OnnxModel, Value, element_type
-from optimum_htp.package import CONFIG, HtpPackage, ValuePairs, makers_of, paired_values, users_of
+from optimum_htp.package import CONFIG, HtpPackage, ValuePairs, cache_leaf, makers_of, paired_values, users_of
 from optimum_htp.tagging import TaggedGraph
 
 if TYPE_CHECKING:
@@ -37,6 +37,15 @@ _OTHER_SIZES = {
 
 # What the axes are called that the sizes with names of their own are for.
 _AXES = {"batch_size": ("batch",), "sequence_length": ("sequence", "past"), "height": ("height",), "width": ("width",)}
+# How torch's dynamo exporter calls axes that nobody gave a name.
+_OF_TORCH = re.compile(r"s\d+|u\d+|dim_\d+")
+_SETTINGS = {"hidden_size": ("hidden_size", "d_model", "n_embd", "dim")}
+_INPUT_AXES: dict[str, tuple[str, ...]] = {
+    "pixel_values": ("batch_size", "num_channels", "height", "width"),
+    "input_features": ("batch_size", "feature_size", "nb_max_frames"),
+    "input_values": ("batch_size", "sequence_length"),
+}
+
 # Sizes that Optimum has another name for than the graph, and the input that each is of.
 _OPTIMUM_SIZES = {
     "audio_sequence_length": "input_values", "nb_max_frames": "input_features", "feature_size": "input_features",
@@ -71,12 +80,13 @@ def phases(model: OnnxModel) -> tuple[str, ...]:
     A decoder that takes past key values does both, unless it takes those of the encoder in place of the encoder's output.
     """
     names = [value.name for value in graph_inputs(model)]
-    past = [name for name in names if name.startswith("past_key_values")]
+    past = [name for name in names if cache_leaf(name) is not None]
     if not past:
-        generates = any(value.name.startswith("present") for value in model.graph.outputs)
+        generates = any(cache_leaf(value.name) is not None for value in model.graph.outputs)
         return ("prefill",) if generates else ("forward",)
-    crossed = any(".encoder." in name for name in past)
-    return ("decode",) if crossed and "use_cache_branch" not in names else ("prefill", "decode")
+    # transformers exports a decoder's step by itself, and Optimum where there is an encoder.
+    step = any(name.startswith("input.") or ".encoder." in name for name in past)
+    return ("decode",) if step and "use_cache_branch" not in names else ("prefill", "decode")
 
 
 def phase_of(given: Mapping[str, Array], possible: Sequence[str]) -> str:
@@ -84,7 +94,7 @@ def phase_of(given: Mapping[str, Array], possible: Sequence[str]) -> str:
     if "use_cache_branch" in given:
         decodes = bool(given["use_cache_branch"].all())
     else:
-        decodes = any(array.size for name, array in given.items() if name.startswith("past_key_values"))
+        decodes = any(array.size for name, array in given.items() if cache_leaf(name) is not None)
     return possible[-1] if decodes else possible[0]
 
 
@@ -164,10 +174,25 @@ def check_source_of_sizes(sizes: InputSizes, inputs: object) -> None:
 
 
 def axis_names(model: OnnxModel) -> dict[str, None]:
-    """What the axes of a model's inputs are called whose size is not fixed; of computed sizes, what they are made of too."""
-    shapes = (value.shape or () for value in graph_inputs(model))
-    axes = dict.fromkeys(size for shape in shapes for size in shape if isinstance(size, str))
-    return dict.fromkeys(name for size in axes for name in (size, *_TERMS.split(size)[::2]) if not name.isdecimal())
+    """What the axes of a model's inputs are called whose size is not fixed; of computed sizes, what they are made of too.
+
+    Those that torch has numbered also go by Optimum's names.
+    """
+    inputs = graph_inputs(model)
+    axes = [
+        (value, axis, size)
+        for value in inputs
+        for axis, size in enumerate(value.shape or ())
+        if isinstance(size, str) and not size.isdecimal()
+    ]
+    found: dict[str, None] = {}
+    for value, axis, size in axes:
+        for name in (size, *_TERMS.split(size)[::2]):
+            if not name.isdecimal():
+                found[name] = None
+            if _OF_TORCH.fullmatch(name):
+                found |= dict.fromkeys(_TERMS.split(_optimum_name(model, name, value, axis))[::2])
+    return found
 
 
 def load_inputs(path: str | Path, model: OnnxModel) -> dict[str, Array]:
@@ -250,6 +275,41 @@ def as_declared(arrays: Mapping[str, Array], model: OnnxModel) -> dict[str, Arra
     return {name: array.astype(types.get(name) or array.dtype, copy=False) for name, array in arrays.items()}
 
 
+def _axes_of(name: str, rank: int, others: Collection[str]) -> tuple[str, ...]:
+    """What Optimum calls the axes of an input beside others; empty where that is not known.
+
+    >>> _axes_of("input.cache.layers.0.keys", 4, []), _axes_of("decoder_input_ids", 2, [])
+    (('batch_size', 'num_heads', 'past_sequence_length', 'head_dim'), ('batch_size', 'decoder_sequence_length'))
+    """
+    last = name.rpartition(".")[2]
+    if cache_leaf(name) is not None:
+        # What a decoder keeps of its encoder is as long as the input of that.
+        length = "encoder_sequence_length" if "cross_attention" in name else "past_sequence_length"
+        return ("batch_size", "num_heads", length, "head_dim")[:rank] if rank == 4 else ("batch_size",)
+    if name in _INPUT_AXES:
+        return _INPUT_AXES[name]
+    if name == "attention_mask" and rank == 2:
+        if any("decoder_input" in other for other in others):
+            return "batch_size", "encoder_sequence_length"
+        step = any(cache_leaf(other) is not None for other in others)
+        return "batch_size", "past_sequence_length + sequence_length" if step else "sequence_length"
+    side = "decoder_" if last.startswith("decoder") else "encoder_" if name.startswith("encoder") else ""
+    return ("batch_size", f"{side}sequence_length", "hidden_size")[:rank] if rank < 4 else ("batch_size",)
+
+
+def _optimum_name(model: OnnxModel, symbol: str, value: Value, axis: int) -> str:
+    """What Optimum calls an axis that torch has numbered, by its place in the input that it is first in."""
+    inputs = graph_inputs(model)
+    listed = [each.name for each in inputs]
+    for other in (value, *inputs):
+        shape = other.shape or ()
+        names = _axes_of(other.name, len(shape), listed)
+        places = [place for place, size in enumerate(shape) if size == symbol and place < len(names)]
+        if places:
+            return names[axis if other is value and axis in places else places[0]]
+    return symbol
+
+
 @dataclass(frozen=True, slots=True)
 class _Maker:
     model: OnnxModel
@@ -330,6 +390,10 @@ class _Maker:
             return self.sizes.dims[symbol]
         if symbol.isdecimal():
             return int(symbol)
+        if _OF_TORCH.fullmatch(symbol):
+            symbol = _optimum_name(self.model, symbol, value, axis)
+            if symbol.count(" + "):
+                return sum(self._symbol(term, value, axis) for term in symbol.split(" + "))
         if "batch" in symbol:
             return self.sizes.batch_size or 1
         if symbol.startswith("past"):
@@ -340,7 +404,8 @@ class _Maker:
             return self._sound(symbol, axis)
         if "sequence" in symbol:
             return self._tokens(symbol)
-        known = self._picture(symbol) or self._setting(symbol) or _OTHER_SIZES.get(symbol)
+        settings = map(self._setting, _SETTINGS.get(symbol, (symbol,)))
+        known = self._picture(symbol) or next(filter(None, settings), None) or _OTHER_SIZES.get(symbol)
         if known is None:
             self.symbols.setdefault(symbol, {})[value.name] = None
         return known or 1

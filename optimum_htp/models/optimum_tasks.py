@@ -7,14 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import PackageError, needing_optimum
 from optimum_htp.package import architectures, read_config
+
+
+def _tasks_manager() -> Any:
+    """Optimum's tables. Raises HtpError if Optimum can't be imported."""
+    with needing_optimum("what a model is exported for"):
+        from optimum.exporters.tasks import TasksManager
+    return TasksManager
 
 
 def infer_local_task(directory: Path, library: str | None) -> str | None:
     """The task of a local model directory, by its config.json or model_index.json; None if these don't show it."""
-    from optimum.exporters.tasks import TasksManager
-
+    TasksManager = _tasks_manager()
     if library == "timm":
         return "image-classification"
     if library == "sentence_transformers":
@@ -27,8 +33,7 @@ def infer_local_task(directory: Path, library: str | None) -> str | None:
 
 def inferred_task(directory: Path, config: Mapping[str, Any]) -> str | None:
     """The plain task of a package, by the files of its directory, else by the class name in its config."""
-    from optimum.exporters.tasks import TasksManager
-
+    TasksManager = _tasks_manager()
     if "architecture" in config and "model_type" not in config:
         return "image-classification"  # timm
     task = infer_local_task(directory, "transformers") if (directory / "config.json").is_file() else None
@@ -45,8 +50,7 @@ def plain_task(task: str | None) -> str | None:
     """A task by Optimum's name for it, without `-with-past`; None if Optimum does not know it."""
     if task is None:
         return None
-    from optimum.exporters.tasks import TasksManager
-
+    TasksManager = _tasks_manager()
     plain = str(TasksManager.map_from_synonym(task)).removesuffix("-with-past")
     return plain if plain in TasksManager.get_all_tasks() else None
 
@@ -61,8 +65,7 @@ def task_of_class(qualified_class: str) -> str | None:
 
 def _transformers_task(config: dict[str, Any]) -> str | None:
     """By `architectures`, else by `auto_map`; of several tasks the first that Optimum exports for the model type."""
-    from optimum.exporters.tasks import TasksManager
-
+    TasksManager = _tasks_manager()
     named = architectures(config)
     mappings = TasksManager._TRANSFORMERS_TASKS_TO_MODEL_MAPPINGS
     candidates = [task for name in named for task in _tasks_of_class(mappings, name)]
@@ -84,8 +87,7 @@ def _transformers_task(config: dict[str, Any]) -> str | None:
 
 def _tasks_of_remote_code(auto_map: Any, named: list[str]) -> list[str]:
     """The tasks of the auto classes that remote code registers; first, those that load the checkpoint's own class."""
-    from optimum.exporters.tasks import TasksManager
-
+    TasksManager = _tasks_manager()
     if not isinstance(auto_map, dict):
         return []
     own = {name for name, target in auto_map.items() if str(target).rpartition(".")[2] in named}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, reason
+from optimum_htp.errors import HtpError, needing_optimum, reason
 from optimum_htp.hierarchy import escape_name
 from optimum_htp.models.inputs import array_values, dtype_of_input, graph_inputs
 from optimum_htp.models.measures import Array
@@ -44,7 +44,7 @@ class Part:
     name: str  # Optimum's name for the part
     file: str  # by its path in the package
     module: Any
-    onnx_config: Any  # Optimum's export config of it
+    onnx_config: Any  # Optimum's export config of it; None where Optimum has no part in it
     branch: bool | None = None  # of a merged decoder: whether it is the one with past key values
 
     @property
@@ -56,6 +56,12 @@ class Part:
     def input_names(self) -> list[str]:
         """What Optimum calls its inputs in a file."""
         return [value.name for value in _inputs(self.onnx_config)] + ["use_cache_branch"] * (self.branch is not None)
+
+    def run(
+        self, input_names: Collection[str], *, shapes: Mapping[str, int], given: Mapping[str, Array] | None, seed: int
+    ) -> Example:
+        """Runs a part of which Optimum knows nothing, as `run_reference` does."""
+        raise NotImplementedError(self.name)
 
     def comparable(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs that the ONNX file has too: with past key values a merged decoder leaves the encoder's empty."""
@@ -158,9 +164,10 @@ def _model_type(config: Any) -> str | None:
 
 def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, Any]]:
     """The modules that Optimum exports to a file each, with their export configs."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
-    from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
-    from optimum.exporters.tasks import TasksManager
+    with needing_optimum("running what Optimum exported in PyTorch"):
+        import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+        from optimum.exporters.onnx.utils import _get_submodels_and_onnx_configs
+        from optimum.exporters.tasks import TasksManager
 
     config = source.model.config
     kind = _model_type(config)
@@ -232,6 +239,8 @@ def run_reference(
     """
     import torch
 
+    if part.onnx_config is None:
+        return part.run(input_names, shapes=shapes, given=given, seed=seed)
     onnx_config = part.onnx_config
     with same_random_numbers(seed):
         made = _within_config(_generated(onnx_config, shapes), part.module)
@@ -368,7 +377,8 @@ def dummy_inputs(
     config: Any, *, task: str, library: str, shapes: Mapping[str, int], directory: str | Path
 ) -> dict[str, Any]:
     """Torch tensors for a whole model; sizes by Optimum's names, the task without `-with-past`. Raises HtpError."""
-    import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
+    with needing_optimum("making inputs of a whole model"):
+        import optimum.exporters.onnx.model_configs  # noqa: F401 (what it imports registers the export configs)
     from optimum.exporters.tasks import TasksManager
     from optimum.utils.save_utils import maybe_load_preprocessors
 

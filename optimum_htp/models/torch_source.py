@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from optimum_htp.errors import PackageError, reason
+from optimum_htp.errors import PackageError, needing_optimum, reason
 from optimum_htp.hierarchy import ModuleInfo
 from optimum_htp.models.claims import GraphSize, TooManyModulesError
 from optimum_htp.models.hub_cache import check_model_name, local_directory, snapshot_directory, source_files
@@ -20,7 +20,7 @@ from optimum_htp.models.local_first import local_models
 from optimum_htp.models.optimum_tasks import task_of_class
 from optimum_htp.models.trust import only_libraries, refuse_named_code
 from optimum_htp.onnxfile import OnnxModel, element_type
-from optimum_htp.package import MODULES, is_sentence_graph, read_config
+from optimum_htp.package import MODULES, cache_leaf, is_sentence_graph, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +41,16 @@ class ModelSource:
 
     def save_configs(self, output: Path, *, trust_remote_code: bool = False) -> None:
         """Writes config, generation config, tokenizer and processor, as Optimum does. Raises PackageError."""
-        from optimum.utils.save_utils import maybe_save_preprocessors
         from transformers import GenerationConfig
 
         _load_config(self.directory, trust_remote_code=trust_remote_code).save_pretrained(str(output))
         with only_libraries(self.directory, trust_remote_code=trust_remote_code, library=""):
             if (self.directory / "generation_config.json").is_file():
                 GenerationConfig.from_pretrained(str(self.directory)).save_pretrained(str(output))
+            try:
+                from optimum.utils.save_utils import maybe_save_preprocessors
+            except ImportError:  # then `complete_package` copies their files
+                return
             maybe_save_preprocessors(str(self.directory), output, trust_remote_code=trust_remote_code)
 
 
@@ -85,7 +88,9 @@ def load_source_of(
     trust_remote_code: bool = False,
 ) -> SourceModel:
     """As `load_source_model`, for the task (see `source_facts`) and in the type that ONNX files were exported with."""
-    with_past = any(value.name.startswith("past_key_values") for model in models for value in model.graph.inputs)
+    with needing_optimum(f"loading {name}"):
+        import optimum.exporters.tasks  # noqa: F401
+    with_past = any(cache_leaf(value.name) is not None for model in models for value in model.graph.inputs)
     # Optimum exports attention weights from the implementation that computes them.
     options: dict[str, Any] = {"attn_implementation": "eager"} if any(map(returns_attentions, models)) else {}
     return load_source_model(
@@ -152,8 +157,10 @@ def load_source_model(
     """
     check_model_name(model)
     import torch
-    from optimum.exporters.tasks import TasksManager
-    from optimum.utils.save_utils import maybe_load_preprocessors
+
+    with needing_optimum(f"loading {model}"):
+        from optimum.exporters.tasks import TasksManager
+        from optimum.utils.save_utils import maybe_load_preprocessors
 
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     name = str(model)
@@ -236,11 +243,12 @@ def instantiate_on_meta(
     tasks: bool = False,
     attn_implementation: str | None = None,
     graph: GraphSize | None = None,
+    exported: Iterable[str] = (),
 ) -> Iterator[torch.nn.Module]:
     """What a config describes, on torch's `meta` device: models with every module and no weight, made one by one.
 
-    First the `architectures`, then with `tasks` the class of each task; all that fail raise PackageError together. So does
-    what is far too large for a `graph`.
+    First the classes that were `exported`, as far as they are known, and the `architectures`, then with `tasks` the class of
+    each task; all that fail raise PackageError together. So does what is far too large for a `graph`.
     """
     directory = Path(directory)
     config = read_config(directory / "config.json") or {}
@@ -253,7 +261,8 @@ def instantiate_on_meta(
     failures: list[str] = []
     made = 0
     options = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    for make in _makers(directory, config, options, trust_remote_code=trust_remote_code, tasks=tasks):
+    makers = _makers(directory, config, options, exported, trust_remote_code=trust_remote_code, tasks=tasks)
+    for make in makers:
         try:
             with (
                 only_libraries(directory, trust_remote_code=trust_remote_code, library=library),
@@ -273,7 +282,13 @@ def instantiate_on_meta(
 
 
 def _makers(
-    directory: Path, config: dict[str, Any], options: dict[str, Any], *, trust_remote_code: bool, tasks: bool
+    directory: Path,
+    config: dict[str, Any],
+    options: dict[str, Any],
+    exported: Iterable[str],
+    *,
+    trust_remote_code: bool,
+    tasks: bool,
 ) -> Iterator[Callable[[], torch.nn.Module]]:
     """A constructor for each model that a config may describe, the likeliest first."""
     if _has_sentence_modules(directory):
@@ -286,7 +301,7 @@ def _makers(
         return
     loaded = _load_config(directory, trust_remote_code=trust_remote_code)
     seen: set[Any] = set()
-    named = _named_classes(directory, loaded, trust_remote_code=trust_remote_code)
+    named = _named_classes(directory, loaded, exported, trust_remote_code=trust_remote_code)
     for cls in chain(named, _task_classes(loaded) if tasks else ()):
         if cls not in seen:
             seen.add(cls)
@@ -311,15 +326,19 @@ def _load_config(directory: Path, *, trust_remote_code: bool) -> PretrainedConfi
     return config
 
 
-def _named_classes(directory: Path, config: PretrainedConfig, *, trust_remote_code: bool) -> Iterator[Any]:
-    """The classes that a config names."""
+def _named_classes(
+    directory: Path, config: PretrainedConfig, exported: Iterable[str], *, trust_remote_code: bool
+) -> Iterator[Any]:
+    """The models that were exported, and those that a config names."""
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     auto_map = getattr(config, "auto_map", None) or {}
-    for name in config.architectures or []:
+    for name in dict.fromkeys((*exported, *(config.architectures or []))):
         reference = next((target for target in auto_map.values() if str(target).rpartition(".")[2] == name), None)
         cls = getattr(transformers, name, None)
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+            cls = None
         if trust_remote_code and isinstance(reference, str):
             cls = get_class_from_dynamic_module(reference, str(directory), local_files_only=True)
         if cls is not None:
@@ -327,9 +346,12 @@ def _named_classes(directory: Path, config: PretrainedConfig, *, trust_remote_co
 
 
 def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
-    """The class that Optimum loads for each task that it exports a model type for."""
-    from optimum.exporters.tasks import TasksManager
-
+    """The class that Optimum loads for each task that it exports a model type for; without it, those of transformers."""
+    try:
+        from optimum.exporters.tasks import TasksManager
+    except ImportError:
+        yield from _auto_classes(config)
+        return
     try:
         supported = TasksManager.get_supported_tasks_for_model_type(
             config.model_type, "onnx", library_name="transformers"
@@ -349,12 +371,32 @@ def _task_classes(config: PretrainedConfig) -> Iterator[Any]:
             yield from cls if isinstance(cls, tuple) else (cls,)
 
 
+def _auto_classes(config: PretrainedConfig) -> Iterator[Any]:
+    """The class of each of transformers' auto classes that has one for a config."""
+    from transformers.models.auto import modeling_auto
+
+    for name, auto in vars(modeling_auto).items():
+        mapping = getattr(auto, "_model_mapping", None) if name.startswith("AutoModel") else None
+        if mapping is not None and type(config) in mapping:
+            cls = mapping[type(config)]
+            yield from cls if isinstance(cls, tuple) else (cls,)
+
+
+def _without_initialization() -> AbstractContextManager[None]:
+    """Makes models without values for their weights."""
+    try:
+        from transformers.initialization import no_init_weights  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:  # before transformers 5
+        from transformers.modeling_utils import no_init_weights
+    without: AbstractContextManager[None] = no_init_weights()
+    return without
+
+
 def _on_meta(cls: Any, config: Any, **options: Any) -> torch.nn.Module:
     import torch
-    from transformers.modeling_utils import no_init_weights
 
     def make() -> Any:
-        with no_init_weights():
+        with _without_initialization():
             return cls._from_config(copy.deepcopy(config), **options)
 
     try:

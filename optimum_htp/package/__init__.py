@@ -14,6 +14,7 @@
 | which outputs were added to a file | `exposed` |
 | the line of Python that a node comes from | `python_lines` |
 | `export_metadata.json` | `sidecar/` |
+| the components that `export.json` names, and how caches are called | `components` |
 | config, tokenizer and processor files, custom code | `configs` |
 | where a new package may be, and what is copied to it | `destination` |
 | write a directory as a whole or not at all | `staging`; one at a time `locking`; after a kill `recovery`, delaying Ctrl-C `interrupts` |
@@ -34,6 +35,7 @@ from optimum_htp.package.archive import (
     names_problem,
     read_packed,
 )
+from optimum_htp.package.components import EXPORT_MANIFEST, Component, cache_leaf, with_architectures
 from optimum_htp.package.configs import (
     CONFIG,
     GENERATION_CONFIG,

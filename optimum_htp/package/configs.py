@@ -172,7 +172,7 @@ def _missing(directory: Path, source: Path) -> Iterator[str]:
         yield from (*PROCESSOR_FILES, "video_preprocessor_config.json")
     if has_none(*CHAT_TEMPLATES) and "chat_template" not in _lenient(directory / TOKENIZER_CONFIG):
         yield from CHAT_TEMPLATES
-    if has_none(GENERATION_CONFIG) and generates(_lenient(directory / CONFIG)):
+    if has_none(GENERATION_CONFIG) and any(generates(_lenient(place / CONFIG)) for place in (directory, source)):
         yield GENERATION_CONFIG
 
 

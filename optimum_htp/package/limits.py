@@ -76,6 +76,9 @@ MAX_TREE_NAMES = 3_000_000
 MAX_PACKED_FILES = 10_000
 """Files in a packed file."""
 
+MAX_COMPONENTS = 1_000
+"""Components of a package that transformers exported: the largest have a dozen."""
+
 MAX_CODE_FILES = 200
 """Python files of a model's own code."""
 

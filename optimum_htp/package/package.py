@@ -14,6 +14,13 @@ from optimum_htp.errors import HtpError, PackageError, unknown_name
 from optimum_htp.hierarchy import Hierarchy, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import OnnxModel, read_model
 from optimum_htp.package.archive import MANIFEST, PackedFiles, read_packed
+from optimum_htp.package.components import (
+    EXPORT_MANIFEST,
+    Components,
+    cache_leaf,
+    parse_components,
+    with_architectures,
+)
 from optimum_htp.package.configs import CONFIG, MODEL_INDEX, task_of
 from optimum_htp.package.copies import roots_of_skeletons, told_apart
 from optimum_htp.package.directories import visible_files
@@ -130,12 +137,14 @@ class HtpPackage:
         directory: The directory that file names are relative to.
         packed: What a packed file carries; None for a directory, and for a file that is not packed.
         sidecar: The content of `export_metadata.json`; None if there is none.
+        components: What `export.json` names, if transformers exported the package by itself; else none.
         files: The ONNX files by their path in the package.
         problems: What is wrong with files of the package, by their names, and with what a packed file carries, by
             the key of its manifest; empty if `strict`.
 
     Raises:
-        PackageError: There is no such path, it holds no ONNX file, or its sidecar is broken.
+        PackageError: There is no such path, it holds no ONNX file, its sidecar is broken, or its `export.json` is or
+            names a file that is not there.
         OnnxFileError: The path is that of a file, and it is not an ONNX model.
     """
 
@@ -147,6 +156,10 @@ class HtpPackage:
         self.files: dict[str, HtpFile] = _Files({name: HtpFile(name, file, None) for name, file in files.items()})
         self.packed = self._packed() if self.path.is_file() else None
         self.sidecar = self._unless_broken(SIDECAR, self._read_sidecar)
+        self.components = self._unless_broken(EXPORT_MANIFEST, self._read_components) or Components()
+        stages = [component.file for component in self.components]  # before those that it does not name
+        for name in sorted(self.files, key=lambda name: stages.index(name) if name in stages else len(stages)):
+            self.files[name] = self.files.pop(name)
         records = self.sidecar.files if self.sidecar is not None else {}
         for name, file in self.files.items():
             file.record = records.get(name if self.packed is None else self.packed.onnx_name)
@@ -168,6 +181,14 @@ class HtpPackage:
     def _read_sidecar(self) -> Sidecar | None:
         content = self.read(SIDECAR, MAX_SIDECAR_BYTES)
         return None if content is None else Sidecar.parse(content, where=self._where(SIDECAR))
+
+    def _read_components(self) -> Components:
+        content = self.read(EXPORT_MANIFEST, MAX_CONFIG_BYTES)
+        found = Components() if content is None else parse_components(content, where=self._where(EXPORT_MANIFEST))
+        problem = found.missing(self.directory) if self.path.is_dir() else None
+        if problem is not None:
+            raise PackageError(f"{self.path}: {problem}")
+        return found
 
     def _where(self, name: str) -> str:
         return str(self.directory / name) if self.packed is None else f"{self.path}: {name}"
@@ -239,10 +260,10 @@ class HtpPackage:
         task = self.sidecar.source.get("task") if self.sidecar is not None else None
         if isinstance(task, str) and task != "auto":
             return task
-        task = task_of(self.config or {})
+        task = task_of(with_architectures(self.config or {}, self.components))
         readable = (file for name, file in self.files.items() if name not in self.problems)
         inputs = (value.name for file in readable for value in file.model.graph.inputs)
-        cached = task == "text-generation" and any(name.startswith("past_key_values") for name in inputs)
+        cached = task == "text-generation" and any(cache_leaf(name) is not None for name in inputs)
         return f"{task}-with-past" if cached else task
 
 

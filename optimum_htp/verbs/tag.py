@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import PackageError
+from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.hierarchy import ModuleTree, NodeTag, NodeTags, Root, Roots
 from optimum_htp.models import (
     ExportedRoot,
@@ -44,6 +44,7 @@ from optimum_htp.package import (
     Sidecar,
     TagCounts,
     add_config_metadata,
+    cache_leaf,
     changing,
     complete_package,
     library_versions,
@@ -55,7 +56,18 @@ from optimum_htp.package import (
     write_files,
 )
 from optimum_htp.reports import Report
-from optimum_htp.tagging import TaggedGraph, has_scopes, named_root, static_trace, tag_model
+from optimum_htp.tagging import (
+    NAME_SCOPES,
+    ModuleTrace,
+    Statements,
+    TaggedGraph,
+    described_trace,
+    has_scopes,
+    statements,
+    static_trace,
+    tag_model,
+    with_calls,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -63,9 +75,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NAMES, _UNKNOWN = "names", "unknown"  # where the tags of a file are from, if not from an export
+# Where the tags of a file are from, if not from an export: the names of its nodes, what they say of themselves, neither.
+_NAMES, _STATED, _UNKNOWN = "names", "statements", "unknown"
 # The directories of a pipeline's export that are not named like the component.
 _COMPONENTS = {"vae_encoder": "vae", "vae_decoder": "vae"}
+_ITSELF = f"itself or the graph ({NAME_SCOPES})"
+_WITHOUT_STATEMENTS = "export the model again, or remove that metadata to go by the names of nodes and weights"
 _FROM_NAMES = "tagged_from_names"
 """In the sidecar's `source`: the files, joined by `, `, whose tags are from names and not from an export."""
 
@@ -158,13 +173,16 @@ def tag(
             add_config_metadata(configured, records, destination=staging.path)
         seconds = time.perf_counter() - started
         if graphs:
-            named = {name for name, graph in graphs.items() if graph.origin == _NAMES}
+            named = {name for name, graph in graphs.items() if graph.origin in (_NAMES, _STATED)}
             _sidecar(opened, records, named, model, seconds).write(staging.path)
         staging.commit(last=SIDECAR)
     counts = {name: records[name].counts for name, _ in files}
     notes = {
         name: sources.without_names(name) for name, graph in graphs.items() if name not in problems and _is_left(graph)
     }
+    for name, graph in graphs.items():
+        if name not in problems and graph.origin == _STATED and records[name].counts.unresolved:
+            notes[name] = f"what some nodes say of their modules can't be read, or contradicts {_ITSELF}"
     return TagReport(opened.path, counts, tuple(kept), tuple(restored), tuple(problems), notes, written, seconds)
 
 
@@ -175,7 +193,7 @@ class _Sources:
         self._package = package
         self._model = model
         self._trust_remote_code = trust_remote_code
-        self._made: dict[tuple[Path, bool, bool], list[torch.nn.Module]] = {}
+        self._made: dict[tuple[object, ...], list[torch.nn.Module]] = {}
         self._weights: dict[str, str] = {}  # what came of reading the model's weights for a file, for the user
 
     @cached_property
@@ -205,12 +223,14 @@ class _Sources:
         advice = f"give the model it was exported from: optimum-cli htp tag {self._package.path} --model MODEL"
         raise PackageError(f"{top}: no config.json says what model {name} is of; {advice}")
 
-    def candidates(self, name: str, *, eager: bool) -> Iterator[torch.nn.Module]:
-        """The models that a file may be an export of, or of a part of, the likeliest first."""
+    def candidates(self, name: str, *, eager: bool, root_class: str | None = None) -> Iterator[torch.nn.Module]:
+        """The models that a file may be an export of, or of a part of, the likeliest first; of its class, where it says that."""
         directory = self.directory(name)
+        component = self._package.components.of_file(name)
+        exported = tuple(filter(None, (root_class, component.architecture if component is not None else None)))
         seen = 0
-        for tasks in (False, True):
-            key = (directory, tasks, eager)
+        for tasks in (False, True) if root_class is None else (False,):
+            key = (directory, tasks, eager, *exported)
             if key not in self._made:
                 attention, trust = "eager" if eager else None, self._trust_remote_code
                 self._made[key] = list(
@@ -220,6 +240,7 @@ class _Sources:
                         tasks=tasks,
                         attn_implementation=attention,
                         graph=self._graph,
+                        exported=exported,
                     )
                 )
             yield from self._made[key][seen:]
@@ -236,7 +257,7 @@ class _Sources:
         if at_hand is None:
             return None
         root = (named.trace if named is not None else static_trace(whole)).tree.root
-        with_past = any(value.name.startswith("past_key_values") for value in model.graph.inputs)
+        with_past = any(cache_leaf(value.name) is not None for value in model.graph.inputs)
         recorded = self._package.sidecar.source if self._package.sidecar is not None else {}
         try:
             loaded = load_source_model(
@@ -275,6 +296,29 @@ class _Sources:
             f"tagged file: optimum-cli htp project {self._package.path} --reference TAGGED"
         )
 
+    def stated(self, name: str, model: OnnxModel, said: Statements) -> tuple[ModuleTrace, str]:
+        """The modules of a file whose nodes say which they are, and where the root is in the whole model.
+
+        They are those of the model that the config describes if it has all of them, else what the nodes say and no more: a
+        config may be of another class, or of another release of the model's library. Raises PackageError if they say nothing.
+        """
+        described = described_trace(model, said)
+        if described is None:
+            raise PackageError(
+                f"{model.path}: what its nodes say of their modules can't be read, or contradicts {_ITSELF}; {_WITHOUT_STATEMENTS}"
+            )
+        try:
+            match, _ = choose_root(
+                model, self.candidates(name, eager=returns_attentions(model), root_class=said.root_class)
+            )
+        except (HtpError, ImportError) as error:  # there is no config or no class for it, or torch is not installed
+            logger.info("%s: its modules are known by its nodes alone: %s", name, reason(error))
+            return described, ""
+        if match is None or match.strangers or match.spoken_for < len(said.made):
+            logger.info("%s: its nodes name other modules than %s describes", name, self.directory(name) / CONFIG)
+            return described, ""
+        return match.trace, match.in_model
+
     def place(self, name: str, in_model: str) -> str:
         """Where a module sits in the whole model, which for a component of a pipeline is the pipeline."""
         part = Path(name).parent
@@ -286,14 +330,14 @@ class _Sources:
         """Why no node of a file is resolved, and what to do; None if some are, or there are none."""
         if any(tag.source != "unresolved" for tag in graph.tags.values()) or not graph.tags:
             return None
+        if graph.origin == _STATED:
+            return f"{name}: what its nodes say of their modules contradicts {_ITSELF}; {_WITHOUT_STATEMENTS}"
         if graph.origin != _UNKNOWN:
             why = "they fit several" if has_scopes(graph.model) else self.without_names(name)
             return f"the names in {name} do not say which modules its nodes come from: {why}"
         described = ", ".join(type(model).__name__ for model in self.candidates(name, eager=False))
         config = f"{self.directory(name) / CONFIG} describes ({described})"
-        named = named_root(graph.model)
-        what = f"is the export of a {named}, as its nodes say, and" if named is not None else "is"
-        return f"{name} {what} not an export of what {config}: give the model it was exported from with --model"
+        return f"{name} is not an export of what {config}: give the model it was exported from with --model"
 
     def complete_package(self, staged: Path) -> tuple[str, ...]:
         """Stages config, tokenizer and processor if the package has none, and says which files."""
@@ -316,12 +360,7 @@ class _Sources:
 def _is_left(graph: TaggedGraph) -> bool:
     """Whether nodes of a file are unresolved because their names hold no scopes."""
     unresolved = any(tag.source == "unresolved" for tag in graph.tags.values())
-    return unresolved and graph.origin == _NAMES and _says_nothing(graph.model)
-
-
-def _says_nothing(model: OnnxModel) -> bool:
-    """Whether no node has a name, or metadata of torch's, that says which module it comes from."""
-    return not has_scopes(model) and named_root(model) is None
+    return unresolved and graph.origin == _NAMES and not has_scopes(graph.model)
 
 
 def _from_names(package: HtpPackage) -> list[str]:
@@ -351,18 +390,25 @@ def _tagged(file: HtpFile, sources: _Sources, *, keep: bool) -> TaggedGraph:
         if refused:
             logger.warning("%s: its skeleton is not used: %s", file.name, refused[0])
     model = _without_ours(file.model)
-    match, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
-    by_values = sources.by_values(file, model, match, whole) if _says_nothing(model) else None
-    match, parameters = by_values or (match, {})
-    if match is None:
-        root = Root(static_trace(whole).tree, None)
-        tags: NodeTags = {key: NodeTag(root.tag, "unresolved") for key, _ in model.nodes()}
-        return TaggedGraph(file.model, tags, Roots((root,)), _UNKNOWN)
-    tags = tag_model(model, match.trace, distinct=parameters)
-    tags = _with_earlier(file.model, tags, match.trace.tree) if keep else tags
-    tree = ModuleTree(replace(module, calls=match.fit.calls.get(module.path, 0)) for module in match.trace.tree)
-    root = Root(tree, sources.place(file.name, match.in_model))
-    return TaggedGraph(file.model, tags, Roots((root,)), _NAMES)
+    said = statements(model)
+    tags: NodeTags
+    if said:
+        trace, in_model, origin = *sources.stated(file.name, model, said), _STATED
+        tags, calls = with_calls(model, trace.tree, tag_model(model, trace))
+    else:
+        match, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
+        by_values = None if has_scopes(model) else sources.by_values(file, model, match, whole)
+        match, parameters = by_values or (match, {})
+        if match is None:
+            root = Root(static_trace(whole).tree, None)
+            unknown: NodeTags = {key: NodeTag(root.tag, "unresolved") for key, _ in model.nodes()}
+            return TaggedGraph(file.model, unknown, Roots((root,)), _UNKNOWN)
+        trace, in_model, origin = match.trace, match.in_model, _NAMES
+        tags, calls = tag_model(model, trace, distinct=parameters), match.fit.calls
+    tags = _with_earlier(file.model, tags, trace.tree) if keep else tags
+    tree = ModuleTree(replace(module, calls=calls.get(module.path, 0)) for module in trace.tree)
+    root = Root(tree, sources.place(file.name, in_model))
+    return TaggedGraph(file.model, tags, Roots((root,)), origin)
 
 
 def _skeleton(file: HtpFile) -> Iterator[tuple[TaggedGraph]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optimum_htp.hierarchy import ModulePath, NodeKey, NodeTag
@@ -29,6 +29,7 @@ class Evidence:
         self.nodes.update(_bodies_first("", model.graph))
         self.owners: dict[NodeKey, Owner] = {}
         self.sources: dict[NodeKey, str] = {}
+        self.stated: Mapping[NodeKey, ModulePath] = {}  # by the metadata of nodes, as far as it is believed
         self.named: dict[NodeKey, Owner] = {}  # by the names of nodes; empty where the trace recorded the scopes
         self.weighed: dict[NodeKey, Owner] = {}  # by the names of weights; empty where nodes have scopes
         # Data flow must not decide these: what they say can't be read, or a node that would decide them is doubtful.
@@ -42,11 +43,26 @@ class Evidence:
                 self._consumers.setdefault(producer, []).append(key)
             if (node.domain, node.op_type) in self._callers:
                 self._callers[node.domain, node.op_type].append(key)
+        self._matrices = {
+            (path, tensor.name)
+            for path, graph in model.graphs()
+            for tensor in graph.initializers
+            if len(tensor.dims) > 1
+        }
+        self._inner = {path[:length] for module in trace.tree for path in module.paths for length in range(len(path))}
         self._returned = {value.name for value in model.graph.outputs}
 
     def is_returned(self, key: NodeKey) -> bool:
         """Whether a node produces an output of the main graph."""
         return not key[0] and not self._returned.isdisjoint(self.nodes[key].outputs)
+
+    def weighs(self, key: NodeKey) -> bool:
+        """Whether a node reads a stored matrix of its graph."""
+        return any((key[0], name) in self._matrices for name in self.nodes[key].inputs)
+
+    def contains_others(self, path: ModulePath) -> bool:
+        """Whether a module contains others."""
+        return any(name in self._inner for name in self.trace.tree.module(path).paths)
 
     def consumers_in_doubt(self, key: NodeKey) -> bool:
         """Whether a consumer of the node's outputs is undecided and will stay so."""

@@ -20,8 +20,10 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, Roots
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.tagging.graph import TaggedGraph
 from optimum_htp.tagging.rules.evidence import Evidence, Owner
-from optimum_htp.tagging.rules.metadata import NAME_SCOPES, in_doubt, named_module
+from optimum_htp.tagging.rules.fusions import fused_origins
+from optimum_htp.tagging.rules.metadata import statements
 from optimum_htp.tagging.rules.node_names import has_scopes, read_names, scripted_nodes
+from optimum_htp.tagging.rules.statements import believed
 from optimum_htp.tagging.rules.weights import read_weights
 from optimum_htp.tagging.tracing.trace import ExportTrace, ModuleTrace
 
@@ -36,7 +38,7 @@ def by_metadata(key: NodeKey, evidence: Evidence) -> Owner | None:
     """The module that torch's metadata names; which call of it is not written there."""
     if key in evidence.trace.made:
         return None
-    path = named_module(evidence.nodes[key], evidence.trace.tree)
+    path = evidence.stated.get(key)
     return Owner(path) if path is not None else None
 
 
@@ -78,7 +80,11 @@ def by_consumers(key: NodeKey, evidence: Evidence) -> Owner | None:
     if key in evidence.doubtful or evidence.consumers_in_doubt(key):
         evidence.doubtful.add(key)
         return None
-    return evidence.common(evidence.consumer_owners(key))
+    owner = evidence.common(evidence.consumer_owners(key))
+    if owner is not None and evidence.stated and evidence.weighs(key) and not evidence.contains_others(owner.path):
+        # A tool's product, whose weights are another module's than an activation's that reads it.
+        return Owner(evidence.trace.tree.lowest_common([owner.path, owner.path[:-1]]))
+    return owner
 
 
 def by_producers(key: NodeKey, evidence: Evidence) -> Owner | None:
@@ -117,14 +123,17 @@ def tag_model(
     `distinct` is what the values of stored tensors say, for nodes with names that say nothing: see `read_weights`.
     """
     evidence = Evidence(model, trace)
+    said = statements(model)
+    heard = believed(model, trace, said)
+    evidence.stated = heard.paths
     if trace.made:  # what is not there was made in no call
         evidence.doubtful.update(key for key, numbers in trace.made.items() if not numbers)
     else:
-        evidence.doubtful.update(key for key, node in evidence.nodes.items() if in_doubt(node, trace.tree))
-    if not trace.scopes and not trace.made:
+        evidence.doubtful.update(heard.doubtful)
+    if not trace.scopes and not trace.made and (has_scopes(model) or not said):
         evidence.named, doubtful = read_names(model, trace)
         evidence.doubtful.update(doubtful)
-        if not has_scopes(model) and not any(NAME_SCOPES in node.metadata for node in evidence.nodes.values()):
+        if not has_scopes(model) and not said:
             evidence.weighed = read_weights(model, trace, distinct)
             # What a proven node reads may have been made anywhere: a constant may be the argument of a call.
             evidence.doubtful.update(evidence.nodes)
@@ -136,7 +145,12 @@ def tag_model(
     for key in evidence.nodes:
         if key not in evidence.owners:
             _decide(key, LAST_RULES, evidence)
-    return {key: evidence.node_tag(key) for key in evidence.nodes}
+    tags = {key: evidence.node_tag(key) for key in evidence.nodes}
+    if heard.paths and not trace.calls:
+        for key, paths in fused_origins(model, evidence).items():
+            origins = tuple(map(trace.tree.tag, paths))
+            tags[key] = NodeTag(trace.tree.tag(trace.tree.lowest_common(paths)), "fused", None, origins)
+    return tags
 
 
 def tag_export(export: ExportTrace) -> TaggedGraph:

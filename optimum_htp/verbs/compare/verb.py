@@ -34,6 +34,7 @@ from optimum_htp.models import (
     fixed_sizes,
     graph_inputs,
     graph_limits,
+    load_components,
     load_inputs,
     load_source_of,
     make_inputs,
@@ -247,15 +248,19 @@ def _with_model(
             tagged[name] = tagged_file(file, package=package)
     if not tagged:
         return results.all(), {}
-    source = load_source_of(
-        [file.model for file in tagged.values()],
-        model,
-        recorded=package.sidecar.source if package.sidecar is not None else {},
-        roots=[tree.root for file in tagged.values() for tree in file.trees],
-        task=task,
-        trust_remote_code=trust_remote_code,
-    )
-    parts = find_parts(source, [chosen[name] for name in tagged])
+    files = {name: chosen[name] for name in tagged}
+    if package.components:
+        source, parts = load_components(package, files, model, task=task, trust_remote_code=trust_remote_code)
+    else:
+        source = load_source_of(
+            [file.model for file in tagged.values()],
+            model,
+            recorded=package.sidecar.source if package.sidecar is not None else {},
+            roots=[tree.root for file in tagged.values() for tree in file.trees],
+            task=task,
+            trust_remote_code=trust_remote_code,
+        )
+        parts = find_parts(source, files.values())
     _check_one(options, (part.file for part in parts), package)
     if not parts:
         raise PackageError(

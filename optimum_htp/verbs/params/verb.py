@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.errors import HtpError, PackageError, needing_optimum
 from optimum_htp.hierarchy import split_tag
 from optimum_htp.models import (
     Matcher,
@@ -23,12 +23,13 @@ from optimum_htp.models import (
     check_model_name,
     find_parts,
     initializer_values,
+    load_component_model,
     load_source_model,
     recorded_revision,
     source_facts,
     tagged_initializers,
 )
-from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, changing, tagged_file
+from optimum_htp.package import Derivation, HtpFile, HtpPackage, as_package, cache_leaf, changing, tagged_file
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.params.identity import refuse_other_model
 from optimum_htp.verbs.params.rename import RenamedFile, new_names, write_renamed
@@ -115,12 +116,16 @@ def _source(
     trust_remote_code: bool,
 ) -> SourceModel:
     """The model that a package was exported from, in PyTorch."""
+    if package.components:
+        return load_component_model(package, files, str(model), trust_remote_code=trust_remote_code)
     inputs = (value.name for chosen in files for value in chosen.model.graph.inputs)
     recorded = package.sidecar.source if package.sidecar is not None else {}
+    with needing_optimum(f"loading {model}"):
+        import optimum.exporters.tasks  # noqa: F401
     facts = source_facts(
         recorded,
         [tree.root for graph in graphs for tree in graph.trees],
-        with_past=any(name.startswith("past_key_values") for name in inputs),
+        with_past=any(cache_leaf(name) is not None for name in inputs),
     )
     revision = recorded_revision(model, recorded)
     return load_source_model(model, **facts, revision=revision, trust_remote_code=trust_remote_code)

@@ -35,7 +35,7 @@ _LOGITS: dict[str, tuple[int, int | None]] = {
 # By input of a graph, what a pipeline needs to prepare it, and the files, one of which has that.
 _TOKENIZER = ("a tokenizer", (TOKENIZER_CONFIG, *VOCABULARY_FILES))
 _PREPROCESSORS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "input_ids": _TOKENIZER,
+    **dict.fromkeys(("input_ids", "decoder_input_ids"), _TOKENIZER),
     **dict.fromkeys(("pixel_values", "flattened_patches"), ("an image processor", PROCESSOR_FILES)),
     **dict.fromkeys(("input_features", "input_values"), ("a feature extractor", PROCESSOR_FILES)),
 }
@@ -90,6 +90,8 @@ def _check_kind(package: Contents, config: Mapping[str, Any]) -> Iterator[Findin
         yield warning(message, advice) if custom else failed(message, _rewrite(package))
     elif not isinstance(kind, str):
         yield failed(f"{CONFIG}: `model_type` is not a string but {kind!r}", _rewrite(package))
+    if listed is None and any(component.architecture for component in package.components):
+        return  # transformers' exporters leave it to export.json
     if listed is None:
         yield warning(f"{CONFIG} has no `architectures`", "load it with the ORTModelForX class of its task, or task=")
     elif not architectures(config) or len(architectures(config)) != len(listed):
@@ -205,7 +207,7 @@ def check_generation(package: Contents) -> Iterator[Finding]:
         yield failed(str(error), "copy it from the source model, or delete it: defaults from config.json hold then")
         return
     # CTC models transcribe without generating; a package of plain Optimum does not say its task.
-    told_by_class = package.plain_task in (None, "automatic-speech-recognition") and generates(package.main_config)
+    told_by_class = package.plain_task in (None, "automatic-speech-recognition") and generates(package.known_config)
     if package.plain_task not in _GENERATING_TASKS and not told_by_class:
         yield skipped(f"{package.plain_task or 'the model'} does not generate" if config is None else "not needed")
     elif config is None:

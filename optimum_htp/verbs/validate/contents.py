@@ -10,7 +10,16 @@ from typing import Any
 
 from optimum_htp.errors import OnnxFileError, PackageError
 from optimum_htp.onnxfile import OnnxModel
-from optimum_htp.package import CONFIG, MODEL_INDEX, HtpFile, HtpPackage, is_staging, partners, traits_of
+from optimum_htp.package import (
+    CONFIG,
+    MODEL_INDEX,
+    HtpFile,
+    HtpPackage,
+    is_staging,
+    partners,
+    traits_of,
+    with_architectures,
+)
 
 MAX_ENTRIES = 100_000  # how many files and directories of a package are checked
 _END_BYTES = 1000
@@ -73,6 +82,11 @@ class Contents(HtpPackage):
     def main_config(self) -> dict[str, Any]:
         """The content of config.json, empty if there is none or it is broken."""
         return self.lenient(CONFIG)
+
+    @property
+    def known_config(self) -> dict[str, Any]:
+        """That, with the classes that were exported where it names none."""
+        return with_architectures(self.main_config, self.components)
 
     @property
     def is_pipeline(self) -> bool:

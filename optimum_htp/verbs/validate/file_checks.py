@@ -17,7 +17,7 @@ from optimum_htp.onnxfile import (
     element_type,
     external_data_files,
 )
-from optimum_htp.package import HtpFile, is_inside
+from optimum_htp.package import EXPORT_MANIFEST, HtpFile, is_inside
 from optimum_htp.verbs.validate.contents import MAX_ENTRIES, Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
@@ -194,6 +194,16 @@ def _leads_out(package: Contents, name: str, location: str) -> bool:
     return not is_inside(package.files[name].path.parent / location, package.directory)
 
 
+def _check_components(package: Contents) -> Iterator[Finding]:
+    """The files of a package that transformers exported by itself."""
+    for name in package.files:
+        if package.components.of_file(name) is None and name not in package.origins and package.path.is_dir():
+            advice = "remove it if an earlier export left it; transformers loads what is named there"
+            yield warning(f"{EXPORT_MANIFEST} does not name {name}", advice)
+    listed = ", ".join(component.file for component in package.components if component.file in package.files)
+    yield good(f"{listed}: as {EXPORT_MANIFEST} names them")
+
+
 def check_files(package: Contents) -> Iterator[Finding]:
     """The ONNX files that Optimum's classes need together are there, and what is packed in a file can be unpacked."""
     for name in package.packed.encoded if package.packed is not None else ():
@@ -201,6 +211,12 @@ def check_files(package: Contents) -> Iterator[Finding]:
             package.read(name)
         except PackageError as error:
             yield failed(str(error))
+    if EXPORT_MANIFEST in package.problems:
+        yield failed(str(package.problems[EXPORT_MANIFEST]).removeprefix(f"{package.path}: "))
+        return
+    if package.components:
+        yield from _check_components(package)
+        return
     names = [name.rpartition("/")[2] for name in package.files]  # `onnx/model.onnx` is found as `model.onnx` is
     encoders = [name for name in names if "encoder" in name]
     decoders = [name for name in names if "decoder" in name and name not in encoders]

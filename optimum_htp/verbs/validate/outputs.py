@@ -10,7 +10,7 @@ from functools import cached_property
 from math import isinf
 from typing import Any
 
-from optimum_htp.errors import HtpError, reason
+from optimum_htp.errors import HtpError, PackageError, reason
 from optimum_htp.models import (
     SAMPLES,
     Array,
@@ -25,6 +25,7 @@ from optimum_htp.models import (
     find_parts,
     fixed_sizes,
     graph_inputs,
+    load_components,
     load_source_of,
     names_in_torch,
     off_by,
@@ -66,16 +67,22 @@ def check_outputs(
     check_renamed(renamed or {}, package.readable.values())
     sidecar = package.sidecar
     records = sidecar.files.values() if sidecar is not None else ()
-    source = load_source_of(
-        list(package.readable.values()),
-        model,
-        recorded=sidecar.source if sidecar is not None else {},
-        roots=[tree.root for record in records for tree in record.roots.trees],
-        task=task,
-        trust_remote_code=trust_remote_code,
-    )
     try:
-        parts = find_parts(source, package.readable_files.values())
+        if package.components:
+            files = package.readable_files
+            _, parts = load_components(package, files, model, task=task, trust_remote_code=trust_remote_code)
+        else:
+            source = load_source_of(
+                list(package.readable.values()),
+                model,
+                recorded=sidecar.source if sidecar is not None else {},
+                roots=[tree.root for record in records for tree in record.roots.trees],
+                task=task,
+                trust_remote_code=trust_remote_code,
+            )
+            parts = find_parts(source, package.readable_files.values())
+    except PackageError:
+        raise
     except HtpError as error:
         return [combine(name, [warning(f"not compared: {error}")], ok="") for name in ("outputs", "dynamic-axes")]
     first, others = [], []

@@ -36,7 +36,7 @@ _EMBEDDING_KEYS = [
 # For how many layers past key values are kept; the first of these that a config has, its decoder's own first.
 _LAYER_KEYS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _DECODER_CONFIGS = ("decoder", "text_config")
-_PAST = re.compile(r"past_key_values\.(\d+)\.(?:(?:decoder|encoder)\.)?(?:key|value)$")
+_PAST = re.compile(r"(?:past_key_values|.*\blayers)\.(\d+)\.(?:(?:decoder|encoder)\.)?(?:key|value)s?$")
 
 
 def check_dimensions(package: Contents) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import MAX_MODEL_BYTES, OnnxModel, node_id
 from optimum_htp.package import SIDECAR, HtpFile, Ownership, read_tags
+from optimum_htp.tagging import NAME_SCOPES, statements
 from optimum_htp.verbs.validate.contents import Contents
 from optimum_htp.verbs.validate.report import Finding, failed, good, skipped, warning
 
@@ -16,6 +17,10 @@ def check_tags(package: Contents) -> Iterator[Finding]:
     tagged = total = 0
     for name, file in package.readable_files.items():
         keys = [key for key, _ in file.model.nodes()]
+        garbled = _garbled(file.model)
+        if garbled:
+            reason = f"{name}: what {len(garbled):,} nodes say in {NAME_SCOPES} can't be read or contradicts itself"
+            yield failed(f"{reason}, such as {_name(file.model, garbled[0])}", "export the model again")
         nodes, tags = len(keys), file.tags
         unresolved = [key for key, tag in tags.items() if tag.source == "unresolved"]
         missing = nodes - len(tags)
@@ -39,6 +44,13 @@ def check_tags(package: Contents) -> Iterator[Finding]:
             example = _name(file.model, unresolved[0])
             yield warning(f"{name}: the modules of {len(unresolved):,} nodes are unknown, such as {example}")
     yield good(f"{tagged:,} of {total:,} nodes") if package.readable_files else skipped("no file could be read")
+
+
+def _garbled(model: OnnxModel) -> list[NodeKey]:
+    """The nodes whose own metadata, not what we wrote there, says of their modules what can't be so."""
+    found = statements(model).garbled
+    ours, nodes = Ownership.of(model), dict(model.nodes()) if found else {}
+    return sorted(key for key in found if NAME_SCOPES in ours.without_ours(key, nodes[key].metadata))
 
 
 def _has_room(file: HtpFile) -> bool:

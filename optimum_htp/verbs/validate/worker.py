@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _Result = tuple[str, str, str]
 
+# What ONNX Runtime has in ONNX's own domain, and ONNX has not.
+_OF_RUNTIME = frozenset(("SimplifiedLayerNormalization", "FusedConv", "Inverse"))
 _SOCKET_EVENTS = {f"socket.{event}" for event in "connect getaddrinfo gethostbyname sendto sendmsg bind".split()}
 
 
@@ -35,7 +38,9 @@ def main() -> None:
     request = json.loads(sys.stdin.read())
     results: dict[str, _Result] = {}
     run = _Run(request)
-    import optimum.onnxruntime  # noqa: F401 (what it takes does not count)
+    with suppress(ImportError):  # it is needed for what Optimum exports; what it takes does not count
+        import optimum.onnxruntime  # noqa: F401
+    import onnxruntime  # noqa: F401
 
     limit_process_memory(request["max_memory_bytes"])
     for name, work in (("checker", run.checker), ("load", run.load), ("run", run.run)):
@@ -54,6 +59,7 @@ class _Run:
     def __init__(self, request: dict[str, Any]) -> None:
         self.request = request
         self.model: Any = None
+        self.sessions: dict[str, Any] = {}  # of a package of components, by file
 
     def checker(self) -> _Result:
         import onnx
@@ -63,6 +69,10 @@ class _Run:
                 with _without_links(file) as unlinked:
                     onnx.checker.check_model(unlinked)
             except Exception as error:  # of several kinds, ValidationError and protobuf's among them
+                unknown = re.search(r"No Op registered for (\w+) ", str(error))
+                if unknown is not None and unknown[1] in _OF_RUNTIME:
+                    what = f"{file.name} has ONNX Runtime's own {unknown[1]} among ONNX's operators, and onnx does not know it"
+                    return SKIPPED, what, ""
                 return FAILED, f"{file.name}: {reason(error)}", "export the package again"
         return OK, f"onnx {onnx.__version__} finds nothing wrong", ""
 
@@ -70,6 +80,8 @@ class _Run:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)
+        if self._contents.components:
+            return self._load_components()
         from optimum_htp.models import AutoModelForONNX
 
         try:
@@ -81,9 +93,24 @@ class _Run:
             )
         except PackageError as error:
             return self._load_singly(error)
+        except HtpError as error:
+            if isinstance(error.__cause__, ImportError):
+                return SKIPPED, str(error), ""
+            return FAILED, str(error), ""
         except Exception as error:  # whatever Optimum, transformers or ONNX Runtime raise
             return FAILED, f"it can't be loaded: {out_of_memory(error) or reason(error)}", ""
         return OK, f"loaded as {type(self.model).__name__}", ""
+
+    def _load_components(self) -> _Result:
+        """Whether ONNX Runtime loads each component, as transformers does."""
+        import onnxruntime
+
+        for name, file in self._contents.files.items():
+            try:
+                self.sessions[name] = onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime raises exceptions of its own C++ module
+                return FAILED, f"{name} can't be loaded: {out_of_memory(error) or reason(error)}", ""
+        return OK, f"ONNX Runtime loads {' and '.join(self.sessions)}", ""
 
     def _load_singly(self, problem: PackageError) -> _Result:
         """Several files that Optimum has no class for: whether ONNX Runtime loads each of them."""
@@ -100,6 +127,10 @@ class _Run:
         return WARNING, f"{message}: {problem}", ""
 
     def run(self) -> _Result:
+        if self._contents.components and len(self.sessions) == len(self._contents.files):
+            from optimum_htp.verbs.validate.component_steps import run_components
+
+            return run_components(self._contents, self.sessions)
         if self.model is None:
             return SKIPPED, "the package was not loaded as a whole", ""
         described = ""
