@@ -1,0 +1,223 @@
+"""From what ONNX Runtime's profiler says of the kernels of a run to the work of each.
+
+What it says of each kernel ("args" of an event), of ONNX Runtime 1.32; sizes are texts:
+
+- `mem_bytes_in_use`, `mem_in_use_delta`: what the arena of the kernel's provider holds when the kernel ends, and how much
+  more that is than when it began. Inputs are given back between kernels. Weights are outside the arena, but for what
+  kernels laid out anew before the first run ("prepacked").
+- `mem_in_use_peak`: the most that the arena ever held. It only rises.
+- `activation_size`, `output_size`: the size of all inputs that are no constants, and of all outputs.
+- `parameter_size`: the size of the constants among its inputs, without those that it laid out anew, which are most weights.
+  The graph knows all of them.
+- `input_type_shape`, `output_type_shape`: types and shapes of these, in their order, without those that were left out.
+- `provider`: the execution provider.
+
+Before 1.30 or so there is nothing of the arena.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap, Counter
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations
+from math import prod
+from typing import Any, TypedDict
+
+from optimum_htp.hierarchy import NodeKey
+from optimum_htp.models import DEFAULT_PROVIDER
+from optimum_htp.onnxfile import Initializer, Node, OnnxModel, element_type
+from optimum_htp.verbs.profile.flops import Attributes, Shape, Tensors, UnknownShapeError, flops, is_counted
+from optimum_htp.verbs.profile.joiner import Event
+from optimum_htp.verbs.profile.work import COPIES, Work
+
+_ARENA = {"mem_bytes_in_use", "mem_in_use_delta", "mem_in_use_peak"}
+_ROWS = frozenset(("Gather", "GatherBlockQuantized"))  # operators that read some rows of their first input
+
+
+class _Operations(TypedDict, total=False):
+    """What of the work are operations."""
+
+    flops: int
+    uncounted: dict[str, int]
+    unknown: dict[str, int]
+
+
+class Facts:
+    """Tells the work of kernels: those of nodes of one graph, as the joiner knows them."""
+
+    def __init__(self, model: OnnxModel, attributes: Mapping[NodeKey, Attributes]) -> None:
+        self._attributes = attributes
+        self._nodes = dict(model.nodes())
+        self._constants: dict[str, ChainMap[str, Initializer]] = {}
+        for path, graph in model.graphs():  # a graph comes before its bodies
+            given = {value.name for value in graph.inputs}
+            own = {each.name: each for each in graph.initializers if each.name not in given}
+            around = self._constants.get(path.rpartition("/")[0]) if path else None
+            self._constants[path] = ChainMap(own, *around.maps) if around is not None else ChainMap(own)
+
+    def work(self, events: Sequence[tuple[Event, NodeKey | None]], *, provider: str) -> Iterator[Work]:
+        """The work of each kernel of a run, in the order in which they ran; `provider` is whose memory counts."""
+        memory = _memory([event for event, _ in events], provider)
+        for (event, key), (peak, allocated, net) in zip(events, memory, strict=True):
+            parameters, operations = (None, _unjoined(event)) if key is None else self._of_node(event, key)
+            written = _number(event.facts, "output_size")
+            is_copy = event.op_type in COPIES
+            yield Work(
+                peak_bytes=peak,
+                allocated_bytes=allocated,
+                net_bytes=net,
+                parameter_bytes=parameters,
+                read_bytes=_number(event.facts, "activation_size"),
+                written_bytes=written,
+                providers={event.provider: 1} if event.provider else {},
+                copies=int(is_copy),
+                copied_bytes=written if is_copy else None,
+                **operations,
+            )
+
+    def _of_node(self, event: Event, key: NodeKey) -> tuple[int | None, _Operations]:
+        """The size of the constants that a node's kernel reads, and its operations."""
+        node, constants = self._nodes[key], self._constants[key[0]]
+        outputs = _outputs(node, event.facts)
+        operations: _Operations = {"uncounted": {node.op_type: 1}}
+        if is_counted(node.domain, node.op_type):
+            inputs = _inputs(node, constants, event.facts)
+            try:
+                count = flops(node.op_type, Tensors(inputs), Tensors(outputs), self._attributes.get(key, {}))
+                operations = operations if count is None else {"flops": count}
+            except UnknownShapeError:
+                operations = {"unknown": {node.op_type: 1}}
+        return _parameters(node, constants, outputs), operations
+
+
+def _unjoined(event: Event) -> _Operations:
+    """The operations of a kernel that is no node of the graph: what a provider compiled may take any number of them."""
+    compiled = event.provider not in ("", DEFAULT_PROVIDER) and event.op_type not in COPIES
+    return {"unknown" if compiled or is_counted("", event.op_type) else "uncounted": {event.op_type: 1}}
+
+
+def reasons(events: Sequence[Event], works: Sequence[Work], provider: str) -> dict[str, str]:
+    """Why figures of a run are not there, or not of all kernels, by what they are of."""
+    found: dict[str, str] = {}
+    others = {event.provider for event in events if event.provider and event.provider != provider}
+    without = sum(work.peak_bytes is None for work in works)
+    if without == len(works):
+        found["memory"] = "ONNX Runtime says nothing of it here"
+    elif without:
+        found["memory"] = f"without that of {_kernels(without)} on {' and '.join(sorted(others))}, which have another"
+    if any(work.read_bytes is None or work.written_bytes is None for work in works):
+        found["activations"] = "ONNX Runtime says nothing of their size here"
+    strange = sum(work.parameter_bytes is None for work in works)
+    if strange:
+        found["parameters"] = f"without those of {_kernels(strange)} of which the graph doesn't say them"
+    operators = Counter(name for work in works for name in work.unknown)
+    if operators:
+        named = ", ".join(f"{name} ({_kernels(count)})" for name, count in operators.most_common(3))
+        found["flops"] = f"not known, nor of the modules around: those of {named}"
+    if not all(event.provider for event in events):
+        found["providers"] = "ONNX Runtime does not say which ran a kernel here"
+    return found
+
+
+def _kernels(count: int) -> str:
+    return "1 kernel" if count == 1 else f"{count:,} kernels"
+
+
+def held_before(events: Sequence[Event], *, provider: str) -> int | None:
+    """What the arena of a provider holds before its first kernel of a run."""
+    first = next((event for event in events if event.provider == provider), None)
+    in_use, delta = (_number(first.facts, key) if first else None for key in ("mem_bytes_in_use", "mem_in_use_delta"))
+    return in_use - delta if in_use is not None and delta is not None else None
+
+
+def _memory(events: Sequence[Event], provider: str) -> Iterator[tuple[int | None, int | None, int | None]]:
+    """Of each kernel the peak, what it took, and how much more is held when the next one begins.
+
+    Kernels of other providers have another memory, and none of this.
+    """
+    ours = [event for event in events if event.provider == provider and event.facts.keys() >= _ARENA]
+    starts = [int(event.facts["mem_bytes_in_use"]) - int(event.facts["mem_in_use_delta"]) for event in ours]
+    ends = [*starts[1:], int(ours[-1].facts["mem_bytes_in_use"])] if ours else []
+    highest: int | None = None
+    known: dict[int, tuple[int, int, int]] = {}
+    for event, start, end in zip(ours, starts, ends, strict=True):
+        peak = int(event.facts["mem_bytes_in_use"])
+        ever = int(event.facts["mem_in_use_peak"])
+        if highest is not None and ever > highest:
+            peak = max(peak, ever)
+        highest = ever
+        known[id(event)] = (peak, int(event.facts["mem_in_use_delta"]), end - start)
+    for event in events:
+        yield known.get(id(event), (None, None, None))
+
+
+def _inputs(node: Node, constants: Mapping[str, Initializer], facts: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    """The shapes of a node's inputs: of constants as stored, of the others as they were in the run."""
+    listed = _shapes(facts.get("input_type_shape"))
+    given = [index for index, name in enumerate(node.inputs) if name]
+    stored = {index: constants[node.inputs[index]].dims for index in given if node.inputs[index] in constants}
+    known = {} if listed is None else _others(given, stored, listed)
+    return tuple(stored.get(index, known.get(index)) for index in range(len(node.inputs)))
+
+
+def _others(given: Sequence[int], stored: Mapping[int, Shape], listed: Sequence[Shape]) -> dict[int, Shape]:
+    """The shapes of inputs that are no constants, by their index; nothing where it is not clear which they are.
+
+    Some of the constants are not listed, and nothing says which: whichever goes with the shapes of those that are.
+    """
+    found = []
+    for left_out in combinations(stored, len(given) - len(listed)) if len(given) >= len(listed) else ():
+        shapes = dict(zip((index for index in given if index not in left_out), listed, strict=True))
+        if all(shapes[index] == dims for index, dims in stored.items() if index in shapes):
+            found.append({index: shape for index, shape in shapes.items() if index not in stored})
+    return found[0] if found and all(each == found[0] for each in found) else {}
+
+
+def _outputs(node: Node, facts: Mapping[str, Any]) -> tuple[Shape | None, ...]:
+    """The shapes of a node's outputs."""
+    listed = _shapes(facts.get("output_type_shape")) or []
+    given = [index for index, name in enumerate(node.outputs) if name]
+    known = dict(zip(given, listed, strict=True)) if len(given) == len(listed) else {}
+    return tuple(known.get(index) for index in range(len(node.outputs)))
+
+
+def _shapes(listed: Any) -> list[Shape] | None:
+    """The shapes of a list such as `[{"float": [1, 8]}, {"int64": []}]`; None for what is no such list."""
+    if not isinstance(listed, list):
+        return None
+    return [tuple(int(size) for size in shape) for each in listed for shape in each.values()]
+
+
+def _parameters(node: Node, constants: Mapping[str, Initializer], outputs: tuple[Shape | None, ...]) -> int | None:
+    """The size of the constants that a node reads; None where that of one is not known."""
+    names = [name for name in dict.fromkeys(node.inputs) if name in constants]
+    sizes = [_size(constants[name]) for name in names]
+    share = _share_of_rows(node, constants, outputs)
+    if None in sizes or share is None:
+        return None
+    whole = sum(size or 0 for size in sizes)
+    return whole if share == 1 else round(whole * share)
+
+
+def _share_of_rows(
+    node: Node, constants: Mapping[str, Initializer], outputs: tuple[Shape | None, ...]
+) -> Fraction | None:
+    """How much of a constant table a node takes rows of, a row that is taken twice counts twice; None if not known."""
+    table = constants.get(node.inputs[0]) if node.op_type in _ROWS and node.inputs else None
+    if table is None:
+        return Fraction(1)
+    if outputs[0] is None:
+        return None
+    packed = node.op_type != "Gather"  # then several of the last axis are in one element
+    taken, there = (prod(dims[:-1] if packed else dims) for dims in (outputs[0], table.dims))
+    return Fraction(taken, there) if there else Fraction(0)
+
+
+def _size(constant: Initializer) -> int | None:
+    bits = element_type(constant.data_type).bits
+    return None if bits is None else (prod(constant.dims) * bits + 7) // 8
+
+
+def _number(facts: Mapping[str, Any], key: str) -> int | None:
+    return int(facts[key]) if key in facts else None
