@@ -40,7 +40,9 @@ def compiled_kernels(
         parts = [part for part in assigned if part.provider == provider]
         if len(parts) == len(by_index):
             for (_, name), part in zip(sorted(by_index.items()), parts, strict=True):
-                found[name] = Compiled(len(part.nodes), _tag([tag for each in part.nodes for tag in tags.get(each, ())]))
+                found[name] = Compiled(
+                    len(part.nodes), _tag([tag for each in part.nodes for tag in tags.get(each, ())])
+                )
     return found
 
 

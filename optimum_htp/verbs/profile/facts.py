@@ -94,7 +94,9 @@ class Facts:
 def _unjoined(event: Event) -> _Operations:
     """The operations of a kernel that is no node of the graph: what a provider compiled may take any number of them."""
     compiled = event.provider not in ("", DEFAULT_PROVIDER) and event.op_type not in COPIES
-    return {"unknown" if compiled or is_counted("", event.op_type) else "uncounted": {event.op_type: 1}}
+    if compiled or is_counted("", event.op_type):
+        return {"unknown": {event.op_type: 1}}
+    return {"uncounted": {event.op_type: 1}}
 
 
 def reasons(events: Sequence[Event], works: Sequence[Work], provider: str) -> dict[str, str]:
@@ -110,7 +112,9 @@ def reasons(events: Sequence[Event], works: Sequence[Work], provider: str) -> di
         found["activations"] = "ONNX Runtime says nothing of their size here"
     strange = sum(work.parameter_bytes is None for work in works)
     if strange:
-        found["parameters"] = f"without those of {_kernels(strange)} of which the graph doesn't say them"
+        found["parameters"] = (
+            f"not known, nor of the modules around: those of {_kernels(strange)} that are no nodes of the graph"
+        )
     operators = Counter(name for work in works for name in work.unknown)
     if operators:
         named = ", ".join(f"{name} ({_kernels(count)})" for name, count in operators.most_common(3))

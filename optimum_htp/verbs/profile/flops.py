@@ -117,10 +117,9 @@ def _multi_head_attention(inputs: Tensors, outputs: Tensors, _: Attributes) -> i
 
 
 def _group_query_attention(inputs: Tensors, outputs: Tensors, _: Attributes) -> int:
+    keys = inputs.size(0, 1) + (inputs.size(3, 2) if inputs.has(3) else 0)
     if outputs.has(1):  # the keys of this run and those before it
         keys = outputs.size(1, 2)
-    else:
-        keys = inputs.size(0, 1) + (inputs.size(3, 2) if inputs.has(3) else 0)
     return 4 * keys * prod(outputs[0])
 
 

@@ -144,8 +144,16 @@ class PhaseSums:
         for each in self._sums(event, key):
             each.add(index, event)
         tag = self._tag(key, event)
-        module = (None, None, ()) if tag is None else (tag.tag, tag.call, tag.origins)
-        return Kernel(event.name, event.op_type, event.start_us - run.start_us, event.time_us, *module, event.provider)
+        return Kernel(
+            node=event.name,
+            op_type=event.op_type,
+            start_us=event.start_us - run.start_us,
+            time_us=event.time_us,
+            tag=None if tag is None else tag.tag,
+            call=None if tag is None else tag.call,
+            origins=() if tag is None else tag.origins,
+            provider=event.provider,
+        )
 
     def _sums(self, event: Event, key: NodeKey | None) -> Iterator[_Sum]:
         """What a kernel counts in."""

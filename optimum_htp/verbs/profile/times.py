@@ -12,7 +12,7 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from optimum_htp.reports import Brief, called
-from optimum_htp.verbs.profile.work import Work, joined
+from optimum_htp.verbs.profile.work import NO_WORK, Work, joined
 
 
 class Microseconds(tuple[int, ...]):
@@ -88,8 +88,8 @@ class ModuleTime(Brief):
     self_time: Microseconds
     total_time: Microseconds
     ops: Mapping[str, OpTime]
-    self_work: Work = Work()
-    total_work: Work = Work()
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
 
     @property
     def gflops(self) -> float | None:
@@ -115,7 +115,7 @@ class FusedTime(Brief):
     kernels: int
     time: Microseconds
     ops: Mapping[str, OpTime]
-    work: Work = Work()
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ class CallTime:
     kernels: int
     self_time: Microseconds
     total_time: Microseconds
-    self_work: Work = Work()
-    total_work: Work = Work()
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
 
     @property
     def gflops(self) -> float | None:
@@ -167,8 +167,8 @@ class GroupTime:
     members: int
     self_time: Microseconds
     total_time: Microseconds
-    self_work: Work = Work()
-    total_work: Work = Work()
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class NodeTime:
     call: int | None
     kernels: int
     time: Microseconds
-    work: Work = Work()
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +261,8 @@ class PhaseProfile(Brief):
     run_time: Microseconds
     timeline: tuple[Kernel, ...]
     nodes: tuple[NodeTime, ...] = ()
-    work: Work = Work()
-    unattributed_work: Work = Work()
+    work: Work = NO_WORK
+    unattributed_work: Work = NO_WORK
     op_work: Mapping[str, Work] = field(default_factory=dict)
     providers: Mapping[str, OpTime] = field(default_factory=dict)
     held_bytes: int | None = None
@@ -338,7 +338,7 @@ class PhaseProfile(Brief):
             for name, op in ops.items():
                 group = groups.get(name)
                 time = group.total_time + op.time if group else op.time
-                work = self.op_work.get(name, Work())
+                work = self.op_work.get(name, NO_WORK)
                 groups[name] = GroupTime(name, op.kernels + (group.members if group else 0), time, time, work, work)
         return tuple(groups.values())
 

@@ -16,7 +16,7 @@ COPIES = frozenset(("MemcpyFromHost", "MemcpyToHost"))
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What some kernels do in one run. None is what is not known, and never 0.
+    """What some kernels do in one run. None is what is not known, or what none of them does; 0 never stands for that.
 
     Attributes:
         peak_bytes: The most that ONNX Runtime's arena holds while they run: when one of them ends, before its inputs are
@@ -79,36 +79,40 @@ class Work:
         }
 
 
-_SUMS = (
-    "allocated_bytes",
-    "net_bytes",
-    "parameter_bytes",
-    "read_bytes",
-    "written_bytes",
-    "flops",
-    "copied_bytes",
-)
+NO_WORK = Work()
+"""Nothing is known, or nothing ran."""
+
+_OF_SOME = ("allocated_bytes", "net_bytes", "flops", "copied_bytes")
+"""What adds up over the kernels that have it: memory is that of one provider, operations are those of some operators."""
+
+_OF_ALL = ("parameter_bytes", "read_bytes", "written_bytes")
+"""What is known of several kernels only if it is known of each."""
 
 
 class WorkSum:
     """Work that adds up, quickly; the highest of the peaks is the peak of all."""
 
-    __slots__ = ("_copies", "_counts", "_peak", "_sums")
+    __slots__ = ("_copies", "_counts", "_missing", "_peak", "_sums")
 
     def __init__(self) -> None:
         self._peak: int | None = None
         self._sums: dict[str, int] = {}
         self._counts: dict[str, Counter[str]] = {"uncounted": Counter(), "unknown": Counter(), "providers": Counter()}
         self._copies = 0
+        self._missing: set[str] = set()
 
     def add(self, work: Work) -> None:
         """Counts it in."""
+        if work == NO_WORK:
+            return
         if work.peak_bytes is not None:
             self._peak = work.peak_bytes if self._peak is None else max(self._peak, work.peak_bytes)
-        for name in _SUMS:
+        for name in (*_OF_SOME, *_OF_ALL):
             value = getattr(work, name)
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0) + value
+            elif name in _OF_ALL:
+                self._missing.add(name)
         for name, counter in self._counts.items():
             for key, count in getattr(work, name).items():
                 counter[key] += count
@@ -117,7 +121,7 @@ class WorkSum:
     @property
     def work(self) -> Work:
         """All of it."""
-        sums = dict(self._sums)
+        sums = {name: value for name, value in self._sums.items() if name not in self._missing}
         counts = {name: dict(counter.most_common()) for name, counter in self._counts.items()}
         if counts["unknown"]:
             sums.pop("flops", None)
