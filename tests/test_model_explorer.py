@@ -372,7 +372,7 @@ def test_node_data_of_a_package(package: Path, drawn_by_adapter: Loader, tmp_pat
     report = model_explorer(package, tmp_path / "out", profile=json.loads(json.dumps(times.to_dict())))
     (file,) = report.files
     assert sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.json")) == [
-        f"out/model/{kind}.json" for kind in ("evidence", "parameters", "time")
+        f"out/model/{kind}.json" for kind in ("evidence", "parameters", "time", "memory")
     ]
     (graph,) = drawn_by_adapter(package / "model.onnx").values()
     (shown,) = HtpPackage(package).files.values()

@@ -125,7 +125,7 @@ def test_figures(browser: Browser, pages: Path) -> None:
     assert browser.run("return [...document.getElementById('size').options].map((each) => each.value)") == [
         "parameters",
         "nodes",
-        "memory",
+        "weights",
     ]
 
 

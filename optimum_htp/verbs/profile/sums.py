@@ -91,6 +91,7 @@ class PhaseSums:
         self._unattributed = new()
         self._all = new()
         self._held: int | None = None
+        self._works: list[tuple[str, Work]] = []
         self._reasons: dict[str, str] = {}
         self._joiner, self._tags, self._compiled = joiner, tags, compiled or {}
         self._timelines = [
@@ -108,6 +109,7 @@ class PhaseSums:
             counted = work if known is None else replace(work, providers={event.provider: known.nodes})
             for each in self._sums(event, key):
                 each.add_work(counted)
+            self._works.append((event.name, counted))
         self._held = held_before([event for event, _ in pairs], provider=provider)
         self._reasons = reasons([event for event, _ in pairs], works, provider)
 
@@ -130,7 +132,7 @@ class PhaseSums:
             unattributed_ops=self._unattributed.ops(),
             kernel_time=kernel_time,
             run_time=self._run_time,
-            timeline=self._timelines[nearest],
+            timeline=self._with_work(self._timelines[nearest]),
             nodes=tuple(self._node_times()),
             work=self._all.work,
             unattributed_work=self._unattributed.work,
@@ -139,6 +141,12 @@ class PhaseSums:
             held_bytes=self._held,
             not_known=self._reasons,
         )
+
+    def _with_work(self, timeline: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+        """The kernels of a run with the work of those of the first, if they are the same."""
+        if [kernel.node for kernel in timeline] != [name for name, _ in self._works]:
+            return timeline
+        return tuple(replace(kernel, work=work) for kernel, (_, work) in zip(timeline, self._works, strict=True))
 
     def _add(self, index: int, run: Run, event: Event, key: NodeKey | None) -> Kernel:
         for each in self._sums(event, key):

@@ -211,6 +211,7 @@ class Kernel:
         call: The module's call, where it ran more than once.
         origins: The modules that it does the work of, where there are several.
         provider: The execution provider that ran it; `""` where ONNX Runtime doesn't say.
+        work: What it does beside taking time, in the first run.
     """
 
     node: str
@@ -221,6 +222,7 @@ class Kernel:
     call: int | None
     origins: tuple[str, ...]
     provider: str = ""
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True, repr=False)
