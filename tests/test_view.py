@@ -344,11 +344,11 @@ def test_card(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "# a",
         "| model.onnx | " + f"{(toys / 'a' / 'model.onnx').stat().st_size / 1e3:.3g} kB | 9 | 60 | ai.onnx 17 |",
         "| scope | 9 | 100.0% | the name that the exporter gave the node, and the calls that were recorded |",
-        "| Module | Class | Calls | Parameters | Nodes | Weights | Time |",
+        "| Module | Class | Calls | Parameters | Nodes | Weights | Time | Memory taken |",
         "## Where the time goes",
     ):
         assert line in printed.splitlines()
-    assert re.search(r"^\| &emsp;&emsp;linear \| Linear \| 1 \| 20 \| 2 \| 80 bytes \|  \|$", printed, re.M)
+    assert re.search(r"^\| &emsp;&emsp;linear \| Linear \| 1 \| 20 \| 2 \| 80 bytes \|  \|  \|$", printed, re.M)
 
 
 def test_card_escapes(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def _refuse(package: HtpPackage, directory: Path, names: Sequence[str], *, overw
         )
 
 
-_KINDS = ("evidence", "parameters", "time", "own-sqnr", "sqnr", NAVIGATION)
+_KINDS = ("evidence", "parameters", "time", "memory", "own-sqnr", "sqnr", NAVIGATION)
 
 
 def _earlier(directory: Path, names: Sequence[str]) -> list[str]:
