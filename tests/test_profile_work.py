@@ -262,7 +262,7 @@ def works(*events: Event, provider: str = CPU, nodes: Sequence[Node] = ()) -> li
     """The work of kernels, which are the nodes of a net in their order, if there are any."""
     model = OnnxModel(Path(), 0, {}, "", "", {}, Graph("", list(nodes), (), (), ()), ())
     keys = [("", index) if index < len(nodes) else None for index in range(len(events))]
-    return list(Facts(model, {}).work(list(zip(events, keys, strict=True)), provider=provider))
+    return list(Facts(model, {}, model).work(list(zip(events, keys, strict=True)), provider=provider))
 
 
 def test_memory_between_kernels() -> None:
@@ -317,7 +317,9 @@ def test_parameters_of_packed_tables_and_odd_types() -> None:
     def parameters(node: Node, constant: Initializer, output: Shape) -> int | None:
         model = OnnxModel(Path(), 0, {}, "", "", {}, Graph("", [node], (), (), (constant,)), ())
         facts = {"output_type_shape": [{"float": list(output)}]}
-        ((work,),) = [list(Facts(model, {}).work([(Event("n", "n", 0, 0, 1, CPU, facts), ("", 0))], provider=CPU))]
+        ((work,),) = [
+            list(Facts(model, {}, model).work([(Event("n", "n", 0, 0, 1, CPU, facts), ("", 0))], provider=CPU))
+        ]
         return work.parameter_bytes
 
     packed = Node("n", "GatherBlockQuantized", "com.microsoft", ("t", "ids"), ("y",))

@@ -12,7 +12,7 @@ What it says of each kernel ("args" of an event), of ONNX Runtime 1.32; sizes ar
 - `input_type_shape`, `output_type_shape`: types and shapes of these, in their order, without those that were left out.
 - `provider`: the execution provider.
 
-Before 1.30 or so there is nothing of the arena.
+1.24 says nothing of the arena.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, TypedDict
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.models import DEFAULT_PROVIDER
 from optimum_htp.onnxfile import Initializer, Node, OnnxModel, element_type
+from optimum_htp.verbs.profile.blocked import BlockedConvolutions
 from optimum_htp.verbs.profile.flops import Attributes, Shape, Tensors, UnknownShapeError, flops, is_counted
 from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.work import COPIES, Work
@@ -44,10 +45,11 @@ class _Operations(TypedDict, total=False):
 
 
 class Facts:
-    """Tells the work of kernels: those of nodes of one graph, as the joiner knows them."""
+    """Tells the work of kernels: those of nodes of one graph, as the joiner knows them, which was made of `source`."""
 
-    def __init__(self, model: OnnxModel, attributes: Mapping[NodeKey, Attributes]) -> None:
+    def __init__(self, model: OnnxModel, attributes: Mapping[NodeKey, Attributes], source: OnnxModel) -> None:
         self._attributes = attributes
+        self._blocked = BlockedConvolutions(source)
         self._nodes = dict(model.nodes())
         self._constants: dict[str, ChainMap[str, Initializer]] = {}
         for path, graph in model.graphs():  # a graph comes before its bodies
@@ -82,13 +84,30 @@ class Facts:
         outputs = _outputs(node, event.facts)
         operations: _Operations = {"uncounted": {node.op_type: 1}}
         if is_counted(node.domain, node.op_type):
-            inputs = _inputs(node, constants, event.facts)
             try:
-                count = flops(node.op_type, Tensors(inputs), Tensors(outputs), self._attributes.get(key, {}))
+                inputs, counted = self._shapes(node, constants, event.facts, outputs)
+                count = flops(node.op_type, inputs, counted, self._attributes.get(key, {}))
                 operations = operations if count is None else {"flops": count}
             except UnknownShapeError:
                 operations = {"unknown": {node.op_type: 1}}
         return _parameters(node, constants, outputs), operations
+
+    def _shapes(
+        self,
+        node: Node,
+        constants: Mapping[str, Initializer],
+        facts: Mapping[str, Any],
+        outputs: tuple[Shape | None, ...],
+    ) -> tuple[Tensors, Tensors]:
+        """The shapes that count, without channels that only fill up a block. Raises UnknownShapeError."""
+        inputs = _inputs(node, constants, facts)
+        if not self._blocked.is_blocked(node):
+            return Tensors(inputs), Tensors(outputs)
+        weight = self._blocked.weight(node, Tensors(inputs)[1])
+        if weight is None:
+            raise UnknownShapeError
+        batch, _, *sizes = Tensors(outputs)[0]
+        return Tensors((inputs[0], weight)), Tensors(((batch, weight[0], *sizes),))
 
 
 def _unjoined(event: Event) -> _Operations:

@@ -1,8 +1,7 @@
 """How many operations a kernel takes, from the shapes of what it reads and returns.
 
 A multiplication whose result is added up is two operations, as for `torch.utils.flop_counter`. What is counted is the work
-that the operator's definition asks for: all of an attention's scores, also where a mask hides some, and the channels that a
-convolution has in the layout it runs in. Additions of biases, activations, normalizations and all other operators are not
+that the operator's definition asks for: all of an attention's scores, also where a mask hides some. Additions of biases, activations, normalizations and all other operators are not
 counted. Operators and their inputs: https://onnx.ai/onnx/operators and ONNX Runtime's `docs/ContribOperators.md`.
 """
 

@@ -160,7 +160,7 @@ def _profiles(
     optimized = measured.optimized
     tags = tagged.tags if optimized is None else project(tagged.sources or (tagged,), optimized).tags
     model = optimized or tagged.model
-    joiner, facts = Joiner(model), Facts(model, measured.attributes)
+    joiner, facts = Joiner(model), Facts(model, measured.attributes, tagged.model)
     for (phase, inputs), runs, first in zip(by_phase.items(), measured.runs, measured.first, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
         compiled = {}
