@@ -192,17 +192,24 @@ def a_profile(package: str = "minilm", **options: Any) -> ProfileReport:
 def on_cuda() -> ProfileReport:
     """A profile of which one module ran on the CPU, after a copy."""
     phase = a_phase()
-    cpu = {"providers": {"CPUExecutionProvider": 1}, "copies": 2, "copied_bytes": 4096}
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    elsewhere = {"providers": {cpu: 1}, "copies": 2, "copied_bytes": 4096}
+
+    def ran(work: Work, path: str) -> Work:
+        both = {**elsewhere, "providers": {gpu: 66, cpu: 1}} if path == "" else {"providers": {gpu: 2}}
+        return replace(work, **(elsewhere if path == "pooler" else both)) if work != NO_WORK else work
+
     modules = tuple(
         replace(
             each,
-            self_work=replace(
-                each.self_work, **(cpu if each.path == "pooler" else {"providers": {"CUDAExecutionProvider": 2}})
-            ),
+            self_work=replace(each.self_work, providers={gpu: 2})
+            if each.path == ""
+            else ran(each.self_work, each.path),
+            total_work=ran(each.total_work, each.path),
         )
         for each in phase.modules
     )
-    times = {"CUDAExecutionProvider": OpTime(60, phase.kernel_time), "CPUExecutionProvider": OpTime(1, runs(200))}
+    times = {gpu: OpTime(60, phase.kernel_time), cpu: OpTime(1, runs(200))}
     work = replace(
         phase.work, providers={"CUDAExecutionProvider": 68, "CPUExecutionProvider": 1}, copies=2, copied_bytes=4096
     )

@@ -56,7 +56,9 @@ FIGURES = {
     "self": Figure("self ms", lambda row: row.self_time.median, milliseconds),
     "peak": Figure("peak MB", lambda row: row.total_work.peak_bytes, megabytes, 2),
     "allocated": Figure("allocated MB", lambda row: row.total_work.allocated_bytes, megabytes, 2),
-    "net": Figure("net MB", lambda row: row.total_work.net_bytes, lambda size: f"{size / 1e6:+,.3f}", 2),
+    "net": Figure(
+        "net MB", lambda row: row.total_work.net_bytes, lambda size: f"{round(size / 1e6, 3) + 0.0:+,.3f}", 2
+    ),
     "parameters": Figure("parameters MB", lambda row: row.total_work.parameter_bytes, megabytes, 2),
     "read": Figure("read MB", lambda row: row.total_work.read_bytes, megabytes, 2),
     "written": Figure("written MB", lambda row: row.total_work.written_bytes, megabytes, 2),

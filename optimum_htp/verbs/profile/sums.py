@@ -90,6 +90,7 @@ class PhaseSums:
         self._by_provider: defaultdict[str, _Sum] = defaultdict(new)
         self._unattributed = new()
         self._all = new()
+        self._known_sums: dict[tuple[NodeKey | None, str, str, str], tuple[_Sum, ...]] = {}
         self._held: int | None = None
         self._works: list[tuple[str, Work]] = []
         self._reasons: dict[str, str] = {}
@@ -163,8 +164,14 @@ class PhaseSums:
             provider=event.provider,
         )
 
-    def _sums(self, event: Event, key: NodeKey | None) -> Iterator[_Sum]:
-        """What a kernel counts in."""
+    def _sums(self, event: Event, key: NodeKey | None) -> tuple[_Sum, ...]:
+        """What a kernel counts in: the same in each run."""
+        kind = (key, event.name, event.op_type, event.provider)
+        if kind not in self._known_sums:
+            self._known_sums[kind] = tuple(self._new_sums(event, key))
+        return self._known_sums[kind]
+
+    def _new_sums(self, event: Event, key: NodeKey | None) -> Iterator[_Sum]:
         yield self._all
         yield self._by_op[event.op_type]
         if event.provider:

@@ -5,7 +5,6 @@ All of it is of one run, the first on its inputs: later runs take all their memo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,50 +81,63 @@ class Work:
 NO_WORK = Work()
 """Nothing is known, or nothing ran."""
 
-_OF_SOME = ("allocated_bytes", "net_bytes", "flops", "copied_bytes")
-"""What adds up over the kernels that have it: memory is that of one provider, operations are those of some operators."""
-
-_OF_ALL = ("parameter_bytes", "read_bytes", "written_bytes")
-"""What is known of several kernels only if it is known of each."""
-
 
 class WorkSum:
-    """Work that adds up, quickly; the highest of the peaks is the peak of all."""
+    """Work that adds up, quickly; the highest of the peaks is the peak of all.
 
-    __slots__ = ("_copies", "_counts", "_missing", "_peak", "_sums")
+    Sizes of parameters and activations are known of several kernels only if they are known of each, and operations only if
+    there is none of which nobody knows them. Memory is that of the kernels that have it: those of one provider.
+    """
+
+    __slots__ = ("_works",)
 
     def __init__(self) -> None:
-        self._peak: int | None = None
-        self._sums: dict[str, int] = {}
-        self._counts: dict[str, Counter[str]] = {"uncounted": Counter(), "unknown": Counter(), "providers": Counter()}
-        self._copies = 0
-        self._missing: set[str] = set()
+        self._works: list[Work] = []
 
     def add(self, work: Work) -> None:
         """Counts it in."""
-        if work == NO_WORK:
-            return
-        if work.peak_bytes is not None:
-            self._peak = work.peak_bytes if self._peak is None else max(self._peak, work.peak_bytes)
-        for name in (*_OF_SOME, *_OF_ALL):
-            value = getattr(work, name)
-            if value is not None:
-                self._sums[name] = self._sums.get(name, 0) + value
-            elif name in _OF_ALL:
-                self._missing.add(name)
-        for name, counter in self._counts.items():
-            for key, count in getattr(work, name).items():
-                counter[key] += count
-        self._copies += work.copies
+        if work.uncounted or work.unknown or work.flops is not None:  # else no kernel ran
+            self._works.append(work)
 
     @property
     def work(self) -> Work:
         """All of it."""
-        sums = {name: value for name, value in self._sums.items() if name not in self._missing}
-        counts = {name: dict(counter.most_common()) for name, counter in self._counts.items()}
-        if counts["unknown"]:
-            sums.pop("flops", None)
-        return Work(peak_bytes=self._peak, copies=self._copies, **sums, **counts)  # type: ignore[arg-type]
+        works = self._works
+        if len(works) < 2:
+            return works[0] if works else NO_WORK
+        unknown = _counts(work.unknown for work in works)
+        return Work(
+            peak_bytes=max((work.peak_bytes for work in works if work.peak_bytes is not None), default=None),
+            allocated_bytes=_of_some([work.allocated_bytes for work in works]),
+            net_bytes=_of_some([work.net_bytes for work in works]),
+            parameter_bytes=_of_all([work.parameter_bytes for work in works]),
+            read_bytes=_of_all([work.read_bytes for work in works]),
+            written_bytes=_of_all([work.written_bytes for work in works]),
+            flops=None if unknown else _of_some([work.flops for work in works]),
+            uncounted=_counts(work.uncounted for work in works),
+            unknown=unknown,
+            providers=_counts(work.providers for work in works),
+            copies=sum(work.copies for work in works),
+            copied_bytes=_of_some([work.copied_bytes for work in works]),
+        )
+
+
+def _of_some(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _of_all(values: list[int | None]) -> int | None:
+    return None if None in values else _of_some(values)
+
+
+def _counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """How many of each there are, the most first."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            counts[name] = counts.get(name, 0) + count
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def joined(works: Iterable[Work]) -> Work:
