@@ -78,6 +78,7 @@ def main() -> int:
 def counts_of(name: str, scratch: Path) -> Iterator[Count]:
     """The operations of each file and phase of a model of the zoo."""
     import zoo
+    from oracle import seed_everything
 
     from optimum_htp import HtpPackage, main_export
     from optimum_htp.errors import HtpError
@@ -85,6 +86,7 @@ def counts_of(name: str, scratch: Path) -> Iterator[Count]:
     from optimum_htp.verbs.profile import profile
 
     source, package = zoo.build(name, scratch / "model"), scratch / "package"
+    seed_everything()  # of a mixture of experts, those that got no token while it was traced are not in the graph
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main_export(str(source), package, **{**zoo.ZOO[name].main_export_kwargs(source), "do_validation": False})
     opened = HtpPackage(package)

@@ -13,7 +13,8 @@ from optimum_htp.onnxfile import Node, OnnxModel
 _DOMAIN = "com.microsoft.nchwc"
 _SUFFIX = "_nchwc"
 _MOST_CHANNELS = 16  # in a block
-_STEPS = 3  # from what a convolution makes, past what was fused into it: an addition, an activation
+_STEPS = 6  # from what a node makes back to its convolution: past a normalization, an addition, an activation
+_SAME_SHAPE = frozenset(("Identity", "Cast", "DequantizeLinear", "QuantizeLinear"))
 
 Shape = tuple[int, ...]
 
@@ -33,10 +34,19 @@ class BlockedConvolutions:
     def weight(self, node: Node, blocked: Shape) -> Shape | None:
         """The shape that the weight of such a convolution has in the file; None if that is not known."""
         for each in self._near(node.name.removesuffix(_SUFFIX)):
-            shape = self._weights.get(each.inputs[1]) if each.op_type == "Conv" and len(each.inputs) > 1 else None
+            shape = self._shape(each.inputs[1]) if each.op_type == "Conv" and len(each.inputs) > 1 else None
             if shape is not None and _is_same(shape, blocked):
                 return shape
         return None
+
+    def _shape(self, name: str) -> Shape | None:
+        """The shape of a weight, also behind what gives it another name or type."""
+        for _ in range(_STEPS):
+            maker = self._makers.get(name)
+            if name in self._weights or maker is None or maker.op_type not in _SAME_SHAPE:
+                break
+            name = maker.inputs[0]
+        return self._weights.get(name)
 
     def _near(self, output: str) -> Iterator[Node]:
         """The node that makes a tensor, and those right before it, the nearest first."""
@@ -44,7 +54,7 @@ class BlockedConvolutions:
         for _ in range(_STEPS):
             nodes = [self._makers[name] for name in names if name in self._makers]
             yield from nodes
-            names = [name for node in nodes for name in node.inputs]
+            names = list(dict.fromkeys(name for node in nodes for name in node.inputs))
 
 
 def _is_same(shape: Shape, blocked: Shape) -> bool:
