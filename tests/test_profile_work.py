@@ -316,7 +316,7 @@ def test_parameters_of_packed_tables_and_odd_types() -> None:
 
     def parameters(node: Node, constant: Initializer, output: Shape) -> int | None:
         model = OnnxModel(Path(), 0, {}, "", "", {}, Graph("", [node], (), (), (constant,)), ())
-        facts = {"output_type_shape": [{"float": list(output)}]}
+        facts = {"output_type_shape": [{"float": list(output)}, {"int32": [1]}][: len(node.outputs)]}
         ((work,),) = [
             list(Facts(model, {}, model).work([(Event("n", "n", 0, 0, 1, CPU, facts), ("", 0))], provider=CPU))
         ]
@@ -327,6 +327,8 @@ def test_parameters_of_packed_tables_and_odd_types() -> None:
     assert parameters(Node("n", "MatMul", "", ("x", "t"), ("y",)), Initializer("t", 22, (3, 3)), (1,)) == 5
     assert parameters(Node("n", "Equal", "", ("x", "t"), ("y",)), Initializer("t", 8, (3,)), (1,)) is None
     assert parameters(Node("n", "Gather", "", ("x", "t"), ("y",)), Initializer("t", 7, (3,)), (1,)) == 24
+    embedding = Node("n", "EmbedLayerNormalization", "com.microsoft", ("ids", "", "t"), ("y", "mask"))
+    assert parameters(embedding, Initializer("t", 1, (100, 8)), (2, 3, 8)) == 2 * 3 * 8 * 4
 
 
 # --- Several providers --------------------------------------------------------------------------------------------
@@ -446,3 +448,25 @@ def test_copies_between_providers() -> None:
     assert (other.copies, other.copied_bytes) == (0, None)
     total = joined([copy, other])
     assert (total.copies, total.copied_bytes, total.unknown) == (1, 400, {})
+
+
+def test_copies_are_of_the_modules_that_they_stand_with(partly: Path, tmp_path: Path) -> None:
+    """ONNX Runtime puts them into the graph, under names of its own (`MemcpyTransformer`)."""
+    import onnx
+    from onnx import parser
+
+    from optimum_htp.tagging import project
+
+    copied = PARTLY.replace(
+        "z = Det (b)", "b_CPUExecutionProvider = MemcpyToHost (b)\n  z = Det (b_CPUExecutionProvider)"
+    )
+    model = parser.parse_model(copied)
+    for node in model.graph.node:
+        node.name = "Memcpy" if node.op_type == "MemcpyToHost" else f"n_{node.op_type}"
+    onnx.save(model, tmp_path / "optimized.onnx")
+    source = TaggedGraph(
+        read_model(partly), {("", index): NodeTag(tag, "scope") for index, tag in enumerate(PARTLY_TAGS)}
+    )
+    tags = project((source,), read_model(tmp_path / "optimized.onnx")).tags
+    assert [tags["", index].tag for index in range(4)] == [*PARTLY_TAGS[:2], PARTLY_TAGS[1], PARTLY_TAGS[2]]
+    assert tags["", 2].source == "inserted"

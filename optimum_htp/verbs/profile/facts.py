@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections import ChainMap, Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from itertools import combinations
 from math import prod
 from typing import Any, TypedDict
@@ -33,7 +32,13 @@ from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.work import COPIES, Work
 
 _ARENA = {"mem_bytes_in_use", "mem_in_use_delta", "mem_in_use_peak"}
-_ROWS = frozenset(("Gather", "GatherBlockQuantized"))  # operators that read some rows of their first input
+_TABLES = {
+    "Gather": (0,),
+    "GatherBlockQuantized": (0, 2, 3),
+    "EmbedLayerNormalization": (2, 3, 4),
+    "QEmbedLayerNormalization": (2, 3, 4),
+}
+"""Operators that read some rows of tables, and which inputs those are."""
 
 
 class _Operations(TypedDict, total=False):
@@ -214,27 +219,29 @@ def _shapes(listed: Any) -> list[Shape] | None:
 
 def _parameters(node: Node, constants: Mapping[str, Initializer], outputs: tuple[Shape | None, ...]) -> int | None:
     """The size of the constants that a node reads; None where that of one is not known."""
-    names = [name for name in dict.fromkeys(node.inputs) if name in constants]
-    sizes = [_size(constants[name]) for name in names]
-    share = _share_of_rows(node, constants, outputs)
-    if None in sizes or share is None:
-        return None
-    whole = sum(size or 0 for size in sizes)
-    return whole if share == 1 else round(whole * share)
+    total = 0
+    for name in dict.fromkeys(node.inputs):
+        if name in constants:
+            size = _size(constants[name])
+            if size is not None and node.inputs.index(name) in _TABLES.get(node.op_type, ()):
+                size = _of_rows(size, node, constants[name].dims, outputs[0])
+            if size is None:
+                return None
+            total += size
+    return total
 
 
-def _share_of_rows(
-    node: Node, constants: Mapping[str, Initializer], outputs: tuple[Shape | None, ...]
-) -> Fraction | None:
-    """How much of a constant table a node takes rows of, a row that is taken twice counts twice; None if not known."""
-    table = constants.get(node.inputs[0]) if node.op_type in _ROWS and node.inputs else None
-    if table is None:
-        return Fraction(1)
-    if outputs[0] is None:
+def _of_rows(size: int, node: Node, table: Shape, output: Shape | None) -> int | None:
+    """The size of what a node takes of a table, a row that it takes twice counting twice; None if that is not known."""
+    if output is None:
         return None
-    packed = node.op_type != "Gather"  # then several of the last axis are in one element
-    taken, there = (prod(dims[:-1] if packed else dims) for dims in (outputs[0], table.dims))
-    return Fraction(taken, there) if there else Fraction(0)
+    if node.op_type == "Gather":
+        taken, there = prod(output), prod(table)
+    elif node.op_type == "GatherBlockQuantized":  # several of the last axis are in one element
+        taken, there = prod(output[:-1]), prod(table[:-1])
+    else:
+        taken, there = prod(output[:-1]), table[0]
+    return size * taken // there if there else 0
 
 
 def _size(constant: Initializer) -> int | None:
