@@ -29,8 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 NEAR = 0.02
-WHY: dict[str, str] = {}
-"""Why a model's counts differ, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def counts_of(name: str, scratch: Path) -> Iterator[Count]:
     try:
         report = profile(opened, runs=1, warmup=0, threads=1)
     except HtpError as error:
-        yield Count(name, "", "", None, None, str(error)[:120])
+        yield Count(name, "", "", None, None, str(error).replace(f"{package}/", "")[:120])
         return
     models = {file.name: file.model for file in opened.files.values()}
     problem = ""
@@ -118,7 +116,6 @@ def counts_of(name: str, scratch: Path) -> Iterator[Count]:
                 theirs, why = counted_by_torch(part, models[phase.file], inputs), ""
             except Exception as error:  # whatever a model raises
                 why = f"PyTorch can't run it on these inputs: {type(error).__name__}: {error}".partition("\n")[0][:120]
-        why = why or WHY.get(name, "")
         yield Count(name, phase.file, phase.phase, phase.work.flops, theirs, why)
 
 

@@ -290,6 +290,9 @@ def test_profile_and_comparison(toys: Path, tmp_path: Path) -> None:
         for layer in range(3)
     ]
     assert phase["kernel"][0] >= max(row[2] for row in phase["fused"])
+    peaks, taken = [row[7] for row in phase["modules"]], [row[8] for row in phase["modules"]]
+    assert phase["memory"][0] == peaks[0] == max(peaks) and phase["flops"] == phase["modules"][0][10]
+    assert taken[0] == sum(row[6] for row in phase["fused"]) + sum(row[9] or 0 for row in phase["modules"])
     (part,) = document["compare"]["parts"]
     assert part["ok"] and part["verdict"] == "agrees"
     said = json.loads((toys / "fused-compare.json").read_text(encoding="utf-8"))["files"][0]["calls"]

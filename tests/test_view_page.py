@@ -127,6 +127,12 @@ def test_figures(browser: Browser, pages: Path) -> None:
         "nodes",
         "weights",
     ]
+    browser.open(pages / "f.html")
+    browser.run(change, "size", "memory")
+    browser.run(change, "colour", "memory")
+    drawn = blocks(browser)
+    assert drawn["(root)"]["box"][3] > drawn["layers.0"]["box"][3] > 0
+    assert "Memory taken" in text(browser, "#page") and "Memory held, at most" in text(browser, "#page")
 
 
 def test_keyboard(browser: Browser, pages: Path) -> None:
