@@ -470,3 +470,37 @@ def test_copies_are_of_the_modules_that_they_stand_with(partly: Path, tmp_path: 
     tags = project((source,), read_model(tmp_path / "optimized.onnx")).tags
     assert [tags["", index].tag for index in range(4)] == [*PARTLY_TAGS[:2], PARTLY_TAGS[1], PARTLY_TAGS[2]]
     assert tags["", 2].source == "inserted"
+
+
+def test_convolutions_in_blocks() -> None:
+    """As they are in the file, whatever the width of the processor's vectors: channels that fill up a block don't count.
+
+    Named as ONNX Runtime names them: after the tensor that they make, past what was fused into them.
+    """
+    nodes = [
+        Node("c", "Conv", "", ("x", "again"), ("conv",)),
+        Node("i", "Identity", "", ("w",), ("again",)),
+        Node("m", "Mul", "", ("conv", "s"), ("scaled",)),
+        Node("a", "Add", "", ("scaled", "t"), ("added",)),
+        Node("r", "Relu", "", ("added",), ("y",)),
+    ]
+    source = OnnxModel(Path(), 0, {}, "", "", {}, Graph("", nodes, (), (), (Initializer("w", 1, (8, 3, 7, 7)),)), ())
+
+    def count(name: str, weight: Shape, *, channels: int) -> Work:
+        node = Node(name, "Conv", "com.microsoft.nchwc", ("x", "reorder"), ("z",))
+        graph = Graph("", [node], (), (), (Initializer("reorder", 1, weight),))
+        made = OnnxModel(Path(), 0, {}, "", "", {}, graph, ())
+        facts = {
+            "input_type_shape": [{"float": [1, 3, 14, 14]}, {"float": list(weight)}],
+            "output_type_shape": [{"float": [1, channels, 8, 8]}],
+        }
+        event = Event(name, "Conv", 0, 0, 1, CPU, facts)
+        (work,) = Facts(made, {}, source).work([(event, ("", 0))], provider=CPU)
+        return work
+
+    for channels in (8, 16):
+        assert count("y_nchwc", (channels, 3, 7, 7), channels=channels).flops == 2 * 8 * 64 * 3 * 49
+    assert count("unknown_nchwc", (16, 3, 7, 7), channels=16).unknown == {"Conv": 1}
+    assert count("y_nchwc", (32, 3, 5, 5), channels=32).unknown == {"Conv": 1}
+    scaling = count("scaled_mul_nchwc", (16, 1, 1, 1), channels=16)  # no convolution in the file
+    assert (scaling.flops, scaling.uncounted) == (None, {"Conv": 1})

@@ -14,6 +14,7 @@ _DOMAIN = "com.microsoft.nchwc"
 _SUFFIX = "_nchwc"
 _MOST_CHANNELS = 16  # in a block
 _STEPS = 6  # from what a node makes back to its convolution: past a normalization, an addition, an activation
+_SCALING = ("_mul", "_bn")  # what stands behind the name of what a `Mul` or a `BatchNormalization` makes
 _SAME_SHAPE = frozenset(("Identity", "Cast", "DequantizeLinear", "QuantizeLinear"))
 
 Shape = tuple[int, ...]
@@ -30,6 +31,13 @@ class BlockedConvolutions:
     def is_blocked(self, node: Node) -> bool:
         """Whether a node is such a convolution."""
         return node.domain == _DOMAIN and node.op_type == "Conv"
+
+    def is_scaling(self, node: Node) -> bool:
+        """Whether a node was no convolution in the file, but multiplied each channel by a number."""
+        name = node.name.removesuffix(_SUFFIX)
+        return self.is_blocked(node) and any(
+            name.endswith(suffix) and name.removesuffix(suffix) in self._makers for suffix in _SCALING
+        )
 
     def weight(self, node: Node, blocked: Shape) -> Shape | None:
         """The shape that the weight of such a convolution has in the file; None if that is not known."""

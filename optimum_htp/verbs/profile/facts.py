@@ -88,7 +88,7 @@ class Facts:
         node, constants = self._nodes[key], self._constants[key[0]]
         outputs = _outputs(node, event.facts)
         operations: _Operations = {"uncounted": {node.op_type: 1}}
-        if is_counted(node.domain, node.op_type):
+        if is_counted(node.domain, node.op_type) and not self._blocked.is_scaling(node):
             try:
                 inputs, counted = self._shapes(node, constants, event.facts, outputs)
                 count = flops(node.op_type, inputs, counted, self._attributes.get(key, {}))
