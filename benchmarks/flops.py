@@ -46,7 +46,7 @@ class Count:
     def is_near(self) -> bool:
         """Whether they differ by no more than 2%."""
         if self.ours is None or self.theirs is None:
-            return self.ours is None and not self.theirs
+            return self.ours is None and self.theirs == 0
         return abs(self.ours - self.theirs) <= NEAR * max(self.theirs, 1)
 
 
