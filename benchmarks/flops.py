@@ -105,7 +105,7 @@ def counts_of(name: str, scratch: Path) -> Iterator[Count]:
         )
         parts = find_parts(loaded, opened.files.values())
     except Exception as error:
-        parts, problem = [], f"{type(error).__name__}: {error}"[:120]
+        parts, problem = [], f"{type(error).__name__}: {error}".replace(str(source), "the model")[:120]
     for phase in report.phases:
         part = next((each for each in parts if each.file == phase.file and is_of(each.branch, phase.phase)), None)
         theirs, why = None, problem if not parts else "no part of the source model is known to be this file"
