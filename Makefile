@@ -28,7 +28,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection dynamo faults fuzz kills docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ dynamo: $(VENV)/.installed-test ## Write docs/dynamo.md: how exact the tags of d
 
 faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names planted faults; FAULTS_ARGS="--only bert --limit 50"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py $(FAULTS_ARGS)
+
+flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those that PyTorch counts; FLOPS_ARGS="--only bert" shows a part
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/flops.py $(FLOPS_ARGS)
 
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         CallTime as CallTime, FusedTime as FusedTime, GroupTime as GroupTime, Kernel as Kernel,
         Microseconds as Microseconds, ModuleDelta as ModuleDelta, ModuleTime as ModuleTime, NodeTime as NodeTime, OpTime as OpTime,
         PhaseDelta as PhaseDelta, PhaseProfile as PhaseProfile, ProfileDelta as ProfileDelta,
-        ProfileReport as ProfileReport, profile as profile,
+        ProfileReport as ProfileReport, Work as Work, profile as profile,
     )
     from optimum_htp.verbs.project import (
         FileProjection as FileProjection, ProjectReport as ProjectReport, project as project,
@@ -107,7 +107,7 @@ _ROOMS = {
     "verbs.unpack": "UnpackReport unpack",
     "verbs.profile": (
         "CallTime FusedTime GroupTime Kernel Microseconds ModuleDelta ModuleTime NodeTime OpTime PhaseDelta "
-        "PhaseProfile ProfileDelta ProfileReport profile"
+        "PhaseProfile ProfileDelta ProfileReport Work profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
     "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",

@@ -372,7 +372,7 @@ def test_node_data_of_a_package(package: Path, drawn_by_adapter: Loader, tmp_pat
     report = model_explorer(package, tmp_path / "out", profile=json.loads(json.dumps(times.to_dict())))
     (file,) = report.files
     assert sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.json")) == [
-        f"out/model/{kind}.json" for kind in ("evidence", "parameters", "time")
+        f"out/model/{kind}.json" for kind in ("evidence", "memory", "parameters", "time")
     ]
     (graph,) = drawn_by_adapter(package / "model.onnx").values()
     (shown,) = HtpPackage(package).files.values()
@@ -390,6 +390,8 @@ def test_node_data_of_a_package(package: Path, drawn_by_adapter: Loader, tmp_pat
     known = sum(node.time.median for node in phase.nodes if not made.isdisjoint(node.outputs))
     assert sum(values(file.node_data["time"]).values()) == pytest.approx(known)
     assert known > 0.9 * phase.kernel_time.median
+    taken = [node.work.allocated_bytes or 0 for node in phase.nodes if not made.isdisjoint(node.outputs)]
+    assert sum(values(file.node_data["memory"]).values()) == pytest.approx(sum(taken))
 
 
 # --- Navigation ---------------------------------------------------------------------------------------------------
@@ -589,8 +591,8 @@ def test_the_extension_measures(run_extension: Callable[..., dict[str, Any]], pa
     assert [each["id"] for each in asked] == ["reference", "model", "batch_size", "sequence_length"]
     shown = {"modelPath": str(optimized), "graphId": "main_graph (2)"}
     sizes = {"batch_size": 1, "sequence_length": "", "runs": 1}
-    (time,) = run_extension("run", "optimum_htp_profile", **shown, configValues=sizes)["result"]
-    assert time["name"] == "time (µs)"
+    time, memory = run_extension("run", "optimum_htp_profile", **shown, configValues=sizes)["result"]
+    assert (time["name"], memory["name"]) == ("time (µs)", "memory taken (bytes)")
     assert time["results"].keys() <= {place[1] for place in Drawn.of(read_model(optimized)).nodes.values()}
     errors = run_extension("run", "optimum_htp_compare", **shown, configValues={"reference": str(package)})
     assert [each["name"] for each in errors["result"]] == ["own SQNR (dB)", "SQNR in the running model (dB)"]

@@ -31,6 +31,7 @@ from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile
 from optimum_htp.verbs.profile.verb import profile
+from optimum_htp.verbs.profile.work import joined
 
 pytestmark = pytest.mark.xdist_group("profiling")
 
@@ -65,6 +66,47 @@ def test_times_add_up_to_the_kernel_time(name: str, profiled: Callable[[str], Pr
             assert sum(group.total_time[run] for group in phase.by_op()) == whole
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_work_adds_up(name: str, profiled: Callable[[str], ProfileReport]) -> None:
+    """Modules alone, nodes fused across modules, and what is not attributed; by layer, operator and node too."""
+    for phase in profiled(name).phases:
+        fused = [each.work for each in phase.fused]
+        ways = {
+            "alone": [*(module.self_work for module in phase.modules), *fused, phase.unattributed_work],
+            "roots": [*(module.total_work for module in phase.modules if not module.depth), phase.unattributed_work],
+            "layers": [
+                *(layer.total_work for layer in phase.by_layer()), phase.outside_layers_work, phase.unattributed_work
+            ],
+            "operators": [group.total_work for group in phase.by_op()],
+            "nodes": [node.work for node in phase.nodes],
+        }  # fmt: skip
+        for way, works in ways.items():
+            assert joined(works).to_dict() == phase.work.to_dict(), (phase.file, phase.phase, way)
+        assert phase.work.peak_bytes is not None and phase.held_bytes is not None and not phase.not_known
+        assert phase.work.flops and phase.work.providers == {"CPUExecutionProvider": sum(
+            module.kernels for module in phase.modules if not module.depth
+        )}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "resnet"])
+def test_operations_are_those_that_torch_counts(
+    name: str, profiled: Callable[[str], ProfileReport], zoo_model: Callable[[str], Path]
+) -> None:
+    """All models of the zoo are in `benchmarks/flops.py`."""
+    import torch
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = transformers.AutoConfig.from_pretrained(zoo_model(name), attn_implementation="eager")
+    model = getattr(transformers, config.architectures[0])(config).eval()
+    (phase,) = profiled(name).phases
+    inputs = {each: torch.ones(shape, dtype=torch.float32 if len(shape) == 4 else torch.int64)
+              for each, shape in phase.inputs.items()}  # fmt: skip
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    assert phase.work.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
 def test_kernel_time_is_that_of_the_profiler(exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Summed from ONNX Runtime's own file, without control flow, whose time contains its bodies'."""
     traces = []
@@ -84,6 +126,27 @@ def test_kernel_time_is_that_of_the_profiler(exported: Callable[..., Path], monk
         if entry["cat"] == "Node" and entry["name"].endswith("_kernel_time") and entry["args"]["op_name"] != "If"
     ]  # fmt: skip
     assert sum(map(sum, (phase.kernel_time for phase in report.phases))) == sum(times)
+    _check_totals(report, [entry for entry in trace if entry["cat"] == "Node" or entry["name"] == "model_run"])
+
+
+def _check_totals(report: ProfileReport, trace: list[dict[str, Any]]) -> None:
+    """Sizes and memory are those of ONNX Runtime's own totals over the first of each two runs."""
+    runs: list[list[dict[str, Any]]] = [[]]
+    for entry in trace:
+        if entry["cat"] == "Node" and entry["args"].get("op_name") != "If" and "output_size" in entry["args"]:
+            runs[-1].append({key: int(value) for key, value in entry["args"].items() if str(value).isdigit()})
+        elif entry["name"] == "model_run":
+            runs.append([])
+    for phase, first in zip(report.phases, runs[0:-1:2], strict=True):
+        work = phase.work
+        assert work.read_bytes == sum(each["activation_size"] for each in first)
+        assert work.written_bytes == sum(each["output_size"] for each in first)
+        assert work.allocated_bytes == sum(each["mem_in_use_delta"] for each in first)
+        assert phase.held_bytes == first[0]["mem_bytes_in_use"] - first[0]["mem_in_use_delta"]
+        assert work.net_bytes == first[-1]["mem_bytes_in_use"] - phase.held_bytes
+        highest = max(each["mem_bytes_in_use"] for each in first)
+        rose = first[-1]["mem_in_use_peak"] > first[0]["mem_in_use_peak"]
+        assert work.peak_bytes == (first[-1]["mem_in_use_peak"] if rose else highest)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -386,13 +449,15 @@ def test_depth_cuts_the_tree(profiled: Callable[[str], ProfileReport]) -> None:
 
 
 def test_speedscope_document(profiled: Callable[[str], ProfileReport]) -> None:
-    """Each weight has a stack of known frames, and the weights are the run's kernel time."""
+    """Each weight has a stack of known frames; they are the run's kernel time, and the memory that kernels take."""
     report = profiled("gpt2")
     document = speedscope_document(report)
     frames = document["shared"]["frames"]
-    for made, phase in zip(document["profiles"], report.phases, strict=True):
+    assert [made["unit"] for made in document["profiles"]] == ["microseconds", "bytes"] * len(report.phases)
+    for made, phase in zip(document["profiles"], (each for each in report.phases for _ in range(2)), strict=True):
         assert len(made["samples"]) == len(made["weights"])
-        assert sum(made["weights"]) == made["endValue"] in phase.kernel_time
+        sums = phase.kernel_time if made["unit"] == "microseconds" else (phase.work.allocated_bytes,)
+        assert sum(made["weights"]) == made["endValue"] in sums
         assert all(0 <= frame < len(frames) for stack in made["samples"] for frame in stack)
     assert len({frame["name"] for frame in frames}) == len(frames)
 
@@ -403,6 +468,8 @@ def test_chrome_document(profiled: Callable[[str], ProfileReport]) -> None:
     events = chrome_document(report)["traceEvents"]
     kernels = [event for event in events if event.get("cat") == "kernel"]
     assert len(kernels) == sum(len(phase.timeline) for phase in report.phases)
+    held = [event["args"]["bytes"] for event in events if event["ph"] == "C"]
+    assert len(held) == len(kernels) and max(held) == max(phase.work.peak_bytes or 0 for phase in report.phases)
     threads: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for event in events:
         if event["ph"] == "X":

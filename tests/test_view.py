@@ -290,6 +290,9 @@ def test_profile_and_comparison(toys: Path, tmp_path: Path) -> None:
         for layer in range(3)
     ]
     assert phase["kernel"][0] >= max(row[2] for row in phase["fused"])
+    peaks, taken = [row[7] for row in phase["modules"]], [row[8] for row in phase["modules"]]
+    assert phase["memory"][0] == peaks[0] == max(peaks) and phase["flops"] == phase["modules"][0][10]
+    assert taken[0] == sum(row[6] for row in phase["fused"]) + sum(row[9] or 0 for row in phase["modules"])
     (part,) = document["compare"]["parts"]
     assert part["ok"] and part["verdict"] == "agrees"
     said = json.loads((toys / "fused-compare.json").read_text(encoding="utf-8"))["files"][0]["calls"]
@@ -344,11 +347,11 @@ def test_card(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "# a",
         "| model.onnx | " + f"{(toys / 'a' / 'model.onnx').stat().st_size / 1e3:.3g} kB | 9 | 60 | ai.onnx 17 |",
         "| scope | 9 | 100.0% | the name that the exporter gave the node, and the calls that were recorded |",
-        "| Module | Class | Calls | Parameters | Nodes | Weights | Time |",
+        "| Module | Class | Calls | Parameters | Nodes | Weights | Time | Memory taken |",
         "## Where the time goes",
     ):
         assert line in printed.splitlines()
-    assert re.search(r"^\| &emsp;&emsp;linear \| Linear \| 1 \| 20 \| 2 \| 80 bytes \|  \|$", printed, re.M)
+    assert re.search(r"^\| &emsp;&emsp;linear \| Linear \| 1 \| 20 \| 2 \| 80 bytes \|  \|  \|$", printed, re.M)
 
 
 def test_card_escapes(tmp_path: Path) -> None:

@@ -125,8 +125,14 @@ def test_figures(browser: Browser, pages: Path) -> None:
     assert browser.run("return [...document.getElementById('size').options].map((each) => each.value)") == [
         "parameters",
         "nodes",
-        "memory",
+        "weights",
     ]
+    browser.open(pages / "f.html")
+    browser.run(change, "size", "memory")
+    browser.run(change, "colour", "memory")
+    drawn = blocks(browser)
+    assert drawn["(root)"]["box"][3] > drawn["layers.0"]["box"][3] > 0
+    assert "Memory taken" in text(browser, "#page") and "Memory held, at most" in text(browser, "#page")
 
 
 def test_keyboard(browser: Browser, pages: Path) -> None:

@@ -73,6 +73,7 @@ from optimum_htp import (
     ValidationReport,
     Value,
     ViewReport,
+    Work,
 )
 from optimum_htp.cli.views.blocks import Column, Heading, Note, Page, Row, Table
 from optimum_htp.cli.views.compare import comparison_page
@@ -86,6 +87,7 @@ from optimum_htp.cli.views.profile_rows import folded_rows
 from optimum_htp.cli.views.terminal import page_lines, print_page, working
 from optimum_htp.cli.views.tree import tree_page
 from optimum_htp.reports import Report
+from optimum_htp.verbs.profile import NO_WORK, joined
 from optimum_htp.verbs.select.file_selection import FileSelection
 
 LAYERS = 4
@@ -134,36 +136,91 @@ def runs(time: int) -> Microseconds:
     return Microseconds((time, time + time // 50, time + time // 8))
 
 
+def a_work(time: int, number: int = 0) -> Work:
+    """What a kernel does that takes some time, the later the more is held; one without a time there is none of."""
+    if not time:
+        return NO_WORK
+    facts = {
+        "parameter_bytes": time * 400,
+        "read_bytes": time * 100,
+        "written_bytes": time * 90,
+        "flops": time * 41_000,
+    }
+    memory = {"peak_bytes": 2_000_000 + 65_536 * (number % 9), "allocated_bytes": time * 100, "net_bytes": time - 400}
+    return Work(**facts, **memory, uncounted={"Add": 1}, providers={"CPUExecutionProvider": 2})
+
+
 def a_phase(*, slow: str = "encoder.layer.2.output", factor: float = 1.0, fused: bool = True) -> PhaseProfile:
     """A profile in which one layer is slower than the others."""
     own = {path: round(time * factor * (3 if path == slow else 1)) for path, _, time in MODULES}
     extra = {f"encoder.layer.{n}.attention": 150 for n in range(LAYERS)} if fused else {}
     zero = Microseconds((0, 0, 0))
+    works = {path: a_work(time, number) for number, (path, time) in enumerate(own.items())}
+    fusings = {path: a_work(time, 8) for path, time in extra.items()}
     modules = []
     for path, name, _ in MODULES:
         below = [each for each in own if path in (*above(each), each)]
+        work = joined(kind[each] for kind in (works, fusings) for each in below if each in kind)
         total = sum((runs(own[each]) + runs(extra.get(each, 0)) for each in below), start=zero)
         ops = {"MatMul": OpTime(len(below), total)}
         layer = re.fullmatch(r"encoder\.layer\.\d+", path) is not None
         modules.append(
-            ModuleTime(path, name, tag_of(path), depth_of(path), 1, layer, len(below), runs(own[path]), total, ops)
-        )
+            ModuleTime(
+                path, name, tag_of(path), depth_of(path), 1, layer, len(below), runs(own[path]), total, ops, works[path], work
+            )
+        )  # fmt: skip
     nodes = tuple(
         FusedTime(
-            tag_of(path), (tag_of(f"{path}.query"), tag_of(path)), 1, runs(time), {"Gelu": OpTime(1, runs(time))}
+            tag_of(path), (tag_of(f"{path}.query"), tag_of(path)), 1, runs(time), {"Gelu": OpTime(1, runs(time))},
+            fusings[path],
         )
         for path, time in extra.items()
-    )
+    )  # fmt: skip
     lost = runs(80)
+    partly = Work(peak_bytes=1_900_000, uncounted={"Cast": 2}, providers={"CPUExecutionProvider": 2})
+    whole = modules[0].total_work
     return PhaseProfile(
         file="model.onnx", phase="forward", inputs={"input_ids": (1, 128)}, modules=tuple(modules), fused=nodes, calls=(),
         unattributed=lost, unattributed_ops={"Cast": OpTime(2, lost)}, kernel_time=modules[0].total_time + lost,
-        run_time=modules[0].total_time + runs(900), timeline=(),
+        run_time=modules[0].total_time + runs(900), timeline=(), work=joined([whole, partly]), unattributed_work=partly,
+        op_work={"MatMul": whole, "Cast": partly}, held_bytes=1_500_000,
+        providers={"CPUExecutionProvider": OpTime(70, modules[0].total_time + lost)}, not_known={"parameters": PARTLY},
     )  # fmt: skip
+
+
+PARTLY = "not known, nor of the modules around: those of 2 kernels that are no nodes of the graph"
 
 
 def a_profile(package: str = "minilm", **options: Any) -> ProfileReport:
     return ProfileReport(package, "CPUExecutionProvider", None, 3, 3, "1.32.0", (a_phase(**options),))
+
+
+def on_cuda() -> ProfileReport:
+    """A profile of which one module ran on the CPU, after a copy."""
+    phase = a_phase()
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    elsewhere = {"providers": {cpu: 1}, "copies": 2, "copied_bytes": 4096}
+
+    def ran(work: Work, path: str) -> Work:
+        both = {**elsewhere, "providers": {gpu: 66, cpu: 1}} if path == "" else {"providers": {gpu: 2}}
+        return replace(work, **(elsewhere if path == "pooler" else both)) if work != NO_WORK else work
+
+    modules = tuple(
+        replace(
+            each,
+            self_work=replace(each.self_work, providers={gpu: 2})
+            if each.path == ""
+            else ran(each.self_work, each.path),
+            total_work=ran(each.total_work, each.path),
+        )
+        for each in phase.modules
+    )
+    times = {gpu: OpTime(60, phase.kernel_time), cpu: OpTime(1, runs(200))}
+    work = replace(
+        phase.work, providers={"CUDAExecutionProvider": 68, "CPUExecutionProvider": 1}, copies=2, copied_bytes=4096
+    )
+    changed = replace(phase, modules=modules, fused=(), providers=times, work=work)
+    return replace(a_profile(), provider="CUDAExecutionProvider", phases=(changed,))
 
 
 def a_tree(*, nodes: bool = False) -> TreeReport:
@@ -411,6 +468,15 @@ PAGES: dict[str, Callable[[], Page]] = {
     "profile_op": lambda: profile_page(a_profile(), by="op"),
     "compare_all": lambda: comparison_page(a_comparison(), every=True, metric="cosine"),
     "params_expanded": lambda: params_page(the_params(), expand=True),
+    "profile_memory": lambda: profile_page(
+        a_profile(), sort="memory", top=8, columns=("memory", "bytes", "work", "copied", "provider")
+    ),
+    "profile_partly": lambda: profile_page(on_cuda(), columns=("total", "provider"), depth=1),
+    "profile_delta_work": lambda: delta_page(
+        a_profile().compared_with(a_profile("int8", factor=0.6, fused=False)),
+        depth=1,
+        columns=("total", "peak", "gflop", "provider"),
+    ),
     "profile_delta_top": lambda: delta_page(
         a_profile().compared_with(a_profile("int8", factor=0.6, fused=False, slow="pooler")), top=6
     ),

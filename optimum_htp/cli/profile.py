@@ -1,9 +1,9 @@
-"""The verb `profile`: how long each module takes in ONNX Runtime. `views/profile.py` prints it."""
+"""The verb `profile`: time, memory, work and provider of each module in ONNX Runtime. `views/profile.py` prints it."""
 
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from optimum_htp.cli.options import (
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-HELP = "Show how long each module takes in ONNX Runtime, in the session that users really run."
+HELP = "Show the time, memory, work and provider of each module in ONNX Runtime, in the session that users really run."
 
 _NOTES = """\
 columns:
@@ -40,9 +40,19 @@ columns:
   self ms    the time of its own kernels
   self       their share
   operators  what takes most of the total
+  peak MB    the most that ONNX Runtime's arena holds while kernels of the total
+             run: outputs, scratch, weights laid out anew; not weights as stored
+  allocated  what they take of it;  net: how much more it holds after them
+  parameters the constants that they read;  read, written: all other tensors
+  GFLOP      billions of operations of matrix products, convolutions, attention
+             and recurrent cells, a multiplication and its addition being two
+  GFLOP/s    that in the total's time;  B/FLOP: bytes read and written for each
+  provider   what runs its nodes;  copied: between providers, in MB
+Memory, bytes, operations and providers are those of the first run; - is what is
+not known, and the heading says why. An attention's scores are counted whole.
 Modules that run the same kernels in about the same time, in their fastest run,
 are one row with the sums of all (layer.0-5 ×6); --expand shows each.
-With --reference: the total of PKG (A) and of OTHER (B), their ratio and their
+With --reference: each figure of PKG (A) and of OTHER (B), their ratio and their
 difference.
 
 A model that generates is run in two phases: prefill (the prompt, without past
@@ -54,14 +64,29 @@ What `extract` cut out is run on what the package that it was cut from gives
 it, on inputs of that package: sizes are those of its inputs, and --inputs may
 have either's. If the package is not there any more, name it with --reference.
 
---json prints the times of all modules, in each run and in microseconds; --by,
---depth, --top and --sort are for the table only.
+--json prints all figures of all modules, the time in each run, in microseconds;
+--by, --depth, --top, --sort and --columns are for the table only.
 """
 _TOP = "Show the first N rows only; default: all."
 _SORT = """\
 tree: as the modules are nested; total, self: the longest time first; kernels: the most kernels first (--by class: \
-modules). Default: total; for modules, layers and calls tree without --top, and for modules self with it. With \
+modules); memory: the highest peak first; flops: the most operations first. Default: total; for modules, layers and calls tree without --top, and for modules self with it. With \
 --reference: tree, and with --top what differs most first."""
+_COLUMNS = """\
+Which columns: total, self, peak, allocated, net, parameters, read, written, gflop, gflops, intensity, copied, kernels, \
+calls, class, provider, operators; or several: time, memory, bytes, work, all. Default: \
+total,self,peak,gflops,kernels,calls,class,operators; with --reference: total,class."""
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    """The names of columns, with commas between them."""
+    from optimum_htp.cli.views.profile_columns import NAMES
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    strange = next((name for name in names if name not in NAMES), None)
+    if strange is not None or not names:
+        raise ArgumentTypeError(f"{strange or text!r} is no column; there are {', '.join(NAMES)}")
+    return names
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -76,7 +101,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--depth", type=count, metavar="N", help="Show N levels of modules below the root.")
     parser.add_argument("--top", type=positive, metavar="N", help=_TOP)
     add_expand(parser)
-    parser.add_argument("--sort", choices=("tree", "total", "self", "kernels"), help=_SORT)
+    parser.add_argument("--sort", choices=("tree", "total", "self", "kernels", "memory", "flops"), help=_SORT)
+    parser.add_argument("--columns", type=_columns, metavar="NAME,...", help=_COLUMNS)
     parser.add_argument(
         "--reference",
         "--compare",
@@ -100,16 +126,21 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Profiles a package, or two."""
     from optimum_htp.cli.views.profile import profile_page
+    from optimum_htp.cli.views.profile_columns import expanded
     from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
     from optimum_htp.package import HtpPackage, check_document, write_document
     from optimum_htp.verbs.profile import ProfileReport, profile
 
     if args.json:
-        refuse_with(args, "for the table only; --json prints everything", "by", "depth", "top", "sort", "expand")
+        refuse_with(
+            args, "for the table only; --json prints everything", "by", "depth", "top", "sort", "expand", "columns"
+        )
     by = args.by or "module"
     if by in ("class", "op"):
         refuse_with(args, f"there are no levels by {by}", "depth")
+    if args.columns is not None:
+        expanded(args.columns, by=by)  # before what takes long
     documents = ((args.speedscope, speedscope_document), (args.chrome_trace, chrome_document))
     paths = [Path(path) for path, _ in documents if path]
     if not paths:
@@ -144,7 +175,14 @@ def run(args: Namespace) -> int:
     delta = None
     if other is not None:
         delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
-    shown = {"by": by, "depth": args.depth, "top": args.top, "sort": args.sort, "expand": args.expand}
+    shown = {
+        "by": by,
+        "depth": args.depth,
+        "top": args.top,
+        "sort": args.sort,
+        "expand": args.expand,
+        "columns": args.columns,
+    }
     if delta is not None:
         print_report(delta, partial(delta_page, **shown), as_json=args.json)
     else:

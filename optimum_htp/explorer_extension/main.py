@@ -40,8 +40,8 @@ class Measurements(node_data_provider.NodeDataProvider):  # type: ignore[misc]  
     metadata = [  # noqa: RUF012 (that of the base class is no ClassVar)
         node_data_provider.NodeDataProviderMetadata(
             id=PROFILE,
-            name="optimum-htp: time",
-            description="Runs the model in ONNX Runtime and shows how long the kernel took that makes each node's output.",
+            name="optimum-htp: time and memory",
+            description="Runs the model in ONNX Runtime; shows the time and the memory of the kernel that makes each node's output.",
             icon="timer",
             filter=_ONNX,
         ),

@@ -1,16 +1,18 @@
 """How `profile` prints: a heading and a table for each file and phase.
 
-What the columns mean is in `cli/profile.py`, which rows there are in `profile_rows`. Two packages side by side are in
-`profile_delta`, the files of `--speedscope` and `--chrome-trace` in `profile_traces`.
+What the columns mean is in `cli/profile.py`, which rows there are in `profile_rows`, and which columns in
+`profile_columns`. Two packages side by side are in `profile_delta`, the files of `--speedscope` and `--chrome-trace` in `profile_traces`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading
+from optimum_htp.cli.views.blocks import Block, Cell, Column, Note, Row, Table, heading
+from optimum_htp.cli.views.profile_columns import expanded, milliseconds, parts_of, usual
 from optimum_htp.cli.views.profile_rows import TimeRow, folded_rows
-from optimum_htp.verbs.profile import PhaseProfile, ProfileReport
+from optimum_htp.hierarchy import tag_module_path
+from optimum_htp.verbs.profile import PhaseProfile, ProfileReport, Work
 
 FIRST_COLUMN = {"module": "module", "layer": "layer", "call": "module", "class": "class", "op": "operator"}
 """The title of the first column, by what times are added up by."""
@@ -24,19 +26,26 @@ def profile_page(
     top: int | None = None,
     sort: str | None = None,
     expand: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[Block]:
-    """A table for each file and phase; the arguments are those of `folded_rows`."""
+    """A table for each file and phase: the rows of `folded_rows`, and columns by the names of `profile_columns.NAMES`."""
     for phase in report.phases:
         rows = folded_rows(phase, by=by, depth=depth, top=top, sort=sort, expand=expand)
         yield heading(_heading(report, phase))
-        yield phase_table(phase, rows, by=by)
+        yield phase_table(phase, rows, by=by, columns=columns)
 
 
-def phase_table(phase: PhaseProfile, rows: list[TimeRow], *, by: str) -> Block:
+def phase_table(phase: PhaseProfile, rows: list[TimeRow], *, by: str, columns: Sequence[str] | None = None) -> Block:
     """The table of rows; or what to say where there are none."""
     if not rows:
         return Note(nothing_by(by))
-    return Table(_columns(by), tuple(_row(phase, row, by=by) for row in rows))
+    names = usual(by, rows) if columns is None else expanded(columns, by=by)
+    parts = parts_of(names, by=by)
+    first = (Column(FIRST_COLUMN[by]), *((Column("call", number=True),) if by == "call" else ()))
+    return Table(
+        (*first, *(column for column, _ in parts)),
+        tuple(_row(row, [cell(phase, row) for _, cell in parts], by=by) for row in rows),
+    )
 
 
 def nothing_by(by: str) -> str:
@@ -57,57 +66,74 @@ def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
     yield f"inputs: {', '.join(shapes[:4])}{more}"
     yield f"{phase.attributed:.2%} of kernel time has a module"
+    yield from _work(report, phase)
     yield from report.notes
 
 
-def _columns(by: str) -> tuple[Column, ...]:
-    first, kernels = Column(FIRST_COLUMN[by]), Column("kernels", number=True, spare=3)
-    total = (Column("total ms", number=True), Column("share", bar=True), Column("± ms", number=True, spare=2))
-    own = (Column("self ms", number=True), Column("self", number=True, spare=1))
-    if by == "op":
-        return first, *total, kernels
-    if by == "class":
-        return first, *total, *own, Column("modules", number=True, spare=3)
-    class_name = Column("class", spare=5)
-    if by == "call":
-        return first, Column("call", number=True), *total, *own, kernels, class_name
-    return (
-        first,
-        *total,
-        *own,
-        kernels,
-        Column("calls", number=True, spare=4),
-        class_name,
-        Column("operators", spare=6),
-    )
+def _work(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
+    """What is known beside time, what of it is not, and what runs elsewhere than it was asked to."""
+    work = phase.work
+    if work.peak_bytes is not None:
+        held = "" if phase.held_bytes is None else f", {amount(phase.held_bytes, 'B')} of it before the first kernel"
+        yield f"memory: at most {amount(work.peak_bytes, 'B')} in the arena of {report.provider}{held}"
+    if work.flops is not None:
+        rate = work.gflops(phase.kernel_time.median)
+        speed = "" if rate is None else f", {amount(rate * 1e9, 'FLOP/s')}"
+        ratio = "" if work.bytes_per_flop is None else f", {work.bytes_per_flop:.3g} bytes for each"
+        yield f"work: {amount(work.flops, 'FLOP')}{speed}{ratio}{_uncounted(work)}"
+    yield from (f"{what}: {why}" for what, why in phase.not_known.items())
+    yield from _elsewhere(report, phase)
 
 
-def _row(phase: PhaseProfile, row: TimeRow, *, by: str) -> Row:
-    """The cells of a row, for the columns above."""
-    total = (
-        milliseconds(row.total_time.median),
-        phase.share(row.total_time),
-        milliseconds(row.total_time.spread),
-    )
-    own = (milliseconds(row.self_time.median), f"{phase.share(row.self_time):.1%}")
-    fused = row.kind == "fused"
-    label, kernels = ("+ " if fused and by == "module" else "") + row.label, f"{row.kernels:,}"
-    if by == "op":
-        return Row((label, *total, kernels))
-    if by == "class":
-        return Row((label, *total, *own, kernels))
-    if by == "call":
-        return Row((label, row.calls, *total, *own, kernels, row.class_name))
-    cells = (label, *total, *own, kernels, row.calls, row.class_name, _mix(row))
-    return Row(cells, row.depth, count=row.count, style="faint" if fused else "")
+def _uncounted(work: Work) -> str:
+    if not work.uncounted:
+        return ""
+    names = list(work.uncounted)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; not counted: {sum(work.uncounted.values()):,} kernels of {', '.join(names[:3])}{more}"
 
 
-def _mix(row: TimeRow) -> str:
-    """The operators that take most of the time; `ops` has the longest first."""
-    whole = row.total_time.median
-    return ", ".join(f"{name} {op.time.median / whole:.0%}" for name, op in list(row.ops.items())[:3] if whole)
+def _elsewhere(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
+    """Which nodes another provider runs than the one that was asked for, and what is copied between the two."""
+    whole = phase.kernel_time.median
+    nodes = sum(phase.work.providers.values())
+    for name, part in phase.providers.items():
+        if name != report.provider:
+            inside = [module.path or "(root)" for module in phase.modules if name in module.self_work.providers]
+            inside += [
+                f"nodes fused in {tag_module_path(each.tag) or '(root)'}"
+                for each in phase.fused
+                if name in each.work.providers
+            ]
+            where = (
+                f", in {', '.join(inside[:3])}{f' and {len(inside) - 3} more' if len(inside) > 3 else ''}"
+                if inside
+                else ""
+            )
+            share = f", {part.time.median / whole:.1%} of kernel time" if whole else ""
+            yield f"runs partly on {name}: {phase.work.providers.get(name, 0):,} of {nodes:,} nodes{share}{where}"
+    if phase.work.copies:
+        size = "" if phase.work.copied_bytes is None else f", {amount(phase.work.copied_bytes, 'B')}"
+        yield f"copies between providers: {phase.work.copies:,}{size}"
 
 
-def milliseconds(microseconds: float) -> str:
-    """A time for a table."""
-    return f"{microseconds / 1000:,.3f}"
+def _row(row: TimeRow, cells: Sequence[Cell], *, by: str) -> Row:
+    """A row of the table."""
+    label = ("+ " if row.kind == "fused" and by == "module" else "") + row.label
+    first = (label, row.calls) if by == "call" else (label,)
+    depth, count = (0, 1) if by in ("op", "class", "call") else (row.depth, row.count)
+    return Row((*first, *cells), depth, count=count, style="faint" if row.kind == "fused" and by != "class" else "")
+
+
+def amount(value: float, unit: str) -> str:
+    """A size or a number of operations in three digits, with a prefix of the unit.
+
+    >>> amount(130_656, "B"), amount(2.8e9, "FLOP"), amount(512, "B")
+    ('131 kB', '2.8 GFLOP', '512 B')
+    """
+    prefix = ""
+    for prefix in ("", "k", "M", "G", "T", "P"):  # noqa: B007 (the prefix that is left is the one to use)
+        if value < 999.5:
+            break
+        value /= 1000
+    return f"{value:.3g} {prefix}{unit}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
-from optimum_htp.cli.views.profile import FIRST_COLUMN, milliseconds, nothing_by
+from optimum_htp.cli.views.profile import FIRST_COLUMN, amount, nothing_by
+from optimum_htp.cli.views.profile_columns import FIGURES, NOTHING, Figure, expanded, milliseconds, providers
 from optimum_htp.cli.views.profile_rows import (
     TimeRow,
     attribute,
@@ -18,7 +19,7 @@ from optimum_htp.cli.views.profile_rows import (
     nearness,
     profile_rows,
 )
-from optimum_htp.verbs.profile import PhaseDelta, ProfileDelta
+from optimum_htp.verbs.profile import PhaseDelta, PhaseProfile, ProfileDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +58,20 @@ def delta_page(
     top: int | None = None,
     sort: str | None = None,
     expand: bool = False,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[Block]:
-    """Two profiles side by side, a table for each phase; the arguments are those of `folded_rows`.
+    """Two profiles side by side, a table for each phase; the arguments are those of `profile_page`.
 
     But rows are sorted by the larger of both sides, and with `top` alone by how much the sides differ.
     """
     with_class = by not in ("class", "op")
-    columns = (
+    names = ("total", "class") if columns is None else expanded(columns, by=by)
+    figures = [FIGURES[name] for name in names if name in FIGURES]
+    titles = (
         Column(FIRST_COLUMN[by]),
-        Column("A ms", number=True),
-        Column("B ms", number=True),
-        Column("B-A ms", number=True),
-        Column("B/A", number=True),
-        *((Column("class", spare=1),) if with_class else ()),
+        *(column for figure in figures for column in _columns(figure)),
+        *((Column("class", spare=1),) if with_class and (columns is None or "class" in names) else ()),
+        *((Column("A on"), Column("B on")) if "provider" in names else ()),
     )
     in_tree = by == "module" and top is None and sort in (None, "tree")
     for phase in delta.phases:
@@ -82,8 +84,8 @@ def delta_page(
         ]
         if by == "module" and not expand:
             rows = _folded(phase, rows, in_tree=in_tree)
-        lines = [_row(row, with_class=with_class) for row in _sorted(rows, top=top, sort=sort)]
-        yield Table(columns, tuple(lines[:top])) if lines else Note(nothing_by(by))
+        lines = [_row(row, figures, names, with_class=with_class) for row in _sorted(rows, top=top, sort=sort)]
+        yield Table(titles, tuple(lines[:top])) if lines else Note(nothing_by(by))
     yield from notes(f"not compared: {name}" for name in delta.unpaired)
 
 
@@ -145,12 +147,43 @@ def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
     ratio = f", {right / left:.2f} times as long" if left else ""
     yield f"{name}{milliseconds(left)} ms against {milliseconds(right)} ms in kernels{ratio}"
     for side, report, profiled in (("A", delta.left, phase.left), ("B", delta.right, phase.right)):
-        yield f"{side}: {report.package}, {profiled.file}, {profiled.attributed:.2%} has a module"
+        yield f"{side}: {report.package}, {profiled.file}, {profiled.attributed:.2%} has a module{_work(profiled)}"
 
 
-def _row(row: _Both, *, with_class: bool) -> Row:
-    left, right = (side.total_time.median if side is not None else None for side in row.sides)
-    sides = ("-" if time is None else milliseconds(time) for time in (left, right))
-    ratio = f"{right / left:.2f}" if left and right is not None else ""
-    class_name = (row.class_name,) if with_class else ()
-    return Row((row.label, *sides, f"{row.difference / 1000:+,.3f}", ratio, *class_name), row.depth, count=row.count)
+def _work(phase: PhaseProfile) -> str:
+    """The memory and the operations of one side, as far as they are known."""
+    peak, flops = phase.work.peak_bytes, phase.work.flops
+    memory = "" if peak is None else f"; at most {amount(peak, 'B')} in the arena"
+    return memory + ("" if flops is None else f"; {amount(flops, 'FLOP')}")
+
+
+def _columns(figure: Figure) -> Iterator[Column]:
+    unit = figure.title.removeprefix("total ")
+    yield from (Column(f"{side} {unit}", number=True) for side in ("A", "B", "B-A"))
+    yield Column("B/A", number=True)
+
+
+def _row(row: _Both, figures: Sequence[Figure], names: Sequence[str], *, with_class: bool) -> Row:
+    cells = [cell for figure in figures for cell in _cells(row, figure)]
+    if with_class and "class" in names:
+        cells.append(row.class_name)
+    if "provider" in names:
+        cells += [NOTHING if side is None else providers(side) for side in row.sides]
+    return Row((row.label, *cells), row.depth, count=row.count)
+
+
+def _cells(row: _Both, figure: Figure) -> Iterator[str]:
+    """A figure on both sides, how much more it is on the second, and how many times as much."""
+    left, right = (None if side is None else figure.value(side) for side in row.sides)
+    yield from (NOTHING if value is None else figure.text(value) for value in (left, right))
+    # What did not run takes no time; nobody knows its memory.
+    known = [
+        0.0 if side is None and figure.is_time else value for side, value in zip(row.sides, (left, right), strict=True)
+    ]
+    before, after = known
+    if before is None or after is None:
+        yield NOTHING
+    else:
+        text = figure.text(abs(after - before))
+        yield f"{'-' if after < before else '+'}{text.lstrip('+')}"
+    yield f"{right / left:.2f}" if left and right is not None else ""

@@ -8,14 +8,24 @@ from typing import Protocol, TypeVar
 
 from optimum_htp.cli.views.folding import Folded, fold, fold_tree
 from optimum_htp.hierarchy import split_tag, tag_module_path
-from optimum_htp.verbs.profile import FusedTime, GroupTime, Microseconds, ModuleTime, OpTime, PhaseProfile
+from optimum_htp.verbs.profile import (
+    NO_WORK,
+    FusedTime,
+    GroupTime,
+    Microseconds,
+    ModuleTime,
+    OpTime,
+    PhaseProfile,
+    Work,
+    joined,
+)
 
 VIEWS = ("module", "class", "layer", "call", "op")
 """What times can be added up by."""
 
 _NEAR_SHARE, _NEAR_OF_WHOLE = 0.25, 0.005  # how far modules may be apart that are shown as one
 
-ORDERS = ("tree", "total", "self", "kernels")
+ORDERS = ("tree", "total", "self", "kernels", "memory", "flops")
 """What rows can be sorted by; `tree` is the order of the modules."""
 
 
@@ -33,6 +43,8 @@ class TimeRow:
     self_time: Microseconds
     total_time: Microseconds
     ops: Mapping[str, OpTime] = field(default_factory=dict)  # of the total
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
     count: int = 1  # how many were folded into it
 
 
@@ -147,13 +159,18 @@ def joined_row(rows: Sequence[TimeRow]) -> TimeRow:
         self_time=sum((row.self_time for row in others), start=first.self_time),
         total_time=sum((row.total_time for row in others), start=first.total_time),
         ops=dict(sorted(ops.items(), key=lambda item: -item[1].time.median)),
+        self_work=joined(row.self_work for row in rows),
+        total_work=joined(row.total_work for row in rows),
     )
 
 
 def measure(row: TimeRow | ModuleTime, order: str) -> float:
-    """What rows are sorted by."""
+    """What rows are sorted by; what is not known is last."""
     if order == "kernels":
         return row.kernels
+    if order in ("memory", "flops"):
+        known = row.total_work.peak_bytes if order == "memory" else row.total_work.flops
+        return -1 if known is None else known
     return (row.self_time if order == "self" else row.total_time).median
 
 
@@ -182,9 +199,8 @@ def _layers(phase: PhaseProfile) -> Iterator[TimeRow]:
     layers = phase.by_layer()
     yield from map(module_row, layers)
     kernels = sum(module.kernels for module in phase.modules if not module.depth)
-    yield _flat(
-        "module", "(outside layers)", kernels - sum(layer.kernels for layer in layers), phase.outside_layers, {}
-    )
+    outside = kernels - sum(layer.kernels for layer in layers)
+    yield _flat("module", "(outside layers)", outside, phase.outside_layers, {}, phase.outside_layers_work)
 
 
 def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -198,6 +214,8 @@ def _calls(phase: PhaseProfile) -> Iterator[TimeRow]:
             kernels=call.kernels,
             self_time=call.self_time,
             total_time=call.total_time,
+            self_work=call.self_work,
+            total_work=call.total_work,
         )
 
 
@@ -205,7 +223,8 @@ def _classes(phase: PhaseProfile) -> Iterator[TimeRow]:
     yield from (_group(group, "class") for group in phase.by_class())
     if phase.fused:
         time = sum((nodes.time for nodes in phase.fused), start=Microseconds((0,) * len(phase.kernel_time)))
-        yield _flat("fused", "(fused across modules)", sum(nodes.kernels for nodes in phase.fused), time, {})
+        work = joined(nodes.work for nodes in phase.fused)
+        yield _flat("fused", "(fused across modules)", sum(nodes.kernels for nodes in phase.fused), time, {}, work)
 
 
 def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
@@ -215,12 +234,28 @@ def _ops(phase: PhaseProfile) -> Iterator[TimeRow]:
 def _unattributed(phase: PhaseProfile) -> Iterator[TimeRow]:
     if any(phase.unattributed):
         kernels = sum(op.kernels for op in phase.unattributed_ops.values())
-        yield _flat("unattributed", "(unattributed)", kernels, phase.unattributed, phase.unattributed_ops)
+        yield _flat(
+            "unattributed",
+            "(unattributed)",
+            kernels,
+            phase.unattributed,
+            phase.unattributed_ops,
+            phase.unattributed_work,
+        )
 
 
-def _flat(kind: str, label: str, kernels: int, time: Microseconds, ops: Mapping[str, OpTime]) -> TimeRow:
+def _flat(kind: str, label: str, kernels: int, time: Microseconds, ops: Mapping[str, OpTime], work: Work) -> TimeRow:
     """A row with nothing below it."""
-    return TimeRow(kind=kind, label=label, kernels=kernels, self_time=time, total_time=time, ops=ops)
+    return TimeRow(
+        kind=kind,
+        label=label,
+        kernels=kernels,
+        self_time=time,
+        total_time=time,
+        ops=ops,
+        self_work=work,
+        total_work=work,
+    )
 
 
 def module_row(module: ModuleTime) -> TimeRow:
@@ -235,13 +270,15 @@ def module_row(module: ModuleTime) -> TimeRow:
         self_time=module.self_time,
         total_time=module.total_time,
         ops=module.ops,
+        self_work=module.self_work,
+        total_work=module.total_work,
     )
 
 
 def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
     label = fused_label(nodes.tag, nodes.origins)
     return replace(
-        _flat("fused", label, nodes.kernels, nodes.time, nodes.ops),
+        _flat("fused", label, nodes.kernels, nodes.time, nodes.ops, nodes.work),
         whole=f"{above.path}: {label}" if above.path else label,
         class_name="(fused)",
         depth=above.depth + 1,
@@ -250,5 +287,11 @@ def _fused(nodes: FusedTime, *, above: ModuleTime) -> TimeRow:
 
 def _group(group: GroupTime, kind: str) -> TimeRow:
     return TimeRow(
-        kind=kind, label=group.name, kernels=group.members, self_time=group.self_time, total_time=group.total_time
+        kind=kind,
+        label=group.name,
+        kernels=group.members,
+        self_time=group.self_time,
+        total_time=group.total_time,
+        self_work=group.self_work,
+        total_work=group.total_work,
     )

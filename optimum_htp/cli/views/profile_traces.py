@@ -16,14 +16,21 @@ _UNKNOWN = "(unattributed)"
 
 
 def speedscope_document(report: ProfileReport) -> dict[str, Any]:
-    """Modules as stacks in the order in which kernels ran: a profile for each phase, a sample for each kernel."""
+    """Modules as stacks in the order in which kernels ran: profiles of each phase, a sample for each kernel.
+
+    One weighs kernels by their time, and where that is known another by the memory that they take.
+    """
     frames: dict[str, int] = {}
     profiles = []
     for phase in report.phases:
         samples = [[frames.setdefault(name, len(frames)) for name in _stack(kernel)] for kernel in phase.timeline]
-        weights = [kernel.time_us for kernel in phase.timeline]
-        about = {"type": "sampled", "name": _title(phase), "unit": "microseconds"}
-        profiles.append({**about, "startValue": 0, "endValue": sum(weights), "samples": samples, "weights": weights})
+        taken = [kernel.work.allocated_bytes for kernel in phase.timeline]
+        profiles.append(
+            _sampled(_title(phase), "microseconds", samples, [kernel.time_us for kernel in phase.timeline])
+        )
+        if any(size is not None for size in taken):
+            sizes = [max(size or 0, 0) for size in taken]
+            profiles.append(_sampled(f"{_title(phase)}: memory taken", "bytes", samples, sizes))
     return {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "exporter": "optimum-htp",
@@ -34,13 +41,26 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
     }
 
 
+def _sampled(name: str, unit: str, samples: list[list[int]], weights: list[int]) -> dict[str, Any]:
+    about = {"type": "sampled", "name": name, "unit": unit, "startValue": 0, "endValue": sum(weights)}
+    return {**about, "samples": samples, "weights": weights}
+
+
 def chrome_document(report: ProfileReport) -> dict[str, Any]:
-    """Kernels in time, modules around them: a process for each phase, the kernels of its run of median length."""
+    """Kernels in time, modules around them: a process for each phase, the kernels of its run of median length.
+
+    With the memory that is held while each runs, as in the first run.
+    """
     events: list[dict[str, Any]] = []
     for process, phase in enumerate(report.phases):
         events.append({"name": "process_name", "ph": "M", "pid": process, "tid": 0, "args": {"name": _title(phase)}})
         events += _module_spans(phase, process)
         events += (_kernel_event(kernel, process) for kernel in phase.timeline)
+        events += (
+            {"name": "memory held", "ph": "C", "ts": kernel.start_us, "pid": process, "args": {"bytes": held}}
+            for kernel in phase.timeline
+            if (held := kernel.work.peak_bytes) is not None
+        )
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
@@ -70,8 +90,25 @@ def _kernel_event(kernel: Kernel, process: int) -> dict[str, Any]:
         args["call"] = kernel.call
     if len(kernel.origins) > 1:
         args["origins"] = list(kernel.origins)
+    args |= _known(kernel)
     span = {"name": kernel.node or kernel.op_type, "cat": "kernel", "ts": kernel.start_us, "dur": kernel.time_us}
     return {**span, "ph": "X", "pid": process, "tid": 0, "args": args}
+
+
+def _known(kernel: Kernel) -> dict[str, Any]:
+    """What is known of a kernel besides."""
+    work = kernel.work
+    known = {
+        "provider": kernel.provider or None,
+        "peak_bytes": work.peak_bytes,
+        "allocated_bytes": work.allocated_bytes,
+        "parameter_bytes": work.parameter_bytes,
+        "read_bytes": work.read_bytes,
+        "written_bytes": work.written_bytes,
+        "flops": work.flops,
+        "gflops": work.gflops(kernel.time_us),
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`profile`: where the time goes, by module."""
+"""`profile`: where the time goes, and the memory and the work, by module."""
 
 from optimum_htp.verbs.profile.report import ModuleDelta, PhaseDelta, ProfileDelta, ProfileReport
 from optimum_htp.verbs.profile.times import (
@@ -13,3 +13,4 @@ from optimum_htp.verbs.profile.times import (
     PhaseProfile,
 )
 from optimum_htp.verbs.profile.verb import profile
+from optimum_htp.verbs.profile.work import NO_WORK, Work, joined

@@ -14,8 +14,9 @@ of its branches that was by what ran in it:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import Graph, OnnxModel, body_path
@@ -26,13 +27,18 @@ CONTROL_FLOW = frozenset(("If", "Loop", "Scan"))
 
 @dataclass(slots=True)
 class Event:
-    """One kernel that ran; times are microseconds from when the profiler began."""
+    """One kernel that ran; times are microseconds from when the profiler began.
+
+    `facts` is what the profiler says besides, of the first run on the same inputs.
+    """
 
     name: str
     op_type: str
     index: int
     start_us: int
     time_us: int
+    provider: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
     inside: list[Event] = field(default_factory=list)
 
 

@@ -76,7 +76,7 @@ class ProfileReport(Report):
         return ProfileDelta(self, other, deltas, tuple(unpaired))
 
     def to_dict(self) -> dict[str, Any]:
-        """What `profile --json` prints; times are microseconds."""
+        """What `profile --json` prints; times are microseconds, sizes bytes, and null is what is not known."""
         return {
             "package": self.package,
             "provider": self.provider,
@@ -128,6 +128,8 @@ class ModuleDelta(Brief):
             "right": right.total_time.to_dict() if right else None,
             "left_self": left.self_time.to_dict() if left else None,
             "right_self": right.self_time.to_dict() if right else None,
+            "left_work": left.total_work.to_dict() if left else None,
+            "right_work": right.total_work.to_dict() if right else None,
             "ratio": self.ratio,
         }
 
@@ -160,6 +162,8 @@ class PhaseDelta(Brief):
             "right_kernel_time": self.right.kernel_time.to_dict(),
             "left_unattributed": self.left.unattributed.to_dict(),
             "right_unattributed": self.right.unattributed.to_dict(),
+            "left_work": self.left.work.to_dict(),
+            "right_work": self.right.work.to_dict(),
             "modules": [module.to_dict() for module in self.modules],
         }
 
@@ -185,7 +189,7 @@ class ProfileDelta(Report):
         return _module(name, ((where, phase.modules) for where, phase in numbered("phases", self.phases)))
 
     def to_dict(self) -> dict[str, Any]:
-        """What `profile --compare --json` prints; times are microseconds."""
+        """What `profile --compare --json` prints; times are microseconds, sizes bytes."""
         return {
             "left": self.left.package,
             "right": self.right.package,

@@ -1,19 +1,34 @@
-"""Runs of an ONNX file under ONNX Runtime's own profiler, and the graph that it really ran."""
+"""Runs of an ONNX file under ONNX Runtime's own profiler, and the graph that it really ran.
+
+The first run on inputs of new shapes is the one that shows what each kernel needs of the memory: ONNX Runtime remembers it,
+and from the second run on takes all of it in one piece before the first kernel ("memory pattern").
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
+from optimum_htp.hierarchy import NodeKey
 from optimum_htp.models import DEFAULT_PROVIDER, Array, open_session, run_session, session_options, write_optimized
-from optimum_htp.onnxfile import OnnxModel, read_model
+from optimum_htp.onnxfile import (
+    GraphPlaces,
+    OnnxModel,
+    SourceFiles,
+    Span,
+    named_attribute,
+    node_attributes,
+    read_model,
+)
+from optimum_htp.verbs.profile.flops import NEED_ATTRIBUTES, Attributes
 from optimum_htp.verbs.profile.joiner import Event
 
 Inputs: TypeAlias = Mapping[str, Array]
@@ -39,6 +54,17 @@ class Measured:
 
     optimized: OnnxModel | None  # the graph that ONNX Runtime made; None from providers that compile it
     runs: list[list[Run]]  # for each set of inputs, those after the warm-up
+    first: list[Run]  # for each set of inputs, the first, with all that the profiler says of its kernels
+    attributes: Mapping[NodeKey, Attributes]  # of nodes whose operations can't be counted without
+    assigned: tuple[Assigned, ...]  # nothing from an ONNX Runtime that doesn't say, and on the CPU, which runs all
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Nodes that ONNX Runtime gave to a provider together: one, or those that the provider compiles into one kernel."""
+
+    provider: str
+    nodes: tuple[str, ...]
 
 
 def measure(
@@ -49,8 +75,11 @@ def measure(
         written = Path(directory, "optimized.onnx")
         options = session_options(threads=threads, spinning=True)
         options.enable_profiling = True
+        if provider != DEFAULT_PROVIDER:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.profile_file_prefix = str(Path(directory, "profile"))
         session = _open(model, options, written, provider=provider)
+        assigned = _assigned(session) if provider != DEFAULT_PROVIDER else ()
         try:
             for arrays in inputs:
                 for _ in range(warmup + runs):
@@ -58,15 +87,22 @@ def measure(
         finally:
             profile = Path(session.end_profiling())
         optimized = read_model(written) if written.is_file() else None
-        recorded = _runs(json.loads(profile.read_bytes()))
-    expected = len(inputs) * (warmup + runs)
+        attributes = _attributes(optimized or model)
+        expected = len(inputs) * (warmup + runs)
+        starts = range(0, expected, warmup + runs)
+        recorded = _runs(json.loads(profile.read_bytes()), with_facts=starts)
     if len(recorded) != expected:
         raise HtpError(
             f"{model.path}: ONNX Runtime's profiler recorded {len(recorded)} of {expected} runs (it stops after "
             f"{_MAX_EVENTS:,} kernels); take fewer: --runs N --warmup N"
         )
-    starts = range(0, expected, warmup + runs)
-    return Measured(optimized, [recorded[start + warmup : start + warmup + runs] for start in starts])
+    return Measured(
+        optimized,
+        [recorded[start + warmup : start + warmup + runs] for start in starts],
+        [recorded[start] for start in starts],
+        attributes,
+        assigned,
+    )
 
 
 def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> Any:
@@ -83,15 +119,49 @@ def _open(model: OnnxModel, options: Any, written: Path, *, provider: str) -> An
         return start()
 
 
-def _runs(trace: list[dict[str, Any]]) -> list[Run]:
+def _assigned(session: Any) -> tuple[Assigned, ...]:
+    """Which provider has which nodes; ONNX Runtime says so since 1.24."""
+    tell = getattr(session, "get_provider_graph_assignment_info", None)
+    parts = () if tell is None else tell()
+    return tuple(Assigned(str(part.ep_name), tuple(str(node.name) for node in part.get_nodes())) for part in parts)
+
+
+def _attributes(model: OnnxModel) -> dict[NodeKey, Attributes]:
+    """The attributes that count for how many operations nodes take."""
+    keys = [key for key, node in model.nodes() if node.op_type in NEED_ATTRIBUTES]
+    if not keys:
+        return {}
+    with SourceFiles(model.path) as files:
+        places = GraphPlaces(files.data, model)
+        return {key: dict(_values(files.data, places.node(key))) for key in keys}
+
+
+def _values(data: mmap | bytes, node: Span) -> Iterator[tuple[str, object]]:
+    for span in node_attributes(data, node):
+        name, content = named_attribute(data, span, lambda *_: ())
+        if content is not None and isinstance(content.identity, tuple):
+            yield name, content.identity[1]
+
+
+def _runs(trace: list[dict[str, Any]], *, with_facts: Container[int]) -> list[Run]:
     """The runs of a profile; the event of a run comes after those of its kernels."""
     runs: list[Run] = []
     events: list[Event] = []
     for entry in trace:
         name = str(entry.get("name", ""))
         if entry.get("cat") == "Node" and name.endswith(_KERNEL):
-            op_type, index = str(entry["args"].get("op_name", "")), int(entry["args"].get("node_index", -1))
-            events.append(Event(name.removesuffix(_KERNEL), op_type, index, int(entry["ts"]), int(entry["dur"])))
+            facts = entry["args"]
+            event = Event(
+                name=name.removesuffix(_KERNEL),
+                op_type=str(facts.get("op_name", "")),
+                index=int(facts.get("node_index", -1)),
+                start_us=int(entry["ts"]),
+                time_us=int(entry["dur"]),
+                provider=str(facts.get("provider", "")),
+            )
+            if len(runs) in with_facts:
+                event.facts = facts
+            events.append(event)
         elif entry.get("cat") == "Session" and name == "model_run":
             runs.append(Run(events, int(entry["ts"]), int(entry["dur"])))
             events = []

@@ -1,9 +1,10 @@
-"""From the kernels of each run to the time of each module, call and operator."""
+"""From the kernels of each run to the time of each module, call and operator, and from those of the first to their work."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, split_tag, tag_ancestors, tag_class, tag_module_path
 from optimum_htp.package import lines_by_output
 from optimum_htp.tagging import TaggedGraph
+from optimum_htp.verbs.profile.compiled import Compiled
+from optimum_htp.verbs.profile.facts import Facts, held_before, reasons
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Run
 from optimum_htp.verbs.profile.times import (
@@ -24,12 +27,16 @@ from optimum_htp.verbs.profile.times import (
     PhaseProfile,
     in_tree_order,
 )
+from optimum_htp.verbs.profile.work import Work, WorkSum
 
 
 class _Sum:
-    """Times that add up, for each operator and run."""
+    """Times that add up, for each operator and run, and the work of the first run."""
+
+    __slots__ = ("_counts", "_times", "_work", "_zero")
 
     def __init__(self, runs: int) -> None:
+        self._work = WorkSum()
         self._zero = Microseconds((0,) * runs)
         self._times: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
         self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
@@ -37,6 +44,13 @@ class _Sum:
     def add(self, run: int, event: Event) -> None:
         self._times[event.op_type][run] += event.time_us
         self._counts[event.op_type][run] += 1
+
+    def add_work(self, work: Work) -> None:
+        self._work.add(work)
+
+    @property
+    def work(self) -> Work:
+        return self._work.work
 
     @property
     def time(self) -> Microseconds:
@@ -56,7 +70,14 @@ class _Sum:
 class PhaseSums:
     """Adds up the runs of one phase of one file; `tags` are those of the nodes that the joiner finds."""
 
-    def __init__(self, tagged: TaggedGraph, joiner: Joiner, tags: NodeTags, runs: Sequence[Run]) -> None:
+    def __init__(
+        self,
+        tagged: TaggedGraph,
+        joiner: Joiner,
+        tags: NodeTags,
+        runs: Sequence[Run],
+        compiled: Mapping[str, Compiled] | None = None,
+    ) -> None:
         new = partial(_Sum, len(runs))
         self._call_above = tagged.roots.call_above
         self._calls = tagged.roots.calls
@@ -66,15 +87,34 @@ class PhaseSums:
         self._own_calls: defaultdict[tuple[str, int | None], _Sum] = defaultdict(new)
         self._total_calls: defaultdict[tuple[str, int | None], _Sum] = defaultdict(new)
         self._nodes: defaultdict[NodeKey, _Sum] = defaultdict(new)
+        self._by_op: defaultdict[str, _Sum] = defaultdict(new)
+        self._by_provider: defaultdict[str, _Sum] = defaultdict(new)
         self._unattributed = new()
         self._all = new()
-        self._joiner, self._tags = joiner, tags
+        self._known_sums: dict[tuple[NodeKey | None, str, str, str], tuple[_Sum, ...]] = {}
+        self._held: int | None = None
+        self._works: list[tuple[str, Work]] = []
+        self._reasons: dict[str, str] = {}
+        self._joiner, self._tags, self._compiled = joiner, tags, compiled or {}
         self._lines = lines_by_output(tagged.model)
         self._timelines = [
             tuple(self._add(index, run, event, key) for event, key in joiner.join(nest(run.events)))
             for index, run in enumerate(runs)
         ]
         self._run_time = Microseconds(run.time_us for run in runs)
+
+    def add_work(self, run: Run, facts: Facts, *, provider: str) -> None:
+        """Adds the work of the first run on the inputs; `provider` is the one that was asked for."""
+        pairs = self._joiner.join(nest(run.events))
+        works = list(facts.work(pairs, provider=provider))
+        for (event, key), work in zip(pairs, works, strict=True):
+            known = self._compiled.get(event.name) if key is None else None
+            counted = work if known is None else replace(work, providers={event.provider: known.nodes})
+            for each in self._sums(event, key):
+                each.add_work(counted)
+            self._works.append((event.name, counted))
+        self._held = held_before([event for event, _ in pairs], provider=provider)
+        self._reasons = reasons([event for event, _ in pairs], works, provider)
 
     def report(self, file: str, phase: str, inputs: Mapping[str, tuple[int, ...]]) -> PhaseProfile:
         """The report of the phase."""
@@ -87,7 +127,7 @@ class PhaseSums:
             inputs=inputs,
             modules=tuple(self._modules()),
             fused=tuple(
-                FusedTime(tag, origins, total.kernels, total.time, total.ops())
+                FusedTime(tag, origins, total.kernels, total.time, total.ops(), total.work)
                 for (tag, origins), total in self._fused.items()
             ),
             calls=tuple(self._call_times()),
@@ -95,33 +135,69 @@ class PhaseSums:
             unattributed_ops=self._unattributed.ops(),
             kernel_time=kernel_time,
             run_time=self._run_time,
-            timeline=self._timelines[nearest],
+            timeline=self._with_work(self._timelines[nearest]),
             nodes=tuple(self._node_times()),
+            work=self._all.work,
+            unattributed_work=self._unattributed.work,
+            op_work={name: total.work for name, total in self._by_op.items()},
+            providers={name: OpTime(total.kernels, total.time) for name, total in self._by_provider.items()},
+            held_bytes=self._held,
+            not_known=self._reasons,
         )
 
+    def _with_work(self, timeline: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+        """The kernels of a run with the work of those of the first, if they are the same."""
+        if [kernel.node for kernel in timeline] != [name for name, _ in self._works]:
+            return timeline
+        return tuple(replace(kernel, work=work) for kernel, (_, work) in zip(timeline, self._works, strict=True))
+
     def _add(self, index: int, run: Run, event: Event, key: NodeKey | None) -> Kernel:
-        self._all.add(index, event)
+        for each in self._sums(event, key):
+            each.add(index, event)
+        tag = self._tag(key, event)
+        return Kernel(
+            node=event.name,
+            op_type=event.op_type,
+            start_us=event.start_us - run.start_us,
+            time_us=event.time_us,
+            tag=None if tag is None else tag.tag,
+            call=None if tag is None else tag.call,
+            origins=() if tag is None else tag.origins,
+            provider=event.provider,
+        )
+
+    def _sums(self, event: Event, key: NodeKey | None) -> tuple[_Sum, ...]:
+        """What a kernel counts in: the same in each run."""
+        kind = (key, event.name, event.op_type, event.provider)
+        if kind not in self._known_sums:
+            self._known_sums[kind] = tuple(self._new_sums(event, key))
+        return self._known_sums[kind]
+
+    def _new_sums(self, event: Event, key: NodeKey | None) -> Iterator[_Sum]:
+        yield self._all
+        yield self._by_op[event.op_type]
+        if event.provider:
+            yield self._by_provider[event.provider]
         if key is not None:
-            self._nodes[key].add(index, event)
-        tag = self._tag(key)
-        start = event.start_us - run.start_us
+            yield self._nodes[key]
+        tag = self._tag(key, event)
         if tag is None:
-            self._unattributed.add(index, event)
-            return Kernel(event.name, event.op_type, start, event.time_us, None, None, ())
+            yield self._unattributed
+            return
         fused = len(tag.origins) > 1
-        own = self._fused[tag.tag, tag.origins] if fused else self._own[tag.tag]
-        own.add(index, event)
+        yield self._fused[tag.tag, tag.origins] if fused else self._own[tag.tag]
         for above in tag_ancestors(tag.tag):
-            self._total[above].add(index, event)
+            yield self._total[above]
             if (self._calls(above) or 1) > 1 or (above == tag.tag and tag.call is not None):
                 call = self._call_above(tag, above)
-                self._total_calls[above, call].add(index, event)
+                yield self._total_calls[above, call]
                 if above == tag.tag and not fused:
-                    self._own_calls[above, call].add(index, event)
-        return Kernel(event.name, event.op_type, start, event.time_us, tag.tag, tag.call, tag.origins)
+                    yield self._own_calls[above, call]
 
-    def _tag(self, key: NodeKey | None) -> NodeTag | None:
-        """The tag of a node; None if its module is not known."""
+    def _tag(self, key: NodeKey | None, event: Event | None = None) -> NodeTag | None:
+        """The tag of a node, or of what was compiled from nodes; None if its module is not known."""
+        if key is None and event is not None and event.name in self._compiled:
+            return self._compiled[event.name].tag
         tag = self._tags.get(key) if key is not None else None
         return None if tag is None or tag.source == "unresolved" else tag
 
@@ -138,6 +214,7 @@ class PhaseSums:
                 kernels=total.kernels,
                 time=total.time,
                 python=next((self._lines[name] for name in node.outputs if name in self._lines), None),
+                work=total.work,
             )
 
     def _modules(self) -> Iterator[ModuleTime]:
@@ -174,4 +251,6 @@ def _times(tag: str, own: _Sum, total: _Sum) -> dict[str, Any]:
         "kernels": total.kernels,
         "self_time": own.time,
         "total_time": total.time,
+        "self_work": own.work,
+        "total_work": total.work,
     }

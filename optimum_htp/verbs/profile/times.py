@@ -7,12 +7,13 @@ of all nodes fused across modules, and of what is not attributed add up to ONNX 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from optimum_htp.package import PythonLine
 from optimum_htp.reports import Brief, called
+from optimum_htp.verbs.profile.work import NO_WORK, Work, joined
 
 
 class Microseconds(tuple[int, ...]):
@@ -74,6 +75,8 @@ class ModuleTime(Brief):
         self_time: The time of its own nodes.
         total_time: That, and the time of all modules below it, and of nodes fused from several of those.
         ops: What of the total each operator took.
+        self_work: What its own nodes do beside that: memory, bytes, operations, provider.
+        total_work: The same of all nodes of the total.
     """
 
     path: str
@@ -86,6 +89,13 @@ class ModuleTime(Brief):
     self_time: Microseconds
     total_time: Microseconds
     ops: Mapping[str, OpTime]
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
+
+    @property
+    def gflops(self) -> float | None:
+        """Billions of operations in a second, in the total's median time; None if it does none that are counted."""
+        return self.total_work.gflops(self.total_time.median)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,6 +108,7 @@ class FusedTime(Brief):
         kernels: Kernels in one run.
         time: Their time.
         ops: What of it each operator took.
+        work: What they do beside that.
     """
 
     tag: str
@@ -105,6 +116,7 @@ class FusedTime(Brief):
     kernels: int
     time: Microseconds
     ops: Mapping[str, OpTime]
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,8 @@ class CallTime:
         kernels: Kernels in one run.
         self_time: The time of the module's own nodes.
         total_time: That, and the time of all below it that belongs to the same call.
+        self_work: What the module's own nodes do beside that.
+        total_work: The same of all nodes of the total.
     """
 
     path: str
@@ -128,6 +142,13 @@ class CallTime:
     kernels: int
     self_time: Microseconds
     total_time: Microseconds
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
+
+    @property
+    def gflops(self) -> float | None:
+        """Billions of operations in a second, in the total's median time; None if it does none that are counted."""
+        return self.total_work.gflops(self.total_time.median)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +160,16 @@ class GroupTime:
         members: How many modules or kernels.
         self_time: The time of their own nodes.
         total_time: That and what is below them; what lies in two of them counts once.
+        self_work: What their own nodes do beside that.
+        total_work: The same of all nodes of the total.
     """
 
     name: str
     members: int
     self_time: Microseconds
     total_time: Microseconds
+    self_work: Work = NO_WORK
+    total_work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +186,7 @@ class NodeTime:
         kernels: How often it ran in one run.
         time: Its time.
         python: The line of the model's code that it comes from, where the file says it.
+        work: What it does beside that.
     """
 
     node: str
@@ -172,6 +198,7 @@ class NodeTime:
     kernels: int
     time: Microseconds
     python: PythonLine | None = None
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +213,8 @@ class Kernel:
         tag: Its module; None where that is not known.
         call: The module's call, where it ran more than once.
         origins: The modules that it does the work of, where there are several.
+        provider: The execution provider that ran it; `""` where ONNX Runtime doesn't say.
+        work: What it does beside taking time, in the first run.
     """
 
     node: str
@@ -195,6 +224,8 @@ class Kernel:
     tag: str | None
     call: int | None
     origins: tuple[str, ...]
+    provider: str = ""
+    work: Work = NO_WORK
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -214,6 +245,13 @@ class PhaseProfile(Brief):
         run_time: The time of the whole run.
         timeline: The kernels of the run that took the median time.
         nodes: The nodes that ran; what ran and is no node of the graph is not among them.
+        work: What all kernels do beside taking time.
+        unattributed_work: What those without a known module do.
+        op_work: What those of each operator do.
+        providers: The kernels that each execution provider ran, and their time.
+        held_bytes: What ONNX Runtime's arena holds before the first kernel: weights that it laid out anew, mostly.
+        not_known: Why figures are not there, or not of all kernels, by what they are of: `memory`, `activations`,
+            `parameters`, `flops`, `providers`.
     """
 
     file: str
@@ -228,6 +266,12 @@ class PhaseProfile(Brief):
     run_time: Microseconds
     timeline: tuple[Kernel, ...]
     nodes: tuple[NodeTime, ...] = ()
+    work: Work = NO_WORK
+    unattributed_work: Work = NO_WORK
+    op_work: Mapping[str, Work] = field(default_factory=dict)
+    providers: Mapping[str, OpTime] = field(default_factory=dict)
+    held_bytes: int | None = None
+    not_known: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def attributed(self) -> float:
@@ -259,21 +303,37 @@ class PhaseProfile(Brief):
         times = zip(self.kernel_time, inside, self.unattributed, strict=True)
         return Microseconds(whole - layered - unknown for whole, layered, unknown in times)
 
+    @property
+    def outside_layers_work(self) -> Work:
+        """The work that no layer has, of what has a module."""
+        layers = tuple(layer.tag for layer in self.by_layer())
+        below = tuple(f"{layer}/" for layer in layers)
+        own = [(module.tag, module.self_work) for module in self.modules]
+        fused = [(nodes.tag, nodes.work) for nodes in self.fused]
+        return joined(work for tag, work in (*own, *fused) if tag not in layers and not tag.startswith(below))
+
     def by_class(self) -> tuple[GroupTime, ...]:
         """Modules of the same class together."""
         zero = Microseconds((0,) * len(self.kernel_time))
-        groups: dict[str, GroupTime] = {}
+        members: dict[str, list[tuple[ModuleTime, bool]]] = {}
         chain: list[ModuleTime] = []  # the modules around
         for module in self.modules:
             while chain and not module.tag.startswith(chain[-1].tag + "/"):
                 chain.pop()
-            name = module.class_name
-            group = groups.get(name) or GroupTime(name, 0, zero, zero)
-            is_inside = any(above.class_name == name for above in chain)
-            total = group.total_time if is_inside else group.total_time + module.total_time
-            groups[name] = GroupTime(name, group.members + 1, group.self_time + module.self_time, total)
+            is_inside = any(above.class_name == module.class_name for above in chain)
+            members.setdefault(module.class_name, []).append((module, is_inside))
             chain.append(module)
-        return tuple(groups.values())
+        return tuple(
+            GroupTime(
+                name,
+                len(modules),
+                sum((module.self_time for module, _ in modules), start=zero),
+                sum((module.total_time for module, is_inside in modules if not is_inside), start=zero),
+                joined(module.self_work for module, _ in modules),
+                joined(module.total_work for module, is_inside in modules if not is_inside),
+            )
+            for name, modules in members.items()
+        )
 
     def by_op(self) -> tuple[GroupTime, ...]:
         """Kernels of the same operator together."""
@@ -283,7 +343,8 @@ class PhaseProfile(Brief):
             for name, op in ops.items():
                 group = groups.get(name)
                 time = group.total_time + op.time if group else op.time
-                groups[name] = GroupTime(name, op.kernels + (group.members if group else 0), time, time)
+                work = self.op_work.get(name, NO_WORK)
+                groups[name] = GroupTime(name, op.kernels + (group.members if group else 0), time, time, work, work)
         return tuple(groups.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -295,7 +356,16 @@ class PhaseProfile(Brief):
             "kernel_time": self.kernel_time.to_dict(),
             "run_time": self.run_time.to_dict(),
             "attributed": self.attributed,
-            "unattributed": {"time": self.unattributed.to_dict(), "ops": _json(self.unattributed_ops)},
+            "unattributed": {
+                "time": self.unattributed.to_dict(),
+                "ops": _json(self.unattributed_ops),
+                "work": self.unattributed_work.to_dict(),
+            },
+            "work": self.work.to_dict(),
+            "held_bytes": self.held_bytes,
+            "not_known": dict(self.not_known),
+            "providers": _json(self.providers),
+            "op_work": _json(self.op_work),
             "modules": [_document(module, share=self.share) for module in self.modules],
             "fused": [_document(fused, share=self.share) for fused in self.fused],
             "calls": [_document(call) for call in self.calls],
@@ -308,16 +378,18 @@ def _document(
 ) -> dict[str, Any]:
     """The fields as JSON, in their order; with `share`, each time is followed by its share."""
     document: dict[str, Any] = {}
-    for field in fields(row):
-        value = getattr(row, field.name)
-        document["class" if field.name == "class_name" else field.name] = _json(value)
+    for name in (each.name for each in fields(row)):
+        value = getattr(row, name)
+        document["class" if name == "class_name" else name] = _json(value)
         if share is not None and isinstance(value, Microseconds):
-            document[field.name.replace("time", "share")] = share(value)
+            document[name.replace("time", "share")] = share(value)
+    if isinstance(row, (ModuleTime, CallTime)):
+        document["gflops"] = row.gflops
     return document
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, (Microseconds, OpTime, PythonLine)):
+    if isinstance(value, (Microseconds, OpTime, PythonLine, Work)):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {name: _json(item) for name, item in value.items()}

@@ -22,7 +22,9 @@ from optimum_htp.models import (
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
-from optimum_htp.verbs.profile.joiner import Joiner
+from optimum_htp.verbs.profile.compiled import compiled_kernels
+from optimum_htp.verbs.profile.facts import Facts
+from optimum_htp.verbs.profile.joiner import Joiner, nest
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runs import Inputs, Measured, measure
 from optimum_htp.verbs.profile.sums import PhaseSums
@@ -125,7 +127,7 @@ def profile(
             )
             if measured.optimized is None:
                 notes.append(_NOT_WRITTEN.format(graph.name))
-            profiles += _profiles(graph, by_phase, measured)
+            profiles += _profiles(graph, by_phase, measured, provider)
     return ProfileReport(
         package=str(package.path),
         provider=provider,
@@ -151,11 +153,19 @@ def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
     ]
 
 
-def _profiles(tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured) -> Iterator[PhaseProfile]:
+def _profiles(
+    tagged: TaggedGraph, by_phase: Mapping[str, Inputs], measured: Measured, provider: str
+) -> Iterator[PhaseProfile]:
     """The profile of each phase of a file."""
     optimized = measured.optimized
     tags = tagged.tags if optimized is None else project(tagged.sources or (tagged,), optimized).tags
-    joiner = Joiner(optimized or tagged.model)
-    for (phase, inputs), runs in zip(by_phase.items(), measured.runs, strict=True):
+    model = optimized or tagged.model
+    joiner, facts = Joiner(model), Facts(model, measured.attributes, tagged.model)
+    for (phase, inputs), runs, first in zip(by_phase.items(), measured.runs, measured.first, strict=True):
         shapes = {name: tuple(array.shape) for name, array in inputs.items()}
-        yield PhaseSums(tagged, joiner, tags, runs).report(tagged.name, phase, shapes)
+        compiled = {}
+        if optimized is None:
+            compiled = compiled_kernels(joiner.join(nest(first.events)), measured.assigned, tagged)
+        sums = PhaseSums(tagged, joiner, tags, runs, compiled)
+        sums.add_work(first, facts, provider=provider)
+        yield sums.report(tagged.name, phase, shapes)

@@ -113,9 +113,11 @@ def _hierarchy(number: int, file: FileContent, document: Mapping[str, Any], *, s
     phase = next((part for part in (document["profile"] or {"parts": []})["parts"] if part["file"] == number), None)
     compared = next((part for part in (document["compare"] or {"parts": []})["parts"] if part["file"] == number), None)
     times = {row[0]: row[1] for row in phase["modules"]} if phase is not None else {}
+    memory = {row[0]: row[8] for row in phase["modules"] if row[8] is not None} if phase is not None else {}
     errors = {row[0]: row[3] for row in compared["calls"] if not row[2]} if compared is not None else {}
     heading = ["Module", "Class", "Calls", "Parameters", "Nodes", "Weights"]
     heading += ["Time"] if phase is not None else []
+    heading += ["Memory taken"] if memory else []
     heading += ["Adds to the error"] if compared is not None else []
     weights = file.weight_bytes
     rows = []
@@ -131,6 +133,7 @@ def _hierarchy(number: int, file: FileContent, document: Mapping[str, Any], *, s
             _bytes(weights[index]),
         ]
         cells += [f"{times[index] / 1000:.3f} ms" if index in times else ""] if phase is not None else []
+        cells += [_bytes(memory[index]) if index in memory else ""] if memory else []
         cells += [_decibel(errors.get(index))] if compared is not None else []
         rows.append(tuple(cells))
     yield from _table(heading, rows, numbers=range(2, len(heading)))
@@ -150,6 +153,8 @@ def _profile(profile: Mapping[str, Any], files: Sequence[FileContent]) -> Iterat
         inputs = ", ".join(f"{escaped(name)} {'×'.join(map(str, shape))}" for name, shape in part["inputs"])
         name = escaped(files[part["file"]].name)
         yield from ("", f"{name}, {escaped(part['phase'])}: {kernel / 1000:.3f} ms in kernels ({inputs})")
+        if part["memory"][0] is not None:
+            yield f"Memory held: at most {_bytes(part['memory'][0])}{_held(part['memory'][1])}."
         slowest = sorted(part["modules"], key=lambda row: -row[3])[:_WORST]
         modules = files[part["file"]].modules
         rows = [
@@ -158,11 +163,17 @@ def _profile(profile: Mapping[str, Any], files: Sequence[FileContent]) -> Iterat
                 modules[row[0]].row.class_name,
                 f"{row[3] / 1000:.3f} ms",
                 _share(row[3], kernel),
+                *(() if part["memory"][0] is None else ("" if row[7] is None else _bytes(row[7]),)),
             )
             for row in slowest
             if row[3]
         ]
-        yield from _table(("Module", "Class", "Own time", "Share"), rows, numbers=(2, 3))
+        memory = () if part["memory"][0] is None else ("Memory held, at most",)
+        yield from _table(("Module", "Class", "Own time", "Share", *memory), rows, numbers=(2, 3, 4))
+
+
+def _held(size: int | None) -> str:
+    return "" if size is None else f", {_bytes(size)} of it before the first kernel"
 
 
 def _comparison(compare: Mapping[str, Any], files: Sequence[FileContent]) -> Iterator[str]:

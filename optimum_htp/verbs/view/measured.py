@@ -91,6 +91,10 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
         "run": _time(phase["run_time"]),
         "attributed": _number(phase["attributed"]),
         "unattributed": _time(phase["unattributed"]["time"]),
+        "memory": [_work(phase.get("work"), "peak_bytes"), _infinite(phase.get("held_bytes"))],
+        "flops": _work(phase.get("work"), "flops"),
+        "providers": [[_text(name), _number(each["kernels"])] for name, each in phase.get("providers", {}).items()],
+        "not_known": [f"{_text(what)}: {_text(why)}" for what, why in phase.get("not_known", {}).items()],
         "modules": [
             [
                 numbers.module(file, _text(module["tag"])),
@@ -98,6 +102,10 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
                 *_time(module["self_time"]),
                 _number(module["kernels"]),
                 _operators(module["ops"]),
+                _work(module.get("total_work"), "peak_bytes"),
+                _work(module.get("total_work"), "allocated_bytes"),
+                _work(module.get("self_work"), "allocated_bytes"),
+                _work(module.get("total_work"), "flops"),
             ]
             for module in phase["modules"]
         ],
@@ -108,6 +116,7 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
                 *_time(fused["time"]),
                 _number(fused["kernels"]),
                 _operators(fused["ops"]),
+                _work(fused.get("work"), "allocated_bytes"),
             ]
             for fused in phase["fused"]
         ],
@@ -123,6 +132,11 @@ def _phase(phase: Mapping[str, Any], file: int, numbers: _Numbers) -> Part:
         ],
         "operators": _operators(_all_operators(phase)),
     }
+
+
+def _work(work: Mapping[str, Any] | None, figure: str) -> Any:
+    """A figure of some work; None where it is not known, as in what an older version printed."""
+    return None if work is None else _infinite(work[figure])
 
 
 def _all_operators(phase: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ const figures = [
       : withOwn(file, file.modules.map((module) => module.parameters))),
   },
   { key: "nodes", name: "Nodes", text: (value) => count(value), of: (file) => withOwn(file, file.modules.map((module) => module.nodes)) },
-  { key: "memory", name: "Weights", text: (value) => bytes(value), of: (file) => withOwn(file, file.modules.map((module) => module.bytes)) },
+  { key: "weights", name: "Weights", text: (value) => bytes(value), of: (file) => withOwn(file, file.modules.map((module) => module.bytes)) },
   {
     key: "time",
     name: "Time",
@@ -141,6 +141,23 @@ const figures = [
         own[row[0]] += row[3];
       }
       for (const row of part.fused) own[row[0]] += row[2];
+      return { totals, own };
+    },
+  },
+  {
+    key: "memory",
+    name: "Memory taken",
+    text: (value) => bytes(value),
+    of: (file, phase) => {
+      const part = phaseOf(file, phase);
+      if (!part || !part.modules.some((row) => row[8] !== null)) return null;
+      const totals = file.modules.map(() => null);
+      const own = file.modules.map(() => 0);
+      for (const row of part.modules) {
+        totals[row[0]] = row[8];
+        own[row[0]] += Math.max(row[9] || 0, 0);
+      }
+      for (const row of part.fused) own[row[0]] += Math.max(row[6] || 0, 0);
       return { totals, own };
     },
   },

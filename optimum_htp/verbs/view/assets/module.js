@@ -166,6 +166,8 @@ const showModule = (module, node) => {
       ["Calls", module.calls === null ? "unknown" : count(module.calls)],
       ...describe(module).map(([figure, words, part]) => [figure.name, words, part ? make("span", { class: "faint" }, " " + part) : ""]),
       ["Time of its own", timed ? milliseconds(timed[3]) : null],
+      ["Memory held, at most", timed && timed[7] !== null ? bytes(timed[7]) : null],
+      ["Operations", timed && timed[10] !== null ? operations(timed[10]) + ", " + operations(timed[10] / timed[1] * 1e6) + "/s" : null],
       ["Spread", timed ? "± " + milliseconds(timed[2]) : null],
       ["Also called", aliases.length ? aliases.map((text) => texts[text]).join(", ") : null],
       ["Another name of", aliasOf === null ? null : name(texts[aliasOf])],

@@ -15,6 +15,12 @@ const bytes = (value) => {
   }
   return value + " bytes";
 };
+const operations = (value) => {
+  for (const [unit, size] of [["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+    if (value >= size * 0.9995) return (value / size).toPrecision(3) + " " + unit + "FLOP";
+  }
+  return value.toPrecision(3) + " FLOP";
+};
 const milliseconds = (value) => (value === null || value === undefined ? "not run" : (value / 1000).toFixed(3) + " ms");
 const share = (part, whole) => (whole ? ((100 * part) / whole).toFixed(1) + "%" : "");
 const decibel = (power) => (power === null || power === undefined ? "not compared" : power <= 0 ? "exact" : (-10 * Math.log10(power)).toFixed(1) + " dB");

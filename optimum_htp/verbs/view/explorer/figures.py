@@ -6,7 +6,7 @@ A document maps the id of each graph to the values of its nodes and to how they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from re import fullmatch, sub
@@ -91,21 +91,35 @@ def known_figures(graph: TaggedGraph, drawn: Drawn) -> Iterator[Figure]:
 def profile_figures(
     document: Mapping[str, Any], file_of: FileOf, *, graphs: Mapping[str, TaggedGraph], drawn: Mapping[str, Drawn]
 ) -> list[tuple[str, Figure]]:
-    """The times in the document of a profile, each with the file that it is of."""
+    """The times and the memory in the document of a profile, each with the file that it is of."""
     figures = []
     for phase in document["phases"]:
         file = file_of(text(phase["file"]))
         if file is not None:
-            ids, times = drawn[file].nodes, _times(phase["nodes"], graphs[file].model)
-            values = {ids[key]: time for key, time in times.items() if key in ids}
-            kind = text(phase["phase"])
-            named = _named("time", "time (µs)", "" if kind == "forward" else kind)
-            figures.append((file, Figure(*named, values, _heat(values))))
+            ids, kind = drawn[file].nodes, text(phase["phase"])
+            for figure, name, of in (("time", "time (µs)", _time), ("memory", "memory taken (bytes)", _allocated)):
+                known = _of_kernels(phase["nodes"], graphs[file].model, of)
+                values = {ids[key]: value for key, value in known.items() if key in ids}
+                named = _named(figure, name, "" if kind == "forward" else kind)
+                if values or figure == "time":
+                    figures.append((file, Figure(*named, values, _heat(values))))
     return figures
 
 
-def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey, float]:
-    """The time of the kernel that makes a node's output, of each node whose output is made.
+def _time(row: Mapping[str, Any]) -> Any:
+    return number(row["time"]["median_us"])
+
+
+def _allocated(row: Mapping[str, Any]) -> Any:
+    """What a kernel takes of the memory; None where it is not known, as in what an older version printed."""
+    work = row.get("work")
+    return None if work is None else number_or_none(work["allocated_bytes"])
+
+
+def _of_kernels(
+    nodes: Iterable[Mapping[str, Any]], model: OnnxModel, of: Callable[[Mapping[str, Any]], float | None]
+) -> dict[NodeKey, float]:
+    """A figure of the kernel that makes a node's output, of each node whose output is made.
 
     What ONNX Runtime fuses makes what the last of the nodes made that went into it, under the same name. What it puts in
     makes nothing that the file has.
@@ -114,15 +128,17 @@ def _times(nodes: Iterable[Mapping[str, Any]], model: OnnxModel) -> dict[NodeKey
     for key, node in model.nodes():
         for name in filter(None, node.outputs):
             makers.setdefault(name, []).append(key)
-    times: dict[NodeKey, float] = {}
+    values: dict[NodeKey, float] = {}
     for row in nodes:
+        value = of(row)
+        if value is None:
+            continue
         candidates = dict.fromkeys(key for name in row["outputs"] for key in makers.get(text(name), ()))
         branch = _branch(text(row["graph"]))
         keys = [key for key in candidates if _branch(key[0]) == branch] or list(candidates)
-        time = number(row["time"]["median_us"])
         for key in keys:
-            times[key] = times.get(key, 0.0) + time / len(keys)
-    return {key: round(time, 2) for key, time in times.items()}
+            values[key] = values.get(key, 0.0) + value / len(keys)
+    return {key: round(value, 2) for key, value in values.items()}
 
 
 def _branch(path: str) -> str:

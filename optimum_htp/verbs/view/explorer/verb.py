@@ -46,7 +46,7 @@ def model_explorer(
     """Writes what is known of a package for Google's Model Explorer, which draws it with a box for each module.
 
     For each ONNX file there is a directory with its node data, a file for each figure: the evidence of the tags and the
-    parameters, and from a profile and a comparison the time and the error. Ids are those that `model-explorer-onnx` makes.
+    parameters, and from a profile and a comparison the time, the memory and the error. Ids are those that `model-explorer-onnx` makes.
 
     Args:
         package: The package's directory, or an ONNX file. It is only read.
@@ -224,7 +224,7 @@ def _refuse(package: HtpPackage, directory: Path, names: Sequence[str], *, overw
         )
 
 
-_KINDS = ("evidence", "parameters", "time", "own-sqnr", "sqnr", NAVIGATION)
+_KINDS = ("evidence", "parameters", "time", "memory", "own-sqnr", "sqnr", NAVIGATION)
 
 
 def _earlier(directory: Path, names: Sequence[str]) -> list[str]:
