@@ -7,6 +7,7 @@ a graph, under a name that these graphs don't have.
 from __future__ import annotations
 
 import functools
+from importlib import import_module
 from typing import Any
 
 from optimum_htp.models.auto import AutoModelForONNX
@@ -24,11 +25,12 @@ def __getattr__(name: str) -> Any:
 @functools.cache
 def _sentence_graph() -> Any:
     try:
-        from sentence_transformers.sentence_transformer.modules import Transformer
+        modules = import_module("sentence_transformers.sentence_transformer.modules")
     except ImportError:  # before sentence-transformers 5.7
-        from sentence_transformers.models import Transformer
+        modules = import_module("sentence_transformers.models")
+    transformer: Any = modules.Transformer
 
-    class SentenceGraph(Transformer):  # type: ignore[misc]
+    class SentenceGraph(transformer):  # type: ignore[misc]
         """A graph from tokens to the embedding of a sentence. Texts become tokens as in the source model."""
 
         def _load_model(self, model_name_or_path: str, *_: Any, **options: Any) -> Any:
