@@ -38,7 +38,7 @@ _OTHER_SIZES = {
 # What the axes are called that the sizes with names of their own are for.
 _AXES = {"batch_size": ("batch",), "sequence_length": ("sequence", "past"), "height": ("height",), "width": ("width",)}
 # How torch's dynamo exporter calls axes that nobody gave a name.
-_OF_TORCH = re.compile(r"s\d+|u\d+|dim_\d+")
+_OF_TORCH = re.compile(r"s\d+|u\d+")
 _SETTINGS = {"hidden_size": ("hidden_size", "d_model", "n_embd", "dim")}
 _INPUT_AXES: dict[str, tuple[str, ...]] = {
     "pixel_values": ("batch_size", "num_channels", "height", "width"),

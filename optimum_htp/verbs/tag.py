@@ -296,13 +296,17 @@ class _Sources:
             f"tagged file: optimum-cli htp project {self._package.path} --reference TAGGED"
         )
 
-    def stated(self, name: str, model: OnnxModel, said: Statements) -> tuple[ModuleTrace, str]:
+    def stated(self, name: str, model: OnnxModel, said: Statements) -> tuple[ModuleTrace, str] | None:
         """The modules of a file whose nodes say which they are, and where the root is in the whole model.
+
+        None if what they say is not to be believed, and their names say more.
 
         They are those of the model that the config describes if it has all of them, else what the nodes say and no more: a
         config may be of another class, or of another release of the model's library. Raises PackageError if they say nothing.
         """
         described = described_trace(model, said)
+        if described is None and has_scopes(model):
+            return None
         if described is None:
             raise PackageError(
                 f"{model.path}: what its nodes say of their modules can't be read, or contradicts {_ITSELF}; {_WITHOUT_STATEMENTS}"
@@ -391,9 +395,10 @@ def _tagged(file: HtpFile, sources: _Sources, *, keep: bool) -> TaggedGraph:
             logger.warning("%s: its skeleton is not used: %s", file.name, refused[0])
     model = _without_ours(file.model)
     said = statements(model)
+    stated = sources.stated(file.name, model, said) if said else None
     tags: NodeTags
-    if said:
-        trace, in_model, origin = *sources.stated(file.name, model, said), _STATED
+    if stated is not None:
+        trace, in_model, origin = *stated, _STATED
         tags, calls = with_calls(model, trace.tree, tag_model(model, trace))
     else:
         match, whole = choose_root(model, sources.candidates(file.name, eager=returns_attentions(model)))
