@@ -24,7 +24,7 @@ Owner = tuple[str, str | None]  # a tag and a call
 # A model, a tool, and how many of the groups of weights are changed: every one, every third where the tool is slow.
 FAST = [
     ("bert", "dynamic", 1),
-    ("gpt2", "optimum-O2", 3),
+    ("gpt2", "optimum-O2", 6),
     ("resnet", "ort-all", 1),
     ("albert", "ort-all", 1),
     ("bert", "packed", 5),

@@ -180,7 +180,9 @@ def test_many_random_nets(start: int, tmp_path: Path) -> None:
     check_random_nets(range(start, start + 500), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["albert", "bert", "opt", "t5", "sew-d"])
+@pytest.mark.parametrize(
+    "name", ["albert", "bert", "opt", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("t5", "sew-d"))]
+)
 def test_names_stand_in_for_a_naming_pass_that_is_gone(
     name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
