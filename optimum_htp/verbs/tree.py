@@ -212,12 +212,12 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
         raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
     selected = set(file.hierarchy.select(module)) if module is not None else None
     tagged, unresolved = _node_rows(file)
-    # Trees that are made from tags alone know of no calls and no parameters.
-    known = file.record is not None and file.tagged.roots is file.record.roots
+    is_recorded = file.record is not None and file.tagged.roots is file.record.roots
     rows: list[ModuleRow] = []
     for root in file.tagged.roots:
         paths = {tag: root.tree.path_of_tag(tag) for tag in tagged}
         nodes = {path: tagged.pop(tag) for tag, path in paths.items() if path is not None}
+        known = is_recorded or root.tree.root.calls > 0  # trees that are made from tags alone know of no calls
         all_rows = module_rows(root, nodes, known=known, selected=selected)
         rows += (row for row in all_rows if depth is None or row.depth <= depth)
     if tagged:

@@ -82,7 +82,9 @@ def _heading(tree: FileTree) -> Iterator[str]:
     if counts.root_by_dataflow:
         yield f"left at the root by data flow: {counts.root_by_dataflow:,}"
     if tree.evidence != "sidecar":
-        yield f"read from the nodes, without {SIDECAR}: calls and parameters may be unknown"
+        unknown = any(row.calls is None or row.parameters is None for row in tree.rows)
+        lacking = ": calls and parameters may be unknown" if unknown else ""
+        yield f"read from the nodes, without {SIDECAR}{lacking}"
 
 
 def _rows(tree: FileTree, *, nodes: bool, expand: bool) -> Iterator[Row]:
