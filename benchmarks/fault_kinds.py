@@ -10,7 +10,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -342,9 +342,15 @@ def missing_residual(net: Net, die: random.Random) -> Fault:
 
 @kind("wrong-residual")
 def wrong_residual(net: Net, die: random.Random) -> Fault:
-    """What an earlier, or another, block gave."""
+    """What an earlier, or another, block gave.
+
+    Where a module adds what it is handed from outside, the file is the same whether that module adds, or the one around it
+    hands, another tensor: either is right.
+    """
     node, index = one_of(net.residuals, die, "residual addition")
-    right = net.value(node.input[index])
+    name, path = node.input[index], net.path(node)
+    right = net.value(name)
+    is_handed = not any(name in each.output and f"{net.path(each)}.".startswith(f"{path}.") for each in net.nodes)
     sums = {each.output[0] for each, _ in net.residuals} | {each.input[at] for each, at in net.residuals}
     others = [
         name
@@ -355,7 +361,8 @@ def wrong_residual(net: Net, die: random.Random) -> Fault:
         and np.abs(net.value(name) - right).max() > 0.1 * np.abs(right).max()
     ]
     node.input[index] = one_of(others, die, "other tensor that a residual could be")
-    return of_node(net, node, "another tensor than the residual is added")
+    fault = of_node(net, node, "another tensor than the residual is added")
+    return replace(fault, paths=(path, net.above(path))) if is_handed and path and fault.call is None else fault
 
 
 @kind("skipped-layer")
