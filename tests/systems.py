@@ -50,9 +50,9 @@ _MODULES = {
     "kill_verbs": "processes that fork",
 }
 _KEYWORDS = {"preexec_fn": "processes that fork", "start_new_session": "process groups"}
-_PACKAGES = {"optimum": "Optimum"}
+_OPTIMUM = "Optimum"
 # What of ours is nothing without Optimum, and the fixture that exports with it.
-_NAMES = dict.fromkeys(("exported", "main_export", "HtpExporter", "AutoModelForONNX"), "Optimum")
+_OF_OPTIMUM = {"exported", "main_export", "HtpExporter", "AutoModelForONNX"}
 _STRINGS = {"/dev/": "devices as files", "/proc/": "/proc", "fchmod": "permission bits"}
 
 
@@ -69,14 +69,10 @@ def missing(item: Any) -> list[str]:
 @cache
 def lacking() -> frozenset[str]:
     """What of all that this system lacks."""
-    packages = frozenset(what for name, what in _PACKAGES.items() if not _is_installed(name))
-    return packages if sys.platform != "win32" else packages | _lacking_on_windows()
-
-
-def _is_installed(package: str) -> bool:
-    """Whether a package is more than the namespace that plugins, such as ours to Optimum, share with it."""
-    found = importlib.util.find_spec(package)
-    return found is not None and importlib.util.find_spec(f"{package}.exporters") is not None
+    found = _lacking_on_windows() if sys.platform == "win32" else frozenset()
+    # `optimum` alone is the namespace that plugins share with it, such as ours.
+    installed = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.exporters")
+    return found if installed else found | {_OPTIMUM}
 
 
 def _lacking_on_windows() -> frozenset[str]:
@@ -151,10 +147,10 @@ def _own_needs(node: ast.AST) -> Iterator[str]:
             yield from _imported(each.module)
         elif isinstance(each, ast.Name) and each.id in _MODULES:
             yield _MODULES[each.id]
-        elif isinstance(each, ast.Name) and each.id in _NAMES:
-            yield _NAMES[each.id]
-        elif isinstance(each, ast.arg) and each.arg in _NAMES:  # a fixture
-            yield _NAMES[each.arg]
+        elif (isinstance(each, ast.Name) and each.id in _OF_OPTIMUM) or (
+            isinstance(each, ast.arg) and each.arg in _OF_OPTIMUM  # a fixture
+        ):
+            yield _OPTIMUM
         elif isinstance(each, ast.keyword) and each.arg in _KEYWORDS:
             yield _KEYWORDS[each.arg]
         elif isinstance(each, ast.Constant) and isinstance(each.value, str):
@@ -163,8 +159,7 @@ def _own_needs(node: ast.AST) -> Iterator[str]:
 
 def _imported(*modules: str) -> Iterator[str]:
     for module in modules:
-        root = module.partition(".")[0]
         if module in _MODULES:
             yield _MODULES[module]
-        elif root in _PACKAGES:
-            yield _PACKAGES[root]
+        elif module.partition(".")[0] == "optimum":
+            yield _OPTIMUM
