@@ -34,10 +34,9 @@ TESTING = "pytest pytest-xdist hypothesis jsonschema pyyaml pillow accelerate on
 # What each environment runs: the reading verbs, their rules, and both exporters. What is about one version of a tool, and
 # what only looks at this repository, is not among them.
 CORE = """
-    calls compare_rules comparison configs custom diff dynamo export extract_rules extraction half_rounding
-    hostile_sidecar modeling onnxfile onnxfile_rules packing profile_rules profile_work profiling projection_packed
-    projection_rules public_api python_lines retagging rules selection toys transformers5 tree validation views
-    without_optimum
+    calls compare_rules configs custom diff dynamo extract_rules half_rounding hostile_sidecar onnxfile onnxfile_rules
+    packing profile_rules profile_work projection_packed projection_rules public_api python_lines rules toys transformers5
+    tree views without_optimum
 """.split()
 
 
@@ -66,8 +65,8 @@ ENVIRONMENTS = (
         "the oldest that install and work together",
         "3.10",
         {
-            "torch": "2.6.0", "transformers": "4.45.0", "optimum": "2.1.0", "optimum-onnx": "0.1.0", "onnx": "1.16.0",
-            "onnxruntime": "1.18.0", "onnxscript": "0.5.0", "numpy": "1.26.4", "filelock": "3.21.0", "rich": "13.0.0",
+            "torch": "2.11.0", "transformers": "4.45.0", "optimum": "2.1.0", "optimum-onnx": "0.1.0", "onnx": "1.19.0",
+            "onnxruntime": "1.23.2", "onnxscript": "0.6.2", "numpy": "1.26.4", "filelock": "3.21.0", "rich": "13.0.0",
         },
     ),
     Environment(
@@ -90,6 +89,10 @@ ENVIRONMENTS = (
         optimum=False,
     ),
 )  # fmt: skip
+
+
+# What was run in no environment of these, because it brings gigabytes of CUDA libraries.
+BY_HAND = {"torch": "2.14.1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ def made(environment: Environment, interpreter: str, folder: Path) -> Path:
         install("--no-deps", "--index-url", os.environ["TORCH_INDEX"], f"torch=={environment.pins['torch']}")
     if environment.optimum:
         install(*pins, *TESTING, "--editable", ROOT)
-    else:  # as README.md says
+    else:  # as docs/versions.md says
         install(*pins, *TESTING)
         install("--no-deps", "--editable", ROOT)
     stamp.write_text(wanted, encoding="utf-8")
@@ -245,19 +248,25 @@ def document(rows: list[tuple[Environment, dict[str, str], Outcome]]) -> Iterato
     for environment, _, outcome in rows:
         for reason, count in outcome.skipped.most_common():
             yield f"- *{environment.name}*, {count:,}: {reason}"
-    yield ""
-    yield from NOTES
-    yield ""
+    by_hand = " and ".join(f"{name} {version}" for name, version in BY_HAND.items())
+    yield from (
+        "",
+        f"Run by hand: {by_hand}, whose builds on PyPI bring 5 GB of CUDA libraries.",
+        "",
+        "transformers 5 and optimum-onnx 0.1 exclude each other, so pip refuses this package beside transformers 5 unless it",
+        "is told not to look. Then every command works that does not export or load as Optimum does; those say so in one line:",
+        "",
+        "```sh",
+        "pip install torch transformers onnx onnxruntime onnxscript filelock rich",
+        "pip install --no-deps .    # in a clone of the repository",
+        "```",
+        "",
+    )
 
 
 def plain(version: str | None) -> str:
     """A version without the name of its build; nothing for what is not there."""
     return re.sub(r"\+.*", "", version) if version else ""
-
-
-NOTES = (
-    "torch 2.14.1 was run too, by hand: its builds on PyPI bring 5 GB of CUDA libraries.",
-)
 
 
 if __name__ == "__main__":
