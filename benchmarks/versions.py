@@ -138,8 +138,13 @@ def find_python(version: str) -> str | None:
     if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
         return sys.executable
     named = shutil.which(f"python{version}")
-    pyenv = sorted(Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin/python"))
-    for candidate in [*([named] if named else []), *map(str, pyenv)]:  # pyenv's shims are there for any, and may do nothing
+    pyenv = sorted(
+        Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob(f"versions/{version}.*/bin/python")
+    )
+    for candidate in [
+        *([named] if named else []),
+        *map(str, pyenv),
+    ]:  # pyenv's shims are there for any, and may do nothing
         asked = subprocess.run([candidate, "-c", "import venv"], capture_output=True)
         if asked.returncode == 0:
             return candidate
