@@ -66,7 +66,7 @@ ENVIRONMENTS = (
         "3.10",
         {
             "torch": "2.11.0", "transformers": "4.45.0", "optimum": "2.1.0", "optimum-onnx": "0.1.0", "onnx": "1.19.0",
-            "onnxruntime": "1.23.2", "onnxscript": "0.6.2", "numpy": "1.26.4", "filelock": "3.21.0", "rich": "13.0.0",
+            "onnxruntime": "1.23.2", "onnxscript": "0.6.2", "numpy": "2.2.6", "filelock": "3.21.0", "rich": "13.0.0",
         },
     ),
     Environment(
