@@ -233,9 +233,7 @@ def test_bounds_are_what_was_run(project: dict, monkeypatch: pytest.MonkeyPatch)
     extras = project["project"]["optional-dependencies"]
     required = map(Requirement, [*project["project"]["dependencies"], *extras["onnxscript"]])
     known = {each.name: {one.operator: Version(one.version) for one in each.specifier} for each in required}
-    assert set(versions.LIBRARIES) - set(known) == {
-        "numpy"
-    }  # which onnx and onnxruntime bring, each in its own bounds
+    assert set(versions.LIBRARIES) == set(known)
     for name, bounds in known.items():
         run = [Version(each.pins[name]) for each in versions.ENVIRONMENTS if name in each.pins]
         run.extend(Version(by_hand) for library, by_hand in versions.BY_HAND.items() if library == name)
