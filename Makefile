@@ -20,6 +20,7 @@ BENCH_ARGS ?=
 DYNAMO_ARGS ?=
 FAULTS_ARGS ?=
 KILLS_ARGS ?=
+VERSIONS_ARGS ?=
 FUZZ_ARGS ?=
 
 DEMO := .demo
@@ -28,7 +29,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills versions docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +79,9 @@ flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those t
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)
 
+versions: ## Write docs/versions.md: the core of the tests with older and newer libraries; VERSIONS_ARGS="--only oldest" does a part
+	TORCH_INDEX=$(TORCH_INDEX) $(PYTHON) benchmarks/versions.py $(VERSIONS_ARGS)
+
 fuzz: $(VENV)/.installed-fuzz ## Write docs/reliability.md: a million odd files; FUZZ_ARGS="--only reader --cases 5000" shows a part
 	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
 
@@ -106,10 +110,10 @@ format: $(VENV)/.installed-lint ## Rewrite what ruff can
 
 clean: ## Remove what the other targets made, except the virtual environment
 	rm -rf .demo docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -path ./.versions -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## Remove the virtual environment too
-	rm -rf $(VENV)
+distclean: clean ## Remove the virtual environments too
+	rm -rf $(VENV) .versions
 
 # timm asks for torchvision, and the one on PyPI, built with CUDA, does not import beside a CPU build of torch, which would
 # break transformers' image processors too. So both lie apart, and one test looks for them there (tests/timm_export.py).

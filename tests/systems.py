@@ -1,12 +1,14 @@
 """What a test needs that not every system has: found in its source, so that no test forgets to say it.
 
-A test is skipped on Windows if it, or a function, fixture or table of the tests that it uses, calls for something of POSIX.
-conftest.py does that; the summary of a run lists each of them with its reason.
+A test is skipped on Windows if it, or a function, fixture or table of the tests that it uses, calls for something of POSIX,
+and where Optimum is not installed if it calls for that (`make versions` has such an environment). conftest.py does that; the
+summary of a run lists each of them with its reason.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,6 +50,9 @@ _MODULES = {
     "kill_verbs": "processes that fork",
 }
 _KEYWORDS = {"preexec_fn": "processes that fork", "start_new_session": "process groups"}
+_OPTIMUM = "Optimum"
+# What of ours is nothing without Optimum, and the fixture that exports with it.
+_OF_OPTIMUM = {"exported", "main_export", "HtpExporter", "AutoModelForONNX"}
 _STRINGS = {"/dev/": "devices as files", "/proc/": "/proc", "fchmod": "permission bits"}
 
 
@@ -64,8 +69,13 @@ def missing(item: Any) -> list[str]:
 @cache
 def lacking() -> frozenset[str]:
     """What of all that this system lacks."""
-    if sys.platform != "win32":
-        return frozenset()
+    found = _lacking_on_windows() if sys.platform == "win32" else frozenset()
+    # `optimum` alone is the namespace that plugins share with it, such as ours.
+    installed = importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.exporters")
+    return found if installed else found | {_OPTIMUM}
+
+
+def _lacking_on_windows() -> frozenset[str]:
     found = {*_ATTRIBUTES.values(), *_MODULES.values(), *_KEYWORDS.values(), *_STRINGS.values()}
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -132,12 +142,24 @@ def _own_needs(node: ast.AST) -> Iterator[str]:
         if isinstance(each, ast.Attribute) and each.attr in _ATTRIBUTES:
             yield _ATTRIBUTES[each.attr]
         elif isinstance(each, ast.Import):
-            yield from (_MODULES[alias.name] for alias in each.names if alias.name in _MODULES)
-        elif isinstance(each, ast.ImportFrom) and each.module in _MODULES:
-            yield _MODULES[each.module]
+            yield from _imported(*(alias.name for alias in each.names))
+        elif isinstance(each, ast.ImportFrom) and each.module:
+            yield from _imported(each.module)
         elif isinstance(each, ast.Name) and each.id in _MODULES:
             yield _MODULES[each.id]
+        elif (isinstance(each, ast.Name) and each.id in _OF_OPTIMUM) or (
+            isinstance(each, ast.arg) and each.arg in _OF_OPTIMUM  # a fixture
+        ):
+            yield _OPTIMUM
         elif isinstance(each, ast.keyword) and each.arg in _KEYWORDS:
             yield _KEYWORDS[each.arg]
         elif isinstance(each, ast.Constant) and isinstance(each.value, str):
             yield from (what for beginning, what in _STRINGS.items() if each.value.startswith(beginning))
+
+
+def _imported(*modules: str) -> Iterator[str]:
+    for module in modules:
+        if module in _MODULES:
+            yield _MODULES[module]
+        elif module.partition(".")[0] == "optimum":
+            yield _OPTIMUM

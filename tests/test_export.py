@@ -17,6 +17,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,7 @@ def test_sidecar(name: str, zoo_model: ZooModel, tmp_path: Path) -> None:
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document)
     sidecar = Sidecar.read(tmp_path / "out")
     assert sidecar is not None
-    assert sidecar.versions["torch"] == torch.__version__
+    assert sidecar.versions["torch"] == metadata.version("torch")
     assert sidecar.source["model"] == str(zoo_model(name))
     assert {"library": "transformers", "dtype": "fp32"}.items() <= sidecar.source.items()
     for file_name, file in HtpPackage(tmp_path / "out").files.items():

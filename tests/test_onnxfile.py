@@ -739,4 +739,6 @@ def test_element_types() -> None:
         known = element_type(number)
         assert (known.number == number and known.kind != "unknown") or number == onnx.TensorProto.UNDEFINED
         if known.bits is not None and known.bits >= 8:
-            assert known.bits == 8 * onnx.helper.tensor_dtype_to_np_dtype(number).itemsize
+            theirs = onnx.helper.tensor_dtype_to_np_dtype(number)
+            stands_in = theirs.name == "float32" != known.name  # numpy's, for what it lacks, before onnx 1.19
+            assert stands_in or known.bits == 8 * theirs.itemsize

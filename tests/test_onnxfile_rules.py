@@ -262,6 +262,7 @@ def test_trials_tell_symbols_sums_products_and_numbers(operator: str) -> None:
 
 def test_trials_take_the_sums_that_a_file_names() -> None:
     """Optimum names the axis of a mask so: two numbers of its own would not fit to the others."""
+    pytest.importorskip("onnx", minversion="1.23", reason="the parser of an older one takes no sums of axes")
     known = tried(
         """
         g (float[n, new] x, float[n, old] z, float[n, old + new] m, float[n, old + 1] o) => (float[] y) {

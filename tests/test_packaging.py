@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import optimum_htp
 
@@ -221,6 +223,24 @@ def test_version_is_the_same_everywhere(project: dict) -> None:
     newest = re.search(r"^## \[(?!Unreleased\])([^\]]+)\]", changelog, re.MULTILINE)
     assert newest is not None
     assert newest[1] == version
+
+
+def test_bounds_are_what_was_run(project: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `make versions`, or by hand: from its oldest version on, and below the next minor or major one after its newest."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import versions
+
+    extras = project["project"]["optional-dependencies"]
+    required = map(Requirement, [*project["project"]["dependencies"], *extras["onnxscript"]])
+    known = {each.name: {one.operator: Version(one.version) for one in each.specifier} for each in required}
+    assert set(versions.LIBRARIES) == set(known)
+    for name, bounds in known.items():
+        run = [Version(each.pins[name]) for each in versions.ENVIRONMENTS if name in each.pins]
+        run.extend(Version(by_hand) for library, by_hand in versions.BY_HAND.items() if library == name)
+        newest = max(run)
+        after = {Version(f"{newest.major}.{newest.minor + 1}"), Version(f"{newest.major + 1}")}
+        assert bounds[">="] == min(run), name
+        assert bounds["<"] in after, name
 
 
 def test_declared_paths_exist(project: dict) -> None:

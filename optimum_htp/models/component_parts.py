@@ -192,8 +192,8 @@ def _cache(leaves: Mapping[str, Any]) -> Any:
             )
         layers.setdefault(int(words[1]), {})[words[2]] = tensor
     cache = DynamicCache()
-    for number in sorted(layers):
-        if number != len(cache.layers) or layers[number].keys() != _CACHED:
-            raise HtpError(f"the cache has no keys and values for layer {len(cache.layers)}; give --reference OTHER")
+    for expected, number in enumerate(sorted(layers)):
+        if number != expected or layers[number].keys() != _CACHED:
+            raise HtpError(f"the cache has no keys and values for layer {expected}; give --reference OTHER")
         cache.update(layers[number]["keys"], layers[number]["values"], number)
     return cache
