@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optimum_htp.cli.faults import explain
 from optimum_htp.cli.options import htp_options
 from optimum_htp.cli.views.terminal import print_page, working
-from optimum_htp.errors import HtpError
+from optimum_htp.errors import HtpError, needing_optimum
 
 if TYPE_CHECKING:
     from optimum_htp.export import ExportReport
@@ -50,9 +50,10 @@ def export(args: Namespace, run_optimum: Callable[[], None]) -> int:
 @contextmanager
 def _our_main_export(args: Namespace, exports: list[tuple[ExportReport, Exception | None]]) -> Iterator[None]:
     """Puts our `main_export` where Optimum's command takes its own from, and keeps what it returns."""
-    import optimum.exporters.onnx as optimum_onnx
-
     from optimum_htp.export import HtpExporter
+
+    with needing_optimum("an export"):
+        import optimum.exporters.onnx as optimum_onnx
 
     exporter = HtpExporter(htp_options(args))
     ours = {"do_validation": False} if args.no_validation else {}
