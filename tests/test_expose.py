@@ -119,6 +119,15 @@ def test_a_merged_decoder_gives_it_in_both_branches(exported: Exported, tmp_path
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+def test_a_named_module_without_nodes_is_told(exported: Exported, tmp_path: Path) -> None:
+    report = expose(exported("bert"), ["BertLayer", "bert.embeddings.dropout"], output=tmp_path / "out")
+    assert [each.reason for each in report.left_out] == [
+        "no node comes from bert.embeddings.dropout, as from a Dropout"
+    ]
+    with pytest.raises(PackageError, match=r"no node comes from bert\.embeddings\.dropout"):
+        expose(exported("bert"), "bert.embeddings.dropout", output=tmp_path / "other")
+
+
 def test_an_operator_is_exposed_of_the_innermost_module(exported: Exported, tmp_path: Path) -> None:
     report = expose(exported("bert"), ["*attention*"], operator="Softmax", output=tmp_path / "out")
     names = [tensor.output.name for tensor in report.tensors]

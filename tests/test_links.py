@@ -35,6 +35,7 @@ IN_PLACE = {
 ELSEWHERE = {
     "project": "PKG --output OUT",
     "extract": "PKG bert.encoder OUT",
+    "expose": "PKG BertLayer --output OUT",
     "pack": "PKG OUT.onnx",
 }
 
@@ -274,7 +275,7 @@ def test_a_link_that_the_user_names(external: Path, tmp_path: Path, capsys: pyte
     assert main(["extract", *given]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["pack", "extract", "project"])
+@pytest.mark.parametrize("verb", ["pack", "extract", "expose", "project"])
 def test_output_that_is_a_link(
     verb: str, exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,7 +286,12 @@ def test_output_that_is_a_link(
     output = tmp_path / "out.onnx"
     output.symlink_to("theirs.onnx")
     source = [str(package)] if verb == "pack" else [str(package / "model.onnx")]
-    arguments = {"pack": [str(output)], "extract": ["bert.encoder", str(output)], "project": ["--output", str(output)]}
+    arguments = {
+        "pack": [str(output)],
+        "extract": ["bert.encoder", str(output)],
+        "expose": ["BertLayer", "--output", str(output)],
+        "project": ["--output", str(output)],
+    }
     assert main([verb, *source, *arguments[verb]]) == 2, "without --overwrite"
     assert main([verb, *source, *arguments[verb], "--overwrite"]) == 0, capsys.readouterr().err
     assert not output.is_symlink()

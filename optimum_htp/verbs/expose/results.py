@@ -90,6 +90,9 @@ class ModuleResults:
             calls = self._file.roots.calls_above(node, tag) if info.calls > 1 else frozenset((0,))
             for call in calls or ():
                 by_call.setdefault(call, set()).add(key)
+        if not by_call and operator is None and any(pattern.literal for pattern in patterns):
+            path = ".".join(info.path)
+            yield ModuleResult(tag, path, None, path, problem=f"no node comes from {path}, as from a Dropout")
         for call in sorted(by_call):
             if not patterns or any(_selects(pattern, call) for pattern in patterns):
                 yield from self._of_call(tag, info, call, by_call[call], operator)

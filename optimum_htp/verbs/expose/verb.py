@@ -101,6 +101,8 @@ def expose(
     unmatched = wanted.unmatched([graph.roots for graph in tagged.values()])
     if unmatched:
         raise PackageError(f"{opened.path}: {unmatched}")
+    for graph in tagged.values():
+        check_sound(graph.model)
     with graph_limits((opened,)):
         plans = {name: _Plan(graph, wanted, operator) for name, graph in tagged.items()}
         if not any(plan.exposed for plan in plans.values()):
@@ -338,7 +340,6 @@ def _write(package: HtpPackage, plans: Mapping[str, _Plan], target: Path, stagin
             if file.record is not None:
                 records[name] = file.record
             continue
-        check_sound(file.model)
         graph = plan.write(staged)
         if _refused(staged, file) is not None:
             # ONNX Runtime 1.32 makes a graph of some that it then refuses when it takes an Identity away: where the tensor
