@@ -144,6 +144,15 @@ def test_what_an_optimizer_fused_is_not_guessed(exported: Exported, tmp_path: Pa
     assert "inside com.microsoft::SkipLayerNormalization" in reasons["dense"]
 
 
+def test_what_a_norm_is_folded_into_is_not_the_convolutions(exported: Exported, tmp_path: Path) -> None:
+    """A stage of a ResNet: a Sequential that is looped over returns nothing, and a folded convolution what its norm does."""
+    report = expose(exported("resnet"), ["resnet.encoder.stages.0*"], output=tmp_path / "out")
+    paths = [tensor.path for tensor in report.tensors]
+    assert "resnet.encoder.stages.0" in paths and "resnet.encoder.stages.0.layers" not in paths
+    assert not any(path.endswith("convolution") for path in paths)
+    assert any("normalization is folded into" in each.reason for each in report.left_out)
+
+
 BRANCHES = """
     net (float[N] x, bool c) => (float[N] z) {
       y = If (c) <       # net

@@ -84,6 +84,8 @@ class ModuleResults:
         self, root: Root, info: ModuleInfo, patterns: Collection[ModulePattern], *, operator: str | None
     ) -> Iterator[ModuleResult]:
         """What the calls of a module return, those that one of the patterns selects; with an operator what it makes there."""
+        if root.tree.root.calls and not info.calls:
+            return  # only the modules in it ran
         tag = root.tree.tag(info.path)
         by_call: dict[int, set[NodeKey]] = {}
         for key, node in self._owned.get(tag, ()):
@@ -93,9 +95,28 @@ class ModuleResults:
         if not by_call and operator is None and any(pattern.literal for pattern in patterns):
             path = ".".join(info.path)
             yield ModuleResult(tag, path, None, path, problem=f"no node comes from {path}, as from a Dropout")
+        norm = self._folded_norm(root, info)
         for call in sorted(by_call):
-            if not patterns or any(_selects(pattern, call) for pattern in patterns):
-                yield from self._of_call(tag, info, call, by_call[call], operator)
+            if patterns and not any(_selects(pattern, call) for pattern in patterns):
+                continue
+            for result in self._of_call(tag, info, call, by_call[call], operator):
+                if norm is not None and result.problem is None:
+                    result.problem = (
+                        f"{norm} is folded into {result.name}: the graph has what the two give together only"
+                    )
+                yield result
+
+    def _folded_norm(self, root: Root, info: ModuleInfo) -> str | None:
+        """The batch norm that was folded into a module, a convolution: it ran right behind it, and no node comes from it."""
+        for trace in root.traces:
+            for number in trace.numbers(info.path):
+                following = trace[number + 1] if number + 1 < len(trace) else None
+                if following is None or following.parent != trace[number].parent:
+                    continue
+                norm = root.tree.module(following.path)
+                if "BatchNorm" in norm.class_name and root.tree.tag(norm.path) not in self._owned:
+                    return ".".join(norm.path)
+        return None
 
     def _of_call(
         self, tag: str, info: ModuleInfo, call: int, keys: set[NodeKey], operator: str | None
