@@ -110,11 +110,20 @@ def _rewired(ports: Ports, port: Port) -> int | None:
 
 
 def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
-    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none."""
+    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none.
+
+    It is the one around it where one beside it, which ran before, is gone as well: of a layer that is skipped, a decoder still
+    has its keys and values in the cache.
+    """
     graph = ports.graph
     makers = [number for number in ports.makers_of(port) if graph.is_inside(number, level) and number != level]
     gone = {_outermost_gone(ports, number) for number in makers}
-    return max((number for number in gone if number is not None and number != level), default=None)
+    maker = max((number for number in gone if number is not None and number != level), default=None)
+    if maker is None:
+        return None
+    around = graph.calls[maker].parent
+    beside = [call.number for call in graph.calls if call.parent == around and call.number < maker]
+    return around if any(not _works(ports, number) and ports.makes_something(number) for number in beside) else maker
 
 
 def _outermost_gone(ports: Ports, number: int) -> int | None:
