@@ -49,10 +49,11 @@ _FEW = 8  # numbers in a tensor that may be alike by chance
 def explained(ports: Ports, rows: Sequence[Row], expected: Expected) -> tuple[list[Row], set[Port], set[Port]]:
     """The rows, with the work of suspect ones given to those whose it is; the ports that show it; and guesses that are wrong then."""
     reference = ports.samples[0]
-    wrong = [port for row in rows for port in _suspects(row, expected) if ports.matches[port].evidence != SHAPE]
+    suspect = {port for row in rows for port in _suspects(row, expected)}
+    wrong = [port for row in rows for port in row.errors if port in suspect and ports.matches[port].evidence != SHAPE]
     if not wrong or not isinstance(reference, PackageReference) or not ports.names_are_shared:
         return list(rows), set(), set()
-    replay = Replay(ports, reference, (port for row in rows for port in row.errors if port not in wrong))
+    replay = Replay(ports, reference, (port for row in rows for port in row.errors if port not in suspect))
     known = {port: call for port in wrong if (call := replay.whose(port)) is not None}
     cut = ports.cut()
     sources = {source for port in known for source in cut.sources(cut.seen(port))}

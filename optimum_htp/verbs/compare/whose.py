@@ -11,7 +11,7 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
@@ -256,11 +256,34 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
                     replaced.add(number)
             elif weight.ndim > 1:
                 places.setdefault(place[0], {})[number] = place[1]
+    changed |= _replaced_slices(ports, nodes, ours, places)
     for matrix in places.values():
         in_order = zip(sorted(matrix), sorted(matrix, key=matrix.__getitem__), strict=True)
         changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
     # Where none is there, they may be in another form, packed or quantized: but not where others stand in their place.
     return sorted(changed if len(changed) < len(theirs) else replaced)
+
+
+def _replaced_slices(
+    ports: Ports, nodes: Iterable[int], ours: Sequence[Array], places: Mapping[int, Mapping[int, int]]
+) -> set[int]:
+    """The calls whose matrices belong where one of several that lie side by side is that of none of those known, in `places`.
+
+    They are beside these and work nowhere else: a projection names no origin for what it knows from another place.
+    """
+    graph, weights_of = ports.graph, ports.samples[0].weights_of
+    working = {graph.owner[index] for index in graph.alive}
+    owners = {owner for index in nodes if graph.is_fused(index) and (owner := graph.owner[index]) is not None}
+    found = set()
+    for matrix, starts in places.items():
+        shapes = [weight.shape for number in starts for weight in weights_of(number) if weight.ndim > 1]
+        if matrix >= len(ours) or sum(shape[-1] for shape in shapes) >= ours[matrix].shape[-1]:
+            continue
+        for call in graph.calls:
+            if call.parent in owners and call.number not in starts and call.number not in working:
+                replaced = (weight for weight in weights_of(call.number) if weight.shape in shapes)
+                found.update(call.number for weight in replaced if _place(weight, ours) is None)
+    return found
 
 
 def _origins(graph: CallGraph, nodes: Iterable[int]) -> set[str]:
