@@ -274,7 +274,7 @@ def _replaced_slices(
     graph, weights_of = ports.graph, ports.samples[0].weights_of
     working = {graph.owner[index] for index in graph.alive}
     owners = {owner for index in nodes if graph.is_fused(index) and (owner := graph.owner[index]) is not None}
-    found = set()
+    found: set[int] = set()
     for matrix, starts in places.items():
         shapes = [weight.shape for number in starts for weight in weights_of(number) if weight.ndim > 1]
         if matrix >= len(ours) or sum(shape[-1] for shape in shapes) >= ours[matrix].shape[-1]:
