@@ -26,7 +26,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, Errors, run_session
+from optimum_htp.models import Array, Errors, compare_arrays, run_session
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import MOVES, VIEWS
 from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
@@ -55,9 +55,20 @@ def explained(ports: Ports, rows: Sequence[Row], expected: Expected) -> tuple[li
         return list(rows), set(), set()
     replay = Replay(ports, reference, (port for row in rows for port in row.errors if port not in suspect))
     known = {port: call for port in wrong if (call := replay.whose(port)) is not None}
+    mixed: dict[Port, set[int]] = {}
+    for port in wrong:
+        makers = replay.makers_of_constants(port) if port not in known else set()
+        if len(makers) == 1:
+            known[port] = makers.pop()
+        elif makers:
+            mixed[port] = makers
     cut = ports.cut()
     sources = {source for port in known for source in cut.sources(cut.seen(port))}
-    return shifted(ports, rows, known), set(known), {port for port in sources if ports.matches[port].evidence == SHAPE}
+    explained_rows = shifted(ports, rows, known)
+    for row in explained_rows:
+        row.foreign.update(*(mixed[port] - {row.call} for port in row.errors if port in mixed))
+    guesses = {port for port in sources if ports.matches[port].evidence == SHAPE}
+    return explained_rows, set(known), guesses
 
 
 def _suspects(row: Row, expected: Expected) -> list[Port]:
@@ -99,6 +110,29 @@ class Replay:
         except HtpError as error:
             logger.debug("%s", error)
             return None
+
+    def makers_of_constants(self, port: Port) -> set[int]:
+        """The calls that compute, in the reference, what nodes that make a tensor have stored here, where that is wrong."""
+        flat = self.ports.graph.flat
+        nodes = {maker.index for maker in self.cut.makers(self.cut.seen(port))}
+        names = {
+            name
+            for index in nodes
+            for name in reads(flat.nodes[index].node)
+            if name in self.graph.flat.producer and name not in flat.producer and self.prober.may_be_float(name)
+        }
+        stored = {name: array for name in sorted(names) if (array := self.ports.prober.constant(name)) is not None}
+        right = self.ports.samples[0].tensors(stored)
+        wrong = [name for name, array in right.items() if compare_arrays(stored[name], array).sqnr_db < _EXACT_DB]
+        behind = {index for name in wrong for index in self.before(name, ())[0]} - self.graph.flat.varying
+        return {
+            owner
+            for index in behind
+            if self.graph.flat.nodes[index].node.op_type not in MOVES
+            and (owner := self.graph.owner[index]) is not None
+            and any(name and self.prober.may_be_float(name) for name in self.graph.flat.nodes[index].node.outputs)
+            and reads(self.graph.flat.nodes[index].node)
+        }
 
     def before(self, name: str, stop: Container[str]) -> tuple[list[int], set[str]]:
         """The reference's nodes that make a tensor, in order, up to some others, and those of these that they read."""
