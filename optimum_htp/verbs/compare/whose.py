@@ -34,7 +34,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
         if rewired is None:
-            rewired = _left_out(ports, port)
+            rewired = _left_out(ports, port, nodes)
     if rewired is not None:
         return [rewired], set()
     level = graph.calls[port.call].parent if port.into else port.call
@@ -86,6 +86,12 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         return _readers(graph, port)
     if graph.source(name) == port.tensor or not ports.names_are_shared:
         return None
+    if (
+        name not in graph.flat.producer
+        and reference.owner_of(port.tensor) is None
+        and port.tensor in graph.flat.producer
+    ):
+        return None  # an optimizer makes another tensor here
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
         if maker is not None and _made_in(graph, port.tensor, maker):
@@ -146,16 +152,22 @@ def _works(ports: Ports, number: int) -> bool:
     return any(inner in own or _has_any(ports, graph.fused.get(inner, ()), known) for inner, known in weights.items())
 
 
-def _left_out(ports: Ports, port: Port) -> int | None:
+def _left_out(ports: Ports, port: Port, nodes: Collection[int]) -> int | None:
     """What is left out between a tensor and those that it is made of, where the reference has it; None if nothing is.
 
     Of several calls that are gone it is the one around them: of a layer that is skipped, a decoder still has its keys and
-    values in the cache.
+    values in the cache. What has no weights may be in a node that an optimizer made, whatever that one says it came from.
     """
+    graph, weights_of = ports.graph, ports.samples[0].weights_of
     known = _sources(ports, port)
     gone = {_outermost_gone(ports, maker) for maker in known[1]} if known is not None else set()
     left_out = [number for number in gone if number is not None]
-    return _common(ports.graph, left_out) if left_out else None
+    if any(graph.is_fused(index) for index in nodes):
+        inside = {
+            outer: [call.number for call in graph.calls if graph.is_inside(call.number, outer)] for outer in left_out
+        }
+        left_out = [outer for outer in left_out if any(map(weights_of, inside[outer]))]
+    return _common(graph, left_out) if left_out else None
 
 
 def _made_in(graph: CallGraph, name: str, number: int) -> bool:
