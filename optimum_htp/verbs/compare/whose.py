@@ -260,10 +260,12 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
     for number, weights in theirs.items():
         own = [index for index, owner in enumerate(graph.owner) if owner == number]
         known = [*ours, *_weights(ports, own)]
-        for weight in weights:
-            place = _place(weight, known)
+        found = [_place(weight, known) for weight in weights]
+        for weight, place in zip(weights, found, strict=True):
             if place is None:
                 changed.add(number)
+                if any(found):  # one is gone, or another, beside one that is there
+                    replaced.add(number)
                 if any(array.shape == weight.shape and array.dtype.kind == "f" for array in known):
                     replaced.add(number)
             elif weight.ndim > 1:
