@@ -22,6 +22,7 @@ from small_graphs import SmallGraph, read, save, spelled, tagged, tags_of
 
 from optimum_htp.cli.compare import _NOTES as COMPARE_NOTES
 from optimum_htp.hierarchy.tags import NodeTag, tag_class, tag_module_path
+from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.measures import (
     EXACT,
     TOLERANCES,
@@ -33,19 +34,18 @@ from optimum_htp.models.measures import (
     measure_errors,
     random_operators,
 )
+from optimum_htp.models.prober import HALF_NOTE, PlannedNode, Prober
 from optimum_htp.onnxfile.model import Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.quantized_steps import noise_of_range
 from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled

@@ -20,7 +20,7 @@ FLOORS = (
     ("onnxfile", "hierarchy"),
     ("tagging",),
     ("package",),
-    ("models",),
+    ("models", "selections"),
     ("export",),
     ("verbs",),
     ("verbs.view",),

@@ -87,8 +87,8 @@ from optimum_htp.cli.views.profile_rows import folded_rows
 from optimum_htp.cli.views.terminal import page_lines, print_page, working
 from optimum_htp.cli.views.tree import tree_page
 from optimum_htp.reports import Report
+from optimum_htp.selections.file_selection import FileSelection
 from optimum_htp.verbs.profile import NO_WORK, joined
-from optimum_htp.verbs.select.file_selection import FileSelection
 
 LAYERS = 4
 HOSTILE = "</td><script>alert('x')</script>\x1b[2J\u202e"

@@ -26,10 +26,10 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, Errors, compare_arrays, run_session
+from optimum_htp.models import Array, Errors, PlannedNode, compare_arrays, run_session
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import MOVES, VIEWS
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected
 from optimum_htp.verbs.compare.layout import fit, measured
 from optimum_htp.verbs.compare.own_errors import Row, shifted

@@ -2,7 +2,7 @@
 
 `hierarchy/patterns.py` says what a pattern may be; what one with `!` before it selects is left out. A node belongs to a
 module that owns it or contains its owner; one that a tool fused from several modules belongs to each of them
-(`chooser`). `formats` has what other tools take.
+(`chooser`). `selections/formats` has what other tools take.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePatterns
 from optimum_htp.package import HtpPackage, as_package, changing, tagged_file, write_layer_values
+from optimum_htp.selections import FileSelection, Selection
 from optimum_htp.verbs.select.chooser import Chooser
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.report import Selection
 
 
 def select(
