@@ -1864,7 +1864,7 @@ def test_one_that_stands_out_among_all_that_quantize_needs_less() -> None:
 def test_guess_is_no_evidence_for_others() -> None:
     """A row that a module has a part in comes with that module's own, if that is certain."""
     for guesses, count in ((set(), 1), ({GUESS}, 2)):
-        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign={0})
+        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign_of={GUESS: {0}})
         assert len(_by_module([own, other], {id(own): 20.0, id(other): 10.0})) == count
 
 

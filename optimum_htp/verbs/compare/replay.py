@@ -66,7 +66,8 @@ def explained(ports: Ports, rows: Sequence[Row], expected: Expected) -> tuple[li
     sources = {source for port in known for source in cut.sources(cut.seen(port))}
     explained_rows = shifted(ports, rows, known)
     for row in explained_rows:
-        row.foreign.update(*(mixed[port] - {row.call} for port in row.errors if port in mixed))
+        for port in row.errors.keys() & mixed.keys():
+            row.foreign_of.setdefault(port, set()).update(mixed[port] - {row.call})
     guesses = {port for port in sources if ports.matches[port].evidence == SHAPE}
     return explained_rows, set(known), guesses
 
