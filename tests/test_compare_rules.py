@@ -1015,6 +1015,27 @@ def test_sum_that_a_fused_norm_does_not_read(act: str, culprit: str, compared: C
     assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
 
 
+def test_sum_that_is_missing_wherever_it_is_read_is_one_fault(compared: Compared) -> None:
+    """In the fused norm alone it may also be that the layer around it adds another tensor."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        c = LayerNormalization <axis = -1> (b, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        e = Add(d, b)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # norm
+    """
+    fused = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        c = LayerNormalization <axis = -1> (a, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        y, m, i, e = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (a, d, vh)    # root
+    """
+    part = compared(fused, sound, origins={"y": ["layers.1", "norm"]})
+    assert (part.verdict, named(part)) == ("one", ["layers.0+"])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
 def test_shape_of_what_a_module_returned_is_enough_before_its_last_operation(compared: Compared) -> None:
     """A tool takes out a product with 1: who reads the shape of what comes before it does not lack the product."""
     sound = """
