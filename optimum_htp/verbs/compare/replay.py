@@ -164,9 +164,9 @@ class Replay:
         cut = self.ports.cut()  # by which they are seen to be right
         for port in self._sound:
             name = self.ports.expected_name(port)
-            if name is not None and name in self.graph.flat.producer:
-                given = (self.ports.expected_name(source) for source in cut.sources(cut.seen(port)))
-                nodes, _ = self.before(name, ours.producer.keys() | set(filter(None, given)))
+            given = {self.ports.expected_name(source) for source in cut.sources(cut.seen(port))}
+            if name is not None and name in self.graph.flat.producer and name not in given:  # else it is handed on
+                nodes, _ = self.before(name, {*ours.producer, *filter(None, given)})
                 made.update(output for index in nodes for output in self.graph.flat.nodes[index].node.outputs)
         return frozenset(made)
 
