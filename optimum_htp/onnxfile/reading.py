@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import Body, Field, path_name, scan_attribute
 from optimum_htp.onnxfile.limits import (
@@ -38,6 +39,7 @@ _COUNTED = 1024  # fields of a message are counted in steps of this many
 _Shape: TypeAlias = list[int | str | None] | None
 
 
+@no_collecting()
 def read_model(path: str | Path) -> OnnxModel:
     """Reads what an ONNX file says, without its weights.
 
@@ -51,6 +53,7 @@ def read_model(path: str | Path) -> OnnxModel:
         return _Reader(data).model(path)
 
 
+@no_collecting()
 def read_content(content: bytes, *, path: Path) -> OnnxModel:
     """Reads what the bytes of an ONNX file, which is going to be at `path`, say, as `read_model` does."""
     with wire_errors(path, content):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
@@ -169,6 +169,7 @@ class TreeReport(Report):
         return {"package": self.package, "files": {tree.name: tree.to_dict(nodes=self.nodes) for tree in self.files}}
 
 
+@no_collecting()
 def tree(
     package: str | Path | HtpPackage,
     *,
@@ -246,23 +247,24 @@ def module_rows(
     below it; None means all.
     """
     tree = root.tree
-    children: defaultdict[ModulePath, list[ModulePath]] = defaultdict(list)
-    all_nodes, modules_below = Counter[ModulePath](), Counter[ModulePath]()
-    modules = (info.path for info in tree if not info.container)
-    owners = (path for owner in nodes for path, _ in tree.chain(owner)[1:])
-    for path in dict.fromkeys(((), *modules, *owners)):
-        *above, _ = (step for step, _ in tree.chain(path))
-        all_nodes.update(dict.fromkeys((*above, path), len(nodes.get(path, ()))))
-        modules_below.update(above)
-        if above:
-            children[above[-1]].append(path)
+    children: dict[ModulePath, list[ModulePath]] = {}
+    parents = _parents(tree, nodes)
+    all_nodes = {path: len(nodes.get(path, ())) for path in parents}
+    modules_below = dict.fromkeys(parents, 0)
+    for path, parent in parents.items():
+        if parent is not None:
+            children.setdefault(parent, []).append(path)
+    for path in sorted(parents, key=len, reverse=True):  # what is below comes first
+        if (parent := parents[path]) is not None:
+            all_nodes[parent] += all_nodes[path]
+            modules_below[parent] += modules_below[path] + 1
     stack: list[tuple[ModulePath, ModulePath | None, int | None]] = [((), None, 0 if selected is None else None)]
     while stack:
         path, parent, depth = stack.pop()
         attribute = path[len(parent or ()) :]
         if depth is None and selected is not None and _is_selected(path, parent, tree, selected):
             attribute, depth = path, 0
-        stack += ((child, path, None if depth is None else depth + 1) for child in reversed(children[path]))
+        stack += ((child, path, None if depth is None else depth + 1) for child in reversed(children.get(path, ())))
         if depth is None:
             continue
         info = tree.module(path)
@@ -283,6 +285,21 @@ def module_rows(
             in_model=(root.in_model or None) if known and not path else None,
             nodes=own,
         )
+
+
+def _parents(tree: ModuleTree, owners: Iterable[ModulePath]) -> dict[ModulePath, ModulePath | None]:
+    """Every module but containers, and every other name on the way to one that owns nodes; each with the one above it."""
+    parents: dict[ModulePath, ModulePath | None] = {(): None}
+    for path in (info.path for info in tree if not info.container):
+        parents.setdefault(path, tree.above(path))
+    for owner in owners:
+        missing: list[ModulePath] = []
+        path: ModulePath | None = owner
+        while path is not None and path not in parents:
+            missing.append(path)
+            path = tree.above(path)
+        parents.update((each, tree.above(each)) for each in reversed(missing))
+    return parents
 
 
 def _is_selected(path: ModulePath, parent: ModulePath | None, tree: ModuleTree, selected: Set[ModuleInfo]) -> bool:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import starmap
+from sys import intern
 from typing import Any
 
-from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots, split_tag
+from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.package.json_files import as_count, as_list, as_name, as_object, as_text, as_text_or_none, as_texts
 from optimum_htp.package.limits import (
     MAX_CALLS,
@@ -95,22 +96,33 @@ def parse_members(document: Any) -> dict[str, Any]:
     }
 
 
+def module_or_object(entry: dict[str, Any]) -> ModuleInfo | dict[str, Any]:
+    """What stands for an object of the document: of a module what is known of it, made when it is read.
+
+    There are so many of these that all their objects at once would be most of the memory that the document takes.
+    """
+    return _parse_module(entry) if "qualified_class" in entry else entry
+
+
 def _parse_file(entry: Any) -> FileRecord:
     entries = as_list(entry["roots"])
-    trees = [ModuleTree(map(_parse_module, as_list(root["modules"]))) for root in entries]
+    trees = [ModuleTree(map(_as_module, as_list(root["modules"]))) for root in entries]
     known = _known_tags(trees)
     roots = Roots(starmap(_parse_root, zip(trees, entries, strict=True)))
     names = as_texts(entry["tags"])
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise ValueError(f"{unknown!r:.80} is the tag of no module")
+    names = [known[name] for name in names]
     tags: dict[NodeKey, NodeTag] = {}
     ids: dict[NodeKey, str] = {}
     for graph, rows in as_object(entry["graphs"]).items():
         if len(as_text(graph)) > MAX_GRAPH_PATH_CHARACTERS:
             raise ValueError(f"a graph's path of {len(graph)} characters")
         for index, row in enumerate(as_list(rows)):
-            ids[graph, index], tags[graph, index] = _parse_row(names, *as_list(row))
+            key = graph, index
+            ids[key], tags[key] = _parse_row(names, *as_list(row))
+            rows[index] = None  # what was read needs no room any more
     if as_object(entry["counts"])["nodes"] != len(tags):
         raise ValueError(f"{len(tags)} nodes, where the counts say another number")
     return FileRecord(
@@ -130,7 +142,7 @@ def _parse_row(
     if source not in SOURCES:
         raise ValueError(f"{source!r:.80} is not a source")
     tag, *listed = (names[as_count(index, len(names))] for index in (tag, *origins))
-    return as_text(node), NodeTag(tag, source, None if call is None else as_count(call, MAX_CALLS), tuple(listed))
+    return as_text(node), NodeTag(tag, intern(source), None if call is None else as_count(call, MAX_CALLS), tuple(listed))
 
 
 def _parse_root(tree: ModuleTree, entry: Any) -> Root:
@@ -144,9 +156,9 @@ def _parse_call(row: Any) -> list[Any]:
     return as_list(row)
 
 
-def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:
-    """The tags of all modules, by all their names."""
-    known: set[str] = set()
+def _known_tags(trees: Iterable[ModuleTree]) -> dict[str, str]:
+    """The tags of all modules, by all their names; by each the one string that stands for it."""
+    known: dict[str, str] = {}
     characters = 0
     for tree in trees:
         if () not in tree:
@@ -156,9 +168,9 @@ def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:
             characters += len(tag)
             if characters > MAX_TAG_CHARACTERS:
                 raise ValueError("longer tags than any model has")
-            if not all("." in segment for segment in split_tag(tag)[1:]):
+            if path and "." not in tag.rpartition("/")[2]:
                 raise ValueError(f"{tag!r:.80} has a module without a name")
-            known.add(tag)
+            known[tag] = tag
     return known
 
 
@@ -176,14 +188,20 @@ def _parse_parameter(entry: Any) -> StoredParameter:
     )
 
 
-def _parse_module(entry: Any) -> ModuleInfo:
+def _as_module(value: Any) -> ModuleInfo:
+    if not isinstance(value, ModuleInfo):
+        raise TypeError(f"{value!r:.80} is not a module")
+    return value
+
+
+def _parse_module(entry: dict[str, Any]) -> ModuleInfo:
     container = entry.get("container", False)
     if not isinstance(container, bool):
         raise TypeError(f"{container!r:.80} is neither true nor false")
     return ModuleInfo(
         path=_parse_path(entry["path"]),
-        class_name=as_name(entry["class"]),
-        qualified_class=as_text(entry["qualified_class"]),
+        class_name=intern(as_name(entry["class"])),
+        qualified_class=intern(as_text(entry["qualified_class"])),
         container=container,
         calls=as_count(entry["calls"], MAX_NUMBER),
         parameters=as_count(entry["parameters"], MAX_NUMBER),
@@ -195,7 +213,7 @@ def _parse_path(value: Any) -> ModulePath:
     names = value if isinstance(value, list) else as_text(value).split(".") if value != "" else []
     if len(names) > MAX_MODULE_DEPTH:
         raise ValueError("the module tree is deeper than any")
-    return tuple(map(as_name, names))
+    return tuple(intern(as_name(name)) for name in names)
 
 
 def _seconds(value: Any) -> float:

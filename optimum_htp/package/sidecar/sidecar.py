@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError, reason
-from optimum_htp.package.json_files import parse_json, read_small, write_text_atomically
+from optimum_htp.package.json_files import TooManyValuesError, parse_json, read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_SIDECAR_BYTES
-from optimum_htp.package.sidecar.document import file_document, parse_members
+from optimum_htp.package.sidecar.document import file_document, module_or_object, parse_members
 from optimum_htp.package.sidecar.record import FileRecord
 
 SIDECAR = "export_metadata.json"
@@ -65,6 +66,7 @@ class Sidecar:
         return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
+    @no_collecting()
     def parse(cls, content: bytes, *, where: str) -> Sidecar:
         """Parses the content of `export_metadata.json`; `where` names it in errors.
 
@@ -72,14 +74,13 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         try:
-            document = parse_json(content)
-        except (ValueError, RecursionError) as error:
-            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
-        try:
+            document = parse_json(content, made_of=module_or_object)
             version = document["schema_version"]
             if version != SCHEMA_VERSION:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
             return cls(**parse_members(document))
+        except (json.JSONDecodeError, UnicodeDecodeError, TooManyValuesError) as error:
+            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             message = f"not written by optimum_htp ({reason(error)}); delete it, export again"
             raise PackageError(f"{where}: {message}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePatterns
 from optimum_htp.package import HtpPackage, as_package, changing, tagged_file, write_layer_values
@@ -18,6 +19,7 @@ from optimum_htp.verbs.select.file_selection import FileSelection
 from optimum_htp.verbs.select.report import Selection
 
 
+@no_collecting()
 def select(
     package: str | Path | HtpPackage,
     patterns: str | Sequence[str],
