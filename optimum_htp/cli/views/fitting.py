@@ -73,17 +73,20 @@ def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
 
     def lines(texts: Sequence[_Text], style: str, shares: Sequence[Cell]) -> Iterator[Segments]:
         styles = [style if column.marked or style == "title" or not marked else "" for column in columns]
+        line: Segments = []
+        for index in shown:  # as most rows are: each cell fits into one line
+            text = _padded(texts[index], columns[index], widths[index], look)
+            if text is None or bar:
+                break
+            line += [(_GAP, ""), (text, styles[index])]
+        else:
+            yield line[1:]
+            return
         blocks = [_block(texts[index], columns[index], widths[index], look, styles[index]) for index in shown]
         if bar:
             for place, index in enumerate(shown):
                 if columns[index].bar:
                     blocks[place][0].append((f" {_bar(shares[index], bar)}".ljust(bar + 1), "bar"))
-        if all(len(block) == 1 for block in blocks):  # as most are: this is the fast way
-            line: Segments = []
-            for block in blocks:
-                line += [(_GAP, ""), *block[0]]
-            yield line[1:]
-            return
         for number in range(max(map(len, blocks))):
             line = []
             for block in blocks:
@@ -241,14 +244,21 @@ def _widths(
     return widths
 
 
+def _padded(cell: _Text, column: Column, width: int, look: Look) -> str | None:
+    """A cell as wide as its column; None if it does not fit into one line."""
+    line = cell.lead + cell.text
+    missing = width - look.measure(line)
+    if missing < 0:
+        return None
+    return " " * missing + line if column.number or column.bar else line + " " * missing
+
+
 def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> list[Segments]:
     """The lines of a cell, each as wide as its column."""
     lead, below = cell.lead, cell.below
-    on_right = column.number or column.bar
-    missing = width - look.measure(lead) - look.measure(cell.text)
-    if missing >= 0:
-        line, padding = lead + cell.text, " " * missing
-        return [[(padding + line if on_right else line + padding, style)]]
+    whole = _padded(cell, column, width, look)
+    if whole is not None:
+        return [[(whole, style)]]
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
         lead, below = lead[-(width // 2) :], below[-(width // 2) :]
     room = width - look.measure(lead)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from optimum_htp.collecting import no_collecting
 from optimum_htp.cli.views.blocks import Block, Heading, Note, Page, printable
 from optimum_htp.cli.views.fitting import Look, Segments, fitted, wrapped
+from optimum_htp.collecting import no_collecting
 from optimum_htp.reports import Report
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ RecursionError.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import starmap
-from sys import intern
 from typing import Any
 
 from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
@@ -25,6 +24,7 @@ from optimum_htp.package.limits import (
 )
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter
 
+_SOURCES = {source: source for source in SOURCES}  # the one string that stands for each
 _KINDS = ("parameter", "constant", "unknown")
 
 
@@ -96,12 +96,13 @@ def parse_members(document: Any) -> dict[str, Any]:
     }
 
 
-def module_or_object(entry: dict[str, Any]) -> ModuleInfo | dict[str, Any]:
-    """What stands for an object of the document: of a module what is known of it, made when it is read.
+def making_modules() -> Callable[[dict[str, Any]], ModuleInfo | dict[str, Any]]:
+    """Gives a function that says what stands for an object of the document: of a module, what is known of it.
 
-    There are so many of these that all their objects at once would be most of the memory that the document takes.
+    It is made as soon as it is read: the objects of all modules at once would be most of what the document takes.
     """
-    return _parse_module(entry) if "qualified_class" in entry else entry
+    texts: dict[str, str] = {}  # names and classes repeat, and are stored once
+    return lambda entry: _parse_module(entry, texts) if "qualified_class" in entry else entry
 
 
 def _parse_file(entry: Any) -> FileRecord:
@@ -139,10 +140,12 @@ def _parse_row(
     names: list[str], node: Any, tag: Any, call: Any, source: Any, origins: Any = ()
 ) -> tuple[str, NodeTag]:
     """What identifies a node, and its tag."""
-    if source not in SOURCES:
+    if source not in _SOURCES:
         raise ValueError(f"{source!r:.80} is not a source")
     tag, *listed = (names[as_count(index, len(names))] for index in (tag, *origins))
-    return as_text(node), NodeTag(tag, intern(source), None if call is None else as_count(call, MAX_CALLS), tuple(listed))
+    return as_text(node), NodeTag(
+        tag, _SOURCES[source], None if call is None else as_count(call, MAX_CALLS), tuple(listed)
+    )
 
 
 def _parse_root(tree: ModuleTree, entry: Any) -> Root:
@@ -194,26 +197,27 @@ def _as_module(value: Any) -> ModuleInfo:
     return value
 
 
-def _parse_module(entry: dict[str, Any]) -> ModuleInfo:
+def _parse_module(entry: dict[str, Any], texts: dict[str, str]) -> ModuleInfo:
     container = entry.get("container", False)
     if not isinstance(container, bool):
         raise TypeError(f"{container!r:.80} is neither true nor false")
+    class_name, qualified_class = as_name(entry["class"]), as_text(entry["qualified_class"])
     return ModuleInfo(
-        path=_parse_path(entry["path"]),
-        class_name=intern(as_name(entry["class"])),
-        qualified_class=intern(as_text(entry["qualified_class"])),
+        path=_parse_path(entry["path"], texts),
+        class_name=texts.setdefault(class_name, class_name),
+        qualified_class=texts.setdefault(qualified_class, qualified_class),
         container=container,
         calls=as_count(entry["calls"], MAX_NUMBER),
         parameters=as_count(entry["parameters"], MAX_NUMBER),
-        aliases=tuple(map(_parse_path, as_list(entry.get("aliases", [])))),
+        aliases=tuple(_parse_path(alias, texts) for alias in as_list(entry.get("aliases", []))),
     )
 
 
-def _parse_path(value: Any) -> ModulePath:
+def _parse_path(value: Any, texts: dict[str, str]) -> ModulePath:
     names = value if isinstance(value, list) else as_text(value).split(".") if value != "" else []
     if len(names) > MAX_MODULE_DEPTH:
         raise ValueError("the module tree is deeper than any")
-    return tuple(intern(as_name(name)) for name in names)
+    return tuple(texts.setdefault(name, name) for name in map(as_name, names))
 
 
 def _seconds(value: Any) -> float:

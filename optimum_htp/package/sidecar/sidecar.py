@@ -15,7 +15,7 @@ from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError, reason
 from optimum_htp.package.json_files import TooManyValuesError, parse_json, read_small, write_text_atomically
 from optimum_htp.package.limits import MAX_SIDECAR_BYTES
-from optimum_htp.package.sidecar.document import file_document, module_or_object, parse_members
+from optimum_htp.package.sidecar.document import file_document, making_modules, parse_members
 from optimum_htp.package.sidecar.record import FileRecord
 
 SIDECAR = "export_metadata.json"
@@ -74,7 +74,7 @@ class Sidecar:
             PackageError: It is not what an export writes.
         """
         try:
-            document = parse_json(content, made_of=module_or_object)
+            document = parse_json(content, made_of=making_modules())
             version = document["schema_version"]
             if version != SCHEMA_VERSION:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
