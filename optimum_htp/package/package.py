@@ -180,7 +180,10 @@ class HtpPackage:
 
     def _read_sidecar(self) -> Sidecar | None:
         content = self.read(SIDECAR, MAX_SIDECAR_BYTES)
-        return None if content is None else Sidecar.parse(content, where=self._where(SIDECAR))
+        if content is None:
+            return None
+        beside_bytes = sum(file.path.stat().st_size for file in self.files.values() if file.path.is_file())
+        return Sidecar.parse(content, where=self._where(SIDECAR), beside_bytes=beside_bytes)
 
     def _read_components(self) -> Components:
         content = self.read(EXPORT_MANIFEST, MAX_CONFIG_BYTES)
