@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,27 @@ def test_interrupted_while_python_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_interrupt_that_a_library_swallows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare `except`, such as one around an import, does not keep a command from ending."""
+    monkeypatch.setattr("optimum_htp.cli.outcome._AGAIN_S", 0.01)
+    caught = []
+
+    def deaf() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except:  # noqa: E722 (as libraries have it)
+            caught.append(True)
+        for _ in range(1000):
+            time.sleep(0.01)
+        return 0
+
+    assert outcome(deaf) == 130
+    assert caught == [True]
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
