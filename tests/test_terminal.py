@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from optimum_htp.cli.main import main
+from optimum_htp.cli.main import build_parser, main
 from optimum_htp.cli.other_lines import other_lines
 from optimum_htp.cli.outcome import outcome
 from optimum_htp.errors import HtpError
@@ -54,6 +54,39 @@ def test_closed_standard_error(tmp_path: Path) -> None:
     """`2>&-`: what would be said there goes nowhere, and not to standard output."""
     done = command("tree", str(tmp_path / "nothing"), preexec_fn=closing(2))
     assert (done.returncode, done.stdout) == (2, "")
+
+
+# --- Arguments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("tree x --deph 2", "there is no option --deph; did you mean --depth? see optimum-htp tree --help"),
+        ("tre x", "there is no command 'tre'; did you mean 'tree'? see optimum-htp --help"),
+        ("tree", "the following arguments are required: PKG; see optimum-htp tree --help"),
+        ("tree x y", "'y' is one argument too many; see optimum-htp tree --help"),
+        (
+            "profile x --runs 0",
+            "argument --runs: '0' is not a whole number, 1 or more; see optimum-htp profile --help",
+        ),
+        ("tree x --\x1b[31m", "there is no option --\\x1b[31m; see optimum-htp tree --help"),
+    ],
+)
+def test_wrong_arguments_are_one_line(given: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(given.split())
+    assert (done.value.code, capsys.readouterr().err) == (2, f"error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["diff a b --depth 2", "diff a --depth 2 b", "diff --depth 2 a b", "explain a --json b c", "explain a b c"],
+)
+def test_options_may_stand_anywhere(given: str) -> None:
+    """Also in front of an argument that may be left out."""
+    args = build_parser().parse_args(given.split())
+    assert (args.before, args.after) == ("a", "b") if given[0] == "d" else args.text == ["b", "c"]
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------

@@ -306,9 +306,17 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
     found = sorted(file for file in visible_files(path) if file.suffix == ".onnx")
     files = {file.relative_to(path).as_posix(): file for file in found}
     if not files:
-        advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
-        raise PackageError(f"{path}: no ONNX file in it; {advice}")
+        raise PackageError(f"{path}: no ONNX file in it; {_how_to_export(path)}")
     return path, files
+
+
+def _how_to_export(path: Path) -> str:
+    """What to do about a directory without ONNX files."""
+    if any((path / name).is_file() for name in (CONFIG, MODEL_INDEX, "modules.json")):
+        return f"it is a model, so export it: optimum-cli export htp -m {path} OUTPUT"
+    if any(path.iterdir()):
+        return "give a package: optimum-cli export htp -m MODEL OUTPUT makes one"
+    return f"export a model there: optimum-cli export htp -m MODEL {path}"
 
 
 def _package_directory(file: Path) -> Path:

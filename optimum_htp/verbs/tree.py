@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from optimum_htp.collecting import no_collecting
-from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModulePatterns, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
 from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, PythonLine, TagCounts, as_package, python_line
 from optimum_htp.reports import Brief, Report, called, numbered
@@ -189,6 +189,7 @@ def tree(
 
     Raises:
         PackageError: A file is not tagged, or no file or module is called that.
+        HtpError: The pattern is invalid.
         OnnxFileError: A file is not an ONNX model.
 
     Example:
@@ -197,21 +198,26 @@ def tree(
         ('bert.encoder.layer.0', 47)
     """
     package = as_package(package)
-    trees = [_file_tree(chosen, package, module, depth) for chosen in package.matching(file).values()]
+    if module is not None and module.startswith("!"):
+        raise HtpError(
+            f"{module!r} takes modules away, as for `select`; `tree` shows modules with all that is below them"
+        )
+    wanted = ModulePatterns(() if module is None else (module,))
+    files = package.matching(file).values()
+    trees = [_file_tree(chosen, package, wanted, depth) for chosen in files]
     if module is not None:
         trees = [shown for shown in trees if shown.rows]
     if not trees:
-        advice = "give a glob over dotted paths, such as '*.attention', or a class"
-        raise PackageError(f"{package.path}: no module is called {module!r}; {advice}")
+        raise PackageError(f"{package.path}: {wanted.unmatched([chosen.tagged.roots for chosen in files])}")
     return TreeReport(str(package.path), tuple(trees), nodes)
 
 
-def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: int | None) -> FileTree:
+def _file_tree(file: HtpFile, package: HtpPackage, wanted: ModulePatterns, depth: int | None) -> FileTree:
     if file.evidence == "none":
         lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
         advice = f"tag it: optimum-cli htp tag {package.path}"
         raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
-    selected = set(file.hierarchy.select(module)) if module is not None else None
+    selected = {info for _, info, _ in wanted.modules(file.tagged.roots)} if wanted.texts else None
     tagged, unresolved = _node_rows(file)
     is_recorded = file.record is not None and file.tagged.roots is file.record.roots
     rows: list[ModuleRow] = []
@@ -224,7 +230,7 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
     if tagged:
         unknown = next(iter(tagged))
         raise PackageError(f"{file.path}: {unknown!r}, the tag of a node, names no module; export the model again")
-    return FileTree(file.name, file.counts, file.evidence, tuple(rows), tuple(unresolved) if module is None else ())
+    return FileTree(file.name, file.counts, file.evidence, tuple(rows), tuple(unresolved) if selected is None else ())
 
 
 def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:

@@ -106,8 +106,8 @@ def _no_nodes(patterns: Sequence[str], files: Sequence[FileSelection], *, own: b
     if unknown:
         return f"it is not known which nodes are of the calls that {what} selects ({unknown} may be)"
     if any(pattern.startswith("!") for pattern in patterns):
-        return f"{what} leaves no node"
+        return f"{what} leaves no node" + (" that a module owns itself; leave --own out" if own else "")
     if own:
         return f"no module that {what} selects owns nodes itself; leave --own out"
     count = "a module" if modules == 1 else f"{modules} modules"
-    return f"{what} selects {count} that no node comes from, as from a Dropout"
+    return f"{what} selects {count} that no node comes from; a Dropout, for one, leaves none"
