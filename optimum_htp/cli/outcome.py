@@ -152,7 +152,7 @@ def _orderly_interrupts() -> Iterator[None]:
     interrupted = False
     ended, at_once = threading.Event(), threading.Lock()
 
-    def insist(number: int) -> None:
+    def insist(number: signal.Signals) -> None:
         while not ended.wait(_AGAIN_S):
             with at_once:
                 if not ended.is_set():
@@ -162,7 +162,7 @@ def _orderly_interrupts() -> Iterator[None]:
         nonlocal interrupted
         if not interrupted:
             interrupted = True
-            threading.Thread(target=insist, args=(number,), daemon=True, name="interrupt").start()
+            threading.Thread(target=insist, args=(signal.Signals(number),), daemon=True, name="interrupt").start()
         raise KeyboardInterrupt
 
     replaced: dict[int, Any] = {}

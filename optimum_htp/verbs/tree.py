@@ -300,10 +300,10 @@ def _parents(tree: ModuleTree, owners: Iterable[ModulePath]) -> dict[ModulePath,
         parents.setdefault(path, tree.above(path))
     for owner in owners:
         missing: list[ModulePath] = []
-        path: ModulePath | None = owner
-        while path is not None and path not in parents:
-            missing.append(path)
-            path = tree.above(path)
+        name: ModulePath | None = owner
+        while name is not None and name not in parents:
+            missing.append(name)
+            name = tree.above(name)
         parents.update((each, tree.above(each)) for each in reversed(missing))
     return parents
 
