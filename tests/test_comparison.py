@@ -27,8 +27,9 @@ from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.inputs import InputSizes, make_inputs
 from optimum_htp.models.measures import TOLERANCES, compare_arrays, measure_errors
 from optimum_htp.models.prober import Prober
-from optimum_htp.models.torch_parts import find_parts, run_for_file
+from optimum_htp.models.torch_parts import run_for_file
 from optimum_htp.models.torch_source import load_source_model
+from optimum_htp.models.whole_model import find_parts
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.value_pairing import paired_values

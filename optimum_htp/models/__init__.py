@@ -74,7 +74,6 @@ from optimum_htp.models.torch_parts import (
     TorchNames,
     as_array,
     dummy_inputs,
-    find_parts,
     fixed_sizes,
     names_in_torch,
     run_for_file,
@@ -95,3 +94,4 @@ from optimum_htp.models.torch_source import (
     source_facts,
 )
 from optimum_htp.models.trust import only_libraries
+from optimum_htp.models.whole_model import find_parts

@@ -66,7 +66,7 @@ from optimum_htp.package import (
 )
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.graph_comparison import compare_graph
-from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
+from optimum_htp.verbs.compare.inputs_of_both import shared_inputs, shared_phases
 from optimum_htp.verbs.compare.package_reference import PackageReference
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
@@ -370,7 +370,7 @@ def _compare_pair(
     if inputs.problem() is not None:
         raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
     possible = phases(tagged.model)
-    for phase in possible:
+    for phase in shared_phases(tagged.model, reference.model):
         given = options.given(tagged.model, phase, possible)
         if given:
             yield _compare_phase(tagged, reference, (inputs, outputs), config, options, phase, given)
