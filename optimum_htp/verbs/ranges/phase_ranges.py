@@ -19,6 +19,7 @@ from optimum_htp.verbs.ranges.stored_weights import weight_blocks
 from optimum_htp.verbs.ranges.tally import Tally, tally, tally_blocks
 
 _ROWS = ("Softmax", "LogSoftmax")
+_QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")  # what they give is of those that read it
 _FEWEST = 16  # smaller numbers of a tensor, of which all but none may be lost by chance
 
 
@@ -304,8 +305,12 @@ class PhaseMeasure:
 
     def _result(self, group: _Group) -> TensorRange | None:
         """The last tensor of a group that others read, or that the graph returns; the last of all if there is none."""
-        made = [tensor.shown for tensor in reversed(group.tensors) if tensor.shown.kind == "result"]
-        own = set(group.nodes)
+        made = [
+            tensor.shown
+            for tensor in reversed(group.tensors)
+            if tensor.shown.kind == "result" and tensor.shown.operator not in _QUANTIZERS
+        ]
+        own = {index for index in group.nodes if self._flat.nodes[index].node.op_type not in _QUANTIZERS}
         for shown in made:
             if shown.name in self._flat.outputs or not own.issuperset(self._flat.consumers.get(shown.name, ())):
                 return shown

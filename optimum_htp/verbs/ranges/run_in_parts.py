@@ -97,7 +97,7 @@ class RunInParts:
             room = self._max_bytes - sum(sizes.get(name, 0) for name in waiting)
             can_cut = all(self._is_array(name) for name in waiting)
             if parts[-1].nodes and made + more > max(room, self._max_bytes // _LEAST) and can_cut:
-                parts[-1].handed_on = waiting
+                parts[-1].handed_on = [name for name in waiting if self._flat.producer[name] >= parts[-1].nodes[0]]
                 parts.append(Part())
                 made = 0
             parts[-1].nodes.append(index)
