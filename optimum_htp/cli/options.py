@@ -202,6 +202,17 @@ def tolerance(text: str) -> float:
     return value
 
 
+def factor(text: str) -> float:
+    """A finite number, 1 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number, 1 or more")
+    return value
+
+
 def seconds(text: str) -> float:
     """A number of seconds, more than 0."""
     try:

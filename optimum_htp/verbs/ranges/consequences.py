@@ -3,6 +3,9 @@
 In a type with infinity a number that is too large is infinite. Where only a Softmax comes to see that it is minus infinity,
 as in the mask of an attention, it is 0 after that, as it was before; unless all numbers of a row are, which gives NaN.
 
+What is stored in the file is no larger than the type's largest number once it was converted: converters cut it there. So is
+what is filled with it, or made of it without computing.
+
 Example: `m = Where(mask, 0, -3.4e38)`, `s = Add(scores, m)`, `p = Softmax(s)`: what is too large in `m` and `s` is harmless.
 """
 
@@ -24,25 +27,29 @@ _MOVES = frozenset(
 _BOUNDED = frozenset("Sigmoid Tanh Erf HardSigmoid Equal Less Greater LessOrEqual GreaterOrEqual IsNaN IsInf".split())
 _BOUNDED_BELOW = frozenset("Exp Relu Elu Celu Selu Softplus".split())  # their results, for what is minus infinity
 _BIASES = {"MultiHeadAttention": 5, "Attention": 5, "GroupQueryAttention": 10}  # that is added to scores
+_CHOOSES = frozenset(("Where", "Min", "Max", "Clip"))
+_STORED = frozenset(("Constant", "ConstantOfShape"))
 _DIVIDES = {"Div": 1, "Reciprocal": 0, "Log": 0}
 
 
 class Consequences:
     """Looks at what reads tensors of a graph.
 
-    `masked` are the tensors of which a Softmax has rows without any number that the type holds; `constant` gives the
-    values of an initializer, `is_float` says whether a tensor has floating-point numbers.
+    `over` are the tensors with numbers that are too large, `masked` those of which a Softmax has rows without any that the
+    type holds; `constant` gives the values of an initializer, `is_float` says whether a tensor has floating-point numbers.
     """
 
     def __init__(
         self,
         flat: FlatGraph,
         *,
+        over: Collection[str],
         masked: Collection[str],
         constant: Callable[[str], Array | None],
         is_float: Callable[[str], bool],
     ) -> None:
         self._flat = flat
+        self._over = over
         self._masked = masked
         self._constant = constant
         self._is_float = is_float
@@ -52,6 +59,19 @@ class Consequences:
         """Whether it does no harm that what is too large in a tensor becomes infinite."""
         signs = ([1] if tally.above else []) + ([-1] if tally.over > tally.above else [])
         return all(self._absorbed(name, sign) for sign in signs)
+
+    def is_cut(self, name: str) -> bool:
+        """Whether what is too large in a tensor is stored in the file, or was made of that without computing."""
+        index = self._flat.producer.get(name)
+        if index is None:
+            return name not in self._flat.inputs
+        node = self._flat.nodes[index].node
+        if node.op_type in _STORED:
+            return True
+        if node.op_type not in _MOVES | _CHOOSES:
+            return False
+        large = [read for read in node.inputs if read in self._over]
+        return bool(large) and all(map(self.is_cut, large))
 
     def divides(self, name: str) -> bool:
         """Whether something is divided by a tensor, or its logarithm is taken, or that of its square root."""

@@ -46,8 +46,8 @@ class Question:
 
     @property
     def limit(self) -> float:
-        """From where on a number counts as too large; infinite where none does."""
-        return _INFINITE_HALF / self.headroom if self.dtype == "fp16" else float("inf")
+        """From where on a number counts as too large for float16."""
+        return _INFINITE_HALF / self.headroom
 
     def smallest(self, minimum: float, maximum: float, *, is_weight: bool) -> float:
         """Up to where a number becomes zero, of a tensor with this range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from optimum_htp.hierarchy import NodeKey, NodeTag, tag_module_path
 from optimum_htp.models import HALF_NOTE, Array, Prober
@@ -124,7 +125,7 @@ class PhaseMeasure:
                 counted = tally(arrays, self._question)
                 first = next(filter(None, node.outputs))
                 self._inside[index] = self._made(first, node.operator, "inside", counted, index, "float32")
-            if node.op_type in _ROWS and node.inputs[0] in seen.arrays and self._question.dtype == "fp16":
+            if node.op_type in _ROWS and node.inputs[0] in seen.arrays:
                 self._look_for_masked(index, seen.arrays[node.inputs[0]])
 
     def _look_for_masked(self, index: int, arrays: Sequence[Array]) -> None:
@@ -191,6 +192,11 @@ class PhaseMeasure:
             group = groups.setdefault((tag.tag, tag.call, tag.source != "unresolved"), _Group(tag))
             group.nodes.append(index)
             self._group_of.append(group)
+        varying = self._flat.varying
+        order = {
+            id(group): min(group.nodes, key=lambda index: (index not in varying, index)) for group in groups.values()
+        }
+        groups = dict(sorted(groups.items(), key=lambda item: order[id(item[1])]))
         for tensor in (*self._tensors.values(), *self._inside.values()):
             self._group_of[tensor.node].tensors.append(tensor)
         for group in groups.values():
@@ -200,6 +206,7 @@ class PhaseMeasure:
     def _judge(self, groups: Iterable[_Group]) -> None:
         consequences = Consequences(
             self._flat,
+            over={name for name, tensor in self._tensors.items() if tensor.tally.over},
             masked=self._masked,
             constant=self._prober.constant,
             is_float=self._prober.may_be_float,
@@ -210,9 +217,12 @@ class PhaseMeasure:
 
     def _judge_one(self, group: _Group, tensor: _Tensor, consequences: Consequences) -> None:
         shown = tensor.shown
+        is_stored = shown.kind == "weight" or shown.operator == "Constant"
         if tensor.tally.over and shown.kind != "inside":
-            shown = replace(shown, harmless=consequences.is_harmless(shown.name, tensor.tally))
-        is_stored = shown.kind in ("weight", "input") or shown.operator == "Constant"
+            is_number = is_stored and prod(self._shapes.get(shown.name, (0,))) == 1
+            harmless = consequences.is_harmless(shown.name, tensor.tally)
+            is_cut = (is_number or not is_stored) and consequences.is_cut(shown.name)
+            shown = replace(shown, harmless=harmless or is_cut)
         whole, inner = self._problem_of_numbers(shown, tensor.tally, consequences, is_stored), None
         if whole is None:
             inner = self._problem_inside(tensor, shown)
@@ -230,8 +240,11 @@ class PhaseMeasure:
                 self._group_of[reader].read[shown.name] = None
 
     def _leave_out(self, index: int) -> None:
+        self._bad[self._key(index)] = None
+
+    def _key(self, index: int) -> NodeKey:
         flat = self._flat.nodes[index]
-        self._bad[self._flat.path if flat.scope else "", flat.index] = None
+        return self._flat.path if flat.scope else "", flat.index
 
     def _problem_of_numbers(
         self, shown: TensorRange, counted: Tally, consequences: Consequences, is_stored: bool
@@ -241,14 +254,14 @@ class PhaseMeasure:
         if shown.nans and not self._has_nan(shown):
             return _NAN
         if question.dtype == "fp16":
-            if counted.over and not shown.harmless and not (is_stored and shown.count == 1):
+            if counted.over and not shown.harmless:
                 if not counted.finite or max(-counted.minimum, counted.maximum) < question.limit:
                     return f"{counted.over:,} numbers are infinite"
                 largest = max(-counted.minimum, counted.maximum)
-                if is_stored and shown.kind != "input":
+                if is_stored:
                     return f"{largest:.3g} is stored, which a converter cuts to {LARGEST_HALF:.0f}"
                 return f"reaches {largest:.3g}"
-            if counted.lost and not is_stored and consequences.divides(shown.name):
+            if counted.lost and shown.kind == "result" and consequences.divides(shown.name):
                 return "what is divided by becomes 0"
         if question.dtype == "int8" and shown.type in ("float32", "float64", "float16", "bfloat16"):
             if shown.infinite and shown.kind != "weight":
@@ -301,6 +314,7 @@ class PhaseMeasure:
             made=tuple(group.made),
             read=tuple(name for name in group.read if name not in group.made),
             nodes=len(group.nodes),
+            place=min((index for index in group.nodes if self._key(index) in self._bad), default=None),
         )
 
     def _result(self, group: _Group) -> TensorRange | None:

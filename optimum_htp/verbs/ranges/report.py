@@ -28,9 +28,9 @@ class TensorRange:
         zeros: How many are 0.
         nans: How many are NaN.
         infinite: How many are infinite.
-        over: How many become infinite in the type that was asked about; of a tensor in float16, how many are.
-        lost: How many that are not 0 become 0 there.
-        harmless: Whether what becomes infinite does no harm: as in a mask, which a Softmax makes 0 of in any case.
+        over: How many become infinite in float16; where that was asked about, of a tensor in float16, how many are.
+        lost: How many that are not 0 become 0 in the type that was asked about.
+        harmless: Whether it does no harm that they become infinite: as in a mask, which a Softmax makes 0 of in any case.
         largest_sum: The largest sum of any of the products that are added up to one number of it, in whatever order; None
             where nothing is added up, or that is not known.
         problem: Why the type can't hold it; None if it can.
@@ -98,6 +98,7 @@ class CallRanges:
         made: The tensors that the type can't hold, and that it makes.
         read: Those that others make, and that it reads.
         nodes: How many nodes it has.
+        place: The place in the graph of the first of its nodes that has to be left out; None if none has to be.
     """
 
     module: str
@@ -110,6 +111,7 @@ class CallRanges:
     made: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
     nodes: int = 0
+    place: int | None = None
 
     @property
     def largest(self) -> TensorRange | None:
@@ -130,7 +132,7 @@ class CallRanges:
 
     @property
     def over(self) -> int:
-        """How many of the numbers that it makes become infinite."""
+        """How many of the numbers that it makes become infinite in float16, where that does harm."""
         return sum(tensor.over for tensor in self.tensors if not tensor.harmless and tensor.kind != "weight")
 
     @property
@@ -193,8 +195,9 @@ class PhaseRanges:
 
     @property
     def problems(self) -> tuple[CallRanges, ...]:
-        """The module calls that have to be left out of the type."""
-        return tuple(call for call in self.calls if call.problem is not None)
+        """The module calls that have to be left out of the type, the one in which it begins first."""
+        calls = [call for call in self.calls if call.problem is not None]
+        return tuple(sorted(calls, key=lambda call: (not call.made, call.place or 0)))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -263,7 +266,7 @@ class RangesReport(Report):
         """
         if self.dtype is None:
             raise PackageError("no type was asked about, so nothing is to be left out: give dtype=")
-        return self.selection.names_for(tool)
+        return self.selection.names_for(tool) if self.selection.files else []
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""

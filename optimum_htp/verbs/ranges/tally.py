@@ -97,7 +97,7 @@ def tally_blocks(blocks: Any, question: Question, *, is_weight: bool = False) ->
     for block in blocks():
         is_half = str(block.dtype) == "float16"
         counted.add(block)
-    if question.dtype is not None:
+    if question.dtype is not None or max(counted.maximum, -counted.minimum) >= question.limit:
         for block in blocks():
             counted.hold(block, question, is_weight=is_weight, is_half=is_half and question.dtype == "fp16")
     return counted
