@@ -83,10 +83,12 @@ def _heading(report: RangesReport, phase: PhaseRanges) -> Iterator[str]:
 
 def _verdict(report: RangesReport, phase: PhaseRanges) -> str:
     problems = phase.problems
-    largest = max(phase.calls, key=_size, default=None)
-    where = ""
-    if largest is not None and largest.largest is not None:
-        where = f"{_figure(largest.largest.largest)} in {_name(largest)}"
+    held = [(tensor, call) for call in phase.calls for tensor in call.tensors if tensor.kind in ("result", "inside")]
+    held = [(tensor, call) for tensor, call in held if not tensor.harmless and tensor.largest is not None]
+    if report.dtype == "fp16" and any(tensor.type == "float16" for tensor, _ in held):
+        held = [(tensor, call) for tensor, call in held if tensor.type == "float16"]
+    largest = max(held, key=lambda each: each[0].largest or 0.0, default=None)
+    where = f"{_figure(largest[0].largest)} in {_name(largest[1])}" if largest is not None else "unknown"
     if report.dtype is None:
         return f"NaN begins in {_name(problems[0])}" if problems else f"the largest number is {where}"
     kind = _NAMES[report.dtype]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from optimum_htp.models import Array, FlatGraph
+from optimum_htp.models import FlatGraph
 from optimum_htp.onnxfile import Node
 from optimum_htp.verbs.ranges.tally import Tally
 
@@ -22,7 +22,7 @@ VIEWS = frozenset(("Shape", "Size"))
 
 _MOVES = frozenset(
     "Reshape Transpose Squeeze Unsqueeze Flatten Identity Slice Split Concat Expand Tile Gather GatherND Pad Dropout Trilu "
-    "Cast".split()
+    "Cast ScatterND ScatterElements".split()
 )
 _BOUNDED = frozenset("Sigmoid Tanh Erf HardSigmoid Equal Less Greater LessOrEqual GreaterOrEqual IsNaN IsInf".split())
 _BOUNDED_BELOW = frozenset("Exp Relu Elu Celu Selu Softplus".split())  # their results, for what is minus infinity
@@ -36,7 +36,8 @@ class Consequences:
     """Looks at what reads tensors of a graph.
 
     `over` are the tensors with numbers that are too large, `masked` those of which a Softmax has rows without any that the
-    type holds; `constant` gives the values of an initializer, `is_float` says whether a tensor has floating-point numbers.
+    type holds; `sign` is that of all numbers of a tensor, 0 where they differ or are not known, `is_float` says whether a
+    tensor has floating-point numbers.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class Consequences:
         *,
         over: Collection[str],
         masked: Collection[str],
-        constant: Callable[[str], Array | None],
+        sign: Callable[[str], int],
         is_float: Callable[[str], bool],
     ) -> None:
         self._flat = flat
         self._over = over
         self._masked = masked
-        self._constant = constant
+        self._sign = sign
         self._is_float = is_float
         self._harmless: dict[tuple[str, int], bool] = {}
 
@@ -125,17 +126,9 @@ class Consequences:
         if operator in ("Sub", "Neg"):
             return self._handed_on(node, -sign if slot or operator == "Neg" else sign)
         if operator in ("Mul", "Div") and not (operator == "Div" and slot):
-            factor = self._sign_of(node.inputs[1 - slot])
+            factor = self._sign(node.inputs[1 - slot])
             return bool(factor) and self._handed_on(node, sign * factor)
         return False
 
     def _handed_on(self, node: Node, sign: int) -> bool:
         return all(self._is_float(name) and self._absorbed(name, sign) for name in filter(None, node.outputs))
-
-    def _sign_of(self, name: str) -> int:
-        """The sign of a constant number; 0 for what is none."""
-        array = self._constant(name)
-        if array is None or array.size != 1:
-            return 0
-        value = float(array.reshape(-1)[0])
-        return (value > 0) - (value < 0)

@@ -29,11 +29,13 @@ class Question:
         dtype: The type, one of `DTYPES`; None for nothing.
         accumulate: What kernels add in, `"float32"` or `"float16"`.
         headroom: How many times larger than the numbers that are seen those may be that have to fit.
+        is_settled: Whether nothing is asked of these numbers: they stay in the type that they are in.
     """
 
     dtype: str | None = None
     accumulate: str = "float32"
     headroom: float = 1.0
+    is_settled: bool = False
 
     def check(self) -> None:
         """Raises HtpError if there is no such question."""
@@ -47,10 +49,12 @@ class Question:
     @property
     def limit(self) -> float:
         """From where on a number counts as too large for float16."""
-        return _INFINITE_HALF / self.headroom
+        return float("inf") if self.is_settled else _INFINITE_HALF / self.headroom
 
     def smallest(self, minimum: float, maximum: float, *, is_weight: bool) -> float:
         """Up to where a number becomes zero, of a tensor with this range."""
+        if self.is_settled:
+            return 0.0
         if self.dtype == "fp16":
             return _ZERO_HALF
         if self.dtype != "int8":

@@ -132,8 +132,8 @@ class SumNodes:
         return self._magnitudes[name]
 
     def _single(self, name: str) -> str:
-        """A tensor in float32, where it is in less."""
-        if self._prober.type_of(name) not in ("float16", "bfloat16"):
+        """A tensor in float32, where it is not known to be in that or more."""
+        if self._prober.type_of(name) in ("float32", "float64"):
             return name
         single = f"{_PREFIX}single/{name}"
         if single not in self._magnitudes:

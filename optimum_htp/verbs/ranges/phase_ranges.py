@@ -62,6 +62,7 @@ class PhaseMeasure:
         self._shapes: dict[str, tuple[int, ...]] = {
             tensor.name: tensor.dims for graph in self._flat.scopes for tensor in graph.initializers
         }
+        self._is_converted = any(prober.type_of(name) == "float16" for name in prober.flat.producer)
         self._bad: dict[NodeKey, None] = {}
 
     def measure(self, samples: Sequence[Mapping[str, Array]], *, phase: str) -> PhaseRanges:
@@ -84,8 +85,14 @@ class PhaseMeasure:
             unseen=hidden,
             closed=dict(closed) if self._question.dtype == "fp16" else {},
             parts=len(run.parts),
-            notes=(*self._notes, *((HALF_NOTE,) if self._prober.rounds_half else ())),
+            notes=(*self._notes, *self._half_notes()),
         )
+
+    def _half_notes(self) -> Iterator[str]:
+        if self._is_converted and self._question.dtype == "fp16":
+            yield _CONVERTED
+        if self._prober.rounds_half:
+            yield HALF_NOTE
 
     @property
     def nodes(self) -> Mapping[NodeKey, None]:
@@ -99,7 +106,7 @@ class PhaseMeasure:
             arrays = [sample[name] for sample in samples]
             readers = self._flat.consumers.get(name, ())
             if arrays[0].dtype.kind == "f" and readers:
-                self._add(name, "", "input", tally(arrays, self._question), readers[0])
+                self._add(name, "", "input", tally(arrays, self._asked(name)), readers[0])
 
     def _count(self, seen: Seen) -> None:
         import numpy as np
@@ -114,9 +121,9 @@ class PhaseMeasure:
                 if arrays[0].dtype.kind != "f":
                     continue
                 kind = "result" if index in self._flat.varying else "constant"
-                tensor = self._add(name, node.operator, kind, tally(arrays, self._question), index)
+                tensor = self._add(name, node.operator, kind, tally(arrays, self._asked(name)), index)
                 sums = seen.sums.get(index)
-                if sums is not None and sums.result == name:
+                if sums is not None and sums.result == name and not self._asked(name).is_settled:
                     numbers = int(np.prod(self._shapes.get(sums.read, (0,))))
                     largest = sums.largest(arrays, seen.arrays[sums.magnitudes], numbers=numbers)
                     tensor.shown = replace(tensor.shown, largest_sum=largest)
@@ -129,6 +136,7 @@ class PhaseMeasure:
                 self._look_for_masked(index, seen.arrays[node.inputs[0]])
 
     def _look_for_masked(self, index: int, arrays: Sequence[Array]) -> None:
+        import numpy as np
         import onnx
 
         node = onnx.NodeProto.FromString(self._prober.encoded(index))
@@ -139,7 +147,7 @@ class PhaseMeasure:
         for array in arrays:
             if array.size and array.ndim:
                 rows = array.max(axis=axis if opset >= 13 else tuple(range(axis % array.ndim, array.ndim)))
-                if bool((rows <= -self._question.limit).any()):
+                if bool((rows.astype(np.float64) <= -self._question.limit).any()):
                     self._masked.add(node.input[0])
 
     def _count_weights(self) -> None:
@@ -153,7 +161,13 @@ class PhaseMeasure:
         def blocks() -> Iterator[Array]:
             return weight_blocks(self._file.model, tensor, self._prober)
 
-        return tally_blocks(blocks, self._question, is_weight=True)
+        return tally_blocks(blocks, self._asked(tensor.name), is_weight=True)
+
+    def _asked(self, name: str) -> Question:
+        """What is asked of a tensor: nothing of one in float32, in a file that is in float16 already."""
+        if self._question.dtype == "fp16" and self._is_converted and self._prober.type_of(name) != "float16":
+            return replace(self._question, dtype=None, is_settled=True)
+        return self._question
 
     def _add(self, name: str, operator: str, kind: str, counted: Tally, node: int) -> _Tensor:
         type_name = self._prober.type_of(name)
@@ -208,12 +222,19 @@ class PhaseMeasure:
             self._flat,
             over={name for name, tensor in self._tensors.items() if tensor.tally.over},
             masked=self._masked,
-            constant=self._prober.constant,
+            sign=self._sign,
             is_float=self._prober.may_be_float,
         )
         for group in groups:
             for tensor in group.tensors:
                 self._judge_one(group, tensor, consequences)
+
+    def _sign(self, name: str) -> int:
+        """The sign of all numbers of a tensor; 0 where they differ, or are not known."""
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.tally.finite < tensor.tally.count or not tensor.tally.count:
+            return 0
+        return (tensor.tally.minimum > 0) - (tensor.tally.maximum < 0)
 
     def _judge_one(self, group: _Group, tensor: _Tensor, consequences: Consequences) -> None:
         shown = tensor.shown
@@ -332,3 +353,4 @@ class PhaseMeasure:
 
 
 _NAN = "makes NaN"
+_CONVERTED = "the file is in float16 already: what is in float32 in it stays so, and is not held against the range"

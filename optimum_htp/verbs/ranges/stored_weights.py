@@ -24,11 +24,13 @@ def weight_blocks(model: OnnxModel, tensor: Initializer, prober: Prober) -> Iter
         return
     for content in _pieces(model, tensor, np.dtype(_TYPES[kind]).itemsize):
         block: Array = np.frombuffer(content, _TYPES[kind])
-        yield (block.astype("<u4") << 16).view("<f4") if kind == "bfloat16" else block
+        if kind == "bfloat16":
+            block = (block.astype("<u4") << 16).view("<f4")
+        yield block.astype(np.float32) if kind == "float16" else block
     if tensor.location is None and tensor.span is None:  # stored as fields, as small ones are
         array = prober.constant(tensor.name)
         if array is not None:
-            yield array.reshape(-1).astype(np.float32, copy=False) if kind == "bfloat16" else array.reshape(-1)
+            yield array.reshape(-1).astype(np.float64 if kind == "float64" else np.float32, copy=False)
 
 
 def _pieces(model: OnnxModel, tensor: Initializer, width: int) -> Iterator[bytes]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from optimum_htp.models import Array
 from optimum_htp.verbs.ranges.number_format import Question
@@ -84,18 +83,18 @@ class Tally:
                 self.smaller += int(np.count_nonzero(sizes < half)) - zeros
 
 
-def tally(arrays: Iterable[Array], question: Question, *, is_weight: bool = False) -> Tally:
-    """What the numbers of some arrays are like, together."""
-    arrays = list(arrays)
-    return tally_blocks(lambda: (block for array in arrays for block in _blocks(array)), question, is_weight=is_weight)
+def tally(arrays: Sequence[Array], question: Question) -> Tally:
+    """What the numbers of some arrays of one type are like, together."""
+    is_half = bool(arrays) and str(arrays[0].dtype) == "float16"
+    return tally_blocks(lambda: (block for each in arrays for block in _blocks(each)), question, is_half=is_half)
 
 
-def tally_blocks(blocks: Any, question: Question, *, is_weight: bool = False) -> Tally:
-    """The same of blocks, which `blocks()` gives twice where a type is asked about."""
+def tally_blocks(
+    blocks: Callable[[], Iterable[Array]], question: Question, *, is_weight: bool = False, is_half: bool = False
+) -> Tally:
+    """The same of blocks, in float32 or more, which `blocks()` gives again where they are to be held against a type."""
     counted = Tally()
-    is_half = False
     for block in blocks():
-        is_half = str(block.dtype) == "float16"
         counted.add(block)
     if question.dtype is not None or max(counted.maximum, -counted.minimum) >= question.limit:
         for block in blocks():
@@ -104,6 +103,8 @@ def tally_blocks(blocks: Any, question: Question, *, is_weight: bool = False) ->
 
 
 def _blocks(array: Array) -> Iterator[Array]:
+    import numpy as np
+
     flat = array.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        yield flat[start : start + _BLOCK]
+        yield flat[start : start + _BLOCK].astype(np.float32 if array.itemsize < 4 else array.dtype, copy=False)
