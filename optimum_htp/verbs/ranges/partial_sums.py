@@ -18,7 +18,7 @@ from optimum_htp.models import Array, Prober
 from optimum_htp.onnxfile import Node, encode_node
 
 _PREFIX = "/optimum_htp_sums/"
-_EXACT = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "ReduceSum", "ReduceMean"))
+_ONNX_SUMS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "ReduceSum", "ReduceMean"))
 _FUSED = frozenset(("FusedMatMul", "TransposeMatMul", "FusedConv", "FusedGemm"))
 _FACTORS = ("alpha", "beta")
 _ACTIVATIONS = ("activation", "activation_params", "activation_alpha", "activation_beta", "activation_gamma")
@@ -45,7 +45,8 @@ class PartialSums:
         result: What the node gives.
         magnitudes: The tensor that has the sums of the magnitudes.
         is_mean: Whether both were divided by how many there are.
-        is_open: Whether the result is the sum itself, with nothing done to it after that.
+        is_open: Whether the result is the sum itself, with nothing done to it after that. Of others the sum of the
+            magnitudes is the bound.
         read: What is added up.
     """
 
@@ -84,8 +85,8 @@ class SumNodes:
         """The sums of a node, by its index; None where it adds nothing up, or nothing can be seen of it."""
         import onnx
 
-        is_open = node.op_type in _EXACT and node.domain in _ONNX
-        if not (is_open or (node.op_type in _FUSED and node.domain == "com.microsoft")) or not node.outputs[0]:
+        known = _ONNX_SUMS if node.domain in _ONNX else _FUSED if node.domain == "com.microsoft" else ()
+        if node.op_type not in known or not node.outputs[0]:
             return None
         reduces = node.op_type.startswith("Reduce")
         added = node.inputs[:1] if reduces else node.inputs
@@ -93,9 +94,11 @@ class SumNodes:
             return None
         proto = onnx.NodeProto.FromString(self._prober.encoded(index))
         kept = [attribute for attribute in proto.attribute if attribute.name not in _ACTIVATIONS]
+        is_open = len(kept) == len(proto.attribute)
         for attribute in kept:
-            if attribute.name in _FACTORS:
-                attribute.f = abs(attribute.f)
+            if attribute.name in _FACTORS and attribute.f != 1.0:  # before or after the sum
+                attribute.f = max(abs(attribute.f), 1.0)
+                is_open = False
         del proto.attribute[:]
         proto.attribute.extend(kept)
         magnitudes = f"{_PREFIX}{index}"

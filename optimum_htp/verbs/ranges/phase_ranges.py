@@ -104,6 +104,7 @@ class PhaseMeasure:
     def _count_inputs(self, samples: Sequence[Mapping[str, Array]]) -> None:
         for name in samples[0]:
             arrays = [sample[name] for sample in samples]
+            self._shapes[name] = arrays[0].shape
             readers = self._flat.consumers.get(name, ())
             if arrays[0].dtype.kind == "f" and readers:
                 self._add(name, "", "input", tally(arrays, self._asked(name)), readers[0])
@@ -277,7 +278,7 @@ class PhaseMeasure:
         if question.dtype == "fp16":
             if counted.over and not shown.harmless:
                 if not counted.finite or max(-counted.minimum, counted.maximum) < question.limit:
-                    return f"{counted.over:,} numbers are infinite"
+                    return f"{counted.over:,} of {counted.count:,} numbers are infinite"
                 largest = max(-counted.minimum, counted.maximum)
                 if is_stored:
                     return f"{largest:.3g} is stored, which a converter cuts to {LARGEST_HALF:.0f}"
@@ -286,7 +287,7 @@ class PhaseMeasure:
                 return "what is divided by becomes 0"
         if question.dtype == "int8" and shown.type in ("float32", "float64", "float16", "bfloat16"):
             if shown.infinite and shown.kind != "weight":
-                return f"{shown.infinite:,} numbers are infinite: no step is large enough"
+                return f"{shown.infinite:,} of {shown.count:,} numbers are infinite: no step is large enough"
             lost = counted.lost / counted.smaller if counted.smaller >= _FEWEST else 0.0
             is_activation = shown.kind == "result" and not shown.operator.endswith("Softmax")
             if lost >= ALL_LOST and (is_activation or self._is_matrix(shown)):
