@@ -35,7 +35,7 @@ columns:
                  order it adds them. It is exact but for what is rounded; if
                  it fits, no kernel can overflow there
 Calls of several layers whose numbers are within a factor of 2 of each other
-are one row (layer.0-5 x6), with the figures of all; --expand shows each.
+are one row (layer.0-5 ×6), with the figures of all; --expand shows each.
 
 --dtype names modules, before anything is converted, for
   fp16  if a number of theirs becomes infinite (65520 or more), or something

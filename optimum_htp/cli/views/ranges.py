@@ -56,10 +56,14 @@ _MADE_UP = "seen on made-up inputs: numbers of real ones may be larger; give the
 def _heading(report: RangesReport, phase: PhaseRanges) -> Iterator[str]:
     yield f"{phase.label}: {_verdict(report, phase)}"
     problems = phase.problems
-    for call in problems[:_NAMED]:
-        yield f"{_name(call)}: {_reason(report, call)}"
-    if len(problems) > _NAMED:
-        yield f"and {len(problems) - _NAMED:,} more"
+    named = fold(
+        problems, name=lambda call: call.path or "the root", like=lambda call: (*_likeness(call), call.problem)
+    )
+    for row in named[:_NAMED]:
+        count = f" ×{row.count}" if row.count > 1 else ""
+        yield f"{row.name}{count} ({_class(row.first)}): {_reason(report, row.first)}"
+    if len(named) > _NAMED:
+        yield f"and {len(problems) - sum(len(row.members) for row in named[:_NAMED]):,} more"
     if problems and report.dtype is not None:
         form = "ort-fp16" if report.dtype == "fp16" else "ort-quantize"
         yield f"--format {form} lists the nodes to leave out"
@@ -67,9 +71,9 @@ def _heading(report: RangesReport, phase: PhaseRanges) -> Iterator[str]:
         yield from _sums(report, phase)
         masks = sum(tensor.harmless for call in phase.calls for tensor in call.tensors)
         if masks:
-            yield f"{masks:,} tensors have larger numbers, as masks do, which is harmless: see --help"
+            yield f"what is too large in {masks:,} tensor{'s' * (masks > 1)} more is harmless, as in masks: see --help"
     if phase.closed:
-        inside = ", ".join(f"{operator} x{count}" for operator, count in phase.closed.items())
+        inside = ", ".join(f"{operator} ×{count}" for operator, count in phase.closed.items())
         yield f"what happens inside of these is not seen: {inside}"
     if phase.unseen:
         yield f"{phase.unseen:,} nodes in loops, branches and functions are not seen"
@@ -94,8 +98,9 @@ def _verdict(report: RangesReport, phase: PhaseRanges) -> str:
     kind = _NAMES[report.dtype]
     if problems:
         made = sum(bool(call.made) for call in problems)
-        read = f", which {len(problems) - made} more read" if len(problems) > made else ""
-        return f"{kind} does not hold what {made} module call{'s make' if made > 1 else ' makes'}{read}"
+        others = len(problems) - made
+        read = f"; {others} more read{'s' * (others == 1)} it" if others else ""
+        return f"{kind} can't hold what {made} module call{'s make' if made > 1 else ' makes'}{read}"
     return f"{kind} holds all that was seen; the largest number is {where}"
 
 
@@ -140,7 +145,7 @@ def _rows(phase: PhaseRanges, *, top: int, every: bool, expand: bool) -> list[Fo
         rows = unfolded(calls, lambda call: call.path or "(root)")
     else:
         rows = fold(calls, name=lambda call: call.path or "(root)", like=_likeness, near=_near)
-    return rows if every else rows[: max(top, len(rows) if not phase.calls else 0)]
+    return rows if every else rows[: max(top, sum(row.first.problem is not None for row in rows))]
 
 
 def _likeness(call: CallRanges) -> tuple[object, ...]:
@@ -236,5 +241,8 @@ def _figure(value: float | None) -> str:
 
 
 def _name(call: CallRanges) -> str:
-    which = "" if call.call is None else f", call {call.call}"
-    return f"{call.path or 'the root'} ({call.class_name}{which})"
+    return f"{call.path or 'the root'} ({_class(call)})"
+
+
+def _class(call: CallRanges) -> str:
+    return call.class_name if call.call is None else f"{call.class_name}, call {call.call}"
