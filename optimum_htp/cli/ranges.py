@@ -65,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--format",
         type=selection_format,
         metavar="FORMAT",
-        help="Print nothing but the nodes to leave out of the type, in a format of `select`, such as ort-fp16.",
+        help="Print nothing but the nodes to leave out of the type, in a format of `select`, such as ort-fp16; list shows them.",
     )
     parser.add_argument(
         "--accumulate",

@@ -6,11 +6,10 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags
 from optimum_htp.onnxfile import OnnxModel, node_id
 from optimum_htp.reports import Brief
-from optimum_htp.selections.layer_annotations import layer_rules, layer_value
+from optimum_htp.selections.layer_annotations import check_device, layer_rules, layer_value
 from optimum_htp.tagging import TaggedGraph
 
 
@@ -120,8 +119,7 @@ class FileSelection(Brief):
         Raises:
             PackageError: Layer annotations can't express the selection, or the device is not a name.
         """
-        if not device.strip() or set(device) & set("();,="):
-            raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
+        check_device(device)
         selected = {(node.graph, node.position) for node in self.nodes}
         return f"{device}({', '.join(layer_rules(self.layer_values(), selected, where=self.name))})"
 

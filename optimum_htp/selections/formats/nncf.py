@@ -1,0 +1,13 @@
+"""Intel's NNCF: `nncf.IgnoredScope(names=[...])`, the `ignored_scope` of `nncf.quantize` for ONNX models.
+
+A name that its graph does not have is an error there, and the graph has the nodes of the main graph alone.
+"""
+
+from __future__ import annotations
+
+from optimum_htp.selections.formats.main_graph import MainGraphFormat
+
+FORMAT = MainGraphFormat(
+    use="a JSON list for names= of nncf.IgnoredScope, the ignored_scope of nncf.quantize",
+    checked="nncf 3.4.0",
+)
