@@ -13,14 +13,16 @@ from optimum_htp.selections.formats.base import NameFormat
 
 @dataclass(frozen=True, slots=True)
 class MainGraphFormat(NameFormat):
-    """A list of the nodes that are in the main graph."""
+    """A list of the nodes that are in the main graph, but for some operators that the tool has no use for."""
+
+    without: frozenset[str] = frozenset()
 
     def listed(self, file: FileSelection) -> set[NodeKey]:
         """The nodes in the main graph. Raises PackageError if there are none."""
-        found = {("", node.position) for node in file.nodes if not node.graph}
+        found = {("", node.position) for node in file.nodes if not node.graph and node.operator not in self.without}
         if not found:
             raise PackageError(
-                f"{file.name}: the nodes are in branches, loops or functions, which the tool does not look into"
+                f"{file.name}: the nodes are in branches, loops or functions, which the tool does not look into, or nothing that it quantizes"
             )
         return found
 
