@@ -11,6 +11,6 @@ from optimum_htp.selections.formats.base import NameFormat
 
 FORMAT = NameFormat(
     use="a JSON list of fnmatch patterns for those of Olive's passes that take patterns",
-    checked="olive-ai 0.13.0",
+    checked="olive-ai 0.13.0, whose passes take names",
     entry=lambda name: re.sub(r"([*?[])", r"[\1]", name),
 )
