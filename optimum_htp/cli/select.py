@@ -49,16 +49,16 @@ formats:
                 float32 the layers of these nodes that give floating-point
                 numbers, beside --fp16; quoted for a shell, and for xargs
   polygraphy    the same for Polygraphy
-  nncf          a JSON list for names= of nncf.IgnoredScope, the ignored_scope of
+  nncf          a JSON list for names= of nncf.IgnoredScope, ignored_scope= of
                 Intel's NNCF
-  genai-int4    what onnxruntime-genai's model builder calls the products of these
+  genai-int4    what onnxruntime-genai's builder calls the products of these
                 modules, for its extra option nodes_to_exclude (up to 0.9
                 int4_nodes_to_exclude): its graph is not this one
   quark         a JSON list for exclude= of AMD Quark's QConfig
   aimet         a JSON list for nodes_to_exclude= of Qualcomm's AIMET
-  layer-ann     the session option of ONNX Runtime that puts the nodes on a device,
-                by their layer_ann
-  layer-name    the same by parts of their names, for which the file need not change
+  layer-ann     the session option that puts the nodes on a device, by their
+                layer_ann
+  layer-name    the same by parts of their names; the file need not change
 """
 
 

@@ -254,7 +254,7 @@ class PhaseMeasure:
         group.made[shown.name] = None
         if shown.kind == "result" or shown.kind == "inside":
             self._leave_out(tensor.node)
-        if whole is None or shown.kind == "inside" or whole == _NAN:
+        if whole is None or shown.kind == "inside" or whole in (_NAN, _GIVEN_NAN):
             return
         for reader in consequences.readers(shown.name):
             self._leave_out(reader)
@@ -274,7 +274,7 @@ class PhaseMeasure:
         """Why the type can't hold the numbers of a tensor; who reads it has to be left out then, too."""
         question = self._question
         if shown.nans and not self._has_nan(shown):
-            return _NAN
+            return _GIVEN_NAN if shown.kind in ("input", "weight") else _NAN
         if question.dtype == "fp16":
             if counted.over and not shown.harmless:
                 if not counted.finite or max(-counted.minimum, counted.maximum) < question.limit:
@@ -354,4 +354,5 @@ class PhaseMeasure:
 
 
 _NAN = "makes NaN"
+_GIVEN_NAN = "is given NaN"
 _CONVERTED = "the file is in float16 already: what is in float32 in it stays so, and is not held against the range"
