@@ -7,7 +7,10 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from small_graphs import save
@@ -185,3 +188,95 @@ def test_the_list_of_formats(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lists_are_json(odd: Selection) -> None:
     for form in ("nncf", "quark", "aimet", "modelopt"):
         assert json.loads("\n".join(lines(odd, form))) == odd.names_for(form)
+
+
+# --- The tools themselves, where they are installed ---------------------------------------------------------------
+
+DENSE = """
+g (float[2, 16] x) => (float[2, 16] y) {
+    [first] a = MatMul(x, w0)           # net.a
+    [act] b = Relu(a)                   # net.b
+    [same] c = Cast<to = 1>(b)          # net.c
+    [second] d = Gemm(c, w1)            # net.c
+    [act2] e = Relu(d)                  # net.b
+    [third] y = MatMul(e, w2)           # net.d
+}
+"""
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    matrices = {f"w{at}": random.standard_normal((16, 16)).astype(np.float32) for at in range(3)}
+    weights = {name: onnx.numpy_helper.from_array(matrix, name) for name, matrix in matrices.items()}
+    return save(tmp_path / "model.onnx", DENSE, weights=weights)
+
+
+def in_steps(model: onnx.ModelProto) -> dict[str, bool]:
+    """Whether the weight of each product is quantized."""
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    products = (node for node in model.graph.node if node.op_type in ("MatMul", "Gemm"))
+    return {node.name: "Dequantize" in made.get(node.input[1], "") for node in products}
+
+
+ONLY_C = {"first": True, "second": False, "third": True}
+
+
+def test_polygraphy_itself(odd: Selection) -> None:
+    arguments = pytest.importorskip("polygraphy.tools.args.util")
+    words = [word for line in lines(odd, "polygraphy") for word in shlex.split(line)][3:]
+    parsed = arguments.parse_arglist_to_dict(words, allow_empty_key=False)
+    assert parsed == dict.fromkeys(["same", "with:colon", "with,comma", "top", "if", "end"], "float32")
+
+
+def test_nncf_itself(dense: Path) -> None:
+    nncf = pytest.importorskip("nncf")
+    scope = nncf.IgnoredScope(names=select(dense, "net.c").names_for("nncf"))
+    data = nncf.Dataset([{"x": np.ones((2, 16), np.float32)}])
+    assert in_steps(nncf.quantize(onnx.load(dense), data, ignored_scope=scope)) == ONLY_C
+    with pytest.raises(nncf.ValidationError, match="same"):  # the Cast
+        nncf.quantize(onnx.load(dense), data, ignored_scope=nncf.IgnoredScope(names=["same"]))
+
+
+def test_quark_itself(dense: Path, tmp_path: Path) -> None:
+    quark = pytest.importorskip("quark.onnx")
+    from quark.onnx.quantization.config.config import QConfig  # type: ignore[import-not-found]
+    from quark.onnx.quantization.config.spec import (  # type: ignore[import-not-found]
+        Int8Spec,
+        QLayerConfig,
+        UInt8Spec,
+    )
+
+    class Reader:
+        samples = iter([{"x": np.ones((2, 16), np.float32)}] * 2)
+
+        def get_next(self) -> Any:
+            return next(self.samples, None)
+
+    every = QLayerConfig(activation=UInt8Spec(), weight=Int8Spec())
+    config = QConfig(global_config=every, exclude=select(dense, "net.c").names_for("quark"))
+    quark.ModelQuantizer(config).quantize_model(str(dense), str(tmp_path / "out.onnx"), Reader())
+    assert in_steps(onnx.load(tmp_path / "out.onnx")) == ONLY_C
+
+
+def test_aimet_itself(dense: Path) -> None:
+    quantsim = pytest.importorskip("aimet_onnx.quantsim")
+    sim = quantsim.QuantizationSimModel(onnx.load(dense))
+    quantsim.set_blockwise_quantization_for_weights(
+        sim, ["MatMul", "Gemm"], 4, True, 4, nodes_to_exclude=select(dense, "net.c").names_for("aimet")
+    )
+    assert [sim.qc_quantize_op_dict[name].bitwidth for name in ("w0", "w1", "w2")] == [4, 8, 4]
+
+
+def test_genai_itself(exported: Callable[[str], Path], zoo_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """What it packs is left out with the query alone."""
+    builder = pytest.importorskip("onnxruntime_genai.models.builder")
+    patterns = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj", "lm_head"]
+    names = select(exported("llama"), patterns).names_for("genai-int4")
+    options = {"int4_nodes_to_exclude": names, "nodes_to_exclude": names, "int4_block_size": 16}
+    builder.create_model(
+        "x", str(zoo_model("llama")), str(tmp_path), "int4", "cpu", str(tmp_path / "cache"), **options
+    )
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
+    left = {node.name for node in graph.node if node.op_type == "MatMul"}
+    assert left == {"/model/layers.0/attn/qkv_proj/MatMul", "/model/layers.1/mlp/down_proj/MatMul", "/lm_head/MatMul"}
