@@ -107,8 +107,9 @@ def _verdict(report: RangesReport, phase: PhaseRanges) -> str:
 def _reason(report: RangesReport, call: CallRanges) -> str:
     reason = call.problem or ""
     if report.dtype == "fp16" and reason.startswith("reaches"):
-        limit = "" if report.headroom == 1 else f" with a headroom of {report.headroom:g}"
-        return f"{reason}, and float16 ends at {_END:.0f}{limit}"
+        if report.headroom != 1:
+            return f"{reason}, and {report.headroom:g} times that is more than float16's {_END:.0f}"
+        return f"{reason}, and float16 ends at {_END:.0f}"
     return reason
 
 
