@@ -463,6 +463,11 @@ class Ports:
             ]
         return makers
 
+    def makes_something(self, number: int) -> bool:
+        """Whether a call returned what it was not given: dropout, for one, hands on what it is given."""
+        values = self._values(self.samples[0], [number])[number]
+        return not all(any(map(value.is_same, values.received)) for value in values.returned)
+
     def expected_name(self, port: Port) -> str | None:
         """The name that the reference's graph has for a port's tensor."""
         values = self._values(self.samples[0], [port.call])[port.call]

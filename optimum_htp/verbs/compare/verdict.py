@@ -24,6 +24,7 @@ AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "u
 
 _MOST = 8  # modules whose effect is tried
 _CARRIERS = 5  # modules that are listed where all add a little
+_LISTED = 5  # modules in a reason
 _MANY = 5  # clear suspects that may be another model's weights, if they are most of all modules
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
@@ -237,11 +238,13 @@ def _doubt(ports: Ports, culprits: Sequence[Blame], sound: Iterable[Row]) -> str
     chosen = [_choosers(ports, row) for row in rows]
     if all(chosen):
         return f"{', '.join(sorted(set().union(*chosen)))} may choose otherwise among values that are nearly equal"
-    first = culprits[0].rows[0]
     right = {index for row in sound for index in row.nodes}
-    if len(culprits) == 1 and _is_mixed(ports, first, right):
-        calls = [ports.graph.calls[number].path or "the root" for number in (first.call, *sorted(first.foreign))]
-        return f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
+    firsts = [blame.rows[0] for blame in culprits]
+    if all(_is_mixed(ports, first, right) for first in firsts):
+        numbers = dict.fromkeys(number for first in firsts for number in (first.call, *sorted(first.foreign)))
+        calls = list(dict.fromkeys(ports.graph.calls[number].path or "the root" for number in numbers))
+        listed = ", ".join(calls[:_LISTED]) + (f" and {len(calls) - _LISTED} more" if len(calls) > _LISTED else "")
+        return f"operations of {listed} make one tensor together, and what is between them is not compared"
     return None
 
 
