@@ -71,6 +71,7 @@ class PhaseMeasure:
         self._count_inputs(samples)
         for seen in run:
             self._count(seen)
+            del seen  # before the next part is there
         self._count_weights()
         groups = self._groups()
         self._judge(groups.values())

@@ -92,7 +92,8 @@ class RunInParts:
         for index, flat in enumerate(self._flat.nodes):
             outputs = list(filter(None, flat.node.outputs))
             more = sum(sizes.get(name, 0) for name in outputs)
-            more += more if self._inside else 0  # the magnitudes are as large
+            if self._inside:  # the magnitudes of what is read and made are as large
+                more += more + sum(sizes.get(name, 0) for name in flat.node.inputs)
             waiting = [name for name, last in live.items() if last >= index]
             room = self._max_bytes - sum(sizes.get(name, 0) for name in waiting)
             can_cut = all(self._is_array(name) for name in waiting)
