@@ -229,6 +229,14 @@ def test_clipping_from_below_brings_it_back(tmp_path: Path) -> None:
     assert report.names_for("names") == ["b", "s", "p", "q"]
 
 
+def test_a_stream_through_very_many_layers(tmp_path: Path) -> None:
+    """Each addition hands on the question of the one before."""
+    nodes = "\n".join(f"[n{at}] h{at + 1} = Add(h{at}, x) # a" for at in range(400))
+    text = f"g (float[1] x, float[1] h0) => (float[1] y) {{ {nodes}\n [end] y = Tanh(h400) # b\n}}"
+    report = measured(tmp_path, text, {"x": [0], "h0": [-1e5]}, dtype="fp16")
+    assert report.ok and tensors(report)["h400"].harmless
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [

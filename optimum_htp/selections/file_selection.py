@@ -47,7 +47,7 @@ class FileSelection(Brief):
         modules: The tags of the modules that the patterns match, in the tree's order, without those below them.
         nodes: The nodes, in the graph's order.
         unknown_call: How many nodes were left out because it is unknown which call of a selected module they are of.
-        unresolved: How many nodes of the file have no known module; they are never selected.
+        unresolved: How many others of the file have no known module; `select` selects none of those.
         other_names: The names of the nodes that are not selected.
         tags: The tags of all nodes of the file.
         model: The file's graph.
@@ -144,8 +144,8 @@ def selection_of(
     unresolved = 0
     for key, node in file.model.nodes():
         tag = file.tags.get(key) or NodeTag("/", "unresolved")
-        unresolved += tag.source == "unresolved"
         if key not in nodes:
+            unresolved += tag.source == "unresolved"
             others.add(node.name)
             continue
         graph, index = key

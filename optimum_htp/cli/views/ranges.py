@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes, printable
 from optimum_htp.cli.views.folding import Folded, fold, unfolded
-from optimum_htp.cli.views.select import selection_lines, selection_notes
+from optimum_htp.cli.views.select import selection_lines
 from optimum_htp.selections import FORMATS
 from optimum_htp.verbs.ranges import CallRanges, PhaseRanges, RangesReport, TensorRange
 
@@ -44,7 +44,8 @@ def left_out_notes(report: RangesReport, *, form: str) -> Iterator[str]:
     """What to know before the list is handed to another tool: a line for each."""
     if not report.selection.files:
         yield f"{_NAMES[str(report.dtype)]} holds all that was seen: there is nothing to leave out"
-    yield from selection_notes(report.selection, form=form, device=_DEVICE)
+    for file in report.selection.files:
+        yield from (f"{printable(file.name)}: {printable(note)}" for note in FORMATS[form].notes(file, device=_DEVICE))
     if not report.given:
         yield _MADE_UP
     yield from (f"{printable(name)}: not run: {printable(reason)}" for name, reason in report.not_run.items())

@@ -12,6 +12,7 @@ Example: `m = Where(mask, 0, -3.4e38)`, `s = Add(scores, m)`, `p = Softmax(s)`: 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 from optimum_htp.models import FlatGraph
 from optimum_htp.onnxfile import Node
@@ -30,6 +31,9 @@ _BIASES = {"MultiHeadAttention": 5, "Attention": 5, "GroupQueryAttention": 10}  
 _CHOOSES = frozenset(("Where", "Min", "Max", "Clip"))
 _STORED = frozenset(("Constant", "ConstantOfShape"))
 _DIVIDES = {"Div": 1, "Reciprocal": 0, "Log": 0}
+
+
+_Infinite: TypeAlias = tuple[str, int]  # infinities of a sign in a tensor
 
 
 class Consequences:
@@ -54,36 +58,52 @@ class Consequences:
         self._masked = masked
         self._sign = sign
         self._is_float = is_float
-        self._harmless: dict[tuple[str, int], bool] = {}
+        self._harmless: dict[_Infinite, bool] = {}
 
     def is_harmless(self, name: str, tally: Tally) -> bool:
         """Whether it does no harm that what is too large in a tensor becomes infinite."""
         signs = ([1] if tally.above else []) + ([-1] if tally.over > tally.above else [])
-        return all(self._absorbed(name, sign) for sign in signs)
+        return all(self._is_absorbed((name, sign)) for sign in signs)
 
     def is_cut(self, name: str) -> bool:
         """Whether what is too large in a tensor is stored in the file, or was made of that without computing."""
-        index = self._flat.producer.get(name)
-        if index is None:
-            return name not in self._flat.inputs
-        node = self._flat.nodes[index].node
-        if node.op_type in _STORED:
-            return True
-        if node.op_type not in _MOVES | _CHOOSES:
-            return False
-        large = [read for read in node.inputs if read in self._over]
-        return bool(large) and all(map(self.is_cut, large))
+        seen: set[str] = set()
+        stack = [name]
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            index = self._flat.producer.get(name)
+            if index is None:
+                if name in self._flat.inputs:
+                    return False
+                continue
+            node = self._flat.nodes[index].node
+            if node.op_type in _STORED:
+                continue
+            large = [read for read in node.inputs if read in self._over]
+            if node.op_type not in _MOVES | _CHOOSES or not large:
+                return False
+            stack += large
+        return True
 
     def divides(self, name: str) -> bool:
         """Whether something is divided by a tensor, or its logarithm is taken, or that of its square root."""
-        for index in self._flat.consumers.get(name, ()):
-            node = self._flat.nodes[index].node
-            slot = _DIVIDES.get(node.op_type)
-            if slot is not None and node.inputs[slot : slot + 1] == (name,):
-                return True
-            follows = node.op_type in _MOVES or node.op_type == "Sqrt"
-            if follows and node.inputs[:1] == (name,) and any(map(self.divides, filter(None, node.outputs))):
-                return True
+        seen: set[str] = set()
+        stack = [name]
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for index in self._flat.consumers.get(name, ()):
+                node = self._flat.nodes[index].node
+                slot = _DIVIDES.get(node.op_type)
+                if slot is not None and node.inputs[slot : slot + 1] == (name,):
+                    return True
+                if (node.op_type in _MOVES or node.op_type == "Sqrt") and node.inputs[:1] == (name,):
+                    stack += filter(None, node.outputs)
         return False
 
     def readers(self, name: str) -> list[int]:
@@ -91,44 +111,66 @@ class Consequences:
         found = self._flat.consumers.get(name, ())
         return [index for index in found if self._flat.nodes[index].node.op_type not in VIEWS]
 
-    def _absorbed(self, name: str, sign: int) -> bool:
-        known = self._harmless.get((name, sign))
-        if known is None:
-            known = name not in self._flat.outputs and all(
-                self._absorbs(self._flat.nodes[index].node, name, sign) for index in self._flat.consumers.get(name, ())
-            )
-            self._harmless[name, sign] = known
-        return known
+    def _is_absorbed(self, start: _Infinite) -> bool:
+        """Whether infinities of a sign in a tensor, and those that they make of others, are nowhere computed with."""
+        seen: set[_Infinite] = set()
+        stack = [start]
+        absorbed = True
+        while stack and absorbed:
+            state = stack.pop()
+            if state in seen or self._harmless.get(state):
+                continue
+            seen.add(state)
+            made = None if self._harmless.get(state) is False else self._made(*state)
+            if made is None:
+                absorbed = False
+            else:
+                stack += made
+        if absorbed:
+            self._harmless.update(dict.fromkeys(seen, True))
+        else:
+            self._harmless[start] = False
+        return absorbed
 
-    def _absorbs(self, node: Node, name: str, sign: int) -> bool:
-        slots = [slot for slot, read in enumerate(node.inputs) if read == name]
-        return bool(slots) and not node.bodies and all(self._absorbs_at(node, slot, sign) for slot in slots)
+    def _made(self, name: str, sign: int) -> list[_Infinite] | None:
+        """The infinities that those in a tensor make of others; None if something computes with them."""
+        if name in self._flat.outputs:
+            return None
+        made: list[_Infinite] = []
+        for index in self._flat.consumers.get(name, ()):
+            node = self._flat.nodes[index].node
+            slots = [slot for slot, read in enumerate(node.inputs) if read == name]
+            if not slots or node.bodies:
+                return None
+            for slot in slots:
+                signs = self._signs_after(node, slot, sign)
+                results = [result for result in node.outputs if result]
+                if signs is None or (signs and not all(map(self._is_float, results))):
+                    return None
+                made += [(result, after) for after in signs for result in results]
+        return made
 
-    def _absorbs_at(self, node: Node, slot: int, sign: int) -> bool:
+    def _signs_after(self, node: Node, slot: int, sign: int) -> tuple[int, ...] | None:
+        """The sign of what an operator makes of infinities of one sign; `()` if of none, None if it computes with them."""
         operator = node.op_type
         if operator in VIEWS or operator in _BOUNDED:
-            return True
+            return ()
         if operator == "Softmax":
-            return sign < 0 and node.inputs[0] not in self._masked
+            return () if sign < 0 and node.inputs[0] not in self._masked else None
         if operator in _BOUNDED_BELOW:
-            return sign < 0
+            return () if sign < 0 else None
         if operator == "Clip" and slot:
-            return True  # the bound is that of the type
+            return ()  # the bound is that of the type
         if operator in ("Min", "Max"):
-            return (sign > 0) == (operator == "Min") or self._handed_on(node, sign)
-        if operator in _BIASES or operator == "Attention":
+            return () if (sign > 0) == (operator == "Min") else (sign,)
+        if operator in _BIASES:
             bias = 3 if operator == "Attention" and not node.domain else _BIASES[operator]
-            return sign < 0 and slot == bias
-        if operator in ("Add", "Sum", "Clip", "LogSoftmax") or (operator == "Where" and slot):
-            return self._handed_on(node, sign)
-        if operator in _MOVES:
-            return self._handed_on(node, sign)
+            return () if sign < 0 and slot == bias else None
+        if operator in ("Add", "Sum", "Clip", "LogSoftmax") or operator in _MOVES or (operator == "Where" and slot):
+            return (sign,)
         if operator in ("Sub", "Neg"):
-            return self._handed_on(node, -sign if slot or operator == "Neg" else sign)
+            return (-sign,) if slot or operator == "Neg" else (sign,)
         if operator in ("Mul", "Div") and not (operator == "Div" and slot):
             factor = self._sign(node.inputs[1 - slot])
-            return bool(factor) and self._handed_on(node, sign * factor)
-        return False
-
-    def _handed_on(self, node: Node, sign: int) -> bool:
-        return all(self._is_float(name) and self._absorbed(name, sign) for name in filter(None, node.outputs))
+            return (sign * factor,) if factor else None
+        return None
