@@ -1,4 +1,4 @@
-"""What the answers cost, and how much they cover: `profile`, `compare`, `select`, `diff`, `extract`."""
+"""What the answers cost, and how much they cover: `profile`, `compare`, `ranges`, `select`, `diff`, `extract`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def rows(scratch: Path, repeats: int) -> Iterator[Row]:
         (
             "`compare` of MiniLM with PyTorch, beyond imports, CPU", "10 s",
             lambda: run_step(compare_minilm, scratch / "minilm", threads=1)["cpu"],
+        ),
+        (
+            "`ranges --dtype fp16` of MiniLM, beyond imports, CPU", "5 s",
+            lambda: run_step(ranges_minilm, scratch / "minilm", threads=1)["cpu"],
         ),
     ):  # fmt: skip
         cpu, yardsticks = beside_yardstick(repeats, run)
@@ -143,6 +147,18 @@ def compare_minilm(package: Path) -> dict[str, float]:
     return {"cpu": time.process_time() - started}
 
 
+def ranges_minilm(package: Path) -> dict[str, float]:
+    import onnx
+    import onnxruntime
+
+    from optimum_htp import ranges
+
+    assert onnx.__version__ and onnxruntime.__version__  # loaded before the clock starts
+    started = time.process_time()
+    assert ranges(package, dtype="fp16", threads=1).ok
+    return _without_torch(started)
+
+
 def select_base(package: Path, _: Path) -> dict[str, float]:
     from optimum_htp import select
 
@@ -207,6 +223,7 @@ if __name__ == "__main__":
         profile_base,
         profile_minilm,
         compare_minilm,
+        ranges_minilm,
         select_base,
         diff_base,
         extract_base,

@@ -65,6 +65,10 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.project import (
         FileProjection as FileProjection, ProjectReport as ProjectReport, project as project,
     )
+    from optimum_htp.verbs.ranges import (
+        CallRanges as CallRanges, PhaseRanges as PhaseRanges, RangesReport as RangesReport,
+        TensorRange as TensorRange, ranges as ranges,
+    )
     from optimum_htp.verbs.select import (
         select as select, write_layer_annotations as write_layer_annotations,
     )
@@ -112,6 +116,7 @@ _ROOMS = {
         "PhaseProfile ProfileDelta ProfileReport Work profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
+    "verbs.ranges": "CallRanges PhaseRanges RangesReport TensorRange ranges",
     "verbs.select": "select write_layer_annotations",
     "selections": "FileSelection SelectedNode Selection",
     "verbs.params": "ParameterRow ParamsReport params",

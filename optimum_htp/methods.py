@@ -13,6 +13,7 @@ from optimum_htp.verbs.extract import extract
 from optimum_htp.verbs.pack import pack
 from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
+from optimum_htp.verbs.ranges import ranges
 from optimum_htp.verbs.select import select
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
@@ -31,6 +32,7 @@ class HtpPackage(_HtpPackage):
     params = params
     profile = profile
     compare = compare
+    ranges = ranges
     diff = diff
     view = view
     model_explorer = model_explorer

@@ -23,6 +23,7 @@ import optimum_htp
 from optimum_htp import (
     Advice,
     CallComparison,
+    CallRanges,
     Change,
     Check,
     Compared,
@@ -60,13 +61,16 @@ from optimum_htp import (
     ParamsReport,
     PartComparison,
     PhaseProfile,
+    PhaseRanges,
     ProfileReport,
     ProjectReport,
+    RangesReport,
     SelectedNode,
     Selection,
     StripReport,
     TagCounts,
     TagReport,
+    TensorRange,
     TreeReport,
     UnknownNameError,
     UnpackReport,
@@ -381,6 +385,40 @@ def an_explanation() -> ExplainReport:
     return ExplainReport(package="minilm", names=(found, fused), advice=(advice,))
 
 
+def the_ranges() -> RangesReport:
+    def tensor(name: str, operator: str, largest: float, **facts: Any) -> TensorRange:
+        usual = {
+            "kind": "result", "type": "float32", "count": 98_304, "minimum": -largest, "maximum": largest / 2, "mean": 0.0125,
+            "zeros": 0, "nans": 0, "infinite": 0,
+        }  # fmt: skip
+        return TensorRange(name=name, operator=operator, **{**usual, **facts})
+
+    def call(path: str, class_name: str, *tensors: TensorRange, **facts: Any) -> CallRanges:
+        return CallRanges(
+            module=tag_of(path), path=path, class_name=class_name, call=None, known=True, result=tensors[-1], tensors=tensors,
+            nodes=len(tensors), **facts,
+        )  # fmt: skip
+
+    calls = [
+        call("", "Net", tensor("mask", "Where", 3.4e38, maximum=0.0, zeros=50_000, over=48_304, harmless=True)),
+        *(call(f"encoder.layer.{n}.attention.query", "Linear", tensor(f"f{n}", "MatMul", 4.0 + n, largest_sum=9.5)) for n in range(LAYERS)),
+        call(
+            "encoder.layer.1.output", "Linear", tensor("g1", "MatMul", 5.22e6, over=12_288, problem="reaches 5.22e+06"),
+            made=("g1",), place=30,
+        ),
+        call("encoder.layer.1.output.LayerNorm", "LayerNorm", tensor("y", "LayerNormalization", 3.2, lost=800), read=("g1",), place=90),
+        call("encoder.layer.0.output", "Linear", tensor("g0", "MatMul", 60000.0, largest_sum=91_234.0)),
+    ]  # fmt: skip
+    phases = PhaseRanges(
+        file="model.onnx", phase="prefill", samples=2, inputs={"input_ids": (1, 128)}, calls=tuple(calls), unseen=3,
+        closed={"MultiHeadAttention": 12}, notes=("run on what minilm/model.onnx gives it",),
+    )  # fmt: skip
+    return RangesReport(
+        package="minilm", dtype="fp16", accumulate="float32", headroom=1.0, given=(), phases=(phases,),
+        not_run={"decoder.onnx": "it needs more memory than there is"}, selection=Selection("minilm", (), ()),
+    )  # fmt: skip
+
+
 A_PROJECTION = FileProjection(
     nodes=719,
     by_source={"scope": 476, "fused": 96, "inserted": 147},
@@ -429,6 +467,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "extract": an_extraction,
     "expose": an_exposure,
     "explain": an_explanation,
+    "ranges": the_ranges,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(

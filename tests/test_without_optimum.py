@@ -66,6 +66,7 @@ LINES = {
     "unpack": "OUT.onnx OUT",
     "profile": "PKG --runs 1 --warmup 0",
     "compare": "PKG --reference PKG",
+    "ranges": "PKG --dtype fp16",
     "select": "PKG *.attention",
     "extract": "PKG classifier OUT",
     "expose": "PKG classifier -o OUT",

@@ -173,22 +173,41 @@ class Prober:
         nodes, needed = self.flat.slice_to(wanted)
         counted = [f"{name}{_LENGTH}" for name in wanted]
         counters = [encode_node("Size", [name], [counter]) for name, counter in zip(wanted, counted, strict=True)]
-        lengths = self._compute(counted, nodes, {name: inputs[name] for name in needed}, more=counters)
+        lengths = self._compute(counted, nodes, {name: inputs[name] for name in needed}, counters=counters)
         return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
 
     def _compute(
-        self, outputs: Sequence[str], nodes: Sequence[int], feed: Mapping[str, Array], *, more: Iterable[bytes] = ()
+        self,
+        outputs: Sequence[str],
+        nodes: Sequence[int],
+        feed: Mapping[str, Array],
+        *,
+        counters: Sequence[bytes] = (),
     ) -> list[Any]:
         planned = [PlannedNode(index, {}) for index in nodes]
-        return run_session(self.session(planned, feed, outputs, more), outputs, feed, name=str(self._model.path))
+        session = self.session(planned, feed, outputs, counters, counts=bool(counters))
+        return run_session(session, outputs, feed, name=str(self._model.path))
 
     def session(
-        self, nodes: Sequence[PlannedNode], feed: Mapping[str, Array], outputs: Iterable[str], more: Iterable[bytes]
+        self,
+        nodes: Sequence[PlannedNode],
+        feed: Mapping[str, Array],
+        outputs: Iterable[str],
+        more: Iterable[bytes],
+        *,
+        counts: bool = False,
     ) -> Any:
-        """A session for some nodes, and encoded `more`, with inputs like the given ones. Raises HtpError."""
+        """A session for some nodes, and encoded `more`, with inputs like the given ones. Raises HtpError.
+
+        One that `counts` asks each tensor for its size right after it was made, and not when all are there.
+        """
         inputs = [self._input(name, array) for name, array in feed.items()]
         pieces = self._pieces(nodes, inputs, outputs, more=more)
         options = session_options(threads=self._threads)
+        if counts:
+            import onnxruntime
+
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         return self._weights.open(self._files, pieces, options, provider=self._provider, name=self.name)
 
     def _input(self, name: str, array: Array) -> Value:

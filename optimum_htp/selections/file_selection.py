@@ -6,11 +6,10 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags
 from optimum_htp.onnxfile import OnnxModel, node_id
 from optimum_htp.reports import Brief
-from optimum_htp.selections.layer_annotations import layer_rules, layer_value
+from optimum_htp.selections.layer_annotations import check_device, layer_rules, layer_value
 from optimum_htp.tagging import TaggedGraph
 
 
@@ -48,7 +47,7 @@ class FileSelection(Brief):
         modules: The tags of the modules that the patterns match, in the tree's order, without those below them.
         nodes: The nodes, in the graph's order.
         unknown_call: How many nodes were left out because it is unknown which call of a selected module they are of.
-        unresolved: How many nodes of the file have no known module; they are never selected.
+        unresolved: How many others of the file have no known module; `select` selects none of those.
         other_names: The names of the nodes that are not selected.
         tags: The tags of all nodes of the file.
         model: The file's graph.
@@ -120,8 +119,7 @@ class FileSelection(Brief):
         Raises:
             PackageError: Layer annotations can't express the selection, or the device is not a name.
         """
-        if not device.strip() or set(device) & set("();,="):
-            raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
+        check_device(device)
         selected = {(node.graph, node.position) for node in self.nodes}
         return f"{device}({', '.join(layer_rules(self.layer_values(), selected, where=self.name))})"
 
@@ -146,8 +144,8 @@ def selection_of(
     unresolved = 0
     for key, node in file.model.nodes():
         tag = file.tags.get(key) or NodeTag("/", "unresolved")
-        unresolved += tag.source == "unresolved"
         if key not in nodes:
+            unresolved += tag.source == "unresolved"
             others.add(node.name)
             continue
         graph, index = key

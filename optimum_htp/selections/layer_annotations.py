@@ -24,6 +24,12 @@ _ROOT = "."
 _RESERVED = frozenset(",();=/% ")
 
 
+def check_device(device: str) -> None:
+    """Raises PackageError if a text can't be ONNX Runtime's name for a device."""
+    if not device.strip() or set(device) & set("();,="):
+        raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
+
+
 def layer_value(tag: str) -> str:
     """The `layer_ann` of the nodes that a module owns.
 

@@ -39,7 +39,8 @@ class Selection(Report):
 
         Args:
             tool: A format of `select` that is a list: `"names"`, `"ort-quantize"`, `"ort-fp16"`,
-                `"onnxconverter-fp16"`, `"olive"`, `"modelopt"`.
+                `"onnxconverter-fp16"`, `"olive"`, `"modelopt"`, `"trtexec"`, `"polygraphy"`, `"nncf"`, `"genai-int4"`,
+                `"quark"`, `"aimet"`.
 
         Raises:
             PackageError: There are nodes in several files, or the tool can't take any of them.

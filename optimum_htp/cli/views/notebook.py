@@ -23,6 +23,7 @@ _PAGES = {
     "ProfileDelta": "profile_delta.delta_page",
     "ProfileReport": "profile.profile_page",
     "ProjectReport": "written.project_page",
+    "RangesReport": "ranges.ranges_page",
     "Selection": "select.selection_page",
     "StripReport": "written.strip_page",
     "TagReport": "written.tag_page",

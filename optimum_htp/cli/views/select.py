@@ -38,6 +38,15 @@ def selection_notes(selection: Selection, *, form: str, device: str) -> Iterator
         yield from (f"{printable(file.name)}: {printable(note)}" for note in (*file.notes(), *more))
 
 
+def formats_page() -> Iterator[Block]:
+    """The formats, what each is for, and what it was checked against."""
+    rows = [Row((name, form.use, form.checked)) for name, form in FORMATS.items()]
+    rows.insert(1, Row(("json", "everything, as with --json", "")))
+    yield Table(
+        (Column("format"), Column("what it is for", exact=True), Column("checked against", exact=True)), tuple(rows)
+    )
+
+
 def selection_page(selection: Selection) -> Iterator[Block]:
     """The nodes of each file, and whose they are: what Python shows of a selection."""
     for file in selection.files:

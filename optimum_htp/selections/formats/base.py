@@ -13,13 +13,25 @@ from optimum_htp.selections.file_selection import FileSelection, counted
 
 
 class SelectionFormat(ABC):
-    """How a tool takes the nodes that are selected in a file; `device` is for tools that put nodes on one."""
+    """How a tool takes the nodes that are selected in a file; `device` is for tools that put nodes on one.
 
-    one_file: bool = False  # the tool takes the nodes of one file only
+    Attributes:
+        one_file: Whether the tool takes the nodes of one file only.
+        use: What the format is for: the tool, and what of it takes the nodes.
+        checked: The versions of the tool that it was checked against.
+    """
+
+    one_file: bool = False
+    use: str = ""
+    checked: str = ""
 
     @abstractmethod
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
         """The lines to print. Raises PackageError if the format can't express the selection."""
+
+    def nothing(self) -> list[str]:
+        """The lines to print where no node is selected."""
+        return []
 
     @abstractmethod
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
@@ -31,6 +43,8 @@ class NameFormat(SelectionFormat):
     """A list for a tool that knows nodes by their names."""
 
     one_file: bool = True
+    use: str = ""
+    checked: str = ""
     as_json: bool = True  # else a name on each line
     names_of: Callable[[Node], tuple[str, ...]] = lambda node: (node.name,)  # by which the tool knows a node
     entry: Callable[[str], str] = str  # what stands for a name in the list, such as a pattern that matches it
@@ -53,6 +67,10 @@ class NameFormat(SelectionFormat):
         """The lines to print."""
         entries = self.entries(file)
         return json.dumps(entries, indent=2).splitlines() if self.as_json else entries
+
+    def nothing(self) -> list[str]:
+        """An empty list."""
+        return ["[]"] if self.as_json else []
 
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
         """How the nodes of these names differ from those that are meant."""

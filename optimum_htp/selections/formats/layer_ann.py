@@ -12,6 +12,9 @@ from optimum_htp.selections.layer_annotations import MAX_SETTING_CHARACTERS, SES
 class _LayerAnnotations(SelectionFormat):
     """The option and its value, which selects nodes by their `layer_ann`."""
 
+    use = "ONNX Runtime's session option that puts the nodes on a device by their layer_ann (--device)"
+    checked = "onnxruntime 1.32.0"
+
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
         return [f"{SESSION_OPTION}={file.layer_setting(device)}"]
 

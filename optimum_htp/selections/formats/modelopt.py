@@ -9,4 +9,8 @@ import re
 
 from optimum_htp.selections.formats.base import NameFormat
 
-FORMAT = NameFormat(entry=lambda name: f"{re.escape(name)}$")
+FORMAT = NameFormat(
+    use="a JSON list of regular expressions for nodes_to_exclude of NVIDIA's quantizer and of its AutoCast",
+    checked="nvidia-modelopt 0.47.0",
+    entry=lambda name: f"{re.escape(name)}$",
+)

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from optimum_htp.selections.formats.base import NameFormat
 
-FORMAT = NameFormat(one_file=False, as_json=False)
+FORMAT = NameFormat(use="the names of the nodes, one on a line", one_file=False, as_json=False)

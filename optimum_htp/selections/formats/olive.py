@@ -9,4 +9,8 @@ import re
 
 from optimum_htp.selections.formats.base import NameFormat
 
-FORMAT = NameFormat(entry=lambda name: re.sub(r"([*?[])", r"[\1]", name))
+FORMAT = NameFormat(
+    use="a JSON list of fnmatch patterns for those of Olive's passes that take patterns",
+    checked="olive-ai 0.13.0, whose passes take names",
+    entry=lambda name: re.sub(r"([*?[])", r"[\1]", name),
+)

@@ -40,4 +40,7 @@ class _OnnxconverterFloat16(Float16Format):
 
 
 _INSTEAD = "use ONNX Runtime's (--format ort-fp16)"
-FORMAT = _OnnxconverterFloat16()
+FORMAT = _OnnxconverterFloat16(
+    use="a JSON list for node_block_list of onnxconverter_common.float16.convert_float_to_float16",
+    checked="onnxconverter-common 1.16.0",
+)

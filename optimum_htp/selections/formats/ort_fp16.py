@@ -37,4 +37,7 @@ class _OrtFloat16(Float16Format):
             )
 
 
-FORMAT = _OrtFloat16()
+FORMAT = _OrtFloat16(
+    use="a JSON list for node_block_list of OnnxModel(model).convert_float_to_float16 in onnxruntime.transformers",
+    checked="onnxruntime 1.32.0",
+)

@@ -10,5 +10,7 @@ from __future__ import annotations
 from optimum_htp.selections.formats.base import NameFormat
 
 FORMAT = NameFormat(
-    names_of=lambda node: (node.name, f"{node.name}_MatMul") if node.operator == "Gemm" else (node.name,)
+    use="a JSON list for nodes_to_exclude of ONNX Runtime's and Optimum's quantizers",
+    checked="onnxruntime 1.32.0",
+    names_of=lambda node: (node.name, f"{node.name}_MatMul") if node.operator == "Gemm" else (node.name,),
 )
