@@ -56,7 +56,7 @@ from optimum_htp.package.configs import (
     reset_modes,
 )
 from optimum_htp.package.destination import checked_output, copy_data, copy_others
-from optimum_htp.package.exposed import exposed_entries
+from optimum_htp.package.exposed import exposed_entries, exposed_outputs
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.fingerprints import fingerprint
@@ -91,6 +91,7 @@ from optimum_htp.package.sentence_modules import (
 )
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
+from optimum_htp.package.skeleton import pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
 from optimum_htp.package.write import UNCHANGED, changing, check_document, tagging_error, write_document, write_files

@@ -1,0 +1,58 @@
+"""Which modules become functions: those that are asked for, or the blocks that a model is made of.
+
+Without patterns these are the outermost modules that repeat: members of a list, or modules that run more than once, which
+have modules of their own and of which two calls are alike. Where members of a list are all different, as the stages of a
+Swin, what is in them is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from optimum_htp.hierarchy import ModulePatterns, Root, Roots
+from optimum_htp.verbs.functions.members import Wanted
+from optimum_htp.verbs.functions.plan import FilePlan
+
+
+def chosen(roots: Roots, patterns: ModulePatterns, *, depth: int | None) -> list[list[Wanted]]:
+    """The modules that patterns select, at a depth if one is given, those inside of others first; one list for each depth."""
+    by_depth: dict[int, list[Wanted]] = {}
+    for root, info, by in patterns.modules(roots):
+        own = _depth(root, info.path)
+        if not info.container and own == (own if depth is None else depth):
+            by_depth.setdefault(own, []).append(Wanted(root, info, by))
+    return [by_depth[own] for own in sorted(by_depth, reverse=True)]
+
+
+def blocks(plan: FilePlan) -> list[Wanted]:
+    """The blocks that the model in a file is made of."""
+    found: list[Wanted] = []
+    front = [child for root in plan.file.roots for child in _children(Wanted(root, root.tree.root))]
+    while front:
+        candidates = [each for each in front if _is_block(each)]
+        alike = plan.alike(candidates) if candidates else set()
+        classes = {each.info.qualified_class for each in candidates if each.tag in alike}
+        taken = [each for each in candidates if each.info.qualified_class in classes]
+        found += taken
+        tags = {each.tag for each in taken}
+        front = [child for each in front if each.tag not in tags for child in _children(each)]
+    return found
+
+
+def _is_block(wanted: Wanted) -> bool:
+    info = wanted.info
+    repeats = info.calls > 1 or info.path[-1].isdecimal()
+    return repeats and any(True for _ in _children(wanted))
+
+
+def _children(wanted: Wanted) -> Iterator[Wanted]:
+    """The modules right below one; a container stands for what it contains."""
+    own = wanted.tag
+    for info in wanted.root.tree:
+        if info.path and not info.container and wanted.root.tree.tag(info.path).rpartition("/")[0] == own:
+            yield Wanted(wanted.root, info)
+
+
+def _depth(root: Root, path: Sequence[str]) -> int:
+    """How many modules are above one; containers don't count."""
+    return len(root.tree.chain(tuple(path))) - 1

@@ -1,0 +1,454 @@
+"""What becomes of one file: which calls of modules are alike, the function of each kind, and the nodes that call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from mmap import mmap
+
+from optimum_htp.hierarchy import NodeKey, NodeTag, Roots, common_ancestor
+from optimum_htp.onnxfile import (
+    DraftFunction,
+    DraftGraph,
+    DraftNode,
+    Graph,
+    GraphPlaces,
+    Node,
+    body_path,
+    draft_graphs,
+    drafted_graph,
+    reads,
+)
+from optimum_htp.tagging import TaggedGraph
+from optimum_htp.verbs.functions.likeness import Counterparts, Outlines, Wiring
+from optimum_htp.verbs.functions.members import GraphWires, Member, MemberFinder, Wanted, said_between
+from optimum_htp.verbs.functions.naming import NamesInside, distinct, domain_of
+from optimum_htp.verbs.functions.report import FunctionCall, ModuleFunction, NoFunction
+
+FIRST_IR_VERSION = 8
+"""The first version of the format that has functions."""
+
+_FEWEST_NODES = 2
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Members that are alike: the one whose nodes the function gets, and of each what is what there."""
+
+    pattern: Wiring
+    members: list[Member]
+    counterparts: list[Counterparts]
+
+    def columns(self) -> list[tuple[DraftNode, ...]]:
+        """The nodes that do the same in all members, one column for each node of the pattern."""
+        return list(zip(*(each.nodes for each in self.counterparts), strict=True))
+
+
+class FilePlan:
+    """Makes functions of modules of one file, one kind of modules after the other, those inside of others first.
+
+    Attributes:
+        file: The file as it was.
+        functions: What the report says of the functions.
+        left_out: The calls whose nodes stay.
+        made: The functions.
+        main: The main graph as it is to be.
+    """
+
+    def __init__(self, file: TaggedGraph, data: mmap | bytes, *, fixed: Iterable[str]) -> None:
+        self.file = file
+        self.functions: list[ModuleFunction] = []
+        self.left_out: list[NoFunction] = []
+        self.made: list[DraftFunction] = []
+        self._fixed = tuple(fixed)
+        self.main = draft_graphs("", file.model.graph, GraphPlaces(data, file.model).node)
+        self.keys = {draft: key for key, draft in _drafts("", self.main)}
+        self.tags = {draft: file.tags[key] for draft, key in self.keys.items() if key in file.tags}
+        self._outlines = Outlines(data)
+        self._wires: dict[str, GraphWires] = {}
+        self._sizes: dict[tuple[str, str], int] = {}  # how many nodes functions have
+        self._names = {node.name for _, node in file.model.nodes()}
+        self._stored = {tensor.name for _, graph in file.model.graphs() for tensor in graph.initializers}
+        self._operators = {(node.domain, node.op_type) for _, node in file.model.nodes()}
+        self._operators |= {(each.domain, each.name) for each in file.model.functions}
+
+    # --- Which modules ---
+
+    def alike(self, wanted: Sequence[Wanted]) -> set[str]:
+        """The tags of those of some modules, none inside of another, of which two or more calls are alike."""
+        members, _ = self._candidates(wanted)
+        groups, _ = self._groups(members)
+        return {member.wanted.tag for group in groups for member in group.members}
+
+    def make(self, wanted: Sequence[Wanted]) -> None:
+        """Makes functions of some modules, none inside of another."""
+        members, problems = self._candidates(wanted)
+        while True:
+            groups, alone = self._groups(members)
+            tangled = self._order(groups)
+            if tangled is None:
+                break
+            members.remove(tangled)
+            problems[tangled] = "its nodes take turns with those of other calls, which would be one node each"
+        for member in (*problems, *alone):
+            reason = problems.get(member) or alone[member]
+            self.left_out.append(
+                NoFunction(
+                    file=self.file.name,
+                    module=member.wanted.tag,
+                    path=member.path,
+                    call=member.call,
+                    graph=member.graph,
+                    reason=reason,
+                )
+            )
+
+    def _candidates(self, wanted: Sequence[Wanted]) -> tuple[list[Member], dict[Member, str]]:
+        """The calls of some modules, and why some of them can't be one node."""
+        self._outlines.forget()
+        graphs = {graph.path: graph for graph in _graphs(self.main)}
+        self._wires = {path: GraphWires(graph) for path, graph in graphs.items()}
+        members = MemberFinder(graphs, self.tags, self.file.roots, fixed=self._fixed).find(wanted, self._wires)
+        between = {member: self._wires[member.graph].between(member.nodes) for member in members}
+        problems = {member: said_between(member, found, self.tags) for member, found in between.items() if found}
+        return [member for member in members if member not in problems], problems
+
+    def _groups(self, members: Iterable[Member]) -> tuple[list[_Group], dict[Member, str]]:
+        """Members that are alike, and why the others are alone."""
+        same: dict[tuple[str, str, bytes], list[tuple[Member, Wiring]]] = {}
+        for member in members:
+            wiring = Wiring(member.nodes, self._outlines)
+            wanted = member.wanted
+            key = wanted.root.tag, wanted.info.qualified_class, wiring.mark
+            same.setdefault(key, []).append((member, wiring))
+        groups: list[_Group] = []
+        wirings: dict[Member, Wiring] = {}
+        for candidates in same.values():
+            wirings |= candidates
+            groups += _grouped(candidates)
+        several = [group for group in groups if len(group.members) > 1 and self._is_enough(group)]
+        alone = {
+            member: self._why_alone(group, member, wirings[member], several)
+            for group in groups
+            if group not in several
+            for member in group.members
+        }
+        return several, {member: alone[member] for member in members if member in alone}
+
+    def _is_enough(self, group: _Group) -> bool:
+        """Whether a function has enough nodes to be worth it, and gives anything."""
+        inner = [column for column in group.columns() if not self._differs(column)]
+        return len(inner) >= _FEWEST_NODES and any(self._leaving(group, column) for column in inner)
+
+    def _why_alone(self, group: _Group, member: Member, wiring: Wiring, several: Sequence[_Group]) -> str:
+        if len(wiring.nodes) < _FEWEST_NODES:
+            return "it is one node already"
+        if len(group.members) > 1:
+            return "nothing of what it makes is used, or all of it is constants"
+        name = member.wanted.info.class_name
+        like = [other for other in several if other.members[0].wanted.info.class_name == name]
+        if not like:
+            return f"no other call of a {name} is like it"
+        most = max(like, key=lambda other: len(other.members))
+        return f"it {most.pattern.difference(wiring)}"
+
+    def _differs(self, column: Sequence[DraftNode]) -> bool:
+        """Whether constants are not the same in all members, so that the function is given them."""
+        values = [self._outlines.of(draft).value for draft in column]
+        return any(value != values[0] for value in values)
+
+    def _leaving(self, group: _Group, column: Sequence[DraftNode]) -> list[int]:
+        """The places of those outputs of a node that others read, in any of the members."""
+        places = {
+            place
+            for member, draft in zip(group.members, column, strict=True)
+            for place in self._wires[member.graph].leaving(set(member.nodes), draft)
+        }
+        return sorted(places)
+
+    # --- Functions ---
+
+    def _order(self, groups: Sequence[_Group]) -> Member | None:
+        """Makes the functions, and puts what calls them into the graphs; a member that stands in the way, if any does."""
+        prepared = [_Prepared(self, group) for group in groups]
+        calls: dict[str, dict[DraftNode, tuple[Member, DraftNode]]] = {}  # by graph, what becomes of moved nodes
+        for each in prepared:
+            for member, call, nodes in each.calls():
+                calls.setdefault(member.graph, {}).update(dict.fromkeys(nodes, (member, call)))
+        ordered = {}
+        for path, moved in calls.items():
+            result = _contracted(self._wires[path].graph, moved)
+            if isinstance(result, Member):
+                return result
+            ordered[path] = result
+        for each in prepared:
+            each.commit()
+        for path, nodes in ordered.items():
+            self._wires[path].graph.nodes = nodes
+        return None
+
+    def inside(self, group: _Group) -> list[tuple[DraftNode, ...]]:
+        """The columns that go into the function."""
+        return [column for column in group.columns() if not self._differs(column)]
+
+    def identity(self, wanted: Wanted) -> tuple[str, str]:
+        """A domain and a name that no operator has."""
+        domain = domain_of(wanted.info.qualified_class, wanted.info.class_name)
+        taken = {name for known, name in self._operators if known == domain}
+        name = distinct(wanted.info.class_name, taken)
+        self._operators.add((domain, name))
+        return domain, name
+
+    def call_name(self, member: Member) -> str:
+        """A name for a node that no node has."""
+        name = distinct(member.name, self._names)
+        self._names.add(name)
+        return name
+
+    def imports(self, nodes: Iterable[DraftNode]) -> dict[str, int]:
+        """The versions of the domains of some nodes, and of those inside of them."""
+        found: dict[str, int] = {}
+        stack = list(nodes)
+        while stack:
+            draft = stack.pop()
+            found.setdefault(draft.node.domain, self._version(draft.node.domain))
+            stack += [inner for _, body in draft.bodies for inner in body.nodes]
+        return dict(sorted(found.items()))
+
+    def _version(self, domain: str) -> int:
+        known = self.file.model.opset_imports
+        other = {"": "ai.onnx", "ai.onnx": ""}.get(domain, domain)
+        return known.get(domain, known.get(other, 1))
+
+    def size(self, nodes: Iterable[DraftNode]) -> int:
+        """How many nodes there are, with those inside of them."""
+        return sum(1 + sum(self.size(body.nodes) for _, body in draft.bodies) for draft in nodes)
+
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """Those of some tensors that are initializers."""
+        return self._stored.intersection(names)
+
+    # --- The result ---
+
+    @property
+    def new_opsets(self) -> dict[str, int]:
+        """The versions of domains that the model is to have in addition."""
+        known = self.file.model.opset_imports
+        return {each.domain: 1 for each in self.made if each.domain not in known}
+
+    def result(self) -> tuple[TaggedGraph, dict[DraftNode, NodeKey]]:
+        """The file as it is to be, with its tags; and where each node is there."""
+        functions = tuple(each.function() for each in self.made)
+        model = replace(
+            self.file.model,
+            graph=drafted_graph(self.main, {}),
+            functions=(*self.file.model.functions, *functions),
+            opset_imports={**self.file.model.opset_imports, **self.new_opsets},
+            ir_version=max(self.file.model.ir_version, FIRST_IR_VERSION),
+        )
+        places = {draft: key for key, draft in _drafts("", self.main)}
+        for made, function in zip(self.made, functions, strict=True):
+            places |= {draft: key for key, draft in _drafts(function.path, DraftGraph("", Graph(), list(made.nodes)))}
+        tags = {place: self.tags[draft] for draft, place in places.items() if draft in self.tags}
+        inside = {each.path for each in self.file.model.functions}
+        tags |= {key: tag for key, tag in self.file.tags.items() if key[0].split("/")[0] in inside}
+        ordered = {key: tags[key] for key, _ in model.nodes() if key in tags}
+        return replace(self.file, model=model, tags=ordered, sources=()), places
+
+
+class _Prepared:
+    """A function that is about to be made of a group."""
+
+    def __init__(self, plan: FilePlan, group: _Group) -> None:
+        self._plan = plan
+        self._group = group
+        self._columns = plan.inside(group)
+        self._outputs = [(column, place) for column in self._columns for place in plan._leaving(group, column)]
+        pattern = group.pattern
+        kept = {column[self._pattern_place] for column in self._columns}
+        self._nodes = [draft for draft in pattern.nodes if draft in kept]
+        made = {name for draft in self._nodes for name in draft.node.outputs}
+        self._given: dict[str, tuple[DraftNode, int]] = {}
+        for draft, outline in zip(pattern.nodes, pattern.outlines, strict=True):
+            for place, name in enumerate(outline.reads if draft in kept else ()):
+                if name and name not in made:
+                    self._given.setdefault(name, (draft, place))
+        self._calls = [DraftNode(Node()) for _ in group.members]
+
+    @property
+    def _pattern_place(self) -> int:
+        """Which of the members the pattern is."""
+        first = self._group.pattern.nodes[0]
+        return next(index for index, each in enumerate(self._group.counterparts) if each.nodes[0] is first)
+
+    def calls(self) -> Iterator[tuple[Member, DraftNode, list[DraftNode]]]:
+        """Each member with the node that calls the function for it, and the nodes in whose place that is."""
+        for index, (member, call) in enumerate(zip(self._group.members, self._calls, strict=True)):
+            known = self._group.counterparts[index]
+            constants = dict(zip(self._group.pattern.nodes, known.nodes, strict=True))
+            given = [self._of_member(name, known, constants) for name in self._given]
+            made = [column[index].node.outputs[place] for column, place in self._outputs]
+            call.node = Node("", "", "", tuple(given), tuple(made))
+            yield member, call, [column[index] for column in self._columns]
+
+    def _of_member(self, name: str, known: Counterparts, nodes: Mapping[DraftNode, DraftNode]) -> str:
+        """What a tensor that the pattern is given is in a member: it comes from outside, or is a constant that differs."""
+        maker = self._group.pattern.makers.get(name)
+        if maker is None:
+            return known.outer[name]
+        return nodes[self._group.pattern.nodes[maker[0]]].node.outputs[maker[1]]
+
+    def commit(self) -> None:
+        """Makes the function."""
+        plan, group = self._plan, self._group
+        wanted = group.members[self._pattern_place].wanted
+        names = NamesInside(wanted.tag, self._nodes, plan.tags)
+        names.add_inputs(((name, *reader) for name, reader in self._given.items()), plan.stored(self._given))
+        names.add_made(self._nodes)
+        domain, name = plan.identity(wanted)
+        for column in self._columns:
+            _merge(plan, column, column[self._pattern_place])
+        outputs = [(column[self._pattern_place], place) for column, place in self._outputs]
+        function = DraftFunction(
+            domain=domain,
+            name=name,
+            inputs=tuple(names.tensors[each] for each in self._given),
+            outputs=tuple(names.tensors[draft.node.outputs[place]] for draft, place in outputs),
+            nodes=tuple(self._nodes),
+            names=names.tensors,
+            node_names=tuple(names.nodes),
+            opset_imports=plan.imports(self._nodes),
+            description=_description(group.members),
+        )
+        plan.made.append(function)
+        for member, call in zip(group.members, self._calls, strict=True):
+            call.node = replace(call.node, name=plan.call_name(member), op_type=name, domain=domain)
+            plan.tags[call] = NodeTag(member.wanted.tag, "fused", member.call)
+        plan.functions.append(
+            ModuleFunction(
+                file=plan.file.name,
+                domain=domain,
+                name=name,
+                nodes=plan.size(self._nodes),
+                inputs=len(function.inputs),
+                outputs=len(function.outputs),
+                constants=sum(each in group.pattern.makers for each in self._given),
+                calls=tuple(
+                    FunctionCall(
+                        module=member.wanted.tag,
+                        path=member.path,
+                        call=member.call,
+                        graph=member.graph,
+                        node=call.node.name,
+                    )
+                    for member, call in zip(group.members, self._calls, strict=True)
+                ),
+            )
+        )
+
+
+def _grouped(candidates: Sequence[tuple[Member, Wiring]]) -> list[_Group]:
+    """Of calls whose nodes look alike, those that are wired alike; the pattern is one that is given most different things."""
+    groups: list[_Group] = []
+    for member, wiring in sorted(candidates, key=lambda each: -len(each[1].outer)):
+        for group in groups:
+            counterparts = group.pattern.counterparts(wiring)
+            if counterparts is not None:
+                group.members.append(member)
+                group.counterparts.append(counterparts)
+                break
+        else:
+            own = Counterparts(wiring.nodes, {name: name for name in wiring.outer})
+            groups.append(_Group(wiring, [member], [own]))
+    order = {member: place for place, (member, _) in enumerate(candidates)}
+    for group in groups:
+        pairs = sorted(zip(group.members, group.counterparts, strict=True), key=lambda pair: order[pair[0]])
+        group.members, group.counterparts = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return groups
+
+
+def _contracted(graph: DraftGraph, moved: Mapping[DraftNode, tuple[Member, DraftNode]]) -> list[DraftNode] | Member:
+    """A graph's nodes in order, with one in the place of those that move together; a member that is before and behind others.
+
+    What did not move stays where it was, as far as it can.
+    """
+    places: dict[DraftNode, int] = {}
+    for index, draft in enumerate(graph.nodes):
+        unit = moved[draft][1] if draft in moved else draft
+        places[unit] = index  # of several the last
+    units = sorted(places, key=places.__getitem__)
+    makers = {name: unit for unit in units for name in unit.node.outputs if name}
+    needed = {unit: {makers[name] for name in reads(unit.node) if name in makers} - {unit} for unit in units}
+    readers: dict[DraftNode, list[DraftNode]] = {}
+    for unit, before in needed.items():
+        for maker in before:
+            readers.setdefault(maker, []).append(unit)
+    missing = {unit: len(before) for unit, before in needed.items()}
+    ready = [places[unit] for unit in units if not missing[unit]]
+    at = {place: unit for unit, place in places.items()}
+    order: list[DraftNode] = []
+    while ready:
+        unit = at[heappop(ready)]
+        order.append(unit)
+        for reader in readers.get(unit, ()):
+            missing[reader] -= 1
+            if not missing[reader]:
+                heappush(ready, places[reader])
+    if len(order) == len(units):
+        return order
+    left = set(units).difference(order)
+    return next(member for member, call in moved.values() if call in left)
+
+
+def _merge(plan: FilePlan, column: Sequence[DraftNode], pattern: DraftNode) -> None:
+    """Gives a node of the function, and those inside of it, the tags of all that are in its place."""
+    tags = [plan.tags[draft] for draft in column if draft in plan.tags]
+    if tags:
+        plan.tags[pattern] = merged_tag(tags, plan.file.roots)
+    values = [draft.node.metadata for draft in column]
+    keys = {key for metadata in values for key in metadata}
+    pattern.dropped |= {key for key in keys if any(each.get(key) != values[0].get(key) for each in values)}
+    for bodies in zip(*(draft.bodies for draft in column), strict=True):
+        graphs = [body for _, body in bodies]
+        own = dict(pattern.bodies)[bodies[0][0]]
+        for inner, each in zip(zip(*(graph.nodes for graph in graphs), strict=True), own.nodes, strict=True):
+            _merge(plan, inner, each)
+
+
+def merged_tag(tags: Sequence[NodeTag], roots: Roots) -> NodeTag:
+    """The tag of one node in the place of several: the lowest module around theirs, which are its origins, one for a call."""
+    names = list(dict.fromkeys(name for tag in tags for name in (tag.origins or (tag.tag,))))
+    sources, calls = {tag.source for tag in tags}, {tag.call for tag in tags}
+    source = tags[0].source if len(sources) == 1 else "fused"
+    if len(names) == 1:
+        return NodeTag(names[0], source, tags[0].call if len(calls) == 1 else None)
+    found = [place for name in names if (place := roots.find(name)) is not None]
+    if len(found) == len(names) and all(root is found[0][0] for root, _ in found):
+        tree = found[0][0].tree
+        common = tree.tag(tree.lowest_common([path for _, path in found]))
+    else:
+        common = common_ancestor(names)
+    return NodeTag(common, source, None, tuple(names))
+
+
+def _description(members: Sequence[Member]) -> str:
+    names = list(dict.fromkeys(member.name for member in members))
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{members[0].wanted.info.class_name}: {listed}"
+
+
+def _graphs(graph: DraftGraph) -> Iterator[DraftGraph]:
+    """A graph and the bodies in it, each before those inside of it."""
+    yield graph
+    for draft in graph.nodes:
+        for _, body in draft.bodies:
+            yield from _graphs(body)
+
+
+def _drafts(path: str, graph: DraftGraph) -> Iterator[tuple[NodeKey, DraftNode]]:
+    """The nodes of a graph that has a path, and of the bodies in it, with their keys."""
+    for index, draft in enumerate(graph.nodes):
+        yield (path, index), draft
+        for element, body in draft.bodies:
+            yield from _drafts(body_path(path, index, element), body)
