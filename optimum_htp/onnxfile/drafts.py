@@ -166,8 +166,8 @@ class DraftEncoder:
         for draft, name in zip(function.nodes, function.node_names, strict=True):
             parts.append(encode_message(schema.FUNCTION_NODE, self.node(draft, function.names, name=name)))
         parts.append(encode_message(schema.FUNCTION_DESCRIPTION, encode_text(function.description)))
-        for pair in function.opset_imports.items():
-            parts.append(encode_message(schema.FUNCTION_OPSET_IMPORT, encode_opset(*pair)))
+        imports = (encode_opset(*pair) for pair in function.opset_imports.items())
+        parts += [encode_message(schema.FUNCTION_OPSET_IMPORT, each) for each in imports]
         parts.append(encode_message(schema.FUNCTION_DOMAIN, encode_text(function.domain)))
         return b"".join(parts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ class Graft:
     operator: str = "Identity"
     cut: Container[int] = ()
     before: Mapping[int, bytes] = field(default_factory=dict)
-    untyped: Container[str] = ()
+    untyped: Collection[str] = ()
 
     def encoded(self) -> bytes:
         """The fields that the graph gets at its end."""
@@ -246,10 +246,17 @@ class _Rewriter:
                 index += 1
             elif tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop):
                 splice.cut(at, stop)
-            elif tag == schema.GRAPH_VALUE_INFO and graft.untyped and node_tag == schema.GRAPH_NODE:
-                if self.text(first, stop, schema.VALUE_NAME) in graft.untyped:
-                    splice.cut(at, stop)
+            elif (
+                tag == schema.GRAPH_VALUE_INFO
+                and node_tag == schema.GRAPH_NODE
+                and self.is_untyped(first, stop, graft)
+            ):
+                splice.cut(at, stop)
         return splice.finish(end, graft.before.get(index, b"") + graft.encoded())
+
+    def is_untyped(self, start: int, end: int, graft: Graft) -> bool:
+        """Whether a type that a graph states is that of a tensor which is not in it any more."""
+        return bool(graft.untyped) and self.text(start, end, schema.VALUE_NAME) in graft.untyped
 
     def is_dropped(self, start: int, end: int) -> bool:
         """Whether a graph's output is one that is dropped."""

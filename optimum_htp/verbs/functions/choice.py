@@ -9,19 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from optimum_htp.hierarchy import ModulePatterns, Root, Roots
+from optimum_htp.hierarchy import ModulePatterns, Root, Roots, tag_ancestors
 from optimum_htp.verbs.functions.members import Wanted
 from optimum_htp.verbs.functions.plan import FilePlan
 
 
 def chosen(roots: Roots, patterns: ModulePatterns, *, depth: int | None) -> list[list[Wanted]]:
-    """The modules that patterns select, at a depth if one is given, those inside of others first; one list for each depth."""
-    by_depth: dict[int, list[Wanted]] = {}
-    for root, info, by in patterns.modules(roots):
-        own = _depth(root, info.path)
-        if not info.container and own == (own if depth is None else depth):
-            by_depth.setdefault(own, []).append(Wanted(root, info, by))
-    return [by_depth[own] for own in sorted(by_depth, reverse=True)]
+    """The modules that patterns select, at a depth if one is given; in each list none is inside of another of it.
+
+    Modules that contain others which are selected come after those.
+    """
+    wanted = [
+        Wanted(root, info, by)
+        for root, info, by in patterns.modules(roots)
+        if not info.container and depth in (None, _depth(root, info.path))
+    ]
+    heights: dict[str, int] = {}  # of modules that are selected inside of a module, one inside of the other
+    for each in sorted(wanted, key=lambda each: -len(each.info.path)):
+        height = heights.get(each.tag, 0)
+        for above in tag_ancestors(each.tag):
+            if above != each.tag:
+                heights[above] = max(heights.get(above, 0), height + 1)
+    by_height: dict[int, list[Wanted]] = {}
+    for each in wanted:
+        by_height.setdefault(heights.get(each.tag, 0), []).append(each)
+    return [by_height[height] for height in sorted(by_height)]
 
 
 def blocks(plan: FilePlan) -> list[Wanted]:
@@ -29,13 +41,9 @@ def blocks(plan: FilePlan) -> list[Wanted]:
     found: list[Wanted] = []
     front = [child for root in plan.file.roots for child in _children(Wanted(root, root.tree.root))]
     while front:
-        candidates = [each for each in front if _is_block(each)]
-        alike = plan.alike(candidates) if candidates else set()
-        classes = {each.info.qualified_class for each in candidates if each.tag in alike}
-        taken = [each for each in candidates if each.info.qualified_class in classes]
-        found += taken
-        tags = {each.tag for each in taken}
-        front = [child for each in front if each.tag not in tags for child in _children(each)]
+        taken = plan.alike([each for each in front if _is_block(each)])
+        found += [each for each in front if each.tag in taken]
+        front = [child for each in front if each.tag not in taken for child in _children(each)]
     return found
 
 

@@ -213,14 +213,9 @@ class Wiring:
                     return None
         return Counterparts(tuple(other.nodes[index] for index in found), outer)
 
-    @property
-    def operators(self) -> Mapping[str, int]:
-        """How many nodes of each operator there are."""
-        return Counter(draft.node.operator for draft in self.nodes)
-
-    def difference(self, other: Wiring) -> str:
-        """How another differs, in words."""
-        ours, theirs = Counter(self.operators), Counter(other.operators)
+    def difference(self, other: Wiring, ours_are: str = "others") -> str:
+        """How another differs, in words; `ours_are` says whose nodes these are."""
+        ours, theirs = (Counter(draft.node.operator for draft in each.nodes) for each in (self, other))
         parts = []
         for sign, more in (("more", theirs - ours), ("fewer", ours - theirs)):
             if more:
@@ -228,7 +223,8 @@ class Wiring:
                 listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more kinds" if len(names) > 4 else "")
                 parts.append(f"{sum(more.values())} {sign} ({listed})")
         if parts:
-            return f"has {len(other.nodes)} nodes where others have {len(self.nodes)}: {' and '.join(parts)}"
+            have = "have" if ours_are == "others" else "has"
+            return f"has {len(other.nodes)} nodes where {ours_are} {have} {len(self.nodes)}: {' and '.join(parts)}"
         unlike = [
             draft
             for draft, outline in zip(other.nodes, other.outlines, strict=True)

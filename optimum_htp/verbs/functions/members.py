@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.hierarchy import ModuleInfo, ModulePattern, NodeTag, Root, Roots, tag_module_path
@@ -107,12 +107,14 @@ class MemberFinder:
         tags: Mapping[DraftNode, NodeTag],
         roots: Roots,
         *,
-        fixed: Iterable[str] = (),
+        stored: Collection[str],
+        fixed: Collection[str],
     ) -> None:
-        """`fixed` are tensors whose nodes stay where they are."""
+        """`stored` are the initializers of all graphs, `fixed` tensors whose nodes stay where they are."""
         self._graphs = graphs
         self._tags = tags
         self._roots = roots
+        self._stored = frozenset(stored)
         self._fixed = frozenset(fixed)
         self._around: dict[str, tuple[str, ...]] = {}
 
@@ -122,10 +124,9 @@ class MemberFinder:
         members: dict[tuple[str, int, str], Member] = {}
         around: dict[str, set[tuple[str, int]]] = {"": set()}  # whose nodes the bodies with a path are inside of
         for path in self._graphs:  # a graph comes before its bodies
-            initializers = {tensor.name for tensor in self._graphs[path].graph.initializers}
             for draft in wires[path].order:
                 owner = self._owner(draft, modules)
-                if owner is not None and self._is_apart(draft, initializers):
+                if owner is not None and self._is_apart(draft):
                     owner = None
                 for _, body in draft.bodies:
                     around[body.path] = around[path] | ({owner} if owner is not None else set())
@@ -167,10 +168,10 @@ class MemberFinder:
             self._around[tag] = known
         return known
 
-    def _is_apart(self, draft: DraftNode, initializers: set[str]) -> bool:
-        """Whether a node gives a name: to a parameter that is stored once for several modules, or to an output of the model."""
+    def _is_apart(self, draft: DraftNode) -> bool:
+        """Whether a node gives a name: to a parameter that is stored once for several modules, or to an added output."""
         node = draft.node
-        copies = node.operator == "Identity" and not initializers.isdisjoint(node.inputs)
+        copies = node.operator == "Identity" and not self._stored.isdisjoint(node.inputs)
         return copies or not self._fixed.isdisjoint(node.outputs)
 
 
@@ -182,6 +183,36 @@ def _leave_shared_constants(member: Member, wires: GraphWires) -> None:
         for draft in member.nodes
         if draft.node.operator != "Constant" or not any(True for _ in wires.leaving(own, draft))
     ]
+
+
+def without_shared(
+    member: Member, others: Iterable[Member], wires: GraphWires, stored: Collection[str]
+) -> list[DraftNode]:
+    """The nodes of a call without what it makes for other calls too, of nothing but what it is given.
+
+    What is the same for all layers (the angles of rotary positions, the size of a batch) is often computed once, in the first.
+    What reads weights is a part of the module, whoever reads what comes of it.
+    """
+    theirs = {draft for other in others if other.graph == member.graph for draft in other.nodes}
+    own = set(member.nodes)
+    plain: set[DraftNode] = set()  # that depend on no weight
+    for draft in member.nodes:
+        makers = (wires.makers.get(name) for name in wires.reads[draft])
+        if not any(name in stored for name in wires.reads[draft]) and all(
+            maker not in own or maker in plain for maker in makers
+        ):
+            plain.add(draft)
+    shared: set[DraftNode] = set()
+    for draft in reversed(member.nodes):
+        users = {user for name in draft.node.outputs for user in wires.readers.get(name, ())}
+        if draft in plain and (not users.isdisjoint(theirs) or not users.isdisjoint(shared)):
+            shared.add(draft)
+    constants = {draft for draft in shared if draft.node.operator == "Constant"}
+    for draft in constants:  # those that are read here too stay
+        users = {user for name in draft.node.outputs for user in wires.readers.get(name, ())}
+        if users & own - shared and not users & theirs:
+            shared.discard(draft)
+    return [draft for draft in member.nodes if draft not in shared]
 
 
 def said_between(member: Member, others: Sequence[DraftNode], tags: Mapping[DraftNode, NodeTag]) -> str:

@@ -22,7 +22,7 @@ from optimum_htp.onnxfile import (
 )
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.functions.likeness import Counterparts, Outlines, Wiring
-from optimum_htp.verbs.functions.members import GraphWires, Member, MemberFinder, Wanted, said_between
+from optimum_htp.verbs.functions.members import GraphWires, Member, MemberFinder, Wanted, said_between, without_shared
 from optimum_htp.verbs.functions.naming import NamesInside, distinct, domain_of
 from optimum_htp.verbs.functions.report import FunctionCall, ModuleFunction, NoFunction
 
@@ -76,10 +76,21 @@ class FilePlan:
     # --- Which modules ---
 
     def alike(self, wanted: Sequence[Wanted]) -> set[str]:
-        """The tags of those of some modules, none inside of another, of which two or more calls are alike."""
-        members, _ = self._candidates(wanted)
-        groups, _ = self._groups(members)
-        return {member.wanted.tag for group in groups for member in group.members}
+        """The tags of those of some modules, none inside of another, whose class has two or more calls that are alike.
+
+        Those of other classes that run more than once are told of.
+        """
+        members, problems = self._candidates(wanted)
+        groups, alone = self._groups(members)
+        classes = {member.wanted.info.qualified_class for group in groups for member in group.members}
+        self._leave(
+            {
+                member: reason
+                for member, reason in (problems | alone).items()
+                if member.wanted.info.qualified_class not in classes and self._of_class(member, (*members, *problems))
+            }
+        )
+        return {each.tag for each in wanted if each.info.qualified_class in classes}
 
     def make(self, wanted: Sequence[Wanted]) -> None:
         """Makes functions of some modules, none inside of another."""
@@ -91,67 +102,84 @@ class FilePlan:
                 break
             members.remove(tangled)
             problems[tangled] = "its nodes take turns with those of other calls, which would be one node each"
-        for member in (*problems, *alone):
-            reason = problems.get(member) or alone[member]
-            self.left_out.append(
-                NoFunction(
-                    file=self.file.name,
-                    module=member.wanted.tag,
-                    path=member.path,
-                    call=member.call,
-                    graph=member.graph,
-                    reason=reason,
-                )
+        self._leave(problems | alone)
+
+    def _leave(self, reasons: Mapping[Member, str]) -> None:
+        """Tells of calls whose nodes stay."""
+        self.left_out += [
+            NoFunction(
+                file=self.file.name,
+                module=member.wanted.tag,
+                path=member.path,
+                call=member.call,
+                graph=member.graph,
+                reason=reason,
             )
+            for member, reason in reasons.items()
+        ]
 
     def _candidates(self, wanted: Sequence[Wanted]) -> tuple[list[Member], dict[Member, str]]:
         """The calls of some modules, and why some of them can't be one node."""
         self._outlines.forget()
         graphs = {graph.path: graph for graph in _graphs(self.main)}
         self._wires = {path: GraphWires(graph) for path, graph in graphs.items()}
-        members = MemberFinder(graphs, self.tags, self.file.roots, fixed=self._fixed).find(wanted, self._wires)
+        finder = MemberFinder(graphs, self.tags, self.file.roots, stored=self._stored, fixed=self._fixed)
+        members = finder.find(wanted, self._wires)
         between = {member: self._wires[member.graph].between(member.nodes) for member in members}
         problems = {member: said_between(member, found, self.tags) for member, found in between.items() if found}
         return [member for member in members if member not in problems], problems
 
-    def _groups(self, members: Iterable[Member]) -> tuple[list[_Group], dict[Member, str]]:
+    def _groups(self, members: Sequence[Member]) -> tuple[list[_Group], dict[Member, str]]:
         """Members that are alike, and why the others are alone."""
+        wirings = {member: Wiring(member.nodes, self._outlines) for member in members}
+        alone = set(members).difference(*(group.members for group in self._alike(wirings)))
+        for member in alone:
+            nodes = without_shared(member, self._of_class(member, members), self._wires[member.graph], self._stored)
+            if nodes and len(nodes) < len(member.nodes):
+                wirings[member] = Wiring(nodes, self._outlines)
+        groups = self._alike(wirings)
+        for group in groups:
+            for member in alone.intersection(group.members):
+                member.nodes = list(wirings[member].nodes)
+        grouped = {member for group in groups for member in group.members}
+        return groups, {
+            member: self._why_alone(member, wirings, groups) for member in members if member not in grouped
+        }
+
+    def _alike(self, wirings: Mapping[Member, Wiring]) -> list[_Group]:
+        """Two or more members that are alike."""
         same: dict[tuple[str, str, bytes], list[tuple[Member, Wiring]]] = {}
-        for member in members:
-            wiring = Wiring(member.nodes, self._outlines)
+        for member, wiring in wirings.items():
             wanted = member.wanted
             key = wanted.root.tag, wanted.info.qualified_class, wiring.mark
             same.setdefault(key, []).append((member, wiring))
-        groups: list[_Group] = []
-        wirings: dict[Member, Wiring] = {}
-        for candidates in same.values():
-            wirings |= candidates
-            groups += _grouped(candidates)
-        several = [group for group in groups if len(group.members) > 1 and self._is_enough(group)]
-        alone = {
-            member: self._why_alone(group, member, wirings[member], several)
-            for group in groups
-            if group not in several
-            for member in group.members
-        }
-        return several, {member: alone[member] for member in members if member in alone}
+        groups = (group for candidates in same.values() for group in _grouped(candidates))
+        return [group for group in groups if len(group.members) > 1 and self._is_enough(group)]
+
+    @staticmethod
+    def _of_class(member: Member, members: Iterable[Member]) -> list[Member]:
+        """The other members of a member's class."""
+        name = member.wanted.info.class_name
+        return [other for other in members if other is not member and other.wanted.info.class_name == name]
 
     def _is_enough(self, group: _Group) -> bool:
         """Whether a function has enough nodes to be worth it, and gives anything."""
         inner = [column for column in group.columns() if not self._differs(column)]
         return len(inner) >= _FEWEST_NODES and any(self._leaving(group, column) for column in inner)
 
-    def _why_alone(self, group: _Group, member: Member, wiring: Wiring, several: Sequence[_Group]) -> str:
+    def _why_alone(self, member: Member, wirings: Mapping[Member, Wiring], groups: Iterable[_Group]) -> str:
+        wiring, name = wirings[member], member.wanted.info.class_name
         if len(wiring.nodes) < _FEWEST_NODES:
             return "it is one node already"
-        if len(group.members) > 1:
+        like = [group for group in groups if group.members[0].wanted.info.class_name == name]
+        if like:
+            return f"it {max(like, key=lambda group: len(group.members)).pattern.difference(wiring)}"
+        others = self._of_class(member, wirings)
+        if not others:
+            return f"no other {name} runs"
+        if any(wirings[other].mark == wiring.mark for other in others):
             return "nothing of what it makes is used, or all of it is constants"
-        name = member.wanted.info.class_name
-        like = [other for other in several if other.members[0].wanted.info.class_name == name]
-        if not like:
-            return f"no other call of a {name} is like it"
-        most = max(like, key=lambda other: len(other.members))
-        return f"it {most.pattern.difference(wiring)}"
+        return f"no other {name} is like it: it {wirings[others[0]].difference(wiring, others[0].name)}"
 
     def _differs(self, column: Sequence[DraftNode]) -> bool:
         """Whether constants are not the same in all members, so that the function is given them."""
