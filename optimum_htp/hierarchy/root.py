@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_htp.hierarchy.calls import CallTree
-from optimum_htp.hierarchy.tags import ModulePath, NodeTag, module_tags, root_tags
+from optimum_htp.hierarchy.tags import ModulePath, NodeTag, common_ancestor, module_tags, root_tags
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
 
@@ -110,6 +110,36 @@ class Roots(tuple[Root, ...]):
             return frozenset((0,)) if module.calls == 1 else None
         around = ((trace, trace.around(number, outer_path)) for trace, number in made)
         return frozenset(trace[number].index for trace, number in around if number is not None)
+
+    def inside(self, tag: NodeTag, caller: NodeTag) -> NodeTag:
+        """The tag of a node of a function in one of its calls, by what the node says and the tag of what calls it.
+
+        A function that stands for several modules has nodes with one origin for each: here it is the one in the caller's.
+        Of a function of another kind, what its nodes say, or the caller where that is not in the caller's module.
+        """
+        above = f"{caller.tag}/"
+        names = [name for name in tag.origins or (tag.tag,) if name == caller.tag or name.startswith(above)]
+        if not names:
+            return NodeTag(caller.tag, tag.source, caller.call)
+        if len(names) > 1:
+            return NodeTag(common_ancestor(names), tag.source, None, tuple(names))
+        if names[0] == caller.tag:
+            return NodeTag(caller.tag, tag.source, caller.call)
+        call = None if tag.origins else tag.call
+        return NodeTag(names[0], tag.source, self._call_inside(names[0], caller) if call is None else call)
+
+    def _call_inside(self, tag: str, caller: NodeTag) -> int | None:
+        """The only call of a module that was made in a call of one around it; None if there are several, or it ran once."""
+        inner, outer = self.find(tag), self.find(caller.tag)
+        if inner is None or outer is None or inner[0].tree.module(inner[1]).calls < 2:
+            return None
+        calls = set()
+        for trace in inner[0].traces:
+            for number in trace.numbers(inner[1]):
+                around = trace.around(number, outer[1])
+                if around is not None and caller.call in (None, trace[around].index):
+                    calls.add(trace[number].index)
+        return calls.pop() if len(calls) == 1 else None
 
     def call_above(self, tag: NodeTag, above: str) -> int | None:
         """The only call in `calls_above`; None if there are several, or nothing is known."""

@@ -244,9 +244,7 @@ class _Rewriter:
                     content = self.node(first, stop, path, index, inner, depth, more=more)
                     self.headers.replace(splice, (at, first, stop), content, inner)
                 index += 1
-            elif tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop):
-                splice.cut(at, stop)
-            elif (
+            elif (tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop)) or (
                 tag == schema.GRAPH_VALUE_INFO
                 and node_tag == schema.GRAPH_NODE
                 and self.is_untyped(first, stop, graft)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from optimum_htp.hierarchy import ModuleTree, NodeTags, Roots
+from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, NodeTags, Roots
 from optimum_htp.onnxfile import OnnxModel
 
 
@@ -50,3 +50,30 @@ class TaggedGraph:
             return known
         seen = [node.call for node in self.tags.values() if node.tag == tag and node.call is not None]
         return 1 + max(seen) if seen else None
+
+    def tags_in_calls(self) -> dict[NodeKey, tuple[NodeTag, ...]]:
+        """The tags of each node: of those in functions one for each call that comes from another module, else just one."""
+        callers: dict[str, list[NodeKey]] = {}
+        by_operator = {function.operator: function.path for function in self.model.functions}
+        for key, node in self.model.nodes() if by_operator else ():
+            if node.operator in by_operator:
+                callers.setdefault(by_operator[node.operator], []).append(key)
+        known: dict[str, tuple[NodeTag, ...]] = {}  # of functions, the tags of what calls them
+
+        def callers_of(path: str) -> tuple[NodeTag, ...]:
+            if path not in known:
+                known[path] = ()  # one that calls itself is not ONNX
+                tags = (tag for key in callers.get(path, ()) for tag in of(key))
+                known[path] = tuple(dict.fromkeys(tags))
+            return known[path]
+
+        def of(key: NodeKey) -> tuple[NodeTag, ...]:
+            tag = self.tags.get(key)
+            function = self.model.function_of(key[0]) if by_operator and "::" in key[0] else None
+            if tag is None:
+                return ()
+            if function is None or tag.source == "unresolved":
+                return (tag,)
+            return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers_of(function.path))) or (tag,)
+
+        return {key: tags for key in self.tags if (tags := of(key))}

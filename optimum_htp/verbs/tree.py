@@ -227,13 +227,15 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
 
 
 def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
-    """The nodes by their tag, and those that are unresolved."""
+    """The nodes by their tag, and those that are unresolved; those of a function are there for each module that calls it."""
     tagged: dict[str, list[NodeRow]] = {}
     unresolved: list[NodeRow] = []
+    known = file.tagged.tags_in_calls()
     for (graph, index), node in file.model.nodes():
-        tag = file.tags.get((graph, index), NodeTag("/", "unresolved"))
-        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python_line(node))
-        (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
+        python = python_line(node)
+        for tag in known.get((graph, index), (NodeTag("/", "unresolved"),)):
+            row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python)
+            (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
     return tagged, unresolved
 
 
