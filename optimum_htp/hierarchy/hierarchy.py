@@ -75,7 +75,8 @@ class Hierarchy:
             key
             for key, tag in self.tags.items()
             if any(
-                name in own or name.startswith(inside) for name in ((tag.origins if "::" in key[0] else ()) or (tag.tag,))
+                name in own or name.startswith(inside)
+                for name in ((tag.origins if "::" in key[0] else ()) or (tag.tag,))
             )
         ]
 

@@ -24,16 +24,24 @@ class DraftNode:
     """A node.
 
     Attributes:
-        node: Its names as the file has them; what its bodies are now is in `bodies`.
+        node: What it is called, reads and makes; what its bodies are now is in `bodies`.
         span: Where it is in the file; None if it is new, and then it has no attributes.
         bodies: The graphs in its attributes, by the attribute's name.
         dropped: Keys of its metadata that it loses.
+        renamed: The names of tensors that the file has others for, by those; in its bodies too.
     """
 
     node: Node
     span: Span | None = None
     bodies: tuple[tuple[str, DraftGraph], ...] = ()
     dropped: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def names(self, names: Mapping[str, str]) -> Mapping[str, str]:
+        """New names for tensors by those that the file has in this node, given new names for those that they have here."""
+        if not self.renamed:
+            return names
+        return {**names, **{old: names.get(new, new) for old, new in self.renamed.items()}}
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +57,14 @@ class DraftGraph:
         """The names that it defines itself."""
         given = {value.name for value in self.graph.inputs} | {tensor.name for tensor in self.graph.initializers}
         return given.union(*(draft.node.outputs for draft in self.nodes))
+
+    def walk(self, path: str | None = None) -> Iterator[tuple[tuple[str, int], DraftNode]]:
+        """Its nodes and those in their bodies, with the keys that they have if it is at a path, its own by default."""
+        path = self.path if path is None else path
+        for index, draft in enumerate(self.nodes):
+            yield (path, index), draft
+            for element, body in draft.bodies:
+                yield from body.walk(body_path(path, index, element))
 
 
 def draft_graphs(path: str, graph: Graph, span_of: Callable[[tuple[str, int]], Span]) -> DraftGraph:
@@ -72,7 +88,7 @@ def drafted(draft: DraftNode, names: Mapping[str, str], *, name: str | None = No
         tuple(names.get(each, each) for each in node.inputs),
         tuple(names.get(each, each) for each in node.outputs),
         {key: value for key, value in node.metadata.items() if key not in draft.dropped},
-        tuple((element, drafted_graph(body, names)) for element, body in draft.bodies),
+        tuple((element, drafted_graph(body, draft.names(names))) for element, body in draft.bodies),
         node.repeated_keys,
     )
 
@@ -178,7 +194,9 @@ class DraftEncoder:
         if draft.span is None:
             node = drafted(draft, names, name=name)
             return encode_node(node.op_type, node.inputs, node.outputs, name=node.name, domain=node.domain) + added
-        return b"".join(self._moved(draft, draft.span, names, name)) + added
+        if name is None and draft.renamed:
+            name = draft.node.name
+        return b"".join(self._moved(draft, draft.span, draft.names(names), name)) + added
 
     def _moved(self, draft: DraftNode, span: Span, names: Mapping[str, str], name: str | None) -> Iterator[bytes]:
         data, bodies = self._data, dict(draft.bodies)

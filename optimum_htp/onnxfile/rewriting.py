@@ -68,17 +68,19 @@ class Graft:
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """Functions that a model gets in addition.
+    """Functions that a model gets in addition, or loses.
 
     Attributes:
-        functions: Each, encoded.
-        opset_imports: Versions of domains that the model gets in addition.
         ir_version: The version of the format that it is in then.
+        functions: Each that it gets, encoded.
+        opset_imports: Versions of domains that the model gets in addition.
+        dropped: The paths of those that it loses.
     """
 
-    functions: tuple[bytes, ...]
-    opset_imports: Mapping[str, int]
     ir_version: int
+    functions: tuple[bytes, ...] = ()
+    opset_imports: Mapping[str, int] = field(default_factory=dict)
+    dropped: Collection[str] = ()
 
     def encoded(self) -> bytes:
         """The fields that the model gets at its end."""
@@ -204,6 +206,9 @@ class _Rewriter:
                     has_graph, path, node_tag = True, "", schema.GRAPH_NODE
                 else:
                     path, node_tag = self.function_path(first, stop), schema.FUNCTION_NODE
+                    if self.functions is not None and path in self.functions.dropped:
+                        splice.cut(at, stop)
+                        continue
                 content = self.graph(first, stop, path, node_tag, (index,), 0)
                 self.headers.replace(splice, (at, first, stop), content, (index,))
         if not has_graph:

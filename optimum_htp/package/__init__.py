@@ -12,6 +12,7 @@
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
 | which outputs were added to a file | `exposed` |
+| a copy of a file without functions | `inlining` |
 | the line of Python that a node comes from | `python_lines` |
 | `export_metadata.json` | `sidecar/` |
 | the components that `export.json` names, and how caches are called | `components` |
@@ -60,6 +61,7 @@ from optimum_htp.package.exposed import exposed_entries, exposed_outputs
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.fingerprints import fingerprint
+from optimum_htp.package.inlining import inlined
 from optimum_htp.package.json_files import parse_config, parse_json, read_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways

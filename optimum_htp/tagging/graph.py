@@ -74,6 +74,8 @@ class TaggedGraph:
                 return ()
             if function is None or tag.source == "unresolved":
                 return (tag,)
-            return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers_of(function.path))) or (tag,)
+            return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers_of(function.path))) or (
+                tag,
+            )
 
         return {key: tags for key in self.tags if (tags := of(key))}

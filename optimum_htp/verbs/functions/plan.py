@@ -15,7 +15,6 @@ from optimum_htp.onnxfile import (
     Graph,
     GraphPlaces,
     Node,
-    body_path,
     draft_graphs,
     drafted_graph,
     reads,
@@ -63,7 +62,7 @@ class FilePlan:
         self.made: list[DraftFunction] = []
         self._fixed = tuple(fixed)
         self.main = draft_graphs("", file.model.graph, GraphPlaces(data, file.model).node)
-        self.keys = {draft: key for key, draft in _drafts("", self.main)}
+        self.keys = {draft: key for key, draft in self.main.walk()}
         self.tags = {draft: file.tags[key] for draft, key in self.keys.items() if key in file.tags}
         self._outlines = Outlines(data)
         self._wires: dict[str, GraphWires] = {}
@@ -275,9 +274,9 @@ class FilePlan:
             opset_imports={**self.file.model.opset_imports, **self.new_opsets},
             ir_version=max(self.file.model.ir_version, FIRST_IR_VERSION),
         )
-        places = {draft: key for key, draft in _drafts("", self.main)}
+        places = {draft: key for key, draft in self.main.walk()}
         for made, function in zip(self.made, functions, strict=True):
-            places |= {draft: key for key, draft in _drafts(function.path, DraftGraph("", Graph(), list(made.nodes)))}
+            places |= {draft: key for key, draft in DraftGraph(function.path, Graph(), list(made.nodes)).walk()}
         tags = {place: self.tags[draft] for draft, place in places.items() if draft in self.tags}
         inside = {each.path for each in self.file.model.functions}
         tags |= {key: tag for key, tag in self.file.tags.items() if key[0].split("/")[0] in inside}
@@ -472,11 +471,3 @@ def _graphs(graph: DraftGraph) -> Iterator[DraftGraph]:
     for draft in graph.nodes:
         for _, body in draft.bodies:
             yield from _graphs(body)
-
-
-def _drafts(path: str, graph: DraftGraph) -> Iterator[tuple[NodeKey, DraftNode]]:
-    """The nodes of a graph that has a path, and of the bodies in it, with their keys."""
-    for index, draft in enumerate(graph.nodes):
-        yield (path, index), draft
-        for element, body in draft.bodies:
-            yield from _drafts(body_path(path, index, element), body)

@@ -158,7 +158,7 @@ class _Change:
                 graphs += [body for _, body in draft.bodies]
         self._stay = stay
         self._functions = Functions(
-            tuple(encoder.function(each) for each in plan.made), plan.new_opsets, self.graph.model.ir_version
+            self.graph.model.ir_version, tuple(encoder.function(each) for each in plan.made), plan.new_opsets
         )
 
     def write(self, target: Path) -> TaggedGraph:
