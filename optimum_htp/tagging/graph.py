@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, NodeTags, Roots
@@ -51,31 +52,33 @@ class TaggedGraph:
         seen = [node.call for node in self.tags.values() if node.tag == tag and node.call is not None]
         return 1 + max(seen) if seen else None
 
-    def tags_in_calls(self) -> dict[NodeKey, tuple[NodeTag, ...]]:
-        """The tags of each node: of those in functions one for each call that comes from another module, else just one."""
-        callers: dict[str, list[NodeKey]] = {}
-        by_operator = {function.operator: function.path for function in self.model.functions}
-        for key, node in self.model.nodes() if by_operator else ():
-            if node.operator in by_operator:
-                callers.setdefault(by_operator[node.operator], []).append(key)
-        known: dict[str, tuple[NodeTag, ...]] = {}  # of functions, the tags of what calls them
+    def callers(self) -> dict[str, tuple[NodeTag, ...]]:
+        """By the path of a function, the tags of the nodes that call it; of those in other functions, in each of their calls."""
+        found: dict[str, list[NodeKey]] = {function.path: [] for function in self.model.functions}
+        paths = {function.operator: function.path for function in self.model.functions}
+        for key, node in self.model.nodes() if paths else ():
+            if node.operator in paths:
+                found[paths[node.operator]].append(key)
+        known: dict[str, tuple[NodeTag, ...]] = {}
 
-        def callers_of(path: str) -> tuple[NodeTag, ...]:
+        def tags(path: str) -> tuple[NodeTag, ...]:
             if path not in known:
                 known[path] = ()  # one that calls itself is not ONNX
-                tags = (tag for key in callers.get(path, ()) for tag in of(key))
-                known[path] = tuple(dict.fromkeys(tags))
+                known[path] = tuple(dict.fromkeys(tag for key in found[path] for tag in self._in_calls(key, tags)))
             return known[path]
 
-        def of(key: NodeKey) -> tuple[NodeTag, ...]:
-            tag = self.tags.get(key)
-            function = self.model.function_of(key[0]) if by_operator and "::" in key[0] else None
-            if tag is None:
-                return ()
-            if function is None or tag.source == "unresolved":
-                return (tag,)
-            return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers_of(function.path))) or (
-                tag,
-            )
+        return {path: tags(path) for path in found}
 
-        return {key: tags for key in self.tags if (tags := of(key))}
+    def tags_in_calls(self) -> dict[NodeKey, tuple[NodeTag, ...]]:
+        """The tags of each node: of those in functions one for each call that comes from another module, else just one."""
+        callers = self.callers()
+        return {key: self._in_calls(key, callers.__getitem__) for key in self.tags}
+
+    def _in_calls(self, key: NodeKey, callers: Callable[[str], tuple[NodeTag, ...]]) -> tuple[NodeTag, ...]:
+        tag = self.tags.get(key)
+        if tag is None:
+            return ()
+        function = self.model.function_of(key[0]) if "::" in key[0] else None
+        if function is None or tag.source == "unresolved":
+            return (tag,)
+        return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers(function.path))) or (tag,)

@@ -41,15 +41,14 @@ def blocks(plan: FilePlan) -> list[Wanted]:
     found: list[Wanted] = []
     front = [child for root in plan.file.roots for child in _children(Wanted(root, root.tree.root))]
     while front:
-        taken = plan.alike([each for each in front if _is_block(each)])
+        taken = plan.alike([each for each in front if _is_block(plan, each)])
         found += [each for each in front if each.tag in taken]
         front = [child for each in front if each.tag not in taken for child in _children(each)]
     return found
 
 
-def _is_block(wanted: Wanted) -> bool:
-    info = wanted.info
-    repeats = info.calls > 1 or info.path[-1].isdecimal()
+def _is_block(plan: FilePlan, wanted: Wanted) -> bool:
+    repeats = (plan.file.calls(wanted.tag) or 1) > 1 or wanted.info.path[-1].isdecimal()
     return repeats and any(True for _ in _children(wanted))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
-from optimum_htp.hierarchy import ModuleInfo, ModulePattern, NodeTag, Root, Roots, tag_module_path
+from optimum_htp.hierarchy import ModuleInfo, ModulePattern, NodeTag, Root, tag_module_path
 from optimum_htp.onnxfile import DraftGraph, DraftNode, reads, topological_order
+from optimum_htp.tagging import TaggedGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class MemberFinder:
         self,
         graphs: Mapping[str, DraftGraph],
         tags: Mapping[DraftNode, NodeTag],
-        roots: Roots,
+        file: TaggedGraph,
         *,
         stored: Collection[str],
         fixed: Collection[str],
@@ -113,7 +115,8 @@ class MemberFinder:
         """`stored` are the initializers of all graphs, `fixed` tensors whose nodes stay where they are."""
         self._graphs = graphs
         self._tags = tags
-        self._roots = roots
+        self._roots = file.roots
+        self._several = cache(lambda tag: (file.calls(tag) or 1) > 1)  # of calls, as far as that is known
         self._stored = frozenset(stored)
         self._fixed = frozenset(fixed)
         self._around: dict[str, tuple[str, ...]] = {}
@@ -133,7 +136,7 @@ class MemberFinder:
                 if owner is None or owner in around[path]:
                     continue  # the latter go with the node that they are inside of
                 module = modules[owner[0]]
-                call = owner[1] if module.info.calls > 1 else None
+                call = owner[1] if self._several(module.tag) else None
                 members.setdefault((*owner, path), Member(module, call, path)).nodes.append(draft)
         for member in members.values():
             _leave_shared_constants(member, wires[member.graph])
@@ -149,7 +152,7 @@ class MemberFinder:
         module = next((modules[above] for above in self._modules_around(tag.tag) if above in modules), None)
         if module is None:
             return None
-        calls = self._roots.calls_above(tag, module.tag) if module.info.calls > 1 else frozenset((0,))
+        calls = self._roots.calls_above(tag, module.tag) if self._several(module.tag) else frozenset((0,))
         if calls is None or len(calls) != 1:
             return None
         (call,) = calls
@@ -223,4 +226,9 @@ def said_between(member: Member, others: Sequence[DraftNode], tags: Mapping[Draf
     listed = ", ".join(list(owners)[:3]) + (f" and {len(owners) - 3} more" if len(owners) > 3 else "")
     example = others[0].node.name or others[0].node.op_type
     count = "a node" if len(others) == 1 else f"{len(others)} nodes"
-    return f"{count} of {listed} between its own: what leaves it comes back through {example!r}"
+    inside = [tags[draft].tag for draft in others if draft in tags]
+    of = member.wanted.tag
+    if len(inside) == len(others) and all(tag == of or tag.startswith(f"{of}/") for tag in inside):
+        listed += ", of which the call is not known,"
+    verb = "is" if len(others) == 1 else "are"
+    return f"{count} of {listed} {verb} between its own: what leaves it comes back through {example!r}"

@@ -122,7 +122,7 @@ class FilePlan:
         self._outlines.forget()
         graphs = {graph.path: graph for graph in _graphs(self.main)}
         self._wires = {path: GraphWires(graph) for path, graph in graphs.items()}
-        finder = MemberFinder(graphs, self.tags, self.file.roots, stored=self._stored, fixed=self._fixed)
+        finder = MemberFinder(graphs, self.tags, self.file, stored=self._stored, fixed=self._fixed)
         members = finder.find(wanted, self._wires)
         between = {member: self._wires[member.graph].between(member.nodes) for member in members}
         problems = {member: said_between(member, found, self.tags) for member, found in between.items() if found}

@@ -96,7 +96,7 @@ def functions(
     tried = {name: _Change(graph, wanted, depth) for name, graph in tagged.items()}
     changes = {name: change for name, change in tried.items() if change.functions}
     if not changes:
-        raise PackageError(f"{opened.path}: {_nothing(tuple(tried.values()), wanted.texts)}")
+        raise PackageError(f"{opened.path}: {_nothing(tuple(tried.values()), texts, depth)}")
     with writing(target), StagedDirectory(target if opened.path.is_dir() else target.parent) as staging:
         checked_output(opened.path, output, overwrite=overwrite)
         _write(opened, changes, target, staging)
@@ -119,13 +119,16 @@ class _Change:
         graph: The file as it is to be, with its tags.
         functions: What the report says of its functions.
         left_out: The calls whose nodes stay.
+        modules: How many modules were looked at.
     """
 
     def __init__(self, file: TaggedGraph, wanted: ModulePatterns, depth: int | None) -> None:
         self._source = file.model
         with SourceFiles(file.model.path) as files:
             plan = FilePlan(file, files.data, fixed=exposed_outputs(file.model))
-            for modules in chosen(file.roots, wanted, depth=depth) if wanted.texts else [blocks(plan)]:
+            levels = chosen(file.roots, wanted, depth=depth) if wanted.texts else [blocks(plan)]
+            self.modules = sum(map(len, levels))
+            for modules in levels:
                 plan.make(modules)
             self.functions = tuple(plan.functions)
             self.left_out = tuple(plan.left_out)
@@ -177,17 +180,18 @@ class _Change:
         return replace(self.graph, model=read_model(target))
 
 
-def _nothing(changes: Sequence[_Change], patterns: Sequence[str]) -> str:
+def _nothing(changes: Sequence[_Change], patterns: Sequence[str], depth: int | None) -> str:
     """Why no function can be made."""
     reasons = dict.fromkeys(
         f"{each.path or 'the root'}: {each.reason}" for change in changes for each in change.left_out
     )
     if reasons:
         return "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    what = " ".join(map(repr, patterns))
-    if not what:
+    if depth is not None and not any(change.modules for change in changes):
+        return f"no such module has {depth} modules above it; `optimum-cli htp tree` shows them"
+    if not patterns:
         return "no module that has modules of its own repeats; name what is to be a function, such as Linear"
-    return f"{what} selects modules that no node comes from, or whose nodes are not those of one call"
+    return f"no node comes from a call of {' '.join(map(repr, patterns))}"
 
 
 def _write(package: HtpPackage, changes: Mapping[str, _Change], target: Path, staging: StagedDirectory) -> None:
