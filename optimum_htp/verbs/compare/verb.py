@@ -330,7 +330,7 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             elif not is_own or partner.other != file.name:  # else it was made from no other
                 tagged = tagged_file(file, package=package, reference=other)
                 reference = tagged_file(others[partner.other], package=other, reference=package)
-                if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
+                if _modules(tagged).isdisjoint(_modules(reference)):
                     ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
                     refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
                     continue
@@ -348,6 +348,11 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return results.all(), refused
+
+
+def _modules(graph: TaggedGraph) -> set[str]:
+    """The tags of the modules that nodes come from."""
+    return {name for tag in graph.tags.values() for name in (tag.tag, *tag.origins)}
 
 
 def _check_sizes(

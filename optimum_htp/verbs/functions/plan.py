@@ -18,6 +18,7 @@ from optimum_htp.onnxfile import (
     draft_graphs,
     drafted_graph,
     reads,
+    tensor_names,
 )
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.functions.likeness import Counterparts, Outlines, Wiring
@@ -68,6 +69,7 @@ class FilePlan:
         self._wires: dict[str, GraphWires] = {}
         self._sizes: dict[tuple[str, str], int] = {}  # how many nodes functions have
         self._names = {node.name for _, node in file.model.nodes()}
+        self.names = self._names | tensor_names(file.model)
         self._stored = {tensor.name for _, graph in file.model.graphs() for tensor in graph.initializers}
         self._operators = {(node.domain, node.op_type) for _, node in file.model.nodes()}
         self._operators |= {(each.domain, each.name) for each in file.model.functions}
@@ -330,9 +332,9 @@ class _Prepared:
         """Makes the function."""
         plan, group = self._plan, self._group
         wanted = group.members[self._pattern_place].wanted
-        names = NamesInside(wanted.tag, self._nodes, plan.tags)
+        names = NamesInside(wanted.tag, self._nodes, plan.tags, known=plan.names)
         names.add_inputs(((name, *reader) for name, reader in self._given.items()), plan.stored(self._given))
-        names.add_made(self._nodes)
+        names.add_made()
         domain, name = plan.identity(wanted)
         for column in self._columns:
             _merge(plan, column, column[self._pattern_place])
