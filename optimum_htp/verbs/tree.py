@@ -55,7 +55,7 @@ class ModuleRow(Brief):
         tag: Its tag.
         calls: How often it ran in the trace; None if unknown.
         parameters: Elements of the parameters at and below it; None if unknown.
-        own_nodes: Nodes that are tagged with it.
+        own_nodes: Nodes that are tagged with it; those of a function count in each module that it is called for.
         all_nodes: Those, and the nodes of all modules below it.
         modules_below: Rows below it.
         aliases: The other paths that it is registered under.
