@@ -382,7 +382,11 @@ def some_functions() -> FunctionsReport:
         calls=(call("head", 0), call("head", 1), *map(call, ("a.x", "a.y", "b.x", "b.y"))),
     )  # fmt: skip
     less = "it has 78 nodes where others have 79: 1 fewer (DynamicQuantizeLinear)"
-    left_out = (left("encoder.layer.11", less), left("a.norm", "it is one node already"), left("b.norm", "it is one node already"))
+    left_out = (
+        left("encoder.layer.11", less),
+        left("a.norm", "it is one node already"),
+        left("b.norm", "it is one node already"),
+    )
     return FunctionsReport(
         package="bert", output="blocks", nodes_before=1_234, nodes=248, functions=(layers, shared), left_out=left_out
     )

@@ -331,8 +331,10 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
                 tagged = tagged_file(file, package=package, reference=other)
                 reference = tagged_file(others[partner.other], package=other, reference=package)
                 if _modules(tagged).isdisjoint(_modules(reference)):
-                    ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
-                    refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
+                    classes = [side.trees[0].root.class_name for side in (tagged, reference)]
+                    refused[file.name] = (
+                        f"no module of it is in {other.path}: it is a {classes[0]}, and that a {classes[1]}"
+                    )
                     continue
                 config = component_config(package, file.name) or package.config or other.config
                 named = str(reference.model.path)

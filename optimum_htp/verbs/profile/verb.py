@@ -130,9 +130,9 @@ def profile(
         notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
         notes += chosen.notes
         profiles: list[PhaseProfile] = []
-        for file, by_phase in zip(tagged, chosen.by_phase, strict=True):
+        for whole, by_phase in zip(tagged, chosen.by_phase, strict=True):
             # ONNX Runtime inlines functions first of all, and forgets whose each of their nodes is.
-            with inlined(file, package=package.directory) as graph:
+            with inlined(whole, package=package.directory) as graph:
                 measured = measure(
                     graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
                 )
