@@ -19,6 +19,7 @@ from optimum_htp.onnxfile.attribute_values import (
     function_declaration,
     named_attribute,
     node_attributes,
+    node_overload,
     other_types,
     sparse_content,
 )

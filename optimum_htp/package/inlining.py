@@ -1,7 +1,7 @@
 """Files without their functions: what these do stands in the place of each call, as ONNX Runtime runs it.
 
 What has to see every node (to run parts of a graph, to know a kernel again) takes such a copy in a temporary directory, with
-the tags that the nodes have in each call. Functions that declare attributes, or other opsets than the model, stay.
+the tags that the nodes have in each call. Functions that declare attributes, or other opsets than the model, stay, and those of which there are several of one name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -94,10 +95,11 @@ class _Inliner:
     def __init__(self, graph: TaggedGraph, places: GraphPlaces, files: SourceFiles) -> None:
         self._graph = graph
         model = graph.model
+        names = Counter(function.operator for function in model.functions)
         self._functions = {
             function.operator: _Called(function, draft_graphs(function.path, function.graph, places.node))
             for function in model.functions
-            if _is_plain(function, places, files, model)
+            if names[function.operator] == 1 and _is_plain(function, places, files, model)
         }
         self._taken = tensor_names(model)
         self._names = {node.name for _, node in model.nodes()}

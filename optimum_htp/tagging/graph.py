@@ -55,10 +55,12 @@ class TaggedGraph:
     def callers(self) -> dict[str, tuple[NodeTag, ...]]:
         """By the path of a function, the tags of the nodes that call it; of those in other functions, in each of their calls."""
         found: dict[str, list[NodeKey]] = {function.path: [] for function in self.model.functions}
-        paths = {function.operator: function.path for function in self.model.functions}
+        paths: dict[str, list[str]] = {}  # several, where functions differ in their overload
+        for function in self.model.functions:
+            paths.setdefault(function.operator, []).append(function.path)
         for key, node in self.model.nodes() if paths else ():
-            if node.operator in paths:
-                found[paths[node.operator]].append(key)
+            for path in paths.get(node.operator, ()):
+                found[path].append(key)
         known: dict[str, tuple[NodeTag, ...]] = {}
 
         def tags(path: str) -> tuple[NodeTag, ...]:

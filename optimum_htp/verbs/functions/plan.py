@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from heapq import heappop, heappush
 from mmap import mmap
 
@@ -32,13 +33,18 @@ FIRST_IR_VERSION = 8
 _FEWEST_NODES = 2
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class _Group:
     """Members that are alike: the one whose nodes the function gets, and of each what is what there."""
 
     pattern: Wiring
     members: list[Member]
     counterparts: list[Counterparts]
+
+    @cached_property
+    def own(self) -> list[set[DraftNode]]:
+        """The nodes of each member."""
+        return [set(each.nodes) for each in self.counterparts]
 
     def columns(self) -> list[tuple[DraftNode, ...]]:
         """The nodes that do the same in all members, one column for each node of the pattern."""
@@ -84,11 +90,13 @@ class FilePlan:
         members, problems = self._candidates(wanted)
         groups, alone = self._groups(members)
         classes = {member.wanted.info.qualified_class for group in groups for member in group.members}
+        of_class = _by_class((*members, *problems))
         self._leave(
             {
                 member: reason
                 for member, reason in (problems | alone).items()
-                if member.wanted.info.qualified_class not in classes and self._of_class(member, (*members, *problems))
+                if member.wanted.info.qualified_class not in classes
+                and len(of_class[member.wanted.info.class_name]) > 1
             }
         )
         return {each.tag for each in wanted if each.info.qualified_class in classes}
@@ -134,8 +142,12 @@ class FilePlan:
         """Members that are alike, and why the others are alone."""
         wirings = {member: Wiring(member.nodes, self._outlines) for member in members}
         alone = set(members).difference(*(group.members for group in self._alike(wirings)))
+        classes = _by_class(members)
         for member in alone:
-            nodes = without_shared(member, self._of_class(member, members), self._wires[member.graph], self._stored)
+            if len(member.nodes) < _FEWEST_NODES:
+                continue
+            others = (other for other in classes[member.wanted.info.class_name] if other is not member)
+            nodes = without_shared(member, others, self._wires[member.graph], self._stored)
             if nodes and len(nodes) < len(member.nodes):
                 wirings[member] = Wiring(nodes, self._outlines)
         groups = self._alike(wirings)
@@ -144,7 +156,7 @@ class FilePlan:
                 member.nodes = list(wirings[member].nodes)
         grouped = {member for group in groups for member in group.members}
         return groups, {
-            member: self._why_alone(member, wirings, groups) for member in members if member not in grouped
+            member: self._why_alone(member, wirings, groups, classes) for member in members if member not in grouped
         }
 
     def _alike(self, wirings: Mapping[Member, Wiring]) -> list[_Group]:
@@ -157,25 +169,25 @@ class FilePlan:
         groups = (group for candidates in same.values() for group in _grouped(candidates))
         return [group for group in groups if len(group.members) > 1 and self._is_enough(group)]
 
-    @staticmethod
-    def _of_class(member: Member, members: Iterable[Member]) -> list[Member]:
-        """The other members of a member's class."""
-        name = member.wanted.info.class_name
-        return [other for other in members if other is not member and other.wanted.info.class_name == name]
-
     def _is_enough(self, group: _Group) -> bool:
         """Whether a function has enough nodes to be worth it, and gives anything."""
         inner = [column for column in group.columns() if not self._differs(column)]
         return len(inner) >= _FEWEST_NODES and any(self._leaving(group, column) for column in inner)
 
-    def _why_alone(self, member: Member, wirings: Mapping[Member, Wiring], groups: Iterable[_Group]) -> str:
+    def _why_alone(
+        self,
+        member: Member,
+        wirings: Mapping[Member, Wiring],
+        groups: Iterable[_Group],
+        classes: Mapping[str, Sequence[Member]],
+    ) -> str:
         wiring, name = wirings[member], member.wanted.info.class_name
         if len(wiring.nodes) < _FEWEST_NODES:
             return "it is one node already"
         like = [group for group in groups if group.members[0].wanted.info.class_name == name]
         if like:
             return f"it {max(like, key=lambda group: len(group.members)).pattern.difference(wiring)}"
-        others = self._of_class(member, wirings)
+        others = [other for other in classes[name] if other is not member]
         if not others:
             return f"no other {name} runs"
         if any(wirings[other].mark == wiring.mark for other in others):
@@ -191,8 +203,8 @@ class FilePlan:
         """The places of those outputs of a node that others read, in any of the members."""
         places = {
             place
-            for member, draft in zip(group.members, column, strict=True)
-            for place in self._wires[member.graph].leaving(set(member.nodes), draft)
+            for member, own, draft in zip(group.members, group.own, column, strict=True)
+            for place in self._wires[member.graph].leaving(own, draft)
         }
         return sorted(places)
 
@@ -375,6 +387,14 @@ class _Prepared:
                 ),
             )
         )
+
+
+def _by_class(members: Iterable[Member]) -> dict[str, list[Member]]:
+    """Members by the name of their class."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.wanted.info.class_name, []).append(member)
+    return found
 
 
 def _grouped(candidates: Sequence[tuple[Member, Wiring]]) -> list[_Group]:

@@ -40,7 +40,7 @@ from optimum_htp.package import (
     tagged_file,
 )
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.functions.choice import blocks, chosen
+from optimum_htp.verbs.functions.chosen_blocks import blocks, chosen
 from optimum_htp.verbs.functions.plan import FilePlan
 from optimum_htp.verbs.functions.report import FunctionsReport
 
