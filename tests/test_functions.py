@@ -382,6 +382,38 @@ def test_functions_in_functions(tmp_path: Path) -> None:
     )
 
 
+def test_overloads_stay_where_they_are(tmp_path: Path) -> None:
+    """ONNX Runtime does not find them from inside of a function."""
+    text = """
+        net (float[N, 2] x) => (float[N, 2] y) {
+          a = Neg(x)              # layers.0
+          b = local.Part(a)       # layers.0
+          d = Neg(b)              # layers.1
+          e = local.Part(d)       # layers.1
+          f = Neg(e)              # other.0
+          g = Abs(f)              # other.0
+          h = Neg(g)              # other.1
+          y = Abs(h)              # other.1
+        }
+        <domain: "local", opset_import: ["": 18]>
+        Part (p) => (q) {
+          q = Abs(p)              # layers
+        }"""
+    source = package(tmp_path / "toy", text, ir_version=10)
+    model = onnx.load(source / "model.onnx")
+    for part in (model.functions[0], model.graph.node[1], model.graph.node[3]):
+        part.overload = "one"
+    onnx.save(model, source / "model.onnx")
+    report = functions(source / "model.onnx", ["Layers", "Other"], output=tmp_path / "out.onnx")
+    assert [each.name for each in report.functions] == ["Other"]
+    assert {each.reason for each in report.left_out} == {
+        "it calls an overload of local::Part, which ONNX Runtime can't do inside of a function"
+    }
+    inputs = {"x": np.array([[1.0, -2.0]], np.float32)}
+    results = [session(path).run(None, inputs)[0].tolist() for path in (source / "model.onnx", tmp_path / "out.onnx")]
+    assert results[0] == results[1]
+
+
 def test_functions_that_were_there(tmp_path: Path) -> None:
     """Their names are not taken, nodes that call them move, and what is in them stays."""
     text = """
@@ -502,7 +534,15 @@ def test_parts_and_tags_of_it(toys: tuple[Path, Path], tmp_path: Path) -> None:
         {row.path: row.own_nodes for row in tree(each).files[0].rows} for each in (tmp_path / "copy", toys[0])
     )
     assert again == before
-    strip(tmp_path / "copy")
+    shutil.copytree(toys[1], tmp_path / "lost")
+    model = onnx.load(toys[1] / "model.onnx")
+    for node in (*model.graph.node, *model.functions[0].node):
+        del node.metadata_props[:]
+    onnx.save(model, tmp_path / "lost" / "model.onnx")
+    (tmp_path / "lost" / "export_metadata.json").unlink()
+    project(tmp_path / "lost")
+    found, before = (load_package(each).files["model.onnx"].tags for each in (tmp_path / "lost", toys[1]))
+    assert found == before
     shutil.copytree(toys[1], tmp_path / "stripped")
     strip(tmp_path / "stripped")
     model = onnx.load(tmp_path / "stripped" / "model.onnx")

@@ -1,7 +1,7 @@
 """Files without their functions: what these do stands in the place of each call, as ONNX Runtime runs it.
 
 What has to see every node (to run parts of a graph, to know a kernel again) takes such a copy in a temporary directory, with
-the tags that the nodes have in each call. Functions that declare attributes, or other opsets than the model, stay, and those of which there are several of one name.
+the tags that the nodes have in each call. And a file whose nodes have lost theirs is known by what its functions were made of. Functions that declare attributes, or other opsets than the model, stay, and those of which there are several of one name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from optimum_htp.onnxfile import (
     OnnxModel,
     SourceFiles,
     draft_graphs,
+    drafted_graph,
     external_data_files,
     function_declaration,
     read_model,
@@ -34,7 +35,7 @@ from optimum_htp.onnxfile import (
     tensor_names,
 )
 from optimum_htp.package.links import external_file
-from optimum_htp.tagging import TaggedGraph
+from optimum_htp.tagging import TaggedGraph, project
 
 
 @contextmanager
@@ -67,6 +68,28 @@ def inlined(graph: TaggedGraph, *, package: Path) -> Iterator[TaggedGraph]:
         model = read_model(target)
         tags = dict(inliner.tags(model))
         yield replace(graph, model=model, tags={key: tags[key] for key, _ in model.nodes() if key in tags}, sources=())
+
+
+def projected_inside(sources: Sequence[TaggedGraph], target: OnnxModel) -> TaggedGraph:
+    """Tags a graph with functions that was made from tagged ones without, as `project` does; raises what that does.
+
+    A node of a function stands for all nodes that it is in the calls, and a node that calls one for those that it makes.
+    """
+    with SourceFiles(target.path) as files:
+        inliner = _Inliner(TaggedGraph(target, {}), GraphPlaces(files.data, target), files)
+        whole, origins = inliner.whole()
+    graph = project(sources, whole, require_descent=True)
+    tags: dict[NodeKey, list[NodeTag]] = {}
+    for key, tag in graph.tags.items():
+        for origin in origins.get(key, (key,)):
+            tags.setdefault(origin, []).append(tag)
+    calls = {origin for each in origins.values() for origin in each[1:]}
+    found = {key: graph.roots.together(tags[key]) for key, _ in target.nodes() if key in tags}
+    for key in calls & found.keys():
+        tag = found[key].tag
+        indices = {graph.roots.call_above(inner, tag) for inner in tags[key]} if graph.roots.calls(tag) != 1 else set()
+        found[key] = NodeTag(tag, "fused", indices.pop() if len(indices) == 1 else None)
+    return replace(graph, model=target, tags=found)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -110,6 +133,7 @@ class _Inliner:
             for key, draft in drafts.walk()
         }
         self._tags: dict[DraftNode, NodeTag] = {}
+        self._calls: dict[DraftNode, tuple[NodeKey, ...]] = {}  # of nodes of functions, what calls those
         self.called: set[str] = set()
         self._inline(self._main, None)
         staying = [function for function in model.functions if function.operator not in self._functions]
@@ -133,6 +157,8 @@ class _Inliner:
             else:
                 self.called.add(called.function.path)
                 copy = self._copy(called, draft)
+                calls = (*self._calls.get(draft, ()), self._keys[draft])
+                self._calls.update((inner, calls) for _, inner in copy.walk())
                 self._inline(copy, tag)
                 nodes += copy.nodes
         graph.nodes = nodes
@@ -194,6 +220,13 @@ class _Inliner:
             grafts[graph.path], stay = encoder.graft(graph, own)
             graphs += [body for draft in stay for _, body in draft.bodies]
         return grafts
+
+    def whole(self) -> tuple[OnnxModel, dict[NodeKey, tuple[NodeKey, ...]]]:
+        """The graph without functions, and of each of its nodes those of the file that it is made by: itself, and calls."""
+        model = self._graph.model
+        functions = tuple(function for function in model.functions if function.path not in self.called)
+        keys = {key: (self._keys[draft], *self._calls.get(draft, ())) for key, draft in self._main.walk()}
+        return replace(model, graph=drafted_graph(self._main, {}), functions=functions), keys
 
     def tags(self, model: OnnxModel) -> Iterator[tuple[NodeKey, NodeTag]]:
         """The tags of the nodes of the file that was made, those of functions that stayed included."""

@@ -21,7 +21,6 @@ from optimum_htp.onnxfile import (
     DraftNode,
     named_attribute,
     node_attributes,
-    node_overload,
 )
 
 _MAX_STORED_BYTES = 1 << 16
@@ -73,8 +72,7 @@ class Outlines:
             attributes = [(name, None, type_text) for name, _, type_text in attributes]
         bodies = [(element, self._body(body, around, reads)) for element, body in draft.bodies]
         given, wanted = ([bool(name) for name in names] for names in (node.inputs, node.outputs))
-        overload = node_overload(self._data, draft.span) if draft.span is not None and node.domain else b""
-        return (node.operator, overload, given, wanted, attributes, bodies), value
+        return (node.operator, given, wanted, attributes, bodies), value
 
     def _body(self, body: DraftGraph, around: list[dict[str, int]], reads: list[str]) -> Any:
         own: dict[str, int] = {}

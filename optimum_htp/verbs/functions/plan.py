@@ -8,7 +8,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from mmap import mmap
 
-from optimum_htp.hierarchy import NodeKey, NodeTag, Roots, common_ancestor
+from optimum_htp.hierarchy import NodeKey, NodeTag
 from optimum_htp.onnxfile import (
     DraftFunction,
     DraftGraph,
@@ -18,6 +18,7 @@ from optimum_htp.onnxfile import (
     Node,
     draft_graphs,
     drafted_graph,
+    node_overload,
     reads,
     tensor_names,
 )
@@ -72,6 +73,12 @@ class FilePlan:
         self.keys = {draft: key for key, draft in self.main.walk()}
         self.tags = {draft: file.tags[key] for draft, key in self.keys.items() if key in file.tags}
         self._outlines = Outlines(data)
+        # ONNX Runtime 1.32 does not find the function that a node with an overload calls from inside of another.
+        self._overloaded = {
+            draft
+            for draft in self.keys
+            if draft.node.domain and draft.span is not None and node_overload(data, draft.span)
+        }
         self._wires: dict[str, GraphWires] = {}
         self._sizes: dict[tuple[str, str], int] = {}  # how many nodes functions have
         self._names = {node.name for _, node in file.model.nodes()}
@@ -136,6 +143,11 @@ class FilePlan:
         members = finder.find(wanted, self._wires)
         between = {member: self._wires[member.graph].between(member.nodes) for member in members}
         problems = {member: said_between(member, found, self.tags) for member, found in between.items() if found}
+        for member in members:
+            inside = _inside(member.nodes) if self._overloaded else ()
+            named = next((draft.node.operator for draft in inside if draft in self._overloaded), None)
+            if named is not None:
+                problems[member] = f"it calls an overload of {named}, which ONNX Runtime can't do inside of a function"
         return [member for member in members if member not in problems], problems
 
     def _groups(self, members: Sequence[Member]) -> tuple[list[_Group], dict[Member, str]]:
@@ -249,13 +261,8 @@ class FilePlan:
 
     def imports(self, nodes: Iterable[DraftNode]) -> dict[str, int]:
         """The versions of the domains of some nodes, and of those inside of them."""
-        found: dict[str, int] = {}
-        stack = list(nodes)
-        while stack:
-            draft = stack.pop()
-            found.setdefault(draft.node.domain, self._version(draft.node.domain))
-            stack += [inner for _, body in draft.bodies for inner in body.nodes]
-        return dict(sorted(found.items()))
+        domains = {draft.node.domain for draft in _inside(nodes)}
+        return {domain: self._version(domain) for domain in sorted(domains)}
 
     def _version(self, domain: str) -> int:
         known = self.file.model.opset_imports
@@ -264,7 +271,7 @@ class FilePlan:
 
     def size(self, nodes: Iterable[DraftNode]) -> int:
         """How many nodes there are, with those inside of them."""
-        return sum(1 + sum(self.size(body.nodes) for _, body in draft.bodies) for draft in nodes)
+        return sum(1 for _ in _inside(nodes))
 
     def stored(self, names: Iterable[str]) -> set[str]:
         """Those of some tensors that are initializers."""
@@ -454,7 +461,7 @@ def _merge(plan: FilePlan, column: Sequence[DraftNode], pattern: DraftNode) -> N
     """Gives a node of the function, and those inside of it, the tags of all that are in its place."""
     tags = [plan.tags[draft] for draft in column if draft in plan.tags]
     if tags:
-        plan.tags[pattern] = merged_tag(tags, plan.file.roots)
+        plan.tags[pattern] = plan.file.roots.together(tags)
     values = [draft.node.metadata for draft in column]
     keys = {key for metadata in values for key in metadata}
     pattern.dropped |= {key for key in keys if any(each.get(key) != values[0].get(key) for each in values)}
@@ -465,26 +472,18 @@ def _merge(plan: FilePlan, column: Sequence[DraftNode], pattern: DraftNode) -> N
             _merge(plan, inner, each)
 
 
-def merged_tag(tags: Sequence[NodeTag], roots: Roots) -> NodeTag:
-    """The tag of one node in the place of several: the lowest module around theirs, which are its origins, one for a call."""
-    names = list(dict.fromkeys(name for tag in tags for name in (tag.origins or (tag.tag,))))
-    sources, calls = {tag.source for tag in tags}, {tag.call for tag in tags}
-    source = tags[0].source if len(sources) == 1 else "fused"
-    if len(names) == 1:
-        return NodeTag(names[0], source, tags[0].call if len(calls) == 1 else None)
-    found = [place for name in names if (place := roots.find(name)) is not None]
-    if len(found) == len(names) and all(root is found[0][0] for root, _ in found):
-        tree = found[0][0].tree
-        common = tree.tag(tree.lowest_common([path for _, path in found]))
-    else:
-        common = common_ancestor(names)
-    return NodeTag(common, source, None, tuple(names))
-
-
 def _description(members: Sequence[Member]) -> str:
     names = list(dict.fromkeys(member.name for member in members))
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{members[0].wanted.info.class_name}: {listed}"
+
+
+def _inside(nodes: Iterable[DraftNode]) -> Iterator[DraftNode]:
+    """Nodes, and those in their bodies."""
+    for draft in nodes:
+        yield draft
+        for _, body in draft.bodies:
+            yield from _inside(body.nodes)
 
 
 def _graphs(graph: DraftGraph) -> Iterator[DraftGraph]:
