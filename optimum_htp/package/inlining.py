@@ -86,9 +86,10 @@ def projected_inside(sources: Sequence[TaggedGraph], target: OnnxModel) -> Tagge
     calls = {origin for each in origins.values() for origin in each[1:]}
     found = {key: graph.roots.together(tags[key]) for key, _ in target.nodes() if key in tags}
     for key in calls & found.keys():
-        tag = found[key].tag
-        indices = {graph.roots.call_above(inner, tag) for inner in tags[key]} if graph.roots.calls(tag) != 1 else set()
-        found[key] = NodeTag(tag, "fused", indices.pop() if len(indices) == 1 else None)
+        module = found[key].tag
+        several = graph.roots.calls(module) != 1
+        indices = {graph.roots.call_above(inner, module) for inner in tags[key]} if several else set()
+        found[key] = NodeTag(module, "fused", indices.pop() if len(indices) == 1 else None)
     return replace(graph, model=target, tags=found)
 
 

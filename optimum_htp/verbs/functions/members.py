@@ -178,6 +178,14 @@ class MemberFinder:
         return copies or not self._fixed.isdisjoint(node.outputs)
 
 
+def nodes_inside(nodes: Iterable[DraftNode]) -> Iterator[DraftNode]:
+    """Nodes, and those in their bodies."""
+    for draft in nodes:
+        yield draft
+        for _, body in draft.bodies:
+            yield from nodes_inside(body.nodes)
+
+
 def _leave_shared_constants(member: Member, wires: GraphWires) -> None:
     """Takes out constants that others read too: they are nobody's alone."""
     own = set(member.nodes)

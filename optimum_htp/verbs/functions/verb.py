@@ -130,7 +130,7 @@ class _Change:
             self.modules = sum(map(len, levels))
             for modules in levels:
                 plan.make(modules)
-            self.functions = tuple(plan.functions)
+            self.functions = tuple(plan.workshop.reports)
             self.left_out = tuple(plan.left_out)
             self.graph, places = plan.result()
             if self.functions:
@@ -161,7 +161,9 @@ class _Change:
                 graphs += [body for _, body in draft.bodies]
         self._stay = stay
         self._functions = Functions(
-            self.graph.model.ir_version, tuple(encoder.function(each) for each in plan.made), plan.new_opsets
+            self.graph.model.ir_version,
+            tuple(encoder.function(each) for each in plan.workshop.made),
+            plan.workshop.new_opsets,
         )
 
     def write(self, target: Path) -> TaggedGraph:
