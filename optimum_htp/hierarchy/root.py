@@ -125,24 +125,26 @@ class Roots(tuple[Root, ...]):
             return NodeTag(common_ancestor(names), tag.source, None, tuple(names))
         if names[0] == caller.tag:
             return NodeTag(caller.tag, tag.source, caller.call)
-        call = None if tag.origins else tag.call
-        return NodeTag(names[0], tag.source, self._call_inside(names[0], caller) if call is None else call)
+        return NodeTag(names[0], tag.source, self._call_inside(names[0], caller) if tag.call is None else tag.call)
 
     def together(self, tags: Sequence[NodeTag]) -> NodeTag:
-        """The tag of one node that stands for several: the lowest module around theirs, which are its origins.
+        """The tag of one node of a function, which stands for several: the lowest module around theirs, its origins.
 
-        `inside` takes it apart again.
+        A call is that of each of the origins. `inside` takes it apart again.
         """
         names = list(dict.fromkeys(name for tag in tags for name in (tag.origins or (tag.tag,))))
         sources, calls = {tag.source for tag in tags}, {tag.call for tag in tags}
         source = tags[0].source if len(sources) == 1 else "fused"
+        call = tags[0].call if len(calls) == 1 else None
         if len(names) == 1:
-            return NodeTag(names[0], source, tags[0].call if len(calls) == 1 else None)
+            return NodeTag(names[0], source, call)
         found = [place for name in names if (place := self.find(name)) is not None]
         if len(found) == len(names) and all(root is found[0][0] for root, _ in found):
             tree = found[0][0].tree
-            return NodeTag(tree.tag(tree.lowest_common([path for _, path in found])), source, None, tuple(names))
-        return NodeTag(common_ancestor(names), source, None, tuple(names))
+            common = tree.tag(tree.lowest_common([path for _, path in found]))
+        else:
+            common = common_ancestor(names)
+        return NodeTag(common, source, call, tuple(names))
 
     def _call_inside(self, tag: str, caller: NodeTag) -> int | None:
         """The only call of a module that was made in a call of one around it; None if there are several, or it ran once."""

@@ -49,7 +49,9 @@ class TaggedGraph:
         known = self.roots.calls(tag)
         if known is not None:
             return known
-        seen = [node.call for node in self.tags.values() if node.tag == tag and node.call is not None]
+        seen = [
+            node.call for node in self.tags.values() if node.tag == tag and node.call is not None and not node.origins
+        ]
         return 1 + max(seen) if seen else None
 
     def callers(self) -> dict[str, tuple[NodeTag, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from optimum_htp.hierarchy import ModulePattern, ModulePatterns, NodeTag
@@ -35,9 +36,10 @@ class Chooser:
         nodes: list[SelectedNode] = []
         others: set[str] = set()
         unknown = unresolved = 0
+        in_calls = self.file.tags_in_calls() if self.file.model.functions else {}
         for (graph, index), node in self.file.model.nodes():
             tag = self.file.tags.get((graph, index)) or NodeTag("/", "unresolved")
-            belongs = self._belongs(tag, in_function="::" in graph)
+            belongs = self._in_calls(in_calls.get((graph, index), ()) if "::" in graph else (), tag)
             unresolved += tag.source == "unresolved"
             unknown += belongs is _Belongs.UNKNOWN_CALL
             if belongs < _Belongs.FUSED:
@@ -69,26 +71,31 @@ class Chooser:
             model=self.file.model,
         )
 
-    def _belongs(self, tag: NodeTag, *, in_function: bool) -> _Belongs:
+    def _in_calls(self, tags: Sequence[NodeTag], tag: NodeTag) -> _Belongs:
+        """Whether a node belongs to selected modules; of a function, in all of its calls or in some."""
+        answers = [self._belongs(each) for each in tags] or [self._belongs(tag)]
+        if max(answers) < _Belongs.FUSED or min(answers) is _Belongs.YES:
+            return max(answers)
+        return _Belongs.FUSED if self._fused else _Belongs.NO
+
+    def _belongs(self, tag: NodeTag) -> _Belongs:
         if tag.source == "unresolved":
             return _Belongs.NO
         answers: list[_Belongs] = []
         for (negated, pattern), modules in zip(self._patterns, self.modules, strict=True):
-            belongs = self._belongs_to(tag, pattern, modules, in_function)
+            belongs = self._belongs_to(tag, pattern, modules)
             if not negated:
                 answers.append(belongs)
             elif belongs >= _Belongs.FUSED:
                 return _Belongs.NO
         return max(answers, default=_Belongs.YES)  # patterns that only take away start from all nodes
 
-    def _belongs_to(self, tag: NodeTag, pattern: ModulePattern, modules: set[str], in_function: bool) -> _Belongs:
+    def _belongs_to(self, tag: NodeTag, pattern: ModulePattern, modules: set[str]) -> _Belongs:
         holders = [module for module in self._chain(tag.tag) if module in modules]
         if pattern.calls is None:
             if holders:
                 return _Belongs.YES
             origins = tag.origins if self._fused else ()
-            if in_function and tag.origins and all(modules.intersection(self._chain(each)) for each in tag.origins):
-                return _Belongs.YES
             fused = any(module in modules for origin in origins for module in self._chain(origin))
             return _Belongs.FUSED if fused else _Belongs.NO
         wanted = range(pattern.calls[0], pattern.calls[1] + 1)
