@@ -64,6 +64,9 @@ def check_same(before: Path, after: Path, *, run: bool = True) -> int:
     for file in sorted(before.rglob("*.onnx")):
         name = file.relative_to(before).as_posix()
         old, new = onnx.load(file), onnx.load(after / name)
+        if len(new.functions) == len(old.functions):
+            assert file.read_bytes() == (after / name).read_bytes()
+            continue
         onnx.checker.check_model(new)
         assert facts(INLINE(old).graph) == facts(INLINE(new).graph), name
         assert tags_of(before, name, inline=False) == tags_of(after, name, inline=True), name
@@ -86,10 +89,10 @@ def session(file: Path) -> onnxruntime.InferenceSession:
 # --- Architectures ----------------------------------------------------------------------------------------------------
 
 QUICK = {
-    "bert": {"BertLayer": 2},
-    "albert": {"AlbertLayerGroup": 3},
-    "llama": {"LlamaDecoderLayer": 2},
-    "t5": {"T5LayerFF": 10},
+    "bert": ("*", {"BertLayer": 2}),
+    "albert": ("*", {"AlbertLayerGroup": 3}),
+    "gpt2": ("*", {"GPT2Block": 2}),
+    "t5": ("decoder_model_merged.onnx", {"T5LayerFF": 4}),  # the first block of each stack makes the position bias
 }
 SWEPT = {
     "audio-spectrogram-transformer": "ASTLayer",
@@ -99,8 +102,8 @@ SWEPT = {
     "deberta-v2": "DebertaV2Layer",
     "dpt": "DPTViTLayer",
     "gemma2": "Gemma2DecoderLayer",
-    "gpt2": "GPT2Block",
     "levit": "LevitResidualLayer",
+    "llama": "LlamaDecoderLayer",
     "marian": "MarianDecoderLayer",
     "mobilebert": "MobileBertLayer",
     "mobilevit": "MobileViTTransformerLayer",
@@ -122,11 +125,9 @@ SWEPT = {
 
 @pytest.mark.parametrize("name", QUICK)
 def test_layers_are_one_function(name: str, exported: Exported, tmp_path: Path) -> None:
-    report = functions(exported(name), output=tmp_path / "out")
-    calls: Counter[str] = Counter()
-    for function in report.functions:
-        calls[function.name] += len(function.calls)
-    assert calls == QUICK[name]
+    file, expected = QUICK[name]
+    report = functions(exported(name), output=tmp_path / "out", file=file)
+    assert {function.name: len(function.calls) for function in report.functions} == expected
     assert check_same(exported(name), tmp_path / "out", run=name != "t5") == len(report.functions)
     assert validate(tmp_path / "out").ok
 
