@@ -66,7 +66,7 @@ from optimum_htp.package.json_files import parse_config, parse_json, read_config
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
 from optimum_htp.package.locking import is_staging
-from optimum_htp.package.marks import is_of_whole_file
+from optimum_htp.package.marks import is_of_whole_file, kept_skeleton
 from optimum_htp.package.node_metadata import (
     Annotations,
     HtpOptions,

@@ -34,6 +34,7 @@ from optimum_htp.package import (
     copy_data,
     copy_others,
     exposed_outputs,
+    kept_skeleton,
     library_versions,
     options_of,
     pack_skeleton,
@@ -139,7 +140,8 @@ class _Change:
     def _encode(self, plan: FilePlan, files: SourceFiles, places: Mapping[DraftNode, NodeKey]) -> None:
         options = options_of([self._source])
         if options.skeleton:  # of the graph as it was: what inlining makes of this one again
-            self.graph = replace(self.graph, skeleton=plan.file.skeleton or pack_skeleton(plan.file))
+            skeleton = plan.file.skeleton or kept_skeleton(self._source) or pack_skeleton(plan.file)
+            self.graph = replace(self.graph, skeleton=skeleton)
         self._annotations = Annotations.of(self.graph, options)
         ours = self._annotations.ours
         for draft, key in places.items():
