@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, PythonLine as PythonLine,
         Sidecar as Sidecar, StoredParameter as StoredParameter, TagCounts as TagCounts,
     )
+    from optimum_htp.selections import (
+        FileSelection as FileSelection, SelectedNode as SelectedNode, Selection as Selection,
+    )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
         CallComparison as CallComparison, CompareReport as CompareReport, Culprit as Culprit,
@@ -67,8 +70,7 @@ if TYPE_CHECKING:
         FileProjection as FileProjection, ProjectReport as ProjectReport, project as project,
     )
     from optimum_htp.verbs.select import (
-        FileSelection as FileSelection, SelectedNode as SelectedNode, Selection as Selection, select as select,
-        write_layer_annotations as write_layer_annotations,
+        select as select, write_layer_annotations as write_layer_annotations,
     )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
@@ -114,7 +116,8 @@ _ROOMS = {
         "PhaseProfile ProfileDelta ProfileReport Work profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
-    "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
+    "verbs.select": "select write_layer_annotations",
+    "selections": "FileSelection SelectedNode Selection",
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",

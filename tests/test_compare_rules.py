@@ -22,6 +22,7 @@ from small_graphs import SmallGraph, read, save, spelled, tagged, tags_of
 
 from optimum_htp.cli.compare import _NOTES as COMPARE_NOTES
 from optimum_htp.hierarchy.tags import NodeTag, tag_class, tag_module_path
+from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.measures import (
     EXACT,
     TOLERANCES,
@@ -33,19 +34,18 @@ from optimum_htp.models.measures import (
     measure_errors,
     random_operators,
 )
+from optimum_htp.models.prober import HALF_NOTE, PlannedNode, Prober
 from optimum_htp.onnxfile.model import Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.quantized_steps import noise_of_range
 from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled
@@ -935,6 +935,40 @@ def test_layer_that_is_skipped_but_for_what_others_read(compared: Compared) -> N
     assert (part.verdict, named(part)) == ("one", ["layer+"])
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_end_of_a_layer_that_is_skipped_is_not_its_last_module(is_named: bool, compared: Compared) -> None:
+    """Others before it are gone as well, while its keys are still put into a cache."""
+    sound = """
+        k = MatMul(x, wk)                                 # layer.k
+        m = MatMul(x, wm)                                 # layer.mlp
+        n = LayerNormalization <axis = -1> (m, vg)        # layer.norm
+        h = Tanh(n)                                       # head
+        y = Add(h, k)                                     # root
+    """
+    skipped = """
+        k = MatMul(x, wk)                                 # layer.k
+        h = Tanh(x)                                       # head
+        y = Add(h, k)                                     # root
+    """
+    part = compared(skipped, sound, named=is_named)
+    assert (part.verdict, named(part)) == ("one", ["layer+"])
+
+
+def test_reader_of_a_layer_that_is_skipped_is_sound(compared: Compared) -> None:
+    """Though it reads another tensor: what is known by its shape only, and wrong, is no evidence that the layer is there."""
+    sound = """
+        a = LayerNormalization <axis = -1> (x, vg)        # layers.0
+        d = MatMul(a, w)                                  # layers.1.dense
+        b = Add(d, a)                                     # layers.1
+        c = LayerNormalization <axis = -1> (b, vh)        # layers.1.norm
+        p = Sin(c)                                        # pooler
+        y = MatMul(p, wp)                                 # pooler.dense
+    """
+    skipped = "\n".join(line for line in sound.splitlines() if "layers.1" not in line).replace("Sin(c)", "Sin(a)")
+    part = compared(skipped, sound)
+    assert (part.verdict, named(part)) == ("one", ["layers.1"])
+
+
 def test_wrong_residual_of_a_fused_norm_is_that_of_its_layer(compared: Compared) -> None:
     """What it reads is there, made by the layer before, which has no part in the fault."""
     sound = """
@@ -978,6 +1012,27 @@ def test_sum_that_a_fused_norm_does_not_read(act: str, culprit: str, compared: C
         faulty = "\n".join(line for line in faulty.splitlines() if "layers.0" not in line)
     part = compared(faulty, sound, origins=origins)
     assert (part.verdict, named(part)) == ("one", [culprit])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
+def test_sum_that_is_missing_wherever_it_is_read_is_one_fault(compared: Compared) -> None:
+    """In the fused norm alone it may also be that the layer around it adds another tensor."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        c = LayerNormalization <axis = -1> (b, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        e = Add(d, b)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # norm
+    """
+    fused = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        c = LayerNormalization <axis = -1> (a, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        y, m, i, e = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (a, d, vh)    # root
+    """
+    part = compared(fused, sound, origins={"y": ["layers.1", "norm"]})
+    assert (part.verdict, named(part)) == ("one", ["layers.0+"])
     assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
 
 
@@ -1055,6 +1110,9 @@ def test_module_whose_weights_a_fused_node_has_not_is_to_blame(
     weights = {"wqk": np.concatenate(parts, axis=1), "wboth": np.concatenate([array_of("wa"), array_of("wb")])}
     part = compared(fused, sound, weights=weights, origins={"c": ["attn.q", "attn.k"]})
     assert named(part) == ([culprit] if culprit else [])
+    if wrong == "k":  # a projection may not know it as an origin, since it has other weights
+        part = compared(fused, sound, weights=weights, origins={"c": ["attn.q", "attn"]})
+        assert (part.verdict, named(part)) == ("one", ["attn.k"])
 
 
 def test_whole_module_shows_what_it_adds_with_all_that_is_in_it(compared: Compared) -> None:
@@ -1827,7 +1885,7 @@ def test_one_that_stands_out_among_all_that_quantize_needs_less() -> None:
 def test_guess_is_no_evidence_for_others() -> None:
     """A row that a module has a part in comes with that module's own, if that is certain."""
     for guesses, count in ((set(), 1), ({GUESS}, 2)):
-        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign={0})
+        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign_of={GUESS: {0}})
         assert len(_by_module([own, other], {id(own): 20.0, id(other): 10.0})) == count
 
 

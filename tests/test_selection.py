@@ -33,12 +33,12 @@ from optimum_htp.package.node_metadata import LAYER_ANNOTATION, strip_tags, writ
 from optimum_htp.package.resolver import tagged_file
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import Sidecar
+from optimum_htp.selections.file_selection import FileSelection
+from optimum_htp.selections.formats.base import NameFormat
+from optimum_htp.selections.formats.table import FORMATS
+from optimum_htp.selections.layer_annotations import MAX_SETTING_CHARACTERS
+from optimum_htp.selections.selection import Selection
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.formats.base import NameFormat
-from optimum_htp.verbs.select.formats.table import FORMATS
-from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS
-from optimum_htp.verbs.select.report import Selection
 
 
 def info(path: str, class_name: str, **facts: Any) -> ModuleInfo:

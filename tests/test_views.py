@@ -91,8 +91,8 @@ from optimum_htp.cli.views.profile_rows import folded_rows
 from optimum_htp.cli.views.terminal import page_lines, print_page, working
 from optimum_htp.cli.views.tree import tree_page
 from optimum_htp.reports import Report
+from optimum_htp.selections.file_selection import FileSelection
 from optimum_htp.verbs.profile import NO_WORK, joined
-from optimum_htp.verbs.select.file_selection import FileSelection
 
 LAYERS = 4
 HOSTILE = "</td><script>alert('x')</script>\x1b[2J\u202e"
@@ -565,7 +565,8 @@ def test_nothing_is_wider_than_the_terminal_and_no_answer_is_cut(name: str) -> N
             # A longer word is alone in its line; what is there to be copied is never broken.
             assert len(line) <= width or " " not in line.strip() or line in copied, line
         for table in (block for block in page if isinstance(block, Table)):
-            lines, left_out = fitted(table, Look(width))
+            found, left_out = fitted(table, Look(width))
+            lines = list(found)
             first = "".join("".join(line[0][0].split()) for line in lines)
             assert "…" not in first
             for row in table.rows:
@@ -625,7 +626,8 @@ def test_words_of_two_cells_and_of_none() -> None:
 
     row = Row(("モデル.エンコーダ.レイヤー.0.アテンション.e\u0301\u0301\u0301", "1"))
     for width in range(20, 60, 3):
-        lines, _ = fitted(Table((Column("module"), Column("n", number=True)), (row,)), Look(width, measure=cell_len))
+        found, _ = fitted(Table((Column("module"), Column("n", number=True)), (row,)), Look(width, measure=cell_len))
+        lines = list(found)
         assert all(sum(cell_len(text) for text, _ in line) <= width for line in lines)
         assert "".join(line[0][0].strip() for line in lines[1:]) == row.cells[0]
 

@@ -171,6 +171,16 @@ def refuse_with(args: Namespace, reason: str, *names: str) -> None:
         raise HtpError(f"{options}: {reason}")
 
 
+def selection_format(text: str) -> str:
+    """The name of a format for selected nodes; they are imported only where one is asked for: that takes its time."""
+    from optimum_htp.selections import FORMATS
+
+    names = ("json", *FORMATS)
+    if text not in names:
+        raise ArgumentTypeError(f"{text!r} is not a format: give one of {', '.join(names)}")
+    return text
+
+
 def count(text: str) -> int:
     """An integer, 0 or more."""
     return _integer(text, least=0)

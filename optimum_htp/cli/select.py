@@ -1,13 +1,13 @@
 """The verb `select`: the nodes of modules, in the form that the next tool wants.
 
-What a pattern may be is decided in `hierarchy/patterns.py`, what a format prints in `verbs/select/formats`.
+What a pattern may be is decided in `hierarchy/patterns.py`, what a format prints in `selections/formats`.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.options import refuse_with
+from optimum_htp.cli.options import refuse_with, selection_format
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
@@ -55,7 +55,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
-    parser.add_argument("--format", type=_format, metavar="FORMAT", help="What to print; default: names. See below.")
+    parser.add_argument(
+        "--format", type=selection_format, metavar="FORMAT", help="What to print; default: names. See below."
+    )
     parser.add_argument("--file", metavar="NAME", help="Select in these files of the package only; globs allowed.")
     parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
     parser.add_argument(
@@ -70,16 +72,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "change. The session option that selects the nodes by it is printed; `strip` removes it again.",
     )
     parser.add_argument("--device", metavar="NAME", help="The device of layer-ann; default: gpu.")
-
-
-def _format(text: str) -> str:
-    """The name of a format; the formats are imported only where one is asked for: that takes its time."""
-    from optimum_htp.verbs.select import FORMATS
-
-    names = ("json", *FORMATS)
-    if text not in names:
-        raise ArgumentTypeError(f"{text!r} is not a format: give one of {', '.join(names)}")
-    return text
 
 
 def run(args: Namespace) -> int:

@@ -1,6 +1,6 @@
 """How `select` prints a selection, and what it says with it.
 
-The formats for other tools are in `verbs/select/formats`; `--json` prints `Selection.to_dict`.
+The formats for other tools are in `selections/formats`; `--json` prints `Selection.to_dict`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading, printable
 from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.verbs.select import FORMATS, FileSelection, SelectedNode, Selection
+from optimum_htp.selections import FORMATS, FileSelection, SelectedNode, Selection
 
 _COLUMNS = (
     Column("node"),

@@ -165,8 +165,12 @@ def _figures(group: Folded[_Shown]) -> tuple[str, str, str, str]:
 
 
 def _sum(numbers: Iterable[int | None]) -> str:
-    known = list(numbers)
-    return "?" if None in known else f"{sum(number or 0 for number in known):,}"
+    total = 0
+    for number in numbers:
+        if number is None:
+            return "?"
+        total += number
+    return f"{total:,}"
 
 
 def _node(node: NodeRow, depth: int) -> Row:

@@ -18,10 +18,13 @@ from typing import Any, TypeAlias
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    HALF_NOTE,
     SAMPLES,
     Array,
+    FlatGraph,
     InputSizes,
     Part,
+    Prober,
     SourceModel,
     check_axes,
     check_model_name,
@@ -63,11 +66,9 @@ from optimum_htp.package import (
     whole_package,
 )
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import compare_graph
-from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
+from optimum_htp.verbs.compare.inputs_of_both import shared_inputs, shared_phases
 from optimum_htp.verbs.compare.package_reference import PackageReference
-from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
@@ -391,7 +392,7 @@ def _compare_pair(
     if inputs.problem() is not None:
         raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
     possible = phases(tagged.model)
-    for phase in possible:
+    for phase in shared_phases(tagged.model, reference.model):
         given = options.given(tagged.model, phase, possible)
         if given:
             yield _compare_phase(tagged, reference, named, (inputs, outputs), config, options, phase, given)

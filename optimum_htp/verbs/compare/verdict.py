@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
+from optimum_htp.verbs.compare.plan_run import Run
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.report import FOREIGN
 
@@ -23,6 +24,7 @@ AGREES, ONE, SEVERAL, SPREAD, UNKNOWN = "agrees", "one", "several", "spread", "u
 
 _MOST = 8  # modules whose effect is tried
 _CARRIERS = 5  # modules that are listed where all add a little
+_LISTED = 5  # modules in a reason
 _MANY = 5  # clear suspects that may be another model's weights, if they are most of all modules
 
 # In dB, how much better the outputs have to be for a module to be to blame: one whose tensors are certain; one of guesses,
@@ -90,7 +92,7 @@ class Counterfactual:
         self._cut = Cut(ports.graph, corrected=corrected)
         names = [name for name in ports.graph.flat.outputs if name in ports.samples[0].outputs]
         self._plan = self._cut.plan({name: self._cut.view(name, None) for name in names})
-        self._runner = ports.prober.start(self._plan)
+        self._runner = Run(ports.prober, self._plan)
         self._deltas = self._find_deltas(corrected)
 
     def outputs(self, rows: Iterable[Row]) -> Outputs | None:
@@ -236,11 +238,13 @@ def _doubt(ports: Ports, culprits: Sequence[Blame], sound: Iterable[Row]) -> str
     chosen = [_choosers(ports, row) for row in rows]
     if all(chosen):
         return f"{', '.join(sorted(set().union(*chosen)))} may choose otherwise among values that are nearly equal"
-    first = culprits[0].rows[0]
     right = {index for row in sound for index in row.nodes}
-    if len(culprits) == 1 and _is_mixed(ports, first, right):
-        calls = [ports.graph.calls[number].path or "the root" for number in (first.call, *sorted(first.foreign))]
-        return f"operations of {', '.join(calls)} make one tensor together, and what is between them is not compared"
+    firsts = [blame.rows[0] for blame in culprits]
+    if all(_is_mixed(ports, first, right) for first in firsts):
+        numbers = dict.fromkeys(number for first in firsts for number in (first.call, *sorted(first.foreign)))
+        calls = list(dict.fromkeys(ports.graph.calls[number].path or "the root" for number in numbers))
+        listed = ", ".join(calls[:_LISTED]) + (f" and {len(calls) - _LISTED} more" if len(calls) > _LISTED else "")
+        return f"operations of {listed} make one tensor together, and what is between them is not compared"
     return None
 
 

@@ -11,7 +11,7 @@ For example, `block` is `norm(x + dense(x))`:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from optimum_htp.models import Array, Errors
 from optimum_htp.onnxfile import reads
@@ -34,7 +34,7 @@ def whose(ports: Ports, cut: Cut, port: Port, nodes: Collection[int], errors: Er
     if rewired is None and ports.names_are_shared and errors.sqnr_db < _WRONG_DB:
         rewired = _cut_short(ports, cut, port, nodes)
         if rewired is None:
-            rewired = _left_out(ports, port)
+            rewired = _left_out(ports, port, nodes)
     if rewired is not None:
         return [rewired], set()
     level = graph.calls[port.call].parent if port.into else port.call
@@ -86,6 +86,12 @@ def _rewired(ports: Ports, port: Port) -> int | None:
         return _readers(graph, port)
     if graph.source(name) == port.tensor or not ports.names_are_shared:
         return None
+    if (
+        name not in graph.flat.producer
+        and reference.owner_of(port.tensor) is None
+        and port.tensor in graph.flat.producer
+    ):
+        return None  # an optimizer makes another tensor here
     maker = reference.owner_of(name)
     if name in graph.flat.producer:
         if maker is not None and _made_in(graph, port.tensor, maker):
@@ -110,11 +116,20 @@ def _rewired(ports: Ports, port: Port) -> int | None:
 
 
 def _gone_maker(ports: Ports, port: Port, level: int | None) -> int | None:
-    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none."""
+    """The outermost call in another that made what should be at a port, and does nothing here; None if there is none.
+
+    It is the one around it where one beside it, which ran before, is gone as well: of a layer that is skipped, a decoder still
+    has its keys and values in the cache.
+    """
     graph = ports.graph
     makers = [number for number in ports.makers_of(port) if graph.is_inside(number, level) and number != level]
     gone = {_outermost_gone(ports, number) for number in makers}
-    return max((number for number in gone if number is not None and number != level), default=None)
+    maker = max((number for number in gone if number is not None and number != level), default=None)
+    if maker is None:
+        return None
+    around = graph.calls[maker].parent
+    beside = [call.number for call in graph.calls if call.parent == around and call.number < maker]
+    return around if any(not _works(ports, number) and ports.makes_something(number) for number in beside) else maker
 
 
 def _outermost_gone(ports: Ports, number: int) -> int | None:
@@ -137,16 +152,22 @@ def _works(ports: Ports, number: int) -> bool:
     return any(inner in own or _has_any(ports, graph.fused.get(inner, ()), known) for inner, known in weights.items())
 
 
-def _left_out(ports: Ports, port: Port) -> int | None:
+def _left_out(ports: Ports, port: Port, nodes: Collection[int]) -> int | None:
     """What is left out between a tensor and those that it is made of, where the reference has it; None if nothing is.
 
     Of several calls that are gone it is the one around them: of a layer that is skipped, a decoder still has its keys and
-    values in the cache.
+    values in the cache. What has no weights may be in a node that an optimizer made, whatever that one says it came from.
     """
+    graph, weights_of = ports.graph, ports.samples[0].weights_of
     known = _sources(ports, port)
     gone = {_outermost_gone(ports, maker) for maker in known[1]} if known is not None else set()
     left_out = [number for number in gone if number is not None]
-    return _common(ports.graph, left_out) if left_out else None
+    if any(graph.is_fused(index) for index in nodes):
+        inside = {
+            outer: [call.number for call in graph.calls if graph.is_inside(call.number, outer)] for outer in left_out
+        }
+        left_out = [outer for outer in left_out if any(map(weights_of, inside[outer]))]
+    return _common(graph, left_out) if left_out else None
 
 
 def _made_in(graph: CallGraph, name: str, number: int) -> bool:
@@ -239,19 +260,44 @@ def _changed_weights(ports: Ports, nodes: Iterable[int]) -> list[int]:
     for number, weights in theirs.items():
         own = [index for index, owner in enumerate(graph.owner) if owner == number]
         known = [*ours, *_weights(ports, own)]
-        for weight in weights:
-            place = _place(weight, known)
+        found = [_place(weight, known) for weight in weights]
+        for weight, place in zip(weights, found, strict=True):
             if place is None:
                 changed.add(number)
+                if any(found):  # one is gone, or another, beside one that is there
+                    replaced.add(number)
                 if any(array.shape == weight.shape and array.dtype.kind == "f" for array in known):
                     replaced.add(number)
             elif weight.ndim > 1:
                 places.setdefault(place[0], {})[number] = place[1]
+    changed |= _replaced_slices(ports, nodes, ours, places)
     for matrix in places.values():
         in_order = zip(sorted(matrix), sorted(matrix, key=matrix.__getitem__), strict=True)
         changed.update(number for pair in in_order if pair[0] != pair[1] for number in pair)  # they have each other's
     # Where none is there, they may be in another form, packed or quantized: but not where others stand in their place.
     return sorted(changed if len(changed) < len(theirs) else replaced)
+
+
+def _replaced_slices(
+    ports: Ports, nodes: Iterable[int], ours: Sequence[Array], places: Mapping[int, Mapping[int, int]]
+) -> set[int]:
+    """The calls whose matrices belong where one of several that lie side by side is that of none of those known, in `places`.
+
+    They are beside these and work nowhere else: a projection names no origin for what it knows from another place.
+    """
+    graph, weights_of = ports.graph, ports.samples[0].weights_of
+    working = {graph.owner[index] for index in graph.alive}
+    owners = {owner for index in nodes if graph.is_fused(index) and (owner := graph.owner[index]) is not None}
+    found: set[int] = set()
+    for matrix, starts in places.items():
+        shapes = [weight.shape for number in starts for weight in weights_of(number) if weight.ndim > 1]
+        if matrix >= len(ours) or sum(shape[-1] for shape in shapes) >= ours[matrix].shape[-1]:
+            continue
+        for call in graph.calls:
+            if call.parent in owners and call.number not in starts and call.number not in working:
+                replaced = (weight for weight in weights_of(call.number) if weight.shape in shapes)
+                found.update(call.number for weight in replaced if _place(weight, ours) is None)
+    return found
 
 
 def _origins(graph: CallGraph, nodes: Iterable[int]) -> set[str]:

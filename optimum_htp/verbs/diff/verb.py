@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
@@ -43,6 +44,7 @@ from optimum_htp.verbs.diff.report import (
 from optimum_htp.verbs.diff.wiring import graphs_in_order, same_wiring
 
 
+@no_collecting()
 def diff(
     package: str | Path | HtpPackage,
     reference: str | Path | HtpPackage | None = None,

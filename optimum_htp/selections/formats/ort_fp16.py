@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.formats.float16 import Float16Format, Surroundings
+from optimum_htp.selections.file_selection import FileSelection
+from optimum_htp.selections.formats.float16 import Float16Format, Surroundings
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.select.formats.base import NameFormat
+from optimum_htp.selections.formats.base import NameFormat
 
 FORMAT = NameFormat(one_file=False, as_json=False)

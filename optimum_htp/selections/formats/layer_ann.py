@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.formats.base import SelectionFormat
-from optimum_htp.verbs.select.layer_annotations import MAX_SETTING_CHARACTERS, SESSION_OPTION
+from optimum_htp.selections.file_selection import FileSelection
+from optimum_htp.selections.formats.base import SelectionFormat
+from optimum_htp.selections.layer_annotations import MAX_SETTING_CHARACTERS, SESSION_OPTION
 
 
 class _LayerAnnotations(SelectionFormat):

@@ -7,7 +7,7 @@ https://github.com/microsoft/onnxruntime/blob/v1.23.0/onnxruntime/python/tools/q
 
 from __future__ import annotations
 
-from optimum_htp.verbs.select.formats.base import NameFormat
+from optimum_htp.selections.formats.base import NameFormat
 
 FORMAT = NameFormat(
     names_of=lambda node: (node.name, f"{node.name}_MatMul") if node.operator == "Gemm" else (node.name,)

@@ -1,4 +1,4 @@
-"""What `select` reports."""
+"""The nodes that are selected in a package."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.reports import Report
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.formats.base import NameFormat
-from optimum_htp.verbs.select.formats.table import FORMATS
+from optimum_htp.selections.file_selection import FileSelection
+from optimum_htp.selections.formats.base import NameFormat
+from optimum_htp.selections.formats.table import FORMATS
 
 
 @dataclass(frozen=True, slots=True, repr=False)

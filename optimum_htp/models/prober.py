@@ -11,19 +11,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import (
-    DEFAULT_PROVIDER,
-    Array,
-    ExternalWeights,
-    HalfRounding,
-    half_tensors,
-    run_session,
-    session_options,
-    zero,
-)
+from optimum_htp.models.external_weights import ExternalWeights
+from optimum_htp.models.flat_graph import FlatGraph
+from optimum_htp.models.half_rounding import HalfRounding, half_tensors, zero
+from optimum_htp.models.measures import Array
+from optimum_htp.models.runtime import DEFAULT_PROVIDER, run_session, session_options
 from optimum_htp.onnxfile import (
     NUMBERS,
     GraphSpans,
@@ -43,8 +39,6 @@ from optimum_htp.onnxfile import (
     scopes_of,
 )
 from optimum_htp.package import external_file
-from optimum_htp.verbs.compare.cut_graph import Correction, Plan, PlannedNode
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +47,14 @@ _CONSTANTS_BYTES = 1 << 28  # of the weights that are held once they have been l
 HALF_NOTE = (
     "float16 tensors are rounded to float16, as a GPU does; ONNX Runtime's CPU provider alone would compute in float32"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """A node to run, by its index in the flat graph, with other names for some of its tensors."""
+
+    index: int
+    names: Mapping[str, str]
 
 
 class Prober:
@@ -174,10 +176,6 @@ class Prober:
         lengths = self._compute(counted, nodes, {name: inputs[name] for name in needed}, more=counters)
         return {name: int(length) for name, length in zip(wanted, lengths, strict=True)}
 
-    def start(self, plan: Plan) -> Run:
-        """What runs a plan, as often as there are samples."""
-        return Run(self, plan)
-
     def _compute(
         self, outputs: Sequence[str], nodes: Sequence[int], feed: Mapping[str, Array], *, more: Iterable[bytes] = ()
     ) -> list[Any]:
@@ -223,53 +221,3 @@ class Prober:
         place = (self.flat.path if flat.scope else "", flat.index)
         halves = self._halves if self.rounds_half else None
         return self._rounding.encoded(placed, flat.node, place, halves=halves, names=planned.names)
-
-
-class Run:
-    """A plan, run on one sample after another in one session."""
-
-    def __init__(self, prober: Prober, plan: Plan) -> None:
-        self._prober = prober
-        self._plan = plan
-        self._session: Any = None
-
-    def on(
-        self,
-        inputs: Mapping[str, Array],
-        fed: Mapping[str, Array],
-        deltas: Mapping[str, tuple[Array, Array, Array]] | None = None,
-    ) -> dict[str, Array]:
-        """What is asked for, by that.
-
-        Args:
-            inputs: The graph's own.
-            fed: The reference's values, by the names in the plan.
-            deltas: For each correction what is added, what is taken instead, and where (boolean).
-
-        Raises:
-            HtpError: ONNX Runtime can't load or run it.
-        """
-        plan, prober = self._plan, self._prober
-        feed = {**{name: inputs[name] for name in sorted(plan.inputs)}, **fed}
-        for correction in plan.corrections:
-            feed |= zip(_parts(correction), (deltas or {})[correction.name], strict=True)
-        names = list(dict.fromkeys(plan.shown.values()))
-        computed = [name for name in names if name not in feed]
-        if computed and self._session is None:
-            more = [node for correction in plan.corrections for node in _corrected(correction)]
-            self._session = prober.session(plan.nodes, feed, computed, more)
-        values = dict(feed)
-        if computed:
-            arrays = run_session(self._session, computed, feed, name=prober.name)
-            values.update(zip(computed, arrays, strict=True))
-        return {asked: values[name] for asked, name in plan.shown.items()}
-
-
-def _parts(correction: Correction) -> tuple[str, str, str]:
-    return tuple(f"{correction.name}/{part}" for part in ("delta", "value", "replaced"))  # type: ignore[return-value]
-
-
-def _corrected(correction: Correction) -> Iterator[bytes]:
-    delta, value, replaced = _parts(correction)
-    yield encode_node("Add", [correction.base, delta], [f"{correction.name}/sum"])
-    yield encode_node("Where", [replaced, value, f"{correction.name}/sum"], [correction.name])

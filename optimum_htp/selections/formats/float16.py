@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import NUMBERS, reads
-from optimum_htp.verbs.select.file_selection import FileSelection, counted
-from optimum_htp.verbs.select.formats.base import NameFormat
+from optimum_htp.selections.file_selection import FileSelection, counted
+from optimum_htp.selections.formats.base import NameFormat
 
 
 class Surroundings:

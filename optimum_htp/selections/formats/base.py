@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import Node
-from optimum_htp.verbs.select.file_selection import FileSelection, counted
+from optimum_htp.selections.file_selection import FileSelection, counted
 
 
 class SelectionFormat(ABC):

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 import re
 
-from optimum_htp.verbs.select.formats.base import NameFormat
+from optimum_htp.selections.formats.base import NameFormat
 
 FORMAT = NameFormat(entry=lambda name: f"{re.escape(name)}$")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimum_htp.verbs.select.formats import (
+from optimum_htp.selections.formats import (
     layer_ann,
     modelopt,
     names,
@@ -11,7 +11,7 @@ from optimum_htp.verbs.select.formats import (
     ort_fp16,
     ort_quantize,
 )
-from optimum_htp.verbs.select.formats.base import SelectionFormat
+from optimum_htp.selections.formats.base import SelectionFormat
 
 FORMATS: dict[str, SelectionFormat] = {
     "names": names.FORMAT,

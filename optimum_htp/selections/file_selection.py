@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import NodeKey, NodeTags
-from optimum_htp.onnxfile import OnnxModel
+from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags
+from optimum_htp.onnxfile import OnnxModel, node_id
 from optimum_htp.reports import Brief
-from optimum_htp.verbs.select.layer_annotations import layer_rules, layer_value
+from optimum_htp.selections.layer_annotations import layer_rules, layer_value
+from optimum_htp.tagging import TaggedGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,56 @@ class FileSelection(Brief):
             raise PackageError(f"{device!r} is not a device of ONNX Runtime: give one such as cpu, gpu, npu or gpu:1")
         selected = {(node.graph, node.position) for node in self.nodes}
         return f"{device}({', '.join(layer_rules(self.layer_values(), selected, where=self.name))})"
+
+
+def selection_of(
+    file: TaggedGraph,
+    nodes: Mapping[NodeKey, bool],
+    modules: Container[str],
+    *,
+    unknown_call: int = 0,
+) -> FileSelection:
+    """Some nodes of a file, as tools are given them.
+
+    Args:
+        file: The file.
+        nodes: The nodes, and of each whether it is there only because it was fused from several modules.
+        modules: The tags of the modules whose they are.
+        unknown_call: How many nodes were left out because it is unknown which call they are of.
+    """
+    chosen: list[SelectedNode] = []
+    others: set[str] = set()
+    unresolved = 0
+    for key, node in file.model.nodes():
+        tag = file.tags.get(key) or NodeTag("/", "unresolved")
+        unresolved += tag.source == "unresolved"
+        if key not in nodes:
+            others.add(node.name)
+            continue
+        graph, index = key
+        chosen.append(
+            SelectedNode(
+                graph=graph,
+                position=index,
+                id=node_id(node, index),
+                name=node.name,
+                operator=node.operator,
+                tag=tag.tag,
+                call=tag.call,
+                fused=nodes[key],
+            )
+        )
+    in_order = (tree.tag(info.path) for tree in file.trees for info in tree)
+    return FileSelection(
+        name=file.name,
+        modules=tuple(tag for tag in in_order if tag in modules),
+        nodes=tuple(chosen),
+        unknown_call=unknown_call,
+        unresolved=unresolved,
+        other_names=frozenset(others),
+        tags=file.tags,
+        model=file.model,
+    )
 
 
 def counted(nodes: int) -> str:
