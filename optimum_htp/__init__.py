@@ -54,6 +54,10 @@ if TYPE_CHECKING:
         ExposedTensor as ExposedTensor, ExposeReport as ExposeReport, NotExposed as NotExposed, expose as expose,
     )
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
+    from optimum_htp.verbs.functions import (
+        FunctionCall as FunctionCall, FunctionsReport as FunctionsReport, ModuleFunction as ModuleFunction,
+        NoFunction as NoFunction, functions as functions,
+    )
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
     from optimum_htp.verbs.profile import (
@@ -122,6 +126,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
+    "verbs.functions": "FunctionCall FunctionsReport ModuleFunction NoFunction functions",
     "verbs.explain": "Advice Explained ExplainReport explain",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",

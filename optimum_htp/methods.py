@@ -10,6 +10,7 @@ from optimum_htp.verbs.diff import diff
 from optimum_htp.verbs.explain import explain
 from optimum_htp.verbs.expose import expose
 from optimum_htp.verbs.extract import extract
+from optimum_htp.verbs.functions import functions
 from optimum_htp.verbs.pack import pack
 from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
@@ -39,6 +40,7 @@ class HtpPackage(_HtpPackage):
     validate = validate
     extract = extract
     expose = expose
+    functions = functions
     explain = explain
     pack = pack
 

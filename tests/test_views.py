@@ -42,18 +42,22 @@ from optimum_htp import (
     FileDiff,
     FileProjection,
     FileTree,
+    FunctionCall,
+    FunctionsReport,
     FusedTime,
     Hierarchy,
     HtpError,
     HtpPackage,
     Microseconds,
     ModuleDiff,
+    ModuleFunction,
     ModuleInfo,
     ModuleRow,
     ModuleSide,
     ModuleTime,
     ModuleTree,
     NodeRow,
+    NoFunction,
     NotExposed,
     OpTime,
     PackReport,
@@ -366,6 +370,32 @@ def an_exposure() -> ExposeReport:
     return ExposeReport(package="minilm", output="states", tensors=(*tensors, last), left_out=(left,))
 
 
+def some_functions() -> FunctionsReport:
+    def call(path: str, number: int | None = None) -> FunctionCall:
+        return FunctionCall(module=f"/Net/{path}", path=path, call=number, graph="", node=path)
+
+    def left(path: str, reason: str) -> NoFunction:
+        return NoFunction(file="model.onnx", module=f"/Net/{path}", path=path, call=None, graph="", reason=reason)
+
+    layers = ModuleFunction(
+        file="model.onnx", domain="transformers.models.bert.modeling_bert", name="BertLayer", nodes=79, inputs=18,
+        outputs=1, constants=1, calls=tuple(call(f"encoder.layer.{layer}") for layer in range(11)),
+    )  # fmt: skip
+    shared = replace(
+        layers, domain="torch.nn.modules.linear", name="Linear_2", nodes=2, inputs=3, constants=0,
+        calls=(call("head", 0), call("head", 1), *map(call, ("a.x", "a.y", "b.x", "b.y"))),
+    )  # fmt: skip
+    less = "it has 78 nodes where others have 79: 1 fewer (DynamicQuantizeLinear)"
+    left_out = (
+        left("encoder.layer.11", less),
+        left("a.norm", "it is one node already"),
+        left("b.norm", "it is one node already"),
+    )
+    return FunctionsReport(
+        package="bert", output="blocks", nodes_before=1_234, nodes=248, functions=(layers, shared), left_out=left_out
+    )
+
+
 def an_explanation() -> ExplainReport:
     attention = "/encoder/layer.3/attention/self/Reshape_2"
     found = Explained(
@@ -468,6 +498,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "expose": an_exposure,
     "explain": an_explanation,
     "ranges": the_ranges,
+    "functions": some_functions,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(

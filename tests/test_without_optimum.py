@@ -70,6 +70,7 @@ LINES = {
     "select": "PKG *.attention",
     "extract": "PKG classifier OUT",
     "expose": "PKG classifier -o OUT",
+    "functions": "PKG Linear -o OUT",
     "diff": "PKG PKG",
     "explain": "PKG linear_1",
     "view": "PKG -o OUT.html",

@@ -15,7 +15,10 @@ from optimum_htp.cli.arguments import refuse_in_one_line
 from optimum_htp.cli.other_lines import add_verbose, other_lines
 
 VERBS = tuple(
-    "tree tag project strip validate pack unpack profile compare ranges select params extract expose diff explain view".split()
+    """
+    tree tag project strip validate pack unpack profile compare ranges select params extract expose functions diff explain
+    view
+    """.split()
 )
 """The names of the verbs, in the order in which help lists them."""
 

@@ -55,7 +55,7 @@ class ModuleRow(Brief):
         tag: Its tag.
         calls: How often it ran in the trace; None if unknown.
         parameters: Elements of the parameters at and below it; None if unknown.
-        own_nodes: Nodes that are tagged with it.
+        own_nodes: Nodes that are tagged with it; those of a function count in each module that it is called for.
         all_nodes: Those, and the nodes of all modules below it.
         modules_below: Rows below it.
         aliases: The other paths that it is registered under.
@@ -234,13 +234,15 @@ def _file_tree(file: HtpFile, package: HtpPackage, wanted: ModulePatterns, depth
 
 
 def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
-    """The nodes by their tag, and those that are unresolved."""
+    """The nodes by their tag, and those that are unresolved; those of a function are there for each module that calls it."""
     tagged: dict[str, list[NodeRow]] = {}
     unresolved: list[NodeRow] = []
+    known = file.tagged.tags_in_calls()
     for (graph, index), node in file.model.nodes():
-        tag = file.tags.get((graph, index), NodeTag("/", "unresolved"))
-        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python_line(node))
-        (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
+        python = python_line(node)
+        for tag in known.get((graph, index), (NodeTag("/", "unresolved"),)):
+            row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python)
+            (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
     return tagged, unresolved
 
 

@@ -18,6 +18,7 @@ _PAGES = {
     "ExplainReport": "explain.explain_page",
     "ExposeReport": "expose.expose_page",
     "ExtractReport": "extract.extract_page",
+    "FunctionsReport": "functions.functions_page",
     "PackReport": "written.pack_page",
     "ParamsReport": "params.params_page",
     "ProfileDelta": "profile_delta.delta_page",

@@ -212,7 +212,7 @@ class _File:
             tag=tag.tag if is_known else None,
             path=tag_module_path(tag.tag) if is_known else None,
             class_name=tag_class(tag.tag) if is_known else None,
-            call=tag.call,
+            call=None if "::" in graph and tag.origins else tag.call,  # in functions, that of the origins
             origins=tag.origins,
             node=node.name or node_id(node, index),
             operator=node.operator,

@@ -19,7 +19,16 @@ from optimum_htp.models import (
     check_source_of_sizes,
     graph_limits,
 )
-from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
+from optimum_htp.package import (
+    HtpFile,
+    HtpPackage,
+    as_package,
+    check_renamed,
+    fingerprint,
+    inlined,
+    tagged_file,
+    traits_of,
+)
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.compiled import compiled_kernels
@@ -121,13 +130,15 @@ def profile(
         notes = [] if provider == DEFAULT_PROVIDER else [_ON_ACCELERATORS]
         notes += chosen.notes
         profiles: list[PhaseProfile] = []
-        for graph, by_phase in zip(tagged, chosen.by_phase, strict=True):
-            measured = measure(
-                graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
-            )
-            if measured.optimized is None:
-                notes.append(_NOT_WRITTEN.format(graph.name))
-            profiles += _profiles(graph, by_phase, measured, provider)
+        for whole, by_phase in zip(tagged, chosen.by_phase, strict=True):
+            # ONNX Runtime inlines functions first of all, and forgets whose each of their nodes is.
+            with inlined(whole, package=package.directory) as graph:
+                measured = measure(
+                    graph.model, list(by_phase.values()), provider=provider, threads=threads, warmup=warmup, runs=runs
+                )
+                if measured.optimized is None:
+                    notes.append(_NOT_WRITTEN.format(graph.name))
+                profiles += _profiles(graph, by_phase, measured, provider)
     return ProfileReport(
         package=str(package.path),
         provider=provider,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 from optimum_htp.hierarchy import ModulePattern, ModulePatterns, NodeKey, NodeTag
@@ -33,14 +34,23 @@ class Chooser:
         """Selects the nodes."""
         nodes: dict[NodeKey, bool] = {}
         unknown = 0
+        in_calls = self.file.tags_in_calls() if self.file.model.functions else {}
         for key, _ in self.file.model.nodes():
-            belongs = self._belongs(self.file.tags.get(key) or NodeTag("/", "unresolved"))
+            tag = self.file.tags.get(key) or NodeTag("/", "unresolved")
+            belongs = self._in_calls(in_calls.get(key, ()) if "::" in key[0] else (), tag)
             unknown += belongs is _Belongs.UNKNOWN_CALL
             if belongs >= _Belongs.FUSED:
                 nodes[key] = belongs is _Belongs.FUSED
         pairs = zip(self._patterns, self.modules, strict=True)
         wanted = set[str]().union(*(tags for (negated, _), tags in pairs if not negated))
         return selection_of(self.file, nodes, wanted, unknown_call=unknown)
+
+    def _in_calls(self, tags: Sequence[NodeTag], tag: NodeTag) -> _Belongs:
+        """Whether a node belongs to selected modules; of a function, in all of its calls or in some."""
+        answers = [self._belongs(each) for each in tags] or [self._belongs(tag)]
+        if max(answers) < _Belongs.FUSED or min(answers) is _Belongs.YES:
+            return max(answers)
+        return _Belongs.FUSED if self._fused else _Belongs.NO
 
     def _belongs(self, tag: NodeTag) -> _Belongs:
         if tag.source == "unresolved":
