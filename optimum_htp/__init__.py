@@ -68,6 +68,10 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.select import (
         select as select, write_layer_annotations as write_layer_annotations,
     )
+    from optimum_htp.verbs.sensitivity import (
+        Budget as Budget, Figures as Figures, FileSensitivity as FileSensitivity,
+        ModuleSensitivity as ModuleSensitivity, SensitivityReport as SensitivityReport, sensitivity as sensitivity,
+    )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
     from optimum_htp.verbs.tree import (
@@ -117,6 +121,7 @@ _ROOMS = {
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
+    "verbs.sensitivity": "Budget Figures FileSensitivity ModuleSensitivity SensitivityReport sensitivity",
     "verbs.explain": "Advice Explained ExplainReport explain",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",

@@ -14,6 +14,7 @@ from optimum_htp.verbs.pack import pack
 from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
 from optimum_htp.verbs.select import select
+from optimum_htp.verbs.sensitivity import sensitivity
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
 from optimum_htp.verbs.view import model_explorer, view
@@ -38,6 +39,7 @@ class HtpPackage(_HtpPackage):
     extract = extract
     expose = expose
     explain = explain
+    sensitivity = sensitivity
     pack = pack
 
 

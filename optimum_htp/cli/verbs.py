@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from optimum_htp.cli.other_lines import add_verbose, other_lines
 
 VERBS = tuple(
-    "tree tag project strip validate pack unpack profile compare select params extract expose diff explain view".split()
+    "tree tag project strip validate pack unpack profile compare select params extract expose sensitivity diff explain view".split()
 )
 """The names of the verbs, in the order in which help lists them."""
 

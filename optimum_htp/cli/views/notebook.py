@@ -24,6 +24,7 @@ _PAGES = {
     "ProfileReport": "profile.profile_page",
     "ProjectReport": "written.project_page",
     "Selection": "select.selection_page",
+    "SensitivityReport": "sensitivity.sensitivity_page",
     "StripReport": "written.strip_page",
     "TagReport": "written.tag_page",
     "TreeReport": "tree.tree_page",

@@ -10,7 +10,7 @@ from typing import Any
 
 from optimum_htp.errors import HtpError, writing
 from optimum_htp.hierarchy import NodeKey, Root, Roots, tree_of_tags
-from optimum_htp.models import DEFAULT_PROVIDER, Array, open_rounded, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, open_rounded, open_session, run_session, session_options
 from optimum_htp.onnxfile import external_data_files, read_model
 from optimum_htp.package import (
     SIDECAR,
@@ -137,7 +137,9 @@ class Builder:
         return open_session(path, session_options(), provider=DEFAULT_PROVIDER, name=self._name)
 
 
-def write_package(package: HtpPackage, output: str | Path, built: Mapping[str, TaggedGraph], *, overwrite: bool) -> Path:
+def write_package(
+    package: HtpPackage, output: str | Path, built: Mapping[str, TaggedGraph], *, overwrite: bool
+) -> Path:
     """Writes the package with quantized files in place of its own, whole or not at all; gives where."""
     target = checked_output(package.path, output, overwrite=overwrite)
     if target is None:
@@ -166,7 +168,9 @@ def _stage(
             data = (staging.path / place).parent / location
             there = staging.output / data.relative_to(staging.path)
             if not is_whole and there.exists() and not overwrite:
-                raise HtpError(f"{there}: it exists already, and the weights would replace it; overwrite with --overwrite")
+                raise HtpError(
+                    f"{there}: it exists already, and the weights would replace it; overwrite with --overwrite"
+                )
             shutil.copyfile(graph.model.path.parent / location, data)
     records = {place: FileRecord.of(graph) for place, graph in places.items()}
     for name, file in package.files.items() if is_whole else ():

@@ -62,9 +62,7 @@ def ranked(groups: Iterable[Group], board: Switchboard, judge: Judge, samples: S
 
     def figures(of: Iterable[Group], *, weights: bool = True, activations: bool = True) -> Figures:
         nodes = [key for group in of for key in group.nodes]
-        return judge.figures(
-            board.run(samples, judge.outputs, nodes, weights=weights, activations=activations)
-        )
+        return judge.figures(board.run(samples, judge.outputs, nodes, weights=weights, activations=activations))
 
     alone = {group: figures([group]) for group in groups}
     in_order = sorted(alone, key=lambda group: alone[group].badness(metric), reverse=True)

@@ -130,7 +130,9 @@ def sensitivity(
     if output is None and overwrite:
         raise HtpError("--overwrite is for --output (output=): without it nothing is written")
     files = opened.matching(file)
-    skipped = {name: problem for name, each in files.items() if (problem := _problem(each, wish.quantizer)) is not None}
+    skipped = {
+        name: problem for name, each in files.items() if (problem := _problem(each, wish.quantizer)) is not None
+    }
     chosen = {name: each for name, each in files.items() if name not in skipped}
     if not chosen:
         raise PackageError("; ".join(f"{files[name].path}: {problem}" for name, problem in skipped.items()))

@@ -49,9 +49,9 @@ class StaticQuantizer(Quantizer):
 
     def changes(self, model: OnnxModel, source: Proto, quantized: Proto) -> Changes:
         """What became of each node."""
-        from onnxruntime.quantization.registry import QDQRegistry
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-        operators = set(self.options.operators or QDQRegistry)
+        operators = set(self.options.operators or (*QDQRegistry, *QLinearOpsRegistry))
         wraps = _Wraps(quantized)
         made = {node.name: node for node in quantized.graph.node}
         found = {}
