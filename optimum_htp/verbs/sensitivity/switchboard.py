@@ -9,7 +9,7 @@ Example: `y = MatMul(x, w)` becomes `x2 = If(round_0, then: rounded x, else: x);
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from optimum_htp.hierarchy import NodeKey
@@ -33,6 +33,7 @@ class Switchboard:
         self._changes = changes
         self._values: dict[str, Array] = {}
         self._weights: dict[tuple[NodeKey, int], str] = {}
+        self._shared: dict[str, str] = {}
         self._reads: dict[tuple[NodeKey, int], str] = {}
         self._tensors: dict[str, str] = {}
         self._session = self._open(model, threads)
@@ -53,9 +54,9 @@ class Switchboard:
         for key in nodes:
             change = self._changes[key]
             if weights:
-                feed |= {self._weights[key, index]: self._value(key, index) for index in change.weights}
+                feed |= self._values_of(key)
             if activations:
-                names = [self._reads[key, index] for index in change.reads]
+                names = [self._reads[key, place] for place in change.reads]
                 names += [self._tensors[name] for name in change.tensors]
                 feed |= dict.fromkeys(names, np.array(True))
         return [run_session(self._session, outputs, {**sample, **feed}, name=self._name) for sample in samples]
@@ -63,18 +64,25 @@ class Switchboard:
     def kinds(self, nodes: Iterable[NodeKey]) -> tuple[bool, bool]:
         """Whether any weights, and whether any activations, of some nodes are quantized."""
         changes = [self._changes[key] for key in nodes]
-        return any(each.weights for each in changes), any(each.reads or each.tensors for each in changes)
+        return any(each.has_weights for each in changes), any(each.has_activations for each in changes)
 
     def weight_bytes(self, nodes: Iterable[NodeKey]) -> int:
         """How much the weights of some nodes take in float32."""
-        return sum(self._value(key, index).nbytes for key in nodes for index in self._changes[key].weights)
+        values = {name: value.nbytes for key in nodes for name, value in self._values_of(key).items()}
+        return sum(values.values())
 
-    def _value(self, key: NodeKey, index: int) -> Array:
+    def _values_of(self, key: NodeKey) -> dict[str, Array]:
+        """The weights of a quantized node, by the inputs of the graph that take them."""
+        change = self._changes[key]
+        ways = {self._weights[key, place]: get for place, get in change.weights.items()}
+        ways |= {self._shared[name]: get for name, get in change.shared.items()}
+        return {name: self._value(name, get) for name, get in ways.items()}
+
+    def _value(self, name: str, get: Callable[[], Array]) -> Array:
         import numpy as np
 
-        name = self._weights[key, index]
         if name not in self._values:
-            self._values[name] = np.ascontiguousarray(self._changes[key].weights[index](), np.float32)
+            self._values[name] = np.ascontiguousarray(get(), np.float32)
         return self._values[name]
 
     # --- The graph ----------------------------------------------------------------------------------------------------
@@ -85,7 +93,9 @@ class Switchboard:
         proto = onnx.load(model.path, load_external_data=False)
         proto.ir_version = max(proto.ir_version, 4)  # from there on what is given replaces an initializer
         stored = stored_in(proto.graph) | constants_in(proto.graph)
-        for path, graph in list(graphs_in(proto.graph)):
+        shared = dict.fromkeys(name for change in self._changes.values() for name in change.shared)
+        self._shared = {name: self._weight(proto.graph, stored[name]) for name in shared}
+        for path, graph in reversed(list(graphs_in(proto.graph))):  # bodies before what holds them
             nodes: list[Proto] = []
             for index, node in enumerate(graph.node):
                 change = self._changes.get((path, index), NodeChange())
@@ -98,6 +108,8 @@ class Switchboard:
                     node.input[place] = self._weights[(path, index), place] = name
                 nodes.append(node)
             _replace(graph, nodes)
+        for node in proto.graph.node:
+            _rename_inputs(node, self._shared)
         self._round_tensors(proto.graph)
         with SourceFiles(model.path) as files:
             weights = ExternalWeights(model, files.data)
@@ -137,7 +149,7 @@ class Switchboard:
         """A new input that has a weight's values if it is not given."""
         from onnx import helper
 
-        name = f"{_PREFIX}/weight_{len(self._weights)}"
+        name = f"{_PREFIX}/weight_{len(graph.input)}"
         graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
         added = graph.initializer.add()
         added.CopyFrom(tensor)

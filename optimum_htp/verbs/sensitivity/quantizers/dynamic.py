@@ -1,6 +1,6 @@
 """`quantize_dynamic`: weights in int8, and activations in uint8 over the range that they have in each run.
 
-Gemm becomes MatMul and Add first. A node that was quantized goes by its old name and `_quant`, and reads weights that go by
+Gemm becomes MatMul and Add first. A weight is quantized for all that read it, once one node is quantized that does. A node that was quantized goes by its old name and `_quant`, and reads weights that go by
 their old names and `_quantized`, beside `_scale` and `_zero_point`.
 """
 
@@ -64,7 +64,7 @@ class DynamicQuantizer(Quantizer):
         found = {}
         for key, node in nodes_in(source.graph):
             became = next((made[name.format(node.name)] for name in _NAMES if name.format(node.name) in made), None)
-            if became is None:
+            if became is None or node.op_type == "Transpose":  # that only hands on what is quantized
                 continue
             change = NodeChange()
             inputs = list(node.input)
@@ -72,7 +72,7 @@ class DynamicQuantizer(Quantizer):
                 base = name.removesuffix(_QUANTIZED)
                 plain = base if base in known else base.rpartition(_TRANSPOSED)[0]
                 if name in stored and base != name and plain in inputs:
-                    change.weights[inputs.index(plain)] = _weight(node, became, base, stored)
+                    change.shared[plain] = _weight(node, became, base, stored)
                 elif name in ranges and ranges[name] in inputs:
                     change.reads[inputs.index(ranges[name])] = _RANGE
             if became.op_type == "DynamicQuantizeLSTM":

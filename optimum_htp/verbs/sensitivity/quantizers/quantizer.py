@@ -88,16 +88,28 @@ class NodeChange:
 
     Attributes:
         weights: By the index of an input, how to get the values that the node computes with then.
+        shared: By the name of a weight, how to get the values that all that read it compute with then.
         reads: By the index of an input, how its values are rounded for this node.
         tensors: By the names of tensors that the node reads or gives, how they are rounded for all that read them.
     """
 
     weights: dict[int, Callable[[], Array]] = field(default_factory=dict)
+    shared: dict[str, Callable[[], Array]] = field(default_factory=dict)
     reads: dict[int, Rounding] = field(default_factory=dict)
     tensors: dict[str, Rounding] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.weights or self.reads or self.tensors)
+        return self.has_weights or self.has_activations
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are quantized."""
+        return bool(self.weights or self.shared)
+
+    @property
+    def has_activations(self) -> bool:
+        """Whether activations are."""
+        return bool(self.reads or self.tensors)
 
 
 Changes = Mapping[NodeKey, NodeChange]

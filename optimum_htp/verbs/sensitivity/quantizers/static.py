@@ -49,9 +49,15 @@ class StaticQuantizer(Quantizer):
 
     def changes(self, model: OnnxModel, source: Proto, quantized: Proto) -> Changes:
         """What became of each node."""
+        from onnxruntime.quantization.operators.direct_q8 import QDQDirect8BitOp
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-        operators = set(self.options.operators or (*QDQRegistry, *QLinearOpsRegistry))
+        # Those that only move numbers hand on what is quantized, and quantize nothing.
+        operators = {
+            each
+            for each in self.options.operators or (*QDQRegistry, *QLinearOpsRegistry)
+            if QDQRegistry.get(each) is not QDQDirect8BitOp
+        }
         wraps = _Wraps(quantized)
         made = {node.name: node for node in quantized.graph.node}
         found = {}
@@ -60,9 +66,9 @@ class StaticQuantizer(Quantizer):
             if became is None or node.op_type not in operators or node.domain not in ("", "ai.onnx"):
                 continue
             change = NodeChange()
-            for place, (name, now) in enumerate(zip(node.input, became.input, strict=False)):
+            for name, now in zip(node.input, became.input, strict=False):
                 if now in wraps.weights:
-                    change.weights[place] = partial(wraps.weight, now)
+                    change.shared[name] = partial(wraps.weight, now)
                 elif now in wraps.roundings:
                     change.tensors[name] = wraps.roundings[now]
             for name, now in zip(node.output, became.output, strict=False):

@@ -1,6 +1,7 @@
 """ONNX Runtime's converter to float16: `convert_float_to_float16` of `OnnxModel`, in `onnxruntime.transformers`.
 
-Every tensor that a converted node reads or gives is in float16; inputs and outputs stay in float32. Weights keep their names.
+What a converted node reads and gives is in float16, and what goes from one node in float32 to another is not; nor are the
+model's inputs and outputs. Weights keep their names.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class HalfConverter(Quantizer):
                     if name in stored:
                         change.weights[place] = _value(stored[name])
                 elif name in floats:
-                    change.tensors[name] = _HALF
+                    change.reads[place] = _HALF
             change.tensors.update((name, _HALF) for name in node.output if name in floats)
             if change:
                 found["", index] = change
