@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from optimum_htp.errors import HtpError, writing
 from optimum_htp.hierarchy import NodeKey, Root, Roots, tree_of_tags
-from optimum_htp.models import DEFAULT_PROVIDER, open_rounded, open_session, run_session, session_options
+from optimum_htp.models import DEFAULT_PROVIDER, Array, open_rounded, open_session, run_session, session_options
 from optimum_htp.onnxfile import external_data_files, read_model
 from optimum_htp.package import (
     SIDECAR,
@@ -28,10 +29,12 @@ from optimum_htp.package import (
 from optimum_htp.selections import FileSelection, Selection, selection_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.sensitivity.budget import Budget
-from optimum_htp.verbs.sensitivity.figures import Figures, Judge
+from optimum_htp.verbs.sensitivity.figures import NO_NUMBER, Figures, Judge
 from optimum_htp.verbs.sensitivity.quantizers.quantizer import Quantizer
 from optimum_htp.verbs.sensitivity.ranking import Ranking, Samples
 from optimum_htp.verbs.sensitivity.working_copy import WorkingCopy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +108,15 @@ class Builder:
 
     def measure(self, path: Path) -> Figures:
         """What a file gives, beside the model in float32."""
-        session = self._session(path)
-        return self._judge.figures(
-            [run_session(session, self._judge.outputs, sample, name=self._name) for sample in self._samples]
-        )
+        try:
+            return self._judge.figures(self._runs(path))
+        except HtpError as error:
+            logger.debug("%s", error)
+            return NO_NUMBER
 
     def expect(self, path: Path) -> None:
-        """Takes what a file gives for right."""
-        session = self._session(path)
-        outputs = self._judge.outputs
-        self._judge.expect([run_session(session, outputs, sample, name=self._name) for sample in self._samples])
+        """Takes what a file gives for right. Raises HtpError if ONNX Runtime can't run it."""
+        self._judge.expect(self._runs(path))
 
     def build(self, ranking: Ranking, first: int, budget: Budget | None) -> Built | None:
         """Leaves more and more of the worst modules in float32 until the file that comes out meets the budget.
@@ -130,6 +132,10 @@ class Builder:
                 roots = graph.roots or Roots(map(Root, tree_of_tags(graph.tags)))
                 return Built(replace(graph, roots=roots, name=self._source.name), count, figures)
         return None
+
+    def _runs(self, path: Path) -> list[list[Array]]:
+        session = self._session(path)
+        return [run_session(session, self._judge.outputs, sample, name=self._name) for sample in self._samples]
 
     def _session(self, path: Path) -> Any:
         if self._quantizer.rounds_results:

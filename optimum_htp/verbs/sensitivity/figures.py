@@ -53,6 +53,10 @@ class Figures:
         }
 
 
+NO_NUMBER = Figures(-inf, 0.0, inf)
+"""Those of a model that does not run, as where an index is quantized."""
+
+
 class Judge:
     """Holds outputs against those of the model in float32, on the same samples.
 

@@ -6,16 +6,20 @@ most (measured on MiniLM in int8, where to sort by what leaving out each alone g
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey, NodeTag, tag_class, tag_module_path
 from optimum_htp.models import Array
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.sensitivity.figures import Figures, Judge
+from optimum_htp.verbs.sensitivity.figures import NO_NUMBER, Figures, Judge
 from optimum_htp.verbs.sensitivity.quantizers.quantizer import Changes
 from optimum_htp.verbs.sensitivity.report import ModuleSensitivity
 from optimum_htp.verbs.sensitivity.switchboard import Switchboard
+
+logger = logging.getLogger(__name__)
 
 Samples = Sequence[Mapping[str, Array]]
 
@@ -62,7 +66,13 @@ def ranked(groups: Iterable[Group], board: Switchboard, judge: Judge, samples: S
 
     def figures(of: Iterable[Group], *, weights: bool = True, activations: bool = True) -> Figures:
         nodes = [key for group in of for key in group.nodes]
-        return judge.figures(board.run(samples, judge.outputs, nodes, weights=weights, activations=activations))
+        try:
+            return judge.figures(board.run(samples, judge.outputs, nodes, weights=weights, activations=activations))
+        except HtpError as error:
+            logger.debug("%s", error)
+            return NO_NUMBER
+
+    board.run(samples, judge.outputs, ())  # what fails here is not for what is quantized
 
     alone = {group: figures([group]) for group in groups}
     in_order = sorted(alone, key=lambda group: alone[group].badness(metric), reverse=True)

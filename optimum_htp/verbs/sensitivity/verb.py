@@ -39,6 +39,11 @@ from optimum_htp.verbs.sensitivity.report import FileSensitivity, SensitivityRep
 from optimum_htp.verbs.sensitivity.switchboard import Switchboard
 from optimum_htp.verbs.sensitivity.working_copy import WorkingCopy, working_copy
 
+_WHAT = {
+    "int4": ": it takes a MatMul whose second input is stored",
+    "dynamic": ": it takes MatMul, Gemm, Conv, Gather and LSTM whose weights are stored",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wish:
@@ -143,6 +148,7 @@ def sensitivity(
     check_axes([each.model for each in chosen.values()], sizes, where=str(opened.path))
     tagged = {name: tagged_file(each, package=opened) for name, each in chosen.items()}
     reports: list[FileSensitivity] = []
+    nothing: dict[str, str] = {}
     built: dict[str, TaggedGraph] = {}
     with graph_limits((opened,), timeout_s=timeout, max_memory_bytes=max_memory_bytes), ExitStack() as stack:
         for name, each in chosen.items():
@@ -151,12 +157,17 @@ def sensitivity(
             samples = _samples(each.model, config, paths, sizes)
             copy = stack.enter_context(working_copy(each, tagged[name]))
             target = Path(output).name if output is not None and opened.path.is_file() else each.path.name
-            report, made = _measured(copy, tagged[name], samples, wish, target=target, seeded=not paths)
-            reports.append(report)
-            if made is not None:
-                built[name] = made.graph
+            measured = _measured(copy, tagged[name], samples, wish, target=target, seeded=not paths)
+            if measured is None:
+                nothing[name] = f"--mode {mode} quantizes nothing in it{_WHAT.get(mode, '')}"
+                continue
+            reports.append(measured[0])
+            if measured[1] is not None:
+                built[name] = measured[1].graph
+        if not reports:
+            raise PackageError("; ".join(f"{files[name].path}: {problem}" for name, problem in nothing.items()))
         written = None
-        if output is not None and len(built) == len(chosen):
+        if output is not None and len(built) == len(reports):
             written = write_package(opened, output, built, overwrite=overwrite)
     return SensitivityReport(
         package=str(opened.path),
@@ -165,7 +176,7 @@ def sensitivity(
         metric=wish.metric,
         budget=wish.budget,
         files=tuple(reports),
-        skipped=skipped,
+        skipped=skipped | nothing,
     )
 
 
@@ -245,13 +256,15 @@ def _samples(
 
 def _measured(
     copy: WorkingCopy, tagged: TaggedGraph, samples: Samples, wish: _Wish, *, target: str, seeded: bool
-) -> tuple[FileSensitivity, Built | None]:
-    """What quantizing the modules of a file costs; and the file that meets the budget, if it is to be written."""
+) -> tuple[FileSensitivity, Built | None] | None:
+    """What quantizing the modules of a file costs, None if there are none; and the file that meets the budget, to write."""
     name = str(tagged.model.path)
     judge = Judge(copy.tagged.model, samples, metric=wish.metric)
     builder = Builder(copy, tagged, wish.quantizer, judge, samples, name=name, target=target)
     builder.expect(copy.path)
     ranking = _ranking(copy, builder, judge, samples, wish, name=name)
+    if ranking is None:
+        return None
     most = len(ranking.groups)
     if wish.leave is not None and wish.leave >= most:
         raise HtpError(f"{name}: {most} modules can be quantized: leave fewer than that in float32 (--leave)")
@@ -282,14 +295,14 @@ def _measured(
 
 def _ranking(
     copy: WorkingCopy, builder: Builder, judge: Judge, samples: Samples, wish: _Wish, *, name: str
-) -> Ranking:
+) -> Ranking | None:
     import onnx
 
     quantized = onnx.load(builder.quantize())
     source = onnx.load(copy.path, load_external_data=False)
     changes = wish.quantizer.changes(copy.tagged.model, source, quantized)
     if not changes:
-        raise PackageError(f"{name}: --mode {wish.quantizer.mode} quantizes nothing in it")
+        return None
     board = Switchboard(copy.tagged.model, changes, threads=wish.threads, name=name)
     return ranked(grouped(copy.tagged, changes), board, judge, samples, metric=wish.metric)
 
