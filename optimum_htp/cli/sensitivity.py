@@ -19,7 +19,7 @@ from optimum_htp.cli.options import (
     refuse_with,
     selection_format,
 )
-from optimum_htp.cli.views.terminal import print_json, print_lines, print_report, working
+from optimum_htp.cli.views.terminal import print_lines, print_report, working
 from optimum_htp.errors import HtpError
 
 if TYPE_CHECKING:
@@ -114,10 +114,13 @@ def run(args: Namespace) -> int:
     """Measures a package and writes the quantized one; 1 if the budget can't be met."""
     if args.package is None:
         raise HtpError("the following arguments are required: PKG")
+    as_json = args.json or args.format == "json"
     if args.json:
         refuse_with(args, "--json prints everything as JSON: give one of them", "format")
-    if args.json or args.format is not None:
+    if as_json or args.format is not None:
         refuse_with(args, "for the table only", "top", "all")
+    if args.format not in (None, "json"):
+        refuse_with(args, "--format only prints the nodes that are left in float32: give one of them", "output")
     if args.all:
         refuse_with(args, "--all shows every module: give one of them", "top")
     if args.budget is None and args.leave is None:
@@ -145,10 +148,10 @@ def run(args: Namespace) -> int:
             timeout=args.timeout,
             max_memory_bytes=args.max_memory,
         )
-    if args.format is not None:
+    if args.format not in (None, "json"):
         _print_list(report, args.format)
     else:
-        print_report(report, partial(sensitivity_page, top=args.top or 20, every=args.all), as_json=args.json)
+        print_report(report, partial(sensitivity_page, top=args.top or 20, every=args.all), as_json=as_json)
     return 0 if report.ok else 1
 
 
@@ -156,17 +159,9 @@ def _print_list(report: SensitivityReport, form: str) -> None:
     """Prints the nodes that are left in float32, and on stderr what to know about them."""
     import sys
 
-    from optimum_htp.cli.views.select import selection_lines, selection_notes
-    from optimum_htp.cli.views.sensitivity import sensitivity_notes
+    from optimum_htp.cli.views.sensitivity import left_in_float_lines, left_in_float_notes
 
-    for note in sensitivity_notes(report):
+    lines = list(left_in_float_lines(report, form=form))
+    for note in left_in_float_notes(report, form=form):
         print(f"note: {note}", file=sys.stderr)
-    if not report.ok:
-        return
-    selection = report.selection
-    for note in selection_notes(selection, form=form, device="gpu"):
-        print(f"note: {note}", file=sys.stderr)
-    if form == "json":
-        print_json(selection.to_dict())
-    else:
-        print_lines(*selection_lines(selection, form=form, device="gpu"))
+    print_lines(*lines)

@@ -7,10 +7,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
+from optimum_htp.cli.views.select import selection_lines, selection_notes
+from optimum_htp.selections import FORMATS
 
 if TYPE_CHECKING:
     from optimum_htp.verbs.sensitivity import Figures, FileSensitivity, ModuleSensitivity, SensitivityReport
 
+_DEVICE = "gpu"  # of the one format that names one
 _UNITS = {"sqnr": ", dB", "cosine": "", "relative": "", "top1": ""}
 _SEEDED = (
     "the inputs are random numbers: the order of modules tells something, how good the model is for yours does not"
@@ -29,11 +32,20 @@ def sensitivity_page(report: SensitivityReport, *, top: int = 20, every: bool = 
     yield from notes(f"{name}: left as it is: {problem}" for name, problem in report.skipped.items())
 
 
-def sensitivity_notes(report: SensitivityReport) -> Iterator[str]:
-    """What to know of a report, a line for each file, and what its inputs are worth."""
+def left_in_float_lines(report: SensitivityReport, *, form: str) -> Iterator[str]:
+    """The nodes that are left in float32, in one of `FORMATS`; nothing where the budget can't be met."""
+    if report.selection.files:
+        yield from selection_lines(report.selection, form=form, device=_DEVICE)
+    elif report.ok:
+        yield from FORMATS[form].nothing()
+
+
+def left_in_float_notes(report: SensitivityReport, *, form: str) -> Iterator[str]:
+    """What to know of the nodes before another tool is given them: a line for each."""
     for file in report.files:
         yield from _outcome(report, file)
     yield from dict.fromkeys(line for file in report.files for line in _inputs_worth(report, file))
+    yield from selection_notes(report.selection, form=form, device=_DEVICE)
 
 
 def _heading(report: SensitivityReport, file: FileSensitivity) -> Iterator[str]:
@@ -51,7 +63,8 @@ def _outcome(report: SensitivityReport, file: FileSensitivity) -> Iterator[str]:
     all_of_it = f"{_worded(file.quantized, report.metric)} with all {count:,} modules in {file.into}"
     wish = _budget(report)
     if file.problem is not None:
-        yield f"{file.file}: {wish} can't be met: {file.problem}"
+        best = f", which gives {_worded(file.figures, report.metric)}" if file.figures is not None else ""
+        yield f"{file.file}: {wish} can't be met, {file.problem}{best}"
         yield all_of_it
     elif file.left_out is None or file.figures is None:
         yield f"{file.file}: {all_of_it}"

@@ -21,6 +21,10 @@ class SelectionFormat(ABC):
     def lines(self, file: FileSelection, *, device: str) -> list[str]:
         """The lines to print. Raises PackageError if the format can't express the selection."""
 
+    def nothing(self) -> list[str]:
+        """The lines to print where no node is selected."""
+        return []
+
     @abstractmethod
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
         """What to know, in addition to `FileSelection.notes`, before the tool is given the nodes: a line for each."""
@@ -53,6 +57,10 @@ class NameFormat(SelectionFormat):
         """The lines to print."""
         entries = self.entries(file)
         return json.dumps(entries, indent=2).splitlines() if self.as_json else entries
+
+    def nothing(self) -> list[str]:
+        """An empty list."""
+        return ["[]"] if self.as_json else []
 
     def notes(self, file: FileSelection, *, device: str) -> Iterator[str]:
         """How the nodes of these names differ from those that are meant."""

@@ -68,7 +68,8 @@ def names_of(tagged: TaggedGraph, ranking: Ranking, count: int, quantizer: Quant
 class Builder:
     """Quantizes a file with some modules left in float32, and measures what comes out.
 
-    `name` is what errors call it, `target` the name of the file that it makes, after which weights beside it are named.
+    `name` is what errors call it, `target` the name of the file that it makes, after which weights beside it are named;
+    `last` are the figures of the last file that was built for a budget.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Builder:
         self._judge = judge
         self._samples = samples
         self._name = name
+        self.last: Figures | None = None
 
     def quantize(self, left_out: Sequence[str] = ()) -> Path:
         """The file with some nodes left in float32."""
@@ -125,7 +127,7 @@ class Builder:
         """
         for count in range(first, max(len(ranking.groups), 1)):
             path = self.quantize(names_of(self._copy.tagged, ranking, count, self._quantizer))
-            figures = self.measure(path)
+            self.last = figures = self.measure(path)
             if budget is None or budget.is_met(figures):
                 model = read_model(path)
                 graph = project([replace(self._source, skeleton=None)], model, require_descent=True)

@@ -66,7 +66,8 @@ class FileSensitivity(Brief):
         modules: The modules, the worst first.
         left_out: How many of these, from the first on, are left in float32 for the budget; None without one, or where it
             can't be met.
-        figures: What the model is like then: of the file that was written, else predicted.
+        figures: What the model is like then: of the file that was written, else predicted. Where the budget can't be met,
+            what it is like with as much left in float32 as can be.
         problem: Why the budget can't be met; None if it can.
         samples: The shape of each input, for each sample.
         seeded: Whether the inputs are random numbers that were made for want of others.
@@ -127,17 +128,23 @@ class SensitivityReport(Report):
 
     @property
     def selection(self) -> Selection:
-        """The nodes that are left in float32, as `select` gives them. Raises PackageError if none are."""
+        """The nodes that are left in float32, as `select` gives them, in the files that have any."""
         files = tuple(file.selection for file in self.files if file.selection is not None and file.selection.nodes)
-        if not files:
-            problems = "; ".join(file.problem for file in self.files if file.problem is not None)
-            raise PackageError(f"{self.package}: {problems or 'no module has to be left in float32'}")
         patterns = dict.fromkeys(tag_module_path(tag) for file in files for tag in file.modules)
         return Selection(self.package, tuple(patterns), files)
 
     def names_for(self, tool: str) -> list[str]:
-        """The names of the nodes that are left in float32, as a tool takes them: `Selection.names_for`."""
-        return self.selection.names_for(tool)
+        """The names of the nodes that are left in float32, as a tool takes them: `Selection.names_for`.
+
+        Raises:
+            PackageError: There are such nodes in several files, the budget can't be met, or the tool can't take the nodes.
+            HtpError: There is no such format.
+        """
+        problems = "; ".join(file.problem for file in self.files if file.problem is not None)
+        if problems:
+            raise PackageError(f"{self.package}: the budget can't be met: {problems}")
+        selection = self.selection
+        return selection.names_for(tool) if selection.files else []
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `--json` prints."""

@@ -276,7 +276,7 @@ def _measured(
     if built is not None:
         count, figures = built.left_out, built.figures
     elif wish.budget is not None and (wish.write or count is None):
-        count, figures = None, None
+        count, figures = None, builder.last or ranking.left(most - 1)
         problem = _unmet(ranking)
     report = FileSensitivity(
         file=tagged.name,
@@ -310,5 +310,7 @@ def _ranking(
 def _unmet(ranking: Ranking) -> str:
     """Why a budget can't be met."""
     last = ranking.modules[-1]
-    others = f"all but {last.path or 'the root'}" if len(ranking.modules) > 1 else "nothing"
-    return f"it is not met before nothing is quantized any more: not with {others} left in float32"
+    name = last.path or "the root"
+    if len(ranking.modules) == 1:
+        return f"{name} is all that could be left in float32, and then nothing is quantized"
+    return f"not even with all but {name} left in float32"
