@@ -114,5 +114,6 @@ class Judge:
         masks: Iterable[Any] = (sample.get(name) for name in ("decoder_attention_mask", "attention_mask"))
         for mask in masks:
             if mask is not None and mask.ndim == 2 and array.ndim > 1 and array.shape[:2] == mask.shape and mask.any():
-                return array[mask.astype(bool)]
+                kept: Array = array[mask.astype(bool)]
+                return kept
         return array
