@@ -1,8 +1,7 @@
 """Whether the modules that `sensitivity` names are the ones to leave in float32: `make sensitivity` writes docs/sensitivity.md.
 
 MiniLM's 36 Linears are ranked on some sentences. ONNX Runtime's quantizers then make files in which the worst of them are left
-in float32, and as many bytes of others: of the first layers, the last, and some drawn at random. All are measured on other
-sentences.
+in float32, and files with as many others: the first, the last, and some drawn at random. All are measured on other sentences.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optimum_htp import FileSensitivity, ModuleSensitivity
+    from optimum_htp import ModuleSensitivity
 
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = (1, 3, 6, 12, 18)
-DRAWS = 5
+SIZES = (3, 6, 12)
+DRAWS = 4
 MODES: dict[str, dict[str, Any]] = {
     "dynamic": {},
     "static": {"operators": ["MatMul", "Gather"]},
@@ -52,10 +51,9 @@ MEASURED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What files are like in which as many bytes are left in float32."""
+    """What files are like that have as many modules in float32, or as many bytes or more."""
 
-    count: int
-    megabytes: float
+    size: str
     ours: float
     first: float
     last: float
@@ -111,17 +109,19 @@ def table(mode: str, package: Path, scratch: Path) -> tuple[str, bool]:
 
         inputs.append(scratch / f"{index}.npz")
         np.savez(inputs[-1], **sample)
+    options = MODES[mode]
     start = time.process_time()
-    (file,) = sensitivity(package, mode=mode, inputs=inputs, **MODES[mode]).files
+    (file,) = sensitivity(package, mode=mode, inputs=inputs, **options).files
     seconds = time.process_time() - start
-    results = list(measured(mode, package, file, inputs, scratch))
-    options = "".join(f", `--{name} {' '.join(value)}`" for name, value in MODES[mode].items())
+    (by_size,) = sensitivity(package, mode=mode, inputs=inputs, by="size", **options).files
+    results = list(measured(Files(mode, package, inputs, scratch), file.modules, by_size.modules))
+    shown = "".join(f" `--{name} {' '.join(value)}`" for name, value in options.items())
     lines = [
-        f"## `--mode {mode}`{options}\n",
-        f"{len(file.modules)} modules were ranked in {seconds:.0f} s of CPU time; all in {file.into}: "
+        f"## `--mode {mode}`{shown}\n",
+        f"{len(file.modules)} modules were ranked in {seconds:.0f} s of CPU time. All in {file.into}: "
         f"{file.quantized.sqnr_db:.1f} dB on the sentences that they were ranked on.\n",
-        "| Linears left in float32 | MB | the worst of the list | the first | the last | at random: mean, best |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| Linears in float32 | the worst of the list | the first | the last | at random: mean, best |",
+        "|---|---:|---:|---:|---:|",
         *map(line, results),
         "",
     ]
@@ -131,27 +131,32 @@ def table(mode: str, package: Path, scratch: Path) -> tuple[str, bool]:
 def line(result: Result) -> str:
     """A row of the table."""
     drawn = f"{sum(result.drawn) / len(result.drawn):.1f}, {max(result.drawn):.1f}"
-    return (
-        f"| {result.count} | {result.megabytes:.1f} | **{result.ours:.1f}** | {result.first:.1f} | {result.last:.1f} "
-        f"| {drawn} |"
-    )
+    return f"| {result.size} | **{result.ours:.1f}** | {result.first:.1f} | {result.last:.1f} | {drawn} |"
 
 
 def measured(
-    mode: str, package: Path, file: FileSensitivity, inputs: Sequence[Path], scratch: Path
+    files: Files, by_number: Sequence[ModuleSensitivity], by_size: Sequence[ModuleSensitivity]
 ) -> Iterator[Result]:
-    """What the files of each size are like."""
-    linears = [module for module in file.modules if module.class_name == "Linear"]
-    in_order = sorted(linears, key=lambda module: place(module, package))
-    files = Files(mode, package, inputs, scratch)
+    """What the files of each size are like: as many modules, and then as many bytes."""
+    linears = [module for module in by_number if module.class_name == "Linear"]
+    smallest = [module for module in by_size if module.class_name == "Linear"]
+    in_order = sorted(linears, key=lambda module: place(module, files.package))
     draw = random.Random(0)
     for count in SIZES:
-        ours = linears[:count]
-        size = sum(module.weight_bytes for module in ours)
+        drawn = [draw.sample(linears, count) for _ in range(DRAWS)]
+        yield Result(
+            size=f"{count}",
+            ours=files.quality(linears[:count]),
+            first=files.quality(in_order[:count]),
+            last=files.quality(in_order[-count:]),
+            drawn=tuple(map(files.quality, drawn)),
+        )
+    for count in SIZES:
+        size = sum(module.weight_bytes for module in linears[:count])
+        ours = no_larger(smallest, size)
         drawn = [as_large(draw.sample(linears, len(linears)), size) for _ in range(DRAWS)]
         yield Result(
-            count=count,
-            megabytes=size / 1e6,
+            size=f"{size / 1e6:.1f} MB (`--by size`)",
             ours=files.quality(ours),
             first=files.quality(as_large(in_order, size)),
             last=files.quality(as_large(in_order[::-1], size)),
@@ -164,6 +169,16 @@ def as_large(modules: Sequence[ModuleSensitivity], size: int) -> list[ModuleSens
     chosen: list[ModuleSensitivity] = []
     while sum(module.weight_bytes for module in chosen) < size:
         chosen.append(modules[len(chosen)])
+    return chosen
+
+
+def no_larger(modules: Sequence[ModuleSensitivity], size: int) -> list[ModuleSensitivity]:
+    """The first of some modules that take as many bytes together, or fewer."""
+    chosen: list[ModuleSensitivity] = []
+    for module in modules:
+        if sum(each.weight_bytes for each in (*chosen, module)) > size:
+            break
+        chosen.append(module)
     return chosen
 
 
@@ -230,10 +245,11 @@ def introduction() -> str:
 INTRODUCTION = """\
 # Modules to leave in float32, beside other lists of the same size
 
-Written by `make sensitivity`; do not edit. MiniLM (six layers, 36 Linears) is ranked by [`sensitivity`](verbs/sensitivity.md) \
-on {ranked} sentences. Then ONNX Runtime's quantizers make files in which the worst Linears of the list are left in float32; \
-or as many bytes of Linears, or more, taken from the first layer on, from the last one back, or drawn at random. The figures \
-are signal to quantization noise ratios in dB, measured on those files with {measured} other sentences. With {versions}.
+Written by `make sensitivity`; do not edit. The 36 Linears of MiniLM (six layers) are ranked by \
+[`sensitivity`](verbs/sensitivity.md) on {ranked} sentences. Then ONNX Runtime's quantizers make files in which the worst of \
+the list are left in float32, and files in which others are: the first Linears of the model, the last, or some drawn at \
+random; as many of them, or as many bytes (of the list no more, of the others no less). The figures are signal to quantization \
+noise ratios in dB, measured on these files with {measured} other sentences. With {versions}.
 """
 
 if __name__ == "__main__":

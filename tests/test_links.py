@@ -36,6 +36,7 @@ ELSEWHERE = {
     "project": "PKG --output OUT",
     "extract": "PKG bert.encoder OUT",
     "expose": "PKG BertLayer --output OUT",
+    "sensitivity": "PKG --leave 1 --output OUT",
     "pack": "PKG OUT.onnx",
 }
 

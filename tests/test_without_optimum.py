@@ -69,6 +69,7 @@ LINES = {
     "select": "PKG *.attention",
     "extract": "PKG classifier OUT",
     "expose": "PKG classifier -o OUT",
+    "sensitivity": "PKG",
     "diff": "PKG PKG",
     "explain": "PKG linear_1",
     "view": "PKG -o OUT.html",

@@ -80,6 +80,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--leave", type=count, metavar="N", help="Leave the N worst modules in float32, instead of a budget."
     )
     parser.add_argument(
+        "--by",
+        choices=("modules", "size"),
+        default="modules",
+        help="What is to be as little as can be in float32: the number of modules, or the size of their weights, for which "
+        "they are sorted by noise for each byte (modules).",
+    )
+    parser.add_argument(
         "-o", "--output", metavar="OUT", help="Write the quantized package: a directory, for an ONNX file a file."
     )
     parser.add_argument("--overwrite", action="store_true", help="Write to a directory or file that exists.")
@@ -137,6 +144,7 @@ def run(args: Namespace) -> int:
             metric=args.metric,
             budget=args.budget,
             leave=args.leave,
+            by=args.by,
             output=args.output,
             overwrite=args.overwrite,
             file=args.file,

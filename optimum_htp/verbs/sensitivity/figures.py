@@ -38,6 +38,11 @@ class Figures:
         found = self.sqnr_db if metric == "sqnr" else getattr(self, metric)
         return -inf if found is None else float(found)
 
+    @property
+    def noise(self) -> float:
+        """The power of the difference over that of the output."""
+        return inf if self.sqnr_db == -inf else float(10 ** (-self.sqnr_db / 10))
+
     def badness(self, metric: str) -> tuple[float, float]:
         """What figures are sorted by, the worst last; what a metric can't tell apart, noise does."""
         value = self.value(metric)

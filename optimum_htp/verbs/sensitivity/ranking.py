@@ -61,8 +61,10 @@ def grouped(tagged: TaggedGraph, changes: Changes) -> list[Group]:
     return [Group(tag, is_known, tuple(keys)) for (tag, is_known), keys in nodes.items()]
 
 
-def ranked(groups: Iterable[Group], board: Switchboard, judge: Judge, samples: Samples, *, metric: str) -> Ranking:
-    """Measures what each module costs, and sorts them."""
+def ranked(
+    groups: Iterable[Group], board: Switchboard, judge: Judge, samples: Samples, *, metric: str, by: str
+) -> Ranking:
+    """Measures what each module costs, and sorts them by that, or `by` noise for each byte of their weights (`"size"`)."""
 
     def figures(of: Iterable[Group], *, weights: bool = True, activations: bool = True) -> Figures:
         nodes = [key for group in of for key in group.nodes]
@@ -75,7 +77,15 @@ def ranked(groups: Iterable[Group], board: Switchboard, judge: Judge, samples: S
     board.run(samples, judge.outputs, ())  # what fails here is not for what is quantized
 
     alone = {group: figures([group]) for group in groups}
-    in_order = sorted(alone, key=lambda group: alone[group].badness(metric), reverse=True)
+    sizes = {group: board.weight_bytes(group.nodes) for group in alone}
+    least = min(filter(None, sizes.values()), default=1)  # what has no weights is not for nothing in float32
+
+    def badness(group: Group) -> tuple[float, float]:
+        if by == "size":
+            return alone[group].noise / max(sizes[group], least), 0.0
+        return alone[group].badness(metric)
+
+    in_order = sorted(alone, key=badness, reverse=True)
     modules = [
         _measured(group, alone[group], figures(in_order[place + 1 :]), board, figures)
         for place, group in enumerate(in_order)

@@ -53,6 +53,7 @@ class _Wish:
     metric: str
     budget: Budget | None
     leave: int | None
+    by: str
     write: bool
     threads: int | None
 
@@ -70,6 +71,7 @@ def sensitivity(
     metric: str | None = None,
     budget: str | float | None = None,
     leave: int | None = None,
+    by: str = "modules",
     output: str | Path | None = None,
     overwrite: bool = False,
     file: str | None = None,
@@ -98,6 +100,8 @@ def sensitivity(
         budget: What the quantized model has to reach: `"30dB"`, with the metric `"cosine"` 0.999, `"relative"` `"1%"`,
             `"top1"` `"99%"`.
         leave: Leave so many of the worst modules in float32, instead of a budget.
+        by: What is to be as little as can be in float32: the number of `"modules"`, or the `"size"` of their weights.
+            They are sorted by the metric, or by noise for each byte.
         output: Where to write the quantized package: a directory for a package, a file for a file. None writes nothing.
         overwrite: Write into a directory or file that exists.
         file: The files of the package to quantize, globs allowed; None means all.
@@ -124,7 +128,7 @@ def sensitivity(
         >>> report = sensitivity("bert_onnx", budget="30dB", output="bert_int8")   # doctest: +SKIP
         >>> report.names_for("ort-quantize")                                       # doctest: +SKIP
     """
-    wish = _wish(mode, metric, budget, leave, per_channel, reduce_range, block_size, operators, output, threads)
+    wish = _wish(mode, metric, budget, leave, by, per_channel, reduce_range, block_size, operators, output, threads)
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs or ())
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     check_source_of_sizes(sizes, ", ".join(map(str, paths)))
@@ -185,6 +189,7 @@ def _wish(
     metric: str | None,
     budget: str | float | None,
     leave: int | None,
+    by: str,
     per_channel: bool,
     reduce_range: bool,
     block_size: int | None,
@@ -196,6 +201,8 @@ def _wish(
     if mode not in QUANTIZERS:
         raise HtpError(f"{mode!r} is not a mode: give one of {', '.join(QUANTIZERS)}")
     check_metric(metric)
+    if by not in ("modules", "size"):
+        raise HtpError(f"{by!r} is nothing to sort by: give modules or size")
     if budget is not None and leave is not None:
         raise HtpError("a budget says how many modules to leave in float32: give it or --leave N (leave=)")
     if output is not None and budget is None and leave is None:
@@ -220,6 +227,7 @@ def _wish(
         metric=metric or "sqnr",
         budget=Budget.parse(budget, metric) if budget is not None else None,
         leave=leave,
+        by=by,
         write=output is not None,
         threads=threads,
     )
@@ -304,7 +312,7 @@ def _ranking(
     if not changes:
         return None
     board = Switchboard(copy.tagged.model, changes, threads=wish.threads, name=name)
-    return ranked(grouped(copy.tagged, changes), board, judge, samples, metric=wish.metric)
+    return ranked(grouped(copy.tagged, changes), board, judge, samples, metric=wish.metric, by=wish.by)
 
 
 def _unmet(ranking: Ranking) -> str:
