@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from optimum_htp import Budget, HtpError, load_package, sensitivity
 from optimum_htp.cli.main import main
 from optimum_htp.onnxfile import read_model
-from optimum_htp.verbs.sensitivity.figures import Judge
+from optimum_htp.verbs.sensitivity.judging import Judge
 from optimum_htp.verbs.sensitivity.ranking import Ranking
 
 Exported = Callable[..., Path]

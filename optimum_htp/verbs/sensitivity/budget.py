@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.verbs.sensitivity.figures import METRICS, Figures
+from optimum_htp.verbs.sensitivity.judging import METRICS, Figures
 
 _FORM = re.compile(r"(\d{1,6}(?:\.\d{1,20})?|\.\d{1,20}) ?(db|%)?", re.IGNORECASE | re.ASCII)
 _EXAMPLES = "30dB, or with --metric cosine 0.999, relative 1%, top1 99%"

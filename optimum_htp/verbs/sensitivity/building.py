@@ -29,7 +29,7 @@ from optimum_htp.package import (
 from optimum_htp.selections import FileSelection, Selection, selection_of
 from optimum_htp.tagging import TaggedGraph, project
 from optimum_htp.verbs.sensitivity.budget import Budget
-from optimum_htp.verbs.sensitivity.figures import NO_NUMBER, Figures, Judge
+from optimum_htp.verbs.sensitivity.judging import NO_NUMBER, Figures, Judge
 from optimum_htp.verbs.sensitivity.quantizers.quantizer import Quantizer
 from optimum_htp.verbs.sensitivity.ranking import Ranking, Samples
 from optimum_htp.verbs.sensitivity.working_copy import WorkingCopy

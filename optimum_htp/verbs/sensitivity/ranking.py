@@ -14,7 +14,7 @@ from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey, NodeTag, tag_class, tag_module_path
 from optimum_htp.models import Array
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.sensitivity.figures import NO_NUMBER, Figures, Judge
+from optimum_htp.verbs.sensitivity.judging import NO_NUMBER, Figures, Judge
 from optimum_htp.verbs.sensitivity.quantizers.quantizer import Changes
 from optimum_htp.verbs.sensitivity.report import ModuleSensitivity
 from optimum_htp.verbs.sensitivity.switchboard import Switchboard

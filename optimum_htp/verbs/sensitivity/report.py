@@ -11,7 +11,7 @@ from optimum_htp.hierarchy import tag_module_path
 from optimum_htp.reports import Brief, Report
 from optimum_htp.selections import FileSelection, Selection
 from optimum_htp.verbs.sensitivity.budget import Budget
-from optimum_htp.verbs.sensitivity.figures import Figures
+from optimum_htp.verbs.sensitivity.judging import Figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from optimum_htp.package import HtpFile, HtpPackage, as_package, checked_output,
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.sensitivity.budget import Budget, check_metric
 from optimum_htp.verbs.sensitivity.building import Builder, Built, selected, write_package
-from optimum_htp.verbs.sensitivity.figures import Judge
+from optimum_htp.verbs.sensitivity.judging import Judge
 from optimum_htp.verbs.sensitivity.quantizers.modes import QUANTIZERS
 from optimum_htp.verbs.sensitivity.quantizers.quantizer import Quantizer, QuantizerOptions
 from optimum_htp.verbs.sensitivity.ranking import Ranking, Samples, grouped, ranked
