@@ -20,6 +20,7 @@ BENCH_ARGS ?=
 DYNAMO_ARGS ?=
 FAULTS_ARGS ?=
 KILLS_ARGS ?=
+SENSITIVITY_ARGS ?=
 VERSIONS_ARGS ?=
 FUZZ_ARGS ?=
 
@@ -29,10 +30,10 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills versions docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults flops sensitivity fuzz kills versions docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-demo ## Export a real sentence model; break it and name the module; quantize it; draw it
 	rm -rf $(DEMO)
@@ -75,6 +76,9 @@ faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names p
 
 flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those that PyTorch counts; FLOPS_ARGS="--only bert" shows a part
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/flops.py $(FLOPS_ARGS)
+
+sensitivity: $(VENV)/.installed-demo ## Write docs/sensitivity.md: modules to leave in float32, beside other lists; SENSITIVITY_ARGS="--only int4"
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sensitivity.py $(SENSITIVITY_ARGS)
 
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)

@@ -76,6 +76,10 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.select import (
         select as select, write_layer_annotations as write_layer_annotations,
     )
+    from optimum_htp.verbs.sensitivity import (
+        Budget as Budget, Figures as Figures, FileSensitivity as FileSensitivity,
+        ModuleSensitivity as ModuleSensitivity, SensitivityReport as SensitivityReport, sensitivity as sensitivity,
+    )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
     from optimum_htp.verbs.tree import (
@@ -127,6 +131,7 @@ _ROOMS = {
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
     "verbs.functions": "FunctionCall FunctionsReport ModuleFunction NoFunction functions",
+    "verbs.sensitivity": "Budget Figures FileSensitivity ModuleSensitivity SensitivityReport sensitivity",
     "verbs.explain": "Advice Explained ExplainReport explain",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",

@@ -16,6 +16,7 @@ from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
 from optimum_htp.verbs.ranges import ranges
 from optimum_htp.verbs.select import select
+from optimum_htp.verbs.sensitivity import sensitivity
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
 from optimum_htp.verbs.view import model_explorer, view
@@ -42,6 +43,7 @@ class HtpPackage(_HtpPackage):
     expose = expose
     functions = functions
     explain = explain
+    sensitivity = sensitivity
     pack = pack
 
 

@@ -124,6 +124,7 @@ LIGHT = (
     Case("extract --overwrite", "extract @pkg bert.encoder.layer.0 @out --overwrite", "out", with_output("bert", "part")),
     Case("expose --overwrite", "expose @pkg BertLayer -o @out --overwrite", "out", with_output("bert", "plain-bert")),
     Case("functions --overwrite", "functions @pkg -o @out --overwrite", "out", with_output("bert", "plain-bert")),
+    Case("sensitivity --overwrite", "sensitivity @pkg --leave 1 -o @out --overwrite", "out", with_output("bert", "plain-bert")),
 )  # fmt: skip
 """The verbs that need no torch."""
 

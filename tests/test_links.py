@@ -37,6 +37,7 @@ ELSEWHERE = {
     "extract": "PKG bert.encoder OUT",
     "expose": "PKG BertLayer --output OUT",
     "functions": "PKG --output OUT",
+    "sensitivity": "PKG --leave 1 --output OUT",
     "pack": "PKG OUT.onnx",
 }
 

@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 import optimum_htp
 from optimum_htp import (
     Advice,
+    Budget,
     CallComparison,
     CallRanges,
     Change,
@@ -39,8 +41,10 @@ from optimum_htp import (
     ExposedTensor,
     ExposeReport,
     ExtractReport,
+    Figures,
     FileDiff,
     FileProjection,
+    FileSensitivity,
     FileTree,
     FunctionCall,
     FunctionsReport,
@@ -53,6 +57,7 @@ from optimum_htp import (
     ModuleFunction,
     ModuleInfo,
     ModuleRow,
+    ModuleSensitivity,
     ModuleSide,
     ModuleTime,
     ModuleTree,
@@ -71,6 +76,7 @@ from optimum_htp import (
     RangesReport,
     SelectedNode,
     Selection,
+    SensitivityReport,
     StripReport,
     TagCounts,
     TagReport,
@@ -449,6 +455,29 @@ def the_ranges() -> RangesReport:
     )  # fmt: skip
 
 
+def a_sensitivity() -> SensitivityReport:
+    modules = tuple(
+        ModuleSensitivity(
+            module=tag_of(f"encoder.layer.{n}.output"), path=f"encoder.layer.{n}.output", class_name="Linear",
+            nodes=1, weight_bytes=2_359_296, alone=Figures(15.0 + n, 0.98, 0.05), weights=Figures(16.0 + n, 0.98, 0.04),
+            activations=Figures(25.0, 0.99, 0.02) if n else None, left=Figures(12.0 + 2 * n if n < LAYERS - 1 else inf, 0.97, 0.1),
+        )
+        for n in range(LAYERS)
+    )  # fmt: skip
+    file = FileSensitivity(
+        file="model.onnx", into="int8", quantized=Figures(10.6, 0.96, 0.13), modules=modules, left_out=2,
+        figures=Figures(14.2, 0.98, 0.09), problem=None, samples=({"input_ids": (1, 128)},) * 2, seeded=True, selection=None,
+    )  # fmt: skip
+    unmet = replace(
+        file, file="onnx/decoder.onnx", left_out=None, seeded=False,
+        problem="not even with all but encoder.layer.3.output left in float32",
+    )  # fmt: skip
+    return SensitivityReport(
+        package="minilm", output=None, mode="dynamic", metric="sqnr", budget=Budget("sqnr", 14.0), files=(file, unmet),
+        skipped={"onnx/model_q4.onnx": "it is quantized already (MatMulNBits); give what it was made from, in float32"},
+    )  # fmt: skip
+
+
 A_PROJECTION = FileProjection(
     nodes=719,
     by_source={"scope": 476, "fused": 96, "inserted": 147},
@@ -499,6 +528,7 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "explain": an_explanation,
     "ranges": the_ranges,
     "functions": some_functions,
+    "sensitivity": a_sensitivity,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(

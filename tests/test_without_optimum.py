@@ -71,6 +71,7 @@ LINES = {
     "extract": "PKG classifier OUT",
     "expose": "PKG classifier -o OUT",
     "functions": "PKG Linear -o OUT",
+    "sensitivity": "PKG",
     "diff": "PKG PKG",
     "explain": "PKG linear_1",
     "view": "PKG -o OUT.html",

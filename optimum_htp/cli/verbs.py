@@ -16,8 +16,8 @@ from optimum_htp.cli.other_lines import add_verbose, other_lines
 
 VERBS = tuple(
     """
-    tree tag project strip validate pack unpack profile compare ranges select params extract expose functions diff explain
-    view
+    tree tag project strip validate pack unpack profile compare ranges sensitivity select params extract expose functions
+    diff explain view
     """.split()
 )
 """The names of the verbs, in the order in which help lists them."""

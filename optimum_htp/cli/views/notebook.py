@@ -26,6 +26,7 @@ _PAGES = {
     "ProjectReport": "written.project_page",
     "RangesReport": "ranges.ranges_page",
     "Selection": "select.selection_page",
+    "SensitivityReport": "sensitivity.sensitivity_page",
     "StripReport": "written.strip_page",
     "TagReport": "written.tag_page",
     "TreeReport": "tree.tree_page",
