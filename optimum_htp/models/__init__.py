@@ -13,6 +13,7 @@ from optimum_htp.models.auto import AutoModelForONNX
 from optimum_htp.models.claims import GraphSize
 from optimum_htp.models.component_parts import load_component_model, load_components
 from optimum_htp.models.exported_root import ExportedRoot, choose_root
+from optimum_htp.models.external_weights import ExternalWeights
 from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.half_rounding import open_rounded
 from optimum_htp.models.hub_cache import SourceFiles, check_model_name, source_files
