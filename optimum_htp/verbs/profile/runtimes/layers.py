@@ -1,0 +1,208 @@
+"""The modules of layers that a runtime made of a file, where each says which nodes it was made of.
+
+A layer that was made of several nodes does the work of all of them. One that says nothing, or only names of the runtime's own,
+gets the module that projection gives it in the graph of all layers; that graph has the file's names for the tensors between
+layers, wherever they are known.
+
+    the file   a = Gather(w, ids)   embed     layers   Convert_7 (ids)          of nothing: put in, embed by projection
+               n = LayerNorm(a)     norm               /embed/Gather            of /embed/Gather: embed
+               y = MatMul(n, v)     head               MVN_32                   of nothing: norm by projection
+                                                       Multiply_39              of Multiply_39, /norm/LayerNorm: norm
+                                                       /head/MatMul             of /head/MatMul: head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, common_ancestor
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, reads
+from optimum_htp.tagging import TaggedGraph, project, work_of
+from optimum_htp.verbs.profile.joiner import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        name: Its name.
+        op_type: What it does, as the runtime calls it; empty where it doesn't say.
+        made_of: The nodes of the file that it was made of.
+        inputs: The tensors that it reads, by the names that the runtime has for them; empty where it doesn't say.
+        outputs: The tensors that it makes.
+    """
+
+    name: str
+    op_type: str
+    made_of: tuple[NodeKey, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class SourceNames:
+    """The nodes of a file, by the names that a runtime may have for them."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.nodes = dict(model.nodes())
+        self.order = {key: index for index, key in enumerate(self.nodes)}
+        self.tensors = {name for _, graph in model.graphs() for name in _defined(graph)}
+        self._by_name: dict[str, list[NodeKey]] = {}
+        makers: dict[str, list[NodeKey]] = {}
+        self._readers: dict[str, list[NodeKey]] = {}
+        for key, node in self.nodes.items():
+            if node.name:
+                self._by_name.setdefault(node.name, []).append(key)
+            for name in filter(None, node.outputs):
+                makers.setdefault(name, []).append(key)
+            for name in reads(node):
+                self._readers.setdefault(name, []).append(key)
+        self._makers = makers
+
+    def find(self, name: str) -> tuple[NodeKey, ...]:
+        """The nodes with a name, in all graphs; where there is none, those that make the tensor of that name."""
+        return tuple(self._by_name.get(name) or self._makers.get(name) or ())
+
+    def readers(self, name: str) -> tuple[NodeKey, ...]:
+        """The nodes that read the tensor of a name."""
+        return tuple(self._readers.get(name, ()))
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of nodes and of what they make."""
+        return iter(dict.fromkeys((*self._by_name, *self._makers)))
+
+    def whole(self, keys: Iterable[NodeKey]) -> tuple[NodeKey, ...]:
+        """Nodes and those in their bodies, in the order of the file."""
+        found = set(keys)
+        bodies = tuple(
+            f"{path}/{index}." if path else f"{index}." for path, index in found if self.nodes[path, index].bodies
+        )
+        if bodies:
+            found |= {key for key in self.nodes if key[0].startswith(bodies)}
+        return tuple(sorted(found, key=self.order.__getitem__))
+
+
+def _defined(graph: Graph) -> Iterator[str]:
+    yield from (value.name for value in graph.inputs)
+    yield from (tensor.name for tensor in graph.initializers)
+    yield from (name for node in graph.nodes for name in node.outputs if name)
+
+
+class Layers:
+    """The layers that a runtime made of a file, as nodes; events are of the layer with their index."""
+
+    def __init__(self, layers: Sequence[Layer], tagged: TaggedGraph, names: SourceNames) -> None:
+        self._layers, self._tagged, self._names = layers, tagged, names
+        self._renamed = dict(self._known_outputs())
+
+    @cached_property
+    def nodes(self) -> dict[NodeKey, Node]:
+        """The layers; of the tensors that they make those that the file has."""
+        return {
+            ("", index): Node(
+                layer.name,
+                layer.op_type,
+                inputs=tuple(map(self._called, layer.inputs)),
+                outputs=tuple(name for name in map(self._called, layer.outputs) if name in self._names.tensors),
+            )
+            for index, layer in enumerate(self._layers)
+        }
+
+    def join(self, events: Sequence[Event]) -> list[tuple[Event, NodeKey | None]]:
+        """The layer of each event."""
+        return [(event, ("", event.index) if ("", event.index) in self.nodes else None) for event in events]
+
+    def is_made_of_nodes(self, index: int) -> bool:
+        """Whether a layer says which nodes it was made of."""
+        return bool(self._layers[index].made_of)
+
+    @cached_property
+    def tags(self) -> NodeTags:
+        """The tag of each layer whose module is known."""
+        found: dict[NodeKey, NodeTag] = {}
+        projected: Mapping[NodeKey, NodeTag] | None = None
+        for index, layer in enumerate(self._layers):
+            tag = self._of_several(layer.made_of)
+            if tag is None and (layer.inputs or layer.outputs):
+                if projected is None:
+                    projected = project((self._tagged,), self._graph).tags
+                tag = projected.get(("", index))
+            if tag is not None:
+                found["", index] = tag
+        return found
+
+    def does(self, wanted: Callable[[Node], bool], *, ran: Callable[[int], bool]) -> dict[int, list[NodeKey]]:
+        """Which of the file's nodes that are wanted each layer does that ran, each node once.
+
+        The first layer that was made of a node does it; where none was, the one whose work projection says that it is.
+        """
+        owners: dict[NodeKey, int] = {}
+        for index, layer in enumerate(self._layers):
+            if ran(index):
+                for key in layer.made_of:
+                    owners.setdefault(key, index)
+        keys = [key for key, node in self._names.nodes.items() if wanted(node)]
+        if any(key not in owners for key in keys):
+            for (_, index), olds in work_of(self._tagged.model, self._graph).items():
+                if ran(index):
+                    for key in olds:
+                        owners.setdefault(key, index)
+        done: dict[int, list[NodeKey]] = {}
+        for key in keys:
+            if key in owners:
+                done.setdefault(owners[key], []).append(key)
+        return done
+
+    @cached_property
+    def _graph(self) -> OnnxModel:
+        """The graph of all layers; of one that was made of nodes, the operator is that of the last."""
+        main = self._tagged.model.graph
+        nodes = []
+        for index, (layer, node) in enumerate(zip(self._layers, self.nodes.values(), strict=True)):
+            last = self._last(layer)
+            outputs = tuple(map(self._called, layer.outputs)) or (f"{index}:{layer.name}",)
+            kind = {} if last is None else {"op_type": last.op_type, "domain": last.domain}
+            nodes.append(replace(node, outputs=outputs, **kind))
+        return OnnxModel(
+            path=self._tagged.model.path,
+            opset_imports=self._tagged.model.opset_imports,
+            graph=Graph(main.name, nodes, main.inputs, main.outputs, main.initializers),
+        )
+
+    def _last(self, layer: Layer) -> Node | None:
+        """The last node of the main graph that a layer was made of; bodies come after it."""
+        main = [key for key in layer.made_of if not key[0]]
+        keys = main or layer.made_of
+        return self._names.nodes[keys[-1]] if keys else None
+
+    def _known_outputs(self) -> Iterator[tuple[str, str]]:
+        """The file's names for what layers make that were made of nodes, by those of the runtime."""
+        taken = {name for layer in self._layers for name in layer.outputs if name in self._names.tensors}
+        for layer in self._layers:
+            last = self._last(layer)
+            if last is not None and not taken.intersection(layer.outputs):
+                made = tuple(filter(None, last.outputs))
+                if len(made) >= len(layer.outputs) and taken.isdisjoint(made):
+                    taken.update(made)
+                    yield from zip(layer.outputs, made, strict=False)
+
+    def _called(self, name: str) -> str:
+        return self._renamed.get(name, name)
+
+    def _of_several(self, keys: Sequence[NodeKey]) -> NodeTag | None:
+        """The tag of a layer that was made of some nodes; None if no module of any is known."""
+        tags = [tag for key in keys if (tag := self._tagged.tags.get(key)) is not None and tag.source != "unresolved"]
+        origins = tuple(dict.fromkeys(origin for tag in tags for origin in (tag.origins or (tag.tag,))))
+        try:
+            above = common_ancestor(origins)
+        except ValueError:  # none, or of several models
+            return None
+        if len(origins) == 1:
+            calls = {tag.call for tag in tags}
+            return replace(tags[0], call=calls.pop() if len(calls) == 1 else None, origins=())
+        roots = self._tagged.roots
+        around = {roots.call_above(tag, above) for tag in dict.fromkeys(tags)} if (roots.calls(above) or 1) > 1 else {None}
+        call = around.pop() if len(around) == 1 else None
+        return NodeTag(above, "fused", call, origins)
