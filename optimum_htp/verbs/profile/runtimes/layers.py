@@ -20,7 +20,10 @@ from functools import cached_property
 from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, common_ancestor
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, reads
 from optimum_htp.tagging import TaggedGraph, project, work_of
+from optimum_htp.verbs.profile.flops import is_counted
 from optimum_htp.verbs.profile.joiner import Event
+
+_DOMAIN = "runtime"  # so that no operator of a runtime is taken for ONNX's of the same name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class SourceNames:
         self.nodes = dict(model.nodes())
         self.order = {key: index for index, key in enumerate(self.nodes)}
         self.tensors = {name for _, graph in model.graphs() for name in _defined(graph)}
+        self.weights = {tensor.name for _, graph in model.graphs() for tensor in graph.initializers}
         self._by_name: dict[str, list[NodeKey]] = {}
         makers: dict[str, list[NodeKey]] = {}
         self._readers: dict[str, list[NodeKey]] = {}
@@ -119,52 +123,79 @@ class Layers:
         return bool(self._layers[index].made_of)
 
     @cached_property
+    def made_of(self) -> list[tuple[NodeKey, ...]]:
+        """The nodes that each layer was made of: those that it says, and those with most work that no layer says.
+
+        Of `y = MatMul(x, w) + b` as one layer, runtimes may say the sum alone. It is the layer that reads the weight, where one
+        alone does; else whose work is done where is found as for any graph that a tool made.
+        """
+        made = [layer.made_of for layer in self._layers]
+        said = {key for keys in made for key in keys}
+        silent = {
+            key for key, node in self._names.nodes.items() if is_counted(node.domain, node.op_type) and key not in said
+        }
+        if not silent or not any(layer.inputs or layer.outputs for layer in self._layers):
+            return made
+        readers: dict[str, list[int]] = {}
+        for (_, index), node in self.nodes.items():
+            for name in dict.fromkeys(node.inputs):
+                readers.setdefault(name, []).append(index)
+        found: dict[int, list[NodeKey]] = {}
+        for key in sorted(silent, key=self._names.order.__getitem__):
+            weights = self._names.weights.intersection(self._names.nodes[key].inputs)
+            of_weights = {index for name in weights for index in readers.get(name, ())}
+            if len(of_weights) == 1:
+                found.setdefault(of_weights.pop(), []).append(key)
+                silent.discard(key)
+        if silent:
+            for (_, index), olds in work_of(self._tagged.model, self._graph(as_nodes=False)).items():
+                more = silent.intersection(olds)
+                found.setdefault(index, []).extend(more)
+                silent -= more
+        for index, keys in found.items():
+            made[index] = self._names.whole((*made[index], *keys))
+        return made
+
+    @cached_property
     def tags(self) -> NodeTags:
         """The tag of each layer whose module is known."""
         found: dict[NodeKey, NodeTag] = {}
         projected: Mapping[NodeKey, NodeTag] | None = None
-        for index, layer in enumerate(self._layers):
-            tag = self._of_several(layer.made_of)
+        for index, (layer, keys) in enumerate(zip(self._layers, self.made_of, strict=True)):
+            tag = self._of_several(keys)
             if tag is None and (layer.inputs or layer.outputs):
                 if projected is None:
-                    projected = project((self._tagged,), self._graph).tags
+                    projected = project((self._tagged,), self._graph(as_nodes=True)).tags
                 tag = projected.get(("", index))
             if tag is not None:
                 found["", index] = tag
         return found
 
-    def does(self, wanted: Callable[[Node], bool], *, ran: Callable[[int], bool]) -> dict[int, list[NodeKey]]:
-        """Which of the file's nodes that are wanted each layer does that ran, each node once.
-
-        The first layer that was made of a node does it; where none was, the one whose work projection says that it is.
-        """
+    def does(self, *, ran: Callable[[int], bool]) -> dict[int, list[NodeKey]]:
+        """Which of the file's nodes with most work each layer does that ran, each node once: the first that was made of it."""
         owners: dict[NodeKey, int] = {}
-        for index, layer in enumerate(self._layers):
+        for index, keys in enumerate(self.made_of):
             if ran(index):
-                for key in layer.made_of:
+                for key in keys:
                     owners.setdefault(key, index)
-        keys = [key for key, node in self._names.nodes.items() if wanted(node)]
-        if any(key not in owners for key in keys):
-            for (_, index), olds in work_of(self._tagged.model, self._graph).items():
-                if ran(index):
-                    for key in olds:
-                        owners.setdefault(key, index)
         done: dict[int, list[NodeKey]] = {}
-        for key in keys:
-            if key in owners:
-                done.setdefault(owners[key], []).append(key)
+        for key, index in owners.items():
+            node = self._names.nodes[key]
+            if is_counted(node.domain, node.op_type):
+                done.setdefault(index, []).append(key)
         return done
 
-    @cached_property
-    def _graph(self) -> OnnxModel:
-        """The graph of all layers; of one that was made of nodes, the operator is that of the last."""
+    def _graph(self, *, as_nodes: bool) -> OnnxModel:
+        """The graph of all layers, whose operators are the runtime's; or `as_nodes` the last node's that each was made of."""
         main = self._tagged.model.graph
         nodes = []
         for index, (layer, node) in enumerate(zip(self._layers, self.nodes.values(), strict=True)):
             last = self._last(layer)
             outputs = tuple(map(self._called, layer.outputs)) or (f"{index}:{layer.name}",)
-            kind = {} if last is None else {"op_type": last.op_type, "domain": last.domain}
-            nodes.append(replace(node, outputs=outputs, **kind))
+            if as_nodes and last is not None:
+                nodes.append(replace(node, outputs=outputs, op_type=last.op_type, domain=last.domain))
+            else:
+                nodes.append(replace(node, outputs=outputs, domain=_DOMAIN))
         return OnnxModel(
             path=self._tagged.model.path,
             opset_imports=self._tagged.model.opset_imports,

@@ -5,8 +5,8 @@
 - `originalLayersNames`: what it was made of, with commas between: nodes of the file by their names, and what OpenVINO made by
   itself (`MVN_32`). A part that it made of a node alone is called `<node>/<part>` (`/fc/Gemm/WithoutBiases`).
 - `layerType`, `execOrder`, `outputPrecisions`.
-- `execTimeMcs`: the mean time of all its runs so far in whole microseconds, rounded down, each of them too. That of the runs
-  after the warm-up follows from the means before and after them, to a microsecond or two.
+- `execTimeMcs`: the mean time of all its runs so far in whole microseconds, rounded down, each of them too; `not_executed` where
+  that is 0. The mean of the runs after the warm-up follows from those before and after them, to a microsecond or two.
 
 What depends on constants alone ran once, before the first run, and never again: it counts nowhere.
 """
@@ -26,7 +26,7 @@ from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, limited, out_of_memory
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.profile.flops import Shape, Tensors, UnknownShapeError, flops, is_counted
+from optimum_htp.verbs.profile.flops import Shape, Tensors, UnknownShapeError, flops
 from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.runs import Inputs, Run, counted_attributes
 from optimum_htp.verbs.profile.runtimes.layers import Layer, Layers, SourceNames
@@ -133,7 +133,7 @@ class Node:
         name: Its name.
         layer_type: What it does.
         names: What it was made of, as OpenVINO writes it.
-        time_us: The mean of its times so far; None if it never ran.
+        time_us: The mean of its times so far; None if that is less than a microsecond, or it never ran.
         inputs: For each input the node that makes it, by its index, and which of its outputs it is.
         shapes: The shape of each output, as it was in the last run; None for one that is not known.
         bits: The size of an element of each output; None for one that is not known.
@@ -150,7 +150,9 @@ class Node:
     def size(self, port: int) -> int | None:
         """The size of an output in bytes."""
         shape, bits = self.shapes[port], self.bits[port]
-        return None if shape is None or bits is None else (prod(shape) * bits + 7) // 8
+        if shape is None or (bits is None and prod(shape)):
+            return None
+        return (prod(shape) * (bits or 0) + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,8 @@ def nodes_of(runtime_model: Any) -> list[Node]:
         outputs = op.outputs()
         sources = [port.get_source_output() for port in op.inputs()]
         time = info.get("execTimeMcs", "")
-        precisions = info.get("outputPrecisions", "").split(",")
+        listed = info.get("outputPrecisions", "").split(",")
+        precisions = listed if len(listed) == len(outputs) else listed[:1] * len(outputs)  # one stands for all
         nodes.append(
             Node(
                 name=op.get_friendly_name(),
@@ -182,9 +185,7 @@ def nodes_of(runtime_model: Any) -> list[Node]:
                 time_us=int(time) if time.isdecimal() else None,
                 inputs=tuple((index[each.get_node().get_friendly_name()], each.get_index()) for each in sources),
                 shapes=tuple(_static(port) for port in outputs),
-                bits=tuple(
-                    _bits(precisions[number] if number < len(precisions) else "") for number in range(len(outputs))
-                ),
+                bits=tuple(map(_bits, precisions)),
             )
         )
     return nodes
@@ -248,14 +249,14 @@ def ran_layers(
         index
         for index, node in enumerate(nodes)
         if node.layer_type not in _OUTSIDE
-        and not (constant[index] and (node.time_us is None or node.name in counters.at_load))
+        and not (constant[index] and (node.time_us is None or node.name in counters.at_load))  # ran once, or never
     ]
     place = {index: number for number, index in enumerate(inside)}
-    layers = Layers([_layer(index, nodes, names, given) for index in inside], tagged, names)
+    layers = Layers([_layer(index, nodes, constant, names, given) for index in inside], tagged, names)
     events = list(_events(counters, place, runs=runs, warmup=warmup))
     run = Run(events, 0, sum(event.time_us for event in events))
     numbers = {event.index for event in events}
-    done = layers.does(lambda node: is_counted(node.domain, node.op_type), ran=numbers.__contains__)
+    done = layers.does(ran=numbers.__contains__)
     count = _Operations(tagged.model, names, given, done)
     works = [_work(nodes[inside[event.index]], nodes, constant, count.of(event.index)) for event in events]
     return Ran(
@@ -280,20 +281,25 @@ def _constant(nodes: Sequence[Node]) -> list[bool]:
     return known
 
 
-def _layer(index: int, nodes: Sequence[Node], names: SourceNames, given: Given) -> Layer:
+def _layer(index: int, nodes: Sequence[Node], constant: Sequence[bool], names: SourceNames, given: Given) -> Layer:
     node = nodes[index]
     made_of = (key for name in _split(node.names, names, given) for key in _nodes(name, names))
     return Layer(
         node.name,
         node.layer_type,
         names.whole(made_of),
-        tuple(_port(source, port, nodes) for source, port in node.inputs),
-        tuple(_port(index, port, nodes) for port in range(len(node.shapes))),
+        tuple(_port(source, port, nodes, constant) for source, port in node.inputs),
+        tuple(f"{index}\0{port}" for port in range(len(node.shapes))),
     )
 
 
-def _port(index: int, port: int, nodes: Sequence[Node]) -> str:
-    """The name of what a node makes: of what is given to the graph that of the file, of others one that no file has."""
+def _port(index: int, port: int, nodes: Sequence[Node], constant: Sequence[bool]) -> str:
+    """The name of what a node makes: of what is given to the graph that of the file, of others one that no file has.
+
+    A weight that was turned or cast at load is still that weight.
+    """
+    while constant[index] and nodes[index].inputs:
+        index, port = nodes[index].inputs[0]
     node = nodes[index]
     return node.name if node.layer_type in _OUTSIDE else f"{index}\0{port}"
 
@@ -317,15 +323,13 @@ def _nodes(name: str, names: SourceNames) -> tuple[NodeKey, ...]:
 
 
 def _events(counters: Counters, place: Mapping[int, int], *, runs: int, warmup: int) -> Iterator[Event]:
-    """A kernel for each layer that ran, one after the other, with the mean of its times."""
+    """A kernel for each layer, one after the other, with the mean of its times in the runs that count."""
     known = {node.name: node.time_us for node in counters.before}
     start = 0.0
     for index, node in enumerate(counters.after):
-        if index in place and node.time_us is not None:
-            before = known.get(node.name)
-            time = float(node.time_us)
-            if before is not None:
-                time = max(0.0, round((node.time_us * (runs + warmup) - before * warmup) / runs, 3))
+        if index in place:
+            whole = (node.time_us or 0) * (runs + warmup) - (known.get(node.name) or 0) * warmup
+            time = max(0.0, round(whole / runs, 3))
             yield Event(node.name, node.layer_type, place[index], start, time, _DEVICE)
             start += time
 
