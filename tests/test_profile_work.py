@@ -24,12 +24,13 @@ from optimum_htp.onnxfile.model import Graph, Initializer, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.verbs.profile import runs as running, verb
+from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.compiled import compiled_kernels
 from optimum_htp.verbs.profile.facts import Facts, _others, held_before, reasons
 from optimum_htp.verbs.profile.flops import Shape, Tensors, UnknownShapeError, flops, is_counted
 from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.runs import Assigned
+from optimum_htp.verbs.profile.runtimes import onnxruntime as onnxruntime_sessions
 from optimum_htp.verbs.profile.work import NO_WORK, joined
 
 CPU, CUDA, OPENVINO = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "OpenVINO"))
@@ -408,7 +409,7 @@ def test_what_runs_partly_on_the_cpu(
         return StandIn(original(path, options, provider=CPU, name=name))
 
     monkeypatch.setattr(running, "open_session", open_session)
-    monkeypatch.setattr(verb, "check_provider", lambda provider: provider)
+    monkeypatch.setattr(onnxruntime_sessions, "check_provider", lambda provider: provider)
     report = profile(partly, provider=OPENVINO, runs=2, warmup=1, threads=1)
     (phase,) = report.phases
     assert phase.attributed == 1.0

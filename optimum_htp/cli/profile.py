@@ -1,11 +1,13 @@
-"""The verb `profile`: time, memory, work and provider of each module in ONNX Runtime. `views/profile.py` prints it."""
+"""The verb `profile`: time, memory, work and provider of each module in a runtime. `views/profile.py` prints it."""
 
 from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from optimum_htp.cli.options import (
     SEQUENCE,
@@ -21,7 +23,9 @@ from optimum_htp.cli.options import (
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-HELP = "Show the time, memory, work and provider of each module in ONNX Runtime, in the session that users really run."
+HELP = (
+    "Show the time, memory, work and provider of each module in ONNX Runtime, OpenVINO or TensorRT, as users really run it."
+)
 
 _NOTES = """\
 columns:
@@ -33,7 +37,8 @@ columns:
   call       which call of the module it is, from 0 (--by call: modules that ran
              more than once); ? if unknown
   calls      how often it ran in the trace
-  kernels    kernels of it and the modules below it in one run
+  kernels    kernels (OpenVINO, TensorRT: layers) of it and the modules below it
+             in one run
   total ms   the time of all of these: the median over the runs
   ± ms       the distance between the first and the third quartile of the runs
   share      of the time of all kernels
@@ -54,6 +59,15 @@ Modules that run the same kernels in about the same time, in their fastest run,
 are one row with the sums of all (layer.0-5 ×6); --expand shows each.
 With --reference: each figure of PKG (A) and of OTHER (B), their ratio and their
 difference.
+
+--runtime openvino runs the package in OpenVINO on the CPU (pip install
+'optimum-htp[openvino]') and shows means over the runs, as OpenVINO counts whole
+microseconds; it says nothing of memory. TensorRT is not run: give what
+  trtexec --exportLayerInfo=layers.json --exportProfile=profile.json
+wrote of an engine that was built from the file with
+--profilingVerbosity=detailed, on whichever machine. A layer that was fused of
+several nodes is work of the modules of all. --reference-runtime shows PKG in two
+runtimes side by side, with --reference two packages.
 
 A model that generates is run in two phases: prefill (the prompt, without past
 key values), and decode (one token more, with those of --sequence-length
@@ -112,15 +126,60 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_input_arguments(parser, batch="1", sequence=SEQUENCE)
     add_map_argument(parser, "PKG", "OTHER")
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
+    _add_runtime_arguments(parser)
     add_session_arguments(parser)
+    parser.set_defaults(provider=None)  # so that one is told from none, where it can't act
     add_limit_arguments(parser)
-    parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
-    parser.add_argument("--warmup", type=count, default=3, metavar="N", help="Runs before those (3).")
+    parser.add_argument("--runs", type=positive, metavar="N", help="Runs that count (10).")
+    parser.add_argument("--warmup", type=count, metavar="N", help="Runs before those (3).")
     parser.add_argument("--speedscope", metavar="FILE", help="Write a profile of PKG for speedscope.app.")
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace these files if they exist.")
+
+
+def _add_runtime_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that say what runs the package, and the other."""
+    names = ("onnxruntime", "openvino", "tensorrt")
+    parser.add_argument("--runtime", choices=names, help="What runs it, or ran it (onnxruntime).")
+    parser.add_argument(
+        "--layer-info", metavar="FILE", help="The layers of a TensorRT engine, of trtexec --exportLayerInfo."
+    )
+    parser.add_argument("--profile", metavar="FILE", help="Their times, of trtexec --exportProfile.")
+    parser.add_argument(
+        "--reference-runtime",
+        choices=names,
+        help="What runs OTHER (as PKG; where that is TensorRT, onnxruntime); without --reference, PKG again.",
+    )
+    parser.add_argument("--reference-layer-info", metavar="FILE", help="As --layer-info, of OTHER.")
+    parser.add_argument("--reference-profile", metavar="FILE", help="As --profile, of OTHER.")
+
+
+def _runtimes(args: Namespace) -> tuple[dict[str, str | None], dict[str, str | None] | None]:
+    """What says how PKG is run, and how OTHER is, None if there is nothing to compare with. Raises HtpError."""
+    own = {"runtime": args.runtime, "layer_info": args.layer_info, "layer_profile": args.profile}
+    files = {"layer_info": args.reference_layer_info, "layer_profile": args.reference_profile}
+    own_files = args.layer_info or args.profile
+    if args.reference_runtime or any(files.values()):
+        return own, {"runtime": args.reference_runtime, **files}
+    if args.reference is None:
+        return own, None
+    return own, {"runtime": None if own_files or args.runtime == "tensorrt" else args.runtime, **files}
+
+
+def _acting(
+    options: Mapping[str, Any], runtime: Mapping[str, str | None], other: Mapping[str, str | None] | None
+) -> dict[str, Any]:
+    """The options for one of two runtimes: without those that act on the other alone."""
+
+    def idle(of: Mapping[str, str | None]) -> Collection[str]:
+        files = of["layer_info"] or of["layer_profile"]
+        name = of["runtime"] or ("tensorrt" if files else "onnxruntime")
+        return {"openvino": ("provider",), "tensorrt": options.keys()}.get(name, ())
+
+    left_out = set(idle(runtime)) - set(idle(other)) if other is not None else set()
+    return {name: None if name in left_out else value for name, value in options.items()}
 
 
 def run(args: Namespace) -> int:
@@ -148,33 +207,32 @@ def run(args: Namespace) -> int:
     for path in paths:
         check_document(path, overwrite=args.overwrite)
 
-    def profiled(package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str]) -> ProfileReport:
+    own, others = _runtimes(args)
+    options = {name: getattr(args, name) for name in ("provider", "threads", "runs", "warmup", "timeout")}
+    options |= {**input_sizes(args), "inputs": args.inputs, "max_memory_bytes": args.max_memory}
+
+    def profiled(
+        package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str], runtime: dict[str, str | None]
+    ) -> ProfileReport:
+        acting = _acting({**options, "renamed": renamed}, runtime, others if runtime is own else own)
         with working("Profiling", package.path):
-            return profile(
-                package,
-                **input_sizes(args),
-                inputs=args.inputs,
-                file=args.file,
-                provider=args.provider,
-                threads=args.threads,
-                runs=args.runs,
-                warmup=args.warmup,
-                reference=reference,
-                renamed=renamed,
-                timeout=args.timeout,
-                max_memory_bytes=args.max_memory,
-            )
+            return profile(package, **acting, **runtime, file=args.file, reference=reference)
 
     package = HtpPackage(args.package)
     other = HtpPackage(args.reference) if args.reference else None
     renamed = dict(args.map)
-    report = profiled(package, other, renamed)
+    back = {old: new for new, old in renamed.items() if old} if other is not None else renamed
+    second = None
+    if others is not None and any(others.values()):  # what reads files, or may not be installed, before what takes long
+        second = profiled(other or package, package if other else None, back, others)
+    report = profiled(package, other, renamed, own)
     for name, document in documents:
         if name:
             write_document(Path(name), json.dumps(document(report)) + "\n")
     delta = None
-    if other is not None:
-        delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
+    if others is not None:
+        second = second or profiled(other or package, package if other else None, back, others)
+        delta = report.compared_with(second)
     shown = {
         "by": by,
         "depth": args.depth,

@@ -47,9 +47,9 @@ class Microseconds(tuple[float, ...]):
     def to_dict(self) -> dict[str, Any]:
         """The time as JSON: the median, the spread, null of a single value, and each run."""
         return {
-            "median_us": self.median if self else None,
-            "spread_us": self.spread if len(self) > 1 else None,
-            "runs_us": list(self),
+            "median_us": round(self.median, 3) if self else None,
+            "spread_us": round(self.spread, 3) if len(self) > 1 else None,
+            "runs_us": [round(time, 3) for time in self],
         }
 
 

@@ -64,7 +64,7 @@ def profile(
         dims: Sizes of other axes, by the names that the graph has for them.
         inputs: An .npz file with the inputs of the one file that is run.
         file: The ONNX files to run, globs allowed; None means those that generation uses (of a decoder that is there
-            in several forms, the merged one).
+            in several forms, the merged one; for OpenVINO, which can't run that, the others).
         runtime: `onnxruntime`, `openvino` (on the CPU) or `tensorrt`, which is not run; None means `tensorrt` with
             `layer_info` or `layer_profile`, else `onnxruntime`.
         layer_info: The layers of a TensorRT engine, as `trtexec --exportLayerInfo` writes them.
@@ -108,7 +108,7 @@ def profile(
     if runs < 1 or warmup < 0:
         raise HtpError(f"{runs} runs after {warmup} to warm up: give at least one run, and 0 or more before it")
     package = as_package(package)  # before anything is imported that takes its time
-    files = _files(package, file)
+    files = _files(package, file, merged=name != OpenVino.name)  # which takes no `If` of tensors without a known rank
     if len(files) > 1 and (inputs is not None or name == TensorRt.name):
         what = f"{inputs} can be the inputs" if inputs is not None else f"{layer_info} can be the engine"
         raise PackageError(
@@ -174,12 +174,17 @@ def _refuse(runtime: str, option: str, why: str, value: object) -> None:
         raise HtpError(f"{named}: it does nothing for --runtime {runtime}: {why}")
 
 
-def _files(package: HtpPackage, pattern: str | None) -> list[HtpFile]:
+def _files(package: HtpPackage, pattern: str | None, *, merged: bool) -> list[HtpFile]:
+    """The files to run: where nobody says which, of a decoder in several forms the merged one, or those it was merged from."""
     files = package.matching(pattern)
-    merged = pattern is None and any("decoder_model_merged" in name for name in files)
     parts = ("decoder_model", "decoder_with_past_model")
-    return [
-        file
-        for name, file in files.items()
-        if not (merged and "merged" not in name and Path(name).name.startswith(parts))
-    ]
+
+    def is_merged(name: str) -> bool:
+        return "decoder_model_merged" in name
+
+    def is_part(name: str) -> bool:
+        return not is_merged(name) and Path(name).name.startswith(parts)
+
+    if pattern is not None or not any(map(is_merged, files)) or not any(map(is_part, files)):
+        return list(files.values())
+    return [file for name, file in files.items() if not (is_part(name) if merged else is_merged(name))]

@@ -32,7 +32,9 @@ from optimum_htp.verbs.profile.runtimes.ran import Ran
 _MAX_BYTES = 500_000_000
 _LEAST = 0.1  # of the time: a file with less in common is of another engine, or of another model
 _MOST = 0.98  # of the time: less is worth a note
-_WRITE = "trtexec --exportLayerInfo=layers.json --exportProfile=profile.json --profilingVerbosity=detailed"
+_WRITE = (
+    "trtexec --onnx=model.onnx --profilingVerbosity=detailed --exportLayerInfo=layers.json --exportProfile=profile.json"
+)
 _NOT_KNOWN = {
     "memory": "TensorRT's files don't say it",
     "activations": "TensorRT's files don't say the sizes of a run",
