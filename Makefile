@@ -29,7 +29,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills versions docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults flops fuzz kills runtimes versions docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names p
 
 flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those that PyTorch counts; FLOPS_ARGS="--only bert" shows a part
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/flops.py $(FLOPS_ARGS)
+
+runtimes: $(VENV)/.installed-test ## Write docs/runtimes.md: how much of OpenVINO's time has a module; RUNTIMES_ARGS="--only bert" shows a part
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) '.[openvino]' 2>/dev/null || $(BIN)/pip install --quiet openvino
+	$(BIN)/python benchmarks/runtimes.py $(RUNTIMES_ARGS)
 
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.options import (
     SEQUENCE,
@@ -23,9 +23,10 @@ from optimum_htp.cli.options import (
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-HELP = (
-    "Show the time, memory, work and provider of each module in ONNX Runtime, OpenVINO or TensorRT, as users really run it."
-)
+if TYPE_CHECKING:
+    from optimum_htp.verbs.profile import ProfileReport
+
+HELP = "Show the time, memory, work and provider of each module in ONNX Runtime, OpenVINO or TensorRT, as users really run it."
 
 _NOTES = """\
 columns:
@@ -139,9 +140,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace these files if they exist.")
 
 
+_ORDER = ("openvino", "tensorrt", "onnxruntime")
+
+
 def _add_runtime_arguments(parser: ArgumentParser) -> None:
     """Adds the options that say what runs the package, and the other."""
-    names = ("onnxruntime", "openvino", "tensorrt")
+    names = sorted(_ORDER)
     parser.add_argument("--runtime", choices=names, help="What runs it, or ran it (onnxruntime).")
     parser.add_argument(
         "--layer-info", metavar="FILE", help="The layers of a TensorRT engine, of trtexec --exportLayerInfo."
@@ -156,7 +160,7 @@ def _add_runtime_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--reference-profile", metavar="FILE", help="As --profile, of OTHER.")
 
 
-def _runtimes(args: Namespace) -> tuple[dict[str, str | None], dict[str, str | None] | None]:
+def _runtimes(args: Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What says how PKG is run, and how OTHER is, None if there is nothing to compare with. Raises HtpError."""
     own = {"runtime": args.runtime, "layer_info": args.layer_info, "layer_profile": args.profile}
     files = {"layer_info": args.reference_layer_info, "layer_profile": args.reference_profile}
@@ -168,18 +172,49 @@ def _runtimes(args: Namespace) -> tuple[dict[str, str | None], dict[str, str | N
     return own, {"runtime": None if own_files or args.runtime == "tensorrt" else args.runtime, **files}
 
 
+def _named(runtime: Mapping[str, Any]) -> str:
+    """The name of a runtime, of what was said of it."""
+    return runtime["runtime"] or ("tensorrt" if runtime["layer_info"] or runtime["layer_profile"] else "onnxruntime")
+
+
 def _acting(
-    options: Mapping[str, Any], runtime: Mapping[str, str | None], other: Mapping[str, str | None] | None
+    options: Mapping[str, Any], runtime: Mapping[str, Any], other: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """The options for one of two runtimes: without those that act on the other alone."""
 
-    def idle(of: Mapping[str, str | None]) -> Collection[str]:
-        files = of["layer_info"] or of["layer_profile"]
-        name = of["runtime"] or ("tensorrt" if files else "onnxruntime")
-        return {"openvino": ("provider",), "tensorrt": options.keys()}.get(name, ())
+    def idle(of: Mapping[str, Any]) -> Collection[str]:
+        return {"openvino": ("provider",), "tensorrt": options.keys()}.get(_named(of), ())
 
     left_out = set(idle(runtime)) - set(idle(other)) if other is not None else set()
     return {name: None if name in left_out else value for name, value in options.items()}
+
+
+def _reports(args: Namespace) -> list[ProfileReport]:
+    """The report of PKG, and where there is something to compare with that of the other."""
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.verbs.profile import profile
+
+    options = {name: getattr(args, name) for name in ("provider", "threads", "runs", "warmup", "timeout")}
+    options |= {**input_sizes(args), "inputs": args.inputs, "max_memory_bytes": args.max_memory}
+    package = HtpPackage(args.package)
+    other = HtpPackage(args.reference) if args.reference else None
+    renamed = dict(args.map)
+    back = {old: new for new, old in renamed.items() if old} if other is not None else renamed
+    own, others = _runtimes(args)
+    sides = [(package, other, {**options, "renamed": renamed}, own)]
+    if others is not None:
+        sides.append((other or package, package if other else None, {**options, "renamed": back}, others))
+    reports: dict[int, ProfileReport] = {}
+    # What may not be installed, or can't run each file, comes first; then what reads files.
+    for side in sorted(range(len(sides)), key=lambda side: _ORDER.index(_named(sides[side][3]))):
+        opened, reference, given, runtime = sides[side]
+        acting = _acting(given, runtime, None if others is None else sides[1 - side][3])
+        chosen = args.file
+        if reports and other is None and chosen is None:  # the same files
+            chosen = list(next(iter(reports.values())).files)
+        with working("Profiling", opened.path):
+            reports[side] = profile(opened, **acting, **runtime, file=chosen, reference=reference)
+    return [reports[side] for side in range(len(sides))]
 
 
 def run(args: Namespace) -> int:
@@ -188,8 +223,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile_columns import expanded
     from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-    from optimum_htp.package import HtpPackage, check_document, write_document
-    from optimum_htp.verbs.profile import ProfileReport, profile
+    from optimum_htp.package import check_document, write_document
 
     if args.json:
         refuse_with(
@@ -207,32 +241,12 @@ def run(args: Namespace) -> int:
     for path in paths:
         check_document(path, overwrite=args.overwrite)
 
-    own, others = _runtimes(args)
-    options = {name: getattr(args, name) for name in ("provider", "threads", "runs", "warmup", "timeout")}
-    options |= {**input_sizes(args), "inputs": args.inputs, "max_memory_bytes": args.max_memory}
-
-    def profiled(
-        package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str], runtime: dict[str, str | None]
-    ) -> ProfileReport:
-        acting = _acting({**options, "renamed": renamed}, runtime, others if runtime is own else own)
-        with working("Profiling", package.path):
-            return profile(package, **acting, **runtime, file=args.file, reference=reference)
-
-    package = HtpPackage(args.package)
-    other = HtpPackage(args.reference) if args.reference else None
-    renamed = dict(args.map)
-    back = {old: new for new, old in renamed.items() if old} if other is not None else renamed
-    second = None
-    if others is not None and any(others.values()):  # what reads files, or may not be installed, before what takes long
-        second = profiled(other or package, package if other else None, back, others)
-    report = profiled(package, other, renamed, own)
+    reports = _reports(args)
+    report, *others = reports
     for name, document in documents:
         if name:
             write_document(Path(name), json.dumps(document(report)) + "\n")
-    delta = None
-    if others is not None:
-        second = second or profiled(other or package, package if other else None, back, others)
-        delta = report.compared_with(second)
+    delta = report.compared_with(others[0]) if others else None
     shown = {
         "by": by,
         "depth": args.depth,

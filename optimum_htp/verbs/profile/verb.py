@@ -7,13 +7,12 @@ says of them and finds the modules of their nodes; `sums` adds up, and the resul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import DEFAULT_PROVIDER, InputSizes, check_source_of_sizes, graph_limits
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
-from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runtimes.onnxruntime import OnnxRuntime
@@ -37,7 +36,7 @@ def profile(
     width: int | None = None,
     dims: Mapping[str, int] | None = None,
     inputs: str | Path | None = None,
-    file: str | None = None,
+    file: str | Sequence[str] | None = None,
     runtime: str | None = None,
     layer_info: str | Path | None = None,
     layer_profile: str | Path | None = None,
@@ -63,7 +62,7 @@ def profile(
         width: Of images, in pixels.
         dims: Sizes of other axes, by the names that the graph has for them.
         inputs: An .npz file with the inputs of the one file that is run.
-        file: The ONNX files to run, globs allowed; None means those that generation uses (of a decoder that is there
+        file: The ONNX files to run, of one name or several, globs allowed; None means those that generation uses (of a decoder that is there
             in several forms, the merged one; for OpenVINO, which can't run that, the others).
         runtime: `onnxruntime`, `openvino` (on the CPU) or `tensorrt`, which is not run; None means `tensorrt` with
             `layer_info` or `layer_profile`, else `onnxruntime`.
@@ -99,7 +98,11 @@ def profile(
     if name == TensorRt.name:
         given = {
             **{"inputs": inputs, "threads": threads, "runs": runs, "warmup": warmup, "timeout": timeout},
-            **{"max-memory": max_memory_bytes, "map": renamed or None, "sizes of inputs": None if sizes == InputSizes() else sizes},
+            **{
+                "max-memory": max_memory_bytes,
+                "map": renamed or None,
+                "sizes of inputs": None if sizes == InputSizes() else sizes,
+            },
         }
         for option, value in given.items():
             _refuse(name, option, "its engine was run before", value)
@@ -163,7 +166,9 @@ def _runtime_name(runtime: str | None, layer_info: str | Path | None, layer_prof
     if runtime not in RUNTIMES:
         raise HtpError(f"the runtime {runtime!r} is not one of {', '.join(RUNTIMES)}")
     if has_files and runtime != TensorRt.name:
-        raise HtpError(f"--layer-info and --profile are TensorRT's, and --runtime {runtime} takes none: leave out one of these")
+        raise HtpError(
+            f"--layer-info and --profile are TensorRT's, and --runtime {runtime} takes none: leave out one of these"
+        )
     return runtime
 
 
@@ -174,9 +179,12 @@ def _refuse(runtime: str, option: str, why: str, value: object) -> None:
         raise HtpError(f"{named}: it does nothing for --runtime {runtime}: {why}")
 
 
-def _files(package: HtpPackage, pattern: str | None, *, merged: bool) -> list[HtpFile]:
+def _files(package: HtpPackage, names: str | Sequence[str] | None, *, merged: bool) -> list[HtpFile]:
     """The files to run: where nobody says which, of a decoder in several forms the merged one, or those it was merged from."""
-    files = package.matching(pattern)
+    if names is not None and not isinstance(names, str):
+        chosen = {name for pattern in names for name in package.matching(pattern)}
+        return [file for name, file in package.files.items() if name in chosen]
+    files = package.matching(names)
     parts = ("decoder_model", "decoder_with_past_model")
 
     def is_merged(name: str) -> bool:
@@ -185,6 +193,6 @@ def _files(package: HtpPackage, pattern: str | None, *, merged: bool) -> list[Ht
     def is_part(name: str) -> bool:
         return not is_merged(name) and Path(name).name.startswith(parts)
 
-    if pattern is not None or not any(map(is_merged, files)) or not any(map(is_part, files)):
+    if names is not None or not any(map(is_merged, files)) or not any(map(is_part, files)):
         return list(files.values())
     return [file for name, file in files.items() if not (is_part(name) if merged else is_merged(name))]

@@ -66,7 +66,9 @@ class LayerNames:
         """The nodes of one name, in whatever brackets."""
         name = text.strip()
         known = self._known(name)
-        while not known and name[-1:] in ")]" and name.count(")") + name.count("]") > name.count("(") + name.count("["):
+        while (
+            not known and name[-1:] in ")]" and name.count(")") + name.count("]") > name.count("(") + name.count("[")
+        ):
             name = name[:-1].rstrip()
             known = self._known(name)
         for _ in range(_MOST_ADDED):

@@ -234,6 +234,8 @@ class Layers:
             calls = {tag.call for tag in tags}
             return replace(tags[0], call=calls.pop() if len(calls) == 1 else None, origins=())
         roots = self._tagged.roots
-        around = {roots.call_above(tag, above) for tag in dict.fromkeys(tags)} if (roots.calls(above) or 1) > 1 else {None}
+        around = (
+            {roots.call_above(tag, above) for tag in dict.fromkeys(tags)} if (roots.calls(above) or 1) > 1 else {None}
+        )
         call = around.pop() if len(around) == 1 else None
         return NodeTag(above, "fused", call, origins)

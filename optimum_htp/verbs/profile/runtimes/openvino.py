@@ -38,9 +38,7 @@ _DEVICE = "CPU"
 _OUTSIDE = frozenset(("Input", "Const", "Output"))  # what is given to a graph, and what it returns
 _TABLES = frozenset(("Gather",))  # take rows of their first input
 _INSTALL = "--runtime openvino: OpenVINO is not installed; install it: pip install 'optimum-htp[openvino]'"
-_PRECISION = (
-    "OpenVINO computes in {} here, its own choice for this processor; times of another runtime may be of another precision"
-)
+_PRECISION = "OpenVINO computes in {} here, its own choice for this processor; times of another runtime may be of another precision"
 
 
 def installed() -> Any:
@@ -75,7 +73,9 @@ class OpenVino:
         read = _tried(partial(core.read_model, path), path, "can't read it")
         for phase, inputs in by_phase.items():
             counters = self._counted(core, read, inputs, path)
-            yield ran_layers(graph, phase, inputs, counters, Given.of(read, inputs), runs=self.runs, warmup=self._warmup)
+            yield ran_layers(
+                graph, phase, inputs, counters, AsRead.of(read, inputs), runs=self.runs, warmup=self._warmup
+            )
 
     def _counted(self, core: Any, read: Any, inputs: Inputs, path: str) -> Counters:
         options: dict[str, Any] = {"PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY"}
@@ -121,7 +121,11 @@ def _tried(call: Callable[[], _T], path: str, what: str, *, stop: Callable[[], A
 def _brief(error: Exception) -> str:
     """What an exception says, without the lines of C++ that raised it."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not re.match(r"(Exception from |Check '.*' failed at |\[ *GENERAL_ERROR)", line)]
+    told = [
+        line
+        for line in lines
+        if line and not re.match(r"(Exception from |Check '.*' failed at |\[ *GENERAL_ERROR)", line)
+    ]
     return "; ".join(told[:2]) or reason(error)
 
 
@@ -150,9 +154,10 @@ class Node:
     def size(self, port: int) -> int | None:
         """The size of an output in bytes."""
         shape, bits = self.shapes[port], self.bits[port]
-        if shape is None or (bits is None and prod(shape)):
-            return None
-        return (prod(shape) * (bits or 0) + 7) // 8
+        elements: int | None = None if shape is None else prod(shape)
+        if not elements:
+            return elements
+        return None if bits is None else (elements * bits + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,9 @@ class Counters:
 
 def nodes_of(runtime_model: Any) -> list[Node]:
     """What a runtime model says, in the order in which its nodes run."""
-    found = [(op, {key: _text(value) for key, value in op.get_rt_info().items()}) for op in runtime_model.get_ordered_ops()]
+    found = [
+        (op, {key: _text(value) for key, value in op.get_rt_info().items()}) for op in runtime_model.get_ordered_ops()
+    ]
     found.sort(key=lambda pair: int(pair[1].get("execOrder", "0")))
     index = {op.get_friendly_name(): number for number, (op, _) in enumerate(found)}
     nodes = []
@@ -207,7 +214,7 @@ def _bits(precision: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class AsRead:
     """What OpenVINO read from the file, before it changed any of it.
 
     Attributes:
@@ -219,7 +226,7 @@ class Given:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, read: Any, inputs: Inputs) -> Given:
+    def of(cls, read: Any, inputs: Inputs) -> AsRead:
         """What a model is that was read, on some inputs."""
         ops = read.get_ops()
         invented = frozenset(op.get_name() for op in ops if op.get_friendly_name() == op.get_name())
@@ -239,7 +246,7 @@ class Given:
 
 
 def ran_layers(
-    tagged: TaggedGraph, phase: str, inputs: Inputs, counters: Counters, given: Given, *, runs: int, warmup: int
+    tagged: TaggedGraph, phase: str, inputs: Inputs, counters: Counters, as_read: AsRead, *, runs: int, warmup: int
 ) -> Ran:
     """What ran in a phase, of the counters before and after."""
     nodes = counters.after
@@ -252,12 +259,12 @@ def ran_layers(
         and not (constant[index] and (node.time_us is None or node.name in counters.at_load))  # ran once, or never
     ]
     place = {index: number for number, index in enumerate(inside)}
-    layers = Layers([_layer(index, nodes, constant, names, given) for index in inside], tagged, names)
+    layers = Layers([_layer(index, nodes, constant, names, as_read) for index in inside], tagged, names)
     events = list(_events(counters, place, runs=runs, warmup=warmup))
     run = Run(events, 0, sum(event.time_us for event in events))
     numbers = {event.index for event in events}
     done = layers.does(ran=numbers.__contains__)
-    count = _Operations(tagged.model, names, given, done)
+    count = _Operations(tagged.model, names, as_read, done)
     works = [_work(nodes[inside[event.index]], nodes, constant, count.of(event.index)) for event in events]
     return Ran(
         phase=phase,
@@ -281,9 +288,9 @@ def _constant(nodes: Sequence[Node]) -> list[bool]:
     return known
 
 
-def _layer(index: int, nodes: Sequence[Node], constant: Sequence[bool], names: SourceNames, given: Given) -> Layer:
+def _layer(index: int, nodes: Sequence[Node], constant: Sequence[bool], names: SourceNames, as_read: AsRead) -> Layer:
     node = nodes[index]
-    made_of = (key for name in _split(node.names, names, given) for key in _nodes(name, names))
+    made_of = (key for name in _split(node.names, names, as_read) for key in _nodes(name, names))
     return Layer(
         node.name,
         node.layer_type,
@@ -304,14 +311,14 @@ def _port(index: int, port: int, nodes: Sequence[Node], constant: Sequence[bool]
     return node.name if node.layer_type in _OUTSIDE else f"{index}\0{port}"
 
 
-def _split(text: str, names: SourceNames, given: Given) -> Iterator[str]:
+def _split(text: str, names: SourceNames, as_read: AsRead) -> Iterator[str]:
     """Names with commas between, which may have commas in them; without those that OpenVINO made up."""
     parts = text.split(",")
     while parts:
         for length in range(len(parts), 0, -1):
             name = ",".join(parts[:length])
             if length == 1 or names.find(name):
-                if name not in given.invented:
+                if name not in as_read.invented:
                     yield name
                 del parts[:length]
                 break
@@ -360,12 +367,12 @@ class _Operations:
     """How many operations layers take, by the nodes whose work they do."""
 
     def __init__(
-        self, model: OnnxModel, names: SourceNames, given: Given, done: Mapping[int, Sequence[NodeKey]]
+        self, model: OnnxModel, names: SourceNames, as_read: AsRead, done: Mapping[int, Sequence[NodeKey]]
     ) -> None:
         self._names, self._done = names, done
         self._attributes = counted_attributes(model)
         stored = {each.name: each.dims for _, graph in model.graphs() for each in graph.initializers}
-        self._shapes = {**given.shapes, **stored}
+        self._shapes = {**as_read.shapes, **stored}
 
     def of(self, index: int) -> int | None:
         """The operations of a layer, 0 where none of its nodes counts; None if they are not known."""

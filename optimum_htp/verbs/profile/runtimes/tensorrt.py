@@ -32,9 +32,7 @@ from optimum_htp.verbs.profile.runtimes.ran import Ran
 _MAX_BYTES = 500_000_000
 _LEAST = 0.1  # of the time: a file with less in common is of another engine, or of another model
 _MOST = 0.98  # of the time: less is worth a note
-_WRITE = (
-    "trtexec --onnx=model.onnx --profilingVerbosity=detailed --exportLayerInfo=layers.json --exportProfile=profile.json"
-)
+_WRITE = "trtexec --onnx=model.onnx --profilingVerbosity=detailed --exportLayerInfo=layers.json --exportProfile=profile.json"
 _NOT_KNOWN = {
     "memory": "TensorRT's files don't say it",
     "activations": "TensorRT's files don't say the sizes of a run",
@@ -68,11 +66,11 @@ class TensorRt:
     def __init__(self, *, layer_info: str | Path | None, layer_profile: str | Path | None) -> None:
         if layer_info is None or layer_profile is None:
             missing = [
-                option
-                for option, path in (("--layer-info", layer_info), ("--profile", layer_profile))
-                if path is None
+                option for option, path in (("--layer-info", layer_info), ("--profile", layer_profile)) if path is None
             ]
-            raise HtpError(f"TensorRT's times are in two files: {' and '.join(missing)} too, as this writes them: {_WRITE}")
+            raise HtpError(
+                f"TensorRT's times are in two files: {' and '.join(missing)} too, as this writes them: {_WRITE}"
+            )
         self._layer_info, self._layer_profile = Path(layer_info), Path(layer_profile)
         self._described = _layers(self._layer_info)
         self.runs, self._times, has_medians = _times(self._layer_profile)
@@ -138,7 +136,9 @@ class TensorRt:
                 f"of nodes; give the package that it was built from, and build it with --profilingVerbosity=detailed"
             )
         if there < _MOST * whole:
-            self.notes.append(f"{told}, with {_share(there, whole)} of the time; --profilingVerbosity=detailed names most")
+            self.notes.append(
+                f"{told}, with {_share(there, whole)} of the time; --profilingVerbosity=detailed names most"
+            )
 
 
 def _share(part: float, whole: float) -> str:
@@ -166,11 +166,13 @@ def _layers(path: Path) -> list[_Described]:
     document = _document(path, "--layer-info")
     listed = document.get("Layers") if isinstance(document, dict) else None
     if not isinstance(listed, list):
-        raise HtpError(f"{path}: no layers of an engine: it has no list \"Layers\"; give what this writes: {_WRITE}")
+        raise HtpError(f'{path}: no layers of an engine: it has no list "Layers"; give what this writes: {_WRITE}')
     try:
         layers = [_described(each) for each in listed]
     except (KeyError, TypeError) as error:
-        raise HtpError(f"{path}: not what trtexec writes of layers ({reason(error)}); give what this writes: {_WRITE}") from error
+        raise HtpError(
+            f"{path}: not what trtexec writes of layers ({reason(error)}); give what this writes: {_WRITE}"
+        ) from error
     if not layers:
         raise HtpError(f"{path}: no layer is in it; build the engine with --profilingVerbosity=detailed, and not none")
     return layers
@@ -204,7 +206,9 @@ def _times(path: Path) -> tuple[int, list[tuple[str, float]], bool]:
         times = [(_text(each["name"]), round(_milliseconds(each[key]) * 1000, 3)) for each in rows]
         runs = int(_milliseconds(counts[0])) if counts else 0
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise HtpError(f"{path}: no profile of an engine ({reason(error)}); give what this writes: {_WRITE}") from error
+        raise HtpError(
+            f"{path}: no profile of an engine ({reason(error)}); give what this writes: {_WRITE}"
+        ) from error
     if runs < 1 or not any(time for _, time in times):
         raise HtpError(f"{path}: no layer took any time, in {runs:,} runs; give what this writes: {_WRITE}")
     return runs, times, has_medians
