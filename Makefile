@@ -76,8 +76,7 @@ faults: $(VENV)/.installed-test ## Write docs/faults.md: whether compare names p
 flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those that PyTorch counts; FLOPS_ARGS="--only bert" shows a part
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/flops.py $(FLOPS_ARGS)
 
-runtimes: $(VENV)/.installed-test ## Write docs/runtimes.md: how much of OpenVINO's time has a module; RUNTIMES_ARGS="--only bert" shows a part
-	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) '.[openvino]' 2>/dev/null || $(BIN)/pip install --quiet openvino
+runtimes: $(VENV)/.installed-test $(VENV)/.installed-openvino ## Write docs/runtimes.md: how much of OpenVINO's time has a module; RUNTIMES_ARGS="--only bert"
 	$(BIN)/python benchmarks/runtimes.py $(RUNTIMES_ARGS)
 
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
@@ -92,7 +91,7 @@ fuzz: $(VENV)/.installed-fuzz ## Write docs/reliability.md: a million odd files;
 docs: $(VENV)/.installed-docs ## Build the site in docs/_build/html, offline
 	$(BIN)/sphinx-build --fail-on-warning --quiet -b html docs docs/_build/html
 
-outputs: $(VENV)/.installed-demo ## Run the commands of the guide and of docs/verbs/, and write what they print into the pages
+outputs: $(VENV)/.installed-demo $(VENV)/.installed-openvino ## Run the commands of the guide and of docs/verbs/, and write what they print into the pages
 	$(BIN)/python docs/run_commands.py
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings

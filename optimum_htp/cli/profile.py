@@ -177,9 +177,7 @@ def _named(runtime: Mapping[str, Any]) -> str:
     return runtime["runtime"] or ("tensorrt" if runtime["layer_info"] or runtime["layer_profile"] else "onnxruntime")
 
 
-def _acting(
-    options: Mapping[str, Any], runtime: Mapping[str, Any], other: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _acting(options: Mapping[str, Any], runtime: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options for one of two runtimes: without those that act on the other alone."""
 
     def idle(of: Mapping[str, Any]) -> Collection[str]:
