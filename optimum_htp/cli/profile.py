@@ -67,8 +67,8 @@ microseconds; it says nothing of memory. TensorRT is not run: give what
   trtexec --exportLayerInfo=layers.json --exportProfile=profile.json
 wrote of an engine that was built from the file with
 --profilingVerbosity=detailed, on whichever machine. A layer that was fused of
-several nodes is work of the modules of all. --reference-runtime shows PKG in two
-runtimes side by side, with --reference two packages.
+several nodes is work of the modules of all. --reference-runtime shows PKG in
+two runtimes side by side, with --reference two packages.
 
 A model that generates is run in two phases: prefill (the prompt, without past
 key values), and decode (one token more, with those of --sequence-length
