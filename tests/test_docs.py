@@ -111,7 +111,7 @@ def write_engine(package: Path) -> None:
     names = [node.name for node in HtpPackage(package).files["model.onnx"].model.graph.nodes]
     package.with_name("layers.json").write_text(json.dumps({"Layers": names, "Bindings": []}))
     times = [{"name": name, "averageMs": 0.01} for name in names]
-    package.with_name("profile.json").write_text(json.dumps([{"count": 1}, *times]))
+    package.with_name("times.json").write_text(json.dumps([{"count": 1}, *times]))
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in commands()}))
@@ -126,7 +126,7 @@ def test_the_commands_of_a_page_run(
         shutil.copytree(made / package, tmp_path / name)
     shutil.copy(made / "real.npz", tmp_path)
     shutil.unpack_archive(ROOT / "tests" / "fixtures" / "transformers5" / "albert.zip", "exported_by_transformers")
-    for name in ("layers.json", "profile.json"):
+    for name in ("layers.json", "times.json"):
         shutil.copy(made / name, tmp_path)
     model = str(made / "model")
     for where, words in commands():
