@@ -211,7 +211,7 @@ def test_operations_from_shapes(
 
 @pytest.mark.parametrize(
     ("op_type", "inputs", "outputs"),
-    [("MatMul", [None, (4, 5)], [(3, 5)]), ("Conv", [(1, 3, 8, 8)], [(1, 6, 6, 6)]), ("MoE", [(3, 4)], [(3, 4)]),
+    [("MatMul", [None, None], [(3, 5)]), ("FusedMatMul", [None, (4, 5)], [(3, 5)]), ("Conv", [(1, 3, 8, 8)], [(1, 6, 6, 6)]), ("MoE", [(3, 4)], [(3, 4)]),
      ("Einsum", [(3, 4), (4, 5)], [(3, 5)]), ("LSTM", [(3,), (1, 8, 3), (1, 8, 2)], [(3, 1, 1, 2)])],
 )  # fmt: skip
 def test_operations_that_shapes_do_not_tell(

@@ -30,6 +30,7 @@ _APART = re.compile(r" \+ | \|\| |, |PWN\(")
 _ADDED = re.compile(r"(?: copy|_clone_\d+|_myl\d+_\d+|_\d+)\Z")
 _UNNAMED = "node_of_"
 _MOST_ADDED = 3  # endings of one name
+_LONGEST = 100_000  # characters; more than any engine's, and no text takes longer than its size
 
 
 class LayerNames:
@@ -51,6 +52,8 @@ class LayerNames:
     def said(self, name: str) -> tuple[NodeKey, ...]:
         """The nodes that a layer's name speaks of."""
         found: list[NodeKey] = []
+        if len(name) > _LONGEST:
+            return ()
         rest = _COPY.sub("", _PROFILE.sub("", name))
         for region in _FOREIGN.findall(rest):
             found += self._region(region)

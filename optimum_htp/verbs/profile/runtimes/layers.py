@@ -34,6 +34,7 @@ class Layer:
         name: Its name.
         op_type: What it does, as the runtime calls it; empty where it doesn't say.
         made_of: The nodes of the file that it was made of.
+        is_part: Whether it only prepares what another layer does, which was made of the same nodes.
         inputs: The tensors that it reads, by the names that the runtime has for them; empty where it doesn't say.
         outputs: The tensors that it makes.
     """
@@ -43,6 +44,7 @@ class Layer:
     made_of: tuple[NodeKey, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    is_part: bool = False
 
 
 class SourceNames:
@@ -136,16 +138,11 @@ class Layers:
         }
         if not silent or not any(layer.inputs or layer.outputs for layer in self._layers):
             return made
-        readers: dict[str, list[int]] = {}
-        for (_, index), node in self.nodes.items():
-            for name in dict.fromkeys(node.inputs):
-                readers.setdefault(name, []).append(index)
         found: dict[int, list[NodeKey]] = {}
         for key in sorted(silent, key=self._names.order.__getitem__):
-            weights = self._names.weights.intersection(self._names.nodes[key].inputs)
-            of_weights = {index for name in weights for index in readers.get(name, ())}
-            if len(of_weights) == 1:
-                found.setdefault(of_weights.pop(), []).append(key)
+            index = self._reader(key)
+            if index is not None:
+                found.setdefault(index, []).append(key)
                 silent.discard(key)
         if silent:
             for (_, index), olds in work_of(self._tagged.model, self._graph(as_nodes=False)).items():
@@ -172,18 +169,38 @@ class Layers:
         return found
 
     def does(self, *, ran: Callable[[int], bool]) -> dict[int, list[NodeKey]]:
-        """Which of the file's nodes with most work each layer does that ran, each node once: the first that was made of it."""
+        """Which of the file's nodes with most work each layer does that ran, each node once.
+
+        The layer that reads a node's weight, where one alone does; else the first that was made of it.
+        """
         owners: dict[NodeKey, int] = {}
-        for index, keys in enumerate(self.made_of):
+        for index in sorted(range(len(self._layers)), key=lambda index: self._layers[index].is_part):
             if ran(index):
-                for key in keys:
+                for key in self.made_of[index]:
                     owners.setdefault(key, index)
         done: dict[int, list[NodeKey]] = {}
-        for key, index in owners.items():
+        for key, first in owners.items():
             node = self._names.nodes[key]
             if is_counted(node.domain, node.op_type):
-                done.setdefault(index, []).append(key)
+                reader = self._reader(key)
+                owner = reader if reader is not None and ran(reader) and key in self.made_of[reader] else first
+                done.setdefault(owner, []).append(key)
         return done
+
+    def _reader(self, key: NodeKey) -> int | None:
+        """The only layer that reads a weight of a node; None if there is none, or there are several."""
+        weights = self._names.weights.intersection(self._names.nodes[key].inputs)
+        found = {index for name in weights for index in self._readers.get(name, ())}
+        return found.pop() if len(found) == 1 else None
+
+    @cached_property
+    def _readers(self) -> dict[str, list[int]]:
+        """The layers that read a tensor, by its name."""
+        readers: dict[str, list[int]] = {}
+        for (_, index), node in self.nodes.items():
+            for name in dict.fromkeys(node.inputs):
+                readers.setdefault(name, []).append(index)
+        return readers
 
     def _graph(self, *, as_nodes: bool) -> OnnxModel:
         """The graph of all layers, whose operators are the runtime's; or `as_nodes` the last node's that each was made of."""
@@ -203,7 +220,9 @@ class Layers:
         )
 
     def _last(self, layer: Layer) -> Node | None:
-        """The last node of the main graph that a layer was made of; bodies come after it."""
+        """The last node of the main graph that a layer was made of; bodies come after it. None of one that makes no result."""
+        if layer.is_part:
+            return None
         main = [key for key in layer.made_of if not key[0]]
         keys = main or layer.made_of
         return self._names.nodes[keys[-1]] if keys else None

@@ -36,6 +36,7 @@ from optimum_htp.verbs.profile.work import Work
 _T = TypeVar("_T")
 _DEVICE = "CPU"
 _OUTSIDE = frozenset(("Input", "Const", "Output"))  # what is given to a graph, and what it returns
+_MOST_COMMAS = 8  # in a name
 _TABLES = frozenset(("Gather",))  # take rows of their first input
 _INSTALL = "--runtime openvino: OpenVINO is not installed; install it: pip install 'optimum-htp[openvino]'"
 _PRECISION = "OpenVINO computes in {} here, its own choice for this processor; times of another runtime may be of another precision"
@@ -259,12 +260,13 @@ def ran_layers(
         and not (constant[index] and (node.time_us is None or node.name in counters.at_load))  # ran once, or never
     ]
     place = {index: number for number, index in enumerate(inside)}
-    layers = Layers([_layer(index, nodes, constant, names, as_read) for index in inside], tagged, names)
+    layers = Layers(list(_layers(inside, nodes, constant, names, as_read)), tagged, names)
     events = list(_events(counters, place, runs=runs, warmup=warmup))
     run = Run(events, 0, sum(event.time_us for event in events))
     numbers = {event.index for event in events}
     done = layers.does(ran=numbers.__contains__)
-    count = _Operations(tagged.model, names, as_read, done)
+    shapes = dict(_run_shapes([nodes[index] for index in inside], layers)) | dict(as_read.shapes)
+    count = _Operations(tagged.model, names, shapes, done)
     works = [_work(nodes[inside[event.index]], nodes, constant, count.of(event.index)) for event in events]
     return Ran(
         phase=phase,
@@ -288,16 +290,23 @@ def _constant(nodes: Sequence[Node]) -> list[bool]:
     return known
 
 
-def _layer(index: int, nodes: Sequence[Node], constant: Sequence[bool], names: SourceNames, as_read: AsRead) -> Layer:
-    node = nodes[index]
-    made_of = (key for name in _split(node.names, names, as_read) for key in _nodes(name, names))
-    return Layer(
-        node.name,
-        node.layer_type,
-        names.whole(made_of),
-        tuple(_port(source, port, nodes, constant) for source, port in node.inputs),
-        tuple(f"{index}\0{port}" for port in range(len(node.shapes))),
-    )
+def _layers(
+    inside: Sequence[int], nodes: Sequence[Node], constant: Sequence[bool], names: SourceNames, as_read: AsRead
+) -> Iterator[Layer]:
+    """The nodes that run, by what they were made of."""
+    said = {index: list(_split(nodes[index].names, names, as_read)) for index in inside}
+    whole = {key for named in said.values() for name in named for key in names.find(name)}
+    for index in inside:
+        node, named = nodes[index], said[index]
+        made_of = names.whole(key for name in named for key in _nodes(name, names))
+        yield Layer(
+            node.name,
+            node.layer_type,
+            made_of,
+            tuple(_port(source, port, nodes, constant) for source, port in node.inputs),
+            tuple(f"{index}\0{port}" for port in range(len(node.shapes))),
+            is_part=whole.issuperset(made_of) and not any(map(names.find, named)),
+        )
 
 
 def _port(index: int, port: int, nodes: Sequence[Node], constant: Sequence[bool]) -> str:
@@ -314,14 +323,14 @@ def _port(index: int, port: int, nodes: Sequence[Node], constant: Sequence[bool]
 def _split(text: str, names: SourceNames, as_read: AsRead) -> Iterator[str]:
     """Names with commas between, which may have commas in them; without those that OpenVINO made up."""
     parts = text.split(",")
-    while parts:
-        for length in range(len(parts), 0, -1):
-            name = ",".join(parts[:length])
-            if length == 1 or names.find(name):
-                if name not in as_read.invented:
-                    yield name
-                del parts[:length]
-                break
+    start = 0
+    while start < len(parts):
+        ends = range(start + 1, min(start + _MOST_COMMAS, len(parts)) + 1)
+        end = next((end for end in ends if names.find(",".join(parts[start:end]))), start + 1)
+        name = ",".join(parts[start:end])
+        if name not in as_read.invented:
+            yield name
+        start = end
 
 
 def _nodes(name: str, names: SourceNames) -> tuple[NodeKey, ...]:
@@ -339,6 +348,15 @@ def _events(counters: Counters, place: Mapping[int, int], *, runs: int, warmup: 
             time = max(0.0, round(whole / runs, 3))
             yield Event(node.name, node.layer_type, place[index], start, time, _DEVICE)
             start += time
+
+
+def _run_shapes(inside: Sequence[Node], layers: Layers) -> Iterator[tuple[str, Shape]]:
+    """The shapes that tensors of the file had in the run, which may depend on values: of those between layers."""
+    for node, layer in zip(inside, layers.nodes.values(), strict=True):
+        if len(layer.outputs) == len(node.shapes):
+            yield from (
+                (name, shape) for name, shape in zip(layer.outputs, node.shapes, strict=True) if shape is not None
+            )
 
 
 def _work(node: Node, nodes: Sequence[Node], constant: Sequence[bool], operations: int | None) -> Work:
@@ -367,12 +385,16 @@ class _Operations:
     """How many operations layers take, by the nodes whose work they do."""
 
     def __init__(
-        self, model: OnnxModel, names: SourceNames, as_read: AsRead, done: Mapping[int, Sequence[NodeKey]]
+        self,
+        model: OnnxModel,
+        names: SourceNames,
+        shapes: Mapping[str, Shape],
+        done: Mapping[int, Sequence[NodeKey]],
     ) -> None:
         self._names, self._done = names, done
         self._attributes = counted_attributes(model)
         stored = {each.name: each.dims for _, graph in model.graphs() for each in graph.initializers}
-        self._shapes = {**as_read.shapes, **stored}
+        self._shapes = {**shapes, **stored}
 
     def of(self, index: int) -> int | None:
         """The operations of a layer, 0 where none of its nodes counts; None if they are not known."""
