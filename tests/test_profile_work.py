@@ -178,6 +178,7 @@ def test_columns_that_there_are_not(options: list[str], message: str, capsys: py
         ("MatMul", [(4,), (4,)], [()], {}, 2 * 4),
         ("MatMul", [(3, 1, 5, 4), (2, 4, 6)], [(3, 2, 5, 6)], {}, 2 * 3 * 2 * 5 * 4 * 6),
         ("MatMul", [(0, 4), (4, 6)], [(0, 6)], {}, 0),
+        ("MatMul", [None, (4, 6)], [(3, 6)], {}, 2 * 3 * 4 * 6),
         ("FusedMatMul", [(2, 7, 5), (2, 7, 3)], [(2, 5, 3)], {"transA": 1}, 2 * 2 * 5 * 7 * 3),
         ("FusedMatMul", [(5, 2, 7), (2, 7, 3)], [(2, 5, 3)], {"transBatchA": 1}, 2 * 2 * 5 * 7 * 3),
         ("FusedMatMul", [(7, 2, 5), (2, 7, 3)], [(2, 5, 3)], {"transA": 1, "transBatchA": 1}, 2 * 2 * 5 * 7 * 3),

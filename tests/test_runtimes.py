@@ -382,6 +382,7 @@ def test_files_that_do_not_belong_together(net: Path, tmp_path: Path, capsys: py
             ["--runtime", "openvino", "--provider", "cpu"],
             "--provider: it does nothing for --runtime openvino: it is ONNX",
         ),
+        (["--runtime", "openvino", "--max-memory", "1G"], "--max-memory: it does nothing for --runtime openvino"),
         (["--reference-runtime", "tensorrt"], "TensorRT's times are in two files"),
     ],
 )

@@ -181,7 +181,7 @@ def _acting(options: Mapping[str, Any], runtime: Mapping[str, Any], other: Mappi
     """The options for one of two runtimes: without those that act on the other alone."""
 
     def idle(of: Mapping[str, Any]) -> Collection[str]:
-        return {"openvino": ("provider",), "tensorrt": options.keys()}.get(_named(of), ())
+        return {"openvino": ("provider", "max_memory_bytes"), "tensorrt": options.keys()}.get(_named(of), ())
 
     left_out = set(idle(runtime)) - set(idle(other)) if other is not None else set()
     return {name: None if name in left_out else value for name, value in options.items()}

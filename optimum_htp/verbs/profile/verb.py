@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
-from optimum_htp.models import DEFAULT_PROVIDER, InputSizes, check_source_of_sizes, graph_limits
+from optimum_htp.models import InputSizes, check_source_of_sizes, graph_limits
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
-from optimum_htp.verbs.profile.chosen_inputs import choose_inputs
+from optimum_htp.verbs.profile.chosen_inputs import ChosenInputs, choose_inputs
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runtimes.onnxruntime import OnnxRuntime
 from optimum_htp.verbs.profile.runtimes.openvino import OpenVino
@@ -78,8 +78,8 @@ def profile(
         renamed: Inputs of the package that the reference calls otherwise, and how it calls them, where that is not found
             by itself.
         timeout: Seconds that the runtime may take to load a file, and for each run; None means 600.
-        max_memory_bytes: Memory that it may take for that, on Linux; None means 2 GiB and 8 times what the model has on
-            the disk.
+        max_memory_bytes: Memory that ONNX Runtime may take for that, on Linux; None means 2 GiB and 8 times what the model
+            has on the disk.
 
     Raises:
         PackageError: There is no such package or file in it, or its nodes are not tagged.
@@ -93,19 +93,20 @@ def profile(
     """
     sizes = InputSizes(batch_size, sequence_length, height, width, dims or {})
     name = _runtime_name(runtime, layer_info, layer_profile)
-    if name != OnnxRuntime.name:
-        _refuse(name, "provider", "it is ONNX Runtime's", provider)
-    if name == TensorRt.name:
-        given = {
-            **{"inputs": inputs, "threads": threads, "runs": runs, "warmup": warmup, "timeout": timeout},
+    _refuse_idle(
+        name,
+        {
             **{
+                "provider": provider,
                 "max-memory": max_memory_bytes,
-                "map": renamed or None,
-                "sizes of inputs": None if sizes == InputSizes() else sizes,
+                "inputs": inputs,
+                "threads": threads,
+                "runs": runs,
             },
-        }
-        for option, value in given.items():
-            _refuse(name, option, "its engine was run before", value)
+            **{"warmup": warmup, "timeout": timeout, "map": renamed or None},
+            "sizes of inputs": None if sizes == InputSizes() else sizes,
+        },
+    )
     check_source_of_sizes(sizes, inputs)
     runs, warmup = _RUNS if runs is None else runs, _WARMUP if warmup is None else warmup
     if runs < 1 or warmup < 0:
@@ -124,24 +125,19 @@ def profile(
             "--map tells how --reference calls what is in --inputs: give both (reference=, inputs=) or none"
         )
     check_renamed(renamed or {}, (graph.model for graph in tagged))
-    chosen: Runtime
-    if name == OnnxRuntime.name:
-        chosen = OnnxRuntime(provider=provider, threads=threads, warmup=warmup, runs=runs)
-    elif name == OpenVino.name:
-        chosen = OpenVino(threads=threads, warmup=warmup, runs=runs)
-    else:
-        chosen = TensorRt(layer_info=layer_info, layer_profile=layer_profile)
-    profiles: list[PhaseProfile] = []
     if name == TensorRt.name:
-        profiles += (phase_profile(graph, ran) for graph in tagged for ran in chosen.run(graph, {}))
+        chosen: Runtime = TensorRt(layer_info=layer_info, layer_profile=layer_profile)
+        profiles = [phase_profile(graph, ran) for graph in tagged for ran in chosen.run(graph, {})]
     else:
+        if name == OpenVino.name:
+            chosen = OpenVino(threads=threads, warmup=warmup, runs=runs)
+        else:
+            chosen = OnnxRuntime(provider=provider, threads=threads, warmup=warmup, runs=runs)
         graphs = [package] if origin is None else [package, origin]
-        limited = chosen.device if name == OnnxRuntime.name else DEFAULT_PROVIDER
-        with graph_limits(graphs, provider=limited, timeout_s=timeout, max_memory_bytes=max_memory_bytes):
+        with graph_limits(graphs, provider=chosen.device, timeout_s=timeout, max_memory_bytes=max_memory_bytes):
             run_on = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
             chosen.notes += run_on.notes
-            for graph, by_phase in zip(tagged, run_on.by_phase, strict=True):
-                profiles += (phase_profile(graph, ran) for ran in chosen.run(graph, by_phase))
+            profiles = _profiles(chosen, tagged, run_on)
     return ProfileReport(
         package=str(package.path),
         runtime=name,
@@ -158,6 +154,15 @@ def profile(
     )
 
 
+def _profiles(runtime: Runtime, tagged: Sequence[TaggedGraph], chosen: ChosenInputs) -> list[PhaseProfile]:
+    """The profiles of files on their inputs."""
+    return [
+        phase_profile(graph, ran)
+        for graph, by_phase in zip(tagged, chosen.by_phase, strict=True)
+        for ran in runtime.run(graph, by_phase)
+    ]
+
+
 def _runtime_name(runtime: str | None, layer_info: str | Path | None, layer_profile: str | Path | None) -> str:
     """Which runtime is meant. Raises HtpError if there is none of that name, or the files of another are given."""
     has_files = layer_info is not None or layer_profile is not None
@@ -172,11 +177,23 @@ def _runtime_name(runtime: str | None, layer_info: str | Path | None, layer_prof
     return runtime
 
 
-def _refuse(runtime: str, option: str, why: str, value: object) -> None:
-    """Raises HtpError if an option was given that can't act on a runtime."""
-    if value is not None:
-        named = option if " " in option else f"--{option}"
-        raise HtpError(f"{named}: it does nothing for --runtime {runtime}: {why}")
+_IDLE: dict[str, dict[str, str]] = {
+    OnnxRuntime.name: {},
+    OpenVino.name: {
+        "provider": "it is ONNX Runtime's",
+        "max-memory": "OpenVINO ends the process where it may have no more",
+    },
+}
+"""By a runtime the options that can't act on it, and why."""
+
+
+def _refuse_idle(runtime: str, given: Mapping[str, object]) -> None:
+    """Raises HtpError if an option was given that can't act on a runtime: none of these acts on an engine that ran before."""
+    for option, value in given.items():
+        why = _IDLE[runtime].get(option) if runtime in _IDLE else "its engine was run before"
+        if value is not None and why is not None:
+            named = option if " " in option else f"--{option}"
+            raise HtpError(f"{named}: it does nothing for --runtime {runtime}: {why}")
 
 
 def _files(package: HtpPackage, names: str | Sequence[str] | None, *, merged: bool) -> list[HtpFile]:

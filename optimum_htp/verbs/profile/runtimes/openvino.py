@@ -22,7 +22,7 @@ from math import prod
 from time import perf_counter_ns
 from typing import Any, TypeVar
 
-from optimum_htp.errors import HtpError, reason
+from optimum_htp.errors import HtpError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.onnxfile import OnnxModel, limited, out_of_memory
 from optimum_htp.tagging import TaggedGraph
@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 _DEVICE = "CPU"
 _OUTSIDE = frozenset(("Input", "Const", "Output"))  # what is given to a graph, and what it returns
 _MOST_COMMAS = 8  # in a name
+_LONGEST = 400  # characters of a message
 _TABLES = frozenset(("Gather",))  # take rows of their first input
 _INSTALL = "--runtime openvino: OpenVINO is not installed; install it: pip install 'optimum-htp[openvino]'"
 _PRECISION = "OpenVINO computes in {} here, its own choice for this processor; times of another runtime may be of another precision"
@@ -105,7 +106,8 @@ def _run(request: Any, inputs: Inputs, path: str) -> float:
     """Runs once; how long that took, in microseconds."""
     shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in list(inputs.items())[:4])
     start = perf_counter_ns()
-    _tried(request.infer, path, f"can't run it on inputs of these sizes ({shapes})", stop=request.cancel)
+    what = f"can't run it on inputs of these sizes ({shapes}; others: --batch-size, --sequence-length, --dim NAME=N)"
+    _tried(request.infer, path, what, stop=request.cancel)
     return (perf_counter_ns() - start) / 1000
 
 
@@ -120,14 +122,14 @@ def _tried(call: Callable[[], _T], path: str, what: str, *, stop: Callable[[], A
 
 
 def _brief(error: Exception) -> str:
-    """What an exception says, without the lines of C++ that raised it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [
-        line
-        for line in lines
-        if line and not re.match(r"(Exception from |Check '.*' failed at |\[ *GENERAL_ERROR)", line)
-    ]
-    return "; ".join(told[:2]) or reason(error)
+    r"""What an exception says, without the lines of C++ that raised it.
+
+    >>> _brief(RuntimeError("Exception from src/core.cpp:84:\nCheck 'false' failed at src/a.cpp:1:\nno such thing\n\n"))
+    'no such thing'
+    """
+    text = re.sub(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:", "", str(error))
+    told = " ".join(text.split())
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
 @dataclass(frozen=True, slots=True)
