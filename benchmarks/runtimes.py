@@ -39,7 +39,7 @@ class Shared:
     at_module: float = 0.0
     below_root: float = 0.0  # at a module that is not the root, or fused from such alone
     fused: float = 0.0
-    same_flops: bool = True
+    flops: str = ""  # beside those that ONNX Runtime's shapes give
     why: str = ""
 
 
@@ -107,8 +107,15 @@ def shares(name: str, scratch: Path) -> Iterator[Shared]:
                 phase.attributed,
                 phase.attributed - (roots + with_root) / whole,
                 sum(sum(nodes.time) for nodes in phase.fused) / whole,
-                phase.work.flops == other.work.flops,
+                beside(phase.work.flops, other.work.flops),
             )
+
+
+def beside(ours: int | None, theirs: int | None) -> str:
+    """How two counts of operations compare."""
+    if ours == theirs:
+        return "same"
+    return "not known" if ours is None else f"{ours:,} for {theirs:,}"
 
 
 def line(row: Shared) -> str:
@@ -116,7 +123,7 @@ def line(row: Shared) -> str:
     if row.why:
         return f"| {row.model} | {row.file} | - | | | | | | {row.why} |"
     figures = f"{row.microseconds / 1000:.3f} | {row.at_module:.2%} | {row.below_root:.1%} | {row.fused:.1%}"
-    return f"| {row.model} | {row.file} | {row.phase} | {figures} | {'same' if row.same_flops else 'other'} | |"
+    return f"| {row.model} | {row.file} | {row.phase} | {figures} | {row.flops} | |"
 
 
 def page(rows: list[Shared]) -> str:

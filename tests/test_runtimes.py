@@ -587,6 +587,19 @@ def test_shapes_that_openvino_does_not_say(net: Path) -> None:
     assert "those of FullyConnected (1)" in found.not_known["flops"]
 
 
+def test_what_depends_on_no_input_is_nobodys_work(tmp_path: Path) -> None:
+    """A product of weights was computed when the file was loaded, whichever layer reads the result."""
+    from onnx import parser, save
+
+    proto = parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        main (float[2,2] x) => (float[2,2] y) <float[2,2] a = {1, 0, 0, 1}> { b = MatMul (a, a)  y = Add (x, b) }
+    """)
+    save(proto, tmp_path / "model.onnx")
+    names = SourceNames(read_model(tmp_path / "model.onnx"))
+    assert names.constant == {("", 0)}
+
+
 def test_names_with_commas(net: Path) -> None:
     names = SourceNames(read_model(net))
     names._by_name["a,b"] = [("", 0)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import InputSizes, check_source_of_sizes, graph_limits
 from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
+from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.chosen_inputs import ChosenInputs, choose_inputs
 from optimum_htp.verbs.profile.report import ProfileReport
 from optimum_htp.verbs.profile.runtimes.onnxruntime import OnnxRuntime

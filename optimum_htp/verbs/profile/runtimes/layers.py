@@ -66,6 +66,7 @@ class SourceNames:
             for name in reads(node):
                 self._readers.setdefault(name, []).append(key)
         self._makers = makers
+        self.constant = set(_constant(model))
 
     def find(self, name: str) -> tuple[NodeKey, ...]:
         """The nodes with a name, in all graphs; where there is none, those that make the tensor of that name."""
@@ -88,6 +89,16 @@ class SourceNames:
         if bodies:
             found |= {key for key in self.nodes if key[0].startswith(bodies)}
         return tuple(sorted(found, key=self.order.__getitem__))
+
+
+def _constant(model: OnnxModel) -> Iterator[NodeKey]:
+    """The nodes of the main graph whose results depend on no input: most runtimes compute them when they load a file."""
+    known = {tensor.name for tensor in model.graph.initializers} - {value.name for value in model.graph.inputs}
+    known.add("")  # an input that is not given
+    for index, node in enumerate(model.graph.nodes):
+        if known.issuperset(reads(node)) and not node.op_type.startswith("Random"):
+            known.update(node.outputs)
+            yield "", index
 
 
 def _defined(graph: Graph) -> Iterator[str]:
@@ -135,7 +146,7 @@ class Layers:
         said = {key for keys in made for key in keys}
         silent = {
             key for key, node in self._names.nodes.items() if is_counted(node.domain, node.op_type) and key not in said
-        }
+        } - self._names.constant
         if not silent or not any(layer.inputs or layer.outputs for layer in self._layers):
             return made
         found: dict[int, list[NodeKey]] = {}
