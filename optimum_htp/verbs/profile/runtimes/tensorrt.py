@@ -186,10 +186,10 @@ def _described(layer: Any) -> _Described:
         raise TypeError(f"{layer!r:.80} is no layer")
     return _Described(
         _text(layer["Name"]),
-        _text(layer.get("LayerType", "")),
-        _text(layer.get("Metadata", "")),
-        tuple(_text(each["Name"]) for each in layer.get("Inputs", ())),
-        tuple(_text(each["Name"]) for each in layer.get("Outputs", ())),
+        _text(layer.get("LayerType") or ""),
+        _text(layer.get("Metadata") or ""),
+        tuple(_text(each["Name"]) for each in layer.get("Inputs") or ()),
+        tuple(_text(each["Name"]) for each in layer.get("Outputs") or ()),
     )
 
 
