@@ -1,4 +1,4 @@
-"""What the answers cost, and how much they cover: `profile`, `compare`, `select`, `diff`, `extract`."""
+"""What the answers cost, and how much they cover: `profile`, `compare`, `ranges`, `select`, `diff`, `extract`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ def rows(scratch: Path, repeats: int) -> Iterator[Row]:
             "`compare` of MiniLM with PyTorch, beyond imports, CPU", "10 s",
             lambda: run_step(compare_minilm, scratch / "minilm", threads=1)["cpu"],
         ),
+        (
+            "`ranges --dtype fp16` of MiniLM, beyond imports, CPU", "5 s",
+            lambda: run_step(ranges_minilm, scratch / "minilm", threads=1)["cpu"],
+        ),
     ):  # fmt: skip
         cpu, yardsticks = beside_yardstick(repeats, run)
         yield Row.of(what, cpu, limit, form="{:.2f} s", against=yardsticks)
@@ -41,9 +45,19 @@ def rows(scratch: Path, repeats: int) -> Iterator[Row]:
         (select_base, "`select` in BERT-base, CPU"),
         (diff_base, "`diff` of BERT-base with itself, CPU"),
         (extract_base, "`extract` of a layer of BERT-base, beyond copying its weights, CPU"),
+        (explain_base, "`explain` of a node of BERT-base, CPU"),
     ):
         cpu, yardsticks = beside_yardstick(repeats, partial(_cpu, step, base, scratch / "part.onnx"))
         yield Row.of(what, cpu, "0.5 s", form="{:.2f} s", against=yardsticks)
+    run_step(externalize, base, scratch / "external")
+    cpu, yardsticks = beside_yardstick(repeats, partial(_cpu, functions_base, scratch / "external"))
+    what = "`functions` of BERT-base whose weights are beside it, CPU"
+    yield Row.of(what, cpu, "0.5 s", form="{:.2f} s", against=yardsticks)
+    minilm_package = scratch / "minilm"
+    cpu, yardsticks = beside_yardstick(repeats, partial(_cpu, expose_minilm, minilm_package, scratch / "exposed"))
+    yield Row.of(
+        "`expose` of all layers of MiniLM, beyond imports, CPU", cpu, "5 s", form="{:.2f} s", against=yardsticks
+    )
     found = run_step(coverage, scratch, threads=1)
     compared, calls = found["compared"], found["calls"]
     for what, measured, limit, share in (
@@ -143,6 +157,18 @@ def compare_minilm(package: Path) -> dict[str, float]:
     return {"cpu": time.process_time() - started}
 
 
+def ranges_minilm(package: Path) -> dict[str, float]:
+    import onnx
+    import onnxruntime
+
+    from optimum_htp import ranges
+
+    assert onnx.__version__ and onnxruntime.__version__  # loaded before the clock starts
+    started = time.process_time()
+    assert ranges(package, dtype="fp16", threads=1).ok
+    return _without_torch(started)
+
+
 def select_base(package: Path, _: Path) -> dict[str, float]:
     from optimum_htp import select
 
@@ -169,6 +195,46 @@ def extract_base(package: Path, output: Path) -> dict[str, float]:
     started = time.process_time()
     shutil.copyfile(output, output.with_suffix(".copy"))
     return {"cpu": found["cpu"] - (time.process_time() - started)}
+
+
+def externalize(package: Path, output: Path) -> None:
+    import onnx
+
+    shutil.copytree(package, output)
+    model = onnx.load(package / "model.onnx")
+    (output / "model.onnx").unlink()
+    onnx.save(model, output / "model.onnx", save_as_external_data=True, location="model.onnx_data")
+
+
+def functions_base(package: Path) -> dict[str, float]:
+    """CPU seconds where no weight is copied."""
+    from optimum_htp import functions
+
+    output = package / "blocks.onnx"
+    output.unlink(missing_ok=True)
+    started = time.process_time()
+    (function,) = functions(package / "model.onnx", output=output).functions
+    assert len(function.calls) == 12
+    return _without_torch(started)
+
+
+def explain_base(package: Path, _: Path) -> dict[str, float]:
+    from optimum_htp import explain
+
+    started = time.process_time()
+    assert explain(package, "/bert/encoder/layer.3/attention/self/query/MatMul").names
+    return _without_torch(started)
+
+
+def expose_minilm(package: Path, output: Path) -> dict[str, float]:
+    import onnxruntime  # noqa: F401
+
+    import optimum_htp.verbs.expose
+
+    shutil.rmtree(output, ignore_errors=True)
+    started = time.process_time()
+    assert optimum_htp.verbs.expose.expose(package, "BertLayer", output=output).tensors
+    return {"cpu": time.process_time() - started}
 
 
 def _without_torch(started: float) -> dict[str, float]:
@@ -207,8 +273,13 @@ if __name__ == "__main__":
         profile_base,
         profile_minilm,
         compare_minilm,
+        ranges_minilm,
         select_base,
         diff_base,
         extract_base,
+        externalize,
+        functions_base,
+        explain_base,
+        expose_minilm,
         coverage,
     )

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         HtpFile as HtpFile, HtpOptions as HtpOptions, PackedFiles as PackedFiles, PythonLine as PythonLine,
         Sidecar as Sidecar, StoredParameter as StoredParameter, TagCounts as TagCounts,
     )
+    from optimum_htp.selections import (
+        FileSelection as FileSelection, SelectedNode as SelectedNode, Selection as Selection,
+    )
     from optimum_htp.tagging import TaggedGraph as TaggedGraph
     from optimum_htp.verbs.compare import (
         CallComparison as CallComparison, CompareReport as CompareReport, Culprit as Culprit,
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
         ExposedTensor as ExposedTensor, ExposeReport as ExposeReport, NotExposed as NotExposed, expose as expose,
     )
     from optimum_htp.verbs.extract import ExtractReport as ExtractReport, extract as extract
+    from optimum_htp.verbs.functions import (
+        FunctionCall as FunctionCall, FunctionsReport as FunctionsReport, ModuleFunction as ModuleFunction,
+        NoFunction as NoFunction, functions as functions,
+    )
     from optimum_htp.verbs.pack import PackReport as PackReport, pack as pack
     from optimum_htp.verbs.params import ParameterRow as ParameterRow, ParamsReport as ParamsReport, params as params
     from optimum_htp.verbs.profile import (
@@ -62,9 +69,12 @@ if TYPE_CHECKING:
     from optimum_htp.verbs.project import (
         FileProjection as FileProjection, ProjectReport as ProjectReport, project as project,
     )
+    from optimum_htp.verbs.ranges import (
+        CallRanges as CallRanges, PhaseRanges as PhaseRanges, RangesReport as RangesReport,
+        TensorRange as TensorRange, ranges as ranges,
+    )
     from optimum_htp.verbs.select import (
-        FileSelection as FileSelection, SelectedNode as SelectedNode, Selection as Selection, select as select,
-        write_layer_annotations as write_layer_annotations,
+        select as select, write_layer_annotations as write_layer_annotations,
     )
     from optimum_htp.verbs.strip import StripReport as StripReport, strip as strip
     from optimum_htp.verbs.tag import TagReport as TagReport, tag as tag
@@ -110,10 +120,13 @@ _ROOMS = {
         "PhaseProfile ProfileDelta ProfileReport Work profile"
     ),
     "verbs.compare": "CallComparison CompareReport Culprit PartComparison compare",
-    "verbs.select": "FileSelection SelectedNode Selection select write_layer_annotations",
+    "verbs.ranges": "CallRanges PhaseRanges RangesReport TensorRange ranges",
+    "verbs.select": "select write_layer_annotations",
+    "selections": "FileSelection SelectedNode Selection",
     "verbs.params": "ParameterRow ParamsReport params",
     "verbs.extract": "ExtractReport extract",
     "verbs.expose": "ExposedTensor ExposeReport NotExposed expose",
+    "verbs.functions": "FunctionCall FunctionsReport ModuleFunction NoFunction functions",
     "verbs.explain": "Advice Explained ExplainReport explain",
     "verbs.diff": "Change Compared ContentChange DiffReport FileDiff ModuleDiff ModuleSide diff",
     "verbs.view": "ExplorerFile ExplorerReport ViewReport model_explorer view",

@@ -10,9 +10,11 @@ from optimum_htp.verbs.diff import diff
 from optimum_htp.verbs.explain import explain
 from optimum_htp.verbs.expose import expose
 from optimum_htp.verbs.extract import extract
+from optimum_htp.verbs.functions import functions
 from optimum_htp.verbs.pack import pack
 from optimum_htp.verbs.params import params
 from optimum_htp.verbs.profile import profile
+from optimum_htp.verbs.ranges import ranges
 from optimum_htp.verbs.select import select
 from optimum_htp.verbs.tree import tree
 from optimum_htp.verbs.validate import validate
@@ -31,12 +33,14 @@ class HtpPackage(_HtpPackage):
     params = params
     profile = profile
     compare = compare
+    ranges = ranges
     diff = diff
     view = view
     model_explorer = model_explorer
     validate = validate
     extract = extract
     expose = expose
+    functions = functions
     explain = explain
     pack = pack
 

@@ -123,6 +123,7 @@ LIGHT = (
     Case("unpack --overwrite", "unpack @pkg @out --overwrite", "out", with_output("packed.onnx", "plain-bert")),
     Case("extract --overwrite", "extract @pkg bert.encoder.layer.0 @out --overwrite", "out", with_output("bert", "part")),
     Case("expose --overwrite", "expose @pkg BertLayer -o @out --overwrite", "out", with_output("bert", "plain-bert")),
+    Case("functions --overwrite", "functions @pkg -o @out --overwrite", "out", with_output("bert", "plain-bert")),
 )  # fmt: skip
 """The verbs that need no torch."""
 

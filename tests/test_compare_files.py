@@ -109,6 +109,28 @@ def test_inputs_are_for_the_phase_that_they_fit(
 
 
 @pytest.mark.parametrize(
+    ("file", "reference", "phase"),
+    [
+        ("decoder_model_merged.onnx", "decoder_with_past_model.onnx", "decode"),
+        ("decoder_model.onnx", "decoder_model_merged.onnx", "prefill"),
+    ],
+)
+def test_merged_decoder_and_its_halves(file: str, reference: str, phase: str, exported: Callable[[str], Path]) -> None:
+    """What both do is compared; what only the merged one is told is known from that."""
+    package = exported("t5")
+    (part,) = compare(package / file, reference=package / reference, threads=1).parts
+    assert (part.branch, part.verdict, part.outputs_sqnr_db) == (phase, "agrees", float("inf"))
+
+
+def test_halves_have_nothing_to_compare(exported: Callable[[str], Path]) -> None:
+    package = exported("t5")
+    with pytest.raises(
+        HtpError, match=r"runs the later steps of a generation, and .*_model\.onnx runs the first step"
+    ):
+        compare(package / "decoder_with_past_model.onnx", reference=package / "decoder_model.onnx")
+
+
+@pytest.mark.parametrize(
     ("past", "branch", "possible", "phase"),
     [
         (3, None, ("prefill", "decode"), "decode"),

@@ -22,6 +22,7 @@ from small_graphs import SmallGraph, read, save, spelled, tagged, tags_of
 
 from optimum_htp.cli.compare import _NOTES as COMPARE_NOTES
 from optimum_htp.hierarchy.tags import NodeTag, tag_class, tag_module_path
+from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.measures import (
     EXACT,
     TOLERANCES,
@@ -33,19 +34,18 @@ from optimum_htp.models.measures import (
     measure_errors,
     random_operators,
 )
+from optimum_htp.models.prober import HALF_NOTE, PlannedNode, Prober
 from optimum_htp.onnxfile.model import Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_content
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.verbs.compare import CallComparison, Culprit, PartComparison, compare
 from optimum_htp.verbs.compare.call_graph import CallGraph
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected, _of_integers
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import FUSED, NO_TENSOR
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.quantized_steps import noise_of_range
 from optimum_htp.verbs.compare.reference import ReferenceCall
 from optimum_htp.verbs.compare.verdict import Blame, Outputs, Verdict, _by_module, _is_to_blame, settled
@@ -1015,6 +1015,27 @@ def test_sum_that_a_fused_norm_does_not_read(act: str, culprit: str, compared: C
     assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
 
 
+def test_sum_that_is_missing_wherever_it_is_read_is_one_fault(compared: Compared) -> None:
+    """In the fused norm alone it may also be that the layer around it adds another tensor."""
+    sound = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        b = Add(a, x)                                     # layers.0
+        c = LayerNormalization <axis = -1> (b, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        e = Add(d, b)                                     # layers.1
+        y = LayerNormalization <axis = -1> (e, vh)        # norm
+    """
+    fused = """
+        a = MatMul(x, w)                                  # layers.0.dense
+        c = LayerNormalization <axis = -1> (a, vg)        # layers.1.norm
+        d = MatMul(c, wd)                                 # layers.1.dense
+        y, m, i, e = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (a, d, vh)    # root
+    """
+    part = compared(fused, sound, origins={"y": ["layers.1", "norm"]})
+    assert (part.verdict, named(part)) == ("one", ["layers.0+"])
+    assert part.culprits[0].output_error_without == pytest.approx(0, abs=1e-6)
+
+
 def test_shape_of_what_a_module_returned_is_enough_before_its_last_operation(compared: Compared) -> None:
     """A tool takes out a product with 1: who reads the shape of what comes before it does not lack the product."""
     sound = """
@@ -1864,7 +1885,7 @@ def test_one_that_stands_out_among_all_that_quantize_needs_less() -> None:
 def test_guess_is_no_evidence_for_others() -> None:
     """A row that a module has a part in comes with that module's own, if that is certain."""
     for guesses, count in ((set(), 1), ({GUESS}, 2)):
-        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign={0})
+        own, other = Row(0, "/Net/A", True, guesses=guesses), Row(1, "/Net/B", True, foreign_of={GUESS: {0}})
         assert len(_by_module([own, other], {id(own): 20.0, id(other): 10.0})) == count
 
 

@@ -23,16 +23,17 @@ from optimum_htp.cli.views.compare import comparison_page
 from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy.tags import tag_module_path
+from optimum_htp.models.flat_graph import FlatGraph
 from optimum_htp.models.inputs import InputSizes, make_inputs
 from optimum_htp.models.measures import TOLERANCES, compare_arrays, measure_errors
-from optimum_htp.models.torch_parts import find_parts, run_for_file
+from optimum_htp.models.prober import Prober
+from optimum_htp.models.torch_parts import run_for_file
 from optimum_htp.models.torch_source import load_source_model
+from optimum_htp.models.whole_model import find_parts
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.package import HtpPackage
 from optimum_htp.package.value_pairing import paired_values
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
-from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.report import CallComparison, CompareReport, PartComparison
 from optimum_htp.verbs.compare.verb import compare
 from optimum_htp.verbs.strip import strip

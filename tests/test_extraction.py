@@ -29,8 +29,9 @@ from optimum_htp.cli.views.terminal import print_page
 from optimum_htp.hierarchy.root import Root, Roots
 from optimum_htp.hierarchy.tags import NodeKey, NodeTag
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
-from optimum_htp.models.torch_parts import find_parts, run_reference
+from optimum_htp.models.torch_parts import run_reference
 from optimum_htp.models.torch_source import load_source_model
+from optimum_htp.models.whole_model import find_parts
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.onnxfile.shapes import TensorTypes
 from optimum_htp.package.node_metadata import read_tags

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "project": "PKG --output OUT",
     "extract": "PKG bert.encoder OUT",
     "expose": "PKG BertLayer --output OUT",
+    "functions": "PKG --output OUT",
     "pack": "PKG OUT.onnx",
 }
 
@@ -275,7 +276,7 @@ def test_a_link_that_the_user_names(external: Path, tmp_path: Path, capsys: pyte
     assert main(["extract", *given]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["pack", "extract", "expose", "project"])
+@pytest.mark.parametrize("verb", ["pack", "extract", "expose", "functions", "project"])
 def test_output_that_is_a_link(
     verb: str, exported: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +291,7 @@ def test_output_that_is_a_link(
         "pack": [str(output)],
         "extract": ["bert.encoder", str(output)],
         "expose": ["BertLayer", "--output", str(output)],
+        "functions": ["--output", str(output)],
         "project": ["--output", str(output)],
     }
     assert main([verb, *source, *arguments[verb]]) == 2, "without --overwrite"

@@ -43,7 +43,7 @@ REFUSED = {
     "profile PKG --overwrite": "--overwrite: for --speedscope and --chrome-trace",
     "profile PKG --speedscope PKG/config.json": "exists already; give --overwrite",
     "profile PKG --map a=b": "--map tells how --reference calls",
-    "select PKG LayerNorm --device npu": "--device: only --format layer-ann names a device",
+    "select PKG LayerNorm --device npu": "--device: only --format layer-ann and layer-name name a device",
     "select PKG LayerNorm --json --format olive": "--format: --json prints everything as JSON",
     "params PKG --model SRC --rename --no-save": "give one of them",
     "params PKG --model /no/such/model": "no such model directory",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from optimum_htp.cli.main import main
+from optimum_htp.cli.main import build_parser, main
 from optimum_htp.cli.other_lines import other_lines
 from optimum_htp.cli.outcome import outcome
 from optimum_htp.errors import HtpError
@@ -55,6 +56,39 @@ def test_closed_standard_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
+# --- Arguments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("tree x --deph 2", "there is no option --deph; did you mean --depth? see optimum-htp tree --help"),
+        ("tre x", "there is no command 'tre'; did you mean 'tree'? see optimum-htp --help"),
+        ("tree", "the following arguments are required: PKG; see optimum-htp tree --help"),
+        ("tree x y", "'y' is one argument too many; see optimum-htp tree --help"),
+        (
+            "profile x --runs 0",
+            "argument --runs: '0' is not a whole number, 1 or more; see optimum-htp profile --help",
+        ),
+        ("tree x --\x1b[31m", "there is no option --\\x1b[31m; see optimum-htp tree --help"),
+    ],
+)
+def test_wrong_arguments_are_one_line(given: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(given.split())
+    assert (done.value.code, capsys.readouterr().err) == (2, f"error: {line}\n")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["diff a b --depth 2", "diff a --depth 2 b", "diff --depth 2 a b", "explain a --json b c", "explain a b c"],
+)
+def test_options_may_stand_anywhere(given: str) -> None:
+    """Also in front of an argument that may be left out."""
+    args = build_parser().parse_args(given.split())
+    assert (args.before, args.after) == ("a", "b") if given[0] == "d" else args.text == ["b", "c"]
+
+
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +103,27 @@ def test_interrupted_while_python_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_interrupt_that_a_library_swallows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare `except`, such as one around an import, does not keep a command from ending."""
+    monkeypatch.setattr("optimum_htp.cli.outcome._AGAIN_S", 0.01)
+    caught = []
+
+    def deaf() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except:  # noqa: E722 (as libraries have it)
+            caught.append(True)
+        for _ in range(1000):
+            time.sleep(0.01)
+        return 0
+
+    assert outcome(deaf) == 130
+    assert caught == [True]
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

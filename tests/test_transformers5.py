@@ -341,6 +341,16 @@ def test_an_export_json_of_others(content: str, tmp_path: Path) -> None:
     assert HtpPackage(package).components == Components()
 
 
+def test_a_file_without_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package = unpacked("llama", tmp_path / "package")
+    (package / "decode.onnx.data").unlink()
+    before = {path.name: path.read_bytes() for path in package.iterdir()}
+    assert main(["tag", str(package)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'decode.onnx.data': there is no such file in the package; get the whole package" in line
+    assert {path.name: path.read_bytes() for path in package.iterdir()} == before
+
+
 def test_a_link_out_of_the_package(tmp_path: Path) -> None:
     package = unpacked("albert", tmp_path / "package")
     (package / "model.onnx").rename(tmp_path / "model.onnx")

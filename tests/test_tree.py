@@ -342,7 +342,13 @@ def test_file_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("pattern", ["nothing", "encoder.layer.[5]", "Blo"])
 def test_no_such_module(pattern: str, package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"no module is called {pattern!r}" in refused(["tree", str(package), "--module", pattern], capsys)
+    assert f"no module matches {pattern!r}" in refused(["tree", str(package), "--module", pattern], capsys)
+
+
+def test_near_modules_are_named(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(["tree", str(package), "--module", "encoder.layer.7"], capsys)
+    assert "did you mean 'encoder.layer.1' or 'encoder.layer.0'" in line
+    assert "takes modules away" in refused(["tree", str(package), "--module", "!Block"], capsys)
 
 
 @pytest.mark.parametrize("depth", ["-1", "two", "1.5", "9" * 30])

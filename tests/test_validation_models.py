@@ -19,8 +19,9 @@ import optimum_htp
 from optimum_htp import PackageError, main_export, pack, validate
 from optimum_htp.cli.main import main
 from optimum_htp.models.measures import TOLERANCES, compare_arrays, off_by
-from optimum_htp.models.torch_parts import find_parts, fixed_sizes
+from optimum_htp.models.torch_parts import fixed_sizes
 from optimum_htp.models.torch_source import load_source_model, weights_dtype
+from optimum_htp.models.whole_model import find_parts
 from optimum_htp.onnxfile.model import Value
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.verbs.validate import loading

@@ -23,6 +23,7 @@ import optimum_htp
 from optimum_htp import (
     Advice,
     CallComparison,
+    CallRanges,
     Change,
     Check,
     Compared,
@@ -41,18 +42,22 @@ from optimum_htp import (
     FileDiff,
     FileProjection,
     FileTree,
+    FunctionCall,
+    FunctionsReport,
     FusedTime,
     Hierarchy,
     HtpError,
     HtpPackage,
     Microseconds,
     ModuleDiff,
+    ModuleFunction,
     ModuleInfo,
     ModuleRow,
     ModuleSide,
     ModuleTime,
     ModuleTree,
     NodeRow,
+    NoFunction,
     NotExposed,
     OpTime,
     PackReport,
@@ -60,13 +65,16 @@ from optimum_htp import (
     ParamsReport,
     PartComparison,
     PhaseProfile,
+    PhaseRanges,
     ProfileReport,
     ProjectReport,
+    RangesReport,
     SelectedNode,
     Selection,
     StripReport,
     TagCounts,
     TagReport,
+    TensorRange,
     TreeReport,
     UnknownNameError,
     UnpackReport,
@@ -87,8 +95,8 @@ from optimum_htp.cli.views.profile_rows import folded_rows
 from optimum_htp.cli.views.terminal import page_lines, print_page, working
 from optimum_htp.cli.views.tree import tree_page
 from optimum_htp.reports import Report
+from optimum_htp.selections.file_selection import FileSelection
 from optimum_htp.verbs.profile import NO_WORK, joined
-from optimum_htp.verbs.select.file_selection import FileSelection
 
 LAYERS = 4
 HOSTILE = "</td><script>alert('x')</script>\x1b[2J\u202e"
@@ -362,6 +370,32 @@ def an_exposure() -> ExposeReport:
     return ExposeReport(package="minilm", output="states", tensors=(*tensors, last), left_out=(left,))
 
 
+def some_functions() -> FunctionsReport:
+    def call(path: str, number: int | None = None) -> FunctionCall:
+        return FunctionCall(module=f"/Net/{path}", path=path, call=number, graph="", node=path)
+
+    def left(path: str, reason: str) -> NoFunction:
+        return NoFunction(file="model.onnx", module=f"/Net/{path}", path=path, call=None, graph="", reason=reason)
+
+    layers = ModuleFunction(
+        file="model.onnx", domain="transformers.models.bert.modeling_bert", name="BertLayer", nodes=79, inputs=18,
+        outputs=1, constants=1, calls=tuple(call(f"encoder.layer.{layer}") for layer in range(11)),
+    )  # fmt: skip
+    shared = replace(
+        layers, domain="torch.nn.modules.linear", name="Linear_2", nodes=2, inputs=3, constants=0,
+        calls=(call("head", 0), call("head", 1), *map(call, ("a.x", "a.y", "b.x", "b.y"))),
+    )  # fmt: skip
+    less = "it has 78 nodes where others have 79: 1 fewer (DynamicQuantizeLinear)"
+    left_out = (
+        left("encoder.layer.11", less),
+        left("a.norm", "it is one node already"),
+        left("b.norm", "it is one node already"),
+    )
+    return FunctionsReport(
+        package="bert", output="blocks", nodes_before=1_234, nodes=248, functions=(layers, shared), left_out=left_out
+    )
+
+
 def an_explanation() -> ExplainReport:
     attention = "/encoder/layer.3/attention/self/Reshape_2"
     found = Explained(
@@ -379,6 +413,40 @@ def an_explanation() -> ExplainReport:
         "a Reshape got another number of elements than its shape has", "run it with the sizes of the export"
     )
     return ExplainReport(package="minilm", names=(found, fused), advice=(advice,))
+
+
+def the_ranges() -> RangesReport:
+    def tensor(name: str, operator: str, largest: float, **facts: Any) -> TensorRange:
+        usual = {
+            "kind": "result", "type": "float32", "count": 98_304, "minimum": -largest, "maximum": largest / 2, "mean": 0.0125,
+            "zeros": 0, "nans": 0, "infinite": 0,
+        }  # fmt: skip
+        return TensorRange(name=name, operator=operator, **{**usual, **facts})
+
+    def call(path: str, class_name: str, *tensors: TensorRange, **facts: Any) -> CallRanges:
+        return CallRanges(
+            module=tag_of(path), path=path, class_name=class_name, call=None, known=True, result=tensors[-1], tensors=tensors,
+            nodes=len(tensors), **facts,
+        )  # fmt: skip
+
+    calls = [
+        call("", "Net", tensor("mask", "Where", 3.4e38, maximum=0.0, zeros=50_000, over=48_304, harmless=True)),
+        *(call(f"encoder.layer.{n}.attention.query", "Linear", tensor(f"f{n}", "MatMul", 4.0 + n, largest_sum=9.5)) for n in range(LAYERS)),
+        call(
+            "encoder.layer.1.output", "Linear", tensor("g1", "MatMul", 5.22e6, over=12_288, problem="reaches 5.22e+06"),
+            made=("g1",), place=30,
+        ),
+        call("encoder.layer.1.output.LayerNorm", "LayerNorm", tensor("y", "LayerNormalization", 3.2, lost=800), read=("g1",), place=90),
+        call("encoder.layer.0.output", "Linear", tensor("g0", "MatMul", 60000.0, largest_sum=91_234.0)),
+    ]  # fmt: skip
+    phases = PhaseRanges(
+        file="model.onnx", phase="prefill", samples=2, inputs={"input_ids": (1, 128)}, calls=tuple(calls), unseen=3,
+        closed={"MultiHeadAttention": 12}, notes=("run on what minilm/model.onnx gives it",),
+    )  # fmt: skip
+    return RangesReport(
+        package="minilm", dtype="fp16", accumulate="float32", headroom=1.0, given=(), phases=(phases,),
+        not_run={"decoder.onnx": "it needs more memory than there is"}, selection=Selection("minilm", (), ()),
+    )  # fmt: skip
 
 
 A_PROJECTION = FileProjection(
@@ -429,6 +497,8 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "extract": an_extraction,
     "expose": an_exposure,
     "explain": an_explanation,
+    "ranges": the_ranges,
+    "functions": some_functions,
     "validate": a_validation,
     "select": a_selection,
     "export": lambda: ExportReport(
@@ -534,7 +604,8 @@ def test_nothing_is_wider_than_the_terminal_and_no_answer_is_cut(name: str) -> N
             # A longer word is alone in its line; what is there to be copied is never broken.
             assert len(line) <= width or " " not in line.strip() or line in copied, line
         for table in (block for block in page if isinstance(block, Table)):
-            lines, left_out = fitted(table, Look(width))
+            found, left_out = fitted(table, Look(width))
+            lines = list(found)
             first = "".join("".join(line[0][0].split()) for line in lines)
             assert "…" not in first
             for row in table.rows:
@@ -594,7 +665,8 @@ def test_words_of_two_cells_and_of_none() -> None:
 
     row = Row(("モデル.エンコーダ.レイヤー.0.アテンション.e\u0301\u0301\u0301", "1"))
     for width in range(20, 60, 3):
-        lines, _ = fitted(Table((Column("module"), Column("n", number=True)), (row,)), Look(width, measure=cell_len))
+        found, _ = fitted(Table((Column("module"), Column("n", number=True)), (row,)), Look(width, measure=cell_len))
+        lines = list(found)
         assert all(sum(cell_len(text) for text, _ in line) <= width for line in lines)
         assert "".join(line[0][0].strip() for line in lines[1:]) == row.cells[0]
 

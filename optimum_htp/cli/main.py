@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter, RawTextHelpFormatter
 from collections.abc import Sequence
 
+from optimum_htp.cli.arguments import refuse_in_one_line
 from optimum_htp.cli.options import add_version
 from optimum_htp.cli.outcome import FAULT, outcome
 from optimum_htp.cli.verbs import VERBS, add_verb, load_verb
@@ -44,6 +45,7 @@ def build_parser(given: Sequence[str] = ()) -> ArgumentParser:
         "optimum-htp", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=RawDescriptionHelpFormatter
     )
     add_version(parser)
+    refuse_in_one_line(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     export = commands.add_parser("export", help=_EXPORT, formatter_class=RawTextHelpFormatter)
     if "export" in given:

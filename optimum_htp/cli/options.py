@@ -171,6 +171,27 @@ def refuse_with(args: Namespace, reason: str, *names: str) -> None:
         raise HtpError(f"{options}: {reason}")
 
 
+def selection_format(text: str) -> str:
+    """The name of a format for selected nodes; for `list` it prints what there are, and ends as `--help` does.
+
+    They are imported only where one is asked for: that takes its time.
+    """
+    from optimum_htp.selections import FORMATS
+
+    if text == "list":
+        from optimum_htp.cli.views.select import formats_page
+        from optimum_htp.cli.views.terminal import print_page
+
+        print_page(formats_page())
+        raise SystemExit(0)
+    names = ("json", *FORMATS)
+    if text not in names:
+        raise ArgumentTypeError(
+            f"{text!r} is not a format: give one of {', '.join(names)}; --format list describes them"
+        )
+    return text
+
+
 def count(text: str) -> int:
     """An integer, 0 or more."""
     return _integer(text, least=0)
@@ -189,6 +210,17 @@ def tolerance(text: str) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    return value
+
+
+def factor(text: str) -> float:
+    """A finite number, 1 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number, 1 or more")
     return value
 
 

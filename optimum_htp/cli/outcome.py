@@ -16,6 +16,7 @@ traceback of what led to exit code 2 is shown too.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import io
 import logging
@@ -37,6 +38,7 @@ BUG = 70
 INTERRUPTED = 130
 READER_GONE = 141
 
+_AGAIN_S = 1.5  # after which Ctrl-C comes again, where it got lost: what is put in order until then takes less
 _MAX_LINE_CHARACTERS = 600
 _BUG = f"this is a bug in optimum-htp {optimum_htp.__version__}; please report it with the command and this traceback:"
 
@@ -144,13 +146,23 @@ def _discard_output() -> None:
 def _orderly_interrupts() -> Iterator[None]:
     """Ctrl-C and `kill` end the block with `KeyboardInterrupt`, whatever the libraries in it make of that.
 
-    The exception may pass through C++ on its way and come out as another one.
+    The exception may pass through C++ on its way and come out as another one. Or it goes no further than a bare `except`,
+    or a callback that can't raise, as while a library is imported: as long as the block goes on, it comes again.
     """
     interrupted = False
+    ended, at_once = threading.Event(), threading.Lock()
 
-    def interrupt(*_: object) -> None:
+    def insist(number: signal.Signals) -> None:
+        while not ended.wait(_AGAIN_S):
+            with at_once:
+                if not ended.is_set():
+                    _thread.interrupt_main(number)
+
+    def interrupt(number: int, _: object) -> None:
         nonlocal interrupted
-        interrupted = True
+        if not interrupted:
+            interrupted = True
+            threading.Thread(target=insist, args=(signal.Signals(number),), daemon=True, name="interrupt").start()
         raise KeyboardInterrupt
 
     replaced: dict[int, Any] = {}
@@ -165,5 +177,7 @@ def _orderly_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
+        with at_once:
+            ended.set()
         for changed, handler in replaced.items():
             signal.signal(changed, handler)

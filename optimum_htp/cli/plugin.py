@@ -12,6 +12,7 @@ from argparse import ArgumentParser
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.onnx import ONNXExportCommand
 
+from optimum_htp.cli.arguments import refuse_in_one_line
 from optimum_htp.cli.export import export
 from optimum_htp.cli.options import add_htp_arguments, add_version
 from optimum_htp.cli.other_lines import add_verbose, other_lines
@@ -36,6 +37,7 @@ class HtpExportCommand(ONNXExportCommand):  # type: ignore[misc] # Optimum has n
         ours.add_argument("--no-validation", action="store_true", help=_NO_VALIDATION)
         add_htp_arguments(ours)
         add_verbose(ours)
+        refuse_in_one_line(parser)
 
     def execute(self) -> int:
         """Exports and returns the exit code; raises as `cli.export.export` does."""
@@ -71,6 +73,7 @@ class HtpCommand(BaseOptimumCLICommand):  # type: ignore[misc] # Optimum has no 
     def parse_args(parser: ArgumentParser) -> None:
         """Adds what is no verb."""
         add_version(parser)
+        refuse_in_one_line(parser)
 
     def run(self) -> None:
         """Shows the verbs and ends the process, as for any wrong command line."""

@@ -1,13 +1,13 @@
 """The verb `select`: the nodes of modules, in the form that the next tool wants.
 
-What a pattern may be is decided in `hierarchy/patterns.py`, what a format prints in `verbs/select/formats`.
+What a pattern may be is decided in `hierarchy/patterns.py`, what a format prints in `selections/formats`.
 """
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 
-from optimum_htp.cli.options import refuse_with
+from optimum_htp.cli.options import refuse_with, selection_format
 
 HELP = "List the nodes of modules, in the form that a quantizer, a converter or ONNX Runtime takes."
 
@@ -45,8 +45,20 @@ formats:
                 passes that take patterns
   modelopt      a JSON list of regular expressions for nodes_to_exclude of
                 NVIDIA's quantizer and of its AutoCast, each for one name
+  trtexec       arguments of NVIDIA's trtexec, up to TensorRT 10, that keep in
+                float32 the layers of these nodes that give floating-point
+                numbers, beside --fp16; quoted for a shell, and for xargs
+  polygraphy    the same for Polygraphy
+  nncf          a JSON list for names= of nncf.IgnoredScope, ignored_scope= of
+                Intel's NNCF
+  genai-int4    what onnxruntime-genai's builder calls the products of these
+                modules, for its extra option nodes_to_exclude (up to 0.9
+                int4_nodes_to_exclude): its graph is not this one
+  quark         a JSON list for exclude= of AMD Quark's QConfig
+  aimet         a JSON list for nodes_to_exclude= of Qualcomm's AIMET
   layer-ann     the session option that puts the nodes on a device, by their
                 layer_ann
+  layer-name    the same by parts of their names; the file need not change
 """
 
 
@@ -55,7 +67,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = _NOTES
     parser.add_argument("package", metavar="PKG", help="The package's directory, or an ONNX file.")
     parser.add_argument("patterns", metavar="PATTERN", nargs="+", help="The modules to select; see below.")
-    parser.add_argument("--format", type=_format, metavar="FORMAT", help="What to print; default: names. See below.")
+    parser.add_argument(
+        "--format",
+        type=selection_format,
+        metavar="FORMAT",
+        help="What to print; default: names. See below; list says which version of each tool it was checked against.",
+    )
     parser.add_argument("--file", metavar="NAME", help="Select in these files of the package only; globs allowed.")
     parser.add_argument("--own", action="store_true", help="Leave out what modules below the selected ones own.")
     parser.add_argument(
@@ -69,17 +86,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Write ONNX Runtime's layer_ann on all nodes of the package's files that have selected nodes: these files "
         "change. The session option that selects the nodes by it is printed; `strip` removes it again.",
     )
-    parser.add_argument("--device", metavar="NAME", help="The device of layer-ann; default: gpu.")
-
-
-def _format(text: str) -> str:
-    """The name of a format; the formats are imported only where one is asked for: that takes its time."""
-    from optimum_htp.verbs.select import FORMATS
-
-    names = ("json", *FORMATS)
-    if text not in names:
-        raise ArgumentTypeError(f"{text!r} is not a format: give one of {', '.join(names)}")
-    return text
+    parser.add_argument("--device", metavar="NAME", help="The device of layer-ann and layer-name; default: gpu.")
 
 
 def run(args: Namespace) -> int:
@@ -94,8 +101,8 @@ def run(args: Namespace) -> int:
     if args.json and args.format not in (None, "json"):
         refuse_with(args, "--json prints everything as JSON: give one of them", "format")
     form = "json" if args.json else args.format or ("layer-ann" if args.write_layer_annotations else "names")
-    if form != "layer-ann":
-        refuse_with(args, "only --format layer-ann names a device", "device")
+    if form not in ("layer-ann", "layer-name"):
+        refuse_with(args, "only --format layer-ann and layer-name name a device", "device")
     device = args.device or "gpu"
     package = HtpPackage(args.package)
     selection = select(package, args.patterns, file=args.file, own=args.own, fused=not args.no_fused)

@@ -11,10 +11,14 @@ from importlib import import_module
 from textwrap import fill
 from typing import Protocol, cast
 
+from optimum_htp.cli.arguments import refuse_in_one_line
 from optimum_htp.cli.other_lines import add_verbose, other_lines
 
 VERBS = tuple(
-    "tree tag project strip validate pack unpack profile compare select params extract expose diff explain view".split()
+    """
+    tree tag project strip validate pack unpack profile compare ranges select params extract expose functions diff explain
+    view
+    """.split()
 )
 """The names of the verbs, in the order in which help lists them."""
 
@@ -47,6 +51,7 @@ def add_verb(parser: ArgumentParser, verb: Verb) -> None:
     verb.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="Print the report as JSON.")
     add_verbose(parser)
+    refuse_in_one_line(parser)
 
     def run(args: Namespace) -> int:
         with other_lines(verbose=args.verbose):

@@ -65,12 +65,20 @@ class Hierarchy:
     def nodes(self, module: str = "", *, below: bool = True) -> list[NodeKey]:
         """The nodes that a module owns, in the graph's order; by default with those of the modules below it.
 
-        A module that is called by several names has several tags, and owns the nodes of each.
+        A module that is called by several names has several tags, and owns the nodes of each. A node of a function belongs
+        to all modules that it is called for.
         """
         tree, path = self._find(module)
         own = {tree.tag(name) for name in tree.module(path).paths}
         inside = tuple(f"{tag}/" for tag in own) if below else ()
-        return [key for key, tag in self.tags.items() if tag.tag in own or tag.tag.startswith(inside)]
+        return [
+            key
+            for key, tag in self.tags.items()
+            if any(
+                name in own or name.startswith(inside)
+                for name in ((tag.origins if "::" in key[0] else ()) or (tag.tag,))
+            )
+        ]
 
     def select(self, pattern: str) -> list[ModuleInfo]:
         """The modules that a pattern selects, in the tree's order.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_htp.hierarchy.calls import CallTree
-from optimum_htp.hierarchy.tags import ModulePath, NodeTag, module_tags, root_tags
+from optimum_htp.hierarchy.tags import ModulePath, NodeTag, common_ancestor, module_tags, root_tags
 from optimum_htp.hierarchy.tree import ModuleInfo, ModuleTree
 
 
@@ -110,6 +110,54 @@ class Roots(tuple[Root, ...]):
             return frozenset((0,)) if module.calls == 1 else None
         around = ((trace, trace.around(number, outer_path)) for trace, number in made)
         return frozenset(trace[number].index for trace, number in around if number is not None)
+
+    def inside(self, tag: NodeTag, caller: NodeTag) -> NodeTag:
+        """The tag of a node of a function in one of its calls, by what the node says and the tag of what calls it.
+
+        A function that stands for several modules has nodes with one origin for each: here it is the one in the caller's.
+        Of a function of another kind, what its nodes say, or the caller where that is not in the caller's module.
+        """
+        above = f"{caller.tag}/"
+        names = [name for name in tag.origins or (tag.tag,) if name == caller.tag or name.startswith(above)]
+        if not names:
+            return NodeTag(caller.tag, tag.source, caller.call)
+        if len(names) > 1:
+            return NodeTag(common_ancestor(names), tag.source, None, tuple(names))
+        if names[0] == caller.tag:
+            return NodeTag(caller.tag, tag.source, caller.call)
+        return NodeTag(names[0], tag.source, self._call_inside(names[0], caller) if tag.call is None else tag.call)
+
+    def together(self, tags: Sequence[NodeTag]) -> NodeTag:
+        """The tag of one node of a function, which stands for several: the lowest module around theirs, its origins.
+
+        A call is that of each of the origins. `inside` takes it apart again.
+        """
+        names = list(dict.fromkeys(name for tag in tags for name in (tag.origins or (tag.tag,))))
+        sources, calls = {tag.source for tag in tags}, {tag.call for tag in tags}
+        source = tags[0].source if len(sources) == 1 else "fused"
+        call = tags[0].call if len(calls) == 1 else None
+        if len(names) == 1:
+            return NodeTag(names[0], source, call)
+        found = [place for name in names if (place := self.find(name)) is not None]
+        if len(found) == len(names) and all(root is found[0][0] for root, _ in found):
+            tree = found[0][0].tree
+            common = tree.tag(tree.lowest_common([path for _, path in found]))
+        else:
+            common = common_ancestor(names)
+        return NodeTag(common, source, call, tuple(names))
+
+    def _call_inside(self, tag: str, caller: NodeTag) -> int | None:
+        """The only call of a module that was made in a call of one around it; None if there are several, or it ran once."""
+        inner, outer = self.find(tag), self.find(caller.tag)
+        if inner is None or outer is None or inner[0].tree.module(inner[1]).calls < 2:
+            return None
+        calls = set()
+        for trace in inner[0].traces:
+            for number in trace.numbers(inner[1]):
+                around = trace.around(number, outer[1])
+                if around is not None and caller.call in (None, trace[around].index):
+                    calls.add(trace[number].index)
+        return calls.pop() if len(calls) == 1 else None
 
     def call_above(self, tag: NodeTag, above: str) -> int | None:
         """The only call in `calls_above`; None if there are several, or nothing is known."""

@@ -62,7 +62,7 @@ class ModuleTree:
     def __init__(self, modules: Iterable[ModuleInfo]) -> None:
         self.modules: tuple[ModuleInfo, ...] = tuple(modules)
         self._by_path = {path: module for module in self.modules for path in module.paths}
-        self._by_dotted = {".".join(path): path for path in reversed(self._by_path)}
+        self._by_dotted: dict[str, ModulePath] | None = None
         self._tags: dict[ModulePath, str] = {}
         self._by_tag: dict[str, ModulePath] | None = None
 
@@ -90,6 +90,8 @@ class ModuleTree:
 
     def find(self, dotted: str) -> ModulePath | None:
         """The path that is spelled with dots, or None: `"encoder.layer.0"` is `("encoder", "layer", "0")`."""
+        if self._by_dotted is None:
+            self._by_dotted = {".".join(path): path for path in reversed(self._by_path)}
         return self._by_dotted.get(dotted)
 
     def tag(self, path: ModulePath) -> str:
@@ -120,6 +122,22 @@ class ModuleTree:
         """The modules of the segments of a tag, root first, each with its path; those of at least `first` names."""
         chain = [(path[:length], self._by_path[path[:length]]) for length in range(first, len(path) + 1)]
         return [(part, module) for part, module in chain if not module.container or part in ((), path)]
+
+    def above(self, path: ModulePath) -> ModulePath | None:
+        """The path of the module whose segment is in front of that of a path in its tag; None for the root.
+
+        Raises:
+            KeyError: There is none, as only untrusted trees lack it.
+        """
+        while path:
+            path = path[:-1]
+            if not path or not self._by_path[path].container:
+                return path
+        return None
+
+    def depth(self, path: ModulePath) -> int:
+        """How many segments there are in front of that of a path in its tag."""
+        return len(self.chain(path)) - 1
 
     def lowest_common(self, paths: Sequence[ModulePath]) -> ModulePath:
         """The path of the lowest module, no container, that contains all; the first path if all are of one module."""

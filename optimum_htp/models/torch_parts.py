@@ -69,6 +69,10 @@ class Part:
         return {name: array for name, array in outputs.items() if name not in left_out}
 
 
+class NoExportConfigError(HtpError):
+    """A model of a type that Optimum can't export by itself."""
+
+
 TorchNames = tuple[ValuePairs, ValuePairs]
 """The inputs and outputs of a file, with Optimum's names for them."""
 
@@ -85,10 +89,12 @@ class Example:
     guessed: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_parts(source: SourceModel, files: Iterable[HtpFile]) -> list[Part]:
+def find_exported_parts(source: SourceModel, files: Iterable[HtpFile]) -> list[Part]:
     """The ONNX files of a package with the modules that were exported to them, by the rule that pairs packages.
 
-    A merged decoder is two parts. Files that Optimum's config does not know are left out; HtpError if it has no config.
+    A merged decoder is two parts. Files that Optimum's config does not know are left out.
+
+    Raises NoExportConfigError if it has none.
     """
     listed = traits_of(files)
     submodels = _submodels(source, monolith=False)
@@ -172,7 +178,9 @@ def _submodels(source: SourceModel, *, monolith: bool) -> dict[str, tuple[Any, A
     config = source.model.config
     kind = _model_type(config)
     if source.library == "transformers" and kind not in TasksManager._SUPPORTED_MODEL_TYPE:
-        raise HtpError(f"Optimum has no export config for the model type {kind!r}, which would make the inputs")
+        raise NoExportConfigError(
+            f"Optimum has no export config for the model type {kind!r}, which would make the inputs"
+        )
     if source.task.endswith("with-past"):
         config.use_cache = True
     try:

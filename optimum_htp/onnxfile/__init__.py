@@ -7,7 +7,8 @@
   `runtime_types`, `tried_sizes` and `symbolic_sizes`, which are asked by `submodels`).
 - What is written out in it: `attribute_values`, `stored_values`; a few numbers of each weight, to know it again: `probes`.
 - Writing: `splice` (pieces of old files and new bytes), `atomic` (whole or not at all), `stamp` (still what was written?).
-- Changing, on one `walk` (`headers` keeps lengths as wide as they were): `rewriting` (metadata), `renaming`, `tensors` (weights moved).
+- Changing, on one `walk` (`headers` keeps lengths as wide as they were): `rewriting` (metadata, nodes),
+  `renaming`, `tensors` (weights moved); nodes that move into functions are `drafts`.
 - Cutting and putting together: `spans` (where things are in a file), `source_files`, `assembly`.
 """
 
@@ -18,10 +19,12 @@ from optimum_htp.onnxfile.attribute_values import (
     function_declaration,
     named_attribute,
     node_attributes,
+    node_overload,
     other_types,
     sparse_content,
 )
 from optimum_htp.onnxfile.digest import graph_digest
+from optimum_htp.onnxfile.drafts import DraftEncoder, DraftFunction, DraftGraph, DraftNode, draft_graphs, drafted_graph
 from optimum_htp.onnxfile.edges import Edges, reads, topological_order
 from optimum_htp.onnxfile.headers import LENGTHS
 from optimum_htp.onnxfile.limits import MAX_DIMENSIONS, MAX_MODEL_BYTES
@@ -42,7 +45,7 @@ from optimum_htp.onnxfile.opening import wire_errors
 from optimum_htp.onnxfile.probes import PROBE_NUMBERS, StoredNumbers, with_probes
 from optimum_htp.onnxfile.reading import read_content, read_model
 from optimum_htp.onnxfile.renaming import renamable_initializers, rename_initializers, tensor_names, undo_renames
-from optimum_htp.onnxfile.rewriting import Graft, rewrite_metadata, rewritten_content
+from optimum_htp.onnxfile.rewriting import Functions, Graft, rewrite_metadata, rewritten_content
 from optimum_htp.onnxfile.running import (
     DEFAULT_TIMEOUT_S,
     is_abandoned,

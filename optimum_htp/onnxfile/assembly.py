@@ -50,10 +50,20 @@ def _encode_dimension(size: int | str | None) -> bytes:
     return encode_varint(schema.DIMENSION_SIZE) + encode_varint(size)
 
 
-def encode_node(op_type: str, inputs: Iterable[str], outputs: Iterable[str]) -> bytes:
-    """A `NodeProto` of one of ONNX's own operators."""
-    parts = [(schema.NODE_INPUT, name) for name in inputs] + [(schema.NODE_OUTPUT, name) for name in outputs]
-    return b"".join(encode_message(tag, encode_text(text)) for tag, text in (*parts, (schema.NODE_OP_TYPE, op_type)))
+def encode_node(
+    op_type: str, inputs: Iterable[str], outputs: Iterable[str], *, name: str = "", domain: str = ""
+) -> bytes:
+    """A `NodeProto` without attributes."""
+    parts = [(schema.NODE_INPUT, each) for each in inputs] + [(schema.NODE_OUTPUT, each) for each in outputs]
+    parts += [(schema.NODE_NAME, name)] * bool(name) + [(schema.NODE_OP_TYPE, op_type)]
+    parts += [(schema.NODE_DOMAIN, domain)] * bool(domain)
+    return b"".join(encode_message(tag, encode_text(text)) for tag, text in parts)
+
+
+def encode_opset(domain: str, version: int) -> bytes:
+    """An `OperatorSetIdProto`."""
+    named = encode_message(schema.OPSET_DOMAIN, encode_text(domain)) if domain else b""
+    return named + encode_varint(schema.OPSET_VERSION) + encode_varint(version)
 
 
 def graph_pieces(

@@ -50,6 +50,12 @@ def node_attributes(data: Data, node: tuple[int, int]) -> list[tuple[int, int]]:
     return [(first, stop) for tag, _, first, stop in fields(data, *node) if tag == schema.NODE_ATTRIBUTE]
 
 
+def node_overload(data: Data, node: tuple[int, int]) -> bytes:
+    """Which of several functions with its operator a node in a span of a file calls; empty for most."""
+    found = last_fields(data, *node, {schema.NODE_OVERLOAD >> 3: 2})
+    return b"".join(data[slice(*each)] for each in found.values())
+
+
 def named_attribute(data: Data, span: tuple[int, int], outside: Outside) -> tuple[str, Content | None]:
     """The name of an attribute, and what `attribute_value` says of it."""
     return _name(data, span), attribute_value(data, span, outside)

@@ -26,19 +26,23 @@ def graph_digest(model: OnnxModel) -> str:
 
 def _digest_nodes(graph: Graph, update: Callable[[bytes], None]) -> None:
     update(_count(len(graph.nodes)))
+    operators: dict[tuple[str, str], bytes] = {}
     for node in graph.nodes:
-        update(_strings((node.domain, node.op_type)) + _strings(node.inputs) + _strings(node.outputs))
-        update(_count(len(node.bodies)))
+        operator = node.domain, node.op_type
+        encoded = operators.get(operator)
+        if encoded is None:
+            encoded = operators[operator] = _strings(operator)
+        update(b"".join((encoded, _strings(node.inputs), _strings(node.outputs), _count(len(node.bodies)))))
         for element, body in node.bodies:
             update(_strings((element,)))
             _digest_nodes(body, update)
 
 
 def _strings(strings: tuple[str, ...]) -> bytes:
-    parts = [_count(len(strings))]
+    parts = [len(strings).to_bytes(8, "little")]
     for string in strings:
         encoded = encode_text(string)
-        parts += (_count(len(encoded)), encoded)
+        parts += (len(encoded).to_bytes(8, "little"), encoded)
     return b"".join(parts)
 
 

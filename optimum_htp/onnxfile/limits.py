@@ -48,7 +48,15 @@ class Budget:
         """Takes some of it, for what begins at a byte of the file. Raises WireError when there is no more."""
         self._left -= count
         if self._left < 0:
-            raise WireError(f"more than {self._limit:,} {self._what}, which no model of this size has", at)
+            raise self._exceeded(at)
+
+    def check(self, count: int, at: int) -> None:
+        """Raises WireError for so many of it in all, at a byte of the file, if they are more than it may have."""
+        if count > self._limit:
+            raise self._exceeded(at)
+
+    def _exceeded(self, at: int) -> WireError:
+        return WireError(f"more than {self._limit:,} {self._what}, which no model of this size has", at)
 
 
 def items_of(size_bytes: int) -> Budget:

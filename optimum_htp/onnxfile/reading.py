@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.onnxfile import schema
 from optimum_htp.onnxfile.attributes import Body, Field, path_name, scan_attribute
 from optimum_htp.onnxfile.limits import (
@@ -38,6 +39,7 @@ _COUNTED = 1024  # fields of a message are counted in steps of this many
 _Shape: TypeAlias = list[int | str | None] | None
 
 
+@no_collecting()
 def read_model(path: str | Path) -> OnnxModel:
     """Reads what an ONNX file says, without its weights.
 
@@ -51,6 +53,7 @@ def read_model(path: str | Path) -> OnnxModel:
         return _Reader(data).model(path)
 
 
+@no_collecting()
 def read_content(content: bytes, *, path: Path) -> OnnxModel:
     """Reads what the bytes of an ONNX file, which is going to be at `path`, say, as `read_model` does."""
     with wire_errors(path, content):
@@ -67,25 +70,13 @@ def read_value(data: Data, span: tuple[int, int]) -> Value:
     return _Reader(data).value(*span)
 
 
-class _Texts(dict[bytes, str]):
-    """Decoded strings by their bytes: the same name is stored once, however often the file repeats it."""
-
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__()
-        self._budget = texts_of(size_bytes)
-
-    def __missing__(self, encoded: bytes) -> str:
-        self._budget.spend(1, 0)
-        text = self[encoded] = decode_text(encoded)
-        return text
-
-
 class _Reader:
     """Makes an `OnnxModel` of a mapped file. Spans are offsets into the file, first included, stop not."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self.texts = _Texts(len(data))
+        self.texts: dict[str, str] = {}  # the same name is stored once, however often the file repeats it
+        self.different = texts_of(len(data))
         self.entries: dict[bytes, tuple[str, ...]] = {}  # metadata entries and
         self.plain: set[bytes] = set()  # attributes repeat from node to node: each is read once
         self.released = 0
@@ -93,7 +84,13 @@ class _Reader:
         self.names = names_of(len(data))
 
     def text(self, first: int, stop: int) -> str:
-        return self.texts[self.data[first:stop]]
+        return self.known(self.data[first:stop])
+
+    def known(self, encoded: bytes) -> str:
+        text = decode_text(encoded)
+        known = self.texts.setdefault(text, text)
+        self.different.check(len(self.texts), 0)
+        return known
 
     def model(self, path: Path) -> OnnxModel:
         ir_version = 0
@@ -184,7 +181,7 @@ class _Reader:
         return Function(domain, name, overload, Graph(name, nodes, tuple(inputs), tuple(outputs), (), tuple(external)))
 
     def node(self, start: int, end: int, external: list[Initializer], depth: int) -> Node:
-        data, texts = self.data, self.texts
+        data, texts, once = self.data, self.texts, self.texts.setdefault
         name = op_type = domain = ""
         inputs: list[str] = []
         outputs: list[str] = []
@@ -196,9 +193,11 @@ class _Reader:
             if not count % _COUNTED:
                 self.names.spend(_COUNTED, first)
             if tag == schema.NODE_INPUT:
-                inputs.append(texts[data[first:stop]])
+                text = decode_text(data[first:stop])
+                inputs.append(once(text, text))
             elif tag == schema.NODE_OUTPUT:
-                outputs.append(texts[data[first:stop]])
+                text = decode_text(data[first:stop])
+                outputs.append(once(text, text))
             elif tag == schema.NODE_ATTRIBUTE:
                 attribute = scan_attribute(data, first, stop, self.plain)
                 if attribute is not None:
@@ -209,12 +208,16 @@ class _Reader:
                 if len(metadata) == known:
                     repeated.append(key)
             elif tag == schema.NODE_NAME:
-                name = texts[data[first:stop]]
+                text = decode_text(data[first:stop])
+                name = once(text, text)
             elif tag == schema.NODE_OP_TYPE:
-                op_type = texts[data[first:stop]]
+                text = decode_text(data[first:stop])
+                op_type = once(text, text)
             elif tag == schema.NODE_DOMAIN:
-                domain = texts[data[first:stop]]
+                text = decode_text(data[first:stop])
+                domain = once(text, text)
         self.names.spend(count % _COUNTED, start)
+        self.different.check(len(texts), start)
         if len(bodies) > 1 and len({element for element, _ in bodies}) < len(bodies):
             raise WireError("a node has two attributes of the same name", start)
         return Node(name, op_type, domain, tuple(inputs), tuple(outputs), metadata, tuple(bodies), tuple(repeated))
@@ -344,13 +347,25 @@ class _Reader:
         encoded = self.data[start:end]
         entry = self.entries.get(encoded)
         if entry is None:
-            spans = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
-            entry = tuple(self.text(*spans.get(field, (start, start))) for field in (1, 2))
+            entry = self.usual_entry(encoded)
+            if entry is None:
+                spans = last_fields(self.data, start, end, schema.KEY_AND_VALUE)
+                entry = tuple(self.text(*spans.get(field, (start, start))) for field in (1, 2))
             if len(self.entries) < CACHED:
                 self.entries[encoded] = entry
         key, value = entry
         entries[key] = value
         return key
+
+    def usual_entry(self, encoded: bytes) -> tuple[str, str] | None:
+        """A key and its value, each short and once, as nearly all are; else None."""
+        length = encoded[1] if len(encoded) > 3 else 0x80
+        value = length + 4  # where it begins
+        if length > 0x7F or len(encoded) < value or encoded[0] != 0x0A or encoded[value - 2] != 0x12:
+            return None
+        if encoded[value - 1] != len(encoded) - value or encoded[value - 1] > 0x7F:
+            return None
+        return self.known(encoded[2 : value - 2]), self.known(encoded[value:])
 
 
 def _is_size(text: str) -> bool:

@@ -1,18 +1,18 @@
-"""Replace the metadata in an ONNX file, add outputs to its graphs or take them off, and leave every other byte as it is."""
+"""Replace the metadata in an ONNX file, take nodes and outputs out of its graphs or put some in, and leave the rest as it is."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from optimum_htp.errors import ModelTooLargeError, OnnxFileError, writing
 from optimum_htp.onnxfile import schema
-from optimum_htp.onnxfile.assembly import encode_entry, encode_node, encode_value, read_entry
+from optimum_htp.onnxfile.assembly import encode_entry, encode_node, encode_opset, encode_value, read_entry
 from optimum_htp.onnxfile.atomic import replacing
 from optimum_htp.onnxfile.attributes import Body, path_name, scan_attribute
 from optimum_htp.onnxfile.headers import Headers, Place
@@ -27,6 +27,7 @@ from optimum_htp.onnxfile.wire import (
     decode_text,
     encode_message,
     encode_text,
+    encode_varint,
     fields,
     last_fields,
     release_pages,
@@ -44,18 +45,51 @@ class Graft:
         sources: For those that are another tensor of it under a new name, that tensor.
         handed_on: Outputs that nodes get in addition, by the node's index: those that the graphs in it return.
         operator: What gives tensors new names: `Identity`, or `Max`, which no optimizer takes away.
+        cut: Nodes that are taken out, by their index.
+        before: Nodes that come in, encoded as fields of the graph, by the index of the old node that they stand before; by
+            the number of those, at the end.
+        untyped: Tensors whose types it is not to state any more.
     """
 
     outputs: tuple[Value, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     handed_on: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     operator: str = "Identity"
+    cut: Container[int] = ()
+    before: Mapping[int, bytes] = field(default_factory=dict)
+    untyped: Collection[str] = ()
 
     def encoded(self) -> bytes:
         """The fields that the graph gets at its end."""
         values = (encode_message(schema.GRAPH_OUTPUT, encode_value(value)) for value in self.outputs)
         nodes = (encode_node(self.operator, [source], [name]) for name, source in self.sources.items())
         return b"".join((*values, *(encode_message(schema.GRAPH_NODE, node) for node in nodes)))
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """Functions that a model gets in addition, or loses.
+
+    Attributes:
+        ir_version: The version of the format that it is in then.
+        functions: Each that it gets, encoded.
+        opset_imports: Versions of domains that the model gets in addition.
+        dropped: The paths of those that it loses.
+    """
+
+    ir_version: int
+    functions: tuple[bytes, ...] = ()
+    opset_imports: Mapping[str, int] = field(default_factory=dict)
+    dropped: Collection[str] = ()
+
+    def encoded(self) -> bytes:
+        """The fields that the model gets at its end."""
+        imports = (
+            encode_message(schema.MODEL_OPSET_IMPORT, encode_opset(*pair)) for pair in self.opset_imports.items()
+        )
+        functions = (encode_message(schema.MODEL_FUNCTION, each) for each in self.functions)
+        version = encode_varint(schema.MODEL_IR_VERSION) + encode_varint(self.ir_version)
+        return b"".join((version, *imports, *functions))
 
 
 def rewrite_metadata(
@@ -67,19 +101,22 @@ def rewrite_metadata(
     foreign: Container[tuple[str, int]] = (),
     grafts: Mapping[str, Graft] | None = None,
     dropped: Mapping[str, bool] | None = None,
+    functions: Functions | None = None,
     destination: str | Path | None = None,
 ) -> None:
     """Replaces our metadata in a file, in place or at a destination, atomically; every other byte stays.
 
     Each node, in every graph, loses the entries whose key is `owned` and gets those of `nodes` (by graph path and
     index); the model likewise. Nodes that are `foreign` lose nothing. Graphs get what `grafts` has for their paths, and
-    lose the outputs with `dropped` names; where the value is true, the grafted node that makes it, too. With nothing to
-    add this restores the file. A link is replaced by a file. Raises HtpError, with nothing written.
+    lose the outputs with `dropped` names; where the value is true, the grafted node that makes it, too. The model gets
+    `functions`. With nothing to add this restores the file. A link is replaced by a file. Raises HtpError, with nothing written.
     """
     path = Path(path)
     target = Path(path if destination is None else destination)
     with mapped(path) as (source, data):
-        rewriter = _Rewriter(data, nodes=nodes, owned=owned, foreign=foreign, grafts=grafts, dropped=dropped)
+        rewriter = _Rewriter(
+            data, nodes=nodes, owned=owned, foreign=foreign, grafts=grafts, dropped=dropped, functions=functions
+        )
         content = rewriter.model(model)
         if content is None and destination is None:
             return
@@ -136,12 +173,14 @@ class _Rewriter:
         foreign: Container[tuple[str, int]] = (),
         grafts: Mapping[str, Graft] | None = None,
         dropped: Mapping[str, bool] | None = None,
+        functions: Functions | None = None,
     ) -> None:
         self.data = data
         self.remaining = dict(nodes)
         self.foreign = foreign
         self.grafts = grafts or {}
         self.dropped = dropped or {}
+        self.functions = functions
         # Entries repeat from node to node.
         self.is_owned = lru_cache(CACHED)(lambda entry: owned(decode_text(read_entry(entry, 0, len(entry))[0])))
         self.field = lru_cache(CACHED)(lambda tag, key, value: encode_message(tag, encode_entry(key, value)))
@@ -158,6 +197,8 @@ class _Rewriter:
             if tag == schema.MODEL_METADATA:
                 if self.headers.is_record(at) or self.is_ours(first, stop):
                     splice.cut(at, stop)
+            elif tag == schema.MODEL_IR_VERSION and self.functions is not None:
+                splice.cut(at, stop)
             elif tag in (schema.MODEL_GRAPH, schema.MODEL_FUNCTION):
                 if tag == schema.MODEL_GRAPH:
                     if has_graph:
@@ -165,6 +206,9 @@ class _Rewriter:
                     has_graph, path, node_tag = True, "", schema.GRAPH_NODE
                 else:
                     path, node_tag = self.function_path(first, stop), schema.FUNCTION_NODE
+                    if self.functions is not None and path in self.functions.dropped:
+                        splice.cut(at, stop)
+                        continue
                 content = self.graph(first, stop, path, node_tag, (index,), 0)
                 self.headers.replace(splice, (at, first, stop), content, (index,))
         if not has_graph:
@@ -173,7 +217,8 @@ class _Rewriter:
             path, missing = next(iter(self.remaining))
             where = f"the graph {path!r}" if path else "the main graph"
             raise WireError(f"there is no node {missing} in {where}: was the file changed since it was read?", 0)
-        return splice.finish(end, self.encode(schema.MODEL_METADATA, entries) + self.headers.record())
+        added = self.functions.encoded() if self.functions is not None else b""
+        return splice.finish(end, added + self.encode(schema.MODEL_METADATA, entries) + self.headers.record())
 
     def function_path(self, start: int, end: int) -> str:
         identity = last_fields(self.data, start, end, schema.FUNCTION_IDENTITY)
@@ -193,7 +238,10 @@ class _Rewriter:
         for number, (tag, at, first, stop) in enumerate(fields(self.data, start, end)):
             self.released = release_pages(self.data, stop, self.released)
             if tag == node_tag:
-                if self.is_grafted(first, stop):
+                if index in graft.before:
+                    splice.cut(at, at)
+                    splice.paste([graft.before[index]])
+                if index in graft.cut or self.is_grafted(first, stop):
                     splice.cut(at, stop)
                 else:
                     inner = (*place, number)
@@ -201,9 +249,17 @@ class _Rewriter:
                     content = self.node(first, stop, path, index, inner, depth, more=more)
                     self.headers.replace(splice, (at, first, stop), content, inner)
                 index += 1
-            elif tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop):
+            elif (tag == schema.GRAPH_OUTPUT and node_tag == schema.GRAPH_NODE and self.is_dropped(first, stop)) or (
+                tag == schema.GRAPH_VALUE_INFO
+                and node_tag == schema.GRAPH_NODE
+                and self.is_untyped(first, stop, graft)
+            ):
                 splice.cut(at, stop)
-        return splice.finish(end, graft.encoded())
+        return splice.finish(end, graft.before.get(index, b"") + graft.encoded())
+
+    def is_untyped(self, start: int, end: int, graft: Graft) -> bool:
+        """Whether a type that a graph states is that of a tensor which is not in it any more."""
+        return bool(graft.untyped) and self.text(start, end, schema.VALUE_NAME) in graft.untyped
 
     def is_dropped(self, start: int, end: int) -> bool:
         """Whether a graph's output is one that is dropped."""

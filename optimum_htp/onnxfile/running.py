@@ -88,10 +88,10 @@ def limited(call: Callable[[], T], stop: Callable[[], Any], *, name: str, who: s
                         "give it more: --timeout SECONDS (timeout=)"
                     )
         except BaseException:
+            _abandoned.append(thread)  # as long as it lives: another Ctrl-C must not keep that from being known
             with suppress(Exception):
                 stop()
-            if not done.wait(_GRACE_S):
-                _abandoned.append(thread)
+            done.wait(_GRACE_S)
             raise
     thread.join()
     if errors:

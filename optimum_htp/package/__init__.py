@@ -12,6 +12,7 @@
 | which inputs and outputs of two graphs are each other's | `value_pairing` |
 | what an extracted part was cut from | `extracted` |
 | which outputs were added to a file | `exposed` |
+| a copy of a file without functions | `inlining` |
 | the line of Python that a node comes from | `python_lines` |
 | `export_metadata.json` | `sidecar/` |
 | the components that `export.json` names, and how caches are called | `components` |
@@ -56,15 +57,16 @@ from optimum_htp.package.configs import (
     reset_modes,
 )
 from optimum_htp.package.destination import checked_output, copy_data, copy_others
-from optimum_htp.package.exposed import exposed_entries
+from optimum_htp.package.exposed import exposed_entries, exposed_outputs
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of
 from optimum_htp.package.fingerprints import fingerprint
+from optimum_htp.package.inlining import inlined
 from optimum_htp.package.json_files import parse_config, parse_json, read_config, read_small
 from optimum_htp.package.limits import MAX_CONFIG_BYTES, MAX_DIRECTORY_DEPTH, MAX_EXTERNAL_BYTES
 from optimum_htp.package.links import entries, external_file, is_inside, package_files, refuse_link, refuse_ways
 from optimum_htp.package.locking import is_staging
-from optimum_htp.package.marks import is_of_whole_file
+from optimum_htp.package.marks import is_of_whole_file, kept_skeleton
 from optimum_htp.package.node_metadata import (
     Annotations,
     HtpOptions,
@@ -91,6 +93,7 @@ from optimum_htp.package.sentence_modules import (
 )
 from optimum_htp.package.sidecar.record import Derivation, FileRecord, StoredParameter, TagCounts
 from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
+from optimum_htp.package.skeleton import pack_skeleton
 from optimum_htp.package.staging import StagedDirectory, name_output, without_staging
 from optimum_htp.package.value_pairing import ValuePairs, check_renamed, makers_of, paired_values, users_of
 from optimum_htp.package.write import UNCHANGED, changing, check_document, tagging_error, write_document, write_files

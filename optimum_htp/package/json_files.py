@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,22 @@ def parse_config(content: bytes, *, where: str) -> dict[str, Any]:
     raise too_deep
 
 
-def parse_json(content: bytes | str) -> Any:
+class TooManyValuesError(ValueError):
+    """JSON with more values than its length is good for."""
+
+
+def parse_json(content: bytes | str, made_of: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Parses JSON that is not trusted; raises ValueError, or RecursionError where it is nested too deep.
 
-    A value takes two bytes there and dozens in memory, so values are counted before they are made.
+    A value takes two bytes there and dozens in memory, so values are counted before they are made. `made_of` says what
+    stands in place of each object, as soon as it is read; what it raises is raised.
     """
     signs = (",", ":", "[", "{")
     found = sum(content.count(sign) if isinstance(content, str) else content.count(sign.encode()) for sign in signs)
     limit = FREE_JSON_VALUES + len(content) // BYTES_EACH_JSON_VALUE
     if found > limit:
-        raise ValueError(f"more than {limit:,} values, which no such file of this size has")
-    return json.loads(content)
+        raise TooManyValuesError(f"more than {limit:,} values, which no such file of this size has")
+    return json.loads(content, object_hook=made_of)
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -70,6 +70,10 @@ SKELETON_RATIO, FREE_SKELETON_BYTES = 40, 1 << 20
 """How many bytes of a skeleton one that is packed may become: so many for each, and so many for free; real ones,
 4 to 15, the more the deeper the net."""
 
+FREE_MODULES, BYTES_EACH_MODULE = 10_000, 250
+"""Modules in a sidecar: so many, and one more for each so many bytes of it and of the ONNX files. Real packages have
+thousands of bytes for each, without the weights."""
+
 MAX_TREE_NAMES = 3_000_000
 """Names in the paths of all modules of a tree: the largest have 50,000 modules, some ten deep."""
 

@@ -94,6 +94,12 @@ def marks_of(model: OnnxModel) -> list[Mark]:
     return list(map(_mark, found.values()))
 
 
+def kept_skeleton(model: OnnxModel) -> str | None:
+    """The packed skeleton in a model's metadata; None if there is none, or there are several."""
+    marks = marks_of(model)
+    return marks[0].skeleton if len(marks) == 1 else None
+
+
 def _mark(values: Mapping[str, str]) -> Mark:
     tagged, renamed = (json_or_none(values.get(kind)) for kind in (_TAGGED, _RENAMED))
     tagged = tagged if isinstance(tagged, dict) else {}

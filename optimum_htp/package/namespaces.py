@@ -9,7 +9,8 @@ name. The value here has a part for each module around the node, and the root's 
 has several roots, their classes come first.
 
 The adapter draws what is in the bodies of an `If` inside the box of that `If`, so what is said there is where a node lies
-from the module of the `If`. Bodies of other operators, and functions, are drawn as graphs of their own.
+from the module of the `If`. Bodies of other operators, and functions, are drawn as graphs of their own; in a function that
+stands for modules, what is said is where a node lies from those.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Namespaces:
         self._tags = graph.tags
         self._roots = graph.roots
         self._first = 0 if len(root_tags(graph.tags.values())) > 1 else 1
+        # Of functions that stand for modules, what calls them first.
+        self._callers = {path: tags[0] for path, tags in graph.callers().items() if tags and tags[0].source == "fused"}
         self._known: dict[tuple[str, int | None], list[str]] = {}
         self._around: dict[str, NodeKey] = {
             body_path(path, index, element): (path, index)
@@ -41,8 +44,12 @@ class Namespaces:
 
     def value(self, place: NodeKey, tag: NodeTag) -> str:
         """The namespace of a node with a tag. Raises KeyError if no root has the module."""
-        parts = self._parts(tag)
+        caller = self._callers.get(place[0].partition("/")[0]) if self._callers else None
         around = self._tags.get(self._around[place[0]]) if place[0] in self._around else None
+        if caller is not None:
+            tag = self._roots.inside(tag, caller)
+            around = caller if around is None else self._roots.inside(around, caller)
+        parts = self._parts(tag)
         if around is not None:
             outer = self._parts(around)
             if parts[: len(outer)] == outer:

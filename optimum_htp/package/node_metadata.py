@@ -126,8 +126,12 @@ class Ownership:
 
 def _says_the_tags(key: str, metadata: Iterable[Mapping[str, str]]) -> bool:
     """Whether each of the nodes that have an entry, and one at least, names in it just the module of its tag."""
-    values = [(entries[key], entries.get(TAG, "/")) for entries in metadata if key in entries]
-    return bool(values) and all(_says_the_tag(key, value, tag) for value, tag in values)
+    values = [
+        (entries[key], (entries.get(TAG, "/"), *_origins(entries.get(ORIGINS))))
+        for entries in metadata
+        if key in entries
+    ]
+    return bool(values) and all(any(_says_the_tag(key, value, tag) for tag in tags) for value, tags in values)
 
 
 def _says_the_tag(key: str, value: str, tag: str) -> bool:

@@ -180,7 +180,10 @@ class HtpPackage:
 
     def _read_sidecar(self) -> Sidecar | None:
         content = self.read(SIDECAR, MAX_SIDECAR_BYTES)
-        return None if content is None else Sidecar.parse(content, where=self._where(SIDECAR))
+        if content is None:
+            return None
+        beside_bytes = sum(file.path.stat().st_size for file in self.files.values() if file.path.is_file())
+        return Sidecar.parse(content, where=self._where(SIDECAR), beside_bytes=beside_bytes)
 
     def _read_components(self) -> Components:
         content = self.read(EXPORT_MANIFEST, MAX_CONFIG_BYTES)
@@ -303,9 +306,17 @@ def onnx_files(path: Path) -> tuple[Path, dict[str, Path]]:
     found = sorted(file for file in visible_files(path) if file.suffix == ".onnx")
     files = {file.relative_to(path).as_posix(): file for file in found}
     if not files:
-        advice = f"export a model there: optimum-cli export htp -m MODEL {path}"
-        raise PackageError(f"{path}: no ONNX file in it; {advice}")
+        raise PackageError(f"{path}: no ONNX file in it; {_how_to_export(path)}")
     return path, files
+
+
+def _how_to_export(path: Path) -> str:
+    """What to do about a directory without ONNX files."""
+    if any((path / name).is_file() for name in (CONFIG, MODEL_INDEX, "modules.json")):
+        return f"it is a model, so export it: optimum-cli export htp -m {path} OUTPUT"
+    if any(path.iterdir()):
+        return "give a package: optimum-cli export htp -m MODEL OUTPUT makes one"
+    return f"export a model there: optimum-cli export htp -m MODEL {path}"
 
 
 def _package_directory(file: Path) -> Path:

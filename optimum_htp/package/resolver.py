@@ -14,6 +14,7 @@ from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import Root, Roots, tree_of_tags
 from optimum_htp.onnxfile import Graph, Node, OnnxModel, split_body_path
 from optimum_htp.package.copies import graph_of_skeletons
+from optimum_htp.package.inlining import projected_inside
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.sidecar.record import FileRecord
 from optimum_htp.package.sidecar.sidecar import SIDECAR
@@ -53,7 +54,7 @@ def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph
         try:
             for sources in group:
                 try:
-                    graph = project(sources, file.model, require_descent=True)
+                    graph = _projected(sources, file.model)
                 except HtpError as error:
                     refused.append(error)
                     continue
@@ -62,6 +63,15 @@ def projected(file: HtpFile, *evidence: Iterable[Evidence]) -> tuple[TaggedGraph
         except HtpError as error:
             damaged.append(error)
     return None, [*damaged, *refused]
+
+
+def _projected(sources: Evidence, model: OnnxModel) -> TaggedGraph:
+    try:
+        return project(sources, model, require_descent=True)
+    except HtpError:
+        if not model.functions:
+            raise
+    return projected_inside(sources, model)
 
 
 def evidence_of(file: HtpFile, package: HtpPackage) -> Iterator[Evidence]:

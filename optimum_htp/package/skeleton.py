@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import chain, islice, repeat
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import HtpError, reason
 from optimum_htp.hierarchy import SOURCES, CallTree, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.onnxfile import (
@@ -74,6 +75,7 @@ def pack_skeleton(graph: TaggedGraph) -> str | None:
     return packed if is_readable else None
 
 
+@no_collecting()
 def unpack_skeleton(text: str) -> TaggedGraph:
     """The packed graph, without path or types. Raises HtpError for what is not a skeleton, or of a newer version."""
     try:

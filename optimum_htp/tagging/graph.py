@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optimum_htp.hierarchy import ModuleTree, NodeTags, Roots
+from optimum_htp.hierarchy import ModuleTree, NodeKey, NodeTag, NodeTags, Roots
 from optimum_htp.onnxfile import OnnxModel
 
 
@@ -48,5 +49,40 @@ class TaggedGraph:
         known = self.roots.calls(tag)
         if known is not None:
             return known
-        seen = [node.call for node in self.tags.values() if node.tag == tag and node.call is not None]
+        seen = [
+            node.call for node in self.tags.values() if node.tag == tag and node.call is not None and not node.origins
+        ]
         return 1 + max(seen) if seen else None
+
+    def callers(self) -> dict[str, tuple[NodeTag, ...]]:
+        """By the path of a function, the tags of the nodes that call it; of those in other functions, in each of their calls."""
+        found: dict[str, list[NodeKey]] = {function.path: [] for function in self.model.functions}
+        paths: dict[str, list[str]] = {}  # several, where functions differ in their overload
+        for function in self.model.functions:
+            paths.setdefault(function.operator, []).append(function.path)
+        for key, node in self.model.nodes() if paths else ():
+            for path in paths.get(node.operator, ()):
+                found[path].append(key)
+        known: dict[str, tuple[NodeTag, ...]] = {}
+
+        def tags(path: str) -> tuple[NodeTag, ...]:
+            if path not in known:
+                known[path] = ()  # one that calls itself is not ONNX
+                known[path] = tuple(dict.fromkeys(tag for key in found[path] for tag in self._in_calls(key, tags)))
+            return known[path]
+
+        return {path: tags(path) for path in found}
+
+    def tags_in_calls(self) -> dict[NodeKey, tuple[NodeTag, ...]]:
+        """The tags of each node: of those in functions one for each call that comes from another module, else just one."""
+        callers = self.callers()
+        return {key: self._in_calls(key, callers.__getitem__) for key in self.tags}
+
+    def _in_calls(self, key: NodeKey, callers: Callable[[str], tuple[NodeTag, ...]]) -> tuple[NodeTag, ...]:
+        tag = self.tags.get(key)
+        if tag is None:
+            return ()
+        function = self.model.function_of(key[0]) if "::" in key[0] else None
+        if function is None or tag.source == "unresolved":
+            return (tag,)
+        return tuple(dict.fromkeys(self.roots.inside(tag, caller) for caller in callers(function.path))) or (tag,)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import NodeTags
 from optimum_htp.package import (
@@ -94,6 +95,7 @@ class ProjectReport(Report):
         return sum(file.unresolved for file in self.files.values())
 
 
+@no_collecting()
 def project(
     package: str | Path | HtpPackage,
     *,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError
 from optimum_htp.onnxfile import undo_renames
 from optimum_htp.package import (
@@ -52,6 +53,7 @@ class StripReport(Report):
         return {"package": self.package, "files": dict(self.files)}
 
 
+@no_collecting()
 def strip(package: str | Path | HtpPackage) -> StripReport:
     """Removes all that we wrote from a package, or from one ONNX file: Optimum's own bytes are left.
 

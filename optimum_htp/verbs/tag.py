@@ -31,7 +31,7 @@ from optimum_htp.models import (
     returns_attentions,
     source_facts,
 )
-from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path
+from optimum_htp.onnxfile import Graph, Node, OnnxModel, body_path, external_data_files
 from optimum_htp.package import (
     CONFIG,
     MODEL_INDEX,
@@ -47,6 +47,7 @@ from optimum_htp.package import (
     cache_leaf,
     changing,
     complete_package,
+    external_file,
     library_versions,
     options_of,
     projected,
@@ -153,6 +154,9 @@ def tag(
         options = htp_options or HtpOptions()
         files = opened.files.items()
         kept = {name: file.record for name, file in files if not force and file.record and _is_described(opened, file)}
+        for file in (file for name, file in files if name not in kept):
+            for location in sorted(external_data_files(file.model)):
+                external_file(file.path, location, package=file.directory)
         graphs = {name: _tagged(file, sources, keep=not force) for name, file in files if name not in kept}
         problems = {name: problem for name, graph in graphs.items() if (problem := sources.problem(name, graph))}
         if graphs and len(problems) == len(graphs):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optimum_htp.errors import PackageError
-from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModuleTree, NodeTag, Root
+from optimum_htp.collecting import no_collecting
+from optimum_htp.errors import HtpError, PackageError
+from optimum_htp.hierarchy import ModuleInfo, ModulePath, ModulePatterns, ModuleTree, NodeTag, Root
 from optimum_htp.onnxfile import node_id
 from optimum_htp.package import SIDECAR, HtpFile, HtpPackage, PythonLine, TagCounts, as_package, python_line
 from optimum_htp.reports import Brief, Report, called, numbered
@@ -55,7 +55,7 @@ class ModuleRow(Brief):
         tag: Its tag.
         calls: How often it ran in the trace; None if unknown.
         parameters: Elements of the parameters at and below it; None if unknown.
-        own_nodes: Nodes that are tagged with it.
+        own_nodes: Nodes that are tagged with it; those of a function count in each module that it is called for.
         all_nodes: Those, and the nodes of all modules below it.
         modules_below: Rows below it.
         aliases: The other paths that it is registered under.
@@ -169,6 +169,7 @@ class TreeReport(Report):
         return {"package": self.package, "files": {tree.name: tree.to_dict(nodes=self.nodes) for tree in self.files}}
 
 
+@no_collecting()
 def tree(
     package: str | Path | HtpPackage,
     *,
@@ -188,6 +189,7 @@ def tree(
 
     Raises:
         PackageError: A file is not tagged, or no file or module is called that.
+        HtpError: The pattern is invalid.
         OnnxFileError: A file is not an ONNX model.
 
     Example:
@@ -196,21 +198,26 @@ def tree(
         ('bert.encoder.layer.0', 47)
     """
     package = as_package(package)
-    trees = [_file_tree(chosen, package, module, depth) for chosen in package.matching(file).values()]
+    if module is not None and module.startswith("!"):
+        raise HtpError(
+            f"{module!r} takes modules away, as for `select`; `tree` shows modules with all that is below them"
+        )
+    wanted = ModulePatterns(() if module is None else (module,))
+    files = package.matching(file).values()
+    trees = [_file_tree(chosen, package, wanted, depth) for chosen in files]
     if module is not None:
         trees = [shown for shown in trees if shown.rows]
     if not trees:
-        advice = "give a glob over dotted paths, such as '*.attention', or a class"
-        raise PackageError(f"{package.path}: no module is called {module!r}; {advice}")
+        raise PackageError(f"{package.path}: {wanted.unmatched([chosen.tagged.roots for chosen in files])}")
     return TreeReport(str(package.path), tuple(trees), nodes)
 
 
-def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: int | None) -> FileTree:
+def _file_tree(file: HtpFile, package: HtpPackage, wanted: ModulePatterns, depth: int | None) -> FileTree:
     if file.evidence == "none":
         lost = f"; {SIDECAR} describes another graph than this" if file.record is not None else ""
         advice = f"tag it: optimum-cli htp tag {package.path}"
         raise PackageError(f"{file.path}: its nodes are not tagged{lost}; {advice}")
-    selected = set(file.hierarchy.select(module)) if module is not None else None
+    selected = {info for _, info, _ in wanted.modules(file.tagged.roots)} if wanted.texts else None
     tagged, unresolved = _node_rows(file)
     is_recorded = file.record is not None and file.tagged.roots is file.record.roots
     rows: list[ModuleRow] = []
@@ -223,17 +230,19 @@ def _file_tree(file: HtpFile, package: HtpPackage, module: str | None, depth: in
     if tagged:
         unknown = next(iter(tagged))
         raise PackageError(f"{file.path}: {unknown!r}, the tag of a node, names no module; export the model again")
-    return FileTree(file.name, file.counts, file.evidence, tuple(rows), tuple(unresolved) if module is None else ())
+    return FileTree(file.name, file.counts, file.evidence, tuple(rows), tuple(unresolved) if selected is None else ())
 
 
 def _node_rows(file: HtpFile) -> tuple[dict[str, list[NodeRow]], list[NodeRow]]:
-    """The nodes by their tag, and those that are unresolved."""
+    """The nodes by their tag, and those that are unresolved; those of a function are there for each module that calls it."""
     tagged: dict[str, list[NodeRow]] = {}
     unresolved: list[NodeRow] = []
+    known = file.tagged.tags_in_calls()
     for (graph, index), node in file.model.nodes():
-        tag = file.tags.get((graph, index), NodeTag("/", "unresolved"))
-        row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python_line(node))
-        (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
+        python = python_line(node)
+        for tag in known.get((graph, index), (NodeTag("/", "unresolved"),)):
+            row = NodeRow(graph, node_id(node, index), node.name, node.operator, tag.source, tag.call, python)
+            (unresolved if tag.source == "unresolved" else tagged.setdefault(tag.tag, [])).append(row)
     return tagged, unresolved
 
 
@@ -246,23 +255,24 @@ def module_rows(
     below it; None means all.
     """
     tree = root.tree
-    children: defaultdict[ModulePath, list[ModulePath]] = defaultdict(list)
-    all_nodes, modules_below = Counter[ModulePath](), Counter[ModulePath]()
-    modules = (info.path for info in tree if not info.container)
-    owners = (path for owner in nodes for path, _ in tree.chain(owner)[1:])
-    for path in dict.fromkeys(((), *modules, *owners)):
-        *above, _ = (step for step, _ in tree.chain(path))
-        all_nodes.update(dict.fromkeys((*above, path), len(nodes.get(path, ()))))
-        modules_below.update(above)
-        if above:
-            children[above[-1]].append(path)
+    children: dict[ModulePath, list[ModulePath]] = {}
+    parents = _parents(tree, nodes)
+    all_nodes = {path: len(nodes.get(path, ())) for path in parents}
+    modules_below = dict.fromkeys(parents, 0)
+    for path, parent in parents.items():
+        if parent is not None:
+            children.setdefault(parent, []).append(path)
+    for path in sorted(parents, key=len, reverse=True):  # what is below comes first
+        if (parent := parents[path]) is not None:
+            all_nodes[parent] += all_nodes[path]
+            modules_below[parent] += modules_below[path] + 1
     stack: list[tuple[ModulePath, ModulePath | None, int | None]] = [((), None, 0 if selected is None else None)]
     while stack:
         path, parent, depth = stack.pop()
         attribute = path[len(parent or ()) :]
         if depth is None and selected is not None and _is_selected(path, parent, tree, selected):
             attribute, depth = path, 0
-        stack += ((child, path, None if depth is None else depth + 1) for child in reversed(children[path]))
+        stack += ((child, path, None if depth is None else depth + 1) for child in reversed(children.get(path, ())))
         if depth is None:
             continue
         info = tree.module(path)
@@ -283,6 +293,21 @@ def module_rows(
             in_model=(root.in_model or None) if known and not path else None,
             nodes=own,
         )
+
+
+def _parents(tree: ModuleTree, owners: Iterable[ModulePath]) -> dict[ModulePath, ModulePath | None]:
+    """Every module but containers, and every other name on the way to one that owns nodes; each with the one above it."""
+    parents: dict[ModulePath, ModulePath | None] = {(): None}
+    for path in (info.path for info in tree if not info.container):
+        parents.setdefault(path, tree.above(path))
+    for owner in owners:
+        missing: list[ModulePath] = []
+        name: ModulePath | None = owner
+        while name is not None and name not in parents:
+            missing.append(name)
+            name = tree.above(name)
+        parents.update((each, tree.above(each)) for each in reversed(missing))
+    return parents
 
 
 def _is_selected(path: ModulePath, parent: ModulePath | None, tree: ModuleTree, selected: Set[ModuleInfo]) -> bool:

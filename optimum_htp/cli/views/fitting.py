@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 from optimum_htp.cli.views.blocks import Cell, Column, Row, Table, printable
@@ -60,30 +61,36 @@ class _Size:
     word: int
 
 
-def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
-    """The lines of a table, and the titles of the columns that were left out."""
+def fitted(table: Table, look: Look) -> tuple[Iterator[Segments], list[str]]:
+    """The lines of a table, made when they are asked for, and the titles of the columns that were left out."""
     columns = [replace(table.columns[0], exact=True), *table.columns[1:]]
     titles = [_Text(column.title if look.unicode else column.title.replace("±", "+-")) for column in columns]
     guides = _guides(table.rows, look)
-    cells = [_cells(row, guide, look) for row, guide in zip(table.rows, guides, strict=True)]
-    sizes = [_size([title, *(row[index] for row in cells)], look) for index, title in enumerate(titles)]
+
+    def cells() -> Iterator[list[_Text]]:  # once to measure them, and once to show them: they are not kept
+        return (_cells(row, guide, look) for row, guide in zip(table.rows, guides, strict=True))
+
+    sizes = _sizes(chain([titles], cells()), look)
     shown, bar = _shown(columns, sizes, look)
     widths = _widths(columns, sizes, shown, bar, look)
     marked = any(column.marked for column in columns)
 
     def lines(texts: Sequence[_Text], style: str, shares: Sequence[Cell]) -> Iterator[Segments]:
         styles = [style if column.marked or style == "title" or not marked else "" for column in columns]
+        line: Segments = []
+        for index in shown:  # as most rows are: each cell fits into one line
+            text = _padded(texts[index], columns[index], widths[index], look)
+            if text is None or bar:
+                break
+            line += [(_GAP, ""), (text, styles[index])]
+        else:
+            yield line[1:]
+            return
         blocks = [_block(texts[index], columns[index], widths[index], look, styles[index]) for index in shown]
         if bar:
             for place, index in enumerate(shown):
                 if columns[index].bar:
                     blocks[place][0].append((f" {_bar(shares[index], bar)}".ljust(bar + 1), "bar"))
-        if all(len(block) == 1 for block in blocks):  # as most are: this is the fast way
-            line: Segments = []
-            for block in blocks:
-                line += [(_GAP, ""), *block[0]]
-            yield line[1:]
-            return
         for number in range(max(map(len, blocks))):
             line = []
             for block in blocks:
@@ -91,17 +98,28 @@ def fitted(table: Table, look: Look) -> tuple[list[Segments], list[str]]:
                 line += [(_GAP, ""), *(block[number] if number < len(block) else blank)]
             yield line[1:]
 
-    found = list(lines(titles, "title", [""] * len(columns))) if any(title.text for title in titles) else []
-    for row, texts in zip(table.rows, cells, strict=True):
-        found += lines(texts, row.style, row.cells)
-    return found, [title.text for index, title in enumerate(titles) if index not in shown]
+    def found() -> Iterator[Segments]:
+        if any(title.text for title in titles):
+            yield from lines(titles, "title", [""] * len(columns))
+        for row, texts in zip(table.rows, cells(), strict=True):
+            yield from lines(texts, row.style, row.cells)
+
+    return found(), [title.text for index, title in enumerate(titles) if index not in shown]
 
 
-def _size(cells: Sequence[_Text], look: Look) -> _Size:
-    whole = max(look.measure(cell.lead) + look.measure(cell.text) for cell in cells)
-    if look.width is None:
-        return _Size(whole, 0)
-    return _Size(whole, max((look.measure(word) for cell in cells for word in cell.text.split()), default=0))
+def _sizes(rows: Iterable[Sequence[_Text]], look: Look) -> list[_Size]:
+    wholes: list[int] = []
+    words: list[int] = []
+    for row in rows:
+        wholes += [0] * (len(row) - len(wholes))
+        words += [0] * (len(row) - len(words))
+        for index, cell in enumerate(row):
+            size = look.measure(cell.lead) + look.measure(cell.text)
+            if size > wholes[index]:
+                wholes[index] = size
+            if look.width is not None and size > words[index]:
+                words[index] = max(words[index], *map(look.measure, cell.text.split()), 0)
+    return list(map(_Size, wholes, words))
 
 
 def wrapped(text: str, width: int, measure: Callable[[str], int] = len, *, of: str = "words") -> list[str]:
@@ -241,14 +259,21 @@ def _widths(
     return widths
 
 
+def _padded(cell: _Text, column: Column, width: int, look: Look) -> str | None:
+    """A cell as wide as its column; None if it does not fit into one line."""
+    line = cell.lead + cell.text
+    missing = width - look.measure(line)
+    if missing < 0:
+        return None
+    return " " * missing + line if column.number or column.bar else line + " " * missing
+
+
 def _block(cell: _Text, column: Column, width: int, look: Look, style: str) -> list[Segments]:
     """The lines of a cell, each as wide as its column."""
     lead, below = cell.lead, cell.below
-    on_right = column.number or column.bar
-    missing = width - look.measure(lead) - look.measure(cell.text)
-    if missing >= 0:
-        line, padding = lead + cell.text, " " * missing
-        return [[(padding + line if on_right else line + padding, style)]]
+    whole = _padded(cell, column, width, look)
+    if whole is not None:
+        return [[(whole, style)]]
     if look.width is not None and look.measure(lead) > width // 2:  # a tree that is deeper than the terminal is wide
         lead, below = lead[-(width // 2) :], below[-(width // 2) :]
     room = width - look.measure(lead)

@@ -66,6 +66,8 @@ def fold(
     """
     folded: list[_Named[_T]] = [(tuple(name(row).split(".")), (row,)) for row in rows]
     for index in range(min(max((len(parts) for parts, _ in folded), default=0), _DEEPEST)):
+        if sum(index < len(parts) and parts[index][:1].isdecimal() for parts, _ in folded) < 2:
+            continue  # fewer than two numbers here: nothing to fold
         groups: dict[object, list[list[_Named[_T]]]] = {}
         order: list[list[_Named[_T]]] = []
         for parts, members in folded:

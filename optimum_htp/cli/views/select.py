@@ -1,6 +1,6 @@
 """How `select` prints a selection, and what it says with it.
 
-The formats for other tools are in `verbs/select/formats`; `--json` prints `Selection.to_dict`.
+The formats for other tools are in `selections/formats`; `--json` prints `Selection.to_dict`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from optimum_htp.cli.views.blocks import Block, Column, Row, Table, heading, printable
 from optimum_htp.hierarchy import tag_module_path
-from optimum_htp.verbs.select import FORMATS, FileSelection, SelectedNode, Selection
+from optimum_htp.selections import FORMATS, FileSelection, SelectedNode, Selection
 
 _COLUMNS = (
     Column("node"),
@@ -36,6 +36,15 @@ def selection_notes(selection: Selection, *, form: str, device: str) -> Iterator
     for file in selection.files:
         more = () if form == "json" else FORMATS[form].notes(file, device=device)
         yield from (f"{printable(file.name)}: {printable(note)}" for note in (*file.notes(), *more))
+
+
+def formats_page() -> Iterator[Block]:
+    """The formats, what each is for, and what it was checked against."""
+    rows = [Row((name, form.use, form.checked)) for name, form in FORMATS.items()]
+    rows.insert(1, Row(("json", "everything, as with --json", "")))
+    yield Table(
+        (Column("format"), Column("what it is for", exact=True), Column("checked against", exact=True)), tuple(rows)
+    )
 
 
 def selection_page(selection: Selection) -> Iterator[Block]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from optimum_htp.cli.views.blocks import Block, Heading, Note, Page, printable
 from optimum_htp.cli.views.fitting import Look, Segments, fitted, wrapped
+from optimum_htp.collecting import no_collecting
 from optimum_htp.reports import Report
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _STYLES = {
 _WIDTH = 80  # where a terminal doesn't say
 
 
+@no_collecting()
 def print_report(report: _Report, page: Callable[[_Report], Page], *, as_json: bool) -> None:
     """Prints the report of a verb: its document for `--json`, else its page, for people."""
     if as_json:

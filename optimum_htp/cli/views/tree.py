@@ -79,6 +79,8 @@ def _heading(tree: FileTree) -> Iterator[str]:
     counts = tree.counts
     yield f"{tree.name}: {counts.nodes:,} nodes, {counts.tagged:,} tagged, {counts.unresolved:,} unresolved"
     yield f"by evidence: {evidence_text(counts.by_source) or 'none'}"
+    if any(row.all_nodes > counts.nodes for row in tree.rows if not row.depth):
+        yield "the nodes of functions count in each module that they are called for"
     if counts.root_by_dataflow:
         yield f"left at the root by data flow: {counts.root_by_dataflow:,}"
     if tree.evidence != "sidecar":
@@ -163,8 +165,12 @@ def _figures(group: Folded[_Shown]) -> tuple[str, str, str, str]:
 
 
 def _sum(numbers: Iterable[int | None]) -> str:
-    known = list(numbers)
-    return "?" if None in known else f"{sum(number or 0 for number in known):,}"
+    total = 0
+    for number in numbers:
+        if number is None:
+            return "?"
+        total += number
+    return f"{total:,}"
 
 
 def _node(node: NodeRow, depth: int) -> Row:

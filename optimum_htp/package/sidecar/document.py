@@ -8,12 +8,12 @@ RecursionError.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import starmap
 from typing import Any
 
-from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots, split_tag
+from optimum_htp.hierarchy import SOURCES, ModuleInfo, ModulePath, ModuleTree, NodeKey, NodeTag, Root, Roots
 from optimum_htp.package.json_files import as_count, as_list, as_name, as_object, as_text, as_text_or_none, as_texts
 from optimum_htp.package.limits import (
     MAX_CALLS,
@@ -24,6 +24,7 @@ from optimum_htp.package.limits import (
 )
 from optimum_htp.package.sidecar.record import FileRecord, StoredParameter
 
+_SOURCES = {source: source for source in SOURCES}  # the one string that stands for each
 _KINDS = ("parameter", "constant", "unknown")
 
 
@@ -95,22 +96,34 @@ def parse_members(document: Any) -> dict[str, Any]:
     }
 
 
+def making_modules() -> Callable[[dict[str, Any]], ModuleInfo | dict[str, Any]]:
+    """Gives a function that says what stands for an object of the document: of a module, what is known of it.
+
+    It is made as soon as it is read: the objects of all modules at once would be most of what the document takes.
+    """
+    texts: dict[str, str] = {}  # names and classes repeat, and are stored once
+    return lambda entry: _parse_module(entry, texts) if "qualified_class" in entry else entry
+
+
 def _parse_file(entry: Any) -> FileRecord:
     entries = as_list(entry["roots"])
-    trees = [ModuleTree(map(_parse_module, as_list(root["modules"]))) for root in entries]
+    trees = [ModuleTree(map(_as_module, as_list(root["modules"]))) for root in entries]
     known = _known_tags(trees)
     roots = Roots(starmap(_parse_root, zip(trees, entries, strict=True)))
     names = as_texts(entry["tags"])
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise ValueError(f"{unknown!r:.80} is the tag of no module")
+    names = [known[name] for name in names]
     tags: dict[NodeKey, NodeTag] = {}
     ids: dict[NodeKey, str] = {}
     for graph, rows in as_object(entry["graphs"]).items():
         if len(as_text(graph)) > MAX_GRAPH_PATH_CHARACTERS:
             raise ValueError(f"a graph's path of {len(graph)} characters")
         for index, row in enumerate(as_list(rows)):
-            ids[graph, index], tags[graph, index] = _parse_row(names, *as_list(row))
+            key = graph, index
+            ids[key], tags[key] = _parse_row(names, *as_list(row))
+            rows[index] = None  # what was read needs no room any more
     if as_object(entry["counts"])["nodes"] != len(tags):
         raise ValueError(f"{len(tags)} nodes, where the counts say another number")
     return FileRecord(
@@ -127,10 +140,12 @@ def _parse_row(
     names: list[str], node: Any, tag: Any, call: Any, source: Any, origins: Any = ()
 ) -> tuple[str, NodeTag]:
     """What identifies a node, and its tag."""
-    if source not in SOURCES:
+    if source not in _SOURCES:
         raise ValueError(f"{source!r:.80} is not a source")
     tag, *listed = (names[as_count(index, len(names))] for index in (tag, *origins))
-    return as_text(node), NodeTag(tag, source, None if call is None else as_count(call, MAX_CALLS), tuple(listed))
+    return as_text(node), NodeTag(
+        tag, _SOURCES[source], None if call is None else as_count(call, MAX_CALLS), tuple(listed)
+    )
 
 
 def _parse_root(tree: ModuleTree, entry: Any) -> Root:
@@ -144,9 +159,9 @@ def _parse_call(row: Any) -> list[Any]:
     return as_list(row)
 
 
-def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:
-    """The tags of all modules, by all their names."""
-    known: set[str] = set()
+def _known_tags(trees: Iterable[ModuleTree]) -> dict[str, str]:
+    """The tags of all modules, by all their names; by each the one string that stands for it."""
+    known: dict[str, str] = {}
     characters = 0
     for tree in trees:
         if () not in tree:
@@ -156,9 +171,9 @@ def _known_tags(trees: Iterable[ModuleTree]) -> set[str]:
             characters += len(tag)
             if characters > MAX_TAG_CHARACTERS:
                 raise ValueError("longer tags than any model has")
-            if not all("." in segment for segment in split_tag(tag)[1:]):
+            if path and "." not in tag.rpartition("/")[2]:
                 raise ValueError(f"{tag!r:.80} has a module without a name")
-            known.add(tag)
+            known[tag] = tag
     return known
 
 
@@ -176,26 +191,33 @@ def _parse_parameter(entry: Any) -> StoredParameter:
     )
 
 
-def _parse_module(entry: Any) -> ModuleInfo:
+def _as_module(value: Any) -> ModuleInfo:
+    if not isinstance(value, ModuleInfo):
+        raise TypeError(f"{value!r:.80} is not a module")
+    return value
+
+
+def _parse_module(entry: dict[str, Any], texts: dict[str, str]) -> ModuleInfo:
     container = entry.get("container", False)
     if not isinstance(container, bool):
         raise TypeError(f"{container!r:.80} is neither true nor false")
+    class_name, qualified_class = as_name(entry["class"]), as_text(entry["qualified_class"])
     return ModuleInfo(
-        path=_parse_path(entry["path"]),
-        class_name=as_name(entry["class"]),
-        qualified_class=as_text(entry["qualified_class"]),
+        path=_parse_path(entry["path"], texts),
+        class_name=texts.setdefault(class_name, class_name),
+        qualified_class=texts.setdefault(qualified_class, qualified_class),
         container=container,
         calls=as_count(entry["calls"], MAX_NUMBER),
         parameters=as_count(entry["parameters"], MAX_NUMBER),
-        aliases=tuple(map(_parse_path, as_list(entry.get("aliases", [])))),
+        aliases=tuple(_parse_path(alias, texts) for alias in as_list(entry.get("aliases", []))),
     )
 
 
-def _parse_path(value: Any) -> ModulePath:
+def _parse_path(value: Any, texts: dict[str, str]) -> ModulePath:
     names = value if isinstance(value, list) else as_text(value).split(".") if value != "" else []
     if len(names) > MAX_MODULE_DEPTH:
         raise ValueError("the module tree is deeper than any")
-    return tuple(map(as_name, names))
+    return tuple(texts.setdefault(name, name) for name in map(as_name, names))
 
 
 def _seconds(value: Any) -> float:

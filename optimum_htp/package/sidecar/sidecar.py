@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError, reason
-from optimum_htp.package.json_files import parse_json, read_small, write_text_atomically
-from optimum_htp.package.limits import MAX_SIDECAR_BYTES
-from optimum_htp.package.sidecar.document import file_document, parse_members
+from optimum_htp.package.json_files import TooManyValuesError, parse_json, read_small, write_text_atomically
+from optimum_htp.package.limits import BYTES_EACH_MODULE, FREE_MODULES, MAX_SIDECAR_BYTES
+from optimum_htp.package.sidecar.document import file_document, making_modules, parse_members
 from optimum_htp.package.sidecar.record import FileRecord
 
 SIDECAR = "export_metadata.json"
@@ -65,24 +66,38 @@ class Sidecar:
         return None if content is None else cls.parse(content, where=str(path))
 
     @classmethod
-    def parse(cls, content: bytes, *, where: str) -> Sidecar:
-        """Parses the content of `export_metadata.json`; `where` names it in errors.
+    @no_collecting()
+    def parse(cls, content: bytes, *, where: str, beside_bytes: int | None = None) -> Sidecar:
+        """Parses the content of `export_metadata.json`.
+
+        Args:
+            content: The content.
+            where: What names it in errors.
+            beside_bytes: How long the ONNX files are that it is of: it may list so many modules. None for one that may
+                list any number, as it was read before.
 
         Raises:
             PackageError: It is not what an export writes.
         """
         try:
-            document = parse_json(content)
-        except (ValueError, RecursionError) as error:
-            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
-        try:
+            if beside_bytes is not None:
+                _check_modules(content, beside_bytes)
+            document = parse_json(content, made_of=making_modules())
             version = document["schema_version"]
             if version != SCHEMA_VERSION:
                 raise ValueError(f"schema version {version!r:.80}; this optimum_htp reads version {SCHEMA_VERSION}")
             return cls(**parse_members(document))
+        except (json.JSONDecodeError, UnicodeDecodeError, TooManyValuesError) as error:
+            raise PackageError(f"{where}: not JSON ({error}); delete it and export again") from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             message = f"not written by optimum_htp ({reason(error)}); delete it, export again"
             raise PackageError(f"{where}: {message}") from error
+
+
+def _check_modules(content: bytes, beside_bytes: int) -> None:
+    limit = FREE_MODULES + (len(content) + beside_bytes) // BYTES_EACH_MODULE
+    if content.count(b'"qualified_class"') > limit:
+        raise ValueError(f"more than {limit:,} modules, which no package of this size has")
 
 
 def library_versions() -> dict[str, str]:

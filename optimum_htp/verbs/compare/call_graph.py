@@ -21,8 +21,8 @@ from copy import copy
 from functools import cached_property
 
 from optimum_htp.hierarchy import NodeTag
+from optimum_htp.models import FlatGraph
 from optimum_htp.onnxfile import Node, reads
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.reference import ReferenceCall
 
 _QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from optimum_htp.models import PlannedNode
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import CallGraph
 
@@ -39,14 +40,6 @@ class Port:
     tensor: str
     into: bool
     shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedNode:
-    """A node to run, by its index in the flat graph, with other names for some of its tensors."""
-
-    index: int
-    names: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

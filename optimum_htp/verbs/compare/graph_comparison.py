@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from optimum_htp.models import Errors, computes_in, off_by, random_operators, worst_errors
+from optimum_htp.models import Errors, FlatGraph, Prober, computes_in, off_by, random_operators, worst_errors
 from optimum_htp.onnxfile import OnnxModel
 from optimum_htp.package import PythonLine, lines_by_output
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import Expected
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.own_errors import Row, own_rows, running_errors, whole_errors
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.replay import explained
 from optimum_htp.verbs.compare.report import CallComparison, Culprit, PartComparison

@@ -32,7 +32,7 @@ class Row:
         errors: The errors of each port that shows it.
         nodes: The nodes that do it, by their indices in the flat graph.
         makers: The same, and those that make the constants that they use.
-        foreign: Calls outside this one whose nodes are among them: what they make could not be replaced.
+        foreign_of: Of a port, calls outside this one whose nodes are among them: what they make could not be replaced.
         guesses: Ports that it rests on and that are known by their shape only: those that show it, or give it values.
     """
 
@@ -42,13 +42,18 @@ class Row:
     errors: dict[Port, Errors] = field(default_factory=dict)
     nodes: set[int] = field(default_factory=set)
     makers: set[int] = field(default_factory=set)
-    foreign: set[int] = field(default_factory=set)
+    foreign_of: dict[Port, set[int]] = field(default_factory=dict)
     guesses: set[Port] = field(default_factory=set)
 
     @property
     def worst(self) -> Errors:
         """Those of the port that is farthest off."""
         return min(self.errors.values(), key=lambda errors: errors.sqnr_db)
+
+    @property
+    def foreign(self) -> set[int]:
+        """Calls outside this one that have a part in what any of its ports shows."""
+        return set().union(*self.foreign_of.values())
 
     def add(self, ports: Ports, cut: Cut, port: Port, errors: Errors, foreign: Iterable[int]) -> None:
         """Adds what a port shows of it."""
@@ -57,7 +62,7 @@ class Row:
         self.nodes |= cut.segment(seen)
         self.makers |= {maker.index for maker in cut.makers(seen)}
         if errors.sqnr_db < inf:  # else all of it is right, whoever's it is
-            self.foreign.update(foreign)
+            self.foreign_of[port] = set(foreign)
         self.guesses |= {each for each in (port, *cut.sources(seen)) if ports.matches[each].evidence == SHAPE}
 
 
@@ -99,7 +104,7 @@ def shifted(ports: Ports, rows: Iterable[Row], makers: Mapping[Port, int]) -> li
     new.update(((row.call, row.operations), row) for row in kept)
     for row in rows:
         for port, errors in row.errors.items() if row not in kept else ():
-            foreign = set() if port in makers else row.foreign
+            foreign = set() if port in makers else row.foreign_of.get(port, ())
             _row(new, ports, makers.get(port, row.call)).add(ports, cut, port, errors, foreign)
     return _in_order(new)
 

@@ -8,12 +8,11 @@ from functools import cache
 from itertools import islice
 
 from optimum_htp.hierarchy import NodeTag, tag_ancestors, tag_class, tag_module_path
-from optimum_htp.models import Array, computes_in
+from optimum_htp.models import Array, Prober, computes_in
 from optimum_htp.onnxfile import Node, reads
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.kept_values import KeptValues
-from optimum_htp.verbs.compare.prober import Prober
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, ReferenceCall
 
 _BYTES = 4  # of a number, or fewer

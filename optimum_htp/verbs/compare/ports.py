@@ -24,11 +24,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, Errors
+from optimum_htp.models import Array, Errors, Prober
 from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Plan, Port
 from optimum_htp.verbs.compare.layout import AS_IT_IS, Layout, fit, measured
-from optimum_htp.verbs.compare.prober import Prober, Run
+from optimum_htp.verbs.compare.plan_run import Run
 from optimum_htp.verbs.compare.reference import CallValues, PortValue, Reference
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Ports:
 
     def run_or_raise(self, plan: Plan) -> list[dict[str, Array]]:
         """What a plan without ports shows on each sample. Raises HtpError if ONNX Runtime can't run it."""
-        runner = self.prober.start(plan)
+        runner = Run(self.prober, plan)
         return [runner.on(sample.inputs, {}) for sample in self.samples]
 
     def run(
@@ -156,7 +156,7 @@ class Ports:
         runner: Run | None = None,
     ) -> list[dict[str, Array]] | None:
         """What a plan shows on each sample; None if ONNX Runtime can't. A plan's `runner` is for one that runs often."""
-        runner = runner or self.prober.start(plan)
+        runner = runner or Run(self.prober, plan)
         results = []
         try:
             for index, sample in enumerate(self.samples):

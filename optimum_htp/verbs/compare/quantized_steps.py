@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from optimum_htp.models import Array
+from optimum_htp.models import Array, Prober
 from optimum_htp.onnxfile import Node
 from optimum_htp.verbs.compare.cut_graph import Cut
 from optimum_htp.verbs.compare.own_errors import Row
 from optimum_htp.verbs.compare.ports import Ports
-from optimum_htp.verbs.compare.prober import Prober
 
 _UNKNOWN = 0.06  # noise of steps that can't be seen
 _COARSE = 1e-3  # noise of steps that are wide, or of a range that is narrow

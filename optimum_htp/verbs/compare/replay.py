@@ -26,10 +26,10 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, Errors, compare_arrays, run_session
+from optimum_htp.models import Array, Errors, PlannedNode, compare_arrays, run_session
 from optimum_htp.onnxfile import reads
 from optimum_htp.verbs.compare.call_graph import MOVES, VIEWS
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, Expected
 from optimum_htp.verbs.compare.layout import fit, measured
 from optimum_htp.verbs.compare.own_errors import Row, shifted
@@ -54,7 +54,12 @@ def explained(ports: Ports, rows: Sequence[Row], expected: Expected) -> tuple[li
     if not wrong or not isinstance(reference, PackageReference) or not ports.names_are_shared:
         return list(rows), set(), set()
     replay = Replay(ports, reference, (port for row in rows for port in row.errors if port not in suspect))
-    known = {port: call for port in wrong if (call := replay.whose(port)) is not None}
+    found = {port: replay.whose(port) for port in wrong}
+    known = {port: min(calls) for port, calls in found.items() if len(calls) == 1}
+    others = {row.call for row in rows for port in row.errors if port in suspect and port not in found}
+    for port, calls in found.items():  # of several the one that is wrong already: one fault is likelier than two
+        if len(calls) > 1 and len(likely := calls & others.union(known.values())) == 1:
+            known[port] = likely.pop()
     mixed: dict[Port, set[int]] = {}
     for port in wrong:
         makers = replay.makers_of_constants(port) if port not in known else set()
@@ -66,7 +71,8 @@ def explained(ports: Ports, rows: Sequence[Row], expected: Expected) -> tuple[li
     sources = {source for port in known for source in cut.sources(cut.seen(port))}
     explained_rows = shifted(ports, rows, known)
     for row in explained_rows:
-        row.foreign.update(*(mixed[port] - {row.call} for port in row.errors if port in mixed))
+        for port in row.errors.keys() & mixed.keys():
+            row.foreign_of.setdefault(port, set()).update(mixed[port] - {row.call})
     guesses = {port for port in sources if ports.matches[port].evidence == SHAPE}
     return explained_rows, set(known), guesses
 
@@ -100,16 +106,16 @@ class Replay:
         self.cut = Cut(ports.graph, fed=(port for port, match in ports.matches.items() if match.evidence != SHAPE))
         self._sound = list(sound)
 
-    def whose(self, port: Port) -> int | None:
-        """The call whose work a wrong tensor is; None if that can't be told here."""
+    def whose(self, port: Port) -> set[int]:
+        """The call whose work a wrong tensor is, or several if it may be that of any; none if that can't be told here."""
         name = self.ports.expected_name(port)
         if name is None or name not in self.graph.flat.producer or not self.prober.may_be_float(name):
-            return None
+            return set()
         try:
-            return _Wrong(self, port, name).owner()
+            return _Wrong(self, port, name).owners()
         except HtpError as error:
             logger.debug("%s", error)
-            return None
+            return set()
 
     def makers_of_constants(self, port: Port) -> set[int]:
         """The calls that compute, in the reference, what nodes that make a tensor have stored here, where that is wrong."""
@@ -155,10 +161,12 @@ class Replay:
         """The reference's tensors that this graph has made too, under whatever name: what is right was made of them."""
         ours = self.ports.graph.flat
         made = {name for name in ours.producer if name in self.graph.flat.producer}
+        cut = self.ports.cut()  # by which they are seen to be right
         for port in self._sound:
             name = self.ports.expected_name(port)
-            if name is not None and name in self.graph.flat.producer:
-                nodes, _ = self.before(name, ours.producer)
+            given = {self.ports.expected_name(source) for source in cut.sources(cut.seen(port))}
+            if name is not None and name in self.graph.flat.producer and name not in given:  # else it is handed on
+                nodes, _ = self.before(name, {*ours.producer, *filter(None, given)})
                 made.update(output for index in nodes for output in self.graph.flat.nodes[index].node.outputs)
         return frozenset(made)
 
@@ -181,16 +189,16 @@ class _Wrong:
         self._made = {output for maker in self._makers for output in ours.nodes[maker.index].node.outputs}
         self._known = (ours.producer.keys() - self._made) | self._given
 
-    def owner(self) -> int | None:
-        """The call whose work it is; None if that is what the nodes say, or can't be told."""
+    def owners(self) -> set[int]:
+        """The calls whose work it may be; none if it is what the nodes say, or can't be told."""
         graph = self._ports.graph
         nodes, stops = self._replay.before(self._name, self._known)
         theirs, ours = self._owners(nodes), {graph.owner[maker.index] for maker in self._makers} - {None}
         if len(theirs) == 1 and ours <= theirs and self._is_given(stops, self._given):
-            return None
+            return set()
         shown = self._shown() if max(len(nodes), len(self._makers)) <= _MOST_NODES else None
         if shown is None or self._seen not in shown:
-            return None
+            return set()
         actual = shown.pop(self._seen)
         named = {
             name for name in self._made & self._graph.flat.producer.keys() if self._replay.prober.may_be_float(name)
@@ -199,17 +207,19 @@ class _Wrong:
         expected = right.pop(self._name, None)
         errors = None if expected is None else measured(self._ports.matches[self._port].layout, actual, expected)
         if errors is None:
-            return None
+            return set()
         bar = max(self._ports.agree_db, errors.sqnr_db + _CLEARLY_DB)
         stored = {name: [array] * len(self._ports.samples) for name, array in self._weights.items()}
         pairs = list(_alike(shown | stored, right, bar))
         given = self._given.union(theirs for theirs, _ in pairs)
         nodes, stops = self._replay.before(self._name, self._known | given)
         owners = self._owners(nodes)
-        if len(owners) == 1 and self._is_given(stops, given):
-            (owner,) = owners
-            if self._is_left_of(owner, {ours for _, ours in pairs}):
-                return owner
+        if (
+            len(owners) == 1
+            and self._is_given(stops, given)
+            and self._is_left_of(min(owners), {ours for _, ours in pairs})
+        ):
+            return owners
         folded = [theirs for theirs, ours in pairs if ours in stored]
         return self._of_change(nodes, stops, given, folded, actual, bar)
 
@@ -283,8 +293,8 @@ class _Wrong:
         folded: Iterable[str],
         actual: Samples,
         bar: float,
-    ) -> int | None:
-        """Whose work the one change is that makes what this graph has; None if there is none, or if it may be several's."""
+    ) -> set[int]:
+        """Whose work the one change is that makes what this graph has, of calls in each other the innermost; none if there is none."""
         made = {name for index in nodes for name in self._floats(index)}
         values = self._values({*stops, *given, *made})
         shapes = {name: arrays[0].shape for name, arrays in values.items() if arrays[0].dtype.kind == "f"}
@@ -310,11 +320,8 @@ class _Wrong:
                 fits.append((errors.sqnr_db, change.call))
         best = max(fits, default=(0.0, 0))[0]
         calls = {call for sqnr_db, call in fits if sqnr_db >= min(best - _ALIKE_DB, _EXACT_DB)}
-        return self._innermost(calls)
-
-    def _innermost(self, calls: Collection[int]) -> int | None:
-        """The one of some calls that all others are around; None if there is none."""
-        return next((call for call in calls if all(self._graph.is_inside(call, other) for other in calls)), None)
+        innermost = next((call for call in calls if all(self._graph.is_inside(call, other) for other in calls)), None)
+        return calls if innermost is None else {innermost}
 
     def _changes(
         self, nodes: Iterable[int], shapes: Mapping[str, tuple[int, ...]], given: Collection[str]

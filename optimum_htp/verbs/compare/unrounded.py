@@ -19,10 +19,10 @@ from math import inf
 from typing import Any
 
 from optimum_htp.errors import HtpError
-from optimum_htp.models import Array, compare_arrays, run_session
+from optimum_htp.models import Array, PlannedNode, compare_arrays, run_session
 from optimum_htp.onnxfile import Node, encode_node, reads
 from optimum_htp.verbs.compare.call_graph import MOVES
-from optimum_htp.verbs.compare.cut_graph import Cut, PlannedNode, Port
+from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.layout import measured
 from optimum_htp.verbs.compare.ports import Ports
 

@@ -18,10 +18,13 @@ from typing import Any, TypeAlias
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import (
     DEFAULT_PROVIDER,
+    HALF_NOTE,
     SAMPLES,
     Array,
+    FlatGraph,
     InputSizes,
     Part,
+    Prober,
     SourceModel,
     check_axes,
     check_model_name,
@@ -56,17 +59,16 @@ from optimum_htp.package import (
     check_renamed,
     cut_from,
     fingerprint,
+    inlined,
     partners,
     tagged_file,
     traits_of,
     whole_package,
 )
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.compare.flat_graph import FlatGraph
 from optimum_htp.verbs.compare.graph_comparison import compare_graph
-from optimum_htp.verbs.compare.inputs_of_both import shared_inputs
+from optimum_htp.verbs.compare.inputs_of_both import shared_inputs, shared_phases
 from optimum_htp.verbs.compare.package_reference import PackageReference
-from optimum_htp.verbs.compare.prober import HALF_NOTE, Prober
 from optimum_htp.verbs.compare.reference import Reference
 from optimum_htp.verbs.compare.report import CompareReport, PartComparison
 from optimum_htp.verbs.compare.torch_reference import TorchReference, check_source, run_part
@@ -268,8 +270,12 @@ def _with_model(
         )
     compared = {part.file for part in parts}
     for part in parts:
-        with results.trying(part.file, branch=part.branch_name):
-            results.parts += _compare_part(tagged[part.file], part, source, options)
+        with (
+            results.trying(part.file, branch=part.branch_name),
+            # Nothing can be seen of what a function does.
+            inlined(tagged[part.file], package=package.directory) as graph,
+        ):
+            results.parts += _compare_part(graph, part, source, options)
     return results.all(), {name: "Optimum's export config does not know it" for name in tagged if name not in compared}
 
 
@@ -311,7 +317,12 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             if record is not None:
                 source, origin = record.source(file.model.path, given=None if is_own else other)
                 tagged = tagged_file(file, package=package, reference=source)
-                results.parts += _compare_cut(tagged, tagged_file(origin, package=source), record, source, options)
+                reference, named = tagged_file(origin, package=source), str(origin.path)
+                with (
+                    inlined(tagged, package=package.directory) as ours,
+                    inlined(reference, package=source.directory) as theirs,
+                ):
+                    results.parts += _compare_cut(ours, theirs, named, record, source, options)
                 continue
             partner = found[file.name]
             if partner.other is None:
@@ -320,12 +331,19 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             elif not is_own or partner.other != file.name:  # else it was made from no other
                 tagged = tagged_file(file, package=package, reference=other)
                 reference = tagged_file(others[partner.other], package=other, reference=package)
-                if {tag.tag for tag in tagged.tags.values()}.isdisjoint(tag.tag for tag in reference.tags.values()):
-                    ours, theirs = (side.trees[0].root.class_name for side in (tagged, reference))
-                    refused[file.name] = f"no module of it is in {other.path}: it is a {ours}, and that a {theirs}"
+                if _modules(tagged).isdisjoint(_modules(reference)):
+                    classes = [side.trees[0].root.class_name for side in (tagged, reference)]
+                    refused[file.name] = (
+                        f"no module of it is in {other.path}: it is a {classes[0]}, and that a {classes[1]}"
+                    )
                     continue
                 config = component_config(package, file.name) or package.config or other.config
-                results.parts += _compare_pair(tagged, reference, config, options)
+                named = str(reference.model.path)
+                with (
+                    inlined(tagged, package=package.directory) as ours,
+                    inlined(reference, package=other.directory) as theirs,
+                ):
+                    results.parts += _compare_pair(ours, theirs, named, config, options)
     if not results.parts:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         if is_own:
@@ -333,6 +351,11 @@ def _with_package(package: HtpPackage, other: HtpPackage, options: _Options, *, 
             raise PackageError(f"{package.path}: {why}; give what to compare with: --model MODEL or --reference OTHER")
         raise PackageError(f"{package.path} and {other.path} have nothing in common: {reasons}; give its origin")
     return results.all(), refused
+
+
+def _modules(graph: TaggedGraph) -> set[str]:
+    """The tags of the modules that nodes come from."""
+    return {name for tag in graph.tags.values() for name in (tag.tag, *tag.origins)}
 
 
 def _check_sizes(
@@ -362,21 +385,21 @@ def _check_sizes(
 
 
 def _compare_pair(
-    tagged: TaggedGraph, reference: TaggedGraph, config: Mapping[str, Any] | None, options: _Options
+    tagged: TaggedGraph, reference: TaggedGraph, named: str, config: Mapping[str, Any] | None, options: _Options
 ) -> Iterator[PartComparison]:
     """Compares a file with the one that it goes with, in each phase that it is run in."""
     inputs, outputs = (pair(tagged, reference, renamed=options.renamed) for pair in (paired_inputs, paired_outputs))
     if inputs.problem() is not None:
         raise HtpError(f"{tagged.model.path} and {reference.model.path}: {inputs.problem()}")
     possible = phases(tagged.model)
-    for phase in possible:
+    for phase in shared_phases(tagged.model, reference.model):
         given = options.given(tagged.model, phase, possible)
         if given:
-            yield _compare_phase(tagged, reference, (inputs, outputs), config, options, phase, given)
+            yield _compare_phase(tagged, reference, named, (inputs, outputs), config, options, phase, given)
 
 
 def _compare_cut(
-    tagged: TaggedGraph, reference: TaggedGraph, record: CutFrom, source: HtpPackage, options: _Options
+    tagged: TaggedGraph, reference: TaggedGraph, named: str, record: CutFrom, source: HtpPackage, options: _Options
 ) -> Iterator[PartComparison]:
     """Compares an extracted part with what it was cut from, on what that gives it."""
     config = component_config(source, reference.name) or source.config
@@ -391,12 +414,13 @@ def _compare_cut(
         names = [value.name for value in tagged.model.graph.outputs]
         results = dict(zip(names, record.outputs, strict=False))
         if samples:
-            yield _compare_files(tagged, reference, samples, results, (), options, phase)
+            yield _compare_files(tagged, reference, named, samples, results, (), options, phase)
 
 
 def _compare_phase(
     tagged: TaggedGraph,
     reference: TaggedGraph,
+    named: str,
     pairs: tuple[ValuePairs, ValuePairs],
     config: Mapping[str, Any] | None,
     options: _Options,
@@ -408,19 +432,23 @@ def _compare_phase(
         for seed, given in enumerate(inputs)
     ]
     results = {value.name: pairs[1].names.get(value.name, value.name) for value in tagged.model.graph.outputs}
-    return _compare_files(tagged, reference, samples, results, pairs, options, phase)
+    return _compare_files(tagged, reference, named, samples, results, pairs, options, phase)
 
 
 def _compare_files(
     tagged: TaggedGraph,
     reference: TaggedGraph,
+    named: str,
     samples: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]],
     results: Mapping[str, str],
     pairs: Sequence[ValuePairs],
     options: _Options,
     phase: str,
 ) -> PartComparison:
-    """Compares two graphs: `samples` has the inputs of each, `results` which tensors the outputs are there."""
+    """Compares two graphs: `samples` has the inputs of each, `results` which tensors the outputs are there.
+
+    `named` is what the second is called.
+    """
 
     def flat(graph: TaggedGraph) -> FlatGraph:
         is_merged = any(value.name == "use_cache_branch" for value in graph_inputs(graph.model))
@@ -432,7 +460,7 @@ def _compare_files(
     with Prober(reference.model, theirs, provider=options.provider, threads=options.threads) as prober:
         references = [
             PackageReference(
-                str(reference.model.path), reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
+                named, reference, prober, inputs=inputs, own_inputs=own_inputs, results=results,
                 shared=ours.producer, max_bytes=options.max_bytes // (2 * SAMPLES),
             )
             for inputs, own_inputs in samples

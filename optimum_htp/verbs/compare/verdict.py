@@ -16,6 +16,7 @@ from optimum_htp.verbs.compare.call_graph import CallGraph
 from optimum_htp.verbs.compare.cut_graph import Cut, Port
 from optimum_htp.verbs.compare.expected import MARGIN_DB, QUANTIZED, Expected
 from optimum_htp.verbs.compare.own_errors import Row
+from optimum_htp.verbs.compare.plan_run import Run
 from optimum_htp.verbs.compare.ports import Ports
 from optimum_htp.verbs.compare.report import FOREIGN
 
@@ -91,7 +92,7 @@ class Counterfactual:
         self._cut = Cut(ports.graph, corrected=corrected)
         names = [name for name in ports.graph.flat.outputs if name in ports.samples[0].outputs]
         self._plan = self._cut.plan({name: self._cut.view(name, None) for name in names})
-        self._runner = ports.prober.start(self._plan)
+        self._runner = Run(ports.prober, self._plan)
         self._deltas = self._find_deltas(corrected)
 
     def outputs(self, rows: Iterable[Row]) -> Outputs | None:

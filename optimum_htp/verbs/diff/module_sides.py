@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 
@@ -28,28 +28,30 @@ def places(file: TaggedGraph, depth: int | None = None) -> Callable[[NodeKey], P
 def module_sides(file: TaggedGraph, depth: int | None) -> dict[Place, ModuleSide]:
     """What is known of each module, in the tree's order: those of at most a depth, and containers that own nodes."""
     place_of = places(file, depth)
-    operators: defaultdict[Place, Counter[str]] = defaultdict(Counter)
+    operators: defaultdict[Place, dict[str, int]] = defaultdict(dict)
     for key, node in file.model.nodes():
-        operators[place_of(key)][node.operator] += 1
+        of_place, operator = operators[place_of(key)], node.operator
+        of_place[operator] = of_place.get(operator, 0) + 1
     modules: dict[Place, ModuleSide] = {}
     for index, tree in enumerate(file.trees):
         # Trees that are made from tags alone know of no calls and no parameters.
         traced = tree.root.calls > 0 or tree.root.parameters > 0
         for info in tree:
             place = index, info.path
-            too_deep = depth is not None and len(tree.chain(info.path)) - 1 > depth
+            too_deep = depth is not None and tree.depth(info.path) > depth
             if too_deep or (info.container and place not in operators):
                 continue
+            owned = operators.get(place, {})
             modules[place] = ModuleSide(
                 class_name=info.class_name,
                 tag=tree.tag(info.path),
                 calls=info.calls if traced else None,
                 parameters=info.parameters if traced else None,
-                nodes=operators[place].total(),
-                operators=operators[place],
+                nodes=sum(owned.values()),
+                operators=owned,
             )
     if None in operators:
-        modules[None] = ModuleSide("", "", None, None, operators[None].total(), operators[None])
+        modules[None] = ModuleSide("", "", None, None, sum(operators[None].values()), operators[None])
     return modules
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import PackageError
 from optimum_htp.hierarchy import NodeKey
 from optimum_htp.models import graph_inputs, paired_inputs, paired_outputs
@@ -21,6 +22,7 @@ from optimum_htp.package import (
     ValuePairs,
     as_package,
     check_renamed,
+    inlined,
     partners,
     tagged_file,
     traits_of,
@@ -42,6 +44,7 @@ from optimum_htp.verbs.diff.report import (
 from optimum_htp.verbs.diff.wiring import graphs_in_order, same_wiring
 
 
+@no_collecting()
 def diff(
     package: str | Path | HtpPackage,
     reference: str | Path | HtpPackage | None = None,
@@ -117,6 +120,31 @@ def _file_diff(
     depth: int | None,
     weights: bool,
 ) -> FileDiff:
+    with (
+        NodeContents(sides[0], package=directories[0], weights=False) as ours,
+        NodeContents(sides[1], package=directories[1], weights=False) as theirs,
+    ):
+        declared = ours.functions(), theirs.functions()
+    if {path.partition(": ")[0] for path in declared[0]} == {path.partition(": ")[0] for path in declared[1]}:
+        return _compared(sides, sides, directories, ends, changes(*declared), depth=depth, weights=weights)
+    # One has functions that the other has not: what they do is compared where they are called.
+    with inlined(sides[0], package=directories[0]) as one, inlined(sides[1], package=directories[1]) as other:
+        found = zip((one, other), sides, directories, strict=True)
+        own = [place if graph is side else graph.model.path.parent for graph, side, place in found]
+        return _compared(sides, (one, other), (own[0], own[1]), ends, changes(*declared), depth=depth, weights=weights)
+
+
+def _compared(
+    files: tuple[TaggedGraph, TaggedGraph],
+    sides: tuple[TaggedGraph, TaggedGraph],
+    directories: tuple[Path, Path],
+    ends: tuple[ValuePairs, ValuePairs],
+    functions: tuple[Change, ...],
+    *,
+    depth: int | None,
+    weights: bool,
+) -> FileDiff:
+    """How two files differ; `sides` are their graphs as they are compared."""
     before, after = sides
     left, right = (module_sides(file, depth) for file in sides)
     wired = same_wiring(before.model, after.model)
@@ -126,7 +154,6 @@ def _file_diff(
     ):
         pairs = _pairs(ours, theirs, sides, wired=wired)
         contents = _contents(ours, theirs, pairs, places(before, depth), wired=wired)
-        functions = changes(ours.functions(), theirs.functions())
         values = _values(ours, theirs, ends)
         seen = Counter(theirs.seen.values())
     modules = (
@@ -138,13 +165,14 @@ def _file_diff(
         )
         for place in merged(left, right)
     )
-    operators = [Counter(node.operator for _, node in file.model.nodes()) for file in sides]
+    operators = [Counter(node.operator for _, node in file.model.nodes()) for file in files]
     nodes = operators[0].total(), operators[1].total()
+    all_nodes = [sum(1 for _ in file.model.nodes()) for file in sides]
     return FileDiff(
         before=before.name,
         after=after.name,
         nodes=nodes,
-        versions=changes(_versions(before.model), _versions(after.model)),
+        versions=changes(*(_versions(file.model) for file in files)),
         values=values,
         stored_elements=changes(_stored_elements(before.model), _stored_elements(after.model)),
         operators=changes(*operators),
@@ -153,7 +181,7 @@ def _file_diff(
         functions=functions,
         compared=Compared(
             nodes=len(pairs),
-            alone=(nodes[0] - len(pairs), nodes[1] - len(pairs)),
+            alone=(all_nodes[0] - len(pairs), all_nodes[1] - len(pairs)),
             constants=seen["constant"],
             weights=seen["weight"],
             types_only=seen["type"],

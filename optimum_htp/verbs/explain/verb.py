@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import NodeKey, NodeTag, common_ancestor, tag_class, tag_module_path
 from optimum_htp.models import graph_limits, optimized_graph
@@ -37,6 +38,7 @@ from optimum_htp.verbs.explain.report import Explained, ExplainReport
 _LONGEST = 1_000_000  # characters
 
 
+@no_collecting()
 def explain(package: str | Path | HtpPackage, text: str, *, file: str | None = None) -> ExplainReport:
     """Finds the modules that a text is about.
 
@@ -210,7 +212,7 @@ class _File:
             tag=tag.tag if is_known else None,
             path=tag_module_path(tag.tag) if is_known else None,
             class_name=tag_class(tag.tag) if is_known else None,
-            call=tag.call,
+            call=None if "::" in graph and tag.origins else tag.call,  # in functions, that of the origins
             origins=tag.origins,
             node=node.name or node_id(node, index),
             operator=node.operator,

@@ -59,8 +59,14 @@ class ModuleResults:
         self._constants = {path: scopes_of(file.model, path)[-1].constants for path in bodies}  # no one returns these
         self._owned: dict[str, list[tuple[NodeKey, NodeTag]]] = {}  # by the tag of a module around a node
         self._shared: dict[str, list[NodeKey]] = {}  # nodes that a tool fused of a module and what is outside of it
-        for key, tag in file.tags.items():
-            self._add(key, tag)
+        self._inside: dict[str, str] = {}  # modules with nodes in functions, and one of those
+        for key, tags in file.tags_in_calls().items():
+            function = file.model.function_of(key[0]) if "::" in key[0] else None
+            for tag in tags:
+                if function is None:
+                    self._add(key, tag)
+                else:
+                    self._inside.update(dict.fromkeys(self._around(tag.tag), function.path))
 
     def _add(self, key: NodeKey, tag: NodeTag) -> None:
         if tag.source == "unresolved":
@@ -92,7 +98,12 @@ class ModuleResults:
             calls = self._file.roots.calls_above(node, tag) if info.calls > 1 else frozenset((0,))
             for call in calls or ():
                 by_call.setdefault(call, set()).add(key)
-        if not by_call and operator is None and any(pattern.literal for pattern in patterns):
+        if not by_call and tag in self._inside:
+            path = ".".join(info.path)
+            function = self._inside[tag]
+            problem = f"{path} is in the function {function}; inline functions first (onnx.inliner)"
+            yield ModuleResult(tag, path, None, path, problem=problem)
+        elif not by_call and operator is None and any(pattern.literal for pattern in patterns):
             path = ".".join(info.path)
             yield ModuleResult(tag, path, None, path, problem=f"no node comes from {path}, as from a Dropout")
         norm = self._folded_norm(root, info)

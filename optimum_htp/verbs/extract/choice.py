@@ -238,6 +238,28 @@ class _Candidate:
                 consumed.update(nodes[key].inputs)
         return needed
 
+    def in_function(self) -> str | None:
+        """Why there are no nodes to cut out, where they are in a function that stands for several modules; else None."""
+        model = self.file.model
+        for (path, _), tag in self.file.tags.items():
+            function = model.function_of(path) if "::" in path and tag.origins else None
+            if function is not None and any(_below(origin, above) for origin in tag.origins for above in self.tags):
+                around = (
+                    self.file.tags[key].tag
+                    for key, node in model.nodes()
+                    if node.operator == function.operator and key in self.file.tags
+                )
+                callers = dict.fromkeys(
+                    tag_module_path(each) for each in around if any(_below(above, each) for above in self.tags)
+                )
+                instead = f"extract what calls it ({', '.join(callers)}), or " if callers else ""
+                name = ".".join(self.paths[0])
+                return (
+                    f"{model.path}: {name!r} has its nodes in the function {function.path!r}, which stands for several "
+                    f"modules; {instead}inline functions first: onnx.inliner.inline_local_functions"
+                )
+        return None
+
     def _by_graph(self, keys: Sequence[NodeKey]) -> dict[str, list[int]]:
         """The indices of nodes by graph; those in bodies and functions come with the nodes that have or call them."""
         return self._without_called(self._without_bodies(keys))
@@ -314,6 +336,9 @@ def _no_nodes(candidate: _Candidate, module: str) -> str:
     """Why a module has no nodes, and what to take instead."""
     file, tree = candidate.file, candidate.tree
     infos = [tree.module(path) for path in candidate.paths]
+    inside = candidate.in_function()
+    if inside is not None:
+        return inside
     fused = {
         tag.tag: node_id(node, key[1])
         for key, node in file.model.nodes()

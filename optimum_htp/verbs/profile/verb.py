@@ -7,12 +7,21 @@ says of them and finds the modules of their nodes; `sums` adds up, and the resul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.models import InputSizes, check_source_of_sizes, graph_limits
-from optimum_htp.package import HtpFile, HtpPackage, as_package, check_renamed, fingerprint, tagged_file, traits_of
+from optimum_htp.package import (
+    HtpFile,
+    HtpPackage,
+    as_package,
+    check_renamed,
+    fingerprint,
+    inlined,
+    tagged_file,
+    traits_of,
+)
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.chosen_inputs import ChosenInputs, choose_inputs
 from optimum_htp.verbs.profile.report import ProfileReport
@@ -138,7 +147,7 @@ def profile(
         with graph_limits(graphs, provider=chosen.device, timeout_s=timeout, max_memory_bytes=max_memory_bytes):
             run_on = choose_inputs(tagged, package, origin=origin, sizes=sizes, inputs=inputs, renamed=renamed)
             chosen.notes += run_on.notes
-            profiles = _profiles(chosen, tagged, run_on)
+            profiles = list(_profiles(chosen, package, tagged, run_on))
     return ProfileReport(
         package=str(package.path),
         runtime=name,
@@ -155,13 +164,14 @@ def profile(
     )
 
 
-def _profiles(runtime: Runtime, tagged: Sequence[TaggedGraph], chosen: ChosenInputs) -> list[PhaseProfile]:
+def _profiles(
+    runtime: Runtime, package: HtpPackage, tagged: Sequence[TaggedGraph], chosen: ChosenInputs
+) -> Iterator[PhaseProfile]:
     """The profiles of files on their inputs."""
-    return [
-        phase_profile(graph, ran)
-        for graph, by_phase in zip(tagged, chosen.by_phase, strict=True)
-        for ran in runtime.run(graph, by_phase)
-    ]
+    for whole, by_phase in zip(tagged, chosen.by_phase, strict=True):
+        # Runtimes inline functions first of all, and forget whose each of their nodes is.
+        with inlined(whole, package=package.directory) as graph:
+            yield from (phase_profile(graph, ran) for ran in runtime.run(graph, by_phase))
 
 
 def _runtime_name(runtime: str | None, layer_info: str | Path | None, layer_profile: str | Path | None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
-from optimum_htp.hierarchy import ModulePattern, ModulePatterns, NodeTag
-from optimum_htp.onnxfile import node_id
+from optimum_htp.hierarchy import ModulePattern, ModulePatterns, NodeKey, NodeTag
+from optimum_htp.selections import FileSelection, selection_of
 from optimum_htp.tagging import TaggedGraph
-from optimum_htp.verbs.select.file_selection import FileSelection, SelectedNode
 
 
 class _Belongs(IntEnum):
@@ -32,42 +32,25 @@ class Chooser:
 
     def choose(self) -> FileSelection:
         """Selects the nodes."""
-        nodes: list[SelectedNode] = []
-        others: set[str] = set()
-        unknown = unresolved = 0
-        for (graph, index), node in self.file.model.nodes():
-            tag = self.file.tags.get((graph, index)) or NodeTag("/", "unresolved")
-            belongs = self._belongs(tag)
-            unresolved += tag.source == "unresolved"
+        nodes: dict[NodeKey, bool] = {}
+        unknown = 0
+        in_calls = self.file.tags_in_calls() if self.file.model.functions else {}
+        for key, _ in self.file.model.nodes():
+            tag = self.file.tags.get(key) or NodeTag("/", "unresolved")
+            belongs = self._in_calls(in_calls.get(key, ()) if "::" in key[0] else (), tag)
             unknown += belongs is _Belongs.UNKNOWN_CALL
-            if belongs < _Belongs.FUSED:
-                others.add(node.name)
-                continue
-            nodes.append(
-                SelectedNode(
-                    graph=graph,
-                    position=index,
-                    id=node_id(node, index),
-                    name=node.name,
-                    operator=node.operator,
-                    tag=tag.tag,
-                    call=tag.call,
-                    fused=belongs is _Belongs.FUSED,
-                )
-            )
+            if belongs >= _Belongs.FUSED:
+                nodes[key] = belongs is _Belongs.FUSED
         pairs = zip(self._patterns, self.modules, strict=True)
         wanted = set[str]().union(*(tags for (negated, _), tags in pairs if not negated))
-        in_order = (tree.tag(info.path) for tree in self.file.trees for info in tree)
-        return FileSelection(
-            name=self.file.name,
-            modules=tuple(tag for tag in in_order if tag in wanted),
-            nodes=tuple(nodes),
-            unknown_call=unknown,
-            unresolved=unresolved,
-            other_names=frozenset(others),
-            tags=self.file.tags,
-            model=self.file.model,
-        )
+        return selection_of(self.file, nodes, wanted, unknown_call=unknown)
+
+    def _in_calls(self, tags: Sequence[NodeTag], tag: NodeTag) -> _Belongs:
+        """Whether a node belongs to selected modules; of a function, in all of its calls or in some."""
+        answers = [self._belongs(each) for each in tags] or [self._belongs(tag)]
+        if max(answers) < _Belongs.FUSED or min(answers) is _Belongs.YES:
+            return max(answers)
+        return _Belongs.FUSED if self._fused else _Belongs.NO
 
     def _belongs(self, tag: NodeTag) -> _Belongs:
         if tag.source == "unresolved":

@@ -2,7 +2,7 @@
 
 `hierarchy/patterns.py` says what a pattern may be; what one with `!` before it selects is left out. A node belongs to a
 module that owns it or contains its owner; one that a tool fused from several modules belongs to each of them
-(`chooser`). `formats` has what other tools take.
+(`chooser`). `selections/formats` has what other tools take.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from optimum_htp.collecting import no_collecting
 from optimum_htp.errors import HtpError, PackageError
 from optimum_htp.hierarchy import ModulePatterns
 from optimum_htp.package import HtpPackage, as_package, changing, tagged_file, write_layer_values
+from optimum_htp.selections import FileSelection, Selection
 from optimum_htp.verbs.select.chooser import Chooser
-from optimum_htp.verbs.select.file_selection import FileSelection
-from optimum_htp.verbs.select.report import Selection
 
 
+@no_collecting()
 def select(
     package: str | Path | HtpPackage,
     patterns: str | Sequence[str],
@@ -104,8 +105,8 @@ def _no_nodes(patterns: Sequence[str], files: Sequence[FileSelection], *, own: b
     if unknown:
         return f"it is not known which nodes are of the calls that {what} selects ({unknown} may be)"
     if any(pattern.startswith("!") for pattern in patterns):
-        return f"{what} leaves no node"
+        return f"{what} leaves no node" + (" that a module owns itself; leave --own out" if own else "")
     if own:
         return f"no module that {what} selects owns nodes itself; leave --own out"
     count = "a module" if modules == 1 else f"{modules} modules"
-    return f"{what} selects {count} that no node comes from, as from a Dropout"
+    return f"{what} selects {count} that no node comes from; a Dropout, for one, leaves none"

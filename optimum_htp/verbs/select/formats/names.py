@@ -1,7 +1,0 @@
-"""A name on each line: for people and for shells."""
-
-from __future__ import annotations
-
-from optimum_htp.verbs.select.formats.base import NameFormat
-
-FORMAT = NameFormat(one_file=False, as_json=False)
