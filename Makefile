@@ -30,7 +30,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 .DELETE_ON_ERROR:
 # Two installs into one environment must not run at once.
 .NOTPARALLEL:
-.PHONY: help demo test sweep bench compat projection dynamo faults flops sensitivity fuzz kills versions docs outputs reference d3 lint format clean distclean
+.PHONY: help demo test sweep bench compat projection dynamo faults flops sensitivity fuzz kills runtimes versions docs outputs reference d3 lint format clean distclean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ flops: $(VENV)/.installed-test ## Write docs/flops.md: operations beside those t
 sensitivity: $(VENV)/.installed-demo ## Write docs/sensitivity.md: modules to leave in float32, beside other lists; SENSITIVITY_ARGS="--only int4"
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sensitivity.py $(SENSITIVITY_ARGS)
 
+runtimes: $(VENV)/.installed-test $(VENV)/.installed-openvino ## Write docs/runtimes.md: how much of OpenVINO's time has a module; RUNTIMES_ARGS="--only bert"
+	$(BIN)/python benchmarks/runtimes.py $(RUNTIMES_ARGS)
+
 kills: $(VENV)/.installed-test ## Write docs/reliability.md: what a command leaves that is cut short; KILLS_ARGS="--only strip" shows a part
 	$(BIN)/python benchmarks/kills.py $(KILLS_ARGS)
 
@@ -92,7 +95,7 @@ fuzz: $(VENV)/.installed-fuzz ## Write docs/reliability.md: a million odd files;
 docs: $(VENV)/.installed-docs ## Build the site in docs/_build/html, offline
 	$(BIN)/sphinx-build --fail-on-warning --quiet -b html docs docs/_build/html
 
-outputs: $(VENV)/.installed-demo ## Run the commands of the guide and of docs/verbs/, and write what they print into the pages
+outputs: $(VENV)/.installed-demo $(VENV)/.installed-openvino ## Run the commands of the guide and of docs/verbs/, and write what they print into the pages
 	$(BIN)/python docs/run_commands.py
 
 reference: $(VENV)/.installed-docs ## Write docs/reference.md from the docstrings

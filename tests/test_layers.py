@@ -33,6 +33,7 @@ HEAVY = {
     "torch",
     "transformers",
     "onnxruntime",
+    "openvino",
     "optimum",
     "onnx",
     "diffusers",

@@ -23,9 +23,10 @@ from optimum_htp.onnxfile.model import Graph, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.verbs.profile import runs as running, verb
+from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
 from optimum_htp.verbs.profile.runs import Measured, Run, measure
+from optimum_htp.verbs.profile.runtimes import onnxruntime as onnxruntime_sessions
 from optimum_htp.verbs.profile.sums import PhaseSums
 from optimum_htp.verbs.profile.times import Microseconds, PhaseProfile
 
@@ -48,7 +49,7 @@ def model(*nodes: Node) -> OnnxModel:
 
 
 def joined(net: OnnxModel, events: Sequence[Event]) -> list[tuple[str, NodeKey | None]]:
-    return [(each.name, key) for each, key in Joiner(net).join(nest(events))]
+    return [(each.name, key) for each, key in Joiner(net).join(events)]
 
 
 def shape(events: Sequence[Event]) -> list[Any]:
@@ -376,7 +377,7 @@ def operators(measured: Measured) -> dict[str, int]:
     assert measured.optimized is not None
     nodes = dict(measured.optimized.nodes())
     (run, *_) = measured.runs[0]
-    pairs = Joiner(measured.optimized).join(nest(run.events))
+    pairs = Joiner(measured.optimized).join(run.events)
     assert all(key is not None and nodes[key].op_type == each.op_type for each, key in pairs)
     return dict(Counter(each.op_type for each, _ in pairs))
 
@@ -412,7 +413,7 @@ def test_a_provider_that_cannot_write_its_graph(tmp_path: Path, monkeypatch: pyt
 
     original = running.open_session
     monkeypatch.setattr(running, "open_session", open_session)
-    monkeypatch.setattr(verb, "check_provider", lambda provider: provider)
+    monkeypatch.setattr(onnxruntime_sessions, "check_provider", lambda provider: provider)
     report = profile(tmp_path, provider="CompilingExecutionProvider", threads=1, runs=2, warmup=0)
     assert [bool(path) for path in opened] == [True, False]
     assert any("model.onnx: the provider can't write the graph that it made" in note for note in report.notes)

@@ -24,12 +24,13 @@ from optimum_htp.onnxfile.model import Graph, Initializer, Node, OnnxModel
 from optimum_htp.onnxfile.reading import read_model
 from optimum_htp.package.node_metadata import SOURCE, TAG
 from optimum_htp.tagging.graph import TaggedGraph
-from optimum_htp.verbs.profile import runs as running, verb
+from optimum_htp.verbs.profile import runs as running
 from optimum_htp.verbs.profile.compiled import compiled_kernels
 from optimum_htp.verbs.profile.facts import Facts, _others, held_before, reasons
 from optimum_htp.verbs.profile.flops import Shape, Tensors, UnknownShapeError, flops, is_counted
 from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.runs import Assigned
+from optimum_htp.verbs.profile.runtimes import onnxruntime as onnxruntime_sessions
 from optimum_htp.verbs.profile.work import NO_WORK, joined
 
 CPU, CUDA, OPENVINO = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "OpenVINO"))
@@ -177,6 +178,7 @@ def test_columns_that_there_are_not(options: list[str], message: str, capsys: py
         ("MatMul", [(4,), (4,)], [()], {}, 2 * 4),
         ("MatMul", [(3, 1, 5, 4), (2, 4, 6)], [(3, 2, 5, 6)], {}, 2 * 3 * 2 * 5 * 4 * 6),
         ("MatMul", [(0, 4), (4, 6)], [(0, 6)], {}, 0),
+        ("MatMul", [None, (4, 6)], [(3, 6)], {}, 2 * 3 * 4 * 6),
         ("FusedMatMul", [(2, 7, 5), (2, 7, 3)], [(2, 5, 3)], {"transA": 1}, 2 * 2 * 5 * 7 * 3),
         ("FusedMatMul", [(5, 2, 7), (2, 7, 3)], [(2, 5, 3)], {"transBatchA": 1}, 2 * 2 * 5 * 7 * 3),
         ("FusedMatMul", [(7, 2, 5), (2, 7, 3)], [(2, 5, 3)], {"transA": 1, "transBatchA": 1}, 2 * 2 * 5 * 7 * 3),
@@ -210,7 +212,7 @@ def test_operations_from_shapes(
 
 @pytest.mark.parametrize(
     ("op_type", "inputs", "outputs"),
-    [("MatMul", [None, (4, 5)], [(3, 5)]), ("Conv", [(1, 3, 8, 8)], [(1, 6, 6, 6)]), ("MoE", [(3, 4)], [(3, 4)]),
+    [("MatMul", [None, None], [(3, 5)]), ("FusedMatMul", [None, (4, 5)], [(3, 5)]), ("Conv", [(1, 3, 8, 8)], [(1, 6, 6, 6)]), ("MoE", [(3, 4)], [(3, 4)]),
      ("Einsum", [(3, 4), (4, 5)], [(3, 5)]), ("LSTM", [(3,), (1, 8, 3), (1, 8, 2)], [(3, 1, 1, 2)])],
 )  # fmt: skip
 def test_operations_that_shapes_do_not_tell(
@@ -408,7 +410,7 @@ def test_what_runs_partly_on_the_cpu(
         return StandIn(original(path, options, provider=CPU, name=name))
 
     monkeypatch.setattr(running, "open_session", open_session)
-    monkeypatch.setattr(verb, "check_provider", lambda provider: provider)
+    monkeypatch.setattr(onnxruntime_sessions, "check_provider", lambda provider: provider)
     report = profile(partly, provider=OPENVINO, runs=2, warmup=1, threads=1)
     (phase,) = report.phases
     assert phase.attributed == 1.0

@@ -1,11 +1,13 @@
-"""The verb `profile`: time, memory, work and provider of each module in ONNX Runtime. `views/profile.py` prints it."""
+"""The verb `profile`: time, memory, work and provider of each module in a runtime. `views/profile.py` prints it."""
 
 from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from optimum_htp.cli.options import (
     SEQUENCE,
@@ -21,7 +23,10 @@ from optimum_htp.cli.options import (
 )
 from optimum_htp.cli.views.terminal import print_report, working
 
-HELP = "Show the time, memory, work and provider of each module in ONNX Runtime, in the session that users really run."
+if TYPE_CHECKING:
+    from optimum_htp.verbs.profile import ProfileReport
+
+HELP = "Show the time, memory, work and provider of each module in ONNX Runtime, OpenVINO or TensorRT, as users really run it."
 
 _NOTES = """\
 columns:
@@ -33,7 +38,8 @@ columns:
   call       which call of the module it is, from 0 (--by call: modules that ran
              more than once); ? if unknown
   calls      how often it ran in the trace
-  kernels    kernels of it and the modules below it in one run
+  kernels    kernels (OpenVINO, TensorRT: layers) of it and the modules below it
+             in one run
   total ms   the time of all of these: the median over the runs
   ± ms       the distance between the first and the third quartile of the runs
   share      of the time of all kernels
@@ -54,6 +60,15 @@ Modules that run the same kernels in about the same time, in their fastest run,
 are one row with the sums of all (layer.0-5 ×6); --expand shows each.
 With --reference: each figure of PKG (A) and of OTHER (B), their ratio and their
 difference.
+
+--runtime openvino runs the package in OpenVINO on the CPU (pip install
+'optimum-htp[openvino]') and shows means over the runs, as OpenVINO counts whole
+microseconds; it says nothing of memory. TensorRT is not run: give what
+  trtexec --exportLayerInfo=layers.json --exportProfile=profile.json
+wrote of an engine that was built from the file with
+--profilingVerbosity=detailed, on whichever machine. A layer that was fused of
+several nodes is work of the modules of all. --reference-runtime shows PKG in
+two runtimes side by side, with --reference two packages.
 
 A model that generates is run in two phases: prefill (the prompt, without past
 key values), and decode (one token more, with those of --sequence-length
@@ -112,15 +127,92 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_input_arguments(parser, batch="1", sequence=SEQUENCE)
     add_map_argument(parser, "PKG", "OTHER")
     parser.add_argument("--file", metavar="NAME", help="Run these files of the package only; globs allowed.")
+    _add_runtime_arguments(parser)
     add_session_arguments(parser)
+    parser.set_defaults(provider=None)  # so that one is told from none, where it can't act
     add_limit_arguments(parser)
-    parser.add_argument("--runs", type=positive, default=10, metavar="N", help="Runs that count (10).")
-    parser.add_argument("--warmup", type=count, default=3, metavar="N", help="Runs before those (3).")
+    parser.add_argument("--runs", type=positive, metavar="N", help="Runs that count (10).")
+    parser.add_argument("--warmup", type=count, metavar="N", help="Runs before those (3).")
     parser.add_argument("--speedscope", metavar="FILE", help="Write a profile of PKG for speedscope.app.")
     parser.add_argument(
         "--chrome-trace", metavar="FILE", help="Write a trace of PKG for chrome://tracing or Perfetto."
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace these files if they exist.")
+
+
+_ORDER = ("openvino", "tensorrt", "onnxruntime")
+
+
+def _add_runtime_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that say what runs the package, and the other."""
+    names = sorted(_ORDER)
+    parser.add_argument("--runtime", choices=names, help="What runs it, or ran it (onnxruntime).")
+    parser.add_argument(
+        "--layer-info", metavar="FILE", help="The layers of a TensorRT engine, of trtexec --exportLayerInfo."
+    )
+    parser.add_argument("--profile", metavar="FILE", help="Their times, of trtexec --exportProfile.")
+    parser.add_argument(
+        "--reference-runtime",
+        choices=names,
+        help="What runs OTHER (as PKG; where that is TensorRT, onnxruntime); without --reference, PKG again.",
+    )
+    parser.add_argument("--reference-layer-info", metavar="FILE", help="As --layer-info, of OTHER.")
+    parser.add_argument("--reference-profile", metavar="FILE", help="As --profile, of OTHER.")
+
+
+def _runtimes(args: Namespace) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What says how PKG is run, and how OTHER is, None if there is nothing to compare with. Raises HtpError."""
+    own = {"runtime": args.runtime, "layer_info": args.layer_info, "layer_profile": args.profile}
+    files = {"layer_info": args.reference_layer_info, "layer_profile": args.reference_profile}
+    own_files = args.layer_info or args.profile
+    if args.reference_runtime or any(files.values()):
+        return own, {"runtime": args.reference_runtime, **files}
+    if args.reference is None:
+        return own, None
+    return own, {"runtime": None if own_files or args.runtime == "tensorrt" else args.runtime, **files}
+
+
+def _named(runtime: Mapping[str, Any]) -> str:
+    """The name of a runtime, of what was said of it."""
+    return runtime["runtime"] or ("tensorrt" if runtime["layer_info"] or runtime["layer_profile"] else "onnxruntime")
+
+
+def _acting(options: Mapping[str, Any], runtime: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options for one of two runtimes: without those that act on the other alone."""
+
+    def idle(of: Mapping[str, Any]) -> Collection[str]:
+        return {"openvino": ("provider", "max_memory_bytes"), "tensorrt": options.keys()}.get(_named(of), ())
+
+    left_out = set(idle(runtime)) - set(idle(other)) if other is not None else set()
+    return {name: None if name in left_out else value for name, value in options.items()}
+
+
+def _reports(args: Namespace) -> list[ProfileReport]:
+    """The report of PKG, and where there is something to compare with that of the other."""
+    from optimum_htp.package import HtpPackage
+    from optimum_htp.verbs.profile import profile
+
+    options = {name: getattr(args, name) for name in ("provider", "threads", "runs", "warmup", "timeout")}
+    options |= {**input_sizes(args), "inputs": args.inputs, "max_memory_bytes": args.max_memory}
+    package = HtpPackage(args.package)
+    other = HtpPackage(args.reference) if args.reference else None
+    renamed = dict(args.map)
+    back = {old: new for new, old in renamed.items() if old} if other is not None else renamed
+    own, others = _runtimes(args)
+    sides = [(package, other, {**options, "renamed": renamed}, own)]
+    if others is not None:
+        sides.append((other or package, package if other else None, {**options, "renamed": back}, others))
+    reports: dict[int, ProfileReport] = {}
+    # What may not be installed, or can't run each file, comes first; then what reads files.
+    for side in sorted(range(len(sides)), key=lambda side: _ORDER.index(_named(sides[side][3]))):
+        opened, reference, given, runtime = sides[side]
+        acting = _acting(given, runtime, None if others is None else sides[1 - side][3])
+        chosen = args.file
+        if reports and other is None and chosen is None:  # the same files
+            chosen = list(next(iter(reports.values())).files)
+        with working("Profiling", opened.path):
+            reports[side] = profile(opened, **acting, **runtime, file=chosen, reference=reference)
+    return [reports[side] for side in range(len(sides))]
 
 
 def run(args: Namespace) -> int:
@@ -129,8 +221,7 @@ def run(args: Namespace) -> int:
     from optimum_htp.cli.views.profile_columns import expanded
     from optimum_htp.cli.views.profile_delta import delta_page
     from optimum_htp.cli.views.profile_traces import chrome_document, speedscope_document
-    from optimum_htp.package import HtpPackage, check_document, write_document
-    from optimum_htp.verbs.profile import ProfileReport, profile
+    from optimum_htp.package import check_document, write_document
 
     if args.json:
         refuse_with(
@@ -148,33 +239,12 @@ def run(args: Namespace) -> int:
     for path in paths:
         check_document(path, overwrite=args.overwrite)
 
-    def profiled(package: HtpPackage, reference: HtpPackage | None, renamed: dict[str, str]) -> ProfileReport:
-        with working("Profiling", package.path):
-            return profile(
-                package,
-                **input_sizes(args),
-                inputs=args.inputs,
-                file=args.file,
-                provider=args.provider,
-                threads=args.threads,
-                runs=args.runs,
-                warmup=args.warmup,
-                reference=reference,
-                renamed=renamed,
-                timeout=args.timeout,
-                max_memory_bytes=args.max_memory,
-            )
-
-    package = HtpPackage(args.package)
-    other = HtpPackage(args.reference) if args.reference else None
-    renamed = dict(args.map)
-    report = profiled(package, other, renamed)
+    reports = _reports(args)
+    report, *others = reports
     for name, document in documents:
         if name:
             write_document(Path(name), json.dumps(document(report)) + "\n")
-    delta = None
-    if other is not None:
-        delta = report.compared_with(profiled(other, package, {old: new for new, old in renamed.items() if old}))
+    delta = report.compared_with(others[0]) if others else None
     shown = {
         "by": by,
         "depth": args.depth,

@@ -58,8 +58,8 @@ def run_limits(*, seconds: float | None = None, memory_bytes: int | None = None)
         _limits.reset(token)
 
 
-def limited(call: Callable[[], T], stop: Callable[[], Any], *, name: str) -> T:
-    """The result of a call into ONNX Runtime, or what it raises. `stop` has it give up, from another thread.
+def limited(call: Callable[[], T], stop: Callable[[], Any], *, name: str, who: str = "ONNX Runtime") -> T:
+    """The result of a call into ONNX Runtime, or who else runs graphs, or what it raises. `stop` has it give up, from another thread.
 
     Raises HtpError, with `name`, when the time is over.
     """
@@ -84,7 +84,7 @@ def limited(call: Callable[[], T], stop: Callable[[], Any], *, name: str) -> T:
             while not done.wait(_LOOK_S):
                 if deadline is not None and time.monotonic() > deadline:
                     raise HtpError(
-                        f"{name}: ONNX Runtime was not done after {limits.seconds:g} s; if you trust the graph, "
+                        f"{name}: {who} was not done after {limits.seconds:g} s; if you trust the graph, "
                         "give it more: --timeout SECONDS (timeout=)"
                     )
         except BaseException:

@@ -40,7 +40,7 @@ def phase_table(phase: PhaseProfile, rows: list[TimeRow], *, by: str, columns: S
     if not rows:
         return Note(nothing_by(by))
     names = usual(by, rows) if columns is None else expanded(columns, by=by)
-    parts = parts_of(names, by=by)
+    parts = parts_of(names, by=by, with_spread=len(phase.kernel_time) > 1)
     first = (Column(FIRST_COLUMN[by]), *((Column("call", number=True),) if by == "call" else ()))
     return Table(
         (*first, *(column for column, _ in parts)),
@@ -53,21 +53,42 @@ def nothing_by(by: str) -> str:
     return f"no {'module ran more than once' if by == 'call' else by + 's'}"
 
 
+RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+"""What people call a runtime, by what a report calls it."""
+
+
+def ran_in(report: ProfileReport) -> str:
+    """The runtime and its version."""
+    return " ".join(filter(None, (RUNTIMES.get(report.runtime, report.runtime), report.version)))
+
+
 def _heading(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:
     kernel, run = phase.kernel_time, phase.run_time
     name = phase.file + ("" if phase.phase == "forward" else f", {phase.phase}")
-    yield f"{name}: {milliseconds(kernel.median)} ms in kernels, {milliseconds(run.median)} ms in all"
-    threads = "as many threads as ONNX Runtime chooses" if report.threads is None else f"threads: {report.threads}"
-    yield (
-        f"median of {report.runs} runs after {report.warmup}; spread between quartiles {milliseconds(kernel.spread)} ms; "
-        f"{report.provider}, {threads}, onnxruntime {report.onnxruntime}"
-    )
+    whole = f", {milliseconds(run.median)} ms in all" if run else ""
+    yield f"{name}: {milliseconds(kernel.median)} ms in kernels{whole}"
+    after = "" if report.warmup is None else f" after {report.warmup}"
+    spread = f"; spread between quartiles {milliseconds(kernel.spread)} ms" if len(kernel) > 1 else ""
+    yield f"{report.average} of {report.runs} runs{after}{spread}; {', '.join(_session(report))}"
     shapes = [f"{name} {list(shape)}" for name, shape in phase.inputs.items()]
     more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
-    yield f"inputs: {', '.join(shapes[:4])}{more}"
+    if shapes:
+        yield f"inputs: {', '.join(shapes[:4])}{more}"
     yield f"{phase.attributed:.2%} of kernel time has a module"
     yield from _work(report, phase)
     yield from report.notes
+
+
+def _session(report: ProfileReport) -> Iterator[str]:
+    """What ran it, and how."""
+    runtime = RUNTIMES.get(report.runtime, report.runtime)
+    if report.provider != runtime:
+        yield report.provider
+    if report.threads is not None:
+        yield f"threads: {report.threads}"
+    elif report.runtime != "tensorrt":
+        yield f"as many threads as {'ONNX Runtime' if report.runtime == 'onnxruntime' else runtime} chooses"
+    yield ran_in(report)
 
 
 def _work(report: ProfileReport, phase: PhaseProfile) -> Iterator[str]:

@@ -121,15 +121,15 @@ def usual(by: str, rows: Sequence[TimeRow]) -> tuple[str, ...]:
     )
 
 
-def parts_of(names: Sequence[str], *, by: str) -> list[_Part]:
-    """The columns of some names, each with what makes its cells."""
+def parts_of(names: Sequence[str], *, by: str, with_spread: bool) -> list[_Part]:
+    """The columns of some names, each with what makes its cells; `with_spread` where times have one."""
     parts: list[_Part] = []
     for name in names:
-        parts += _parts(name, by)
+        parts += _parts(name, by, with_spread)
     return parts
 
 
-def _parts(name: str, by: str) -> list[_Part]:
+def _parts(name: str, by: str, with_spread: bool) -> list[_Part]:
     if name in _TEXTS:
         column, text = _TEXTS[name]
         return [(column, lambda _, row: text(row))]
@@ -138,8 +138,9 @@ def _parts(name: str, by: str) -> list[_Part]:
     parts: list[_Part] = [(column, lambda _, row: figure.cell(row))]
     if name == "total":
         parts.append((Column("share", bar=True), lambda phase, row: phase.share(row.total_time)))
-        spread = Column("± ms", number=True, spare=2)
-        parts.append((spread, lambda _, row: milliseconds(row.total_time.spread)))
+        if with_spread:
+            spread = Column("± ms", number=True, spare=2)
+            parts.append((spread, lambda _, row: milliseconds(row.total_time.spread)))
     elif name == "self":
         share = Column("self", number=True, spare=1)
         parts.append((share, lambda phase, row: f"{phase.share(row.self_time):.1%}"))

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optimum_htp.cli.views.blocks import Block, Column, Note, Row, Table, heading, notes
-from optimum_htp.cli.views.profile import FIRST_COLUMN, amount, nothing_by
+from optimum_htp.cli.views.profile import FIRST_COLUMN, amount, nothing_by, ran_in
 from optimum_htp.cli.views.profile_columns import FIGURES, NOTHING, Figure, expanded, milliseconds, providers
 from optimum_htp.cli.views.profile_rows import (
     TimeRow,
@@ -146,8 +146,15 @@ def _heading(delta: ProfileDelta, phase: PhaseDelta) -> Iterator[str]:
     name = "" if phase.left.phase == "forward" else f"{phase.left.phase}: "
     ratio = f", {right / left:.2f} times as long" if left else ""
     yield f"{name}{milliseconds(left)} ms against {milliseconds(right)} ms in kernels{ratio}"
+    differ = ran_in(delta.left) != ran_in(delta.right)
     for side, report, profiled in (("A", delta.left, phase.left), ("B", delta.right, phase.right)):
-        yield f"{side}: {report.package}, {profiled.file}, {profiled.attributed:.2%} has a module{_work(profiled)}"
+        what = f"{report.package}, {profiled.file}"
+        if differ:
+            runs = f"{report.average} of {report.runs:,} runs"
+            what += f", {ran_in(report)} ({runs})"
+        yield f"{side}: {what}, {profiled.attributed:.2%} has a module{_work(profiled)}"
+    if differ:
+        yield from dict.fromkeys((*delta.left.notes, *delta.right.notes))
 
 
 def _work(phase: PhaseProfile) -> str:

@@ -5,7 +5,7 @@ Formats: https://www.speedscope.app/file-format-schema.json, and "Trace Event Fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optimum_htp.cli.views.profile_rows import fused_label
@@ -41,7 +41,7 @@ def speedscope_document(report: ProfileReport) -> dict[str, Any]:
     }
 
 
-def _sampled(name: str, unit: str, samples: list[list[int]], weights: list[int]) -> dict[str, Any]:
+def _sampled(name: str, unit: str, samples: list[list[int]], weights: Sequence[float]) -> dict[str, Any]:
     about = {"type": "sampled", "name": name, "unit": unit, "startValue": 0, "endValue": sum(weights)}
     return {**about, "samples": samples, "weights": weights}
 
@@ -113,7 +113,7 @@ def _known(kernel: Kernel) -> dict[str, Any]:
 
 def _module_spans(phase: PhaseProfile, process: int) -> Iterator[dict[str, Any]]:
     """For each module the spans in which only its kernels ran; each level of the tree is a thread, where none overlap."""
-    open_spans: list[tuple[str, int, int]] = []  # tag, begin, end
+    open_spans: list[tuple[str, float, float]] = []  # tag, begin, end
     for kernel in [*phase.timeline, None]:
         chain = list(tag_ancestors(kernel.tag)) if kernel is not None and kernel.tag is not None else []
         keep = 0

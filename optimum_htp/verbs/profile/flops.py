@@ -74,6 +74,13 @@ def _matmul(inputs: Tensors, outputs: Tensors, attributes: Attributes) -> int:
     return 2 * prod(outputs[0]) * inputs.size(0, axis)
 
 
+def _product(inputs: Tensors, outputs: Tensors, attributes: Attributes) -> int:
+    """A plain product, whose second input says as much as the first."""
+    if inputs.has(0) or not inputs.has(1) or len(inputs[1]) < 2:
+        return _matmul(inputs, outputs, attributes)
+    return 2 * prod(outputs[0]) * inputs.size(1, -2)
+
+
 def _gemm(inputs: Tensors, outputs: Tensors, _: Attributes) -> int:
     return 2 * prod(inputs[0]) * outputs.size(0, -1)  # whether the first is transposed or not
 
@@ -168,7 +175,6 @@ _PROJECTING = _projecting_attention(past=4)
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         (
-            "MatMul",
             "FusedMatMul",
             "FusedMatMulActivation",
             "TransposeMatMul",
@@ -184,6 +190,7 @@ _RULES: dict[str, _Rule] = {
         ),
         _matmul,
     ),
+    "MatMul": _product,
     **dict.fromkeys(("Gemm", "FusedGemm", "QGemm", "GemmFloat8"), _gemm),
     **dict.fromkeys(("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv", "ConvInteger", "DeformConv"), _conv(1)),
     "QLinearConv": _conv(3),

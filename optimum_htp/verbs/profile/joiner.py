@@ -35,8 +35,8 @@ class Event:
     name: str
     op_type: str
     index: int
-    start_us: int
-    time_us: int
+    start_us: float
+    time_us: float
     provider: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     inside: list[Event] = field(default_factory=list)
@@ -73,8 +73,8 @@ class Joiner:
         }
 
     def join(self, events: Sequence[Event]) -> list[tuple[Event, NodeKey | None]]:
-        """The node of each event of a run, without control flow, whose time contains its bodies'."""
-        return list(self._join(events, ""))
+        """The node of each event of a run, in the order in which they ended, without control flow, whose time contains its bodies'."""
+        return list(self._join(nest(events), ""))
 
     def _join(self, events: Sequence[Event], path: str) -> Iterator[tuple[Event, NodeKey | None]]:
         for event, index in zip(events, self._indexes[path].find(events), strict=True):

@@ -21,26 +21,30 @@ class ProfileReport(Report):
 
     Attributes:
         package: The package.
-        provider: The execution provider.
-        threads: Threads within an operator; None for ONNX Runtime's own choice.
-        warmup: Runs before those that count.
+        provider: The execution provider of ONNX Runtime, or the device of another runtime.
+        threads: Threads within an operator; None for the runtime's own choice.
+        warmup: Runs before those that count; None where the runtime doesn't say.
         runs: Runs that count, of each phase.
-        onnxruntime: Its version.
+        version: The runtime's version; empty where it doesn't say.
         phases: What was run.
         notes: What to know when reading the times.
         fingerprints: What each file that was run is recognized by, whatever its name and its tags.
+        runtime: What ran it: `onnxruntime`, `openvino` or `tensorrt`.
+        average: What a time is that has one value for all runs, and how others are shown: `median` or `mean`.
     """
 
     package: str
     provider: str
     threads: int | None
-    warmup: int
+    warmup: int | None
     runs: int
-    onnxruntime: str
+    version: str
     phases: tuple[PhaseProfile, ...]
     notes: tuple[str, ...] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     _traits: tuple[FileTraits, ...] = field(default=(), repr=False)
+    runtime: str = "onnxruntime"
+    average: str = "median"
 
     @property
     def files(self) -> dict[str, tuple[PhaseProfile, ...]]:
@@ -79,11 +83,13 @@ class ProfileReport(Report):
         """What `profile --json` prints; times are microseconds, sizes bytes, and null is what is not known."""
         return {
             "package": self.package,
+            "runtime": self.runtime,
+            "version": self.version,
             "provider": self.provider,
             "threads": self.threads,
             "warmup": self.warmup,
             "runs": self.runs,
-            "onnxruntime": self.onnxruntime,
+            "average": self.average,
             "notes": list(self.notes),
             "fingerprints": dict(self.fingerprints),
             "phases": [phase.to_dict() for phase in self.phases],
@@ -193,6 +199,8 @@ class ProfileDelta(Report):
         return {
             "left": self.left.package,
             "right": self.right.package,
+            "left_runtime": self.left.runtime,
+            "right_runtime": self.right.runtime,
             "unpaired": list(self.unpaired),
             "phases": [phase.to_dict() for phase in self.phases],
         }

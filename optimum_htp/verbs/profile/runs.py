@@ -44,8 +44,8 @@ class Run:
     """One run: its kernels in the order in which they ended, when it began, and how long it took (microseconds)."""
 
     events: list[Event]
-    start_us: int
-    time_us: int
+    start_us: float
+    time_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def measure(
         finally:
             profile = Path(session.end_profiling())
         optimized = read_model(written) if written.is_file() else None
-        attributes = _attributes(optimized or model)
+        attributes = counted_attributes(optimized or model)
         expected = len(inputs) * (warmup + runs)
         starts = range(0, expected, warmup + runs)
         recorded = _runs(json.loads(profile.read_bytes()), with_facts=starts)
@@ -126,7 +126,7 @@ def _assigned(session: Any) -> tuple[Assigned, ...]:
     return tuple(Assigned(str(part.ep_name), tuple(str(node.name) for node in part.get_nodes())) for part in parts)
 
 
-def _attributes(model: OnnxModel) -> dict[NodeKey, Attributes]:
+def counted_attributes(model: OnnxModel) -> dict[NodeKey, Attributes]:
     """The attributes that count for how many operations nodes take."""
     keys = [key for key, node in model.nodes() if node.op_type in NEED_ATTRIBUTES]
     if not keys:

@@ -13,9 +13,9 @@ from optimum_htp.hierarchy import NodeKey, NodeTag, NodeTags, split_tag, tag_anc
 from optimum_htp.package import lines_by_output
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.profile.compiled import Compiled
-from optimum_htp.verbs.profile.facts import Facts, held_before, reasons
-from optimum_htp.verbs.profile.joiner import Event, Joiner, nest
+from optimum_htp.verbs.profile.joiner import Event
 from optimum_htp.verbs.profile.runs import Run
+from optimum_htp.verbs.profile.runtimes.ran import Nodes, Ran
 from optimum_htp.verbs.profile.times import (
     CallTime,
     FusedTime,
@@ -38,7 +38,7 @@ class _Sum:
     def __init__(self, runs: int) -> None:
         self._work = WorkSum()
         self._zero = Microseconds((0,) * runs)
-        self._times: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
+        self._times: defaultdict[str, list[float]] = defaultdict(lambda: [0] * runs)
         self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * runs)
 
     def add(self, run: int, event: Event) -> None:
@@ -67,13 +67,20 @@ class _Sum:
         return dict(sorted(ops.items(), key=lambda item: -item[1].time.median))
 
 
+def phase_profile(tagged: TaggedGraph, ran: Ran) -> PhaseProfile:
+    """The report of what ran in one phase of a file."""
+    sums = PhaseSums(tagged, ran.nodes, ran.tags, ran.runs, ran.compiled)
+    sums.add_ran(ran)
+    return sums.report(tagged.name, ran.phase, ran.inputs)
+
+
 class PhaseSums:
     """Adds up the runs of one phase of one file; `tags` are those of the nodes that the joiner finds."""
 
     def __init__(
         self,
         tagged: TaggedGraph,
-        joiner: Joiner,
+        joiner: Nodes,
         tags: NodeTags,
         runs: Sequence[Run],
         compiled: Mapping[str, Compiled] | None = None,
@@ -94,27 +101,24 @@ class PhaseSums:
         self._known_sums: dict[tuple[NodeKey | None, str, str, str], tuple[_Sum, ...]] = {}
         self._held: int | None = None
         self._works: list[tuple[str, Work]] = []
-        self._reasons: dict[str, str] = {}
+        self._reasons: Mapping[str, str] = {}
         self._joiner, self._tags, self._compiled = joiner, tags, compiled or {}
         self._lines = lines_by_output(tagged.model)
         self._timelines = [
-            tuple(self._add(index, run, event, key) for event, key in joiner.join(nest(run.events)))
+            tuple(self._add(index, run, event, key) for event, key in joiner.join(run.events))
             for index, run in enumerate(runs)
         ]
         self._run_time = Microseconds(run.time_us for run in runs)
 
-    def add_work(self, run: Run, facts: Facts, *, provider: str) -> None:
-        """Adds the work of the first run on the inputs; `provider` is the one that was asked for."""
-        pairs = self._joiner.join(nest(run.events))
-        works = list(facts.work(pairs, provider=provider))
-        for (event, key), work in zip(pairs, works, strict=True):
-            known = self._compiled.get(event.name) if key is None else None
-            counted = work if known is None else replace(work, providers={event.provider: known.nodes})
-            for each in self._sums(event, key):
-                each.add_work(counted)
-            self._works.append((event.name, counted))
-        self._held = held_before([event for event, _ in pairs], provider=provider)
-        self._reasons = reasons([event for event, _ in pairs], works, provider)
+    def add_ran(self, ran: Ran) -> None:
+        """Adds what is known beside the times, whose work is that of the first run on the inputs."""
+        if ran.works:
+            for (event, key), work in zip(self._joiner.join(ran.first.events), ran.works, strict=True):
+                for each in self._sums(event, key):
+                    each.add_work(work)
+                self._works.append((event.name, work))
+        self._run_time = Microseconds(ran.run_us)
+        self._held, self._reasons = ran.held_bytes, ran.not_known
 
     def report(self, file: str, phase: str, inputs: Mapping[str, tuple[int, ...]]) -> PhaseProfile:
         """The report of the phase."""

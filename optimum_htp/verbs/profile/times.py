@@ -1,7 +1,7 @@
 """Times: of modules, calls, operators and kernels of one file in one phase.
 
 All times are microseconds, one value for each run, so that sums are exact in every run: the times of all modules alone,
-of all nodes fused across modules, and of what is not attributed add up to ONNX Runtime's kernel time.
+of all nodes fused across modules, and of what is not attributed add up to the runtime's kernel time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from optimum_htp.reports import Brief, called
 from optimum_htp.verbs.profile.work import NO_WORK, Work, joined
 
 
-class Microseconds(tuple[int, ...]):
-    """A time in microseconds, measured once for each run.
+class Microseconds(tuple[float, ...]):
+    """A time in microseconds, measured once for each run; or once for all, where a runtime gives nothing but an average.
 
     >>> time = Microseconds((10, 12, 11, 30))
     >>> time.median, time.spread
@@ -45,8 +45,12 @@ class Microseconds(tuple[int, ...]):
         return third - first
 
     def to_dict(self) -> dict[str, Any]:
-        """The time as JSON: the median, the spread and each run."""
-        return {"median_us": self.median, "spread_us": self.spread, "runs_us": list(self)}
+        """The time as JSON: the median, the spread, null of a single value, and each run."""
+        return {
+            "median_us": round(self.median, 3) if self else None,
+            "spread_us": round(self.spread, 3) if len(self) > 1 else None,
+            "runs_us": [round(time, 3) for time in self],
+        }
 
 
 class OpTime(NamedTuple):
@@ -174,7 +178,7 @@ class GroupTime:
 
 @dataclass(frozen=True, slots=True)
 class NodeTime:
-    """One node of the graph that ONNX Runtime made of the file.
+    """One node of the graph that the runtime made of the file.
 
     Attributes:
         node: Its name there.
@@ -206,21 +210,21 @@ class Kernel:
     """One kernel of a run.
 
     Attributes:
-        node: The node's name in the graph that ONNX Runtime made.
+        node: The node's name in the graph that the runtime made.
         op_type: The operator.
-        start_us: When it began, from the beginning of the run.
+        start_us: When it began, from the beginning of the run; where the runtime gives durations only, one comes after the other.
         time_us: How long it took.
         tag: Its module; None where that is not known.
         call: The module's call, where it ran more than once.
         origins: The modules that it does the work of, where there are several.
-        provider: The execution provider that ran it; `""` where ONNX Runtime doesn't say.
+        provider: The execution provider or device that ran it; `""` where the runtime doesn't say.
         work: What it does beside taking time, in the first run.
     """
 
     node: str
     op_type: str
-    start_us: int
-    time_us: int
+    start_us: float
+    time_us: float
     tag: str | None
     call: int | None
     origins: tuple[str, ...]
@@ -235,21 +239,21 @@ class PhaseProfile(Brief):
     Attributes:
         file: The file's path in the package.
         phase: `forward`, or for a model that generates `prefill` or `decode`.
-        inputs: The shape of each input.
+        inputs: The shape of each input; empty where the runtime doesn't say.
         modules: The modules that ran, each before those below it.
         fused: Nodes that do the work of several modules.
         calls: Calls of the modules that ran more than once.
         unattributed: The time of nodes without a known module.
         unattributed_ops: What of it each operator took.
         kernel_time: The time of all kernels, without control flow, whose time contains its bodies'.
-        run_time: The time of the whole run.
+        run_time: The time of the whole run; empty where the runtime doesn't say.
         timeline: The kernels of the run that took the median time.
         nodes: The nodes that ran; what ran and is no node of the graph is not among them.
         work: What all kernels do beside taking time.
         unattributed_work: What those without a known module do.
         op_work: What those of each operator do.
         providers: The kernels that each execution provider ran, and their time.
-        held_bytes: What ONNX Runtime's arena holds before the first kernel: weights that it laid out anew, mostly.
+        held_bytes: What the runtime's arena holds before the first kernel: weights that it laid out anew, mostly.
         not_known: Why figures are not there, or not of all kernels, by what they are of: `memory`, `activations`,
             `parameters`, `flops`, `providers`.
     """

@@ -143,16 +143,17 @@ def _hierarchy(number: int, file: FileContent, document: Mapping[str, Any], *, s
 
 def _profile(profile: Mapping[str, Any], files: Sequence[FileContent]) -> Iterator[str]:
     yield from ("", "## Where the time goes", "")
-    threads = "its own choice of threads" if profile["threads"] is None else f"{profile['threads']} threads"
+    threads = "" if profile["threads"] is None else f", {profile['threads']} threads"
     yield (
-        f"ONNX Runtime {escaped(profile['onnxruntime'])}, {escaped(profile['provider'])}, {threads}; medians of "
+        f"{escaped(profile['runtime'])}, {escaped(profile['provider'])}{threads}; {escaped(profile['average'])}s of "
         f"{profile['runs']} runs."
     )
     for part in profile["parts"]:
         kernel = part["kernel"][0]
         inputs = ", ".join(f"{escaped(name)} {'×'.join(map(str, shape))}" for name, shape in part["inputs"])
         name = escaped(files[part["file"]].name)
-        yield from ("", f"{name}, {escaped(part['phase'])}: {kernel / 1000:.3f} ms in kernels ({inputs})")
+        given = f" ({inputs})" if inputs else ""
+        yield from ("", f"{name}, {escaped(part['phase'])}: {kernel / 1000:.3f} ms in kernels{given}")
         if part["memory"][0] is not None:
             yield f"Memory held: at most {_bytes(part['memory'][0])}{_held(part['memory'][1])}."
         slowest = sorted(part["modules"], key=lambda row: -row[3])[:_WORST]

@@ -65,14 +65,26 @@ class _Numbers:
 def _profile(document: Mapping[str, Any], numbers: _Numbers) -> Part:
     return {
         "package": _text(document["package"]),
+        "runtime": _runtime(document),
         "provider": _text(document["provider"]),
-        "threads": None if document["threads"] is None else _number(document["threads"]),
+        "threads": _infinite(document["threads"]),
         "runs": _number(document["runs"]),
-        "warmup": _number(document["warmup"]),
-        "onnxruntime": _text(document["onnxruntime"]),
+        "average": _text(document.get("average", "median")),
+        "warmup": _infinite(document["warmup"]),
         "notes": _texts(document["notes"]),
         "parts": [_phase(phase, number, numbers) for phase, number in _of_files(document["phases"], "file", numbers)],
     }
+
+
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+
+
+def _runtime(document: Mapping[str, Any]) -> str:
+    """What ran it, and its version; an older version of this program knew ONNX Runtime alone."""
+    if "onnxruntime" in document:
+        return f"{_RUNTIMES['onnxruntime']} {_text(document['onnxruntime'])}"
+    name = _text(document["runtime"])
+    return " ".join(filter(None, (_RUNTIMES.get(name, name), _text(document["version"]))))
 
 
 def _of_files(parts: Any, key: str, numbers: _Numbers) -> Iterator[tuple[Mapping[str, Any], int]]:
@@ -224,8 +236,8 @@ def _errors(errors: Mapping[str, Any] | None) -> list[float | None] | None:
     return [_infinite(errors[name]) for name in ("sqnr_db", "relative", "max_abs", "mean_abs", "cosine")]
 
 
-def _time(time: Mapping[str, Any]) -> list[float]:
-    return [_number(time["median_us"]), _number(time["spread_us"])]
+def _time(time: Mapping[str, Any]) -> list[float | None]:
+    return [_infinite(time["median_us"]), _infinite(time["spread_us"])]
 
 
 def _shapes(shapes: Mapping[str, Any]) -> list[list[Any]]:

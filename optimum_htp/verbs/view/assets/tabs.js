@@ -8,7 +8,7 @@ const notes = (lines) => (lines.length ? make("ul", { class: "notes" }, ...lines
 
 const profileView = (panel) => {
   const { profile } = data;
-  panel.append(make("p", { class: "faint" }, "ONNX Runtime " + visible(profile.onnxruntime) + ", " + visible(profile.provider) + ", " + (profile.threads === null ? "its own choice of threads" : plural(profile.threads, "thread")) + "; medians of " + plural(profile.runs, "run") + " after " + profile.warmup + " to warm up."), notes(profile.notes) || "");
+  panel.append(make("p", { class: "faint" }, visible(profile.runtime) + ", " + visible(profile.provider) + (profile.threads === null ? "" : ", " + plural(profile.threads, "thread")) + "; " + visible(profile.average) + "s of " + plural(profile.runs, "run") + (profile.warmup === null ? "" : " after " + profile.warmup + " to warm up") + "."), notes(profile.notes) || "");
   profile.parts.forEach((part) => {
     const kernel = part.kernel[0];
     const rows = part.modules.filter((row) => row[3] > 0).sort((one, other) => other[3] - one[3]);
@@ -22,7 +22,7 @@ const profileView = (panel) => {
     });
     const most = rows.length ? rows[0][3] : 0;
     panel.append(heading(part.phase === "forward" ? "Where the time goes" : "Where the time goes: " + visible(part.phase), inFile(part)),
-      facts([["Kernels", milliseconds(kernel) + " ± " + milliseconds(part.kernel[1])], ["Whole run", milliseconds(part.run[0])], ["Has a known module", (100 * part.attributed).toFixed(1) + "%"], ["Memory held", part.memory[0] === null ? null : "at most " + bytes(part.memory[0]) + (part.memory[1] === null ? "" : ", " + bytes(part.memory[1]) + " of it before the first kernel")], ["Operations", part.flops === null ? null : operations(part.flops) + ", " + operations(part.flops / kernel * 1e6) + "/s"], ["Runs on", part.providers.length > 1 ? part.providers.map((each) => visible(each[0]) + " (" + plural(each[1], "kernel") + ")").join(", ") : null], ["Inputs", shapes(part.inputs)]]), notes(part.not_known) || "",
+      facts([["Kernels", milliseconds(kernel) + (part.kernel[1] === null ? "" : " ± " + milliseconds(part.kernel[1]))], ["Whole run", part.run[0] === null ? null : milliseconds(part.run[0])], ["Has a known module", (100 * part.attributed).toFixed(1) + "%"], ["Memory held", part.memory[0] === null ? null : "at most " + bytes(part.memory[0]) + (part.memory[1] === null ? "" : ", " + bytes(part.memory[1]) + " of it before the first kernel")], ["Operations", part.flops === null ? null : operations(part.flops) + ", " + operations(part.flops / kernel * 1e6) + "/s"], ["Runs on", part.providers.length > 1 ? part.providers.map((each) => visible(each[0]) + " (" + plural(each[1], "kernel") + ")").join(", ") : null], ["Inputs", shapes(part.inputs) || null]]), notes(part.not_known) || "",
       make("h3", {}, "Modules by their own time"), table("Modules by their own time", [["Module"], ["Class"], ["Own time", true], ["Share", true], ["With those below", true], ["Memory held, at most", true], ["FLOP/s", true], ["Kernels", true]], rows,
         (row) => { const module = moduleIn(part, row[0]); return [moduleLink(module), name(module.class), [milliseconds(row[3]), bar(row[3], most)], share(row[3], kernel), milliseconds(row[1]), row[7] === null ? "" : bytes(row[7]), row[10] === null || !row[1] ? "" : operations(row[10] / row[1] * 1e6), count(row[5])]; }),
       part.fused.length ? make("h3", {}, "Kernels that do the work of several modules") : "",
