@@ -85,6 +85,9 @@ class ProfileReport(Report):
             "package": self.package,
             "runtime": self.runtime,
             "version": self.version,
+            **(
+                {"onnxruntime": self.version} if self.runtime == "onnxruntime" else {}
+            ),  # as it was before there were others
             "provider": self.provider,
             "threads": self.threads,
             "warmup": self.warmup,
