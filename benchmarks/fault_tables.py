@@ -128,7 +128,8 @@ def outcomes(what: str, groups: Iterable[tuple[str, list[Record]]]) -> Iterator[
     yield f"|---|{'--:|' * (1 + len(HEADS))}"
     for name, records in groups:
         counts = Counter(record["outcome"] for record in records)
-        share = f" ({counts['first'] / len(records):.0%})" if records else ""
+        right = counts["first"] / len(records) if records else 0.0
+        share = f" ({'100%' if right == 1 else f'{min(right, 0.999):.1%}'})" if records else ""
         cells = [f"{counts[outcome]:,}" + (share if outcome == "first" else "") for outcome in OUTCOMES]
         yield f"| {name} | {len(records):,} | {' | '.join(cells)} |"
 
