@@ -243,7 +243,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.sweep)])
 def test_interrupted(number: signal.Signals, zoo_model: ZooModel, own: Path) -> None:
     """A signal in the middle of the trace, below torch's C++."""
     before = contents(own)

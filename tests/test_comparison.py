@@ -42,7 +42,7 @@ from optimum_htp.verbs.tag import tag
 pytestmark = pytest.mark.xdist_group("comparison")
 
 LAYER = "bert.encoder.layer.0"
-MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", "bart")
+MODELS = ("bert", "albert", "gpt2", "llama", "vit", "resnet", "t5", pytest.param("bart", marks=pytest.mark.sweep))
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def test_fault_beside_a_tuple(exported: Callable[..., Path], zoo_model: Callable
 # --- Two packages -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["albert", "gpt2", "t5"])
+@pytest.mark.parametrize("name", ["albert", "gpt2", pytest.param("t5", marks=pytest.mark.sweep)])
 def test_package_agrees_with_itself(name: str, exported: Callable[..., Path]) -> None:
     """In every call, and in both phases of what generates."""
     report = compare(exported(name), reference=exported(name), threads=1)

@@ -155,7 +155,7 @@ def test_strip_gives_back_optimums_bytes(shape: str, zoo_model: ZooModel, tmp_pa
     assert digests(tmp_path / "tagged") == digests(tmp_path / "plain")
 
 
-@pytest.mark.parametrize("name", ["bert", "t5"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("t5", marks=pytest.mark.sweep)])
 def test_external_data(name: str, zoo_model: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its weights in external files, a package is tagged, loads, and strips to Optimum's bytes."""
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")

@@ -271,10 +271,7 @@ REASONS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in ("bert", "albert") else pytest.mark.sweep)
-        for name in zoo.names(quick=True)
-    ],
+    [pytest.param(name, marks=() if name in ("bert", "albert") else pytest.mark.sweep) for name in SWEEP],
 )
 def test_every_module_of_every_model(
     name: str, exported: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

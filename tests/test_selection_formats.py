@@ -238,8 +238,9 @@ def test_nncf_itself(dense: Path) -> None:
         nncf.quantize(onnx.load(dense), data, ignored_scope=nncf.IgnoredScope(names=["same"]))
 
 
-def test_quark_itself(dense: Path, tmp_path: Path) -> None:
+def test_quark_itself(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quark = pytest.importorskip("quark.onnx")
+    monkeypatch.chdir(tmp_path)  # where it writes what it did
     from quark.onnx.quantization.config.config import QConfig  # type: ignore[import-not-found]
     from quark.onnx.quantization.config.spec import (  # type: ignore[import-not-found]
         Int8Spec,

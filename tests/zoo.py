@@ -1266,9 +1266,9 @@ def write_timm_repository(cache: Path, name: str = "test_vit") -> str:
 QUICK = frozenset(
     """
     bert albert albert-groups deberta deberta-v2 mobilebert squeezebert nystromformer
-    perceiver gpt2 llama qwen3_moe gemma2 opt bloom mpt t5 t5-unmerged bart resnet convnext vit swin
-    mobilevit segformer dpt yolos swin2sr detr levit wav2vec2 wavlm sew-d audio-spectrogram-transformer whisper speecht5
-    vits clip siglip owlvit vision-encoder-decoder patchtst decision_transformer remote-code submodels
+    perceiver gpt2 llama qwen3_moe gemma2 opt bloom t5 t5-unmerged bart resnet convnext vit swin
+    segformer dpt yolos swin2sr detr levit wav2vec2 wavlm sew-d whisper speecht5
+    vits clip siglip vision-encoder-decoder patchtst decision_transformer remote-code submodels
     bert-attentions sentence-transformers
     """.split()
 )
