@@ -955,7 +955,7 @@ def test_end_of_a_layer_that_is_skipped_is_not_its_last_module(is_named: bool, c
 
 
 def test_reader_of_a_layer_that_is_skipped_is_sound(compared: Compared) -> None:
-    """Though it reads another tensor: what is known by its shape only, and wrong, is no evidence that the layer is there."""
+    """Though it reads another tensor than in the reference."""
     sound = """
         a = LayerNormalization <axis = -1> (x, vg)        # layers.0
         d = MatMul(a, w)                                  # layers.1.dense

@@ -9,12 +9,12 @@ from functools import partial
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_expand,
+    add_held_memory,
     add_input_arguments,
     add_limit_arguments,
     add_map_argument,
     add_session_arguments,
     input_sizes,
-    memory_size,
     positive,
     refuse_with,
     tolerance,
@@ -86,13 +86,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_map_argument(parser)
     parser.add_argument("--file", metavar="NAME", help="Compare this file of the package only (globs allowed).")
-    parser.add_argument(
-        "--max-memory",
-        type=memory_size,
-        default=1 << 30,
-        metavar="SIZE",
-        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).",
-    )
+    add_held_memory(parser)
     add_session_arguments(parser)
     add_limit_arguments(parser, memory=False)
     parser.add_argument("--task", metavar="TASK", help="The source model's task; default: the package's.")

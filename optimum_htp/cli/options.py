@@ -104,6 +104,17 @@ def add_size_arguments(inputs: _ArgumentGroup, *axis_options: str, batch: str, s
     )
 
 
+def add_held_memory(parser: ArgumentParser) -> None:
+    """Adds `--max-memory` of what looks at all tensors of a graph, some at a time."""
+    parser.add_argument(
+        "--max-memory",
+        type=memory_size,
+        default=1 << 30,
+        metavar="SIZE",
+        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).",
+    )
+
+
 def add_map_argument(
     parser: ArgumentParser | _ArgumentGroup, package: str = "PKG", other: str = "what it is compared with"
 ) -> None:

@@ -8,12 +8,12 @@ from functools import partial
 from optimum_htp.cli.options import (
     SEQUENCE,
     add_expand,
+    add_held_memory,
     add_input_arguments,
     add_limit_arguments,
     add_session_arguments,
     factor,
     input_sizes,
-    memory_size,
     positive,
     refuse_with,
     selection_format,
@@ -83,13 +83,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_expand(parser)
     add_input_arguments(parser, batch="1", sequence=SEQUENCE, several_samples=True)
     parser.add_argument("--file", metavar="NAME", help="Run this file of the package only (globs allowed).")
-    parser.add_argument(
-        "--max-memory",
-        type=memory_size,
-        default=1 << 30,
-        metavar="SIZE",
-        help="How much memory the tensors that are held at once may take: 500M, 2G (1G).",
-    )
+    add_held_memory(parser)
     add_session_arguments(parser)
     add_limit_arguments(parser, memory=False)
 

@@ -56,7 +56,7 @@ from optimum_htp.package.configs import (
     remove_config_metadata,
     reset_modes,
 )
-from optimum_htp.package.destination import checked_output, copy_data, copy_others
+from optimum_htp.package.destination import checked_output, copy_data, copy_others, write_copy, write_records
 from optimum_htp.package.exposed import exposed_entries, exposed_outputs
 from optimum_htp.package.extracted import CutFrom, cut_from
 from optimum_htp.package.file_traits import FileTraits, traits_of

@@ -5,6 +5,8 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from optimum_htp.errors import HtpError
@@ -12,8 +14,10 @@ from optimum_htp.onnxfile import external_data_files
 from optimum_htp.package.links import entries, external_file, package_files
 from optimum_htp.package.package import HtpFile, HtpPackage
 from optimum_htp.package.recovery import settle
-from optimum_htp.package.sidecar.sidecar import SIDECAR
+from optimum_htp.package.sidecar.record import FileRecord
+from optimum_htp.package.sidecar.sidecar import SIDECAR, Sidecar, library_versions
 from optimum_htp.package.staging import StagedDirectory
+from optimum_htp.tagging import TaggedGraph
 
 
 def checked_output(package: Path, given: str | Path, *, overwrite: bool) -> Path | None:
@@ -66,3 +70,44 @@ def copy_data(file: HtpFile, staging: StagedDirectory) -> None:
             shutil.copyfile(source, staged)
         elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
             raise HtpError(f"{target}: it exists already, and the model's external data would replace it")
+
+
+def write_copy(
+    package: HtpPackage, target: Path, staging: StagedDirectory, changed: Mapping[str, Callable[[Path], TaggedGraph]]
+) -> None:
+    """Commits a copy of a package, or of its one file as `target`, in which some files are written anew, by their names.
+
+    What is written for these is in the sidecar; the other files and their records are as they were.
+    """
+    is_whole = package.path.is_dir()
+    if is_whole:
+        copy_others(package, staging.path)
+    records = {}
+    for name, file in package.files.items():
+        written = name if is_whole else target.name
+        staged = staging.path / written
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        if not is_whole:
+            copy_data(file, staging)
+        if name in changed:
+            records[written] = FileRecord.of(changed[name](staged)).keeping(file.record)
+            continue
+        shutil.copyfile(file.path, staged)
+        if file.record is not None:
+            records[written] = file.record
+    write_records(package, records, staging)
+    staging.commit(last=SIDECAR)
+
+
+def write_records(package: HtpPackage, records: Mapping[str, FileRecord], staging: StagedDirectory) -> None:
+    """Stages the sidecar of a copy of a package: with these records, in the place of all that the package has.
+
+    A single file has its own in the sidecar that is where it goes, if that knows a file of the name.
+    """
+    if package.path.is_dir():
+        sidecar = replace(package.sidecar or Sidecar({}), files=dict(records), versions=library_versions())
+        sidecar.write(staging.path)
+        return
+    around = Sidecar.read(staging.output)
+    if around is not None and records.keys() <= around.files.keys():
+        replace(around, files=around.files | dict(records), versions=library_versions()).write(staging.path)

@@ -5,9 +5,9 @@ Nothing else changes: what is added comes last, and `strip` takes it off.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from optimum_htp.errors import HtpError, PackageError, writing
@@ -31,20 +31,15 @@ from optimum_htp.onnxfile import (
     tensor_names,
 )
 from optimum_htp.package import (
-    SIDECAR,
-    FileRecord,
     HtpFile,
     HtpPackage,
-    Sidecar,
     StagedDirectory,
     as_package,
     checked_output,
-    copy_data,
-    copy_others,
     exposed_entries,
-    library_versions,
     options_of,
     tagged_file,
+    write_copy,
     write_tags,
 )
 from optimum_htp.tagging import TaggedGraph
@@ -109,7 +104,8 @@ def expose(
             raise PackageError(f"{opened.path}: {_nothing(wanted, plans, operator)}")
         with writing(target), StagedDirectory(target if opened.path.is_dir() else target.parent) as staging:
             checked_output(opened.path, output, overwrite=overwrite)
-            _write(opened, plans, target, staging)
+            changed = {name: partial(_written, plan, opened.files[name]) for name, plan in plans.items() if plan.added}
+            write_copy(opened, target, staging, changed)
     return ExposeReport(
         package=str(opened.path),
         output=str(target),
@@ -324,38 +320,18 @@ def _bodies(model: OnnxModel) -> Iterator[str]:
     return (path for path, _ in model.graphs() if model.function_of(path) is None)
 
 
-def _write(package: HtpPackage, plans: Mapping[str, _Plan], target: Path, staging: StagedDirectory) -> None:
-    is_whole = package.path.is_dir()
-    if is_whole:
-        copy_others(package, staging.path)
-    records = {}
-    for name, file in package.files.items():
-        staged = staging.path / (name if is_whole else target.name)
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        if not is_whole:
-            copy_data(file, staging)
-        plan = plans.get(name)
-        if plan is None or not plan.added:
-            shutil.copyfile(file.path, staged)
-            if file.record is not None:
-                records[name] = file.record
-            continue
-        graph = plan.write(staged)
-        if _refused(staged, file) is not None:
-            # ONNX Runtime 1.32 makes a graph of some that it then refuses when it takes an Identity away: where the tensor
-            # is read by a Pad, too.
-            graph = plan.write(staged, operator="Max")
-            refused = _refused(staged, file)
-            if refused is not None:
-                message = "ONNX Runtime can't load it with these outputs, so nothing was written; expose fewer"
-                raise PackageError(f"{file.path}: {message} ({refused})")
-        records[name if is_whole else target.name] = FileRecord.of(graph).keeping(file.record)
-    sidecar = (package.sidecar or Sidecar({})) if is_whole else Sidecar.read(staging.output)
-    if is_whole:
-        replace(sidecar or Sidecar({}), files=records, versions=library_versions()).write(staging.path)
-    elif sidecar is not None and records.keys() <= sidecar.files.keys():
-        replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
-    staging.commit(last=SIDECAR)
+def _written(plan: _Plan, source: HtpFile, staged: Path) -> TaggedGraph:
+    """The graph with its new outputs, as it was written: ONNX Runtime can load it."""
+    graph = plan.write(staged)
+    if _refused(staged, source) is not None:
+        # ONNX Runtime 1.32 makes a graph of some that it then refuses when it takes an Identity away: where the tensor
+        # is read by a Pad, too.
+        graph = plan.write(staged, operator="Max")
+        refused = _refused(staged, source)
+        if refused is not None:
+            message = "ONNX Runtime can't load it with these outputs, so nothing was written; expose fewer"
+            raise PackageError(f"{source.path}: {message} ({refused})")
+    return graph
 
 
 def _refused(staged: Path, source: HtpFile) -> str | None:

@@ -5,7 +5,6 @@ Weights are given to the functions and stay where they are; they are neither rea
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +22,17 @@ from optimum_htp.onnxfile import (
     rewrite_metadata,
 )
 from optimum_htp.package import (
-    SIDECAR,
     Annotations,
-    FileRecord,
     HtpPackage,
-    Sidecar,
     StagedDirectory,
     as_package,
     checked_output,
-    copy_data,
-    copy_others,
     exposed_outputs,
     kept_skeleton,
-    library_versions,
     options_of,
     pack_skeleton,
     tagged_file,
+    write_copy,
 )
 from optimum_htp.tagging import TaggedGraph
 from optimum_htp.verbs.functions.chosen_blocks import blocks, chosen
@@ -100,7 +94,7 @@ def functions(
         raise PackageError(f"{opened.path}: {_nothing(tuple(tried.values()), texts, depth)}")
     with writing(target), StagedDirectory(target if opened.path.is_dir() else target.parent) as staging:
         checked_output(opened.path, output, overwrite=overwrite)
-        _write(opened, changes, target, staging)
+        write_copy(opened, target, staging, {name: change.write for name, change in changes.items()})
     before = {name: each.model for name, each in opened.files.items()}
     after = {name: changes[name].graph.model if name in changes else model for name, model in before.items()}
     return FunctionsReport(
@@ -196,28 +190,3 @@ def _nothing(changes: Sequence[_Change], patterns: Sequence[str], depth: int | N
     if not patterns:
         return "no module that has modules of its own repeats; name what is to be a function, such as Linear"
     return f"no node comes from a call of {' '.join(map(repr, patterns))}"
-
-
-def _write(package: HtpPackage, changes: Mapping[str, _Change], target: Path, staging: StagedDirectory) -> None:
-    is_whole = package.path.is_dir()
-    if is_whole:
-        copy_others(package, staging.path)
-    records = {}
-    for name, file in package.files.items():
-        staged = staging.path / (name if is_whole else target.name)
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        if not is_whole:
-            copy_data(file, staging)
-        if name in changes:
-            record = FileRecord.of(changes[name].write(staged))
-            records[name if is_whole else target.name] = record.keeping(file.record)
-            continue
-        shutil.copyfile(file.path, staged)
-        if file.record is not None:
-            records[name] = file.record
-    sidecar = (package.sidecar or Sidecar({})) if is_whole else Sidecar.read(staging.output)
-    if is_whole:
-        replace(sidecar or Sidecar({}), files=records, versions=library_versions()).write(staging.path)
-    elif sidecar is not None and records.keys() <= sidecar.files.keys():
-        replace(sidecar, files=sidecar.files | records, versions=library_versions()).write(staging.path)
-    staging.commit(last=SIDECAR)

@@ -18,13 +18,12 @@ from optimum_htp.package import (
     FileRecord,
     HtpFile,
     HtpPackage,
-    Sidecar,
     StagedDirectory,
     checked_output,
     copy_others,
-    library_versions,
     options_of,
     write_files,
+    write_records,
 )
 from optimum_htp.selections import FileSelection, Selection, selection_of
 from optimum_htp.tagging import TaggedGraph, project
@@ -156,7 +155,7 @@ def write_package(
     with writing(target), StagedDirectory(target if is_whole else target.parent) as staging:
         checked_output(package.path, output, overwrite=overwrite)
         records = _stage(package, built, target, staging, overwrite=overwrite)
-        _write_sidecar(package, records, staging)
+        write_records(package, records, staging)
         staging.commit(last=SIDECAR)
     return target
 
@@ -203,13 +202,3 @@ def _remove_replaced(package: HtpPackage, built: Mapping[str, TaggedGraph], stag
     kept = data({name: file for name, file in package.files.items() if name not in built})
     for path in data({name: package.files[name] for name in built}) - kept:
         path.unlink(missing_ok=True)
-
-
-def _write_sidecar(package: HtpPackage, records: Mapping[str, FileRecord], staging: StagedDirectory) -> None:
-    if package.path.is_dir():
-        sidecar = replace(package.sidecar or Sidecar({}), files=dict(records), versions=library_versions())
-        sidecar.write(staging.path)
-        return
-    around = Sidecar.read(staging.output)  # that of the package around a single file, if it has the file
-    if around is not None and records.keys() <= around.files.keys():
-        replace(around, files=around.files | dict(records), versions=library_versions()).write(staging.path)
